@@ -1,0 +1,45 @@
+"""Remembers every epoch's metrics, across resumes."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import lightning as L
+
+log = logging.getLogger(__name__)
+
+_LINE = {
+    "train/loss": "loss",
+    "val/miou": "mIoU",
+    "val/target_iou": "target IoU",
+    "val/instance_iou": "instance IoU",
+}
+
+
+class History(L.Callback):
+    """Collects the logged metrics of each epoch; kept in the checkpoint, so a resumed run has them all.
+
+    Attributes:
+        epochs: one dict an epoch, in order: `epoch` (1-based) and the metrics under their logged names.
+    """
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note what the epoch logged."""
+        metrics = {name: float(value) for name, value in trainer.logged_metrics.items() if "/" in name}
+        self.epochs.append({"epoch": trainer.current_epoch + 1, **metrics})
+        figures = "  ".join(
+            f"{label} {metrics[name]:.4f}" for name, label in _LINE.items() if name in metrics
+        )
+        log.info("epoch %d/%s  %s", trainer.current_epoch + 1, trainer.max_epochs, figures)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self.epochs = list(state_dict["epochs"])

@@ -1,0 +1,57 @@
+"""The best checkpoint as a checked ONNX file when training ends."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from roiseg.data.datamodule import RoiDataModule
+from roiseg.inference.checkpoint import load_model
+from roiseg.inference.onnx_check import OnnxCheck
+from roiseg.inference.onnx_export import ExportOptions, export_model
+
+log = logging.getLogger(__name__)
+
+_CHECK_IMAGES = 3
+
+
+class OnnxExport(L.Callback):
+    """Exports the best checkpoint after the last epoch; a file that differs from PyTorch fails the run.
+
+    Args:
+        output_dir: folder of the file, which is named after the checkpoint.
+        merged, half, opset: see `ExportOptions`.
+
+    Attributes:
+        path: the file, once written.
+        check: how far it is from PyTorch, on random input and on real ROIs.
+    """
+
+    def __init__(
+        self, output_dir: str | Path, merged: bool = False, half: bool = False, opset: int = 18
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.options = ExportOptions(merged, half, opset)
+        self.path: Path | None = None
+        self.check: OnnxCheck | None = None
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Export on the first process; nothing without a checkpoint (`fast_dev_run`)."""
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        if not best or not trainer.is_global_zero:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, RoiDataModule)
+        model = load_model(best)
+        path = self.output_dir / f"{Path(best).stem}.onnx"
+        items = range(min(_CHECK_IMAGES, len(data.dataset("val"))))
+        self.check = export_model(model, path, self.options, data.extractor, data.samples("val", items))
+        self.path = path
+        log.info(
+            "ONNX: %s, differs from PyTorch by at most %.1e",
+            path,
+            max(self.check.random, self.check.real or 0),
+        )

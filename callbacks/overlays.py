@@ -1,0 +1,107 @@
+"""Two-row pictures of the validation images after every epoch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+from lightning.pytorch.loggers import TensorBoardLogger
+from numpy.typing import NDArray
+
+from roiseg.data.batch import RoiSample, collate
+from roiseg.data.datamodule import RoiDataModule
+from roiseg.data.dataset import RoiDataset
+from roiseg.data.images import read_image
+from roiseg.data.rle import decode
+from roiseg.geometry.paste import binary_mask
+from roiseg.training.module import RoiSegModule
+from roiseg.visualize.overlays import OverlayColumn, save_png, two_row_overlay
+
+log = logging.getLogger(__name__)
+
+
+class ValidationOverlays(L.Callback):
+    """Writes `validation_all_images_epoch_{epoch:04d}.png` after every validation.
+
+    Top row: ground truth with the ROI boxes in red, instance numbers and annotated masks. Bottom row:
+    predicted masks. The same picture goes to TensorBoard.
+
+    Args:
+        output_dir: folder of the pictures.
+        images: file name -> number of persons of the image that stands in where the set lacks it.
+        row_height: height of a row in pixels.
+    """
+
+    def __init__(self, output_dir: str | Path, images: Mapping[str, int], row_height: int = 360) -> None:
+        self.output_dir = Path(output_dir)
+        self.images = dict(images)
+        self.row_height = row_height
+        self.last: Path | None = None
+        self._items: list[int] | None = None
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw, on the first process only, and not in Lightning's sanity check."""
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, RoiDataModule) and isinstance(pl_module, RoiSegModule)
+        if self._items is None:
+            self._items = choose_items(data.dataset("val"), self.images)
+        picture = two_row_overlay(self._columns(trainer, pl_module, data), row_height=self.row_height)
+        epoch = trainer.current_epoch + 1
+        self.last = save_png(self.output_dir / f"validation_all_images_epoch_{epoch:04d}.png", picture)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("validation_overlays", picture, epoch, dataformats="HWC")
+
+    def _columns(self, trainer: L.Trainer, module: RoiSegModule, data: RoiDataModule) -> list[OverlayColumn]:
+        assert self._items is not None
+        samples = data.samples("val", self._items)
+        batch = data.extract(collate(samples).to(module.device))
+        with trainer.precision_plugin.forward_context():
+            probabilities = module.target_probabilities(batch).float().cpu()
+        columns, done = [], 0
+        for sample, boxes in zip(samples, batch.original_boxes(), strict=True):
+            masks = [
+                binary_mask(p, box, sample.original_size)
+                for p, box in zip(probabilities[done:], boxes, strict=False)
+            ]
+            done += len(boxes)
+            columns.append(_column(data.dataset("val"), sample, boxes, masks))
+        return columns
+
+
+def _column(
+    dataset: RoiDataset, sample: RoiSample, boxes: NDArray[np.float32], masks: list[NDArray[np.bool_]]
+) -> OverlayColumn:
+    height, width = sample.original_size
+    return OverlayColumn(
+        title=sample.file_name,
+        image=read_image(dataset.image_dir / sample.file_name),
+        boxes=boxes,
+        truth=np.array([decode(truth) for truth in sample.truths]).reshape(-1, height, width),
+        prediction=np.array(masks, dtype=bool).reshape(-1, height, width),
+    )
+
+
+def choose_items(dataset: RoiDataset, images: Mapping[str, int]) -> list[int]:
+    """Items of the set to draw, one for each of `images`: the file itself, else one with as many persons.
+
+    Where no image has just that number, the nearest one not chosen yet stands in.
+    """
+    annotations = dataset.annotations
+    names = [Path(str(annotations.file_names[i])).name for i in dataset.images]
+    counts = [len(annotations.eligible(int(i), dataset.min_roi_size)) for i in dataset.images]
+    chosen: list[int] = []
+    for name, persons in images.items():
+        free = [item for item in range(len(names)) if item not in chosen]
+        if name in names:
+            chosen.append(names.index(name))
+        elif free:
+            chosen.append(min(free, key=lambda item: (abs(counts[item] - persons), item)))
+            log.info("overlays: %s is not in the set, %s stands in", name, names[chosen[-1]])
+    return list(dict.fromkeys(chosen))

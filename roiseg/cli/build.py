@@ -1,0 +1,105 @@
+"""From a composed configuration to the objects of a run; nothing here knows a class by name."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import lightning as L
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from roiseg.common.errors import UserError
+from roiseg.data.datamodule import RoiDataModule
+from roiseg.data.targets import TargetSpec
+from roiseg.decoders.base import Decoder
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.training.module import RoiSegModule
+
+log = logging.getLogger(__name__)
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain dicts, lists and values, every interpolation resolved.
+
+    Raises:
+        UserError: a value that must be given is missing.
+    """
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise UserError(f"configuration `{missing[0]}` must be given: add {missing[0]}=...")
+    content = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def build_extractor(cfg: DictConfig) -> OnnxExtractor:
+    """The frozen detector of `extractor=`."""
+    return instantiate(cfg.extractor, _convert_="all")
+
+
+def build_decoder(cfg: DictConfig, extractor: OnnxExtractor) -> Decoder:
+    """The decoder of `model=`, fitted to the extractor's features."""
+    return instantiate(cfg.model, in_channels=extractor.channels, strides=extractor.strides, _convert_="all")
+
+
+def build_datamodule(cfg: DictConfig, extractor: OnnxExtractor, decoder: Decoder) -> RoiDataModule:
+    """The data of `data=`, with targets where the decoder draws; read and checked."""
+    spec = TargetSpec(
+        decoder.frame, decoder.output_size, decoder.num_classes, extractor.preprocess.image_size
+    )
+    make = instantiate(cfg.data, _partial_=True, _convert_="all")
+    data: RoiDataModule = make(extractor=extractor, spec=spec)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def build_module(
+    cfg: DictConfig, decoder: Decoder, data: RoiDataModule, description: dict[str, Any]
+) -> RoiSegModule:
+    """The LightningModule: decoder, loss, optimiser, schedule."""
+    loss = instantiate(cfg.loss, class_weights=class_weights(cfg, decoder, data), _convert_="all")
+    optimizer = instantiate(cfg.optimizer, _convert_="all")
+    scheduler = instantiate(cfg.scheduler, _convert_="all") if cfg.scheduler else None
+    return RoiSegModule(decoder, loss, optimizer, scheduler, cfg.seed, description)
+
+
+def class_weights(cfg: DictConfig, decoder: Decoder, data: RoiDataModule) -> list[float] | None:
+    """One weight a class: none, as listed, or recommended by `data_analyze.json` (made where absent)."""
+    wanted = cfg.loss.class_weights
+    if wanted is None:
+        return None
+    if isinstance(wanted, ListConfig):
+        return [float(weight) for weight in wanted]
+    from roiseg.data.analysis import analysis_path, load_or_make_analysis
+    from roiseg.data.class_weights import class_weights as recommended
+
+    annotations = data.dataset("train").annotations
+    path = analysis_path(cfg.paths.analysis_dir, annotations.path)
+    analysis = load_or_make_analysis(path, annotations, data.min_roi_size)
+    weights = recommended(analysis, wanted, decoder.num_classes)
+    log.info("class weights (%s, %s): %s", wanted, path, ", ".join(f"{w:.3f}" for w in weights))
+    return weights
+
+
+def build_callbacks(cfg: DictConfig) -> list[L.Callback]:
+    """Every entry of `callbacks` that has a `_target_`; the progress bar only where someone watches."""
+    nodes = {name: node for name, node in (cfg.callbacks or {}).items() if node and "_target_" in node}
+    if not sys.stdout.isatty():
+        nodes.pop("progress", None)
+    return [instantiate(node, _convert_="all") for node in nodes.values()]
+
+
+def build_loggers(cfg: DictConfig) -> list[Logger]:
+    """Every entry of `logger` that has a `_target_`."""
+    nodes = [node for node in (cfg.logger or {}).values() if node and "_target_" in node]
+    return [instantiate(node, _convert_="all") for node in nodes]
+
+
+def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
+    """The Lightning trainer of `trainer=`."""
+    watched = any(isinstance(callback, L.pytorch.callbacks.ProgressBar) for callback in callbacks)
+    options = {} if watched else {"enable_progress_bar": False}
+    return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers or False, _convert_="all", **options)

@@ -1,0 +1,190 @@
+"""How a command starts and fails: Hydra composes, user mistakes end in one line and exit code 2."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from roiseg.common.errors import UserError, nearest
+
+CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+
+
+def _run_name(output_dir: str) -> str:
+    """A name for the run that writes to `output_dir`: its last part; in a sweep the sweep's before it."""
+    path = Path(output_dir)
+    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    return f"{path.parent.name}_{path.name}" if in_sweep else path.name
+
+
+OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
+    """Decorate `task(cfg)` into a command-line program configured by `conf/<config_name>.yaml`.
+
+    A `UserError`, or a mistake Hydra finds while composing, is printed as one line on stderr and
+    ends the process with code 2. With `HYDRA_FULL_ERROR=1` the traceback is shown instead.
+    """
+
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+        @functools.wraps(task)
+        def job(cfg: DictConfig) -> Any:
+            try:
+                return task(cfg)
+            except Exception as error:
+                line = explain(error)
+                if line is None or _full_error():
+                    raise
+                if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs of the sweep go on
+                    raise UserError(line) from None
+                _fail(line)
+            finally:
+                _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
+
+        @functools.wraps(task)
+        def main() -> Any:
+            full_error = _full_error()
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise, so that we can word its errors
+            try:
+                os.environ[_USER_FULL_ERROR] = str(int(full_error))
+                return hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(
+                    job
+                )()
+            except Exception as error:
+                line = explain(error, config_name)
+                if line is None or full_error:
+                    raise
+                _fail(line)
+
+        return main
+
+    return decorate
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Hydra makes a folder for every run, also for one that fails at once or writes elsewhere."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+_USER_FULL_ERROR = "ROISEG_FULL_ERROR"
+
+
+def _full_error() -> bool:
+    return os.environ.get(_USER_FULL_ERROR, os.environ.get("HYDRA_FULL_ERROR", "0")) == "1"
+
+
+def _fail(line: str) -> None:
+    sys.stderr.write(f"roiseg: error: {line}\n")
+    sys.stderr.flush()
+    raise SystemExit(2)
+
+
+def explain(error: BaseException, config_name: str = "train") -> str | None:
+    """Return the one line that tells the user what to mend, or None for an error of the program itself."""
+    if isinstance(error, UserError):  # one raised in a loader process comes with that process's traceback
+        return _one_line(str(error).strip().rpartition("UserError: ")[2])
+    if isinstance(error, InstantiationException):
+        return _explain_instantiation(error)
+    if isinstance(error, MissingConfigException):
+        return _explain_missing_choice(error)
+    if isinstance(error, OverrideParseException):
+        cause = _one_line(str(error).split("See https")[0])
+        return (
+            f"override `{error.override}` is not understood ({cause}): quote values with special characters"
+        )
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return _explain_override(error, config_name)
+    return None
+
+
+def _explain_instantiation(error: InstantiationException) -> str | None:
+    cause = error.__cause__
+    if isinstance(cause, UserError):
+        return _one_line(str(cause))
+    text = str(error)
+    key = re.search(r"full_key: (\S+)", text)
+    where = f"configuration `{key.group(1)}`: " if key else "configuration: "
+    if isinstance(cause, (TypeError, ValueError)) or cause is None or "Error locating target" in text:
+        return where + _one_line(str(cause) if cause else text.split("full_key")[0])
+    return explain(cause)
+
+
+def _explain_missing_choice(error: MissingConfigException) -> str:
+    missing = error.missing_cfg_file or str(error)
+    if not error.options:
+        return f"configuration file `{missing}` not found under {CONF_DIR}"
+    group, _, choice = missing.rpartition("/")
+    close = nearest(choice, error.options)
+    hint = f"nearest: {', '.join(close)}; " if close and len(close) < len(error.options) else ""
+    return f"no such choice: {group}={choice} ({hint}all: {', '.join(error.options)})"
+
+
+def _explain_override(error: BaseException, config_name: str) -> str:
+    text = str(error)
+    if variable := re.search(r"Environment variable '(\w+)' not found", text):
+        return f"environment variable {variable[1]} is not set: set it, or override the paths built from it"
+    found = re.search(r"Could not override '([^']+)'", text)
+    if not found:
+        return _one_line(text.split("See https")[0])
+    key = found.group(1)
+    cause = str(error.__cause__ or "")
+    if "is not in struct" not in cause and "not found" not in text and cause:
+        return f"override `{key}`: {_one_line(cause)}"
+    close = nearest(key, _known_keys(config_name))
+    hint = (
+        f"nearest: {', '.join(close)}"
+        if close
+        else f"`python -m roiseg.{config_name} --cfg job` lists all keys"
+    )
+    return f"no such configuration key: {key} ({hint}; a new key needs a + before it)"
+
+
+def _known_keys(config_name: str) -> list[str]:
+    """All dotted keys of the default configuration of a command."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        choices = [a for a in sys.argv[1:] if re.fullmatch(r"[a-z_]+=[\w/]+", a)]
+        try:
+            cfg = compose(
+                config_name, overrides=[c for c in choices if (CONF_DIR / c.split("=")[0]).is_dir()]
+            )
+        except HydraException:
+            cfg = compose(config_name)
+    keys: list[str] = []
+
+    def walk(node: Any, prefix: str) -> None:
+        for key in node:
+            keys.append(f"{prefix}{key}")
+            child = node._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
+                walk(child, f"{prefix}{key}.")
+
+    walk(cfg, "")
+    return keys
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

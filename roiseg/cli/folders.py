@@ -1,0 +1,36 @@
+"""Where a run writes: folders that no other run writes to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from roiseg.common.errors import UserError
+
+_MARK = ".roiseg_run"
+
+
+def claim(folder: str | Path) -> Path:
+    """Make `folder` this run's own; if another run has it already, take `folder-2`, `-3`, ...
+
+    Safe among processes that ask for the same folder at the same moment.
+
+    Raises:
+        UserError: the folder cannot be made or written.
+    """
+    folder = Path(folder)
+    number = 1
+    while True:
+        path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path / _MARK, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            return path
+        except FileExistsError:
+            if path.exists() and not path.is_dir():
+                raise UserError(f"output folder {path} is a file: give another paths.output_dir") from None
+            number += 1
+        except OSError as error:
+            raise UserError(
+                f"output folder {path} cannot be written ({error.strerror}): give another one"
+            ) from None

@@ -1,0 +1,27 @@
+"""What people see in the terminal: one rich console, one way to show progress."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+console = Console()
+
+T = TypeVar("T")
+
+
+def progress_bar() -> Progress:
+    """Return a rich progress display (description, bar, n of m, time left) on the shared console."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=console, transient=True,
+    )  # fmt: skip
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Iterate over `items` under a progress bar."""
+    with progress_bar() as bar:
+        yield from bar.track(items, total=total, description=description)

@@ -1,0 +1,23 @@
+"""The one exception that means "the user can mend this"."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in input or configuration.
+
+    Its message is one line: what is wrong, in which file and field, and what to do. Commands print
+    it without a traceback and exit with code 2.
+    """
+
+
+def nearest(name: str, choices: Iterable[str], count: int = 3) -> list[str]:
+    """Return up to `count` of `choices` most like `name`, best first (all of them if few enough)."""
+    known = list(dict.fromkeys(choices))
+    found = difflib.get_close_matches(name, known, n=count, cutoff=0.5)
+    last_part = name.rsplit(".", 1)[-1].rsplit("/", 1)[-1]
+    found += [c for c in known if last_part and last_part in c and c not in found]
+    return found[:count] or (known if len(known) <= count else [])

@@ -1,0 +1,112 @@
+"""Files that are whole or absent: atomic writes, json with clear errors, digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from roiseg.common.errors import UserError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that becomes `path` when the block ends without error.
+
+    The folder is made if absent. The temporary name keeps the suffix, so writers that choose the
+    format by suffix work. After an error the temporary file is removed and `path` is untouched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: str | Path, content: Any) -> Path:
+    """Write `content` as indented json, atomically; returns the path."""
+    path = Path(path)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return path
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """Parse a json file.
+
+    Args:
+        path: file to read.
+        what: what the file is, for the error message ("annotations", say).
+
+    Raises:
+        UserError: the file is absent, not readable, or not json (with line and column).
+    """
+    path = existing_file(path, what)
+    try:
+        return json.loads(path.read_bytes())
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}"
+        raise UserError(
+            f"{what} file {path} is not valid json ({error.msg} at {where}): make it anew"
+        ) from None
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{what} file {path} is not valid json ({error}): make it anew") from None
+
+
+def existing_file(path: str | Path | None, what: str, hint: str = "") -> Path:
+    """Return `path` as a Path to a readable file, or raise a UserError that says where it ends."""
+    if path is None or str(path) == "":
+        raise UserError(f"{what} file is not set{': ' + hint if hint else ''}")
+    path = Path(path).expanduser()
+    if path.is_file():
+        if not os.access(path, os.R_OK):
+            raise UserError(f"{what} file {path} cannot be read: check its permissions")
+        return path
+    if path.is_dir():
+        raise UserError(f"{what} file {path} is a folder; give the file itself")
+    raise UserError(f"{what} file not found: {path} ({_deepest(path)}){'; ' + hint if hint else ''}")
+
+
+def existing_dir(path: str | Path | None, what: str, hint: str = "") -> Path:
+    """Return `path` as a Path to a folder, or raise a UserError that says where it ends."""
+    if path is None or str(path) == "":
+        raise UserError(f"{what} folder is not set{': ' + hint if hint else ''}")
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UserError(f"{what} folder {path} is a file; give the folder")
+    raise UserError(f"{what} folder not found: {path} ({_deepest(path)}){'; ' + hint if hint else ''}")
+
+
+def _deepest(path: Path) -> str:
+    for parent in path.absolute().parents:
+        if parent.is_dir():
+            return f"{parent} exists, the rest does not"
+    return "no part of it exists"
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,146 @@
+"""The LightningDataModule: COCO instances plus features from the frozen extractor, online."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from roiseg.common.errors import UserError
+from roiseg.data.annotations import load_annotations
+from roiseg.data.augment import Augment
+from roiseg.data.batch import RoiBatch, RoiSample, collate
+from roiseg.data.dataset import EpochSampler, RoiDataset
+from roiseg.data.sampling import RoiSampler
+from roiseg.data.targets import TargetSpec
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+
+
+class RoiDataModule(L.LightningDataModule):
+    """Training and validation batches whose features are computed once an image, on the device.
+
+    Args:
+        train_annotations, val_annotations: COCO instances json.
+        train_images, val_images: folders of the images.
+        extractor: the frozen detector.
+        spec: where targets are drawn (the decoder's frame and grid).
+        category_id: the category to segment.
+        min_roi_size: smallest side of a ROI in original pixels.
+        batch_size: images a step.
+        val_batch_size: images an evaluation step.
+        num_workers: loader processes.
+        pin_memory: page-lock batches for faster copies to a GPU.
+        sampler: draws training ROIs.
+        augment: changes training pictures.
+        seed: root of the data's randomness.
+        ensure: called before anything is read; makes the data set where it is absent.
+    """
+
+    def __init__(
+        self,
+        train_annotations: str,
+        train_images: str,
+        val_annotations: str,
+        val_images: str,
+        extractor: OnnxExtractor,
+        spec: TargetSpec,
+        sampler: RoiSampler,
+        augment: Augment | None = None,
+        category_id: int = 1,
+        min_roi_size: float = 16,
+        batch_size: int = 8,
+        val_batch_size: int = 8,
+        num_workers: int = 2,
+        pin_memory: bool = False,
+        seed: int = 0,
+        ensure: Callable[[], Any] | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("val_batch_size", val_batch_size)):
+            if value < 1:
+                raise UserError(f"data.{name} must be 1 or more, got {value}")
+        self.paths = {"train": (train_annotations, train_images), "val": (val_annotations, val_images)}
+        self.extractor = extractor
+        self.spec = spec
+        self.sampler = sampler
+        self.augment = augment
+        self.category_id = category_id
+        self.min_roi_size = min_roi_size
+        self.batch_size = batch_size
+        self.val_batch_size = val_batch_size
+        self.num_workers = num_workers
+        self.pin_memory = pin_memory
+        self.seed = seed
+        self.ensure = ensure
+        self._sets: dict[str, RoiDataset] = {}
+
+    def prepare_data(self) -> None:
+        """Make the data set where it is absent (embedded default only)."""
+        if self.ensure is not None:
+            self.ensure()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and check both annotation files; a mistake in either shows before training starts."""
+        for split in ("train", "val"):
+            self.dataset(split)
+
+    def dataset(self, split: str) -> RoiDataset:
+        """The dataset of "train" or "val", read once."""
+        if split not in self._sets:
+            annotations, images = self.paths[split]
+            training = split == "train"
+            self._sets[split] = RoiDataset(
+                load_annotations(annotations, self.category_id),
+                Path(images),
+                self.extractor.preprocess.letterbox,
+                self.spec,
+                self.min_roi_size,
+                sampler=self.sampler if training else None,
+                augment=self.augment if training else None,
+                seed=self.seed,
+            )
+        return self._sets[split]
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of images with K drawn ROIs each."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader:
+        """Batches of images with every eligible annotated box as a ROI."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        """The validation images again: the best checkpoint is measured on them once more."""
+        return self._loader("val")
+
+    def _loader(self, split: str) -> DataLoader:
+        dataset = self.dataset(split)
+        training = split == "train"
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size if training else self.val_batch_size,
+            sampler=EpochSampler(len(dataset), self.seed, shuffle=training),
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.pin_memory,
+        )
+
+    def on_after_batch_transfer(self, batch: RoiBatch, dataloader_idx: int) -> RoiBatch:
+        """Run the extractor on the images, which are on the device by now."""
+        return self.extract(batch)
+
+    def extract(self, batch: RoiBatch) -> RoiBatch:
+        """Fill in the features of a batch."""
+        with torch.no_grad():
+            batch.features = self.extractor(batch.images)
+        return batch
+
+    def samples(self, split: str, items: Sequence[int]) -> list[RoiSample]:
+        """Single items of a split, for pictures."""
+        dataset = self.dataset(split)
+        return [dataset[item] for item in items]

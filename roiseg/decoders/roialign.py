@@ -1,0 +1,93 @@
+"""Decoder A: RoIAlign, a stack of convolutions, progressive upsampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from roiseg.common.errors import UserError
+from roiseg.decoders.base import Decoder, DecoderOutput
+from roiseg.decoders.layers import conv_norm_relu
+from roiseg.geometry.roi_align import roi_align
+
+
+class RoiAlignDecoder(Decoder):
+    """Crops the ROI out of the features and draws it at growing resolution.
+
+    A 1x1 convolution brings every layer to `mid_channels` (it commutes with RoIAlign, which is then
+    that much cheaper), RoIAlign (He et al., Mask R-CNN, 2017) crops `roi_size` cells, layers are
+    summed, `depth` 3x3 convolutions with GroupNorm and ReLU follow, then each upsampling step
+    doubles the grid (bilinear) and halves the channels until `output_size`; a 1x1 convolution gives
+    the logits.
+
+    Args:
+        in_channels, strides: of the feature layers, in input pixels per cell.
+        num_classes: 3, or 2 without the non-target class.
+        roi_size: (h, w) cells RoIAlign crops.
+        output_size: (h, w) of the logits; `roi_size` doubled zero or more times.
+        mid_channels: width of the trunk.
+        min_channels: upsampling steps do not go below this width.
+        depth: number of 3x3 convolutions before upsampling.
+        sampling_ratio: RoIAlign samples per cell and axis.
+
+    Raises:
+        UserError: `output_size` cannot be reached from `roi_size` by doubling.
+    """
+
+    frame = "roi"
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int = 3,
+        roi_size: Sequence[int] = (14, 14),
+        output_size: Sequence[int] = (56, 56),
+        mid_channels: int = 128,
+        min_channels: int = 32,
+        depth: int = 4,
+        sampling_ratio: int = 2,
+    ) -> None:
+        super().__init__(in_channels, strides, num_classes, output_size)
+        if mid_channels < 1 or min_channels < 1 or depth < 0 or sampling_ratio < 1:
+            raise UserError(
+                "model: mid_channels, min_channels and sampling_ratio must be 1 or more and depth 0 or more, "
+                f"got {mid_channels}, {min_channels}, {sampling_ratio} and {depth}"
+            )
+        self.roi_size = (int(roi_size[0]), int(roi_size[1]))
+        self.sampling_ratio = sampling_ratio
+        self.reduce = nn.ModuleList(nn.Conv2d(c, mid_channels, 1) for c in in_channels)
+        self.trunk = nn.Sequential(*(conv_norm_relu(mid_channels, mid_channels) for _ in range(depth)))
+        steps: list[nn.Module] = []
+        width = mid_channels
+        for _ in range(_doublings(self.roi_size, self.output_size)):
+            narrower = max(min(min_channels, width), width // 2)
+            steps += [
+                nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
+                conv_norm_relu(width, narrower),
+            ]
+            width = narrower
+        self.upsample = nn.Sequential(*steps)
+        self.predict = nn.Conv2d(width, num_classes, 1)
+
+    def forward(self, features: Sequence[Tensor], rois: Tensor) -> DecoderOutput:
+        """See `Decoder.forward`."""
+        crops = [
+            roi_align(reduce(feature), rois, self.roi_size, stride, self.sampling_ratio)
+            for reduce, feature, stride in zip(self.reduce, features, self.strides, strict=True)
+        ]
+        fused = sum(crops[1:], crops[0])
+        return DecoderOutput(self.predict(self.upsample(self.trunk(fused))))
+
+
+def _doublings(roi_size: tuple[int, int], output_size: tuple[int, int]) -> int:
+    """How many doublings lead from one grid to the other."""
+    for steps in range(8):
+        if (roi_size[0] << steps, roi_size[1] << steps) == output_size:
+            return steps
+    reachable = ", ".join(f"[{roi_size[0] << s}, {roi_size[1] << s}]" for s in range(4))
+    raise UserError(
+        f"model.output_size {list(output_size)} is not model.roi_size {list(roi_size)} doubled some times; "
+        f"choose one of {reachable}, or another roi_size"
+    )

@@ -1,0 +1,110 @@
+"""Cutting an ONNX graph at inner tensors, so that nothing after them is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, shape_inference
+
+from roiseg.common.errors import UserError, nearest
+from roiseg.common.files import existing_file
+
+
+def load_onnx(path: str | Path) -> ModelProto:
+    """Load an ONNX file.
+
+    Raises:
+        UserError: absent, or not an ONNX file.
+    """
+    path = existing_file(path, "extractor ONNX", "set extractor.onnx_path")
+    try:
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model)
+    except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"extractor file {path} is not a usable ONNX model ({reason}): export or copy it anew"
+        ) from None
+    if not model.graph.node:
+        raise UserError(f"extractor file {path} holds no graph: export or copy it anew")
+    return model
+
+
+def cut_graph(model: ModelProto, layers: Sequence[str], name: str = "the extractor") -> ModelProto:
+    """Return the part of `model` that computes the tensors `layers`, which become its outputs.
+
+    Args:
+        model: a whole detector.
+        layers: names of tensors, inner ones or outputs.
+        name: the file's name, for messages.
+
+    Raises:
+        UserError: no layer given, or a tensor does not exist (lists the nearest names with shapes).
+    """
+    if not layers:
+        raise UserError("extractor.layers is empty: name at least one tensor of the extractor")
+    inferred = shape_inference.infer_shapes(model)
+    known = tensor_shapes(inferred)
+    for layer in layers:
+        if layer not in known:
+            close = [f"{n} {known[n]}" for n in nearest(layer, known, count=5)]
+            hint = f"nearest: {', '.join(close)}" if close else f"{len(known)} tensors, none similar"
+            raise UserError(f"extractor.layers: {name} has no tensor `{layer}` ({hint})")
+    graph = inferred.graph
+    values = {value.name: value for value in (*graph.value_info, *graph.output)}
+    # a tensor whose type could not be inferred still can be an output: the runtime knows it
+    outputs = [values.get(layer, ValueInfoProto(name=layer)) for layer in dict.fromkeys(layers)]
+    needed = _needed(graph, layers)
+    weights = [tensor for tensor in graph.initializer if tensor.name in needed]
+    stored = {tensor.name for tensor in weights}
+    part = helper.make_graph(
+        [node for node in graph.node if needed.intersection(node.output)],
+        f"{graph.name} up to {', '.join(layers)}",
+        [value for value in graph.input if value.name in needed - stored],
+        outputs,
+        weights,
+        sparse_initializer=[t for t in graph.sparse_initializer if t.values.name in needed],
+    )
+    return helper.make_model(
+        part, ir_version=model.ir_version, opset_imports=model.opset_import, functions=model.functions
+    )
+
+
+def _needed(graph: GraphProto, layers: Sequence[str]) -> set[str]:
+    """Names of all tensors that `layers` are computed from, themselves included."""
+    makers = {output: node for node in graph.node for output in node.output}
+    needed: set[str] = set()
+    queue = list(layers)
+    while queue:
+        name = queue.pop()
+        if name and name not in needed:
+            needed.add(name)
+            queue += _reads(makers[name]) if name in makers else []
+    return needed
+
+
+def _reads(node: NodeProto) -> list[str]:
+    """Names a node reads, also from within the branches of an If or the body of a Loop."""
+    bodies = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+    return [*node.input, *(name for body in bodies for inner in body.node for name in _reads(inner))]
+
+
+def tensor_shapes(inferred: ModelProto) -> dict[str, str]:
+    """Name -> shape in words ("[1, 64, 52, 52]", "?" where unknown) of every tensor nodes produce."""
+    graph = inferred.graph
+    shapes = {output: "[?]" for node in graph.node for output in node.output if output}
+    for value in (*graph.value_info, *graph.output):
+        if value.name in shapes:
+            shapes[value.name] = _shape(value)
+    return shapes
+
+
+def _shape(value: ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return "[?]"
+    sizes = (str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim)
+    return f"[{', '.join(sizes)}]"

@@ -1,0 +1,189 @@
+"""The frozen detector: ONNX Runtime on a cut graph, tensors in, tensors out, on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import onnxruntime as ort
+import torch
+from torch import Tensor
+
+from roiseg.common.errors import UserError
+from roiseg.common.files import file_digest
+from roiseg.extractor.graph import cut_graph, load_onnx
+from roiseg.extractor.preprocess import Preprocess
+
+_TORCH_TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
+_NUMPY_TYPES = {torch.float32: "float32", torch.float16: "float16"}
+
+
+class OnnxExtractor:
+    """Reads intermediate tensors of a frozen ONNX detector.
+
+    The graph is cut at the named tensors. Inputs and outputs are bound to torch memory where it
+    lies, so features never visit the CPU on a GPU and are not copied on a CPU. Files with a batch of
+    exactly 1 are run image by image behind the same call.
+
+    Args:
+        onnx_path: the detector.
+        layers: names of one or more tensors [B, C, h, w].
+        preprocess: from picture to input tensor.
+        providers: ONNX Runtime execution providers in order of preference; None takes CUDA where
+            torch sees a GPU and the runtime was built for it, else the CPU.
+        threads: CPU threads of the runtime; 0 lets it choose.
+        ensure: called first; makes the file where it is absent.
+
+    Attributes:
+        channels: C of each layer.
+        strides: input pixels per cell of each layer.
+
+    Raises:
+        UserError: absent or broken file, unknown tensor, input or feature shape that does not fit.
+    """
+
+    def __init__(
+        self,
+        onnx_path: str,
+        layers: Sequence[str] | str,
+        preprocess: Preprocess,
+        providers: Sequence[str] | None = None,
+        threads: int = 0,
+        ensure: Callable[[], Any] | None = None,
+    ) -> None:
+        if ensure is not None:
+            ensure()
+        names = [layers] if isinstance(layers, (str, int)) else layers
+        self.layers = [str(name) for name in names]
+        self.onnx_path = str(onnx_path)
+        self.preprocess = preprocess
+        model = cut_graph(load_onnx(onnx_path), self.layers, self.onnx_path)
+        self.session = _session(model.SerializeToString(), self.onnx_path, providers, threads)
+        self._input, self._static_batch = self._check_input()
+        self._dtypes = [_TORCH_TYPES.get(output.type) for output in self._outputs()]
+        self.shapes = self._probe()
+        self.channels = tuple(shape[0] for shape in self.shapes)
+        self.strides = tuple(preprocess.image_size[0] // shape[1] for shape in self.shapes)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the ONNX file."""
+        return file_digest(self.onnx_path)
+
+    @property
+    def input_name(self) -> str:
+        """Name of the ONNX image input."""
+        return self._input.name
+
+    @property
+    def providers(self) -> list[str]:
+        """The execution providers in use."""
+        return self.session.get_providers()
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Extract the features of a batch.
+
+        Args:
+            images: uint8 RGB [B, H, W, 3], letterboxed to the input size.
+
+        Returns:
+            One float32 [B, C_l, H_l, W_l] a layer, on the device of `images`.
+        """
+        inputs = self.preprocess(images).to(_TORCH_TYPES[self._input.type])
+        if "CUDAExecutionProvider" not in self.providers:
+            inputs = inputs.cpu()
+        outputs = [
+            torch.empty((len(inputs), *shape), dtype=dtype, device=inputs.device)
+            for shape, dtype in zip(self.shapes, self._dtypes, strict=True)
+        ]
+        if inputs.device.type == "cuda":
+            torch.cuda.current_stream(inputs.device).synchronize()  # the runtime has a stream of its own
+        step = 1 if self._static_batch else max(1, len(inputs))
+        for start in range(0, len(inputs), step):
+            self._run(inputs[start : start + step], [output[start : start + step] for output in outputs])
+        return tuple(output.to(images.device, torch.float32) for output in outputs)
+
+    def _run(self, inputs: Tensor, outputs: Sequence[Tensor]) -> None:
+        binding = self.session.io_binding()
+        pairs = [(self._input.name, inputs, binding.bind_input)]
+        pairs += [(layer, out, binding.bind_output) for layer, out in zip(self.layers, outputs, strict=True)]
+        for name, tensor, bind in pairs:
+            bind(
+                name, tensor.device.type, tensor.device.index or 0,
+                _NUMPY_TYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr(),
+            )  # fmt: skip
+        self.session.run_with_iobinding(binding)
+
+    def _outputs(self) -> list[Any]:
+        by_name = {output.name: output for output in self.session.get_outputs()}
+        return [by_name[layer] for layer in self.layers]
+
+    def _check_input(self) -> tuple[Any, bool]:
+        inputs = self.session.get_inputs()
+        if len(inputs) != 1 or inputs[0].type not in _TORCH_TYPES:
+            found = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
+            raise UserError(f"extractor {self.onnx_path} needs one float image input, it has: {found}")
+        shape = inputs[0].shape
+        height, width = self.preprocess.image_size
+        if len(shape) != 4 or any(
+            isinstance(have, int) and have != want
+            for have, want in zip(shape[1:], (3, height, width), strict=True)
+        ):
+            raise UserError(
+                f"extractor.preprocess.image_size [{height}, {width}] does not fit the input "
+                f"{inputs[0].name} {shape} of {self.onnx_path}"
+            )
+        if isinstance(shape[0], int) and shape[0] != 1:
+            raise UserError(
+                f"extractor {self.onnx_path} has a fixed batch of {shape[0]}: export it with batch 1 or free"
+            )
+        return inputs[0], isinstance(shape[0], int)
+
+    def _probe(self) -> list[tuple[int, int, int]]:
+        """Run once on an empty picture to learn the features' shapes, whatever the file declares."""
+        height, width = self.preprocess.image_size
+        blank = torch.zeros((1, 3, height, width), dtype=_TORCH_TYPES[self._input.type])
+        try:
+            features = self.session.run(self.layers, {self._input.name: blank.numpy()})
+        except Exception as error:  # the runtime raises bare exceptions of its own
+            raise UserError(
+                f"extractor {self.onnx_path} does not run: {' '.join(str(error).split())[:300]}"
+            ) from None
+        for layer, feature, dtype in zip(self.layers, features, self._dtypes, strict=True):
+            if dtype is None or not _is_map(feature.shape, (height, width)):
+                raise UserError(
+                    f"extractor.layers: tensor `{layer}` is {feature.dtype} {list(feature.shape)}; a decoder "
+                    f"needs float [1, C, h, w] whose cells divide the input {height}x{width} evenly"
+                )
+        return [(f.shape[1], f.shape[2], f.shape[3]) for f in features]
+
+
+def _is_map(shape: tuple[int, ...], image_size: tuple[int, int]) -> bool:
+    """Is `shape` a feature map [1, C, h, w] whose cells are square and tile the input?"""
+    if len(shape) != 4 or min(shape) < 1:
+        return False
+    strides = [size / cells for size, cells in zip(image_size, shape[2:], strict=True)]
+    return strides[0].is_integer() and strides[0] == strides[1]
+
+
+def default_providers() -> list[str]:
+    """CUDA before CPU where torch sees a GPU and the runtime was built for it, else the CPU alone."""
+    cuda = torch.cuda.is_available() and "CUDAExecutionProvider" in ort.get_available_providers()
+    return ["CUDAExecutionProvider", "CPUExecutionProvider"] if cuda else ["CPUExecutionProvider"]
+
+
+def _session(model: bytes, path: str, providers: Sequence[str] | None, threads: int) -> ort.InferenceSession:
+    chosen = list(providers) if providers else default_providers()
+    available = ort.get_available_providers()
+    if unknown := [provider for provider in chosen if provider not in available]:
+        known = ", ".join(available)
+        raise UserError(f"extractor.providers: {unknown[0]} is not in this onnxruntime (it has {known})")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    try:
+        return ort.InferenceSession(model, options, providers=chosen)
+    except Exception as error:  # the runtime raises bare exceptions of its own
+        raise UserError(
+            f"extractor {path} cannot be opened by onnxruntime: {' '.join(str(error).split())[:300]}"
+        ) from None

@@ -1,0 +1,116 @@
+"""Boxes as arrays: formats, areas, clipping, jitter.
+
+Everywhere inside the program a box is ``x1, y1, x2, y2`` in continuous pixels (x2, y2 exclusive: the
+pixel with index i covers [i, i+1)). The other formats exist at the borders of the program only.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Boxes = NDArray[np.float32]
+
+
+def as_boxes(boxes: ArrayLike) -> Boxes:
+    """Return `boxes` as float32 [N, 4]; an empty list becomes [0, 4].
+
+    Raises:
+        ValueError: the last dimension is not 4.
+    """
+    array = np.asarray(boxes, dtype=np.float32)
+    if array.size == 0:
+        return np.zeros((0, 4), np.float32)
+    if array.ndim == 0 or array.shape[-1] != 4:
+        raise ValueError(f"boxes need 4 numbers each, got an array of shape {array.shape}")
+    return array.reshape(-1, 4)
+
+
+def from_xywh(boxes: ArrayLike) -> Boxes:
+    """x, y, width, height (COCO) -> x1, y1, x2, y2; [N, 4]."""
+    b = as_boxes(boxes)
+    return np.concatenate([b[:, :2], b[:, :2] + b[:, 2:]], axis=1)
+
+
+def to_xywh(boxes: ArrayLike) -> Boxes:
+    """x1, y1, x2, y2 -> x, y, width, height (COCO); [N, 4]."""
+    b = as_boxes(boxes)
+    return np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], axis=1)
+
+
+def from_cxcywh(boxes: ArrayLike) -> Boxes:
+    """Centre x, centre y, width, height -> x1, y1, x2, y2; [N, 4]."""
+    b = as_boxes(boxes)
+    return np.concatenate([b[:, :2] - b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2], axis=1)
+
+
+def to_cxcywh(boxes: ArrayLike) -> Boxes:
+    """x1, y1, x2, y2 -> centre x, centre y, width, height; [N, 4]."""
+    b = as_boxes(boxes)
+    return np.concatenate([(b[:, :2] + b[:, 2:]) / 2, b[:, 2:] - b[:, :2]], axis=1)
+
+
+def normalize(boxes: ArrayLike, size: tuple[int, int]) -> Boxes:
+    """Pixels of an image of `size` (H, W) -> 0..1."""
+    height, width = size
+    return np.divide(as_boxes(boxes), np.array([width, height, width, height], np.float32))
+
+
+def denormalize(boxes: ArrayLike, size: tuple[int, int]) -> Boxes:
+    """0..1 -> pixels of an image of `size` (H, W)."""
+    height, width = size
+    return np.multiply(as_boxes(boxes), np.array([width, height, width, height], np.float32))
+
+
+def area(boxes: ArrayLike) -> NDArray[np.float32]:
+    """Areas [N]; an inverted box has area 0."""
+    b = as_boxes(boxes)
+    return np.clip(b[:, 2] - b[:, 0], 0, None) * np.clip(b[:, 3] - b[:, 1], 0, None)
+
+
+def clip(boxes: ArrayLike, size: tuple[int, int]) -> Boxes:
+    """Cut boxes to an image of `size` (H, W) pixels."""
+    height, width = size
+    limits = np.array([width, height, width, height], np.float32)
+    return np.clip(as_boxes(boxes), 0, limits)
+
+
+def intersection(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
+    """Pairwise intersection areas [N, M] of boxes [N, 4] and [M, 4]."""
+    p, q = as_boxes(a)[:, None], as_boxes(b)[None]
+    low, high = np.maximum(p[..., :2], q[..., :2]), np.minimum(p[..., 2:], q[..., 2:])
+    sides = np.clip(high - low, 0, None)
+    return sides[..., 0] * sides[..., 1]
+
+
+def iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
+    """Pairwise intersection over union [N, M]; 0 where both areas are 0."""
+    inter = intersection(a, b)
+    union = area(a)[:, None] + area(b)[None] - inter
+    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+
+
+def crowding(boxes: ArrayLike) -> NDArray[np.float32]:
+    """Share of each box [N] that the other boxes cover, 0..1 (their cover summed, cut at 1).
+
+    A cheap stand-in for the share of non-target pixels: it needs no masks.
+    """
+    inter = intersection(boxes, boxes)
+    np.fill_diagonal(inter, 0)
+    own = area(boxes)
+    return np.clip(np.divide(inter.sum(1), own, out=np.zeros_like(own), where=own > 0), 0, 1)
+
+
+def jitter(boxes: ArrayLike, rng: np.random.Generator, center: float, scale: float) -> Boxes:
+    """Move and resize boxes at random, as a detector's boxes would be off.
+
+    Args:
+        boxes: [N, 4].
+        rng: source of randomness.
+        center: the centre moves by up to this share of width and height, uniformly.
+        scale: width and height are each multiplied by exp(u), u uniform within +-log(1 + scale).
+    """
+    b = to_cxcywh(boxes)
+    shift = rng.uniform(-center, center, (len(b), 2)).astype(np.float32)
+    grow = np.exp(rng.uniform(-1, 1, (len(b), 2)) * np.log1p(scale)).astype(np.float32)
+    return from_cxcywh(np.concatenate([b[:, :2] + shift * b[:, 2:], b[:, 2:] * grow], axis=1))

@@ -1,0 +1,63 @@
+"""Bilinear interpolation along one axis as a matrix.
+
+Cropping an axis-aligned box out of a map and pasting it back are both separable: rows and columns
+are interpolated independently. Written as two small matrices the operation is a pair of matrix
+products: fast on every device, differentiable, and exported to ONNX as plain MatMul (no GridSample,
+whose support differs between runtimes).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def bilinear_weights(positions: Tensor, size: int) -> Tensor:
+    """Weights that read a row of `size` cells at `positions`.
+
+    Args:
+        positions: [...] in cell units where cell i has its centre at i. Clamped to [0, size - 1].
+        size: number of cells.
+
+    Returns:
+        [..., size] with at most two non-zero weights that sum to 1.
+    """
+    cells = torch.arange(size, dtype=positions.dtype, device=positions.device)
+    return (1 - (positions.clamp(0, size - 1)[..., None] - cells).abs()).clamp(min=0)
+
+
+def crop_weights(start: Tensor, end: Tensor, size: int, out: int, sampling_ratio: int) -> Tensor:
+    """Rows of RoIAlign along one axis: average of `sampling_ratio` samples in each of `out` bins.
+
+    Args:
+        start, end: [R] box edges in continuous cells (cell i covers [i, i+1)).
+        size: number of cells of the map along this axis.
+
+    Returns:
+        [R, out, size]. Samples more than one cell outside the map count as 0, as in
+        torchvision's `roi_align(aligned=True)`.
+    """
+    steps = torch.arange(out * sampling_ratio, dtype=start.dtype, device=start.device) + 0.5
+    positions = start[:, None] + steps * ((end - start) / (out * sampling_ratio))[:, None] - 0.5
+    inside = ((positions >= -1) & (positions <= size)).to(start.dtype)
+    weights = bilinear_weights(positions, size) * inside[..., None]
+    return weights.unflatten(1, (out, sampling_ratio)).mean(dim=2)
+
+
+def paste_weights(start: Tensor, end: Tensor, size: int, pixels: Tensor) -> Tensor:
+    """Weights that stretch `size` mask cells over [start, end) and read them at pixel centres.
+
+    Args:
+        start, end: [R] box edges in continuous pixels.
+        size: number of mask cells along this axis.
+        pixels: [P] indices of the pixels to fill; pixel i has its centre at i + 0.5.
+
+    Returns:
+        [R, P, size]; all zero for pixels whose centre lies outside the box, border cells extend to
+        the box's edge.
+    """
+    centers = pixels.to(start.dtype) + 0.5
+    extent = (end - start).clamp(min=1e-6)
+    relative = (centers - start[:, None]) / extent[:, None]
+    inside = ((centers >= start[:, None]) & (centers < end[:, None])).to(start.dtype)
+    return bilinear_weights(relative * size - 0.5, size) * inside[..., None]

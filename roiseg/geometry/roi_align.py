@@ -1,0 +1,49 @@
+"""RoIAlign (He et al., Mask R-CNN, 2017) in pure PyTorch, as two matrix products an image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from roiseg.geometry.interpolation import crop_weights
+
+
+def roi_align(
+    features: Tensor, rois: Tensor, output_size: tuple[int, int], stride: float, sampling_ratio: int = 2
+) -> Tensor:
+    """Crop each ROI out of its image's feature map, bilinearly, to a fixed grid.
+
+    Equal to torchvision's `roi_align(..., spatial_scale=1 / stride, aligned=True)` with the same
+    `sampling_ratio`. Bilinear sampling is separable for axis-aligned boxes, so each image costs one
+    product over its rows for all ROIs together and one over the columns; feature maps are never
+    replicated, and the cost does not depend on `sampling_ratio`.
+
+    Args:
+        features: [B, C, H, W].
+        rois: [R, 5] image index, x1, y1, x2, y2 in input pixels, sorted by image index.
+        output_size: (h, w) of the grid.
+        stride: input pixels per feature cell.
+        sampling_ratio: samples per bin and axis, averaged.
+
+    Returns:
+        [R, C, h, w] in channels-last memory format.
+    """
+    out_h, out_w = output_size
+    height, width = features.shape[-2:]
+    boxes = rois[:, 1:].float() / stride
+    rows = crop_weights(boxes[:, 1], boxes[:, 3], height, out_h, sampling_ratio).to(features.dtype)
+    columns = crop_weights(boxes[:, 0], boxes[:, 2], width, out_w, sampling_ratio).to(features.dtype)
+    maps = features.permute(0, 2, 3, 1)  # [B, H, W, C]
+    if features.shape[0] == 1:
+        return _crop(maps[0], rows, columns)
+    counts = torch.bincount(rois[:, 0].long(), minlength=len(maps)).tolist()
+    parts = zip(maps, rows.split(counts), columns.split(counts), strict=True)
+    return torch.cat([_crop(*part) for part in parts])
+
+
+def _crop(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """[H, W, C], [R, h, H], [R, w, W] -> [R, C, h, w]."""
+    height, width, channels = image.shape
+    bands = rows.flatten(0, 1) @ image.reshape(height, width * channels)  # [R * h, W * C]
+    bands = bands.reshape(-1, rows.shape[1], width, channels)
+    return torch.matmul(columns[:, None], bands).permute(0, 3, 1, 2)

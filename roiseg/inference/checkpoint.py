@@ -1,0 +1,205 @@
+"""Checkpoints as files: what they carry, reading them safely, finding the one to go on from."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import roiseg
+from roiseg.common.errors import UserError
+from roiseg.common.files import existing_file
+from roiseg.decoders.base import Decoder
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.inference.rebuild import rebuild
+
+FORMAT = 1
+_NAME = re.compile(r"checkpoint_epoch_(\d{4,})_\d+x\d+_\d{4,5}\.pth")
+
+
+def describe(config: dict[str, Any], extractor: OnnxExtractor) -> dict[str, Any]:
+    """What a checkpoint carries beside weights: plain values from which inference builds everything.
+
+    Args:
+        config: the run's whole configuration, resolved, as plain dicts and lists.
+        extractor: the run's extractor.
+    """
+    return {
+        "format": FORMAT,
+        "version": roiseg.__version__,
+        "config": config,
+        "layers": list(extractor.layers),
+        "shapes": [list(shape) for shape in extractor.shapes],
+        "strides": list(extractor.strides),
+        "image_size": list(extractor.preprocess.image_size),
+        "extractor_sha256": extractor.digest,
+    }
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A decoder out of a checkpoint, and what belongs to it."""
+
+    path: Path
+    decoder: Decoder
+    config: dict[str, Any]
+    layers: Sequence[str]
+    shapes: Sequence[tuple[int, int, int]]  # C, H, W of each layer
+    image_size: tuple[int, int]  # (H, W) of the extractor's input
+    extractor_sha256: str
+    epoch: int  # 1-based
+
+    def extractor(self, onnx_path: str | None = None) -> OnnxExtractor:
+        """Open the extractor the decoder was trained on.
+
+        Args:
+            onnx_path: where the detector lies now; by default where it lay then.
+
+        Raises:
+            UserError: it cannot be opened, or it is another file than the one trained on.
+        """
+        node = dict(self.config["extractor"])
+        if onnx_path is not None:
+            node["onnx_path"] = onnx_path
+        extractor: OnnxExtractor = rebuild(node)
+        if extractor.digest != self.extractor_sha256:
+            raise UserError(
+                f"extractor {extractor.onnx_path} is not the file {self.path} was trained on "
+                "(its SHA-256 differs): give that one as onnx_path"
+            )
+        return extractor
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Load a checkpoint's content; nothing in it is executed.
+
+    Raises:
+        UserError: absent, damaged, or not written by this program.
+    """
+    path = existing_file(path, "checkpoint", "give a .pth file written by `python -m roiseg.train`")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        OSError,
+        zipfile.BadZipFile,
+    ):
+        raise UserError(
+            f"checkpoint {path} is damaged or holds more than weights and plain values: use another one"
+        ) from None
+    description = content.get("roiseg") if isinstance(content, dict) else None
+    if not isinstance(description, dict) or "state_dict" not in content:
+        raise UserError(f"checkpoint {path} was not written by `python -m roiseg.train`: use one that was")
+    if description.get("format") != FORMAT:
+        raise UserError(
+            f"checkpoint {path} has format {description.get('format')}, this version of roiseg reads {FORMAT}"
+        )
+    return content
+
+
+def load_model(path: str | Path) -> TrainedModel:
+    """Build the decoder of a checkpoint, in evaluation mode on the CPU; needs nothing but the file.
+
+    Raises:
+        UserError: see `read_checkpoint`; also when weights and configuration do not belong together.
+    """
+    content = read_checkpoint(path)
+    description = content["roiseg"]
+    shapes = [(int(c), int(h), int(w)) for c, h, w in description["shapes"]]
+    decoder: Decoder = rebuild(
+        description["config"]["model"],
+        in_channels=tuple(shape[0] for shape in shapes),
+        strides=tuple(description["strides"]),
+    )
+    prefix = "decoder."
+    weights = {k[len(prefix) :]: v for k, v in content["state_dict"].items() if k.startswith(prefix)}
+    try:
+        decoder.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"checkpoint {path}: its weights do not fit its own configuration ({reason})"
+        ) from None
+    height, width = description["image_size"]
+    return TrainedModel(
+        path=Path(path),
+        decoder=decoder.eval(),
+        config=description["config"],
+        layers=description["layers"],
+        shapes=shapes,
+        image_size=(int(height), int(width)),
+        extractor_sha256=description["extractor_sha256"],
+        epoch=int(content["epoch"]) + 1,
+    )
+
+
+def check_resumable(path: str | Path, description: dict[str, Any]) -> None:
+    """Make sure a run described by `description` can go on from a checkpoint.
+
+    Raises:
+        UserError: unreadable, or trained with another decoder, class count or features.
+    """
+    saved = read_checkpoint(path)["roiseg"]
+    theirs, ours = saved["config"]["model"], description["config"]["model"]
+    for key in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(key) != ours.get(key):
+            raise UserError(
+                f"checkpoint {path} was trained with model.{key.strip('_')}={theirs.get(key)}, this run has "
+                f"{ours.get(key)}: use the same model, or start without ckpt_path"
+            )
+    for key in ("layers", "shapes"):
+        if saved[key] != description[key]:
+            raise UserError(
+                f"checkpoint {path} was trained on features with {key} {saved[key]}, this run has "
+                f"{description[key]}: use the same extractor, or start without ckpt_path"
+            )
+
+
+def newest(folder: Path) -> Path | None:
+    """The checkpoint of the highest epoch in a folder, or None."""
+    found = [(int(match[1]), path) for path in folder.glob("*.pth") if (match := _NAME.fullmatch(path.name))]
+    return max(found)[1] if found else None
+
+
+def find_last(checkpoint_dir: Path, config: dict[str, Any]) -> Path | None:
+    """The newest checkpoint of the run that `config` describes.
+
+    It is looked for in `checkpoint_dir`, then in the folders beside it: there, only runs with the same
+    configuration count (where they write to and how long they train aside), newest first.
+    """
+    if found := newest(checkpoint_dir):
+        return found
+    siblings = [newest(folder) for folder in checkpoint_dir.parent.glob("*/") if folder != checkpoint_dir]
+    candidates = sorted((path for path in siblings if path), key=lambda p: p.stat().st_mtime, reverse=True)
+    for path in candidates:
+        try:
+            saved = read_checkpoint(path)["roiseg"]["config"]
+        except UserError:
+            continue
+        if identity(saved) == identity(config):
+            return path
+    return None
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that makes a run this run and not another."""
+    kept = {
+        key: config[key] for key in ("data", "extractor", "model", "loss", "optimizer", "scheduler", "seed")
+    }
+    kept["trainer"] = {
+        key: value
+        for key, value in config["trainer"].items()
+        if key not in ("max_epochs", "max_steps", "max_time", "default_root_dir")
+    }
+    kept["callbacks"] = sorted(config["callbacks"] or {})
+    return kept

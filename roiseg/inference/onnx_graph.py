@@ -1,0 +1,181 @@
+"""ONNX export: features (or the image) and ROIs in, masks at input resolution out."""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import ModelProto, compose, version_converter
+from torch import Tensor, nn
+
+from roiseg.common.errors import UserError
+from roiseg.decoders.base import Decoder, target_probability
+from roiseg.extractor.graph import cut_graph, load_onnx
+from roiseg.geometry.paste import paste_masks
+
+ROIS, MASKS = "rois", "masks"
+
+
+class MaskGraph(nn.Module):
+    """What is exported: the decoder, the target's probability, pasted onto the input.
+
+    Args:
+        decoder: a trained decoder.
+        image_size: (H, W) of the extractor's input in pixels.
+        dtype: arithmetic of the decoder; inputs, ROI geometry and masks are float32 in any case.
+    """
+
+    def __init__(
+        self, decoder: Decoder, image_size: tuple[int, int], dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
+        self.decoder = decoder.to(dtype)
+        self.image_size = image_size
+        self.dtype = dtype
+
+    def forward(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
+        """Features [1, C_l, H_l, W_l] and normalised ROIs [N, 4] -> target probability [N, H, W]."""
+        height, width = self.image_size
+        boxes = rois * torch.tensor([width, height, width, height], dtype=rois.dtype, device=rois.device)
+        indexed = torch.cat([torch.zeros_like(boxes[:, :1]), boxes], dim=1)
+        logits = self.decoder([feature.to(self.dtype) for feature in features], indexed).logits
+        probability = target_probability(logits)
+        return paste_masks(probability, boxes, self.image_size)
+
+
+@dataclass(frozen=True)
+class FeatureInput:
+    """One feature input of the exported decoder."""
+
+    name: str  # of the ONNX input
+    shape: tuple[int, int, int]  # C, H, W
+
+
+def export_decoder(
+    decoder: Decoder,
+    features: Sequence[FeatureInput],
+    image_size: tuple[int, int],
+    opset: int = 18,
+    half: bool = False,
+) -> ModelProto:
+    """Export a decoder with a free number of ROIs.
+
+    Args:
+        decoder: trained; left as it is (a copy is exported).
+        features: its inputs in order.
+        image_size: (H, W) of the extractor's input, which is the masks' size.
+        opset: ONNX operator set.
+        half: weights and arithmetic of the decoder in fp16.
+
+    Returns:
+        A model with inputs `<feature names>`, `rois` [N, 4] (normalised x1, y1, x2, y2) and output
+        `masks` [N, H, W], the target's probability.
+    """
+    dtype = torch.float16 if half else torch.float32
+    graph = MaskGraph(_portable(decoder).cpu(), image_size, dtype).eval()
+    blanks = tuple(torch.zeros(1, *feature.shape) for feature in features)
+    rois = torch.tensor([[0.1, 0.1, 0.6, 0.7], [0.3, 0.2, 0.9, 0.8], [0.0, 0.0, 1.0, 1.0]])
+    with _quiet():
+        program = torch.onnx.export(
+            graph,
+            (blanks, rois),
+            input_names=[*(feature.name for feature in features), ROIS],
+            output_names=[MASKS],
+            dynamic_shapes=(tuple({} for _ in blanks), {0: torch.export.Dim("num_rois")}),
+            opset_version=opset,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def merge_with_extractor(decoder: ModelProto, extractor_path: str, layers: Sequence[str]) -> ModelProto:
+    """Join extractor and exported decoder into one image + ROIs -> masks file.
+
+    The image input is the extractor's own (preprocessed, letterboxed), with its name.
+
+    Args:
+        decoder: from `export_decoder`, feature inputs in the order of `layers`.
+        extractor_path: the detector's ONNX file.
+        layers: the tensors the decoder reads.
+
+    Raises:
+        UserError: the extractor's operator set cannot be brought to the decoder's.
+    """
+    extractor = cut_graph(load_onnx(extractor_path), layers, extractor_path)
+    opset = max(entry.version for entry in decoder.opset_import if entry.domain in ("", "ai.onnx"))
+    try:
+        extractor = version_converter.convert_version(extractor, opset)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{extractor_path} cannot be converted to ONNX opset {opset} ({reason}): "
+            "export the decoder alone (merged=false)"
+        ) from None
+    extractor = compose.add_prefix(extractor, "extractor/", rename_inputs=False, rename_outputs=False)
+    decoder = compose.add_prefix(decoder, "decoder/", rename_inputs=False, rename_outputs=False)
+    extractor.ir_version = decoder.ir_version = min(max(extractor.ir_version, decoder.ir_version), 10)
+    feature_inputs = [value.name for value in decoder.graph.input if value.name != ROIS]
+    return compose.merge_models(extractor, decoder, io_map=list(zip(layers, feature_inputs, strict=True)))
+
+
+def save_onnx(model: ModelProto, path: Path, metadata: dict[str, str]) -> None:
+    """Check and write a model, with `metadata` in its properties, as one self-contained file."""
+    onnx.helper.set_model_props(model, metadata)
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString())
+
+
+class _PortableGroupNorm(nn.Module):
+    """GroupNorm in plain arithmetic.
+
+    The exporter writes nn.GroupNorm with a reshape to (N, groups, -1), on which ONNX Runtime divides
+    by zero for N = 0.
+    """
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm, (_, channels, height, width) = self.norm, x.shape
+        grouped = x.reshape(-1, norm.num_groups, channels // norm.num_groups, height, width)
+        centered = grouped - grouped.mean(dim=(2, 3, 4), keepdim=True)
+        variance = centered.square().mean(dim=(2, 3, 4), keepdim=True)
+        normed = (centered * torch.rsqrt(variance + norm.eps)).reshape(-1, channels, height, width)
+        return normed * norm.weight[:, None, None] + norm.bias[:, None, None]
+
+
+def _portable(decoder: Decoder) -> Decoder:
+    """A copy whose modules export to operators every runtime gets right."""
+    decoder = copy.deepcopy(decoder)
+    for parent in list(decoder.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.GroupNorm):
+                setattr(parent, name, _PortableGroupNorm(child))
+    return decoder
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notices off the terminal."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,38 @@
+"""Pixel-wise cross-entropy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from roiseg.losses.base import IGNORE, LossInput, LossTerm
+
+
+class CrossEntropy(LossTerm):
+    """Mean cross-entropy over the pixels that count, class weights applied.
+
+    With class weights w the mean is sum(w[y] * ce) / sum(w[y]), as in torch.
+
+    Args:
+        label_smoothing: share of the target spread over all classes (Szegedy et al., 2016).
+    """
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    def forward(self, given: LossInput) -> Tensor:
+        """Return a scalar; 0 where no pixel counts."""
+        weights = given.class_weights
+        total = F.cross_entropy(
+            given.logits.float(),
+            given.target,
+            weight=weights,
+            ignore_index=IGNORE,
+            reduction="sum",
+            label_smoothing=self.label_smoothing,
+        )
+        labels = given.target[given.valid]
+        mass = labels.numel() if weights is None else weights[labels].sum()
+        return total / torch.as_tensor(mass, device=total.device).clamp(min=1e-6)

@@ -1,0 +1,37 @@
+"""`python -m roiseg.preview`: a picture of augmented training images, their ROIs and targets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from roiseg.cli import build
+from roiseg.cli.entry import command
+from roiseg.common.console import console
+from roiseg.visualize.overlays import save_png
+from roiseg.visualize.rois import PreviewSample, preview_sheet
+
+
+def preview(cfg: DictConfig) -> Path:
+    """Draw the first samples of an epoch as the trainer will see them; returns the picture's path."""
+    build.plain(cfg)
+    extractor = build.build_extractor(cfg)
+    decoder = build.build_decoder(cfg, extractor)
+    dataset = build.build_datamodule(cfg, extractor, decoder).dataset("train")
+    rows = []
+    for item in range(min(cfg.samples, len(dataset))):
+        sample = dataset[(cfg.epoch, item)]
+        rows.append(PreviewSample(sample.file_name, sample.image, sample.rois, sample.targets))
+    path = Path(cfg.output or Path(cfg.paths.output_dir) / "preview.png")
+    return save_png(path, preview_sheet(rows))
+
+
+@command("preview")
+def main(cfg: DictConfig) -> None:
+    """Draw, and say where the picture is."""
+    console.print(f"preview: {preview(cfg)}")
+
+
+if __name__ == "__main__":
+    main()

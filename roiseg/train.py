@@ -1,0 +1,186 @@
+"""`python -m roiseg.train`: train a decoder, draw it, export it."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from callbacks.checkpoint import EpochCheckpoint
+from callbacks.history import History
+from callbacks.onnx_export import OnnxExport
+from callbacks.overlays import ValidationOverlays
+from roiseg.cli import build
+from roiseg.cli.entry import command
+from roiseg.cli.folders import claim
+from roiseg.cli.report import best_epoch, parameter_counts, print_summary, versions
+from roiseg.common.errors import UserError, nearest
+from roiseg.common.files import atomic_path, existing_file, write_json
+from roiseg.data.datamodule import RoiDataModule
+from roiseg.inference.checkpoint import check_resumable, describe, find_last, read_checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig) -> dict[str, Any]:
+    """Run one training from a composed configuration; returns what summary.json holds."""
+    started = time.perf_counter()
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    build.plain(cfg)  # a value that is missing or cannot be resolved shows before anything is opened
+    extractor = build.build_extractor(cfg)
+    decoder = build.build_decoder(cfg, extractor)
+    data = build.build_datamodule(cfg, extractor, decoder)
+    checkpoint = find_checkpoint(cfg)
+    if checkpoint is not None:
+        check_resumable(checkpoint, describe(build.plain(cfg), extractor))
+    choose_folders(cfg, checkpoint)
+    description = describe(build.plain(cfg), extractor)
+    module = build.build_module(cfg, decoder, data, description)
+    callbacks, loggers = build.build_callbacks(cfg), build.build_loggers(cfg)
+    trainer = build.build_trainer(cfg, callbacks, loggers)
+    for logger in loggers:
+        logger.log_hyperparams(description["config"])
+    fit(trainer, module, data, checkpoint)
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    tested = test(trainer, module, data, best) if cfg.test else {}
+    summary = summarize(cfg, trainer, data, tested, time.perf_counter() - started)
+    summary["parameters"] = parameter_counts(decoder)
+    if trainer.is_global_zero:
+        write_json(Path(cfg.paths.output_dir) / "summary.json", summary)
+        print_summary(summary)
+    return summary
+
+
+def find_checkpoint(cfg: DictConfig) -> Path | None:
+    """The checkpoint `ckpt_path` asks to go on from, if any."""
+    if cfg.ckpt_path is None:
+        return None
+    if cfg.ckpt_path != "last":
+        hint = "set ckpt_path to a .pth file or to `last`"
+        return existing_file(cfg.ckpt_path, "checkpoint", hint).absolute()
+    found = find_last(Path(cfg.paths.checkpoint_dir).absolute(), build.plain(cfg))
+    if found is None:
+        log.warning("ckpt_path=last: this run has no checkpoint yet, it starts from the beginning")
+    return found
+
+
+def choose_folders(cfg: DictConfig, checkpoint: Path | None) -> None:
+    """Settle where this run writes, in `cfg.paths`, and leave a copy of the configuration there.
+
+    A run that goes on from the newest checkpoint of itself keeps its folders; any other gets folders
+    that no other run has.
+    """
+    output, checkpoints = Path(cfg.paths.output_dir).absolute(), Path(cfg.paths.checkpoint_dir).absolute()
+    if checkpoint is not None and cfg.ckpt_path == "last" and checkpoint.parent != checkpoints:
+        output = Path(read_checkpoint(checkpoint)["roiseg"]["config"]["paths"]["output_dir"])
+        checkpoints = checkpoint.parent
+    if checkpoint is None or checkpoint.parent != checkpoints:
+        output, checkpoints = claim(output), claim(checkpoints)
+    output.mkdir(parents=True, exist_ok=True)
+    with open_dict(cfg):
+        cfg.paths.output_dir, cfg.paths.checkpoint_dir = str(output), str(checkpoints)
+        cfg.ckpt_path = None if checkpoint is None else str(checkpoint)
+    with atomic_path(output / "config.yaml") as path:
+        OmegaConf.save(cfg, path, resolve=True)
+    if checkpoint is not None:
+        log.info("going on from %s", checkpoint)
+
+
+def fit(trainer: L.Trainer, module: L.LightningModule, data: RoiDataModule, checkpoint: Path | None) -> None:
+    """Train, from a checkpoint if one is given."""
+    with without_advice():
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+
+
+def test(trainer: L.Trainer, module: L.LightningModule, data: RoiDataModule, best: str) -> dict[str, float]:
+    """Measure the best checkpoint (the last weights if none was written) on the validation images."""
+    if best:
+        module.load_state_dict(read_checkpoint(best)["state_dict"])
+    with without_advice():
+        results = trainer.test(module, datamodule=data, verbose=False)
+    return {name: float(value) for name, value in results[0].items()}
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Keep Lightning's advice that does not apply here off the terminal."""
+    with warnings.catch_warnings():
+        for message in _ADVICE:
+            warnings.filterwarnings("ignore", message=message)
+        yield
+
+
+_ADVICE = (
+    ".*does not have many workers.*",
+    ".*smaller than the logging interval.*",
+    ".*LeafSpec.*is deprecated.*",
+    ".*was used without a .* scheduler.*",
+)
+
+
+def summarize(
+    cfg: DictConfig, trainer: L.Trainer, data: RoiDataModule, tested: dict[str, float], seconds: float
+) -> dict[str, Any]:
+    """Everything a script may want to know about a finished run."""
+    found: dict[type, Any] = {type(callback): callback for callback in trainer.callbacks}  # type: ignore[attr-defined]
+    history = found[History].epochs if History in found else []
+    checkpoints, overlays, exported = (
+        found.get(t) for t in (EpochCheckpoint, ValidationOverlays, OnnxExport)
+    )
+    best = best_epoch(history, checkpoints.monitor if checkpoints else "val/miou")
+    final = history[-1] if history else {}
+    return {
+        "final": _metrics(final),
+        "best": _metrics(best),
+        "test": tested,
+        "best_epoch": best.get("epoch"),
+        "epochs": len(history),
+        "history": history,
+        "seconds": round(seconds, 1),
+        "output_dir": str(cfg.paths.output_dir),
+        "checkpoint_dir": str(cfg.paths.checkpoint_dir),
+        "best_checkpoint": (checkpoints.best_model_path or None) if checkpoints else None,
+        "last_overlay": str(overlays.last) if overlays and overlays.last else None,
+        "onnx": str(exported.path) if exported and exported.path else None,
+        "onnx_check": exported.check.summary() if exported and exported.check else None,
+        "data": {
+            f"{split}_{what}": number
+            for split in ("train", "val")
+            for what, number in (("images", len(data.dataset(split))), ("rois", data.dataset(split).num_rois))
+        },
+        "seed": cfg.seed,
+        "resumed_from": cfg.ckpt_path,
+        "versions": versions(),
+        "overrides": list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else [],
+    }
+
+
+def _metrics(epoch: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in epoch.items() if name != "epoch"}
+
+
+@command("train")
+def main(cfg: DictConfig) -> float | None:
+    """Train, and return the metric a sweeper optimises."""
+    torch.set_float32_matmul_precision("high")
+    summary = train(cfg)
+    name = cfg.optimized_metric
+    if name is None or not summary["best"]:
+        return None
+    if name not in summary["best"]:
+        close = ", ".join(nearest(name, summary["best"]))
+        raise UserError(f"optimized_metric: no metric `{name}` was logged (nearest: {close})")
+    return summary["best"][name]
+
+
+if __name__ == "__main__":
+    main()

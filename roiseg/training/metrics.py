@@ -1,0 +1,124 @@
+"""What validation measures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
+
+from roiseg.data.batch import RoiBatch
+from roiseg.data.rle import decode
+from roiseg.data.targets import IGNORE
+from roiseg.geometry.paste import binary_mask
+
+CLASS_NAMES = ("background", "target", "non_target")
+
+
+class PixelMetrics(MetricCollection):
+    """Metrics of class maps at target resolution, pixels pooled over all ROIs (torchmetrics).
+
+    `miou`: mean over classes of IoU (classes that never occur are left out); `pixel_accuracy`;
+    `mean_pixel_accuracy`: mean over classes of recall; `dice`: mean over classes of Dice (= F1);
+    per class: `<class>_iou`, `<class>_dice`.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        common: dict[str, Any] = {"num_classes": num_classes, "ignore_index": IGNORE, "validate_args": False}
+        super().__init__(
+            {
+                "miou": MulticlassJaccardIndex(average="macro", **common),
+                "class_iou": MulticlassJaccardIndex(average="none", **common),
+                "pixel_accuracy": MulticlassAccuracy(average="micro", **common),
+                "mean_pixel_accuracy": MulticlassAccuracy(average="macro", **common),
+                "dice": MulticlassF1Score(average="macro", **common),
+                "class_dice": MulticlassF1Score(average="none", **common),
+            }
+        )
+
+    def scalars(self) -> dict[str, Tensor]:
+        """Scalars by name."""
+        result = self.compute()
+        for kind in ("iou", "dice"):
+            for name, value in zip(CLASS_NAMES, result.pop(f"class_{kind}"), strict=False):
+                result[f"{name}_{kind}"] = value
+        return result
+
+
+class InstanceMetrics(Metric):
+    """Metrics of target masks pasted at ORIGINAL resolution, against the original annotation.
+
+    `instance_iou`: mean IoU over instances. `instance_iou75`: share of instances with an IoU of 0.75
+    or more. `boundary_iou`: mean boundary IoU (Cheng et al., 2021), boundaries 2 % of the image
+    diagonal wide. Probabilities of 0.5 and above are mask.
+    """
+
+    full_state_update = False
+    iou: Tensor
+    iou75: Tensor
+    boundary: Tensor
+    count: Tensor
+
+    def __init__(self, boundary_width: float = 0.02) -> None:
+        super().__init__()
+        self.boundary_width = boundary_width
+        for name in ("iou", "iou75", "boundary", "count"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, probabilities: Tensor, batch: RoiBatch) -> None:
+        """Measure the ROIs of a batch.
+
+        Args:
+            probabilities: [R, h, w] of the target, on a grid over each ROI.
+            batch: from an evaluation loader (its samples carry the true masks).
+        """
+        masks = iter(probabilities.float().cpu())
+        for sample, boxes in zip(batch.samples, batch.original_boxes(), strict=True):
+            for box, truth in zip(boxes, sample.truths, strict=True):
+                self._add(next(masks), box, decode(truth))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Means over all instances so far."""
+        count = self.count.clamp(min=1)
+        return {
+            "instance_iou": (self.iou / count).float(),
+            "instance_iou75": (self.iou75 / count).float(),
+            "boundary_iou": (self.boundary / count).float(),
+        }
+
+    def _add(self, mask: Tensor, box: NDArray[np.float32], truth: NDArray[np.bool_]) -> None:
+        height, width = truth.shape
+        prediction = binary_mask(mask, box, (height, width))
+        window = _bounds(prediction | truth)
+        prediction, truth = prediction[window], truth[window]
+        radius = max(1, round(self.boundary_width * float(np.hypot(height, width))))
+        value = _iou(prediction, truth)
+        self.iou += value
+        self.iou75 += float(value >= 0.75)
+        self.boundary += _iou(_boundary(prediction, radius), _boundary(truth, radius))
+        self.count += 1
+
+
+def _bounds(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Smallest window that holds all of `mask`."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return slice(0, 1), slice(0, 1)
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    union = np.count_nonzero(a | b)
+    return np.count_nonzero(a & b) / union if union else 1.0
+
+
+def _boundary(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
+    """Pixels of `mask` within `radius` (Chebyshev) of its edge; the frame of the array is an edge."""
+    kernel = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+    inner = cv2.erode(mask.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=(0, 0, 0, 0))
+    return mask & (inner == 0)

@@ -1,0 +1,121 @@
+"""The LightningModule: any decoder, any loss, the same metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from roiseg.data.batch import RoiBatch
+from roiseg.decoders.base import Decoder, DecoderOutput, target_probability
+from roiseg.losses.composite import CompositeLoss
+from roiseg.training.metrics import InstanceMetrics, PixelMetrics
+
+
+class RoiSegModule(L.LightningModule):
+    """Trains a decoder on features that arrive ready in the batch.
+
+    Args:
+        decoder: what learns.
+        loss: what it minimises.
+        optimizer: parameters -> optimiser.
+        scheduler: (optimiser, total steps) -> schedule stepped every optimiser step; None keeps the rate.
+        seed: training randomness (dropout and the like) depends on it and the epoch only, so that a
+            resumed run equals an uninterrupted one.
+        description: plain numbers, texts, lists and dicts saved in every checkpoint, from which
+            inference builds extractor and decoder again.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        loss: CompositeLoss,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[..., LRScheduler] | None,
+        seed: int,
+        description: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.decoder = decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.loss = loss
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.seed = seed
+        self.description = description
+        self.pixel_metrics = PixelMetrics(decoder.num_classes)
+        self.instance_metrics = InstanceMetrics()
+
+    def forward(self, batch: RoiBatch) -> DecoderOutput:
+        """Decode a batch whose features are filled in."""
+        return self.decoder(batch.features, batch.rois)
+
+    def on_train_epoch_start(self) -> None:
+        """Make the epoch's randomness independent of what ran before it."""
+        torch.manual_seed(self.seed * 1_000_003 + self.current_epoch * 1009 + self.global_rank)
+
+    def training_step(self, batch: RoiBatch, batch_idx: int) -> Tensor:
+        """Return the loss of one batch."""
+        return self._loss(self(batch), batch, "train")
+
+    def validation_step(self, batch: RoiBatch, batch_idx: int) -> None:
+        """Measure one batch."""
+        self._measure(batch, "val")
+
+    def test_step(self, batch: RoiBatch, batch_idx: int) -> None:
+        """Measure one batch."""
+        self._measure(batch, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the epoch's metrics."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics."""
+        self._log_metrics("test")
+
+    def target_probabilities(self, batch: RoiBatch) -> Tensor:
+        """[R, h, w] probability of the target on a grid over each ROI."""
+        with torch.no_grad():
+            return target_probability(self(batch).logits)
+
+    def configure_optimizers(self) -> Any:
+        """Build optimiser and schedule for the whole run."""
+        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        if self.make_scheduler is None:
+            return optimizer
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = {"scheduler": self.make_scheduler(optimizer, total_steps=total_steps), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the checkpoint carry what inference needs."""
+        checkpoint["roiseg"] = self.description
+
+    def _loss(self, output: DecoderOutput, batch: RoiBatch, stage: str) -> Tensor:
+        total, values = self.loss(output, batch.targets)
+        logged = {f"{stage}/loss": total, **{f"{stage}/loss_{name}": v for name, v in values.items()}}
+        self.log_dict(
+            {name: value.detach() for name, value in logged.items()},
+            on_step=False,
+            on_epoch=True,
+            batch_size=max(1, len(batch.rois)),
+            sync_dist=True,
+        )
+        return total
+
+    def _measure(self, batch: RoiBatch, stage: str) -> None:
+        output = self(batch)
+        self._loss(output, batch, stage)
+        self.pixel_metrics.update(output.logits.argmax(dim=1), batch.targets.long())
+        self.instance_metrics.update(target_probability(output.logits), batch)
+
+    def _log_metrics(self, stage: str) -> None:
+        values = {**self.pixel_metrics.scalars(), **self.instance_metrics.compute()}
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=False)
+        self.pixel_metrics.reset()
+        self.instance_metrics.reset()
