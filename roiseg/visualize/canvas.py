@@ -1,0 +1,123 @@
+"""Text, scaling and layout on RGB uint8 arrays; shared by the drawing functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Image = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+Color = Sequence[int] | NDArray[np.uint8]
+
+BACKGROUND = (240, 240, 240)
+SEPARATOR = (200, 200, 200)
+INK = (40, 40, 40)
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_CAP_AT_SCALE_1 = 21.0  # height of a capital letter in pixels; getTextSize differs between OpenCV 4 and 5
+
+
+def check_image(image: Image) -> None:
+    """Raise ValueError unless `image` is a non-empty uint8 [H, W, 3]."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(f"image must be uint8 [H, W, 3] and not empty, got {image.dtype} {image.shape}")
+
+
+def rgb(color: Color) -> tuple[int, int, int]:
+    """`color` as three plain integers, as OpenCV wants them."""
+    red, green, blue = (int(value) for value in color)
+    return red, green, blue
+
+
+def blank(height: int, width: int, color: Color = BACKGROUND) -> Image:
+    """A picture of one colour, [height, width, 3]."""
+    return np.full((height, width, 3), rgb(color), dtype=np.uint8)
+
+
+def centred(picture: Image, height: int, width: int, color: Color = BACKGROUND) -> Image:
+    """`picture` in the middle of a [height, width, 3] canvas that is at least as large."""
+    canvas = blank(height, width, color)
+    top, left = (height - picture.shape[0]) // 2, (width - picture.shape[1]) // 2
+    canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return canvas
+
+
+def fitted_size(width: float, height: float, max_width: int, max_height: int) -> tuple[int, int]:
+    """Largest (width, height) in whole pixels, 1 or more, of that aspect within the given limits."""
+    scale = min(max_width / width, max_height / height)
+    return (
+        min(max(round(width * scale), 1), max_width),
+        min(max(round(height * scale), 1), max_height),
+    )
+
+
+def resize_image(image: Image, size: tuple[int, int]) -> Image:
+    """`image` at `size` = (width, height)."""
+    shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
+    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.asarray(resized, dtype=np.uint8)
+
+
+def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
+    """`mask` at `size` = (width, height) with smooth edges; a mask with pixels never vanishes."""
+    shrinks = size[0] * size[1] < mask.size
+    gray = np.where(mask, np.uint8(255), np.uint8(0))
+    resized = cv2.resize(gray, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR) >= 128
+    if mask.any() and not resized.any():
+        ys, xs = np.nonzero(mask)
+        resized[ys * size[1] // mask.shape[0], xs * size[0] // mask.shape[1]] = True
+    return np.asarray(resized, dtype=np.bool_)
+
+
+def scale_boxes(boxes: ArrayLike, shape: tuple[int, ...], size: tuple[int, int]) -> NDArray[np.float64]:
+    """Boxes [N, 4] of an image of `shape` (H, W, ...), in its pixels at `size` = (width, height)."""
+    sx, sy = size[0] / shape[1], size[1] / shape[0]
+    return np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * np.array([sx, sy, sx, sy])
+
+
+def ascii_text(text: str) -> str:
+    """`text` with '?' for every character that OpenCV's fonts do not have."""
+    return "".join(letter if " " <= letter <= "~" else "?" for letter in text)
+
+
+def text_width(text: str, cap: int) -> int:
+    """Width in pixels of one line of text whose capital letters are `cap` pixels high."""
+    return cv2.getTextSize(text, _FONT, cap / _CAP_AT_SCALE_1, 1)[0][0] if text else 0
+
+
+def shorten(text: str, width: int, cap: int) -> str:
+    """`text` if it fits in `width` pixels, else with its middle replaced by '...'; '' if nothing fits."""
+    if text_width(text, cap) <= width:
+        return text
+    for keep in range(len(text) - 1, 0, -1):
+        shorter = text[: (keep + 1) // 2] + "..." + text[len(text) - keep // 2 :]
+        if text_width(shorter, cap) <= width:
+            return shorter
+    return ""
+
+
+def write(canvas: Image, text: str, left: int, top: int, cap: int, color: Color = INK) -> None:
+    """Draw text INTO `canvas` (modified); `left`, `top`: corner of the first capital letter, pixels."""
+    scale = cap / _CAP_AT_SCALE_1
+    cv2.putText(canvas, text, (left, top + cap), _FONT, scale, rgb(color), 1, cv2.LINE_AA)
+
+
+def text_strip(
+    text: str,
+    height: int,
+    width: int,
+    centre: bool = False,
+    background: Color = BACKGROUND,
+    ink: Color = INK,
+) -> Image:
+    """One line of text on a strip [height, width, 3]; too long it loses its middle, non-ASCII becomes '?'."""
+    strip = blank(height, width, background)
+    cap = max(1, round(height * 0.42))
+    margin = max(1, height // 5)
+    text = shorten(ascii_text(text), width - 2 * margin, cap)
+    left = (width - text_width(text, cap)) // 2 if centre else margin
+    write(strip, text, left, (height - cap) // 2, cap, ink)
+    return strip

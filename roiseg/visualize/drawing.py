@@ -1,0 +1,192 @@
+"""Drawing primitives: each takes an RGB uint8 array and returns a new one, the input stays as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from roiseg.visualize.canvas import (
+    BACKGROUND,
+    INK,
+    Color,
+    Image,
+    Mask,
+    blank,
+    check_image,
+    rgb,
+    text_strip,
+    text_width,
+    write,
+)
+from roiseg.visualize.palette import ROI_RED
+
+
+def blend_masks(
+    image: Image, masks: Mask, colors: NDArray[np.uint8], alpha: float = 0.5, outline: bool = True
+) -> Image:
+    """Tint every mask with its colour; where masks overlap the smallest is on top.
+
+    Args:
+        image: RGB uint8 [H, W, 3].
+        masks: bool [N, H, W].
+        colors: RGB uint8 [N, 3] or more rows.
+        alpha: weight of the colour, 0 to 1.
+        outline: also draw the border of each mask in its full colour.
+
+    Returns:
+        RGB uint8 [H, W, 3].
+    """
+    check_image(image)
+    masks = np.asarray(masks, dtype=np.bool_)
+    if masks.ndim != 3 or (len(masks) and masks.shape[1:] != image.shape[:2]):
+        raise ValueError(f"masks must be [N, {image.shape[0]}, {image.shape[1]}], got {masks.shape}")
+    result = image.copy()
+    largest_first = np.argsort(-masks.sum(axis=(1, 2)), kind="stable")
+    for index in largest_first:
+        tint = np.asarray(colors[index], dtype=np.float32) * alpha
+        result[masks[index]] = np.rint(image[masks[index]] * np.float32(1 - alpha) + tint)
+    for index in largest_first if outline else ():
+        contours, _ = cv2.findContours(masks[index].astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        thickness = max(1, round(min(image.shape[:2]) / 300))
+        cv2.drawContours(result, contours, -1, rgb(colors[index]), thickness, cv2.LINE_8)
+    return result
+
+
+def draw_boxes(image: Image, boxes: ArrayLike, color: Color = ROI_RED, thickness: int = 2) -> Image:
+    """Draw box borders inward from the box edge, in the exact colour (no smoothing).
+
+    Parts outside the image are cut off, so that such a box is closed along the image border; boxes
+    wholly outside or not finite are left out. A box smaller than a pixel shows as one pixel.
+
+    Args:
+        image: RGB uint8 [H, W, 3].
+        boxes: [N, 4] x1, y1, x2, y2 in pixels of `image`; x2 and y2 are the edge, not the last pixel.
+        color: RGB.
+        thickness: width of the border in pixels.
+
+    Returns:
+        RGB uint8 [H, W, 3].
+    """
+    check_image(image)
+    result = image.copy()
+    for x1, y1, x2, y2 in _pixel_boxes(boxes, image.shape):
+        left, right, top, bottom = x1 + thickness, x2 - thickness, y1 + thickness, y2 - thickness
+        result[y1:y2, x1 : min(left, x2)] = rgb(color)
+        result[y1:y2, max(right, x1) : x2] = rgb(color)
+        result[y1 : min(top, y2), x1:x2] = rgb(color)
+        result[max(bottom, y1) : y2, x1:x2] = rgb(color)
+    return result
+
+
+def draw_numbers(
+    image: Image,
+    boxes: ArrayLike,
+    numbers: Sequence[int],
+    colors: NDArray[np.uint8],
+    size: int = 10,
+    inset: int = 2,
+) -> Image:
+    """Draw each instance's number on a small filled label at its box's top-left corner.
+
+    The label stands on the box if there is room, else inside the corner of a large box or beside or
+    below a small one, so that tiny boxes stay visible; it also moves on where an earlier label is in
+    the way. It never leaves the image.
+
+    Args:
+        image: RGB uint8 [H, W, 3].
+        boxes: [N, 4] x1, y1, x2, y2 in pixels of `image`.
+        numbers: N numbers.
+        colors: RGB uint8 [N, 3] or more rows, the labels' fill.
+        size: height of the digits in pixels.
+        inset: how far a label inside the corner stands off the box edge (the box line's width), pixels.
+
+    Returns:
+        RGB uint8 [H, W, 3].
+    """
+    check_image(image)
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    result = image.copy()
+    taken: list[tuple[int, int, int, int]] = []
+    for box, number, color in zip(boxes, numbers, colors[: len(boxes)], strict=True):
+        for pixel_box in _pixel_boxes(box, image.shape):
+            label = _label(str(number), color, size)
+            x, y = _label_place(pixel_box, label.shape, image.shape, taken, inset)
+            taken.append((x, y, x + label.shape[1], y + label.shape[0]))
+            target = result[y : y + label.shape[0], x : x + label.shape[1]]
+            target[...] = label[: target.shape[0], : target.shape[1]]
+    return result
+
+
+def caption(
+    image: Image,
+    text: str,
+    height: int,
+    below: bool = False,
+    centre: bool = False,
+    background: Color = BACKGROUND,
+    ink: Color = INK,
+) -> Image:
+    """Add a strip with one line of text; text too long loses its middle, non-ASCII becomes '?'.
+
+    Args:
+        image: RGB uint8 [H, W, 3].
+        text: the line.
+        height: height of the strip in pixels.
+        below: put the strip below the image and not above.
+        centre: put the text in the middle and not at the left.
+        background: RGB of the strip.
+        ink: RGB of the text.
+
+    Returns:
+        RGB uint8 [H + height, W, 3].
+    """
+    check_image(image)
+    strip = text_strip(text, height, image.shape[1], centre, background, ink)
+    return np.concatenate([image, strip] if below else [strip, image])
+
+
+def _pixel_boxes(boxes: ArrayLike, shape: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
+    """Whole-pixel x1, y1, x2, y2 (ends exclusive, never empty) of the finite boxes that touch the image."""
+    height, width = shape[:2]
+    found = []
+    for x1, y1, x2, y2 in np.asarray(boxes, dtype=np.float64).reshape(-1, 4):
+        if not np.isfinite([x1, y1, x2, y2]).all() or x1 >= width or y1 >= height or x2 < 0 or y2 < 0:
+            continue
+        left, top = max(int(np.floor(x1)), 0), max(int(np.floor(y1)), 0)
+        right, bottom = min(int(np.ceil(x2)), width), min(int(np.ceil(y2)), height)
+        found.append((left, top, max(right, left + 1), max(bottom, top + 1)))
+    return found
+
+
+def _label(text: str, color: Color, size: int) -> Image:
+    """A filled label with dark or white text, whichever is readable on `color`."""
+    red, green, blue = rgb(color)
+    ink = (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else (255, 255, 255)
+    margin = max(2, size // 4)
+    label = blank(size + 2 * margin, text_width(text, size) + 2 * margin, color)
+    write(label, text, margin, margin, size, ink)
+    return label
+
+
+def _label_place(
+    box: tuple[int, int, int, int],
+    label: tuple[int, ...],
+    shape: tuple[int, ...],
+    taken: list[tuple[int, int, int, int]],
+    inset: int,
+) -> tuple[int, int]:
+    """Left and top pixel of a label: the first place inside the image and free, else the first inside."""
+    (x1, y1, x2, y2), (height, width) = box, label[:2]
+    corner = (x1 + inset, y1 + inset)
+    beside = [(x2, y1), (x1 - width, y1), (x1, y2)]
+    roomy = x2 - x1 >= 2 * width and y2 - y1 >= 2 * height
+    places = [(x1, y1 - height), *([corner] if roomy else []), (x1 + width, y1 - height), *beside, corner]
+    inside = [(x, y) for x, y in places if 0 <= x <= shape[1] - width and 0 <= y <= shape[0] - height]
+    for x, y in inside:
+        if all(x + width <= a or x >= c or y + height <= b or y >= d for a, b, c, d in taken):
+            return x, y
+    x, y = inside[0] if inside else corner
+    return min(max(x, 0), max(shape[1] - width, 0)), min(max(y, 0), max(shape[0] - height, 0))

@@ -1,0 +1,202 @@
+import numpy as np
+import pytest
+
+from roiseg.visualize.canvas import fitted_size, resize_mask, shorten, text_width
+from roiseg.visualize.drawing import blend_masks, caption, draw_boxes, draw_numbers
+from roiseg.visualize.palette import ROI_RED, instance_colors
+
+GRAY = (90, 90, 90)
+
+
+@pytest.fixture
+def image():
+    return np.full((60, 80, 3), GRAY, dtype=np.uint8)
+
+
+def is_red(picture):
+    return (picture == np.array(ROI_RED)).all(axis=-1)
+
+
+def is_drawn(picture):
+    return (picture != np.array(GRAY)).any(axis=-1)
+
+
+def test_boxes_cover_exactly_their_border_pixels(image):
+    red = is_red(draw_boxes(image, [[10, 20, 30, 40]], thickness=2))
+    expected = np.zeros_like(red)
+    expected[20:40, 10:30] = True
+    expected[22:38, 12:28] = False
+    np.testing.assert_array_equal(red, expected)
+
+
+@pytest.mark.parametrize(
+    ("box", "rows", "columns"),
+    [
+        ([10, 10, 11, 11], slice(10, 11), slice(10, 11)),  # one pixel
+        ([10.2, 10.2, 10.4, 10.4], slice(10, 11), slice(10, 11)),  # less than a pixel
+        ([10, 10, 10, 10], slice(10, 11), slice(10, 11)),  # nothing
+        ([70, 50, 500, 500], slice(50, 60), slice(70, 80)),  # partly outside
+        ([-9, -9, 3, 3], slice(0, 3), slice(0, 3)),
+    ],
+)
+def test_extent_of_small_and_cut_boxes(image, box, rows, columns):
+    red = is_red(draw_boxes(image, [box], thickness=1))
+    ys, xs = np.nonzero(red)
+    assert (ys.min(), ys.max() + 1, xs.min(), xs.max() + 1) == (
+        rows.start,
+        rows.stop,
+        columns.start,
+        columns.stop,
+    )
+
+
+@pytest.mark.parametrize("box", [[90, 5, 99, 9], [-9, -9, -2, -2], [np.nan, 0, 5, 5], [0, 0, np.inf, 5]])
+def test_boxes_outside_or_not_finite_are_left_out(image, box):
+    assert not is_drawn(draw_boxes(image, [box])).any()
+    assert not is_drawn(draw_numbers(image, [box], [1], instance_colors(1))).any()
+
+
+def test_masks_are_mixed_with_their_colour(image):
+    masks = np.zeros((2, 60, 80), dtype=bool)
+    masks[0, :10, :10] = masks[1, 30:40, 30:40] = True
+    colors = instance_colors(2)
+    picture = blend_masks(image, masks, colors, alpha=0.25, outline=False)
+    for mask, color in zip(masks, colors, strict=True):
+        expected = np.broadcast_to(0.75 * np.array(GRAY) + 0.25 * color, (100, 3))
+        np.testing.assert_allclose(picture[mask], expected, atol=0.51)
+    assert not is_drawn(picture)[~masks.any(axis=0)].any()
+
+
+def test_outline_has_the_full_colour(image):
+    masks = np.zeros((1, 60, 80), dtype=bool)
+    masks[0, 10:40, 10:40] = True
+    picture = blend_masks(image, masks, instance_colors(1))
+    np.testing.assert_array_equal(picture[10, 10:40], np.repeat(instance_colors(1), 30, axis=0))
+    assert (picture[25, 25] != instance_colors(1)[0]).any()
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_smaller_of_two_overlapping_masks_is_on_top(image, order):
+    masks = np.zeros((2, 60, 80), dtype=bool)
+    masks[0, 5:50, 5:50] = masks[1, 20:30, 20:30] = True
+    colors = instance_colors(2)
+    picture = blend_masks(image, masks[list(order)], colors[list(order)], alpha=1.0)
+    np.testing.assert_array_equal(picture[25, 25], colors[1])
+    np.testing.assert_array_equal(picture[10, 10], colors[0])
+
+
+def test_nothing_to_draw_gives_an_equal_copy(image):
+    none, colors = np.zeros((0, 4)), instance_colors(0)
+    for picture in (
+        blend_masks(image, np.zeros((0, 60, 80), dtype=bool), colors),
+        blend_masks(image, np.zeros((1, 60, 80), dtype=bool), instance_colors(1)),
+        draw_boxes(image, none),
+        draw_numbers(image, none, [], colors),
+    ):
+        np.testing.assert_array_equal(picture, image)
+        assert picture is not image
+
+
+def test_inputs_stay_as_they_were(image):
+    masks = np.zeros((1, 60, 80), dtype=bool)
+    masks[0, 10:20, 10:20] = True
+    boxes, colors = np.array([[10.0, 10, 20, 20]]), instance_colors(1)
+    for array in (image, masks, boxes, colors):
+        array.flags.writeable = False  # a write would raise
+    blend_masks(image, masks, colors)
+    draw_boxes(image, boxes)
+    draw_numbers(image, boxes, [1], colors)
+    caption(image, "text", 20)
+    assert not is_drawn(image).any()
+
+
+@pytest.mark.parametrize(
+    "box", [[0, 0, 1, 1], [79, 59, 80, 60], [-5, -5, 4, 4], [76, 0, 90, 5], [0, 58, 2, 70], [40, 30, 41, 31]]
+)
+def test_a_label_lies_wholly_inside_the_image(image, box):
+    middle = draw_numbers(image, [[40, 30, 50, 40]], [12], instance_colors(1))
+    picture = draw_numbers(image, [box], [12], instance_colors(1))
+    assert is_drawn(picture).sum() == is_drawn(middle).sum()
+
+
+@pytest.mark.parametrize(
+    "box", [[40, 30, 42, 32], [40, 1, 42, 3], [0, 0, 2, 2], [77, 1, 79, 3], [1, 57, 3, 59]]
+)
+def test_the_label_of_a_tiny_box_does_not_hide_it(image, box):
+    drawn = is_drawn(draw_numbers(image, [box], [3], instance_colors(1)))
+    assert drawn.any()
+    assert not drawn[box[1] : box[3], box[0] : box[2]].any()
+
+
+def test_a_label_inside_a_large_box_leaves_its_lines_free(image):
+    box = [[0, 0, 80, 60]]
+    picture = draw_numbers(draw_boxes(image, box, thickness=3), box, [1], instance_colors(1), inset=3)
+    np.testing.assert_array_equal(is_red(picture), is_red(draw_boxes(image, box, thickness=3)))
+    assert (picture[3, 3] == instance_colors(1)[0]).all()
+
+
+def test_labels_of_equal_boxes_do_not_cover_each_other(image):
+    colors = instance_colors(3)
+    one = is_drawn(draw_numbers(image, [[30, 30, 50, 50]], [1], colors)).sum()
+    picture = draw_numbers(image, [[30, 30, 50, 50]] * 3, [1, 1, 1], colors)
+    assert is_drawn(picture).sum() == 3 * one
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 200), (200, 5)])
+def test_images_smaller_than_a_label_do_not_crash(shape):
+    picture = np.full((*shape, 3), 50, dtype=np.uint8)
+    assert draw_numbers(picture, [[0, 0, 1, 1]], [123], instance_colors(1)).shape == picture.shape
+    assert caption(picture, "text", 20).shape == (shape[0] + 20, shape[1], 3)
+
+
+def test_caption_above_and_below(image):
+    above, below = caption(image, "text", 20), caption(image, "text", 20, below=True)
+    assert above.shape == below.shape == (80, 80, 3)
+    np.testing.assert_array_equal(above[20:], image)
+    np.testing.assert_array_equal(below[:60], image)
+    assert above[:20].min() < 150  # there is ink
+    assert caption(image, "", 20)[:20].min() > 200
+
+
+@pytest.mark.parametrize("text", ["straße 漢字 🙂.jpg", "two\nlines\tand a tab", "\x00"])
+def test_caption_writes_question_marks_for_what_the_font_lacks(image, text):
+    plain = "".join(c if " " <= c <= "~" else "?" for c in text)
+    np.testing.assert_array_equal(caption(image, text, 20), caption(image, plain, 20))
+
+
+def test_long_text_loses_its_middle_and_keeps_its_end():
+    text = "a_very_long_file_name_that_does_not_fit_000000012345.jpg - 3 persons"
+    short = shorten(text, 250, 9)
+    assert text_width(short, 9) <= 250
+    assert "..." in short
+    assert short.startswith("a_very")
+    assert short.endswith("3 persons")
+    assert shorten("short", 250, 9) == "short"
+    assert shorten("none", 1, 9) == ""
+
+
+def test_wrong_shapes_are_refused(image):
+    with pytest.raises(ValueError, match="uint8"):
+        draw_boxes(image.astype(np.float32), [[0, 0, 5, 5]])
+    with pytest.raises(ValueError, match="uint8"):
+        draw_boxes(image[..., 0], [[0, 0, 5, 5]])
+    with pytest.raises(ValueError, match="masks must be"):
+        blend_masks(image, np.zeros((1, 80, 60), dtype=bool), instance_colors(1))
+
+
+@pytest.mark.parametrize("size", [(8, 6), (800, 600), (1, 1)])
+def test_a_one_pixel_mask_survives_scaling(size):
+    mask = np.zeros((60, 80), dtype=bool)
+    mask[59, 79] = True
+    scaled = resize_mask(mask, size)
+    assert scaled.shape == size[::-1]
+    assert scaled[-1, -1]
+    assert not resize_mask(np.zeros_like(mask), size).any()
+
+
+@pytest.mark.parametrize(("width", "height"), [(10, 10), (10000, 1), (1, 10000), (0.3, 0.2), (641, 427)])
+def test_fitted_size_keeps_the_limits(width, height):
+    fitted = fitted_size(width, height, 300, 200)
+    assert 1 <= fitted[0] <= 300
+    assert 1 <= fitted[1] <= 200
+    assert fitted[0] == 300 or fitted[1] == 200

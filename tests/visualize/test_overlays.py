@@ -1,0 +1,164 @@
+import cv2
+import numpy as np
+import pytest
+
+from roiseg.visualize.overlays import OverlayColumn, save_png, two_row_overlay
+from roiseg.visualize.palette import ROI_RED, instance_colors
+
+ROW = 240
+GRAY = 100
+
+
+def column(height=120, width=160, boxes=((20, 30, 60, 100), (90, 40, 140, 110)), title="000000000036.jpg"):
+    """A grey image; instance i fills its box, the prediction is the box shrunk by 5 pixels."""
+    truth = np.zeros((len(boxes), height, width), dtype=bool)
+    prediction = truth.copy()
+    for index, (x1, y1, x2, y2) in enumerate(boxes):
+        truth[index, max(y1, 0) : y2, max(x1, 0) : x2] = True
+        prediction[index, max(y1 + 5, 0) : max(y2 - 5, 0), max(x1 + 5, 0) : max(x2 - 5, 0)] = True
+    image = np.full((height, width, 3), GRAY, dtype=np.uint8)
+    return OverlayColumn(title, image, np.array(boxes, dtype=np.float32).reshape(-1, 4), truth, prediction)
+
+
+def two_rows(picture, row_height=ROW):
+    """The two rows of a one-column overlay, cut down to the image (which is as high as a row here)."""
+    below = picture.shape[0] - row_height
+    above = picture.shape[0] - 2 * row_height - 3
+    assert above > 0
+    return picture[above : above + row_height], picture[below:]
+
+
+def red(picture):
+    return (picture == np.array(ROI_RED)).all(axis=-1)
+
+
+def test_two_equal_rows_of_the_asked_height_with_the_aspect_kept():
+    picture = two_row_overlay([column()], row_height=ROW)
+    assert picture.dtype == np.uint8
+    top, bottom = two_rows(picture)
+    for row in (top, bottom):
+        image = row[:, -320:]  # 160 x 120 at twice the size
+        assert (image[0] == GRAY).all()
+        assert (image[-1] == GRAY).all()
+        assert (row[:, -321] != GRAY).all()
+
+
+def test_boxes_are_pure_red_above_and_nowhere_below():
+    top, bottom = two_rows(two_row_overlay([column()], row_height=ROW))
+    image = red(top[:, -320:])
+    for x1, y1, x2, y2 in ((40, 60, 120, 200), (180, 80, 280, 220)):
+        assert image[y1, x1]
+        assert image[y1, x2 - 1]
+        assert image[y2 - 1, x1]
+        assert image[y2 - 1, x2 - 1]
+    assert not red(bottom).any()
+
+
+def test_an_instance_has_the_same_colour_in_both_rows():
+    top, bottom = two_rows(two_row_overlay([column()], row_height=ROW))
+    for color, (x, y) in zip(instance_colors(2).astype(float), ((80, 130), (230, 150)), strict=True):
+        for row in (top, bottom):
+            mean = row[y - 20 : y + 20, -320:][:, x - 15 : x + 15].reshape(-1, 3).mean(axis=0)
+            assert np.linalg.norm(mean - color) < 0.6 * np.linalg.norm(GRAY - color)
+            np.testing.assert_allclose(mean, (GRAY + color) / 2, atol=1)
+
+
+def test_the_rows_show_their_own_masks():
+    top, bottom = two_rows(two_row_overlay([column()], row_height=ROW))
+    inside_truth_only = (66, 50)  # row, column: within the 5 pixels that the prediction lacks
+    assert (top[:, -320:][inside_truth_only] != GRAY).any()
+    assert (bottom[:, -320:][inside_truth_only] == GRAY).all()
+
+
+def test_numbers_are_only_above():
+    above_the_box = (slice(40, 58), slice(40, 60))
+    top, bottom = two_rows(two_row_overlay([column()], row_height=ROW))
+    assert (top[:, -320:][above_the_box] == instance_colors(1)[0]).all(axis=-1).any()
+    assert (bottom[:, -320:][above_the_box] == GRAY).all()
+
+
+def test_inputs_stay_as_they_were():
+    one = column()
+    for array in (one.image, one.boxes, one.truth, one.prediction):
+        array.flags.writeable = False  # a write would raise
+    two_row_overlay([one], row_height=ROW)
+    assert (one.image == GRAY).all()
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        (),
+        ((5, 5, 6, 6),),
+        ((-20, -20, 10, 10), (150, 110, 300, 300)),
+        ((500, 500, 600, 600),),
+        ((0, 0, 160, 120),),
+        tuple((x, y, x + 7, y + 7) for x in range(0, 160, 8) for y in range(0, 80, 8)),
+    ],
+    ids=["none", "one pixel", "partly outside", "wholly outside", "whole image", "200 persons"],
+)
+def test_unusual_boxes(boxes):
+    top, bottom = two_rows(two_row_overlay([column(boxes=boxes)], row_height=ROW))
+    seen = bool(boxes) and boxes[0][0] < 160
+    assert red(top).any() == seen
+    assert not red(bottom).any()
+
+
+@pytest.mark.parametrize("scale", [16, 1])
+def test_the_smallest_masks_are_seen_in_both_rows(scale):
+    one = column(height=120 * scale, width=160 * scale, boxes=((50, 50, 51, 51),))
+    one.prediction[0, 50, 50] = True
+    _, bottom = two_rows(two_row_overlay([one], row_height=60), row_height=60)
+    assert (bottom[:, -80:] != GRAY).any()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "column_width"), [(10, 1000, 600), (1000, 10, 120), (1, 1, 240), (600, 800, 320)]
+)
+def test_wide_and_tall_images(height, width, column_width):
+    usual = two_row_overlay([column(boxes=())], row_height=ROW)
+    picture = two_row_overlay([column(height, width, boxes=())], row_height=ROW)
+    assert picture.shape[0] == usual.shape[0]
+    assert picture.shape[1] - usual.shape[1] == column_width - 320
+
+
+def test_columns_stand_side_by_side():
+    one = two_row_overlay([column()], row_height=ROW)
+    three = two_row_overlay([column(), column(boxes=()), column()], row_height=ROW)
+    assert three.shape[0] == one.shape[0]
+    assert three.shape[1] == one.shape[1] + 2 * (320 + 3)
+    np.testing.assert_array_equal(three[:, : one.shape[1]], one)
+
+
+@pytest.mark.parametrize("title", ["", "straße_漢字_🙂.jpg", "long_name_" * 50, "a\nb"])
+def test_titles_do_not_change_the_layout(title):
+    usual = two_row_overlay([column()], row_height=ROW)
+    picture = two_row_overlay([column(title=title)], row_height=ROW)
+    assert picture.shape == usual.shape
+    np.testing.assert_array_equal(two_rows(picture)[1], two_rows(usual)[1])
+
+
+def test_wrong_input_is_refused():
+    good = column()
+    with pytest.raises(ValueError, match="at least one column"):
+        two_row_overlay([])
+    with pytest.raises(ValueError, match=r"prediction of 'x' must be \(2, 120, 160\)"):
+        OverlayColumn("x", good.image, good.boxes, good.truth, good.prediction[:1])
+    with pytest.raises(ValueError, match="uint8"):
+        OverlayColumn("x", good.image / 255.0, good.boxes, good.truth, good.prediction)
+
+
+def test_png_read_back_is_equal(tmp_path):
+    picture = two_row_overlay([column()], row_height=60)
+    path = save_png(tmp_path / "new" / "bild_é.png", picture)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    read = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(cv2.cvtColor(read, cv2.COLOR_BGR2RGB), picture)
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_old_file(tmp_path):
+    path = save_png(tmp_path / "a.png", np.zeros((4, 4, 3), dtype=np.uint8))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="uint8"):
+        save_png(path, np.zeros((4, 4, 3)))
+    assert path.read_bytes() == before
