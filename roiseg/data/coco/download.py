@@ -1,0 +1,177 @@
+"""Downloads that resume, retry, and are verified."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import urllib.request
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import BinaryIO
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from roiseg.common.console import console
+from roiseg.common.errors import UserError
+
+ATTEMPTS = 5  # in a row, without getting any further
+TIMEOUT = 30.0  # seconds without a byte
+BLOCK = 1 << 18
+
+_FINAL = range(400, 500)  # answers that another try does not change
+_ALTERNATIVES = (
+    "check network and proxy, set base_url to a mirror, or use a COCO 2017 folder you have with source=DIR"
+)
+
+
+def remote_size(url: str) -> int:
+    """Bytes of the file at `url`; 0 if the server does not say.
+
+    Raises:
+        UserError: there is no such file, or the server cannot be reached.
+    """
+    try:
+        with _open(url, "HEAD") as response:
+            return int(response.headers.get("Content-Length") or 0)
+    except HTTPError as error:
+        if error.code in (405, 501):
+            return 0
+        raise _refused(url, error) from None
+    except (OSError, HTTPException) as error:
+        raise UserError(f"cannot reach {_host(url)} ({_reason(error)}): {_ALTERNATIVES}") from None
+
+
+def fetch(url: str, path: Path, md5: str) -> None:
+    """Download `url` to `path` by way of `<path>.part`, going on from what an earlier try has left there.
+
+    Args:
+        url: what to get.
+        path: file to make; if it is there it is only verified.
+        md5: checksum that the file must have, hexadecimal.
+
+    Raises:
+        UserError: the server refuses, stays out of reach, or sends something with another checksum.
+    """
+    if path.exists():
+        _verify(path, path, md5)
+        return
+    part = path.with_name(path.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    failures, furthest = 0, _size(part)
+    console.print(
+        f"downloading {url}" + (f" from {furthest / 1e6:.1f} MB on" if furthest else ""), soft_wrap=True
+    )
+    while True:
+        try:
+            _receive(url, part)
+            break
+        except (OSError, HTTPException) as error:
+            if isinstance(error, HTTPError) and error.code in _FINAL:
+                raise _refused(url, error) from None
+            failures = 0 if _size(part) > furthest else failures + 1
+            furthest = max(furthest, _size(part))
+            if failures == ATTEMPTS:
+                raise UserError(
+                    f"download of {url} broke off at {furthest / 1e6:.1f} MB ({_reason(error)}): "
+                    f"run the same command again to go on from there; or {_ALTERNATIVES}"
+                ) from None
+            wait = 2**failures - 1
+            console.print(f"connection lost ({_reason(error)}); trying again in {wait} s", soft_wrap=True)
+            time.sleep(wait)
+    _verify(part, path, md5)
+    part.replace(path)
+
+
+def transfer_bar() -> Progress:
+    """Return a progress display of bytes, speed and time left."""
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return Progress(TextColumn("{task.description}"), *columns, console=console, transient=True)
+
+
+def _receive(url: str, part: Path) -> None:
+    """Append to `part` what it lacks; start over if the server cannot send from the middle."""
+    start = _size(part)
+    try:
+        response = _open(url, "GET", start)
+    except HTTPError as error:
+        if (
+            error.code == 416 and start
+        ):  # nothing lies beyond `start`: complete, or for the checksum to refuse
+            return
+        raise
+    with response, transfer_bar() as bar:
+        if response.status != 206:
+            start = 0
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            part.unlink()
+            raise OSError("the server sent another range than asked for")
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        task = bar.add_task(part.stem, total=total, completed=start)
+        with part.open("ab" if start else "wb") as stream:
+            while block := response.read1(BLOCK):
+                _write(stream, block)
+                bar.advance(task, len(block))
+    if total is not None and _size(part) < total:
+        raise OSError("connection closed early")
+
+
+def _write(stream: BinaryIO, block: bytes) -> None:
+    try:
+        stream.write(block)
+    except OSError as error:  # must not pass for a lost connection
+        raise UserError(f"cannot write {stream.name}: {error.strerror}") from None
+
+
+def _verify(file: Path, target: Path, md5: str) -> None:
+    digest = hashlib.md5(usedforsecurity=False)
+    with transfer_bar() as bar, file.open("rb") as stream:
+        task = bar.add_task(f"verifying {target.name}", total=_size(file))
+        while block := stream.read(1 << 20):
+            digest.update(block)
+            bar.advance(task, len(block))
+    if digest.hexdigest() == md5.lower():
+        return
+    found = f"{target.name} has md5 {digest.hexdigest()} instead of {md5}"
+    if file == target:
+        raise UserError(f"{found}: remove {file} and run prepare again")
+    file.unlink()
+    raise UserError(
+        f"{found}: the download was removed, run prepare again (a mirror's own files need md5.* set)"
+    )
+
+
+def _open(url: str, method: str, start: int = 0) -> HTTPResponse:
+    headers = {"User-Agent": "roiseg", **({"Range": f"bytes={start}-"} if start else {})}
+    response: HTTPResponse = urllib.request.urlopen(
+        urllib.request.Request(url, method=method, headers=headers), timeout=TIMEOUT
+    )
+    return response
+
+
+def _refused(url: str, error: HTTPError) -> UserError:
+    return UserError(
+        f"{url}: the server answers {error.code} {error.reason}; check base_url, or use source=DIR"
+    )
+
+
+def _reason(error: Exception) -> str:
+    cause = error.reason if isinstance(error, URLError) else error
+    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

@@ -1,0 +1,34 @@
+"""`python -m roiseg.prepare`: images and person annotations of COCO 2017, as training reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from roiseg.cli.entry import command
+from roiseg.common.console import console
+from roiseg.common.errors import UserError
+from roiseg.data.coco.build import prepare
+from roiseg.data.coco.check import table
+
+
+@command("prepare")
+def main(cfg: DictConfig) -> None:
+    """Prepare the data set, check it, and show what is there."""
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    try:
+        prepared = prepare(**settings)
+    except KeyboardInterrupt:
+        raise UserError("interrupted; the same command goes on from here") from None
+    for path in prepared.made:
+        console.print(f"made {path}", soft_wrap=True, markup=False)
+    if not prepared.made:
+        console.print(
+            f"already there: everything in {cfg.output_dir} is complete", soft_wrap=True, markup=False
+        )
+    console.print(table(prepared.reports))
+
+
+if __name__ == "__main__":
+    main()
