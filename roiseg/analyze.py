@@ -1,0 +1,97 @@
+"""`python -m roiseg.analyze`: class shares inside ROIs, overlap, sizes, and the class weights that follow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from roiseg.cli.entry import command
+from roiseg.common.console import console
+from roiseg.common.errors import UserError
+from roiseg.common.files import atomic_path, existing_file
+from roiseg.data.analysis import CLASSES, analysis_path, load_or_make_analysis
+from roiseg.data.annotations import load_annotations
+from roiseg.visualize.plots import analysis_figure
+
+
+@command("analyze")
+def main(cfg: DictConfig) -> dict[str, Any]:
+    """Analyse the annotations, write json and plots, and show the figures."""
+    hint = "give annotations=FILE, or make the default data set with `python -m roiseg.synthesize`"
+    source = existing_file(str(cfg.annotations or ""), "annotations", hint)
+    if not cfg.output_dir:
+        raise UserError("output_dir is not set; the default is data/analysis")
+    path = analysis_path(str(cfg.output_dir), source)
+    with console.status("reading annotations"):
+        annotations = load_annotations(source, cfg.category_id)
+    analysis = load_or_make_analysis(path, annotations, cfg.min_roi_size, cfg.grid)
+    picture = path.with_suffix(".png")
+    _save_figure(analysis, picture)
+    for table in tables(analysis):
+        console.print(table)
+    console.print(f"{path}\n{picture}", soft_wrap=True, markup=False, highlight=False)
+    return analysis
+
+
+def _save_figure(analysis: dict[str, Any], path: Path) -> None:
+    try:
+        with atomic_path(path) as temporary:
+            analysis_figure(analysis).savefig(temporary)
+    except OSError as error:
+        raise UserError(f"the plots cannot be written to {path}: {error.strerror}") from None
+
+
+def tables(analysis: dict[str, Any]) -> list[Table]:
+    """The figures for the terminal: totals, shares by ROI size, class weights."""
+    return [_totals(analysis), _shares(analysis), _weights(analysis["class_weights"])]
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column(headings[0], no_wrap=True)
+    for heading in headings[1:]:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _totals(analysis: dict[str, Any]) -> Table:
+    table = _table(escape(analysis["source"]), "what", "value")
+    for name, count in analysis["totals"].items():
+        table.add_row(name.replace("_", " "), f"{count:,}")
+    overlap, size = analysis["overlap"], analysis["roi_size"]
+    table.add_row("ROIs with any non-target", f"{overlap['any_non_target']:.1%}")
+    table.add_row("crowded ROIs (non-target above 10 %)", f"{overlap['crowded']:.1%}")
+    table.add_row("median ROI, pixels", f"{size['width']['p50']:.0f} x {size['height']['p50']:.0f}")
+    return table
+
+
+def _shares(analysis: dict[str, Any]) -> Table:
+    table = _table("pixels inside the ROIs", "ROIs", "number", *(name.replace("_", "-") for name in CLASSES))
+    number = analysis["totals"]["rois"]
+    rows = [("all alike", number, analysis["shares"])]
+    rows.append(("all by area", number, analysis["area_weighted"]["shares"]))
+    rows += [(f"{name} px", band["rois"], band["shares"]) for name, band in analysis["size_bands"].items()]
+    for name, number, shares in rows:
+        cells = [f"{shares[c]:.1%}" if number else "-" for c in CLASSES]
+        table.add_row(name, f"{number:,}", *cells)
+    return table
+
+
+def _weights(weights: dict[str, dict[str, list[float]]]) -> Table:
+    table = _table(
+        "recommended class weights", "loss.class_weights", "classes", *list(CLASSES)[:2], "non-target"
+    )
+    for kind in ("log", "inverse"):
+        for number in ("3", "2"):
+            cells = [f"{weight:.3f}" for weight in weights[kind][number]]
+            table.add_row(kind, number, *cells, *["-"] * (3 - len(cells)))
+    return table
+
+
+if __name__ == "__main__":
+    main()

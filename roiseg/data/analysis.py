@@ -1,0 +1,278 @@
+"""What the ROIs of an annotation file hold: class shares, overlap, sizes, and class weights from them.
+
+Everything is computed from the outlines; no image is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from roiseg.common.console import track
+from roiseg.common.errors import UserError
+from roiseg.common.files import file_digest, read_json, write_json
+from roiseg.data.annotations import Annotations
+from roiseg.data.class_weights import recommend_all
+from roiseg.data.targets import IGNORE, TargetSpec, draw_targets
+from roiseg.geometry import boxes as box_ops
+from roiseg.geometry.letterbox import Transform
+
+log = logging.getLogger(__name__)
+
+CLASSES = {"background": 0, "target": 1, "non_target": 2, "ignore": IGNORE}
+CROWDED = 0.1
+_FORMAT = 1  # another number makes every older file stale
+_BAND_EDGES = (0, 16, 32, 64, 96, 192, math.inf)  # sqrt(ROI area), original pixels
+_COCO_EDGES = (0, 32, 96, math.inf)
+_TOLERANCE = 1e-3  # pixels; that of `Annotations.eligible`
+_IDENTITY = Transform(1.0, 1.0, 0.0, 0.0)
+
+DEFINITIONS = {
+    "roi": "annotated box of a non-crowd instance, both sides at least parameters.min_roi_size pixels",
+    "pixels": "cells by class, every ROI drawn on a grid of parameters.grid x parameters.grid cells, all "
+    "ROIs pooled: what a loss inside the ROI sees; a large ROI counts as much as a small one",
+    "shares": "pixels divided by their sum",
+    "area_weighted": "the same with every ROI's cells weighted by its area: pixels are original pixels, "
+    "large ROIs count more",
+    "target": "pixels of the person the ROI belongs to; wins over every other class where masks overlap",
+    "non_target": "pixels of any other person in the ROI",
+    "ignore": "crowd regions outside every person; left out of the class weights",
+    "totals.rois_too_small": "non-crowd instances that are no ROI; they are non-target in the ROIs of others",
+    "instances_per_image": "number of images by their number of non-crowd instances",
+    "overlap.non_target_share": "non-target cells of a ROI divided by all its cells, over the ROIs",
+    "overlap.crowded": f"share of ROIs with a non-target share above {CROWDED}",
+    "overlap.nearest_box_iou": "highest box IoU of a ROI with another non-crowd instance; 0 where none is",
+    "roi_size": "original pixels; aspect is width / height; COCO's size classes applied to sqrt(ROI area)",
+    "size_bands": "pixels and shares as above, by sqrt(ROI area) in original pixels, lower end included",
+    "class_weights": "by kind and number of classes, from pixels without ignore; inverse: 1 / share, "
+    "log: 1 / ln(1.02 + share); divided by the mean, clipped to 0.1..10, divided by the mean; "
+    "a class that never occurs counts as 10 before the last division; "
+    "with 2 classes non-target pixels are background",
+}
+
+
+def analyze(annotations: Annotations, min_roi_size: float = 16, grid: int = 56) -> dict[str, Any]:
+    """Analyse all ROIs of a data set, under a progress bar.
+
+    Args:
+        annotations: the instances.
+        min_roi_size: smallest side of a ROI in original pixels.
+        grid: side of the grid that is laid over every ROI, in cells.
+
+    Returns:
+        The content of `data_analyze.json`; `DEFINITIONS` in it says what each figure is.
+
+    Raises:
+        UserError: a parameter is out of range, or no instance is large enough.
+    """
+    _check_parameters(min_roi_size, grid)
+    rois = _measure(annotations, min_roi_size, grid)
+    if not len(rois.counts):
+        raise UserError(
+            f"{annotations.path} has no instance of at least {min_roi_size:g} x {min_roi_size:g} pixels: "
+            f"lower min_roi_size"
+        )
+    pixels = rois.counts.sum(axis=0)
+    so_far = np.concatenate([[0], np.cumsum(~annotations.crowd)])
+    people = np.diff(so_far[annotations.first])  # non-crowd instances of each image
+    per_image, images = np.unique(people, return_counts=True)
+    return {
+        "format": _FORMAT,
+        "fingerprint": fingerprint(annotations, min_roi_size, grid),
+        "source": annotations.path.name,
+        "parameters": {"min_roi_size": float(min_roi_size), "grid": grid},
+        "definitions": DEFINITIONS,
+        "totals": {
+            "images": len(annotations),
+            "images_with_rois": rois.images,
+            "instances": int(people.sum()),
+            "rois": len(rois.counts),
+            "rois_too_small": int(people.sum()) - len(rois.counts),
+            "crowds": int(annotations.crowd.sum()),
+        },
+        **_pixels_and_shares(pixels),
+        "area_weighted": _pixels_and_shares(
+            np.rint((rois.counts / grid**2 * rois.area[:, None]).sum(axis=0))
+        ),
+        "instances_per_image": {str(n): int(count) for n, count in zip(per_image, images, strict=True)},
+        "overlap": _overlap(rois, grid),
+        "roi_size": _roi_size(rois, min_roi_size),
+        "size_bands": _size_bands(rois, min_roi_size),
+        "class_weights": recommend_all(*(int(count) for count in pixels[:3])),
+    }
+
+
+def fingerprint(annotations: Annotations, min_roi_size: float, grid: int) -> str:
+    """SHA-256 of all that an analysis depends on: the file, the instances read from it, the parameters."""
+    instances = hashlib.sha256(annotations.ids.tobytes()).hexdigest()  # the file may hold several categories
+    parts = (_FORMAT, file_digest(annotations.path), instances, float(min_roi_size), grid)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def analysis_path(output_dir: str | Path, annotations_path: str | Path) -> Path:
+    """Where the analysis of an annotation file lies: `<output_dir>/<data set>_<file>/data_analyze.json`.
+
+    The data set is the folder above the one the file is in (`synthetic` of
+    `data/synthetic/annotations/instances.json`).
+    """
+    source = Path(os.path.abspath(Path(annotations_path).expanduser()))
+    return Path(output_dir).expanduser() / f"{source.parent.parent.name}_{source.stem}" / "data_analyze.json"
+
+
+def load_or_make_analysis(
+    path: str | Path, annotations: Annotations, min_roi_size: float = 16, grid: int = 56
+) -> dict[str, Any]:
+    """Read the analysis at `path` if it is of these annotations and parameters, else make and write it.
+
+    Args:
+        path: the json file.
+        annotations: the instances.
+        min_roi_size: smallest side of a ROI in original pixels.
+        grid: side of the grid that is laid over every ROI, in cells.
+
+    Raises:
+        UserError: as `analyze`, or the file cannot be written.
+    """
+    _check_parameters(min_roi_size, grid)
+    path = Path(path)
+    found = _read_fitting(path, fingerprint(annotations, min_roi_size, grid))
+    if found is not None:
+        return found
+    analysis = analyze(annotations, min_roi_size, grid)
+    try:
+        write_json(path, analysis)
+    except OSError as error:
+        raise UserError(f"the analysis cannot be written to {path}: {error.strerror}") from None
+    return analysis
+
+
+def _read_fitting(path: Path, expected: str) -> dict[str, Any] | None:
+    if not path.exists():
+        log.info("%s does not exist: analysing the annotations", path)
+        return None
+    try:
+        content = read_json(path, "analysis")
+    except UserError as error:
+        log.warning("%s; analysing the annotations again", error)
+        return None
+    if not isinstance(content, dict) or content.get("fingerprint") != expected:
+        log.info("%s is of other annotations or parameters: analysing the annotations again", path)
+        return None
+    log.info("%s is up to date", path)
+    return content
+
+
+def _check_parameters(min_roi_size: float, grid: int) -> None:
+    if not isinstance(min_roi_size, (int, float)) or not 1 <= min_roi_size < math.inf:
+        raise UserError(f"min_roi_size must be a number of pixels, 1 or more, got {min_roi_size!r}")
+    if not isinstance(grid, int) or not 8 <= grid <= 512:
+        raise UserError(f"grid must be a whole number of cells from 8 to 512, got {grid!r}")
+
+
+@dataclass(frozen=True)
+class _Rois:
+    """What is kept of each ROI."""
+
+    images: int  # that have any ROI
+    sides: NDArray[np.float32]  # [R, 2] width, height in original pixels
+    counts: NDArray[np.int32]  # [R, 4] grid cells by class, as in `CLASSES`
+    nearest_iou: NDArray[np.float32]  # [R]
+
+    @property
+    def area(self) -> NDArray[np.float64]:
+        """[R] original pixels."""
+        return self.sides.astype(np.float64).prod(axis=1)
+
+
+def _measure(annotations: Annotations, min_roi_size: float, grid: int) -> _Rois:
+    sides, counts, nearest = [np.zeros((0, 2), np.float32)], [np.zeros((0, 4), np.int32)], [np.zeros(0, "f4")]
+    for image in track(range(len(annotations)), "analysing ROIs", total=len(annotations)):
+        owners = annotations.eligible(image, min_roi_size)
+        if not len(owners):
+            continue
+        boxes, instances = annotations.pixel_boxes(image), annotations.instances(image)
+        crowd = annotations.crowd[instances]
+        shapes = [annotations.shape(image, int(instance)) for instance in instances]
+        spec = TargetSpec("roi", (grid, grid), 3, annotations.size(image))
+        targets = draw_targets(spec, shapes, boxes, crowd, _IDENTITY, boxes[owners], owners)
+        counts.append(
+            np.stack([np.count_nonzero(targets == v, axis=(1, 2)) for v in CLASSES.values()], 1).astype("i4")
+        )
+        sides.append(boxes[owners, 2:] - boxes[owners, :2])
+        overlap = box_ops.iou(boxes[owners], boxes) * ~crowd
+        overlap[np.arange(len(owners)), owners] = 0
+        nearest.append(overlap.max(axis=1))
+    return _Rois(len(sides) - 1, np.concatenate(sides), np.concatenate(counts), np.concatenate(nearest))
+
+
+def _pixels_and_shares(pixels: NDArray[Any]) -> dict[str, dict[str, Any]]:
+    total = pixels.sum()
+    return {
+        "pixels": {name: int(count) for name, count in zip(CLASSES, pixels, strict=True)},
+        "shares": {
+            name: round(float(count / total), 6) if total else None
+            for name, count in zip(CLASSES, pixels, strict=True)
+        },
+    }
+
+
+def _summary(values: ArrayLike) -> dict[str, float]:
+    """Mean and quantiles; p05 is the value that 5 % lie below."""
+    array = np.asarray(values, np.float64)
+    names = ("min", "p05", "p25", "p50", "p75", "p95", "max")
+    quantiles = np.quantile(array, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1))
+    numbers = {"mean": array.mean(), **dict(zip(names, quantiles, strict=True))}
+    return {name: round(float(number), 4) for name, number in numbers.items()}
+
+
+def _histogram(values: NDArray[Any], edges: NDArray[Any]) -> dict[str, list[float] | list[int]]:
+    """Counts between `edges`; values beyond them fall into the outer bins."""
+    counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
+    return {"edges": [round(float(edge), 4) for edge in edges], "counts": counts.tolist()}
+
+
+def _overlap(rois: _Rois, grid: int) -> dict[str, Any]:
+    share = rois.counts[:, CLASSES["non_target"]] / grid**2
+    return {
+        "any_non_target": round(float((share > 0).mean()), 6),
+        "crowded": round(float((share > CROWDED).mean()), 6),
+        "non_target_share": _summary(share),
+        "non_target_share_histogram_of_rois_with_any": _histogram(share[share > 0], np.linspace(0, 1, 21)),
+        "nearest_box_iou": _summary(rois.nearest_iou),
+    }
+
+
+def _roi_size(rois: _Rois, min_roi_size: float) -> dict[str, Any]:
+    width, height = rois.sides.astype(np.float64).T
+    side = np.sqrt(rois.area) + _TOLERANCE
+    first, last = math.floor(2 * math.log2(min_roi_size)), math.floor(2 * math.log2(side.max())) + 1
+    of_coco = np.histogram(side, _COCO_EDGES)[0]
+    return {
+        "width": _summary(width),
+        "height": _summary(height),
+        "area": _summary(rois.area),
+        "aspect": _summary(width / height),
+        "coco": dict(zip(("small", "medium", "large"), of_coco.tolist(), strict=True)),
+        "sqrt_area_histogram": _histogram(side, 2.0 ** (np.arange(first, last + 1) / 2)),
+    }
+
+
+def _size_bands(rois: _Rois, min_roi_size: float) -> dict[str, Any]:
+    side = np.sqrt(rois.area) + _TOLERANCE
+    bands = {}
+    for low, high in itertools.pairwise(_BAND_EDGES):
+        if high <= min_roi_size:
+            continue
+        inside = (side >= low) & (side < high)
+        name = f"{low}+" if math.isinf(high) else f"{low}-{high}"
+        bands[name] = {"rois": int(inside.sum()), **_pixels_and_shares(rois.counts[inside].sum(axis=0))}
+    return bands

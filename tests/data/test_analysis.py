@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import CocoSet, hole_rle, rectangle, run_command, segmentation_mask, write_coco
+
+from roiseg.common.errors import UserError
+from roiseg.data.analysis import CLASSES, analysis_path, analyze, load_or_make_analysis
+from roiseg.data.annotations import load_annotations
+from roiseg.data.class_weights import class_weights, recommend
+
+GRID = 40  # every edge of SQUARES lies between two cells of this grid
+
+SQUARES = [
+    # 100 x 100 box, person in its left half; the next one covers the right half
+    {"file": "a.jpg", "segmentation": rectangle(20, 20, 70, 120), "bbox": [20, 20, 100, 100]},
+    {"file": "a.jpg", "segmentation": rectangle(70, 20, 170, 120)},
+    {"file": "a.jpg", "segmentation": rectangle(0, 150, 15, 190)},  # 15 px wide: no ROI
+    # 80 x 80 box, person in its left half, crowd in its lower right quarter
+    {"file": "b.jpg", "segmentation": rectangle(10, 10, 50, 90), "bbox": [10, 10, 80, 80]},
+    {"file": "b.jpg", "segmentation": hole_rle(100, 120, (50, 50, 90, 90), (0, 0, 0, 0)), "iscrowd": 1},
+    {"file": "b.jpg", "segmentation": rectangle(0, 0, 90, 90), "category_id": 18},
+]
+
+
+@pytest.fixture
+def squares(tmp_path: Path) -> CocoSet:
+    return write_coco(
+        tmp_path / "set" / "annotations",
+        {"a.jpg": (200, 300), "b.jpg": (100, 120), "c.jpg": (50, 50)},
+        SQUARES,
+    )
+
+
+def naive_counts(content: dict, min_size: float) -> np.ndarray:
+    """Pixels [R, 4] of each ROI by class, from masks of whole images, at original size."""
+    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+    people = [a for a in content["annotations"] if a["category_id"] == 1]
+    masks = {a["id"]: segmentation_mask(a["segmentation"], *sizes[a["image_id"]]) > 0 for a in people}
+    counts = []
+    for owner in people:
+        x, y, w, h = owner["bbox"]
+        if owner["iscrowd"] or min(w, h) < min_size:
+            continue
+        labels = np.zeros(sizes[owner["image_id"]], int)
+        others = [a for a in people if a["image_id"] == owner["image_id"] and a is not owner]
+        for value, group in ((255, [a for a in others if a["iscrowd"]]), (2, others)):
+            for other in group:
+                if value == 255 or not other["iscrowd"]:
+                    labels[masks[other["id"]]] = value
+        labels[masks[owner["id"]]] = 1
+        crop = labels[round(y) : round(y + h), round(x) : round(x + w)]
+        counts.append([np.count_nonzero(crop == value) for value in CLASSES.values()])
+    return np.array(counts)
+
+
+def test_shares_of_squares_are_those_of_arithmetic(squares: CocoSet) -> None:
+    found = analyze(load_annotations(squares.json), grid=GRID)
+    assert found["totals"] == {
+        "images": 3, "images_with_rois": 2, "instances": 4, "rois": 3, "rois_too_small": 1, "crowds": 1,
+    }  # fmt: skip
+    assert found["pixels"] == {"background": 400, "target": 3200, "non_target": 800, "ignore": 400}
+    expected = {name: count / 4800 for name, count in found["pixels"].items()}
+    assert found["shares"] == pytest.approx(expected, abs=1e-6)
+    weighted = found["area_weighted"]
+    assert weighted["pixels"] == {"background": 1600, "target": 18200, "non_target": 5000, "ignore": 1600}
+    assert weighted["shares"]["target"] == pytest.approx(18200 / 26400, abs=1e-6)
+    assert found["instances_per_image"] == {"0": 1, "1": 1, "3": 1}
+    assert found["overlap"]["any_non_target"] == pytest.approx(1 / 3, abs=1e-6)
+    assert found["overlap"]["crowded"] == pytest.approx(1 / 3, abs=1e-6)
+    assert found["overlap"]["non_target_share"]["max"] == 0.5
+    assert found["overlap"]["nearest_box_iou"]["p50"] == pytest.approx(1 / 3, abs=1e-4)
+    assert found["overlap"]["nearest_box_iou"]["min"] == 0
+    assert found["roi_size"]["coco"] == {"small": 0, "medium": 1, "large": 2}
+    assert found["roi_size"]["width"]["min"] == pytest.approx(80, abs=1e-3)
+    assert found["roi_size"]["area"]["max"] == pytest.approx(10_000, rel=1e-5)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_where_masks_overlap_every_roi_is_all_target(tmp_path: Path) -> None:
+    halves = [rectangle(0, 0, 100, 100), rectangle(50, 0, 150, 100)]
+    made = write_coco(tmp_path, {"a.jpg": (100, 150)}, [{"file": "a.jpg", "segmentation": s} for s in halves])
+    found = analyze(load_annotations(made.json))
+    assert found["shares"] == {"background": 0, "target": 1, "non_target": 0, "ignore": 0}
+    assert found["overlap"]["nearest_box_iou"]["mean"] == pytest.approx(1 / 3, abs=1e-4)
+
+
+def test_area_weighted_pixels_equal_full_size_masks(squares: CocoSet) -> None:
+    found = analyze(load_annotations(squares.json), grid=GRID)
+    expected = naive_counts(squares.content(), 16).sum(axis=0)
+    assert list(found["area_weighted"]["pixels"].values()) == expected.tolist()
+
+
+def test_curved_outlines_agree_with_full_size_masks(coco_set: CocoSet) -> None:
+    found = analyze(load_annotations(coco_set.json), grid=112)
+    naive = naive_counts(coco_set.content(), 16)
+    assert found["totals"]["rois"] == len(naive)
+    assert list(found["area_weighted"]["shares"].values()) == pytest.approx(
+        (naive.sum(axis=0) / naive.sum()).tolist(), abs=0.015
+    )
+    pooled = (naive / naive.sum(axis=1, keepdims=True)).mean(axis=0)
+    assert list(found["shares"].values()) == pytest.approx(pooled.tolist(), abs=0.015)
+
+
+@pytest.mark.parametrize(
+    ("min_roi_size", "bands"),
+    [
+        (8, ["0-16", "16-32", "32-64", "64-96", "96-192", "192+"]),
+        (16, ["16-32", "32-64", "64-96", "96-192", "192+"]),
+        (40, ["32-64", "64-96", "96-192", "192+"]),
+    ],
+)
+def test_size_bands_add_up_to_the_totals(squares: CocoSet, min_roi_size: float, bands: list[str]) -> None:
+    found = analyze(load_annotations(squares.json), min_roi_size, GRID)
+    of_bands = found["size_bands"]
+    assert list(of_bands) == bands
+    assert sum(band["rois"] for band in of_bands.values()) == found["totals"]["rois"]
+    for name, count in found["pixels"].items():
+        assert sum(band["pixels"][name] for band in of_bands.values()) == count
+    assert of_bands["64-96"]["rois"] == 1
+    assert of_bands["64-96"]["shares"] == {"background": 0.25, "target": 0.5, "non_target": 0, "ignore": 0.25}
+    assert of_bands["192+"] == {
+        "rois": 0, "pixels": dict.fromkeys(CLASSES, 0), "shares": dict.fromkeys(CLASSES, None),
+    }  # fmt: skip
+    assert sum(found["roi_size"]["sqrt_area_histogram"]["counts"]) == found["totals"]["rois"]
+
+
+def test_a_roi_of_just_the_smallest_size_is_in_the_first_band(tmp_path: Path) -> None:
+    outline = {"file": "a.jpg", "segmentation": rectangle(123.3, 77.7, 139.3, 93.7)}
+    made = write_coco(tmp_path, {"a.jpg": (427, 641)}, [outline])
+    found = analyze(load_annotations(made.json))
+    assert found["size_bands"]["16-32"]["rois"] == 1
+    assert found["roi_size"]["sqrt_area_histogram"]["counts"] == [1]
+
+
+@pytest.mark.parametrize(
+    ("shares", "kind", "expected"),
+    [
+        # 1 / share = 2, 10/3, 5; their mean is 31/9
+        ([0.5, 0.3, 0.2], "inverse", [18 / 31, 30 / 31, 45 / 31]),
+        # 1 / ln 1.52, 1 / ln 1.32, 1 / ln 1.22 = 2.38829, 3.60189, 5.02888; their mean is 3.67302
+        ([0.5, 0.3, 0.2], "log", [0.650223, 0.980634, 1.369143]),
+        # 50/49, 50 over their mean: 0.04, 1.96; clipped to 0.1, 1.96; mean 1.03
+        ([0.98, 0.02], "inverse", [0.1 / 1.03, 1.96 / 1.03]),
+        # an absent class: 0.8, 1.2, 10 over 4
+        ([0.6, 0.4, 0.0], "inverse", [0.2, 0.3, 2.5]),
+        ([1.0, 0.0], "log", [2 / 11, 20 / 11]),
+        ([0.0, 0.0, 0.0], "log", [1, 1, 1]),
+    ],
+)
+def test_weights_are_those_of_hand_arithmetic(shares: list[float], kind: str, expected: list[float]) -> None:
+    assert recommend(shares, kind) == pytest.approx(expected, abs=2e-6)
+
+
+def test_recommended_weights_leave_ignore_out_and_merge_non_target_into_background(squares: CocoSet) -> None:
+    analysis = analyze(load_annotations(squares.json), grid=GRID)
+    # 400, 3200, 800 cells: 1 / share = 11, 11/8, 11/2; two classes: 1200, 3200
+    assert class_weights(analysis, "inverse", 3) == pytest.approx([24 / 13, 3 / 13, 12 / 13], abs=1e-5)
+    assert class_weights(analysis, "inverse", 2) == pytest.approx([16 / 11, 6 / 11], abs=1e-5)
+    raw = [1 / math.log(1.02 + 3 / 11), 1 / math.log(1.02 + 8 / 11)]
+    assert class_weights(analysis, "log", 2) == pytest.approx([2 * r / sum(raw) for r in raw], abs=1e-5)
+    for kind in ("log", "inverse"):
+        for number in (2, 3):
+            weights = class_weights(analysis, kind, number)
+            assert len(weights) == number
+            assert np.mean(weights) == pytest.approx(1, abs=1e-5)
+
+
+def test_unknown_kind_of_weights_lists_the_choices() -> None:
+    with pytest.raises(UserError, match="must be null, log, inverse or a list of numbers, got 'sqrt'"):
+        class_weights({}, "sqrt", 3)
+
+
+def test_analysis_is_made_once_and_again_when_anything_changed(
+    squares: CocoSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    path = tmp_path / "out" / "data_analyze.json"
+
+    def made(min_roi_size: float = 16, category_id: int = 1) -> bool:
+        """Is the file written by this call?"""
+        if path.exists():
+            os.utime(path, ns=(0, 0))
+        annotations = load_annotations(squares.json, category_id)
+        returned = load_or_make_analysis(path, annotations, min_roi_size, GRID)
+        assert json.loads(path.read_text()) == returned
+        return path.stat().st_mtime_ns != 0
+
+    assert made()
+    assert "does not exist" in caplog.text
+    assert not made()
+    assert not made(16.0)
+    assert made(min_roi_size=15)
+    assert "other annotations or parameters" in caplog.text
+    assert json.loads(path.read_text())["totals"]["rois"] == 4
+    assert made()
+    assert made(category_id=18)  # the same file, other instances
+    assert made()
+
+    content = squares.content()
+    content["annotations"][1]["segmentation"] = [rectangle(70, 20, 120, 120)]
+    squares.json.write_text(json.dumps(content))
+    assert made()
+    assert json.loads(path.read_text())["pixels"]["target"] == 2400
+
+
+@pytest.mark.parametrize("broken", ['{"fingerprint": ', "[1, 2]", "", "null"])
+def test_a_broken_analysis_is_made_again(
+    squares: CocoSet, tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: str
+) -> None:
+    annotations = load_annotations(squares.json)
+    path = tmp_path / "data_analyze.json"
+    path.write_text(broken)
+    analysis = load_or_make_analysis(path, annotations)
+    assert json.loads(path.read_text()) == analysis
+    assert analysis["totals"]["rois"] == 3
+    if broken in ('{"fingerprint": ', ""):
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "not valid json" in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_is_a_user_error(squares: CocoSet, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written to"):
+        load_or_make_analysis(tmp_path / "file" / "data_analyze.json", load_annotations(squares.json))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_roi_size": 500}, "no instance of at least 500 x 500 pixels: lower min_roi_size"),
+        ({"min_roi_size": 0}, "min_roi_size must be a number of pixels, 1 or more, got 0"),
+        ({"min_roi_size": math.nan}, "min_roi_size must be"),
+        ({"min_roi_size": "big"}, "min_roi_size must be"),
+        ({"grid": 4}, "grid must be a whole number of cells from 8 to 512, got 4"),
+        ({"grid": 56.5}, "grid must be"),
+    ],
+)
+def test_wrong_parameters(squares: CocoSet, tmp_path: Path, options: dict, message: str) -> None:
+    annotations = load_annotations(squares.json)
+    with pytest.raises(UserError, match=message):
+        analyze(annotations, **options)
+    with pytest.raises(UserError, match=message):
+        load_or_make_analysis(tmp_path / "data_analyze.json", annotations, **options)
+    assert not (tmp_path / "data_analyze.json").exists()
+
+
+def test_analysis_path_names_the_data_set_and_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert analysis_path("out", "/x/data/synthetic/annotations/train.json") == Path(
+        "out/synthetic_train/data_analyze.json"
+    )
+    (tmp_path / "data" / "annotations").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "data" / "annotations")
+    absolute = analysis_path("out", tmp_path / "data" / "annotations" / "a.json")
+    assert absolute == Path("out/data_a/data_analyze.json")
+    assert analysis_path("out", "a.json") == absolute
+    assert analysis_path("out", "../annotations/a.json") == absolute
+
+
+@pytest.mark.slow
+def test_command_writes_json_and_plots_and_nothing_else(squares: CocoSet, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    done = run_command(["roiseg.analyze", f"annotations={squares.json}", f"grid={GRID}"], cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    files = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()}
+    folder = "data/analysis/set_instances"
+    assert files == {f"{folder}/data_analyze.json", f"{folder}/data_analyze.png"}
+    assert {path.name for path in place.iterdir()} == {"data"}
+    assert json.loads((place / folder / "data_analyze.json").read_text())["source"] == "instances.json"
+    assert str(tmp_path) not in (place / folder / "data_analyze.json").read_text()
+    assert "66.7%" in done.stdout
+    assert "1.846" in done.stdout
+    assert f"{folder}/data_analyze.png" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        ([], "make the default data set with `python -m roiseg.synthesize`"),
+        (["annotation=x.json"], "no such configuration key: annotation (nearest: annotations"),
+        (["annotations=null"], "annotations file is not set"),
+    ],
+)
+def test_command_refuses_in_one_line(tmp_path: Path, arguments: list[str], fragment: str) -> None:
+    done = run_command(["roiseg.analyze", *arguments], cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("roiseg: error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert fragment in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.realdata
+def test_real_annotations(realdata: Path) -> None:
+    path = realdata / "coco128_person/annotations/instances_train2017_person_only_no_crowd.json"
+    found = analyze(load_annotations(path))
+    totals = found["totals"]
+    assert (totals["images"], totals["instances"], totals["rois"]) == (46, 203, 161)
+    assert sum(found["instances_per_image"].values()) == 46
+    naive = naive_counts(json.loads(path.read_text()), 16)
+    assert list(found["area_weighted"]["shares"].values()) == pytest.approx(
+        (naive.sum(axis=0) / naive.sum()).tolist(), abs=0.01
+    )
