@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ class EpochCheckpoint(ModelCheckpoint):
     FILE_EXTENSION = ".pth"
 
     def __init__(
-        self, dirpath: str | Path, image_size: tuple[int, int], monitor: str = "val/miou", keep: int = -1
+        self, dirpath: str | Path, image_size: Sequence[int], monitor: str = "val/miou", keep: int = -1
     ) -> None:
         super().__init__(
             dirpath=str(dirpath),
@@ -53,7 +54,7 @@ class EpochCheckpoint(ModelCheckpoint):
         """A resumed run continues in its own folder: nothing to warn of."""
 
 
-def checkpoint_name(epoch: int, image_size: tuple[int, int], miou: float) -> str:
+def checkpoint_name(epoch: int, image_size: Sequence[int], miou: float) -> str:
     """File name of the checkpoint of 1-based `epoch`."""
     height, width = image_size
     return f"checkpoint_epoch_{epoch:04d}_{height}x{width}_{round(miou * 10_000):04d}.pth"

@@ -96,12 +96,13 @@ def choose_items(dataset: RoiDataset, images: Mapping[str, int]) -> list[int]:
     annotations = dataset.annotations
     names = [Path(str(annotations.file_names[i])).name for i in dataset.images]
     counts = [len(annotations.eligible(int(i), dataset.min_roi_size)) for i in dataset.images]
+    named = {name: names.index(name) for name in images if name in names}
     chosen: list[int] = []
     for name, persons in images.items():
-        free = [item for item in range(len(names)) if item not in chosen]
-        if name in names:
-            chosen.append(names.index(name))
+        free = [item for item in range(len(names)) if item not in chosen and item not in named.values()]
+        if name in named:
+            chosen.append(named[name])
         elif free:
             chosen.append(min(free, key=lambda item: (abs(counts[item] - persons), item)))
             log.info("overlays: %s is not in the set, %s stands in", name, names[chosen[-1]])
-    return list(dict.fromkeys(chosen))
+    return chosen

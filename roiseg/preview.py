@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from roiseg.cli import build
 from roiseg.cli.entry import command
+from roiseg.cli.types import check_types
 from roiseg.common.console import console
 from roiseg.visualize.overlays import save_png
 from roiseg.visualize.rois import PreviewSample, preview_sheet
@@ -15,7 +16,7 @@ from roiseg.visualize.rois import PreviewSample, preview_sheet
 
 def preview(cfg: DictConfig) -> Path:
     """Draw the first samples of an epoch as the trainer will see them; returns the picture's path."""
-    build.plain(cfg)
+    check_types(build.plain(cfg))
     extractor = build.build_extractor(cfg)
     decoder = build.build_decoder(cfg, extractor)
     dataset = build.build_datamodule(cfg, extractor, decoder).dataset("train")

@@ -22,6 +22,7 @@ from callbacks.overlays import ValidationOverlays
 from roiseg.cli import build
 from roiseg.cli.entry import command
 from roiseg.cli.folders import claim
+from roiseg.cli.types import check_types
 from roiseg.cli.report import best_epoch, parameter_counts, print_summary, versions
 from roiseg.common.errors import UserError, nearest
 from roiseg.common.files import atomic_path, existing_file, write_json
@@ -35,18 +36,22 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     """Run one training from a composed configuration; returns what summary.json holds."""
     started = time.perf_counter()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    build.plain(cfg)  # a value that is missing or cannot be resolved shows before anything is opened
+    check_types(build.plain(cfg))
     extractor = build.build_extractor(cfg)
     decoder = build.build_decoder(cfg, extractor)
     data = build.build_datamodule(cfg, extractor, decoder)
+    loss = build.build_loss(cfg, decoder, data)
+    with without_advice():
+        build.build_trainer(cfg, [], [])  # a mistake in its settings shows before anything is written
     checkpoint = find_checkpoint(cfg)
     if checkpoint is not None:
         check_resumable(checkpoint, describe(build.plain(cfg), extractor))
     choose_folders(cfg, checkpoint)
     description = describe(build.plain(cfg), extractor)
-    module = build.build_module(cfg, decoder, data, description)
+    module = build.build_module(cfg, decoder, loss, description)
     callbacks, loggers = build.build_callbacks(cfg), build.build_loggers(cfg)
-    trainer = build.build_trainer(cfg, callbacks, loggers)
+    with without_advice():
+        trainer = build.build_trainer(cfg, callbacks, loggers)
     for logger in loggers:
         logger.log_hyperparams(description["config"])
     fit(trainer, module, data, checkpoint)
@@ -113,6 +118,7 @@ def test(trainer: L.Trainer, module: L.LightningModule, data: RoiDataModule, bes
 @contextmanager
 def without_advice() -> Iterator[None]:
     """Keep Lightning's advice that does not apply here off the terminal."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         for message in _ADVICE:
             warnings.filterwarnings("ignore", message=message)

@@ -12,10 +12,14 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from roiseg.common.errors import UserError
+from roiseg.data.analysis import analysis_path, load_or_make_analysis
+from roiseg.data.class_weights import KINDS
+from roiseg.data.class_weights import class_weights as recommended_weights
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.data.targets import TargetSpec
 from roiseg.decoders.base import Decoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.losses.composite import CompositeLoss
 from roiseg.training.module import RoiSegModule
 
 log = logging.getLogger(__name__)
@@ -56,11 +60,15 @@ def build_datamodule(cfg: DictConfig, extractor: OnnxExtractor, decoder: Decoder
     return data
 
 
+def build_loss(cfg: DictConfig, decoder: Decoder, data: RoiDataModule) -> CompositeLoss:
+    """The weighted sum of `loss=`."""
+    return instantiate(cfg.loss, class_weights=class_weights(cfg, decoder, data), _convert_="all")
+
+
 def build_module(
-    cfg: DictConfig, decoder: Decoder, data: RoiDataModule, description: dict[str, Any]
+    cfg: DictConfig, decoder: Decoder, loss: CompositeLoss, description: dict[str, Any]
 ) -> RoiSegModule:
     """The LightningModule: decoder, loss, optimiser, schedule."""
-    loss = instantiate(cfg.loss, class_weights=class_weights(cfg, decoder, data), _convert_="all")
     optimizer = instantiate(cfg.optimizer, _convert_="all")
     scheduler = instantiate(cfg.scheduler, _convert_="all") if cfg.scheduler else None
     return RoiSegModule(decoder, loss, optimizer, scheduler, cfg.seed, description)
@@ -72,14 +80,19 @@ def class_weights(cfg: DictConfig, decoder: Decoder, data: RoiDataModule) -> lis
     if wanted is None:
         return None
     if isinstance(wanted, ListConfig):
+        if len(wanted) != decoder.num_classes:
+            raise UserError(
+                f"loss.class_weights has {len(wanted)} numbers, model.num_classes is {decoder.num_classes}"
+            )
         return [float(weight) for weight in wanted]
-    from roiseg.data.analysis import analysis_path, load_or_make_analysis
-    from roiseg.data.class_weights import class_weights as recommended
-
+    if wanted not in KINDS:
+        raise UserError(
+            f"loss.class_weights must be null, {', '.join(KINDS)} or a list of numbers, got {wanted}"
+        )
     annotations = data.dataset("train").annotations
     path = analysis_path(cfg.paths.analysis_dir, annotations.path)
     analysis = load_or_make_analysis(path, annotations, data.min_roi_size)
-    weights = recommended(analysis, wanted, decoder.num_classes)
+    weights = recommended_weights(analysis, wanted, decoder.num_classes)
     log.info("class weights (%s, %s): %s", wanted, path, ", ".join(f"{w:.3f}" for w in weights))
     return weights
 

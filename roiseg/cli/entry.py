@@ -82,8 +82,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
 
 def _remove_if_empty(folder: Path) -> None:
     """Hydra makes a folder for every run, also for one that fails at once or writes elsewhere."""
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+    if folder.resolve() != Path.cwd():
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 _USER_FULL_ERROR = "ROISEG_FULL_ERROR"

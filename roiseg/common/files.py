@@ -9,9 +9,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from roiseg.common.errors import UserError
+
+
+class Source(Protocol):
+    """Something that can make the files it stands for."""
+
+    def ensure(self) -> Any:
+        """Make what is absent; at once where nothing is."""
 
 
 @contextmanager

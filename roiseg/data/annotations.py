@@ -133,7 +133,7 @@ def load_annotations(path: str | Path, category_id: int = 1) -> Annotations:
         known = sorted({repr(record.get("category_id")) for record in content["annotations"]})
         raise UserError(
             f"annotations file {path} has no instance of category_id {category_id} "
-            f"(it has {', '.join(known) or 'no annotations'}): set data.category_id or give another file"
+            f"(it has {', '.join(known) or 'no annotations'}): set another category_id or give another file"
         )
     return _pack(path, images, grouped)
 

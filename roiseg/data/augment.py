@@ -32,12 +32,12 @@ class GeometricAugment:
     """
 
     flip: float = 0.5
-    scale: tuple[float, float] = (1.0, 1.0)
+    scale: Sequence[float] = (1.0, 1.0)
     aspect: float = 0.0
     shift: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.scale[0] <= self.scale[1]:
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
             raise UserError(
                 f"augment.geometric.scale must be [low, high] with 0 < low <= high, got {self.scale}"
             )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
 from roiseg.common.errors import UserError
+from roiseg.common.files import Source
 from roiseg.data.annotations import load_annotations
 from roiseg.data.augment import Augment
 from roiseg.data.batch import RoiBatch, RoiSample, collate
@@ -37,7 +37,7 @@ class RoiDataModule(L.LightningDataModule):
         sampler: draws training ROIs.
         augment: changes training pictures.
         seed: root of the data's randomness.
-        ensure: called before anything is read; makes the data set where it is absent.
+        source: its `ensure()` is called before anything is read; makes the data set where it is absent.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class RoiDataModule(L.LightningDataModule):
         num_workers: int = 2,
         pin_memory: bool = False,
         seed: int = 0,
-        ensure: Callable[[], Any] | None = None,
+        source: Source | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("val_batch_size", val_batch_size)):
@@ -75,13 +75,13 @@ class RoiDataModule(L.LightningDataModule):
         self.num_workers = num_workers
         self.pin_memory = pin_memory
         self.seed = seed
-        self.ensure = ensure
+        self.source = source
         self._sets: dict[str, RoiDataset] = {}
 
     def prepare_data(self) -> None:
         """Make the data set where it is absent (embedded default only)."""
-        if self.ensure is not None:
-            self.ensure()
+        if self.source is not None:
+            self.source.ensure()
 
     def setup(self, stage: str | None = None) -> None:
         """Read and check both annotation files; a mistake in either shows before training starts."""

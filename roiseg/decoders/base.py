@@ -53,7 +53,7 @@ class Decoder(nn.Module, ABC):
         self.in_channels = tuple(in_channels)
         self.strides = tuple(strides)
         self.num_classes = num_classes
-        self.output_size = (int(output_size[0]), int(output_size[1]))
+        self.output_size = grid_size("output_size", output_size)
 
     @abstractmethod
     def forward(self, features: Sequence[Tensor], rois: Tensor) -> DecoderOutput:
@@ -66,6 +66,18 @@ class Decoder(nn.Module, ABC):
         Returns:
             Logits [R, K, h, w] with (h, w) = `output_size`.
         """
+
+
+def grid_size(field: str, value: Sequence[int]) -> tuple[int, int]:
+    """Return the option `model.<field>` as (h, w).
+
+    Raises:
+        UserError: it is not two whole numbers of 1 or more.
+    """
+    numbers = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
+    if len(numbers) != 2 or any(not isinstance(n, int) or n < 1 for n in numbers):
+        raise UserError(f"model.{field} must be [h, w], two whole numbers of 1 or more, got {value}")
+    return numbers[0], numbers[1]
 
 
 def target_probability(logits: Tensor) -> Tensor:

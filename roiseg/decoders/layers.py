@@ -17,5 +17,5 @@ def conv_norm_relu(in_channels: int, out_channels: int, kernel: int = 3) -> nn.S
 
 
 def group_count(channels: int) -> int:
-    """Number of GroupNorm groups: 8 where it divides the channels, else the largest divisor below."""
+    """Number of GroupNorm groups: the largest of 8, 4, 2 and 1 that divides the channels."""
     return math.gcd(8, channels)

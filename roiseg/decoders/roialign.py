@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.base import Decoder, DecoderOutput
+from roiseg.decoders.base import Decoder, DecoderOutput, grid_size
 from roiseg.decoders.layers import conv_norm_relu
 from roiseg.geometry.roi_align import roi_align
 
@@ -55,7 +55,7 @@ class RoiAlignDecoder(Decoder):
                 "model: mid_channels, min_channels and sampling_ratio must be 1 or more and depth 0 or more, "
                 f"got {mid_channels}, {min_channels}, {sampling_ratio} and {depth}"
             )
-        self.roi_size = (int(roi_size[0]), int(roi_size[1]))
+        self.roi_size = grid_size("roi_size", roi_size)
         self.sampling_ratio = sampling_ratio
         self.reduce = nn.ModuleList(nn.Conv2d(c, mid_channels, 1) for c in in_channels)
         self.trunk = nn.Sequential(*(conv_norm_relu(mid_channels, mid_channels) for _ in range(depth)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import onnxruntime as ort
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from roiseg.common.errors import UserError
-from roiseg.common.files import file_digest
+from roiseg.common.files import Source, file_digest
 from roiseg.extractor.graph import cut_graph, load_onnx
 from roiseg.extractor.preprocess import Preprocess
 
@@ -32,7 +32,7 @@ class OnnxExtractor:
         providers: ONNX Runtime execution providers in order of preference; None takes CUDA where
             torch sees a GPU and the runtime was built for it, else the CPU.
         threads: CPU threads of the runtime; 0 lets it choose.
-        ensure: called first; makes the file where it is absent.
+        source: its `ensure()` is called first; makes the file where it is absent.
 
     Attributes:
         channels: C of each layer.
@@ -49,10 +49,10 @@ class OnnxExtractor:
         preprocess: Preprocess,
         providers: Sequence[str] | None = None,
         threads: int = 0,
-        ensure: Callable[[], Any] | None = None,
+        source: Source | None = None,
     ) -> None:
-        if ensure is not None:
-            ensure()
+        if source is not None:
+            source.ensure()
         names = [layers] if isinstance(layers, (str, int)) else layers
         self.layers = [str(name) for name in names]
         self.onnx_path = str(onnx_path)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.inference.rebuild import rebuild
 
 FORMAT = 1
+_KEYS = {"config", "layers", "shapes", "strides", "image_size", "extractor_sha256"}
 _NAME = re.compile(r"checkpoint_epoch_(\d{4,})_\d+x\d+_\d{4,5}\.pth")
 
 
@@ -85,25 +84,20 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = existing_file(path, "checkpoint", "give a .pth file written by `python -m roiseg.train`")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        OSError,
-        zipfile.BadZipFile,
-    ):
+    except Exception:  # damage surfaces as almost any error, from struct.error to AssertionError
         raise UserError(
             f"checkpoint {path} is damaged or holds more than weights and plain values: use another one"
         ) from None
     description = content.get("roiseg") if isinstance(content, dict) else None
-    if not isinstance(description, dict) or "state_dict" not in content:
+    if not isinstance(description, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"checkpoint {path} was not written by `python -m roiseg.train`: use one that was")
     if description.get("format") != FORMAT:
         raise UserError(
             f"checkpoint {path} has format {description.get('format')}, this version of roiseg reads {FORMAT}"
         )
+    missing = sorted((_KEYS - description.keys()) | ({"epoch"} - content.keys()))
+    if missing or not isinstance(description["config"], dict):
+        raise UserError(f"checkpoint {path} is incomplete (without {missing or 'config'}): use another one")
     return content
 
 
@@ -125,7 +119,7 @@ def load_model(path: str | Path) -> TrainedModel:
     weights = {k[len(prefix) :]: v for k, v in content["state_dict"].items() if k.startswith(prefix)}
     try:
         decoder.load_state_dict(weights)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"checkpoint {path}: its weights do not fit its own configuration ({reason})"
@@ -150,7 +144,7 @@ def check_resumable(path: str | Path, description: dict[str, Any]) -> None:
         UserError: unreadable, or trained with another decoder, class count or features.
     """
     saved = read_checkpoint(path)["roiseg"]
-    theirs, ours = saved["config"]["model"], description["config"]["model"]
+    theirs, ours = saved["config"].get("model") or {}, description["config"]["model"]
     for key in sorted(theirs.keys() | ours.keys()):
         if theirs.get(key) != ours.get(key):
             raise UserError(
@@ -194,12 +188,13 @@ def find_last(checkpoint_dir: Path, config: dict[str, Any]) -> Path | None:
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a configuration that makes a run this run and not another."""
     kept = {
-        key: config[key] for key in ("data", "extractor", "model", "loss", "optimizer", "scheduler", "seed")
+        key: config.get(key)
+        for key in ("data", "extractor", "model", "loss", "optimizer", "scheduler", "seed")
     }
     kept["trainer"] = {
         key: value
-        for key, value in config["trainer"].items()
+        for key, value in (config.get("trainer") or {}).items()
         if key not in ("max_epochs", "max_steps", "max_time", "default_root_dir")
     }
-    kept["callbacks"] = sorted(config["callbacks"] or {})
+    kept["callbacks"] = sorted(config.get("callbacks") or {})
     return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -77,5 +78,6 @@ def largest_difference(
                 f"{path} gives masks of shape {masks.shape}, PyTorch {expected.shape}: export failed"
             )
         if masks.size:
-            worst = max(worst, float(np.abs(masks - expected).max()))
+            difference = float(np.abs(masks - expected).max())
+            worst = max(worst, math.inf if math.isnan(difference) else difference)
     return worst

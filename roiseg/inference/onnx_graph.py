@@ -139,7 +139,7 @@ class _PortableGroupNorm(nn.Module):
     """GroupNorm in plain arithmetic.
 
     The exporter writes nn.GroupNorm with a reshape to (N, groups, -1), on which ONNX Runtime divides
-    by zero for N = 0.
+    by zero for N = 0. Statistics are taken in float32: squares of half precision overflow above 256.
     """
 
     def __init__(self, norm: nn.GroupNorm) -> None:
@@ -148,10 +148,11 @@ class _PortableGroupNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         norm, (_, channels, height, width) = self.norm, x.shape
-        grouped = x.reshape(-1, norm.num_groups, channels // norm.num_groups, height, width)
+        grouped = x.float().reshape(-1, norm.num_groups, channels // norm.num_groups, height, width)
         centered = grouped - grouped.mean(dim=(2, 3, 4), keepdim=True)
         variance = centered.square().mean(dim=(2, 3, 4), keepdim=True)
-        normed = (centered * torch.rsqrt(variance + norm.eps)).reshape(-1, channels, height, width)
+        normed = (centered * torch.rsqrt(variance + norm.eps)).to(x.dtype)
+        normed = normed.reshape(-1, channels, height, width)
         return normed * norm.weight[:, None, None] + norm.bias[:, None, None]
 
 

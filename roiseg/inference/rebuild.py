@@ -1,16 +1,19 @@
 """Objects from the plain configuration a checkpoint carries, without Hydra.
 
-Only classes and functions of roiseg itself are built: a checkpoint from elsewhere must not be able to
-call anything else.
+Only classes that roiseg's decoders, extractors and data sets define are built: a checkpoint from
+elsewhere must not be able to call anything else.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from typing import Any
 
 from roiseg.common.errors import UserError
+
+_TRUSTED = ("roiseg.decoders.", "roiseg.extractor.", "roiseg.data.")
 
 
 def rebuild(node: Any, **extra: Any) -> Any:
@@ -21,7 +24,7 @@ def rebuild(node: Any, **extra: Any) -> Any:
         extra: further keyword arguments of the outermost call.
 
     Raises:
-        UserError: a target outside roiseg, or one that does not exist.
+        UserError: a target that is not a class of these, or does not exist, or wants other options.
     """
     if isinstance(node, list):
         return [rebuild(item) for item in node]
@@ -30,18 +33,30 @@ def rebuild(node: Any, **extra: Any) -> Any:
     arguments = {key: rebuild(value) for key, value in node.items() if key not in ("_target_", "_partial_")}
     if "_target_" not in node:
         return arguments
-    target = _locate(str(node["_target_"]))
-    call = functools.partial(target, **arguments, **extra)
-    return call if node.get("_partial_") else call()
+    path = str(node["_target_"])
+    call = functools.partial(_locate(path), **arguments, **extra)
+    if node.get("_partial_"):
+        return call
+    try:
+        inspect.signature(call.func).bind(**call.keywords)
+    except TypeError as error:
+        raise UserError(
+            f"the checkpoint's options do not fit `{path}` of this version of roiseg ({error})"
+        ) from None
+    return call()
 
 
 def _locate(path: str) -> Any:
     module, _, name = path.rpartition(".")
-    if not module.startswith("roiseg.") or name.startswith("_"):
-        raise UserError(f"the checkpoint asks for `{path}`, which is not a part of roiseg: it is not trusted")
+    if not module.startswith(_TRUSTED) or name.startswith("_"):
+        raise UserError(f"the checkpoint asks for `{path}`, which no model is made of: it is not trusted")
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError):
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
         raise UserError(
             f"the checkpoint needs `{path}`, which this version of roiseg does not have"
         ) from None
+    # what a module imports from elsewhere is not roiseg's own
+    if not isinstance(found, type) or inspect.isabstract(found) or not found.__module__.startswith(_TRUSTED):
+        raise UserError(f"the checkpoint asks for `{path}`, which no model is made of: it is not trusted")
+    return found

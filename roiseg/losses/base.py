@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 IGNORE = 255
@@ -25,6 +26,11 @@ class LossInput:
     target: Tensor
     class_weights: Tensor | None = None
     auxiliary: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def precise_logits(self) -> Tensor:
+        """The logits in float32, or in float64 where they are."""
+        return self.logits.to(torch.promote_types(self.logits.dtype, torch.float32))
 
     @property
     def valid(self) -> Tensor:

@@ -12,7 +12,7 @@ from roiseg.losses.base import IGNORE, LossInput, LossTerm
 class CrossEntropy(LossTerm):
     """Mean cross-entropy over the pixels that count, class weights applied.
 
-    With class weights w the mean is sum(w[y] * ce) / sum(w[y]), as in torch.
+    With class weights w the mean is sum(w[y] * ce) / sum(w[y]), as in torch; 0 where the sum of weights is.
 
     Args:
         label_smoothing: share of the target spread over all classes (Szegedy et al., 2016).
@@ -24,9 +24,10 @@ class CrossEntropy(LossTerm):
 
     def forward(self, given: LossInput) -> Tensor:
         """Return a scalar; 0 where no pixel counts."""
-        weights = given.class_weights
+        logits = given.precise_logits
+        weights = None if given.class_weights is None else given.class_weights.to(logits.dtype)
         total = F.cross_entropy(
-            given.logits.float(),
+            logits,
             given.target,
             weight=weights,
             ignore_index=IGNORE,
@@ -34,5 +35,5 @@ class CrossEntropy(LossTerm):
             label_smoothing=self.label_smoothing,
         )
         labels = given.target[given.valid]
-        mass = labels.numel() if weights is None else weights[labels].sum()
-        return total / torch.as_tensor(mass, device=total.device).clamp(min=1e-6)
+        mass = total.new_tensor(labels.numel()) if weights is None else weights[labels].sum()
+        return torch.where(mass > 0, total, total * 0) / mass.clamp(min=1e-6)

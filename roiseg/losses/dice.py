@@ -26,6 +26,8 @@ class Dice(LossTerm):
         super().__init__()
         if not classes or not set(classes) <= {0, 1, 2}:
             raise UserError(f"loss: classes of the dice term must be some of 0, 1, 2, got {list(classes)}")
+        if smooth <= 0:
+            raise UserError(f"loss: smooth of the dice term must be above 0, got {smooth}")
         self.classes = [int(c) for c in classes]
         self.smooth = smooth
 
@@ -33,8 +35,8 @@ class Dice(LossTerm):
         """Return a scalar; 0 for R = 0."""
         valid = given.valid
         classes = [c for c in self.classes if c < given.logits.shape[1]]
-        index = torch.tensor(classes, device=given.logits.device)
-        probability = given.logits.float().softmax(dim=1)[:, index] * valid[:, None]
+        index = torch.tensor(classes, dtype=torch.long, device=given.logits.device)
+        probability = given.precise_logits.softmax(dim=1)[:, index] * valid[:, None]
         truth = (given.target[:, None] == index[:, None, None]).to(probability.dtype)
         overlap = (probability * truth).sum(dim=(2, 3))
         sizes = probability.sum(dim=(2, 3)) + truth.sum(dim=(2, 3))

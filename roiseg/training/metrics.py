@@ -23,13 +23,14 @@ CLASS_NAMES = ("background", "target", "non_target")
 class PixelMetrics(MetricCollection):
     """Metrics of class maps at target resolution, pixels pooled over all ROIs (torchmetrics).
 
-    `miou`: mean over classes of IoU (classes that never occur are left out); `pixel_accuracy`;
-    `mean_pixel_accuracy`: mean over classes of recall; `dice`: mean over classes of Dice (= F1);
-    per class: `<class>_iou`, `<class>_dice`.
+    `miou`: mean over classes of IoU; `pixel_accuracy`; `mean_pixel_accuracy`: mean over classes of recall;
+    `dice`: mean over classes of Dice (= F1); per class: `<class>_iou`, `<class>_dice`. Means leave out a
+    class that is neither predicted nor true anywhere; its own figures are 0.
     """
 
     def __init__(self, num_classes: int) -> None:
         common: dict[str, Any] = {"num_classes": num_classes, "ignore_index": IGNORE, "validate_args": False}
+        groups = [["miou", "class_iou"], ["pixel_accuracy"], ["mean_pixel_accuracy", "dice", "class_dice"]]
         super().__init__(
             {
                 "miou": MulticlassJaccardIndex(average="macro", **common),
@@ -38,8 +39,14 @@ class PixelMetrics(MetricCollection):
                 "mean_pixel_accuracy": MulticlassAccuracy(average="macro", **common),
                 "dice": MulticlassF1Score(average="macro", **common),
                 "class_dice": MulticlassF1Score(average="none", **common),
-            }
+            },
+            compute_groups=groups,
         )
+
+    def update(self, predicted: Tensor, truth: Tensor) -> None:
+        """Count the pixels of class maps [R, h, w]; 255 in `truth` is ignored."""
+        if predicted.numel():  # torchmetrics cannot reshape nothing
+            super().update(predicted, truth)
 
     def scalars(self) -> dict[str, Tensor]:
         """Scalars by name."""
@@ -68,7 +75,7 @@ class InstanceMetrics(Metric):
         super().__init__()
         self.boundary_width = boundary_width
         for name in ("iou", "iou75", "boundary", "count"):
-            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+            self.add_state(name, torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, probabilities: Tensor, batch: RoiBatch) -> None:
         """Measure the ROIs of a batch.
@@ -79,16 +86,18 @@ class InstanceMetrics(Metric):
         """
         masks = iter(probabilities.float().cpu())
         for sample, boxes in zip(batch.samples, batch.original_boxes(), strict=True):
+            mirrored = sample.transform.scale_x < 0
             for box, truth in zip(boxes, sample.truths, strict=True):
-                self._add(next(masks), box, decode(truth))
+                mask = next(masks)
+                self._add(mask.flip(-1) if mirrored else mask, box, decode(truth))
 
     def compute(self) -> dict[str, Tensor]:
         """Means over all instances so far."""
         count = self.count.clamp(min=1)
         return {
-            "instance_iou": (self.iou / count).float(),
-            "instance_iou75": (self.iou75 / count).float(),
-            "boundary_iou": (self.boundary / count).float(),
+            "instance_iou": self.iou / count,
+            "instance_iou75": self.iou75 / count,
+            "boundary_iou": self.boundary / count,
         }
 
     def _add(self, mask: Tensor, box: NDArray[np.float32], truth: NDArray[np.bool_]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiBatch
 from roiseg.decoders.base import Decoder, DecoderOutput, target_probability
 from roiseg.losses.composite import CompositeLoss
@@ -88,7 +89,12 @@ class RoiSegModule(L.LightningModule):
         optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
         if self.make_scheduler is None:
             return optimizer
-        total_steps = int(self.trainer.estimated_stepping_batches)
+        total_steps = self.trainer.estimated_stepping_batches
+        if total_steps == float("inf"):
+            raise UserError(
+                "a scheduler must know how long the run is: set trainer.max_epochs, or scheduler=null"
+            )
+        total_steps = int(total_steps)
         schedule = {"scheduler": self.make_scheduler(optimizer, total_steps=total_steps), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from roiseg.common.errors import UserError
+
 
 def constant(optimizer: Optimizer, total_steps: int, warmup: float = 0.0) -> LambdaLR:
     """Full rate after the warm-up.
@@ -52,6 +54,8 @@ def poly(optimizer: Optimizer, total_steps: int, warmup: float = 0.0, power: flo
 def _schedule(
     optimizer: Optimizer, total_steps: int, warmup: float, shape: Callable[[float], float]
 ) -> LambdaLR:
+    if not 0 <= warmup <= 1:
+        raise UserError(f"scheduler.warmup is a share of the run, 0 to 1, got {warmup}")
     warmup_steps = round(warmup * total_steps)
 
     def factor(done: int) -> float:

@@ -1,0 +1,77 @@
+"""Runs of the real training on the tiny set, in this process."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from roiseg.cli.entry import CONF_DIR
+from roiseg.train import train
+
+
+@pytest.fixture
+def tiny_overrides(coco_set, onnx_file):
+    """Command-line overrides that make training run on the tiny set and detector in a second or two."""
+    return [
+        f"data.train_annotations={coco_set.json}",
+        f"data.train_images={coco_set.images}",
+        f"data.val_annotations={coco_set.json}",
+        f"data.val_images={coco_set.images}",
+        "data.source=null",
+        "data.num_workers=0",
+        "data.batch_size=2",
+        f"extractor.onnx_path={onnx_file}",
+        "extractor.layers=[/model.6/Concat_output_0]",
+        "extractor.source=null",
+        "extractor.preprocess.image_size=[64,64]",
+        "model.mid_channels=16",
+        "model.min_channels=8",
+        "model.depth=1",
+        "trainer=cpu",
+        "trainer.max_epochs=2",
+    ]
+
+
+def composed(overrides, root):
+    """The training configuration with `overrides`, everything written under `root`."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        return compose("train", overrides=[
+            f"paths.root_dir={root}", f"paths.output_dir={root}/outputs/run", *overrides,
+        ])  # fmt: skip
+
+
+@pytest.fixture
+def run_train(tiny_overrides):
+    """Train in this process: `run_train(root, *overrides)` returns the summary; ONNX export is off."""
+
+    def run(root, *overrides, export=False):
+        extra = [] if export else ["~callbacks.onnx_export"]
+        return train(composed([*tiny_overrides, *extra, *overrides], root))
+
+    return run
+
+
+@pytest.fixture
+def run_main(monkeypatch, capfd, tmp_path):
+    """Run a command's `main` in this process as from a shell in tmp_path: returns (exit code, stderr)."""
+
+    def run(module, *arguments):
+        GlobalHydra.instance().clear()
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        monkeypatch.delenv("ROISEG_FULL_ERROR", raising=False)
+        monkeypatch.setattr(sys, "argv", [module.__file__, *map(str, arguments)])
+        capfd.readouterr()
+        try:
+            module.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        return code, capfd.readouterr().err
+
+    return run

@@ -1,0 +1,239 @@
+"""What a training run writes, returns and repeats."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from helpers import make_onnx
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from roiseg.inference.checkpoint import load_model, read_checkpoint
+
+
+def weights(path):
+    return read_checkpoint(path)["state_dict"]
+
+
+def checkpoints(summary):
+    return sorted(Path(summary["checkpoint_dir"]).glob("*.pth"))
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_a_run_writes_just_these_files(run_train, tmp_path):
+    summary = run_train(tmp_path, export=True)
+    output, folder = Path(summary["output_dir"]), Path(summary["checkpoint_dir"])
+    events = {p.name for p in (output / "tensorboard").glob("events.out.tfevents.*")}
+    exported = Path(summary["best_checkpoint"]).with_suffix(".onnx").name
+    expected = {
+        ".roiseg_run", "config.yaml", "summary.json", "csv/hparams.yaml", "csv/metrics.csv", f"onnx/{exported}",
+        "overlays/validation_all_images_epoch_0001.png", "overlays/validation_all_images_epoch_0002.png",
+        "tensorboard/hparams.yaml", *(f"tensorboard/{name}" for name in events),
+    }  # fmt: skip
+    assert {str(p.relative_to(output)) for p in output.rglob("*") if p.is_file()} == expected
+    assert events
+    names = [p.name for p in checkpoints(summary)]
+    assert [re.fullmatch(r"checkpoint_epoch_(\d{4})_64x64_\d{4}\.pth", n)[1] for n in names] == [
+        "0001",
+        "0002",
+    ]
+    assert {p.name for p in folder.iterdir()} == {".roiseg_run", *names}
+    assert folder.parent == tmp_path / "checkpoints"
+
+
+def test_checkpoint_names_carry_the_logged_miou(run_train, tmp_path):
+    summary = run_train(tmp_path)
+    for path, epoch in zip(checkpoints(summary), summary["history"], strict=True):
+        assert path.stem.endswith(f"_{round(epoch['val/miou'] * 10_000):04d}")
+    best = max(summary["history"], key=lambda e: e["val/miou"])
+    assert summary["best_checkpoint"] == str(checkpoints(summary)[int(best["epoch"]) - 1])
+    assert summary["test"]["test/miou"] == pytest.approx(best["val/miou"], abs=1e-6)
+
+
+def test_summary_json_holds_what_scripts_need(run_train, tmp_path):
+    returned = run_train(tmp_path)
+    summary = json.loads((tmp_path / "outputs/run/summary.json").read_text())
+    assert summary == json.loads(json.dumps(returned))
+    for name in ("val/miou", "val/target_iou", "val/non_target_iou", "val/instance_iou", "val/boundary_iou",
+                 "val/pixel_accuracy", "val/mean_pixel_accuracy", "val/dice", "train/loss"):  # fmt: skip
+        assert summary["final"][name] >= 0 and summary["best"][name] >= 0
+    assert summary["epochs"] == 2 and summary["seconds"] > 0
+    assert summary["data"] == {"train_images": 5, "train_rois": 10, "val_images": 5, "val_rois": 10}
+    assert summary["parameters"]["trainable"] == summary["parameters"]["total"] > 0
+    for key in ("best_checkpoint", "last_overlay", "output_dir", "checkpoint_dir"):
+        assert Path(summary[key]).exists()
+    assert {"torch", "lightning", "onnxruntime", "python", "roiseg"} <= summary["versions"].keys()
+
+
+def test_tensorboard_holds_curves_and_overlays(run_train, tmp_path):
+    summary = run_train(tmp_path)
+    events = EventAccumulator(str(tmp_path / "outputs/run/tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    curve = [event.value for event in events.Scalars("val/miou")]
+    assert curve == pytest.approx([epoch["val/miou"] for epoch in summary["history"]], abs=1e-6)
+    assert len(events.Images("validation_overlays")) == 2
+    assert "lr-AdamW" in events.Tags()["scalars"]
+
+
+def test_overlay_has_two_rows_and_red_boxes_in_the_top_row_only(run_train, tmp_path):
+    picture = cv2.imread(run_train(tmp_path)["last_overlay"])[:, :, ::-1]
+    red = (picture == (255, 0, 0)).all(axis=2)
+    half = len(picture) // 2
+    assert red[:half].any()
+    assert not red[half + 20 :].any()
+
+
+@pytest.mark.parametrize(
+    "extra", [[], ["callbacks=[default,ema]"], ["data.num_workers=2"]], ids=["plain", "ema", "workers"]
+)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(run_train, tmp_path, extra):
+    whole = run_train(tmp_path / "whole", "trainer.max_epochs=3", *extra)
+    folder = tmp_path / "cut/checkpoints/run"
+    folder.mkdir(parents=True)
+    shutil.copy(checkpoints(whole)[0], folder)  # as if killed in the second epoch
+    resumed = run_train(tmp_path / "cut", "trainer.max_epochs=3", "ckpt_path=last", *extra)
+    assert resumed["resumed_from"] == str(folder / checkpoints(whole)[0].name)
+    assert [p.name for p in checkpoints(resumed)] == [p.name for p in checkpoints(whole)]
+    assert same(weights(checkpoints(resumed)[-1]), weights(checkpoints(whole)[-1]))
+    assert resumed["history"] == whole["history"]
+
+
+def test_last_finds_the_same_run_among_others_and_goes_on_in_its_folders(run_train, tmp_path):
+    def run(name, *overrides):
+        return run_train(tmp_path, f"paths.output_dir={tmp_path}/outputs/{name}", *overrides)
+
+    mine = run("mine", "trainer.max_epochs=1", "seed=3")
+    run("other", "trainer.max_epochs=1", "seed=4")
+    resumed = run("again", "trainer.max_epochs=2", "seed=3", "ckpt_path=last")
+    assert resumed["output_dir"] == mine["output_dir"]
+    assert resumed["checkpoint_dir"] == mine["checkpoint_dir"]
+    assert resumed["epochs"] == 2
+    assert len(checkpoints(mine)) == 2
+
+
+def test_last_without_any_checkpoint_starts_from_the_beginning(run_train, tmp_path, caplog):
+    summary = run_train(tmp_path, "ckpt_path=last", "trainer.max_epochs=1")
+    assert summary["epochs"] == 1
+    assert summary["resumed_from"] is None
+    assert "starts from the beginning" in caplog.text
+
+
+def test_no_two_runs_share_a_folder(run_train, tmp_path):
+    first = run_train(tmp_path, "trainer.max_epochs=1")
+    before = Path(first["output_dir"], "summary.json").read_text()
+    second = run_train(tmp_path, "trainer.max_epochs=1")
+    assert first["output_dir"] != second["output_dir"]
+    assert first["checkpoint_dir"] != second["checkpoint_dir"]
+    assert Path(first["output_dir"], "summary.json").read_text() == before
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_same_seed_gives_the_same_run_and_another_does_not(run_train, tmp_path, seed):
+    first, second, other = (
+        run_train(tmp_path / str(i), f"seed={s}", "trainer.max_epochs=1")
+        for i, s in enumerate((seed, seed, seed + 1))
+    )
+    assert first["history"] == second["history"]
+    assert first["history"] != other["history"]
+
+
+def test_two_classes_train_without_a_non_target_class(run_train, tmp_path):
+    summary = run_train(tmp_path, "model.num_classes=2", "loss.terms.dice.term.classes=[1,2]")
+    assert "val/non_target_iou" not in summary["final"]
+    assert load_model(summary["best_checkpoint"]).decoder.num_classes == 2
+
+
+def test_several_layers_non_square_grid_and_all_schedules_run(run_train, tmp_path):
+    grid = ["model.roi_size=[16,12]", "model.output_size=[64,48]"]
+    layers = "extractor.layers=[/model.3/Concat_output_0,/model.6/Concat_output_0]"
+    for scheduler in ("cosine", "step", "poly", "constant"):
+        summary = run_train(
+            tmp_path / scheduler, layers, *grid, f"scheduler={scheduler}", "optimizer=sgd", "trainer.max_epochs=1",
+            "trainer.accumulate_grad_batches=2", "trainer.precision=bf16-mixed",
+        )  # fmt: skip
+        assert summary["final"]["train/loss"] > 0
+    model = load_model(summary["best_checkpoint"])
+    assert model.decoder.output_size == (64, 48)
+    assert model.shapes == [(20, 16, 16), (32, 8, 8)]
+
+
+def test_early_stopping_ends_a_run_that_does_not_improve(run_train, tmp_path):
+    summary = run_train(
+        tmp_path, "callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=1", "optimizer.lr=0",
+        "trainer.max_epochs=9",
+    )  # fmt: skip
+    assert summary["epochs"] == 2
+
+
+def test_debug_presets_run(run_train, tmp_path):
+    assert run_train(tmp_path / "fdr", "debug=fdr")["best_checkpoint"] is None
+    assert run_train(tmp_path / "limit", "debug=limit")["epochs"] == 2
+
+
+def test_class_weights_are_read_from_the_analysis_which_is_made_where_absent(run_train, tmp_path):
+    run_train(tmp_path, "loss.class_weights=log", "trainer.max_epochs=1")
+    (path,) = (tmp_path / "data/analysis").rglob("data_analyze.json")
+    analysis = json.loads(path.read_text())
+    written = path.stat().st_mtime_ns
+    assert len(analysis["class_weights"]["log"]["3"]) == 3
+    run_train(tmp_path, "loss.class_weights=inverse", "model.num_classes=2", "trainer.max_epochs=1")
+    assert path.stat().st_mtime_ns == written
+
+
+def test_the_users_own_setting_runs_on_a_file_of_the_same_shape(run_train, tmp_path):
+    onnx = make_yolov9_like(tmp_path / "yolov9.onnx")
+    summary = run_train(
+        tmp_path, "experiment=coco_person", f"extractor.onnx_path={onnx}",
+        "extractor.layers=[/model.34/Concat_output_0]", "extractor.preprocess.image_size=[640,640]",
+        "trainer.max_epochs=1", "data.sampler.rois_per_image=1",
+    )  # fmt: skip
+    assert load_model(summary["best_checkpoint"]).shapes == [(1024, 80, 80)]
+    assert "_640x640_" in summary["best_checkpoint"]
+
+
+def make_yolov9_like(path):
+    """A static 1x3x640x640 file with a tensor /model.34/Concat_output_0 [1, 1024, 80, 80], cheap to run."""
+    import numpy as np
+    from helpers import save_onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight = numpy_helper.from_array(np.random.default_rng(0).normal(0, 0.1, (8, 3, 8, 8)).astype("f4"), "w")
+    head = numpy_helper.from_array(np.ones((1, 1024, 1, 1), "f4"), "h")
+    nodes = [
+        helper.make_node("Conv", ["images", "w"], ["c"], kernel_shape=[8, 8], strides=[8, 8]),
+        helper.make_node("Concat", ["c"] * 128, ["/model.34/Concat_output_0"], axis=1),
+        helper.make_node("Conv", ["/model.34/Concat_output_0", "h"], ["output"]),
+    ]
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 640, 640])
+    output = helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 1, 80, 80])
+    return save_onnx(path, nodes, [images], [output], [weight, head])
+
+
+@pytest.mark.realdata
+def test_real_images_and_a_real_detector_train_draw_and_export(realdata, tmp_path):
+    from conftest import composed
+
+    from roiseg.train import train
+
+    summary = train(composed(["experiment=coco128_yolox", "debug=limit"], tmp_path))
+    assert summary["data"] == {"train_images": 44, "train_rois": 161, "val_images": 15, "val_rois": 35}
+    assert summary["onnx_check"]["passed"]
+    assert summary["onnx_check"]["real"] <= 1e-4
+    assert Path(summary["last_overlay"]).is_file()
+
+
+def test_static_and_free_batch_files_train_alike(run_train, tmp_path):
+    static, free = (
+        run_train(tmp_path / str(batch), f"extractor.onnx_path={make_onnx(tmp_path / f'{batch}.onnx', batch=batch)}",
+                  "trainer.max_epochs=1")
+        for batch in (1, "N")
+    )  # fmt: skip
+    assert static["final"]["val/loss"] == pytest.approx(free["final"]["val/loss"], abs=1e-5)
