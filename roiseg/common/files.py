@@ -73,7 +73,7 @@ def read_json(path: str | Path, what: str) -> Any:
         raise UserError(
             f"{what} file {path} is not valid json ({error.msg} at {where}): make it anew"
         ) from None
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not text, endless digits, nested too deep
         raise UserError(f"{what} file {path} is not valid json ({error}): make it anew") from None
 
 

@@ -1,0 +1,41 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from helpers import make_onnx, tiny_coco
+from hypothesis import settings
+
+# the same examples every time, and none is failed for being slow on a busy machine
+settings.register_profile("roiseg", deadline=None, derandomize=True, database=None, max_examples=60)
+settings.load_profile("roiseg")
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Path:
+    """Folder with real COCO images and a real detector; only for tests marked `realdata`."""
+    folder = os.environ.get("ROISEG_REALDATA")
+    if not folder:
+        pytest.skip("ROISEG_REALDATA is not set: it names a folder with coco128_person and yolox_nano.onnx")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def coco_set(tmp_path_factory):
+    """The tiny set (`helpers.tiny_coco`), shared and read-only: `.json`, `.images`, `.content()`."""
+    return tiny_coco(tmp_path_factory.mktemp("tiny_coco"))
+
+
+@pytest.fixture(scope="session")
+def onnx_file(tmp_path_factory) -> Path:
+    """A tiny detector with input [1, 3, 64, 64] (`helpers.make_onnx`), shared and read-only."""
+    return make_onnx(tmp_path_factory.mktemp("onnx") / "tiny.onnx")
+
+
+@pytest.fixture(scope="session")
+def dynamic_onnx_file(tmp_path_factory) -> Path:
+    """The same detector with a free batch, [N, 3, 64, 64]."""
+    return make_onnx(tmp_path_factory.mktemp("onnx") / "dynamic.onnx", batch="N")

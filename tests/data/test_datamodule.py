@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers import run_onnx
+
+from roiseg.common.errors import UserError
+from roiseg.data.augment import Augment, GeometricAugment
+from roiseg.data.datamodule import RoiDataModule
+from roiseg.data.sampling import RoiSampler
+from roiseg.data.targets import TargetSpec
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.extractor.preprocess import Preprocess
+
+LAYERS = ["/model.6/Concat_output_0", "/model.3/Concat_output_0"]
+
+
+@pytest.fixture
+def extractor(onnx_file):
+    return OnnxExtractor(str(onnx_file), LAYERS, Preprocess((64, 64)), threads=1)
+
+
+@pytest.fixture
+def make(coco_set, extractor):
+    def datamodule(**options):
+        paths = [str(coco_set.json), str(coco_set.images)] * 2
+        fixed = {"spec": TargetSpec("roi", (14, 14), 3, (64, 64)), "sampler": RoiSampler(3), "num_workers": 0}
+        return RoiDataModule(*paths, extractor=extractor, **(fixed | options))
+
+    return datamodule
+
+
+def counting(extractor, monkeypatch):
+    """Count the pictures that go through the session (a session of a fixed batch takes one at a time)."""
+    runs = []
+    run = extractor.session.run_with_iobinding
+
+    class Session:
+        def __getattr__(self, name):
+            return getattr(session, name)
+
+        def run_with_iobinding(self, *args):
+            runs.append(1)
+            return run(*args)
+
+    session = extractor.session
+    monkeypatch.setattr(extractor, "session", Session())
+    return runs
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_features_are_extracted_once_an_image_however_many_rois_it_has(make, extractor, monkeypatch, split):
+    datamodule = make(batch_size=2, val_batch_size=3)
+    datamodule.setup()
+    runs = counting(extractor, monkeypatch)
+    loader = datamodule.train_dataloader() if split == "train" else datamodule.val_dataloader()
+    rois = 0
+    for batch in loader:
+        before = len(runs)
+        batch = datamodule.on_after_batch_transfer(batch, 0)
+        assert len(runs) - before == len(batch.images)
+        assert [len(f) for f in batch.features] == [len(batch.images)] * 2
+        rois += len(batch.rois)
+    assert len(runs) == 5
+    assert rois == (15 if split == "train" else 10)
+
+
+def test_features_equal_a_direct_run_of_the_whole_detector(make, onnx_file):
+    datamodule = make(val_batch_size=5)
+    datamodule.setup()
+    batch = datamodule.extract(next(iter(datamodule.val_dataloader())))
+    for n, image in enumerate(batch.images.numpy()):
+        feed = {"images": image[None].astype(np.float32).transpose(0, 3, 1, 2) / np.float32(255)}
+        for features, want in zip(batch.features, run_onnx(onnx_file, feed, LAYERS), strict=True):
+            np.testing.assert_allclose(features[n].numpy(), want[0], atol=1e-5)
+
+
+def test_features_need_no_gradient(make):
+    datamodule = make()
+    batch = datamodule.extract(next(iter(datamodule.train_dataloader())))
+    assert not any(features.requires_grad for features in batch.features)
+
+
+def test_training_is_drawn_and_shuffled_validation_is_exact_and_in_order(make):
+    datamodule = make(batch_size=5, val_batch_size=5, augment=Augment(GeometricAugment(flip=1.0)), seed=2)
+    train, val = next(iter(datamodule.train_dataloader())), next(iter(datamodule.val_dataloader()))
+    assert all(sample.transform.scale_x < 0 for sample in train.samples)
+    assert [sample.image_index for sample in val.samples] == [0, 1, 2, 3, 4]
+    assert all(sample.transform.scale_x > 0 for sample in val.samples)
+    assert [len(sample.truths) for sample in val.samples] == [2, 1, 2, 2, 3]
+    loader = datamodule.train_dataloader()
+    orders = []
+    for epoch in range(4):
+        loader.sampler.set_epoch(epoch)
+        orders.append(tuple(sample.file_name for batch in loader for sample in batch.samples))
+    assert len(set(orders)) > 1
+
+
+def test_the_test_set_is_the_validation_set(make):
+    datamodule = make(val_batch_size=5)
+    val, test = next(iter(datamodule.val_dataloader())), next(iter(datamodule.test_dataloader()))
+    assert torch.equal(val.images, test.images)
+    assert torch.equal(val.rois, test.rois)
+
+
+def test_pictures_come_in_the_extractors_letterbox(coco_set, onnx_file):
+    extractor = OnnxExtractor(
+        str(onnx_file), LAYERS[0], Preprocess((64, 64), "topleft", pad_value=7), threads=1
+    )
+    spec = TargetSpec("roi", (14, 14), 3, (64, 64))
+    paths = [str(coco_set.json), str(coco_set.images)] * 2
+    datamodule = RoiDataModule(*paths, extractor=extractor, spec=spec, sampler=RoiSampler(2), num_workers=0)
+    image = datamodule.samples("val", [0])[0].image  # 80 x 100 pixels: 51 x 64 and padding below
+    assert (image[51:] == 7).all()
+    assert not (image[:51] == 7).all(axis=(1, 2)).any()
+
+
+def test_each_file_is_read_once(make):
+    datamodule = make()
+    datamodule.setup()
+    assert datamodule.dataset("train") is datamodule.dataset("train")
+    assert datamodule.dataset("train") is not datamodule.dataset("val")
+    assert [s.file_name for s in datamodule.samples("val", [3, 1])] == ["d.jpg", "b.jpg"]
+
+
+def test_what_makes_the_data_runs_before_anything_is_read(make):
+    class Source:
+        calls = 0
+
+        def ensure(self):
+            self.calls += 1
+
+    source = Source()
+    datamodule = make(source=source)
+    datamodule.prepare_data()
+    assert source.calls == 1
+    assert not datamodule._sets
+    make().prepare_data()  # a set of one's own needs nothing made
+
+
+@pytest.mark.parametrize("name", ["batch_size", "val_batch_size"])
+def test_an_impossible_batch_size_is_refused_by_name(make, name):
+    with pytest.raises(UserError, match=rf"data\.{name} must be 1 or more, got 0"):
+        make(**{name: 0})
+
+
+def test_a_mistake_in_the_validation_set_shows_at_setup(coco_set, extractor, tmp_path):
+    datamodule = RoiDataModule(
+        str(coco_set.json), str(coco_set.images), str(tmp_path / "none.json"), str(coco_set.images),
+        extractor=extractor, spec=TargetSpec("roi", (14, 14), 3, (64, 64)), sampler=RoiSampler(2),
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"not found: .*none\.json"):
+        datamodule.setup()

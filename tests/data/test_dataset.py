@@ -1,0 +1,416 @@
+from __future__ import annotations
+
+import shutil
+
+import cv2
+import kornia.augmentation as K
+import numpy as np
+import pytest
+import torch
+from helpers import person, user_error, write_coco
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from roiseg.common.errors import UserError
+from roiseg.data import dataset as dataset_module
+from roiseg.data.annotations import load_annotations
+from roiseg.data.augment import Augment, GeometricAugment, PhotometricAugment
+from roiseg.data.batch import collate
+from roiseg.data.dataset import EpochSampler, RoiDataset
+from roiseg.data.images import MAX_PIXELS, read_image
+from roiseg.data.sampling import RoiSampler
+from roiseg.data.targets import TargetSpec
+from roiseg.geometry.letterbox import Letterbox
+
+SIZE = (64, 64)
+SPEC = TargetSpec("roi", (14, 14), 3, SIZE)
+AUGMENT = Augment(
+    GeometricAugment(flip=0.5, scale=(0.8, 1.6), aspect=0.1),
+    PhotometricAugment([K.ColorJitter(0.3, 0.3, 0.3, 0.1, p=0.8), K.RandomGaussianNoise(std=0.05, p=0.5)]),
+)
+
+
+def make(files, **options):
+    options = {"letterbox": Letterbox(SIZE), "spec": SPEC} | options
+    return RoiDataset(load_annotations(files.json), files.images, **options)
+
+
+@pytest.fixture
+def training(coco_set):
+    return make(coco_set, sampler=RoiSampler(3), augment=AUGMENT, seed=4)
+
+
+@pytest.fixture
+def evaluation(coco_set):
+    return make(coco_set)
+
+
+@pytest.fixture
+def broken_set(coco_set, tmp_path):
+    """A copy of the tiny set, to be spoilt."""
+    shutil.copytree(coco_set.json.parent, tmp_path / "set")
+    return type(coco_set)(tmp_path / "set" / coco_set.json.name, tmp_path / "set" / "images")
+
+
+def assert_same(a, b):
+    assert (a.image_index, a.file_name, a.transform, a.original_size) == (
+        b.image_index, b.file_name, b.transform, b.original_size,
+    )  # fmt: skip
+    for name in ("image", "rois", "targets"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    assert a.truths == b.truths
+
+
+# --- an item depends on seed, epoch and index only ------------------------------------------------
+
+
+def test_an_item_is_the_same_whatever_ran_before(training, coco_set):
+    other = make(coco_set, sampler=RoiSampler(3), augment=AUGMENT, seed=4)
+    keys = [(epoch, n) for epoch in (0, 3) for n in range(len(training))]
+    first = {key: training[key] for key in keys}
+    np.random.default_rng(0).shuffle(keys)
+    torch.manual_seed(17)
+    for key in keys:
+        assert_same(first[key], other[key])
+
+
+def test_an_index_alone_means_epoch_0(training):
+    assert_same(training[2], training[0, 2])
+
+
+def test_epochs_seeds_and_images_differ(training, coco_set):
+    other = make(coco_set, sampler=RoiSampler(3), augment=AUGMENT, seed=5)
+    for n in range(len(training)):
+        assert (training[0, n].image != training[1, n].image).any()
+        assert (training[0, n].image != other[0, n].image).any()
+        assert (training[0, n].rois != training[1, n].rois).any()
+
+
+def test_workers_give_the_same_batches_as_the_main_process(training):
+    def batches(workers):
+        sampler = EpochSampler(len(training), seed=1, shuffle=True)
+        sampler.set_epoch(2)
+        loader = DataLoader(training, 2, sampler=sampler, collate_fn=collate, num_workers=workers)
+        return list(loader)
+
+    alone = batches(0)
+    for workers in (1, 2):
+        for want, got in zip(alone, batches(workers), strict=True):
+            for name in ("images", "rois", "targets"):
+                assert torch.equal(getattr(want, name), getattr(got, name))
+            assert [s.file_name for s in want.samples] == [s.file_name for s in got.samples]
+            assert [s.transform for s in want.samples] == [s.transform for s in got.samples]
+
+
+# --- training items -------------------------------------------------------------------------------
+
+
+def test_a_training_item_has_k_rois_within_the_input(training):
+    for epoch in range(5):
+        for n in range(len(training)):
+            sample = training[epoch, n]
+            assert sample.image.shape == (*SIZE, 3)
+            assert sample.rois.shape == (3, 4)
+            assert sample.targets.shape == (3, 14, 14)
+            assert (sample.rois >= 0).all()
+            assert (sample.rois <= 64).all()
+            assert (sample.rois[:, 2:] - sample.rois[:, :2] > 1).all()
+            assert sample.truths == []
+
+
+def test_every_roi_shows_its_target_in_any_view(training):
+    shares = [
+        (target == 1).mean()
+        for epoch in range(10)
+        for n in range(len(training))
+        for target in training[epoch, n].targets
+    ]
+    assert min(shares) > 0.05
+    assert 0.3 < np.mean(shares) < 0.95
+
+
+def test_a_view_that_shows_nobody_is_not_used(tmp_path):
+    """One small person in a corner, zoomed in fourfold: most views miss it."""
+    instances = [{"file": "a.png", "segmentation": person(14, 4, 34)}]
+    files = write_coco(tmp_path, {"a.png": (160, 160)}, instances)
+    augment = Augment(GeometricAugment(flip=0.5, scale=(4.0, 4.0)))
+    dataset = make(files, sampler=RoiSampler(2), augment=augment)
+    for epoch in range(25):
+        sample = dataset[epoch, 0]
+        assert (sample.targets == 1).any(axis=(1, 2)).all()
+        box = sample.transform.boxes(dataset.annotations.pixel_boxes(0))[0]
+        seen = np.clip(box, 0, 64)
+        assert (seen[2:] - seen[:2]).prod() >= 0.39 * (box[2:] - box[:2]).prod()
+
+
+# --- evaluation items -----------------------------------------------------------------------------
+
+
+def test_images_without_a_roi_are_no_items(evaluation):
+    names = [evaluation[n].file_name for n in range(len(evaluation))]
+    assert names == ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]
+    assert evaluation.num_rois == 10
+
+
+def test_evaluation_gives_every_eligible_box_exactly_and_in_order(evaluation):
+    annotations = evaluation.annotations
+    for n in range(len(evaluation)):
+        sample = evaluation[n]
+        eligible = annotations.eligible(sample.image_index, 16)
+        want = Letterbox(SIZE).fit(*sample.original_size).boxes(annotations.pixel_boxes(sample.image_index))
+        np.testing.assert_array_equal(sample.rois, want[eligible])
+        assert_same(sample, evaluation[7, n])  # the epoch changes nothing
+
+
+def test_evaluation_carries_the_true_masks_at_the_original_size(evaluation):
+    annotations = evaluation.annotations
+    for n in range(len(evaluation)):
+        sample = evaluation[n]
+        instances = annotations.instances(sample.image_index)
+        owners = instances[annotations.eligible(sample.image_index, 16)]
+        assert sample.truths == [annotations.shape(sample.image_index, int(i)).rle() for i in owners]
+        assert all(tuple(truth["size"]) == sample.original_size for truth in sample.truths)
+
+
+@pytest.mark.parametrize(("least", "images", "rois"), [(0, 5, 11), (16, 5, 10), (30, 5, 7), (35, 4, 5)])
+def test_the_least_roi_size_decides_what_is_an_item(coco_set, least, images, rois):
+    dataset = make(coco_set, min_roi_size=least)
+    assert len(dataset) == images
+    assert dataset.num_rois == rois == sum(len(dataset[n].rois) for n in range(images))
+
+
+def test_a_set_without_a_large_enough_person_says_so(coco_set):
+    with pytest.raises(UserError, match=r"both sides of 500 pixels.*data\.min_roi_size"):
+        make(coco_set, min_roi_size=500)
+
+
+def test_images_may_lie_in_subfolders(tmp_path):
+    instances = [{"file": "sub/a.png", "segmentation": person(30, 5, 50)}]
+    dataset = make(write_coco(tmp_path, {"sub/a.png": (60, 60)}, instances))
+    assert dataset[0].file_name == "sub/a.png"
+
+
+# --- images that are wrong ------------------------------------------------------------------------
+
+
+def test_missing_images_are_counted_and_the_first_is_named(broken_set):
+    (broken_set.images / "b.jpg").unlink()
+    (broken_set.images / "d.jpg").unlink()
+    with pytest.raises(UserError, match=r"2 of 5 images .* the first is b\.jpg"):
+        make(broken_set)
+
+
+def test_an_image_that_is_no_item_may_be_missing(broken_set):
+    (broken_set.images / "empty.jpg").unlink()
+    assert len(make(broken_set)) == 5
+
+
+def test_a_missing_folder_is_named_with_its_setting(coco_set, tmp_path):
+    with pytest.raises(UserError, match=r"image folder not found: .*data\.train_images"):
+        RoiDataset(load_annotations(coco_set.json), tmp_path / "none", Letterbox(SIZE), SPEC)
+
+
+def test_an_image_that_vanishes_later_is_named(broken_set):
+    dataset = make(broken_set)
+    (broken_set.images / "b.jpg").unlink()
+    with pytest.raises(UserError, match=r"image not found: .*b\.jpg"):
+        dataset[1]
+
+
+def spoil_size(path):
+    cv2.imwrite(str(path), np.zeros((30, 20, 3), np.uint8))
+
+
+def spoil_text(path):
+    path.write_text("this is no picture\n" * 50)
+
+
+def spoil_empty(path):
+    path.write_bytes(b"")
+
+
+def spoil_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [(spoil_size, "20x30 pixels, its annotation record says 64x96"), (spoil_text, "b.jpg"),
+     (spoil_empty, "b.jpg"), (spoil_folder, "b.jpg")],
+)  # fmt: skip
+def test_an_image_that_does_not_fit_is_named(broken_set, spoil, words):
+    dataset = make(broken_set)
+    spoil(broken_set.images / "b.jpg")
+    with pytest.raises(UserError, match=words) as caught:
+        dataset[1]
+    assert str(broken_set.images / "b.jpg") in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_a_truncated_image_is_named_not_filled_with_grey(tmp_path, suffix, share):
+    path = tmp_path / f"a{suffix}"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (80, 90, 3)).astype(np.uint8))
+    assert read_image(path).shape == (80, 90, 3)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(UserError, match="damaged") as caught:
+        read_image(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tif"])
+def test_damaged_bytes_give_a_picture_or_a_named_error(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8))
+    whole = path.read_bytes()
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        data = bytearray(whole)
+        for _ in range(rng.integers(1, 4)):
+            data[rng.integers(min(len(data), 200))] = rng.integers(256)
+        path.write_bytes(bytes(data))
+        message = user_error(read_image, path)
+        assert not message or str(path) in message
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_an_image_of_too_many_pixels_is_refused_unread(tmp_path):
+    path = tmp_path / "huge.png"
+    Image.new("1", (20_000, 5_001)).save(path)
+    assert MAX_PIXELS < 20_000 * 5_001
+    with pytest.raises(UserError, match="20000x5001"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "LA"])
+def test_pictures_of_any_colour_mode_become_rgb(tmp_path, mode):
+    picture = Image.new("RGB", (20, 10), (200, 30, 60))
+    picture.paste((255, 255, 255), (10, 0, 20, 10))
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    picture.convert(mode).save(path)
+    image = read_image(path, (10, 20))
+    assert image.shape == (10, 20, 3)
+    assert image.dtype == np.uint8
+    assert (image[:, 15] > 250).all()
+    if mode in ("RGBA", "P", "CMYK"):
+        np.testing.assert_allclose(image[5, 5], [200, 30, 60], atol=30)
+
+
+def test_a_picture_is_turned_as_its_camera_says(tmp_path):
+    picture = Image.new("RGB", (30, 20))
+    picture.paste((255, 255, 255), (0, 0, 10, 20))  # the left third
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: to be turned by 90 degrees clockwise
+    picture.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    image = read_image(tmp_path / "a.jpg", (30, 20))
+    assert (image[:8] > 200).all()  # left has become the top
+    assert (image[12:] < 50).all()
+
+
+def test_colours_are_red_green_blue(tmp_path):
+    Image.new("RGB", (4, 4), (10, 20, 30)).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png")[0, 0], [10, 20, 30])
+
+
+@pytest.mark.realdata
+def test_real_images_decode_as_opencv_decodes_them(realdata):
+    for path in sorted((realdata / "coco128_person/images/val2017").glob("*.jpg"))[:5]:
+        theirs = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+        assert np.abs(read_image(path).astype(int) - theirs).max() <= 2
+
+
+# --- order and distribution -----------------------------------------------------------------------
+
+
+def test_epochs_are_shuffled_differently_and_the_same_seed_alike():
+    sampler, same, other = (EpochSampler(50, seed, shuffle=True) for seed in (3, 3, 4))
+    first, again = list(sampler), list(sampler)
+    assert first == again == list(same)
+    assert sorted(n for _, n in first) == list(range(50))
+    sampler.set_epoch(1)
+    assert [e for e, _ in sampler] == [1] * 50
+    assert [n for _, n in sampler] != [n for _, n in first]
+    assert sorted(n for _, n in sampler) == list(range(50))
+    assert list(other) != first
+
+
+def test_without_shuffling_the_order_is_the_files():
+    sampler = EpochSampler(5, 3, shuffle=False)
+    sampler.set_epoch(9)
+    assert list(sampler) == [(9, n) for n in range(5)]
+    assert len(sampler) == 5
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize(
+    ("length", "world"), [(10, 1), (10, 2), (11, 2), (7, 3), (3, 3), (3, 4), (2, 5), (1, 4), (1, 8), (5, 64)]
+)
+def test_processes_take_equal_shares_that_cover_everything(monkeypatch, shuffle, length, world):
+    shares = []
+    for rank in range(world):
+        monkeypatch.setattr(dataset_module, "_rank_and_world", lambda rank=rank: (rank, world))
+        sampler = EpochSampler(length, 0, shuffle)
+        sampler.set_epoch(2)
+        share = list(sampler)
+        assert len(share) == len(sampler)
+        shares.append([n for _, n in share])
+    assert len({len(share) for share in shares}) == 1
+    together = [n for share in shares for n in share]
+    assert set(together) == set(range(length))
+    assert len(together) < length + world  # nothing more than the last round is repeated
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+def test_a_batch_numbers_the_rois_by_image_in_order(evaluation):
+    samples = [evaluation[n] for n in (2, 0, 1)]
+    batch = collate(samples)
+    assert batch.images.shape == (3, *SIZE, 3)
+    assert batch.images.dtype == torch.uint8
+    assert batch.rois[:, 0].tolist() == [0, 0, 1, 1, 2]
+    assert batch.rois.dtype == torch.float32
+    np.testing.assert_array_equal(batch.rois[:, 1:], np.concatenate([s.rois for s in samples]))
+    np.testing.assert_array_equal(batch.targets, np.concatenate([s.targets for s in samples]))
+    np.testing.assert_array_equal(batch.images[1], samples[1].image)
+
+
+def without_rois(sample):
+    return type(sample)(
+        sample.image_index, sample.file_name, sample.image, sample.transform, sample.original_size,
+        sample.rois[:0], sample.targets[:0],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("empty", [(0,), (1,), (0, 2), (0, 1, 2)])
+def test_images_without_rois_are_batched(evaluation, empty):
+    samples = [without_rois(evaluation[n]) if n in empty else evaluation[n] for n in range(3)]
+    batch = collate(samples)
+    assert batch.rois.shape == (sum(len(s.rois) for s in samples), 5)
+    assert batch.targets.shape == (len(batch.rois), 14, 14)
+    assert set(batch.rois[:, 0].int().tolist()) == set(range(3)) - set(empty)
+    assert [len(boxes) for boxes in batch.original_boxes()] == [len(s.rois) for s in samples]
+
+
+def test_rois_are_taken_back_to_original_pixels(training, evaluation):
+    batch = collate([evaluation[n] for n in range(len(evaluation))])
+    for sample, boxes in zip(batch.samples, batch.original_boxes(), strict=True):
+        annotations = evaluation.annotations
+        eligible = annotations.eligible(sample.image_index, 16)
+        np.testing.assert_allclose(boxes, annotations.pixel_boxes(sample.image_index)[eligible], atol=1e-3)
+    mirrored = collate([training[epoch, 0] for epoch in range(6)])
+    assert any(sample.transform.scale_x < 0 for sample in mirrored.samples)
+    for boxes in mirrored.original_boxes():
+        assert (boxes[:, :2] < boxes[:, 2:]).all()
+
+
+def test_moving_a_batch_keeps_everything(evaluation):
+    batch = collate([evaluation[0]])
+    batch.features = (torch.ones(1, 2, 3, 3),)
+    moved = batch.to("cpu")
+    assert torch.equal(moved.rois, batch.rois)
+    assert torch.equal(moved.features[0], batch.features[0])
+    assert moved.samples is batch.samples

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import uncompressed_rle
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from pycocotools import mask as coco_mask
+
+from roiseg.data import rle
+
+masks = hnp.array_shapes(min_dims=2, max_dims=2, max_side=40).flatmap(
+    lambda shape: hnp.arrays(np.uint8, shape, elements=st.integers(0, 1))
+)
+
+
+@given(masks)
+def test_encoding_equals_pycocotools_and_decodes_back(mask):
+    encoded = rle.encode(mask)
+    assert encoded == coco_mask.encode(np.asfortranarray(mask))
+    np.testing.assert_array_equal(rle.decode(encoded), mask.astype(bool))
+
+
+@given(masks)
+def test_a_mask_in_any_memory_order_or_type_is_encoded_alike(mask):
+    for other in (mask.astype(bool), np.asfortranarray(mask), mask[::-1][::-1], mask.astype(np.int64)):
+        assert rle.encode(other) == rle.encode(mask)
+
+
+@given(masks)
+def test_uncompressed_runs_are_compressed_as_pycocotools_does(mask):
+    runs = uncompressed_rle(mask)
+    counts = rle.checked_counts(runs, mask.shape)
+    assert counts == coco_mask.encode(np.asfortranarray(mask))["counts"]
+
+
+@given(masks, st.booleans())
+def test_compressed_counts_come_back_unchanged(mask, as_text):
+    encoded = coco_mask.encode(np.asfortranarray(mask))
+    counts = encoded["counts"].decode() if as_text else encoded["counts"]
+    assert rle.checked_counts({"size": list(mask.shape), "counts": counts}, mask.shape) == encoded["counts"]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4000), (4000, 1), (1200, 1600)])
+@pytest.mark.parametrize("value", [0, 1])
+def test_large_and_thin_masks_of_one_run_survive(shape, value):
+    encoded = rle.encode(np.full(shape, value, np.uint8))
+    counts = rle.checked_counts({"size": list(shape), "counts": encoded["counts"].decode()}, shape)
+    decoded = rle.decode({"size": list(shape), "counts": counts})
+    assert decoded.shape == shape
+    assert (decoded == value).all()
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        [], [5], [4, 2, 7], [6, -6, 12], [-1, 13], [3, 3, 3, 3, 1], [12.0], ["12"], [None], [[12]],
+        [True, 11], [2**32 + 12], [2**64, -(2**64), 12], [10**400],
+    ],
+)  # fmt: skip
+def test_runs_that_do_not_fit_the_image_are_refused(runs):
+    with pytest.raises(ValueError, match="RLE"):
+        rle.checked_counts({"size": [3, 4], "counts": runs}, (3, 4))
+
+
+@pytest.mark.parametrize(
+    "size", [[4, 3], [3, 5], [12], [], None, 12, "34", [3, 4, 1], ["3", "4"], {"h": 3}, [None, None]]
+)
+def test_another_size_than_the_images_is_refused(size):
+    with pytest.raises(ValueError, match="RLE size"):
+        rle.checked_counts({"size": size, "counts": [12]}, (3, 4))
+
+
+@pytest.mark.parametrize("segmentation", [{}, {"size": [3, 4]}, {"counts": [12]}])
+def test_a_missing_field_is_refused(segmentation):
+    with pytest.raises(ValueError, match="RLE"):
+        rle.checked_counts(segmentation, (3, 4))
+
+
+@pytest.mark.parametrize("counts", [None, 12, 1.5, {"a": 1}, (12,)])
+def test_counts_of_another_kind_are_refused(counts):
+    with pytest.raises(ValueError, match="RLE counts"):
+        rle.checked_counts({"size": [3, 4], "counts": counts}, (3, 4))
+
+
+def test_more_pixels_than_a_run_can_count_are_refused():
+    size = (1 << 16, 1 << 16)
+    with pytest.raises(ValueError, match="32-bit"):
+        rle.checked_counts({"size": list(size), "counts": [1 << 32]}, size)
+
+
+@pytest.mark.parametrize("counts", ["é", "<é", "12ü", "\ud800", " ", "\0", "p", "<\n"])
+def test_characters_that_no_encoder_writes_are_refused(counts):
+    with pytest.raises(ValueError, match="RLE"):
+        rle.checked_counts({"size": [3, 5], "counts": counts}, (3, 5))
+
+
+def test_a_foreign_character_never_stands_for_a_run_that_happens_to_fit():
+    # replaced by "?" it would read as a run of 15, the size of this image
+    with pytest.raises(ValueError, match="RLE"):
+        rle.checked_counts({"size": [3, 5], "counts": "é"}, (3, 5))
+
+
+@given(masks.filter(lambda m: m.size > 40), st.data())
+def test_a_truncated_string_is_refused(mask, data):
+    counts = coco_mask.encode(np.asfortranarray(mask))["counts"]
+    cut = counts[: data.draw(st.integers(0, len(counts) - 1))]
+    with pytest.raises(ValueError, match="RLE"):
+        rle.checked_counts({"size": list(mask.shape), "counts": cut}, mask.shape)
+
+
+@settings(max_examples=3000)
+@given(
+    st.binary(max_size=30)
+    | st.text(max_size=30)
+    | st.text(st.characters(min_codepoint=48, max_codepoint=111))
+)
+def test_random_strings_are_refused_or_decode_within_the_image(counts):
+    try:
+        checked = rle.checked_counts({"size": [6, 7], "counts": counts}, (6, 7))
+    except ValueError:
+        return
+    assert rle.decode({"size": [6, 7], "counts": checked}).shape == (6, 7)
+
+
+def test_thousands_of_damaged_strings_never_crash():
+    """One or two characters of a real encoding changed: the kind of damage that looks right."""
+    rng = np.random.default_rng(0)
+    survivors = 0
+    for _ in range(4000):
+        mask = np.asfortranarray(rng.random((9, 11)) < 0.3, np.uint8)
+        counts = bytearray(coco_mask.encode(mask)["counts"])
+        for _ in range(rng.integers(1, 3)):
+            counts[rng.integers(len(counts))] = rng.integers(40, 120)
+        try:
+            checked = rle.checked_counts({"size": [9, 11], "counts": bytes(counts)}, (9, 11))
+        except ValueError:
+            continue
+        survivors += 1
+        assert rle.decode({"size": [9, 11], "counts": checked}).shape == (9, 11)
+    assert survivors < 1000  # almost all damage shows in the sum

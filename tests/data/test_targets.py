@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from helpers import ellipse, hole_rle, rectangle, segmentation_mask, write_coco
+
+from roiseg.data.annotations import load_annotations
+from roiseg.data.targets import IGNORE, TargetSpec, draw_targets
+from roiseg.geometry import boxes as box_ops
+from roiseg.geometry.letterbox import Letterbox, Transform
+
+# --- an independent reference: 9 x 9 points a cell (odd: no ties), each looked up in original pixels ---
+
+
+def inside_polygon(polygon, xs, ys):
+    """Even-odd rule for every point of the raster ys x xs, a row at a time."""
+    points = np.reshape(polygon, (-1, 2)).astype(np.float64)
+    ends = np.roll(points, -1, axis=0)
+    result = np.zeros((len(ys), len(xs)), bool)
+    for row, y in enumerate(ys):
+        crosses = (points[:, 1] <= y) != (ends[:, 1] <= y)
+        a, b = points[crosses], ends[crosses]
+        hits = np.sort(a[:, 0] + (y - a[:, 1]) / (b[:, 1] - a[:, 1]) * (b[:, 0] - a[:, 0]))
+        result[row] = np.searchsorted(hits, xs) % 2 == 1
+    return result
+
+
+def inside(record, size, xs, ys):
+    """Is each point of the raster (original pixels) within the instance?"""
+    outline = record["segmentation"]
+    if isinstance(outline, list):
+        return np.any([inside_polygon(part, xs, ys) for part in outline], axis=0)
+    mask = segmentation_mask(outline, *size) > 0
+    within_x, within_y = (xs >= 0) & (xs < size[1]), (ys >= 0) & (ys < size[0])
+    x, y = (
+        np.clip(np.floor(xs).astype(int), 0, size[1] - 1),
+        np.clip(np.floor(ys).astype(int), 0, size[0] - 1),
+    )
+    return mask[np.ix_(y, x)] & np.outer(within_y, within_x)
+
+
+def reference(records, size, transform, window, grid, owner, num_classes, samples=9):
+    """Labels of a `grid` stretched over `window` (input pixels); most of a cell decides."""
+
+    def cover(record):
+        steps = [(np.arange(n * samples) + 0.5) / (n * samples) for n in grid]
+        ys = (window[1] + steps[0] * (window[3] - window[1]) - transform.shift_y) / transform.scale_y
+        xs = (window[0] + steps[1] * (window[2] - window[0]) - transform.shift_x) / transform.scale_x
+        hits = inside(record, size, xs, ys)
+        return hits.reshape(grid[0], samples, grid[1], samples).mean(axis=(1, 3)) > 0.5
+
+    labels = np.zeros(grid, np.uint8)
+    others = [record for n, record in enumerate(records) if n != owner]
+    for record in others:
+        if record["iscrowd"]:
+            labels[cover(record)] = 255
+    for record in others:
+        if not record["iscrowd"]:
+            labels[cover(record)] = 2 if num_classes == 3 else 0
+    labels[cover(records[owner])] = 1
+    return labels
+
+
+def compare_set(json_file, spec, letterbox, mirror=False, jitter=0.1, images=None):
+    """Share of target pixels that differ from the reference, over all eligible ROIs of a set."""
+    annotations = load_annotations(json_file)
+    content = json.loads(json_file.read_text())
+    rng = np.random.default_rng(0)
+    wrong = total = 0
+    for i in range(len(annotations))[:images]:
+        instances, size = annotations.instances(i), annotations.size(i)
+        by_id = {record["id"]: record for record in content["annotations"]}
+        records = [by_id[int(n)] for n in annotations.ids[instances]]
+        owners = annotations.eligible(i, 16)
+        transform = letterbox.fit(*size)
+        if mirror:
+            transform = mirrored(transform, letterbox)
+        boxes = transform.boxes(annotations.pixel_boxes(i))
+        rois = box_ops.jitter(boxes[owners], rng, jitter, jitter)
+        shapes = [annotations.shape(i, int(n)) for n in instances]
+        crowd = annotations.crowd[instances]
+        targets = draw_targets(spec, shapes, boxes, crowd, transform, rois, owners)
+        assert targets.shape == (len(owners), *spec.size)
+        assert targets.dtype == np.uint8
+        for target, roi, owner in zip(targets, rois.astype(float), owners, strict=True):
+            window = roi if spec.frame == "roi" else (0, 0, spec.image_size[1], spec.image_size[0])
+            want = reference(records, size, transform, window, spec.size, owner, spec.num_classes)
+            wrong += int((target != want).sum())
+            total += want.size
+    assert total
+    return wrong / total
+
+
+def mirrored(transform, letterbox):
+    return Transform(
+        -transform.scale_x, transform.scale_y, letterbox.size[1] - transform.shift_x, transform.shift_y
+    )
+
+
+SPECS = {
+    "28x28": TargetSpec("roi", (28, 28), 3, (128, 128)),
+    "56x56": TargetSpec("roi", (56, 56), 3, (128, 128)),
+    "a tall grid": TargetSpec("roi", (64, 24), 3, (128, 128)),
+    "two classes": TargetSpec("roi", (28, 28), 2, (128, 128)),
+    "the image at stride 2": TargetSpec("image", (64, 64), 3, (128, 128)),
+    "the image at stride 4, two classes": TargetSpec("image", (32, 32), 2, (128, 128)),
+}
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize("mirror", [False, True])
+def test_targets_equal_the_supersampled_reference(coco_set, spec, mirror):
+    assert compare_set(coco_set.json, spec, Letterbox(spec.image_size), mirror) <= 0.006
+
+
+@pytest.mark.parametrize(
+    "letterbox",
+    [Letterbox((96, 160)), Letterbox((160, 96), "topleft"), Letterbox((120, 72), keep_aspect=False)],
+    ids=["wide", "tall", "stretched"],
+)
+def test_targets_follow_any_letterbox(coco_set, letterbox):
+    spec = TargetSpec("roi", (28, 20), 3, letterbox.size)
+    assert compare_set(coco_set.json, spec, letterbox) <= 0.006
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    ("frame", "grid", "mirror", "images"),
+    [("roi", (28, 28), False, 25), ("roi", (56, 40), True, 8), ("image", (80, 80), False, 6)],
+)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_targets_of_real_persons_equal_the_reference(realdata, split, frame, grid, mirror, images):
+    path = realdata / f"coco128_person/annotations/instances_{split}2017_person_only_no_crowd.json"
+    spec = TargetSpec(frame, grid, 3, (640, 640))
+    assert compare_set(path, spec, Letterbox((640, 640)), mirror, images=images) <= 0.006
+
+
+# --- the rules ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """Targets of rectangles on a 40 x 40 image, whole pixels, one cell a pixel."""
+
+    def draw(outlines, owners=(0,), crowd=(), num_classes=3, frame="image", rois=None):
+        instances = [
+            {"file": "a.png", "segmentation": outline, "iscrowd": int(n in crowd)}
+            for n, outline in enumerate(outlines)
+        ]
+        annotations = load_annotations(write_coco(tmp_path, {"a.png": (40, 40)}, instances).json)
+        boxes = annotations.pixel_boxes(0)
+        rois = np.float32(rois) if rois is not None else np.float32([[0, 0, 40, 40]] * len(owners))
+        spec = TargetSpec(frame, (40, 40), num_classes, (40, 40))
+        shapes = [annotations.shape(0, n) for n in range(len(outlines))]
+        identity = Transform(1.0, 1.0, 0.0, 0.0)
+        return draw_targets(spec, shapes, boxes, annotations.crowd, identity, rois, np.array(owners))
+
+    return draw
+
+
+LEFT, MIDDLE, RIGHT = rectangle(5, 5, 20, 35), rectangle(15, 10, 28, 30), rectangle(30, 2, 38, 12)
+
+
+def area_of(x1, y1, x2, y2):
+    mask = np.zeros((40, 40), bool)
+    mask[y1:y2, x1:x2] = True
+    return mask
+
+
+def test_three_classes_tell_the_target_from_other_persons(scene):
+    target = scene([LEFT, MIDDLE, RIGHT])[0]
+    left, middle, right = area_of(5, 5, 20, 35), area_of(15, 10, 28, 30), area_of(30, 2, 38, 12)
+    np.testing.assert_array_equal(target == 1, left)
+    np.testing.assert_array_equal(target == 2, (middle | right) & ~left)
+    assert set(np.unique(target)) == {0, 1, 2}
+
+
+def test_where_persons_overlap_each_is_the_target_of_its_own_roi(scene):
+    targets = scene([LEFT, MIDDLE], owners=(0, 1))
+    both = area_of(5, 5, 20, 35) & area_of(15, 10, 28, 30)
+    assert (targets[:, both] == 1).all()
+    assert (targets[0] > 0).sum() == (targets[1] > 0).sum()
+
+
+def test_two_classes_call_other_persons_background(scene):
+    target = scene([LEFT, MIDDLE, RIGHT], num_classes=2)[0]
+    np.testing.assert_array_equal(target, area_of(5, 5, 20, 35).astype(np.uint8))
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_a_crowd_is_ignored_only_where_no_person_is(scene, num_classes):
+    target = scene([LEFT, MIDDLE, rectangle(0, 8, 40, 20)], crowd=(2,), num_classes=num_classes)[0]
+    left, middle, crowd = area_of(5, 5, 20, 35), area_of(15, 10, 28, 30), area_of(0, 8, 40, 20)
+    np.testing.assert_array_equal(target == 1, left)
+    np.testing.assert_array_equal(target == IGNORE, crowd & ~left & ~middle)
+    np.testing.assert_array_equal(target == 2, middle & ~left & (num_classes == 3))
+
+
+def test_the_order_of_crowds_and_persons_in_the_file_does_not_matter(scene):
+    crowd = rectangle(0, 8, 40, 20)
+    first = scene([crowd, LEFT, MIDDLE], owners=(1,), crowd=(0,))
+    last = scene([LEFT, MIDDLE, crowd], owners=(0,), crowd=(2,))
+    np.testing.assert_array_equal(first, last)
+
+
+def test_a_roi_grid_shows_the_roi_alone(scene):
+    target = scene([LEFT, MIDDLE], frame="roi", rois=[[5, 5, 25, 35]])[0]
+    want = np.full((40, 40), 2, np.uint8)  # 20 x 30 pixels stretched over 40 x 40 cells
+    want[:, :30] = 1
+    want[: round(5 / 30 * 40), 30:] = want[round(25 / 30 * 40) :, 30:] = 0
+    assert (target != want).mean() < 0.02
+    assert (target[:, :30] == 1).all()
+
+
+def test_a_hole_is_background_or_the_person_behind(scene):
+    ring = hole_rle(40, 40, (5, 5, 35, 35), (12, 12, 28, 28))
+    np.testing.assert_array_equal(
+        scene([ring])[0], (area_of(5, 5, 35, 35) & ~area_of(12, 12, 28, 28)).astype(np.uint8)
+    )
+    behind = scene([ring, rectangle(10, 10, 30, 30)])[0]
+    assert (behind[area_of(12, 12, 28, 28)] == 2).all()
+
+
+def test_persons_outside_the_roi_do_not_show(scene):
+    target = scene([LEFT, RIGHT], frame="roi", rois=[[5, 5, 20, 35]])[0]
+    assert (target == 1).all()
+
+
+def test_small_instances_are_non_target_in_the_rois_of_others(coco_set):
+    annotations = load_annotations(coco_set.json)
+    image = list(annotations.file_names).index("b.jpg")
+    assert list(annotations.eligible(image, 16)) == [0]  # the small one is no ROI itself
+    letterbox = Letterbox((128, 128))
+    transform = letterbox.fit(*annotations.size(image))
+    boxes = transform.boxes(annotations.pixel_boxes(image))
+    shapes = [annotations.shape(image, int(n)) for n in annotations.instances(image)]
+    spec = TargetSpec("image", (128, 128), 3, (128, 128))
+    target = draw_targets(spec, shapes, boxes, np.zeros(2, bool), transform, boxes[:1], np.array([0]))[0]
+    small = shapes[1].rasterize(transform, (128, 128)) > 0
+    assert small.sum() > 50
+    assert set(np.unique(target[small])) == {1, 2}
+    np.testing.assert_array_equal(target == 2, small & (target != 1))
+
+
+def test_a_mirrored_view_has_the_mirrored_target(coco_set):
+    annotations = load_annotations(coco_set.json)
+    letterbox = Letterbox((128, 128))
+    wrong = total = 0
+    for i in range(len(annotations)):
+        instances, owners = annotations.instances(i), annotations.eligible(i, 16)
+        shapes = [annotations.shape(i, int(n)) for n in instances]
+        views = []
+        for change in (lambda t: t, lambda t: mirrored(t, letterbox)):
+            transform = change(letterbox.fit(*annotations.size(i)))
+            boxes = transform.boxes(annotations.pixel_boxes(i))
+            for spec in (SPECS["56x56"], SPECS["the image at stride 2"]):
+                crowd = annotations.crowd[instances]
+                views.append(draw_targets(spec, shapes, boxes, crowd, transform, boxes[owners], owners))
+        for straight, flipped in zip(views[:2], views[2:], strict=True):
+            wrong += int((straight != flipped[:, :, ::-1]).sum())
+            total += straight.size
+    assert wrong / total < 0.006
+
+
+@pytest.mark.parametrize("frame", ["roi", "image"])
+def test_no_rois_give_no_targets(frame):
+    spec = TargetSpec(frame, (14, 9), 3, (64, 64))
+    none, nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    for boxes in (none, np.float32([[1, 1, 20, 20]])):
+        crowd = np.zeros(len(boxes), bool)
+        identity = Transform(1.0, 1.0, 0.0, 0.0)
+        assert draw_targets(spec, [], boxes, crowd, identity, none, nothing).shape == (0, 14, 9)
+
+
+def test_rois_of_a_few_pixels_in_a_large_image_are_drawn(tmp_path):
+    size = (3000, 4000)
+    instances = [{"file": "a.png", "segmentation": ellipse(2000, 1500, 1900, 1400)}]
+    annotations = load_annotations(write_coco(tmp_path, {"a.png": size}, instances).json)
+    letterbox = Letterbox((64, 64))
+    transform = letterbox.fit(*size)
+    boxes = transform.boxes(annotations.pixel_boxes(0))
+    spec = TargetSpec("roi", (56, 56), 3, (64, 64))
+    rois = np.float32([[30, 30, 31, 31], [0, 8, 2, 10]])
+    shapes = [annotations.shape(0, 0)]
+    targets = draw_targets(spec, shapes, boxes, np.zeros(1, bool), transform, rois, np.array([0, 0]))
+    assert (targets[0] == 1).all()
+    assert (targets[1] == 0).all()

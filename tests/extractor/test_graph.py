@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from helpers import ONNX_LAYERS, make_onnx, run_onnx, save_onnx, user_error
+from onnx import TensorProto, helper, numpy_helper
+
+from roiseg.common.errors import UserError
+from roiseg.extractor.graph import cut_graph, load_onnx, tensor_shapes
+
+IMAGE = np.random.default_rng(0).random((1, 3, 64, 64)).astype(np.float32)
+
+
+def run(model, feed, outputs):
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(outputs, feed)
+
+
+@pytest.mark.parametrize("layer", [*ONNX_LAYERS, "/model.7/Flatten_output_0", "output"])
+def test_the_cut_graph_computes_the_same_tensor(onnx_file, layer):
+    cut = cut_graph(load_onnx(onnx_file), [layer])
+    onnx.checker.check_model(cut)
+    np.testing.assert_array_equal(
+        run(cut, {"images": IMAGE}, [layer])[0], run_onnx(onnx_file, {"images": IMAGE}, [layer])[0]
+    )
+
+
+def test_nothing_after_the_tensor_is_left(onnx_file):
+    whole = load_onnx(onnx_file)
+    sizes = [len(cut_graph(whole, [layer]).graph.node) for layer in ONNX_LAYERS]
+    assert sizes == [4, 6, 8, 10]
+    assert len(whole.graph.node) > 10
+    cut = cut_graph(whole, ["/model.2/act/Relu_output_0"])
+    assert [node.op_type for node in cut.graph.node] == ["Conv", "Relu", "Conv", "Relu"]
+    assert len(cut.graph.initializer) == 4  # no weights of what was cut away
+    assert [output.name for output in cut.graph.output] == ["/model.2/act/Relu_output_0"]
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        ["/model.6/Concat_output_0", "/model.2/act/Relu_output_0"],  # one is computed from the other
+        ["/model.2/act/Relu_output_0", "/model.3/Concat_output_0"],
+        ["/model.3/Conv_output_0", "/model.2/act/Relu_output_0"],
+        [*reversed(ONNX_LAYERS), "output"],
+    ],
+)
+def test_several_tensors_are_read_in_the_order_asked(onnx_file, layers):
+    cut = cut_graph(load_onnx(onnx_file), layers)
+    assert [output.name for output in cut.graph.output] == layers
+    for got, want in zip(
+        run(cut, {"images": IMAGE}, None), run_onnx(onnx_file, {"images": IMAGE}, layers), strict=True
+    ):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_a_tensor_named_twice_becomes_one_output(onnx_file):
+    layer = "/model.3/Concat_output_0"
+    assert [o.name for o in cut_graph(load_onnx(onnx_file), [layer, layer]).graph.output] == [layer]
+
+
+def test_the_model_handed_in_is_not_changed(onnx_file):
+    model = load_onnx(onnx_file)
+    before = copy.deepcopy(model)
+    cut_graph(model, ["/model.3/Concat_output_0"])
+    assert model == before
+
+
+def test_versions_and_inputs_are_kept(onnx_file):
+    cut = cut_graph(load_onnx(onnx_file), ["/model.3/Concat_output_0"])
+    assert cut.ir_version == 8
+    assert [(o.domain, o.version) for o in cut.opset_import] == [("", 17)]
+    assert [value.name for value in cut.graph.input] == ["images"]
+
+
+def test_an_unknown_tensor_lists_the_nearest_with_their_shapes(onnx_file):
+    with pytest.raises(UserError) as caught:
+        cut_graph(load_onnx(onnx_file), ["/model.4/Concat_output_0"], "tiny.onnx")
+    message = str(caught.value)
+    assert "tiny.onnx has no tensor `/model.4/Concat_output_0`" in message
+    assert "/model.3/Concat_output_0 [1, 20, 16, 16]" in message
+    assert "/model.6/Concat_output_0 [1, 32, 8, 8]" in message
+    assert "\n" not in message
+
+
+def test_a_name_like_no_other_says_how_many_there_are(onnx_file):
+    with pytest.raises(UserError, match=r"\d+ tensors, none similar"):
+        cut_graph(load_onnx(onnx_file), ["zzz"])
+
+
+@pytest.mark.parametrize("name", ["images", "/model.2/Conv_output_0.weight", ""])
+def test_inputs_and_weights_are_no_features(onnx_file, name):
+    with pytest.raises(UserError, match="has no tensor"):
+        cut_graph(load_onnx(onnx_file), [name])
+
+
+def test_no_layers_are_refused_by_name(onnx_file):
+    with pytest.raises(UserError, match=r"extractor\.layers is empty"):
+        cut_graph(load_onnx(onnx_file), [])
+
+
+def test_free_sizes_show_in_the_shapes(dynamic_onnx_file):
+    shapes = tensor_shapes(onnx.shape_inference.infer_shapes(load_onnx(dynamic_onnx_file)))
+    assert shapes["/model.3/Concat_output_0"] == "[N, 20, 16, 16]"
+    assert "images" not in shapes
+
+
+def images_input(name="images", shape=(1, 3, 8, 8)):
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
+
+
+def image_output(name="output"):
+    return images_input(name)
+
+
+def test_an_input_that_only_later_parts_need_is_dropped(tmp_path):
+    nodes = [
+        helper.make_node("Relu", ["images"], ["features"]),
+        helper.make_node("Mul", ["features", "threshold"], ["output"]),
+    ]
+    path = save_onnx(
+        tmp_path / "m.onnx", nodes, [images_input(), images_input("threshold")], [image_output()]
+    )
+    cut = cut_graph(load_onnx(path), ["features"])
+    assert [value.name for value in cut.graph.input] == ["images"]
+    assert [v.name for v in cut_graph(load_onnx(path), ["output"]).graph.input] == ["images", "threshold"]
+
+
+def test_what_a_branch_reads_from_outside_is_kept(tmp_path):
+    """The branches of an If read tensors of the outer graph without naming them as inputs."""
+    then = helper.make_graph([helper.make_node("Relu", ["doubled"], ["a"])], "then", [], [image_output("a")])
+    other = helper.make_graph([helper.make_node("Neg", ["doubled"], ["b"])], "else", [], [image_output("b")])
+    nodes = [
+        helper.make_node("Add", ["images", "images"], ["doubled"]),
+        helper.make_node("If", ["yes"], ["features"], then_branch=then, else_branch=other),
+        helper.make_node("Sigmoid", ["features"], ["output"]),
+    ]
+    weights = [numpy_helper.from_array(np.array(True), "yes")]
+    path = save_onnx(tmp_path / "m.onnx", nodes, [images_input()], [image_output()], weights)
+    cut = cut_graph(load_onnx(path), ["features"])
+    assert [node.op_type for node in cut.graph.node] == ["Add", "If"]
+    image = np.linspace(-1, 1, 192, dtype=np.float32).reshape(1, 3, 8, 8)
+    np.testing.assert_array_equal(run(cut, {"images": image}, ["features"])[0], np.maximum(image * 2, 0))
+
+
+def test_weights_listed_as_inputs_are_no_inputs(tmp_path):
+    """Files of before IR 4 list every weight among the inputs."""
+    nodes = [
+        helper.make_node("Mul", ["images", "w"], ["features"]),
+        helper.make_node("Relu", ["features"], ["output"]),
+    ]
+    weights = [numpy_helper.from_array(np.full((1,), 2, np.float32), "w")]
+    path = save_onnx(
+        tmp_path / "m.onnx", nodes, [images_input(), images_input("w", [1])], [image_output()], weights
+    )
+    cut = cut_graph(load_onnx(path), ["features"])
+    assert [value.name for value in cut.graph.input] == ["images"]
+    image = np.ones((1, 3, 8, 8), np.float32)
+    np.testing.assert_array_equal(run(cut, {"images": image}, ["features"])[0], image * 2)
+
+
+def test_an_fp16_model_is_cut_alike(tmp_path):
+    path = make_onnx(tmp_path / "half.onnx", dtype="float16")
+    image = IMAGE.astype(np.float16)
+    cut = cut_graph(load_onnx(path), ["/model.3/Concat_output_0"])
+    got = run(cut, {"images": image}, ["/model.3/Concat_output_0"])[0]
+    assert got.dtype == np.float16
+    want = run_onnx(path, {"images": image}, ["/model.3/Concat_output_0"])[0]
+    np.testing.assert_allclose(got.astype(float), want.astype(float), atol=1e-2)
+
+
+# --- files that are wrong -------------------------------------------------------------------------
+
+
+def test_a_missing_file_says_which_setting_names_it(tmp_path):
+    with pytest.raises(UserError, match=r"extractor ONNX file not found: .*extractor\.onnx_path"):
+        load_onnx(tmp_path / "none.onnx")
+
+
+@pytest.mark.parametrize("path", [None, ""])
+def test_an_unset_path_says_which_setting_to_set(path):
+    with pytest.raises(UserError, match=r"not set: set extractor\.onnx_path"):
+        load_onnx(path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.7, 0.99])
+def test_a_truncated_file_is_named(onnx_file, tmp_path, share):
+    whole = onnx_file.read_bytes()
+    path = tmp_path / "cut.onnx"
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(UserError, match="export or copy it anew") as caught:
+        load_onnx(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "data", [b"hello", bytes(range(256)) * 20, b"<!DOCTYPE html><html></html>", b"\0" * 4096]
+)
+def test_a_file_of_something_else_is_named(tmp_path, data):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"model\.onnx"):
+        load_onnx(path)
+
+
+def test_randomly_damaged_files_give_a_graph_or_a_clear_error(tmp_path, onnx_file):
+    rng = np.random.default_rng(0)
+    whole = onnx_file.read_bytes()
+    path = tmp_path / "model.onnx"
+    for _ in range(150):
+        data = bytearray(whole if rng.random() < 0.5 else rng.bytes(300))
+        for _ in range(5):
+            data[rng.integers(min(len(data), 3000))] = rng.integers(256)
+        path.write_bytes(bytes(data))
+        assert "\n" not in user_error(lambda: cut_graph(load_onnx(path), ["/model.3/Concat_output_0"]))

@@ -1,0 +1,389 @@
+from __future__ import annotations
+
+import hashlib
+
+import cv2
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from helpers import ONNX_LAYERS, make_onnx, run_onnx, save_onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from roiseg.common.errors import UserError
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.extractor.preprocess import Preprocess
+
+SIZE = (64, 64)
+LAYERS = list(ONNX_LAYERS)
+
+
+def pictures(count, size=SIZE, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, *size, 3), generator=generator).byte()
+
+
+def extractor_of(path, layers, size=SIZE, **options):
+    return OnnxExtractor(str(path), layers, Preprocess(size, **options), threads=1)
+
+
+def direct(path, images, layers, input_name="images"):
+    """The whole detector, picture by picture, with the tensors as additional outputs."""
+    feeds = [
+        image[None].astype(np.float32).transpose(0, 3, 1, 2) / np.float32(255) for image in images.numpy()
+    ]
+    runs = [run_onnx(path, {input_name: feed}, layers) for feed in feeds]
+    return [np.concatenate(parts) for parts in zip(*runs, strict=True)]
+
+
+# --- preprocessing --------------------------------------------------------------------------------
+
+
+def naive_tensor(images, color, divisor, mean, std):
+    count, height, width, _ = images.shape
+    result = np.zeros((count, 3, height, width))
+    for n in range(count):
+        for c in range(3):
+            source = c if color == "rgb" else 2 - c
+            for y in range(height):
+                for x in range(width):
+                    result[n, c, y, x] = (float(images[n, y, x, source]) / divisor - mean[c]) / std[c]
+    return result
+
+
+@pytest.mark.parametrize("color", ["rgb", "bgr"])
+@pytest.mark.parametrize(
+    ("divisor", "mean", "std"),
+    [
+        (255.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # YOLOv5 to v9
+        (1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # YOLOX
+        (255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        (1.0, (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)),
+        (127.5, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)),
+    ],
+)
+def test_the_input_tensor_is_what_naive_arithmetic_gives(color, divisor, mean, std):
+    images = pictures(2, (5, 7))
+    tensor = Preprocess((5, 7), color=color, divisor=divisor, mean=mean, std=std)(images)
+    assert tensor.dtype == torch.float32
+    assert tensor.is_contiguous()
+    want = naive_tensor(images.numpy(), color, divisor, mean, std)
+    np.testing.assert_allclose(tensor.numpy(), want, atol=1e-5, rtol=1e-6)
+
+
+def test_known_pixels_become_known_numbers():
+    red = torch.tensor([255, 51, 0], dtype=torch.uint8).repeat(1, 2, 2, 1)
+    assert Preprocess((2, 2))(red)[0, :, 0, 0].tolist() == pytest.approx([1.0, 0.2, 0.0])
+    assert Preprocess((2, 2), color="bgr", divisor=1)(red)[0, :, 0, 0].tolist() == [0.0, 51.0, 255.0]
+
+
+def test_the_pictures_handed_in_are_not_changed():
+    images = pictures(1)
+    before = images.clone()
+    Preprocess(SIZE, color="bgr", mean=(0.5, 0.5, 0.5))(images)
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"color": "gray"}, "color must be rgb or bgr, got gray"),
+        ({"std": (1, 0, 1)}, "std"),
+        ({"std": (1, 1)}, "mean and std need 3 numbers"),
+        ({"mean": (0,)}, "mean and std need 3 numbers"),
+        ({"std": ()}, "mean and std need 3 numbers"),
+        ({"divisor": 0}, "divisor must not be 0"),
+        ({"image_size": (640,)}, "image_size"),
+        ({"image_size": (3, 640, 640)}, "image_size"),
+        ({"image_size": (0, 640)}, "image_size"),
+        ({"align": "left"}, "align"),
+    ],
+)
+def test_impossible_preprocessing_is_refused_by_name(options, words):
+    with pytest.raises(UserError, match=words):
+        Preprocess(**({"image_size": (64, 64)} | options))
+
+
+# --- features -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_features_equal_those_of_the_whole_detector(onnx_file, layer):
+    extractor = extractor_of(onnx_file, layer)
+    images = pictures(3)
+    (features,) = extractor(images)
+    channels, stride = ONNX_LAYERS[layer]
+    assert features.shape == (3, channels, 64 // stride, 64 // stride)
+    assert features.dtype == torch.float32
+    assert extractor.channels == (channels,)
+    assert extractor.strides == (stride,)
+    np.testing.assert_allclose(features.numpy(), direct(onnx_file, images, [layer])[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [LAYERS, LAYERS[::-1], [LAYERS[3], LAYERS[0]], [LAYERS[1], LAYERS[2]]])
+def test_several_layers_come_in_the_order_asked(onnx_file, layers):
+    extractor = extractor_of(onnx_file, layers)
+    images = pictures(2)
+    assert extractor.channels == tuple(ONNX_LAYERS[layer][0] for layer in layers)
+    assert extractor.strides == tuple(ONNX_LAYERS[layer][1] for layer in layers)
+    for got, want in zip(extractor(images), direct(onnx_file, images, layers), strict=True):
+        np.testing.assert_allclose(got.numpy(), want, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_free_batch_and_a_batch_of_one_give_the_same(onnx_file, dynamic_onnx_file, count):
+    images = pictures(count)
+    one, free = extractor_of(onnx_file, LAYERS), extractor_of(dynamic_onnx_file, LAYERS)
+    for a, b in zip(one(images), free(images), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("file", ["onnx_file", "dynamic_onnx_file"])
+def test_no_pictures_give_no_features(file, request):
+    features = extractor_of(request.getfixturevalue(file), LAYERS)(pictures(0))
+    assert [f.shape[0] for f in features] == [0] * 4
+
+
+def test_earlier_features_are_not_overwritten_by_later_calls(dynamic_onnx_file):
+    extractor = extractor_of(dynamic_onnx_file, LAYERS[0])
+    (first,) = extractor(pictures(2, seed=1))
+    before = first.clone()
+    extractor(pictures(2, seed=2))
+    assert torch.equal(first, before)
+
+
+def test_pictures_in_any_memory_layout_are_read_right(dynamic_onnx_file):
+    extractor = extractor_of(dynamic_onnx_file, LAYERS[0])
+    images = pictures(2)
+    strided = images.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    assert not strided.is_contiguous()
+    assert torch.equal(extractor(images)[0], extractor(strided)[0])
+
+
+def test_an_fp16_detector_takes_and_gives_float32_at_the_border(tmp_path, onnx_file):
+    half = make_onnx(tmp_path / "half.onnx", dtype="float16")
+    images = pictures(2)
+    features = extractor_of(half, LAYERS)(images)
+    for got, want in zip(features, extractor_of(onnx_file, LAYERS)(images), strict=True):
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, want, atol=2e-2, rtol=2e-2)
+
+
+def test_features_never_require_gradients(onnx_file):
+    with torch.enable_grad():
+        features = extractor_of(onnx_file, LAYERS)(pictures(1))
+    assert not any(f.requires_grad or f.grad_fn for f in features)
+
+
+def test_features_can_be_trained_on(onnx_file):
+    (features,) = extractor_of(onnx_file, LAYERS[0])(pictures(1))
+    weight = torch.ones(12, requires_grad=True)
+    (features * weight[:, None, None]).sum().backward()
+    torch.testing.assert_close(weight.grad, features.sum(dim=(0, 2, 3)))
+
+
+def test_the_file_is_not_touched(tmp_path):
+    path = make_onnx(tmp_path / "m.onnx")
+    before, stamp = path.read_bytes(), path.stat().st_mtime_ns
+    extractor = extractor_of(path, LAYERS)
+    extractor(pictures(2))
+    assert path.read_bytes() == before
+    assert path.stat().st_mtime_ns == stamp
+    assert extractor.digest == hashlib.sha256(before).hexdigest()
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_the_users_detector_by_its_input_tensor_name_and_shape(tmp_path):
+    """As `yolov9_e_wholebody25_0100_1x3x640x640`: `/model.34/Concat_output_0` [1, 1024, 80, 80]."""
+    layer, rng = "/model.34/Concat_output_0", np.random.default_rng(0)
+    weight = rng.normal(0, 1, (512, 3, 1, 1)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["images", "w"], ["/model.33/Conv_output_0"], strides=[8, 8]),
+        helper.make_node("Relu", ["/model.33/Conv_output_0"], ["/model.33/Relu_output_0"]),
+        helper.make_node("Concat", ["/model.33/Conv_output_0", "/model.33/Relu_output_0"], [layer], axis=1),
+        helper.make_node("ReduceMean", [layer], ["output0"], axes=[2, 3], keepdims=0),
+    ]
+    path = save_onnx(
+        tmp_path / "yolov9_e.onnx",
+        nodes,
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 640, 640])],
+        [helper.make_tensor_value_info("output0", TensorProto.FLOAT, [1, 1024])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    extractor = extractor_of(path, [layer], (640, 640))
+    assert (extractor.channels, extractor.strides) == ((1024,), (8,))
+    images = pictures(2, (640, 640))
+    (features,) = extractor(images)
+    assert features.shape == (2, 1024, 80, 80)
+    pixels = images[:, ::8, ::8].numpy().astype(np.float64) / 255
+    want = np.einsum("oc,nhwc->nohw", weight[:, :, 0, 0].astype(np.float64), pixels)
+    np.testing.assert_allclose(features[:, :512].numpy(), want, atol=1e-5)
+    np.testing.assert_allclose(features[:, 512:].numpy(), np.maximum(want, 0), atol=1e-5)
+
+
+def test_what_makes_the_file_runs_before_it_is_read(tmp_path):
+    path = tmp_path / "made.onnx"
+
+    class Source:
+        def ensure(self):
+            make_onnx(path)
+
+    assert OnnxExtractor(str(path), LAYERS[0], Preprocess(SIZE), source=Source()).channels == (12,)
+
+
+# --- mistakes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(32, 64), (64, 32), (640, 640)])
+def test_another_image_size_than_the_files_is_named_with_both(onnx_file, size):
+    with pytest.raises(UserError, match=rf"image_size \[{size[0]}, {size[1]}\] does not fit .*1, 3, 64, 64"):
+        extractor_of(onnx_file, LAYERS[0], size)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_an_input_of_other_than_three_channels_is_refused(tmp_path, channels):
+    path = make_onnx(tmp_path / "m.onnx", color_channels=channels)
+    with pytest.raises(UserError, match=rf"does not fit the input images \[1, {channels}, 64, 64\]"):
+        extractor_of(path, LAYERS[0])
+
+
+def test_a_fixed_batch_of_several_is_refused(tmp_path):
+    path = make_onnx(tmp_path / "m.onnx", batch=4)
+    with pytest.raises(UserError, match="fixed batch of 4"):
+        extractor_of(path, LAYERS[0])
+
+
+def two_input_model(path):
+    nodes = [
+        helper.make_node("Relu", ["images"], ["early"]),
+        helper.make_node("Mul", ["early", "gain"], ["late"]),
+        helper.make_node("Relu", ["late"], ["output"]),
+    ]
+    shape = [1, 3, 64, 64]
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("images", "gain", "output")
+    ]
+    return save_onnx(path, nodes, values[:2], values[2:])
+
+
+def test_a_detector_that_needs_two_inputs_is_refused_with_both_named(tmp_path):
+    with pytest.raises(UserError, match=r"needs one float image input, it has: images .*gain"):
+        extractor_of(two_input_model(tmp_path / "m.onnx"), "late")
+
+
+def test_an_input_that_only_later_parts_need_does_no_harm(tmp_path):
+    assert extractor_of(two_input_model(tmp_path / "m.onnx"), "early").strides == (1,)
+
+
+def test_a_uint8_input_is_refused(tmp_path):
+    nodes = [
+        helper.make_node("Cast", ["images"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Relu", ["f"], ["o"]),
+    ]
+    shape = [1, 3, 64, 64]
+    path = save_onnx(
+        tmp_path / "m.onnx",
+        nodes,
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, shape)],
+        [helper.make_tensor_value_info("o", TensorProto.FLOAT, shape)],
+    )
+    with pytest.raises(UserError, match=r"needs one float image input, it has: images tensor\(uint8\)"):
+        extractor_of(path, "f")
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [("/model.7/Flatten_output_0", r"float32 \[1, 5\]"), ("/model.7/Shape_output_0", r"int64 \[2\]")],
+)
+def test_a_tensor_that_is_no_map_is_refused_with_its_shape(onnx_file, layer, words):
+    with pytest.raises(
+        UserError, match=rf"tensor `{layer}` is {words}; a decoder needs float \[1, C, h, w\]"
+    ):
+        extractor_of(onnx_file, layer)
+
+
+def test_a_map_of_one_cell_is_a_map(onnx_file):
+    assert extractor_of(onnx_file, "/model.7/GlobalAveragePool_output_0").strides == (64,)
+
+
+def test_cells_that_do_not_tile_the_input_are_refused(tmp_path):
+    weights = [numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w")]
+    nodes = [helper.make_node("Conv", ["images", "w"], ["valid"]), helper.make_node("Relu", ["valid"], ["o"])]
+    path = save_onnx(
+        tmp_path / "m.onnx",
+        nodes,
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 64, 64])],
+        [helper.make_tensor_value_info("o", TensorProto.FLOAT, [1, 4, 62, 62])],
+        weights,
+    )
+    with pytest.raises(UserError, match=r"\[1, 4, 62, 62\].* divide the input 64x64 evenly"):
+        extractor_of(path, "valid")
+
+
+def test_an_unknown_tensor_names_the_file_and_the_nearest(onnx_file):
+    with pytest.raises(UserError, match=r"/model\.6/Concat_output_0 \[1, 32, 8, 8\]") as caught:
+        extractor_of(onnx_file, ["/model.3/Concat_output_0", "/model.9/Concat_output_0"])
+    assert str(onnx_file) in str(caught.value)
+
+
+def test_an_unknown_provider_lists_those_there_are(onnx_file):
+    with pytest.raises(UserError, match=r"extractor\.providers: NoSuchProvider .*CPUExecutionProvider"):
+        OnnxExtractor(str(onnx_file), LAYERS[0], Preprocess(SIZE), providers=["NoSuchProvider"])
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", None])
+def test_a_broken_file_is_named(onnx_file, tmp_path, content):
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(onnx_file.read_bytes()[:2000] if content is None else content)
+    with pytest.raises(UserError, match=r"broken\.onnx") as caught:
+        extractor_of(path, LAYERS[0])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_graph_the_runtime_cannot_open_is_named(tmp_path):
+    nodes = [
+        helper.make_node("NoSuchOperator", ["images"], ["f"], domain="nowhere"),
+        helper.make_node("Relu", ["f"], ["o"]),
+    ]
+    shape = [1, 3, 64, 64]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("images", "o")]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("nowhere", 1)]
+    path = tmp_path / "custom.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
+    with pytest.raises(UserError, match=r"custom\.onnx cannot be opened by onnxruntime"):
+        extractor_of(path, "f")
+
+
+# --- a real detector ------------------------------------------------------------------------------
+
+YOLOX = {"931": (128, 52, 52), "952": (64, 52, 52), "777": (64, 52, 52), "717": (32, 104, 104)}
+
+
+@pytest.mark.realdata
+def test_a_real_detector_gives_the_documented_features_of_real_pictures(realdata):
+    path = realdata / "yolox_nano.onnx"
+    preprocess = Preprocess((416, 416), "topleft", color="bgr", divisor=1)
+    extractor = OnnxExtractor(str(path), list(YOLOX), preprocess, threads=2)
+    assert extractor.channels == (128, 64, 64, 32)
+    assert extractor.strides == (8, 8, 8, 4)
+    files = sorted((realdata / "coco128_person/images/val2017").glob("*.jpg"))[:2]
+    inputs, letterboxed = [], []
+    for file in files:
+        bgr = cv2.imread(str(file))
+        # YOLOX's own preprocessing
+        ratio = min(416 / bgr.shape[0], 416 / bgr.shape[1])
+        padded = np.full((416, 416, 3), 114, np.uint8)
+        size = int(bgr.shape[1] * ratio), int(bgr.shape[0] * ratio)
+        padded[: size[1], : size[0]] = cv2.resize(bgr, size, interpolation=cv2.INTER_LINEAR)
+        inputs.append(padded.transpose(2, 0, 1)[None].astype(np.float32))
+        rgb = np.ascontiguousarray(bgr[:, :, ::-1])
+        letterboxed.append(preprocess.letterbox.apply(rgb, preprocess.letterbox.fit(*rgb.shape[:2])))
+    features = extractor(torch.from_numpy(np.stack(letterboxed)))
+    for n, feed in enumerate(inputs):
+        wanted = run_onnx(path, {"images": feed}, list(YOLOX))
+        for got, want, shape in zip(features, wanted, YOLOX.values(), strict=True):
+            assert got[n].shape == shape
+            np.testing.assert_allclose(got[n].numpy(), want[0], atol=1e-3, rtol=1e-3)
+    whole = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert [value.name for value in whole.get_outputs()] == ["output"]

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from roiseg.geometry import boxes as box_ops
+
+rows = st.integers(0, 6)
+
+
+@st.composite
+def valid_boxes(draw, count=rows, low=-500.0, high=1500.0):
+    """Boxes [N, 4] with x1 <= x2, y1 <= y2."""
+    n = draw(count) if not isinstance(count, int) else count
+    corners = draw(hnp.arrays(np.float32, (n, 2, 2), elements=st.floats(low, high, width=32)))
+    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+
+
+def naive_intersection(a, b):
+    width = min(float(a[2]), float(b[2])) - max(float(a[0]), float(b[0]))
+    height = min(float(a[3]), float(b[3])) - max(float(a[1]), float(b[1]))
+    return max(0.0, width) * max(0.0, height)
+
+
+def naive_area(a):
+    return max(0.0, float(a[2]) - float(a[0])) * max(0.0, float(a[3]) - float(a[1]))
+
+
+@given(valid_boxes())
+def test_xywh_round_trip_returns_the_boxes(boxes):
+    np.testing.assert_allclose(box_ops.from_xywh(box_ops.to_xywh(boxes)), boxes, atol=1e-3)
+
+
+@given(valid_boxes())
+def test_cxcywh_round_trip_returns_the_boxes(boxes):
+    np.testing.assert_allclose(box_ops.from_cxcywh(box_ops.to_cxcywh(boxes)), boxes, atol=1e-3)
+
+
+@given(valid_boxes(), st.integers(1, 3000), st.integers(1, 3000))
+def test_normalising_round_trip_returns_the_boxes(boxes, height, width):
+    there = box_ops.normalize(boxes, (height, width))
+    np.testing.assert_allclose(there[:, [0, 2]], boxes[:, [0, 2]] / width, rtol=1e-6)
+    np.testing.assert_allclose(there[:, [1, 3]], boxes[:, [1, 3]] / height, rtol=1e-6)
+    np.testing.assert_allclose(box_ops.denormalize(there, (height, width)), boxes, rtol=1e-5, atol=1e-5)
+
+
+def test_formats_are_the_documented_ones():
+    box = [[10, 20, 40, 60]]
+    np.testing.assert_array_equal(box_ops.to_xywh(box), [[10, 20, 30, 40]])
+    np.testing.assert_array_equal(box_ops.to_cxcywh(box), [[25, 40, 30, 40]])
+    np.testing.assert_array_equal(box_ops.normalize(box, (200, 100)), np.float32([[0.1, 0.1, 0.4, 0.3]]))
+
+
+@pytest.mark.parametrize("empty", [[], np.zeros((0, 4)), np.zeros((0,)), [[]]])
+def test_no_boxes_become_an_array_of_0_by_4(empty):
+    result = box_ops.as_boxes(empty)
+    assert result.shape == (0, 4)
+    assert result.dtype == np.float32
+
+
+@pytest.mark.parametrize("wrong", [[1, 2, 3], [[1, 2, 3, 4, 5]], 7.0])
+def test_rows_of_other_than_four_numbers_are_refused(wrong):
+    with pytest.raises(ValueError, match="4 numbers"):
+        box_ops.as_boxes(wrong)
+
+
+@given(valid_boxes(), valid_boxes())
+def test_iou_equals_naive_loops(a, b):
+    found = box_ops.iou(a, b)
+    assert found.shape == (len(a), len(b))
+    for i, p in enumerate(a):
+        for j, q in enumerate(b):
+            inter = naive_intersection(p, q)
+            union = naive_area(p) + naive_area(q) - inter
+            want = inter / union if union > 0 else 0.0
+            assert found[i, j] == pytest.approx(want, abs=1e-3 if union < 1 else 1e-4)
+
+
+@given(valid_boxes())
+def test_iou_of_a_box_with_itself_is_one_if_it_has_area(boxes):
+    own = np.diag(box_ops.iou(boxes, boxes))
+    for box, value in zip(boxes, own, strict=True):
+        if naive_area(box) == 0:
+            assert value == 0
+        elif naive_area(box) > 1e-30:  # float32 holds no smaller areas exactly
+            assert value == pytest.approx(1, abs=1e-5)
+
+
+def test_area_of_an_inverted_box_is_zero():
+    np.testing.assert_array_equal(box_ops.area([[10, 10, 5, 20], [10, 10, 5, 5], [0, 0, 3, 4]]), [0, 0, 12])
+
+
+@given(valid_boxes(), st.integers(1, 900), st.integers(1, 900))
+def test_clipped_boxes_cover_exactly_what_lies_in_the_image(boxes, height, width):
+    clipped = box_ops.clip(boxes, (height, width))
+    assert (clipped >= 0).all()
+    assert (clipped[:, [0, 2]] <= width).all()
+    assert (clipped[:, [1, 3]] <= height).all()
+    canvas = [0, 0, width, height]
+    for box, cut in zip(boxes, clipped, strict=True):
+        assert naive_area(cut) == pytest.approx(naive_intersection(box, canvas), rel=1e-6)
+
+
+@given(valid_boxes(low=0.0, high=100.0))
+def test_crowding_is_the_summed_cover_by_others_cut_at_one(boxes):
+    found = box_ops.crowding(boxes)
+    for i, box in enumerate(boxes):
+        cover = sum(naive_intersection(box, other) for j, other in enumerate(boxes) if j != i)
+        want = min(1.0, cover / naive_area(box)) if naive_area(box) > 0 else 0.0
+        assert found[i] == pytest.approx(want, abs=1e-3)
+
+
+def test_crowding_of_known_boxes():
+    boxes = [[0, 0, 10, 10], [5, 0, 15, 10], [100, 100, 110, 110], [0, 0, 40, 10]]
+    np.testing.assert_allclose(box_ops.crowding(boxes), [1.0, 1.0, 0.0, 0.5])
+
+
+@given(
+    valid_boxes(count=5), st.floats(0, 0.5), st.floats(0, 2), st.integers(0, 2**32 - 1)
+)  # fmt: skip
+def test_jitter_stays_within_its_bounds(boxes, center, scale, seed):
+    moved = box_ops.jitter(boxes, np.random.default_rng(seed), center, scale)
+    before = box_ops.to_cxcywh(boxes).astype(np.float64)
+    after = box_ops.to_cxcywh(moved).astype(np.float64)
+    slack = 1e-3
+    assert (np.abs(after[:, :2] - before[:, :2]) <= center * before[:, 2:] + slack).all()
+    assert (after[:, 2:] <= before[:, 2:] * (1 + scale) + slack).all()
+    assert (after[:, 2:] >= before[:, 2:] / (1 + scale) - slack).all()
+
+
+def test_jitter_uses_the_whole_of_its_range_evenly():
+    boxes = np.tile(np.float32([[100, 100, 200, 300]]), (20_000, 1))
+    moved = box_ops.to_cxcywh(box_ops.jitter(boxes, np.random.default_rng(0), 0.1, 0.5))
+    shift = (moved[:, :2] - [150, 200]) / [100, 200]
+    grow = np.log(moved[:, 2:] / [100, 200]) / math.log(1.5)
+    for values in (shift / 0.1, grow):  # uniform within -1..1: mean 0, variance 1/3
+        np.testing.assert_allclose(values.mean(axis=0), 0, atol=0.02)
+        np.testing.assert_allclose(values.var(axis=0), 1 / 3, atol=0.02)
+        assert np.abs(values).max() > 0.99
+    assert np.abs(np.corrcoef(np.concatenate([shift, grow], axis=1).T) - np.eye(4)).max() < 0.03
+
+
+def test_no_jitter_returns_the_boxes():
+    boxes = np.float32([[1, 2, 30, 40]])
+    np.testing.assert_allclose(box_ops.jitter(boxes, np.random.default_rng(0), 0, 0), boxes, atol=1e-5)

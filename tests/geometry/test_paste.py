@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from helpers import ellipse, person, rectangle, segmentation_mask
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roiseg.geometry.paste import paste_crop, paste_masks, paste_window
+from roiseg.geometry.roi_align import roi_align
+
+
+def naive_paste(mask, box, size):
+    """Loops in float64 over every pixel of the canvas."""
+    rows, columns = mask.shape
+    x1, y1, x2, y2 = (float(v) for v in box)
+    canvas = np.zeros(size)
+    for py in range(size[0]):
+        for px in range(size[1]):
+            x, y = px + 0.5, py + 0.5
+            if not (x1 <= x < x2 and y1 <= y < y2):
+                continue
+            u = min(max((x - x1) / (x2 - x1) * columns - 0.5, 0.0), columns - 1.0)
+            v = min(max((y - y1) / (y2 - y1) * rows - 0.5, 0.0), rows - 1.0)
+            u0, v0 = math.floor(u), math.floor(v)
+            u1, v1 = min(u0 + 1, columns - 1), min(v0 + 1, rows - 1)
+            top = mask[v0, u0] * (u0 + 1 - u) + mask[v0, u1] * (u - u0)
+            bottom = mask[v1, u0] * (u0 + 1 - u) + mask[v1, u1] * (u - u0)
+            canvas[py, px] = top * (v0 + 1 - v) + bottom * (v - v0)
+    return canvas
+
+
+SIZE = (20, 26)
+BOXES = {
+    "inside": [3.2, 4.7, 20.3, 15.1],
+    "whole pixels": [2, 3, 12, 9],
+    "the whole canvas": [0, 0, 26, 20],
+    "over the left and top border": [-8.3, -5.5, 9.4, 7.7],
+    "over the right and bottom border": [15, 11, 40, 33],
+    "larger than the canvas": [-30, -40, 60, 50],
+    "outside to the right": [30, 2, 50, 10],
+    "outside to the left": [-50, 2, -30, 10],
+    "below": [2, 25, 10, 40],
+    "between two pixel centres": [4.6, 4.6, 5.4, 5.4],
+    "one pixel": [7, 8, 8, 9],
+    "without width": [4.5, 2, 4.5, 9],
+    "inverted": [20.3, 15.1, 3.2, 4.7],
+}
+
+
+def random_mask(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
+@pytest.mark.parametrize("shape", [(5, 5), (1, 1), (3, 8), (28, 2)])
+def test_equals_the_naive_reference(box, shape):
+    mask = random_mask(1, *shape)
+    got = paste_masks(mask, torch.tensor([box], dtype=torch.float32), SIZE)
+    np.testing.assert_allclose(got[0].numpy(), naive_paste(mask[0].double().numpy(), box, SIZE), atol=1e-5)
+
+
+@pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
+def test_the_cropped_paste_is_that_window_of_the_whole_one(box):
+    mask = random_mask(7, 4)
+    values, (x1, y1, x2, y2) = paste_crop(mask, np.float32(box), SIZE)
+    whole = paste_masks(mask[None], torch.tensor([box], dtype=torch.float32), SIZE)[0].numpy()
+    assert values.shape == (y2 - y1, x2 - x1)
+    np.testing.assert_allclose(values, whole[y1:y2, x1:x2], atol=1e-6)
+    whole[y1:y2, x1:x2] = 0
+    assert not whole.any()  # and nothing lies outside the window
+
+
+@given(st.tuples(*[st.floats(-40, 60, width=32)] * 4), st.integers(1, 6), st.integers(1, 6))
+def test_any_box_pastes_as_the_reference_does(corners, rows, columns):
+    # 1/64 pixel off any half pixel: no centre lies within rounding of an edge
+    x1, x2 = sorted(math.floor(v * 4) / 4 + 1 / 64 for v in corners[::2])
+    y1, y2 = sorted(math.floor(v * 4) / 4 + 1 / 64 for v in corners[1::2])
+    mask = random_mask(rows, columns)
+    want = naive_paste(mask.double().numpy(), (x1, y1, x2, y2), SIZE)
+    got = paste_masks(mask[None], torch.tensor([[x1, y1, x2, y2]]), SIZE)[0]
+    np.testing.assert_allclose(got.numpy(), want, atol=2e-5)
+    values, (a, b, c, d) = paste_crop(mask, np.float32([x1, y1, x2, y2]), SIZE)
+    np.testing.assert_allclose(values, want[b:d, a:c], atol=2e-5)
+
+
+@given(st.tuples(*[st.floats(-1e4, 1e4, width=32)] * 4))
+def test_a_window_always_lies_within_the_canvas(box):
+    x1, y1, x2, y2 = paste_window(np.float32(box), SIZE)
+    assert x1 <= x2
+    assert y1 <= y2
+    assert np.zeros(SIZE)[y1:y2, x1:x2].shape == (y2 - y1, x2 - x1)
+
+
+@pytest.mark.parametrize(
+    ("box", "window"),
+    [([1.5, 2, 4, 4.1], (1, 2, 4, 5)), ([-3, -3, 100, 100], (0, 0, 26, 20)), ([2, 3, 2, 3], (2, 3, 2, 3))],
+)
+def test_the_window_is_the_whole_pixels_a_box_touches(box, window):
+    assert paste_window(np.float32(box), SIZE) == window
+
+
+def test_several_masks_are_pasted_independently():
+    masks = random_mask(len(BOXES), 4, 6)
+    boxes = torch.tensor(list(BOXES.values()), dtype=torch.float32)
+    together = paste_masks(masks, boxes, SIZE)
+    for n in range(len(BOXES)):
+        torch.testing.assert_close(together[n], paste_masks(masks[n : n + 1], boxes[n : n + 1], SIZE)[0])
+
+
+def test_no_masks_give_an_empty_result():
+    assert paste_masks(torch.zeros(0, 5, 5), torch.zeros(0, 4), SIZE).shape == (0, *SIZE)
+
+
+def test_a_full_mask_fills_exactly_the_pixels_whose_centre_is_inside():
+    got = paste_masks(torch.ones(1, 3, 3), torch.tensor([[2.4, 3.6, 6.5, 7.4]]), (10, 10))[0]
+    want = torch.zeros(10, 10)
+    want[4:7, 2:6] = 1
+    torch.testing.assert_close(got, want)
+
+
+def test_gradients_with_respect_to_the_masks_are_right():
+    masks = random_mask(3, 3, 4).double().requires_grad_()
+    boxes = torch.tensor([[1.0, 2, 8, 7], [-3, -2, 4, 5], [20, 20, 30, 30]], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda m: paste_masks(m, boxes, (9, 10)), masks)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 1e-2), (torch.float16, 2e-3)])
+def test_half_precision_masks_are_pasted_to_the_same_pixels(dtype, tolerance):
+    masks = random_mask(1, 6, 6)
+    boxes = torch.tensor([[601.3, 403.8, 631.2, 466.1]])  # bfloat16 itself only knows 600, 604, 632, 466
+    got = paste_masks(masks.to(dtype), boxes, (480, 640))
+    assert got.dtype == dtype
+    torch.testing.assert_close(
+        got.float(), paste_masks(masks.to(dtype).float(), boxes, (480, 640)), atol=tolerance, rtol=0
+    )
+
+
+# --- there and back -------------------------------------------------------------------------------
+
+OUTLINES = {
+    "a person": [person(90, 14, 140)],
+    "an ellipse": [ellipse(80, 90, 45, 70)],
+    "a slim person": [person(60, 30, 100)],
+    "two parts": [rectangle(30, 20, 90, 70), ellipse(70, 130, 40, 30)],
+}
+
+
+@pytest.mark.parametrize("outline", OUTLINES.values(), ids=OUTLINES)
+@pytest.mark.parametrize(("grid", "least"), [(28, 0.95), (56, 0.98)])
+def test_cropping_and_pasting_a_real_outline_returns_it(outline, grid, least):
+    truth = segmentation_mask(outline, 180, 170)
+    rows, columns = np.flatnonzero(truth.any(axis=1)), np.flatnonzero(truth.any(axis=0))
+    box = torch.tensor([[columns[0] - 2.0, rows[0] - 2.0, columns[-1] + 3.0, rows[-1] + 3.0]])
+    picture = torch.from_numpy(truth).float()[None, None]
+    crop = roi_align(picture, torch.cat([torch.zeros(1, 1), box], dim=1), (grid, grid), 1, 4)
+    back = paste_masks(crop[:, 0], box, truth.shape)[0].numpy() > 0.5
+    iou = (back & (truth > 0)).sum() / (back | (truth > 0)).sum()
+    assert iou > least
+
+
+# --- ONNX -----------------------------------------------------------------------------------------
+
+
+class Paste(torch.nn.Module):
+    def forward(self, masks, boxes):
+        return paste_masks(masks, boxes, SIZE)
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "paste.onnx"
+    example = (random_mask(3, 7, 5), torch.tensor(list(BOXES.values())[:3], dtype=torch.float32))
+    count = torch.export.Dim("R")
+    shapes = {"masks": {0: count}, "boxes": {0: count}}
+    program = torch.onnx.export(
+        Paste().eval(), example, dynamo=True, dynamic_shapes=shapes, opset_version=18, verbose=False
+    )
+    program.save(str(path))
+    return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7])
+def test_the_exported_graph_equals_pytorch_for_any_number_of_masks(session, count):
+    masks = random_mask(count, 7, 5, seed=count)
+    boxes = torch.tensor(list(BOXES.values())[:count], dtype=torch.float32).reshape(-1, 4)
+    names = [value.name for value in session.get_inputs()]
+    got = session.run(None, dict(zip(names, (masks.numpy(), boxes.numpy()), strict=True)))[0]
+    np.testing.assert_allclose(got, Paste()(masks, boxes).numpy(), atol=1e-5)

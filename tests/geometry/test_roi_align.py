@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from roiseg.geometry.roi_align import roi_align
+
+
+def naive_bilinear(plane, y, x):
+    """torchvision's `bilinear_interpolate`, in its own words."""
+    height, width = plane.shape
+    if y < -1.0 or y > height or x < -1.0 or x > width:
+        return 0.0
+    y, x = max(y, 0.0), max(x, 0.0)
+    y_low, x_low = int(y), int(x)
+    if y_low >= height - 1:
+        y_high = y_low = height - 1
+        y = float(y_low)
+    else:
+        y_high = y_low + 1
+    if x_low >= width - 1:
+        x_high = x_low = width - 1
+        x = float(x_low)
+    else:
+        x_high = x_low + 1
+    ly, lx = y - y_low, x - x_low
+    hy, hx = 1.0 - ly, 1.0 - lx
+    return (
+        hy * hx * plane[y_low, x_low]
+        + hy * lx * plane[y_low, x_high]
+        + ly * hx * plane[y_high, x_low]
+        + ly * lx * plane[y_high, x_high]
+    )
+
+
+def naive_roi_align(features, rois, output_size, stride, sampling_ratio):
+    """torchvision's `roi_align(aligned=True)` as loops in float64."""
+    out_h, out_w = output_size
+    result = np.zeros((len(rois), features.shape[1], out_h, out_w))
+    for r, (image, *box) in enumerate(np.asarray(rois, np.float64)):
+        x1, y1, x2, y2 = (v / stride - 0.5 for v in box)
+        bin_h, bin_w = (y2 - y1) / out_h, (x2 - x1) / out_w
+        for c in range(features.shape[1]):
+            for i in range(out_h):
+                for j in range(out_w):
+                    total = 0.0
+                    for sy in range(sampling_ratio):
+                        y = y1 + i * bin_h + (sy + 0.5) * bin_h / sampling_ratio
+                        for sx in range(sampling_ratio):
+                            x = x1 + j * bin_w + (sx + 0.5) * bin_w / sampling_ratio
+                            total += naive_bilinear(features[int(image), c], y, x)
+                    result[r, c, i, j] = total / sampling_ratio**2
+    return result
+
+
+def compare(features, rois, output_size, stride, sampling_ratio, atol=1e-5):
+    got = roi_align(features, rois, output_size, stride, sampling_ratio)
+    want = naive_roi_align(features.double().numpy(), rois.numpy(), output_size, stride, sampling_ratio)
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got.float().numpy(), want, atol=atol)
+
+
+def random_map(batch, channels, height, width, seed=0):
+    return torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+# on a map of 6 x 9 cells at stride 4: 24 x 36 input pixels
+BOXES = {
+    "inside": [5.3, 4.1, 22.7, 19.9],
+    "whole cells": [4, 8, 20, 16],
+    "the whole map": [0, 0, 36, 24],
+    "over the left and top border": [-7.5, -9.25, 12, 11],
+    "over the right and bottom border": [20, 13, 44.5, 33],
+    "larger than the map": [-20, -20, 60, 50],
+    "far outside": [100, 100, 140, 130],
+    "far outside on the other side": [-300, -200, -260, -150],
+    "just outside": [36.1, 3, 39.9, 20],
+    "tiny": [10.01, 10.02, 10.03, 10.05],
+    "without width": [10, 4, 10, 20],
+    "a point": [17, 9, 17, 9],
+    "inverted": [22.7, 19.9, 5.3, 4.1],
+    "inverted along one axis": [22.7, 4.1, 5.3, 19.9],
+}
+
+
+@pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
+@pytest.mark.parametrize("sampling_ratio", [1, 2, 3, 4])
+def test_equals_the_naive_reference(box, sampling_ratio):
+    rois = torch.tensor([[0.0, *box]])
+    compare(random_map(1, 2, 6, 9), rois, (4, 4), 4, sampling_ratio)
+
+
+@pytest.mark.parametrize("output_size", [(1, 1), (1, 5), (7, 2), (3, 8)])
+@pytest.mark.parametrize("stride", [1, 2.5, 4, 16])
+def test_equals_the_naive_reference_on_any_grid_and_stride(output_size, stride):
+    rois = torch.tensor([[0.0, *box] for box in BOXES.values()])
+    rois[:, 1:] *= stride / 4
+    compare(random_map(1, 1, 6, 9), rois, output_size, stride, 2)
+
+
+@given(
+    st.lists(st.tuples(*[st.floats(-60, 90, width=32)] * 4), min_size=1, max_size=4),
+    st.integers(1, 4),
+    st.integers(1, 5),
+    st.integers(1, 5),
+)
+@settings(max_examples=40)
+def test_equals_the_naive_reference_for_any_box(boxes, sampling_ratio, out_h, out_w):
+    # a whole number of 1/8 pixels: no sample falls within rounding of the cut one cell outside the map
+    rois = torch.tensor([[0.0, *(math.floor(v * 8) / 8 + 1 / 64 for v in box)] for box in boxes])
+    compare(random_map(1, 1, 5, 7), rois, (out_h, out_w), 8, sampling_ratio, atol=2e-5)
+
+
+@pytest.mark.parametrize("images", [[0, 0, 1, 2, 2, 2], [1], [0, 2], [2, 2], [0], []])
+def test_each_roi_reads_its_own_image_and_images_may_have_none(images):
+    boxes = list(BOXES.values())
+    rois = torch.tensor([[i, *boxes[n]] for n, i in enumerate(images)], dtype=torch.float32).reshape(-1, 5)
+    compare(random_map(3, 2, 6, 9), rois, (3, 5), 4, 2)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_no_rois_give_an_empty_result_that_can_be_trained_through(batch):
+    features = random_map(batch, 2, 6, 9).requires_grad_()
+    result = roi_align(features, torch.zeros(0, 5), (4, 7), 4)
+    assert result.shape == (0, 2, 4, 7)
+    result.sum().backward()
+    assert not features.grad.any()
+
+
+def test_known_numbers_on_a_ramp():
+    ramp = torch.arange(25.0).reshape(1, 1, 5, 5)
+    result = roi_align(ramp, torch.tensor([[0.0, 1, 1, 3, 3]]), (4, 4), stride=1, sampling_ratio=2)
+    want = torch.tensor([4.5, 5.0, 5.5, 6.0]) + torch.tensor([0, 2.5, 5.0, 7.5])[:, None]
+    torch.testing.assert_close(result[0, 0], want)
+
+
+def test_one_bin_a_cell_returns_the_cells_themselves():
+    features = random_map(1, 3, 6, 9)
+    result = roi_align(features, torch.tensor([[0.0, 8, 4, 28, 20]]), (4, 5), stride=4, sampling_ratio=1)
+    torch.testing.assert_close(result[0], features[0, :, 1:5, 2:7])
+
+
+@pytest.mark.parametrize(
+    "box", [BOXES["inside"], BOXES["the whole map"], BOXES["tiny"], [-2, -2, 38, 26]]
+)  # the last: half a cell outside, where the border is repeated
+def test_a_constant_map_stays_constant(box):
+    result = roi_align(torch.full((1, 1, 6, 9), 3.5), torch.tensor([[0.0, *box]]), (5, 6), 4)
+    torch.testing.assert_close(result, torch.full((1, 1, 5, 6), 3.5))
+
+
+def test_flipping_map_and_roi_flips_the_result():
+    features = random_map(1, 2, 6, 9)
+    rois = torch.tensor([[0.0, *box] for box in BOXES.values()])
+    straight = roi_align(features, rois, (4, 5), 4)
+    flipped = rois.clone()
+    flipped[:, 1], flipped[:, 3] = 36 - rois[:, 3], 36 - rois[:, 1]
+    torch.testing.assert_close(
+        roi_align(features.flip(-1), flipped, (4, 5), 4).flip(-1), straight, atol=1e-5, rtol=0
+    )
+    flipped = rois.clone()
+    flipped[:, 2], flipped[:, 4] = 24 - rois[:, 4], 24 - rois[:, 2]
+    torch.testing.assert_close(
+        roi_align(features.flip(-2), flipped, (4, 5), 4).flip(-2), straight, atol=1e-5, rtol=0
+    )
+
+
+def test_commutes_with_a_pointwise_convolution():
+    features, weight = random_map(2, 6, 6, 9), random_map(1, 6, 1, 4)[0, :, 0].T.contiguous()  # [4, 6]
+    rois = torch.tensor([[0, *BOXES["inside"]], [1, *BOXES["tiny"]]])
+    before = roi_align(torch.einsum("oc,bchw->bohw", weight, features), rois, (3, 3), 4)
+    after = torch.einsum("oc,rchw->rohw", weight, roi_align(features, rois, (3, 3), 4))
+    torch.testing.assert_close(before, after, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_gradients_with_respect_to_the_features_are_right(batch):
+    features = random_map(batch, 2, 4, 5).double().requires_grad_()
+    rois = torch.tensor([[0, 1, 2, 14, 13.5], [0, -6, -7, 9, 8], [batch - 1, 12, 9, 26, 22]])
+    assert torch.autograd.gradcheck(lambda f: roi_align(f, rois, (2, 3), 4), features)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 5e-2), (torch.float16, 5e-3)])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_half_precision_features_work(dtype, tolerance, batch):
+    features = random_map(batch, 4, 6, 9)
+    rois = torch.tensor([[0.0, *BOXES["inside"]], [batch - 1.0, *BOXES["larger than the map"]]])
+    result = roi_align(features.to(dtype), rois, (4, 4), 4)
+    assert result.dtype == dtype
+    torch.testing.assert_close(result.float(), roi_align(features, rois, (4, 4), 4), atol=tolerance, rtol=0)
+
+
+# --- ONNX -----------------------------------------------------------------------------------------
+
+
+class Crop(torch.nn.Module):
+    def forward(self, features, rois):
+        return roi_align(features, rois, (5, 4), 4, 2)
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "roi_align.onnx"
+    example = (random_map(1, 3, 6, 9), torch.tensor([[0.0, *box] for box in list(BOXES.values())[:3]]))
+    shapes = {"features": None, "rois": {0: torch.export.Dim("R")}}
+    program = torch.onnx.export(
+        Crop().eval(), example, dynamo=True, dynamic_shapes=shapes, opset_version=18, verbose=False
+    )
+    program.save(str(path))
+    return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7])
+def test_the_exported_graph_equals_pytorch_for_any_number_of_rois(session, count):
+    features = random_map(1, 3, 6, 9, seed=count)
+    rois = torch.tensor([[0.0, *box] for box in list(BOXES.values())[:count]]).reshape(-1, 5)
+    names = [value.name for value in session.get_inputs()]
+    got = session.run(None, dict(zip(names, (features.numpy(), rois.numpy()), strict=True)))[0]
+    np.testing.assert_allclose(got, Crop()(features, rois).numpy(), atol=1e-5)
