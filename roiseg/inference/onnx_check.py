@@ -68,9 +68,13 @@ def largest_difference(
     """
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     graph = MaskGraph(decoder, image_size).eval()
+    types = {
+        given.name: np.float16 if "float16" in given.type else np.float32 for given in session.get_inputs()
+    }
     worst = 0.0
     for given in inputs:
-        (masks,) = session.run(["masks"], {**given.onnx_inputs, "rois": given.rois})
+        arrays = {**given.onnx_inputs, "rois": given.rois}
+        (masks,) = session.run(["masks"], {name: array.astype(types[name]) for name, array in arrays.items()})
         with torch.no_grad():
             expected = graph(list(given.features), torch.from_numpy(given.rois)).numpy()
         if masks.shape != expected.shape:

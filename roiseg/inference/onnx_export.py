@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from onnx import TensorProto
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path
@@ -61,7 +62,9 @@ def export_model(
     exported = export_decoder(model.decoder, inputs, model.image_size, options.opset, options.half)
     if options.merged and extractor is not None:
         exported = merge_with_extractor(exported, extractor.onnx_path, extractor.layers)
-    tolerance = TOLERANCE["float16" if options.half else "float32"]
+    # rounding starts with the picture where a merged extractor is in half precision itself
+    half = any(given.type.tensor_type.elem_type == TensorProto.FLOAT16 for given in exported.graph.input)
+    tolerance = TOLERANCE["float16" if options.half or half else "float32"]
     decoder, size = model.decoder.float().cpu(), model.image_size
     with atomic_path(path) as temporary:
         save_onnx(exported, temporary, _metadata(model, options))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import onnx
 import torch
-from onnx import ModelProto, compose, version_converter
+from onnx import ModelProto, TensorProto, compose, helper, version_converter
 from torch import Tensor, nn
 
 from roiseg.common.errors import UserError
@@ -124,15 +124,38 @@ def merge_with_extractor(decoder: ModelProto, extractor_path: str, layers: Seque
     extractor = compose.add_prefix(extractor, "extractor/", rename_inputs=False, rename_outputs=False)
     decoder = compose.add_prefix(decoder, "decoder/", rename_inputs=False, rename_outputs=False)
     extractor.ir_version = decoder.ir_version = min(max(extractor.ir_version, decoder.ir_version), 10)
+    outputs = _as_float32(extractor, layers)
     feature_inputs = [value.name for value in decoder.graph.input if value.name != ROIS]
-    return compose.merge_models(extractor, decoder, io_map=list(zip(layers, feature_inputs, strict=True)))
+    return compose.merge_models(extractor, decoder, io_map=list(zip(outputs, feature_inputs, strict=True)))
+
+
+def _as_float32(extractor: ModelProto, layers: Sequence[str]) -> list[str]:
+    """Cast half precision outputs of an extractor to the decoder's float32; returns the outputs' names."""
+    graph = extractor.graph
+    halves = {o.name for o in graph.output if o.type.tensor_type.elem_type == TensorProto.FLOAT16}
+    for output in graph.output:
+        if output.name in halves:
+            cast = f"{output.name}/float32"
+            graph.node.append(helper.make_node("Cast", [output.name], [cast], to=TensorProto.FLOAT))
+            output.name = cast
+            output.type.tensor_type.elem_type = TensorProto.FLOAT
+    return [f"{layer}/float32" if layer in halves else layer for layer in layers]
 
 
 def save_onnx(model: ModelProto, path: Path, metadata: dict[str, str]) -> None:
     """Check and write a model, with `metadata` in its properties, as one self-contained file."""
-    onnx.helper.set_model_props(model, metadata)
+    _strip_notes(model)
+    helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString())
+
+
+def _strip_notes(model: ModelProto) -> None:
+    """Remove the exporter's notes: stack traces with this machine's paths, on every node."""
+    graph = model.graph
+    for item in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
 
 
 class _PortableGroupNorm(nn.Module):

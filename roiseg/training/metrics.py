@@ -43,7 +43,7 @@ class PixelMetrics(MetricCollection):
             compute_groups=groups,
         )
 
-    def update(self, predicted: Tensor, truth: Tensor) -> None:
+    def update(self, predicted: Tensor, truth: Tensor) -> None:  # type: ignore[override]
         """Count the pixels of class maps [R, h, w]; 255 in `truth` is ignored."""
         if predicted.numel():  # torchmetrics cannot reshape nothing
             super().update(predicted, truth)
@@ -89,7 +89,8 @@ class InstanceMetrics(Metric):
             mirrored = sample.transform.scale_x < 0
             for box, truth in zip(boxes, sample.truths, strict=True):
                 mask = next(masks)
-                self._add(mask.flip(-1) if mirrored else mask, box, decode(truth))
+                with torch.autocast("cpu", enabled=False):  # a validation step on the CPU may be in bfloat16
+                    self._add(mask.flip(-1) if mirrored else mask, box, decode(truth))
 
     def compute(self) -> dict[str, Tensor]:
         """Means over all instances so far."""

@@ -1,0 +1,166 @@
+"""Synthetic pictures on disk as a COCO data set, made once and found again."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from roiseg.common.console import track
+from roiseg.common.errors import UserError
+from roiseg.common.files import atomic_path, read_json, write_json
+from roiseg.data.synthetic.outline import bounding_box, segmentation
+from roiseg.data.synthetic.scene import PEOPLE_CYCLE, Scene, render_scene
+
+RENDERER_VERSION = 2  # raise it when the same seed gives other pictures
+MARKER = "synthetic.json"  # says that the folder is ours to write in
+# each split draws from random streams of its own; "extractor" is for pre-training the tiny detector
+SPLITS = {"train": 1, "val": 2, "extractor": 3}
+FIRST_ID = {"train": 1, "val": 1_000_001}
+JPEG_QUALITY = 95
+
+
+def synthetic_scene(seed: int, split: str, index: int) -> Scene:
+    """Render picture `index` of a split; it depends on nothing but the three arguments."""
+    rng = np.random.default_rng([seed, SPLITS[split], index])
+    return render_scene(rng, PEOPLE_CYCLE[index % len(PEOPLE_CYCLE)])
+
+
+@dataclass(frozen=True)
+class SyntheticPeople:
+    """A COCO data set of drawn people.
+
+    Args:
+        root: folder of the data set; absent, empty, or made by this class before.
+        train_images: number of pictures in the split train2017.
+        val_images: number of pictures in the split val2017.
+        seed: 0 or greater; another seed gives other pictures.
+    """
+
+    root: str | Path
+    train_images: int = 240
+    val_images: int = 40
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("train_images", "val_images"):
+            count = getattr(self, name)
+            if not 1 <= count <= 999_999:
+                raise UserError(f"synthetic data: {name} must be between 1 and 999999, got {count}")
+        if self.seed < 0:
+            raise UserError(f"synthetic data: seed must be 0 or greater, got {self.seed}")
+
+    def images_dir(self, split: str) -> Path:
+        """Folder of the pictures of "train" or "val"."""
+        return Path(self.root) / "images" / f"{split}2017"
+
+    def annotation_file(self, split: str) -> Path:
+        """Annotations of "train" or "val"."""
+        return Path(self.root) / "annotations" / f"instances_{split}2017_person_only_no_crowd.json"
+
+    def ensure(self) -> Path:
+        """Make what is missing and return the root; at once if the data set is whole.
+
+        The annotations of a split are written after its pictures, so a split that has annotations
+        with the same parameters is complete. An interrupted run is simply made again.
+
+        Raises:
+            UserError: the folder holds pictures or annotations that this class did not make.
+        """
+        missing = [split for split in FIRST_ID if not self._complete(split)]
+        if missing:
+            self._claim()
+        for split in missing:
+            self._make(split)
+        return Path(self.root)
+
+    def _count(self, split: str) -> int:
+        return self.train_images if split == "train" else self.val_images
+
+    def _info(self, split: str) -> dict[str, Any]:
+        return {
+            "description": "roiseg synthetic people",
+            "renderer_version": RENDERER_VERSION,
+            "seed": self.seed,
+            "split": split,
+            "images": self._count(split),
+        }
+
+    def _complete(self, split: str) -> bool:
+        path = self.annotation_file(split)
+        if not path.is_file():
+            return False
+        content = read_json(path, "synthetic annotations")
+        if not isinstance(content, dict) or content.get("info") != self._info(split):
+            return False
+        folder = self.images_dir(split)
+        return all((folder / image["file_name"]).is_file() for image in content["images"])
+
+    def _claim(self) -> None:
+        """Mark the root as ours, unless it holds what somebody else put there."""
+        root = Path(self.root)
+        if not (root / MARKER).is_file():
+            for folder in (root / "images", root / "annotations"):
+                if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                    raise UserError(
+                        f"synthetic data: {folder} exists and was not made by roiseg: give another root"
+                    )
+        write_json(root / MARKER, {"made_by": "python -m roiseg.synthesize"})
+
+    def _make(self, split: str) -> None:
+        self.annotation_file(split).unlink(missing_ok=True)
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for index in track(range(self._count(split)), f"drawing {split} pictures"):
+            scene = synthetic_scene(self.seed, split, index)
+            image_id = FIRST_ID[split] + index
+            name = f"{image_id:012d}.jpg"
+            _write_jpeg(self.images_dir(split) / name, scene.image)
+            height, width = scene.instances.shape
+            images.append({"id": image_id, "file_name": name, "width": width, "height": height})
+            annotations += _annotate(scene, image_id, len(annotations) + FIRST_ID[split])
+        self._remove_strangers(split, {image["file_name"] for image in images})
+        content = {
+            "info": self._info(split),
+            "images": images,
+            "categories": [{"id": 1, "name": "person", "supercategory": "person"}],
+            "annotations": annotations,
+        }
+        with atomic_path(self.annotation_file(split)) as temporary:  # not indented: outlines are long
+            temporary.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+
+    def _remove_strangers(self, split: str, names: set[str]) -> None:
+        """Delete pictures that another number of images has left in the folder."""
+        for path in self.images_dir(split).iterdir():
+            if re.fullmatch(r"\d{12}\.jpg", path.name) and path.name not in names:
+                path.unlink()
+
+
+def _annotate(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:
+    annotations = []
+    for person in range(scene.people):
+        mask = scene.instances == person + 1
+        annotations.append(
+            {
+                "id": first_id + person,
+                "image_id": image_id,
+                "category_id": 1,
+                "iscrowd": 0,
+                "area": int(mask.sum()),
+                "bbox": bounding_box(mask),
+                "segmentation": segmentation(mask),
+            }
+        )
+    return annotations
+
+
+def _write_jpeg(path: Path, image: np.ndarray) -> None:
+    with atomic_path(path) as temporary:
+        parameters = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        if not cv2.imwrite(str(temporary), np.ascontiguousarray(image[..., ::-1]), parameters):
+            raise UserError(f"picture {path} could not be written: check the free space")

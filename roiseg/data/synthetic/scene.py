@@ -1,0 +1,183 @@
+"""One picture: people and props by depth before a background, with the exact visible mask of each person."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from roiseg.data.synthetic.background import paint_background
+from roiseg.data.synthetic.canvas import Sprite
+from roiseg.data.synthetic.figure import paint_figure
+from roiseg.data.synthetic.outfit import Outfit, random_outfit
+from roiseg.data.synthetic.pose import random_pose
+from roiseg.data.synthetic.props import paint_prop
+
+SIZES = ((240, 320), (288, 384), (256, 352), (352, 288), (320, 320), (320, 256))  # (height, width)
+PEOPLE_CYCLE = (2, 1, 3, 2, 5, 3, 4, 6)  # persons in the pictures 0, 1, 2, ... of a split
+MIN_VISIBLE_PIXELS = 150
+MIN_VISIBLE_SHARE = 0.2
+LAYOUT_ATTEMPTS = 40
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A rendered picture.
+
+    Attributes:
+        image: RGB, uint8 `[H, W, 3]`.
+        instances: uint8 `[H, W]`, 0 where there is no person, else the person's number 1..`people`.
+        parts: `canvas.Part` of the person seen at each pixel, uint8 `[H, W]`.
+        people: number of persons, each of them visible.
+    """
+
+    image: np.ndarray
+    instances: np.ndarray
+    parts: np.ndarray
+    people: int
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A sprite and where its top left corner lies; `foot` orders by depth (greater is nearer)."""
+
+    sprite: Sprite
+    left: int
+    top: int
+    foot: float
+    person: bool
+
+    def overlap(self, size: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """Slices of the picture, and the equal ones of the sprite, that they share."""
+        height, width = self.sprite.alpha.shape
+        y1, x1 = max(0, self.top), max(0, self.left)
+        y2, x2 = max(y1, min(size[0], self.top + height)), max(x1, min(size[1], self.left + width))
+        inner = (slice(y1 - self.top, y2 - self.top), slice(x1 - self.left, x2 - self.left))
+        return (slice(y1, y2), slice(x1, x2)), inner
+
+
+def render_scene(rng: np.random.Generator, people: int) -> Scene:
+    """Render a picture with `people` persons, each visible to at least 20 % of its pixels and 150 of them.
+
+    Where no arrangement shows everybody, the hidden are left out, so that a mask exists for every
+    person in the picture.
+    """
+    size = SIZES[rng.integers(len(SIZES))]
+    horizon = size[0] * rng.uniform(0.15, 0.55)
+    light = float(rng.uniform(-1, 1))
+    sprites = _paint_people(rng, people, size[0], light)
+    props = [
+        _Item(paint_prop(rng, stature, light), 0, 0, 0.0, False)
+        for stature in rng.uniform(50, 210, int(rng.integers(0, 5)))
+    ]
+    for _ in range(LAYOUT_ATTEMPTS):
+        items = _arrange(rng, sprites, props, size)
+        hidden = _hidden(items, size)
+        if not hidden:
+            break
+    while hidden:
+        items = [item for item in items if item not in hidden]
+        hidden = _hidden(items, size)
+    return _compose(rng, items, size, horizon)
+
+
+def _paint_people(
+    rng: np.random.Generator, people: int, height: int, light: float
+) -> list[tuple[Sprite, float]]:
+    """Sprites with their statures in pixels; the sizes within one picture are related."""
+    low, high = (110, 235) if rng.random() < 0.75 else (55, 110)
+    middle = np.exp(rng.uniform(np.log(low), np.log(high)))
+    team: Outfit | None = random_outfit(rng) if rng.random() < 0.35 else None
+    sprites = []
+    for _ in range(people):
+        stature = float(np.clip(middle * np.exp(rng.normal(0, 0.22)), 42, min(220, height * 0.92)))
+        outfit = random_outfit(rng, team if rng.random() < 0.7 else None)
+        sprites.append((paint_figure(random_pose(rng), outfit, stature, light, rng), stature))
+    return sprites
+
+
+def _arrange(
+    rng: np.random.Generator, people: list[tuple[Sprite, float]], props: list[_Item], size: tuple[int, int]
+) -> list[_Item]:
+    """Place everything: two thirds of the people beside, before or behind an earlier one."""
+    height, width = size
+    items: list[_Item] = []
+    spots: list[tuple[float, float, float]] = []
+    for sprite, stature in people:
+        if spots and rng.random() < 0.68:
+            near_x, near_y, near_stature = spots[rng.integers(len(spots))]
+            x = near_x + rng.choice([-1, 1]) * rng.uniform(0.16, 0.42) * max(stature, near_stature)
+            y = near_y + (stature - near_stature) * rng.uniform(0.2, 0.8) + rng.normal(0, 0.04) * stature
+        else:
+            x = rng.uniform(0.02, 0.98) * width
+            y = rng.uniform(min(stature * 0.95, height), height * 1.08 + stature * 0.12)
+        spots.append((x, y, stature))
+        items.append(_stand_at(sprite, x, y, y + rng.normal(0, 0.03) * stature, True))
+    for prop in props:
+        x, y = rng.uniform(0, 1) * width, rng.uniform(0.45, 1.1) * height
+        items.append(_stand_at(prop.sprite, x, y, y - rng.uniform(0, 0.5) * height, False))
+    return sorted(items, key=lambda item: item.foot)
+
+
+def _stand_at(sprite: Sprite, x: float, y: float, foot: float, person: bool) -> _Item:
+    return _Item(sprite, round(x - sprite.anchor[0]), round(y - sprite.anchor[1]), float(foot), person)
+
+
+def _owners(items: list[_Item], size: tuple[int, int]) -> np.ndarray:
+    """Index + 1 of the item seen at each pixel, 0 for the background; uint8 `[H, W]`."""
+    owners = np.zeros(size, np.uint8)
+    for index, item in enumerate(items):
+        outer, inner = item.overlap(size)
+        owners[outer][item.sprite.solid[inner]] = index + 1
+    return owners
+
+
+def _hidden(items: list[_Item], size: tuple[int, int]) -> list[_Item]:
+    """Persons of whom too little is seen."""
+    seen = np.bincount(_owners(items, size).ravel(), minlength=len(items) + 1)[1:]
+    return [
+        item
+        for item, pixels in zip(items, seen, strict=True)
+        if item.person and pixels < max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE * item.sprite.solid.sum())
+    ]
+
+
+def _compose(rng: np.random.Generator, items: list[_Item], size: tuple[int, int], horizon: float) -> Scene:
+    picture = paint_background(rng, size, horizon)
+    parts = np.zeros(size, np.uint8)
+    for item in items:
+        _cast_shadow(picture, item)
+        outer, inner = item.overlap(size)
+        sprite = item.sprite
+        picture[outer] = picture[outer] * (1 - sprite.alpha[inner][..., None]) + sprite.colour[inner]
+        solid = sprite.solid[inner]
+        parts[outer][solid] = sprite.parts[inner][solid]
+    numbers = np.zeros(len(items) + 1, np.uint8)
+    persons = [index + 1 for index, item in enumerate(items) if item.person]
+    numbers[persons] = np.arange(1, len(persons) + 1)
+    return Scene(_photograph(rng, picture), numbers[_owners(items, size)], parts, len(persons))
+
+
+def _cast_shadow(picture: np.ndarray, item: _Item) -> None:
+    """Darken the ground below an item."""
+    width = item.sprite.alpha.shape[1]
+    x, y = item.left + item.sprite.anchor[0], item.top + item.sprite.anchor[1]
+    tone = np.zeros(picture.shape[:2], np.float32)
+    axes = (max(2, int(width * 0.45)), max(1, int(width * 0.09)))
+    cv2.ellipse(tone, (int(x), int(y)), axes, 0, 0, 360, 0.35, -1, cv2.LINE_AA)
+    picture *= 1 - cv2.blur(tone, (5, 5))[..., None]
+
+
+def _photograph(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
+    """Lighting, colour cast, vignette, blur and sensor noise; returns uint8."""
+    height, width = picture.shape[:2]
+    gain = rng.uniform(0.7, 1.15) * rng.uniform(0.92, 1.08, 3)
+    x, y = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
+    slope = 1 + rng.uniform(-0.2, 0.2) * x + rng.uniform(-0.2, 0.2) * y
+    lit = picture * (gain * slope[..., None]).astype(np.float32)
+    blur = rng.uniform(0, 0.75)
+    if blur > 0.3:
+        lit = cv2.GaussianBlur(lit, (0, 0), blur)
+    lit = lit + np.float32(rng.uniform(0.5, 5)) * rng.standard_normal(lit.shape, dtype=np.float32)
+    return np.clip(lit + rng.uniform(-8, 8), 0, 255).astype(np.uint8)

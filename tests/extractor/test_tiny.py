@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from roiseg.data.synthetic import synthetic_scene
+from roiseg.extractor.tiny import (
+    IMAGE_SIZE,
+    Pretraining,
+    TinyPersonNet,
+    decode_rows,
+    export_onnx,
+    pretrain,
+)
+from roiseg.extractor.tiny.pretrain import detection_loss
+from roiseg.extractor.tiny.targets import assign, person_boxes
+from roiseg.make_extractor import draw_pictures, letterbox_scene
+
+REPOSITORY = Path(__file__).parents[2]
+ONNX = REPOSITORY / "ext_extractor" / "tiny_person_256.onnx"
+SHAPES = {"features_s4": [1, 48, 64, 64], "features_s8": [1, 48, 32, 32]}
+
+
+def cut(path: Path, names: tuple[str, ...]) -> onnxruntime.InferenceSession:
+    """A session that returns inner tensors."""
+    model = onnx.load(path)
+    del model.graph.output[:]
+    model.graph.output.extend(
+        value for name in names for value in model.graph.value_info if value.name == name
+    )
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    low, high = torch.maximum(a[:, None, :2], b[:, :2]), torch.minimum(a[:, None, 2:], b[:, 2:])
+    overlap = (high - low).clamp(min=0).prod(-1)
+    area_a, area_b = (a[:, 2:] - a[:, :2]).prod(-1), (b[:, 2:] - b[:, :2]).prod(-1)
+    return overlap / (area_a[:, None] + area_b - overlap)
+
+
+def detect(output: torch.Tensor, threshold: float = 0.3) -> torch.Tensor:
+    """Boxes [N, 4] after suppression at IoU 0.65."""
+    boxes, scores = decode_rows(output[None])[0], output[:, 4] * output[:, 5]
+    order = scores.argsort(descending=True)
+    kept: list[int] = []
+    for index in order[scores[order] > threshold].tolist():
+        if not kept or iou(boxes[[index]], boxes[kept]).max() < 0.65:
+            kept.append(index)
+    return boxes[kept]
+
+
+def test_committed_file_is_small_and_names_its_tensors() -> None:
+    assert ONNX.stat().st_size < 950_000
+    model = onnx.load(ONNX, load_external_data=False)
+    onnx.checker.check_model(model, full_check=True)
+    assert model.opset_import[0].version == 18
+    assert [i.name for i in model.graph.input] == ["images"]
+    assert [o.name for o in model.graph.output] == ["output"]
+    inner = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.value_info}
+    assert {name: inner[name] for name in SHAPES} == SHAPES
+    assert str(REPOSITORY).encode() not in ONNX.read_bytes()
+
+
+def test_committed_file_can_be_cut_at_the_features() -> None:
+    picture = np.random.default_rng(0).random((1, 3, IMAGE_SIZE, IMAGE_SIZE), np.float32)
+    features = cut(ONNX, tuple(SHAPES)).run(None, {"images": picture})
+    assert [list(f.shape) for f in features] == list(SHAPES.values())
+    assert all(f.std() > 0 for f in features)
+
+
+def test_committed_detector_finds_unseen_people() -> None:
+    session = onnxruntime.InferenceSession(ONNX, providers=["CPUExecutionProvider"])
+    found = people = false = 0
+    for index in range(40):
+        image, instances, _ = letterbox_scene(synthetic_scene(0, "val", index))
+        picture = image.transpose(2, 0, 1)[None].astype(np.float32) / 255
+        output = torch.from_numpy(session.run(["output"], {"images": picture})[0][0])
+        assert output.shape == (1024, 6)
+        truth = person_boxes(torch.from_numpy(instances)[None])[0]
+        truth = truth[~truth[:, 0].isnan()]
+        boxes = detect(output)
+        people += len(truth)
+        if len(boxes):
+            overlap = iou(truth, boxes)
+            found += int((overlap.max(1).values >= 0.5).sum())
+            false += int((overlap.max(0).values < 0.5).sum())
+    print(f"recall {found / people:.3f}, false boxes {false} beside {people} people")
+    assert found >= 0.8 * people
+    assert false <= 0.3 * people
+
+
+def test_untrained_network_exports_with_equal_results(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = TinyPersonNet()
+    with torch.no_grad():  # statistics that folding must take into account
+        network(torch.rand(4, 3, IMAGE_SIZE, IMAGE_SIZE) * 2)
+    network.eval()
+    path = export_onnx(network, tmp_path / "tiny.onnx")
+    picture = torch.rand(1, 3, IMAGE_SIZE, IMAGE_SIZE)
+    with torch.no_grad():
+        output, *features = network(picture)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"images": picture.numpy()})[0], output, atol=1e-4)
+    for found, wanted in zip(
+        cut(path, tuple(SHAPES)).run(None, {"images": picture.numpy()}), features, strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+    assert not any("norm" in n.op_type.lower() for n in onnx.load(path).graph.node)
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny.onnx"]
+
+
+def test_network_is_small() -> None:
+    assert sum(p.numel() for p in TinyPersonNet().parameters()) < 230_000
+
+
+def test_person_boxes_and_cells() -> None:
+    instances = torch.zeros(1, 256, 256, dtype=torch.uint8)
+    instances[0, 40:100, 80:96] = 1
+    instances[0, 200:256, 10:40] = 3
+    boxes = person_boxes(instances, 4)
+    assert boxes[0, 0].tolist() == [80, 40, 96, 100]
+    assert boxes[0, 2].tolist() == [10, 200, 40, 256]
+    assert boxes[0, [1, 3]].isnan().all()
+    own, positive = assign(boxes, (256, 256))
+    assert own[positive].unique(dim=0).tolist() == [[10, 200, 40, 256], [80, 40, 96, 100]]
+    assert positive.reshape(32, 32)[70 // 8, 88 // 8]
+
+
+def test_loss_of_perfect_rows_is_lowest() -> None:
+    boxes = torch.tensor([[[80.0, 40, 96, 100], [float("nan")] * 4]])
+    own, positive = assign(boxes, (IMAGE_SIZE, IMAGE_SIZE))
+    rows = torch.zeros(1, 1024, 6)
+    index = torch.arange(1024)
+    cells = torch.stack([index % 32, index // 32], 1)
+    rows[..., :2] = (own[..., :2] + own[..., 2:]).nan_to_num() / 16 - cells
+    rows[..., 2:4] = ((own[..., 2:] - own[..., :2]) / 8).nan_to_num(1).log()
+    rows[..., 4] = torch.where(positive, 12.0, -12.0)
+    rows[..., 5] = 12.0
+    torch.testing.assert_close(decode_rows(rows)[positive], own[positive])
+    perfect = detection_loss(rows, boxes)
+    assert perfect < 0.01
+    rows[..., 0] += 0.5
+    assert detection_loss(rows, boxes) > perfect + 0.1
+
+
+def test_learning_lowers_the_loss_and_repeats_itself() -> None:
+    pictures = draw_pictures(8, seed=5)
+    boxes = person_boxes(pictures.instances)
+
+    def error(steps: int) -> float:
+        network = pretrain(pictures, Pretraining(steps, 4, 3e-3, 0, "cpu", bfloat16=False))
+        with torch.no_grad():
+            raw = network.train().raw(network.features(pictures.images.float() / 255)[1])
+        return float(detection_loss(raw, boxes))
+
+    assert error(25) < 0.7 * error(1)
+    assert error(2) == pytest.approx(error(2), rel=1e-4)
+
+
+def test_command_trains_and_writes(tmp_path: Path) -> None:
+    arguments = ["output=made/x.onnx", "pictures=4", "steps=2", "batch_size=2", "bfloat16=false"]
+    subprocess.run(
+        [sys.executable, "-m", "roiseg.make_extractor", *arguments],
+        cwd=tmp_path,
+        env=dict(os.environ, PYTHONPATH=str(REPOSITORY)),
+        check=True,
+        capture_output=True,
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["made"]
+    assert [p.name for p in (tmp_path / "made").iterdir()] == ["x.onnx"]
+    onnx.checker.check_model(onnx.load(tmp_path / "made/x.onnx"))

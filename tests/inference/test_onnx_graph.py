@@ -1,0 +1,424 @@
+"""Exported files against PyTorch. Exports cost seconds each, so few are made and shared."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from helpers import ROOT, make_onnx, run_onnx
+from onnx.reference import ReferenceEvaluator
+from tiny_run import LAYER, SECOND_LAYER, one_thread, tiny_config, tiny_data, tiny_decoder, tiny_extractor
+
+from roiseg.common.errors import UserError
+from roiseg.decoders.base import target_probability
+from roiseg.decoders.roialign import RoiAlignDecoder
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.extractor.preprocess import Preprocess
+from roiseg.inference.checkpoint import TrainedModel
+from roiseg.inference.onnx_check import CheckInput, OnnxCheck, largest_difference, random_rois
+from roiseg.inference.onnx_export import ExportOptions, export_model, feature_inputs
+from roiseg.inference.onnx_graph import merge_with_extractor, save_onnx
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+WIDE = (64, 96)  # (H, W) of the two-layer model's input
+LAYERS = (LAYER, SECOND_LAYER)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    with one_thread():
+        yield
+
+
+def train_a_little(decoder, seed=0):
+    """Weights as after training: no fresh biases, norms and gains; predictions well away from 1/3."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in decoder.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    decoder.predict.weight.data *= 5
+    return decoder.eval()
+
+
+@pytest.fixture(scope="module")
+def wide_onnx(tmp_path_factory):
+    """The tiny detector for 64x96 pictures."""
+    return make_onnx(tmp_path_factory.mktemp("wide") / "wide.onnx", size=WIDE)
+
+
+@pytest.fixture(scope="module")
+def wide(wide_onnx):
+    """A model with a 16x12 grid on two layers of a picture that is wider than high."""
+    torch.manual_seed(0)
+    extractor = OnnxExtractor(str(wide_onnx), list(LAYERS), Preprocess(WIDE), threads=1)
+    decoder = RoiAlignDecoder(
+        extractor.channels, extractor.strides, roi_size=(16, 12), output_size=(32, 24), mid_channels=48,
+        depth=2,
+    )  # fmt: skip
+    config = tiny_config(wide_onnx, LAYERS)
+    config["extractor"]["preprocess"]["image_size"] = list(WIDE)
+    return TrainedModel(
+        Path("checkpoint_epoch_0007_64x96_8551.pth"), train_a_little(decoder), config, extractor.layers,
+        extractor.shapes, WIDE, extractor.digest, epoch=7,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def square(onnx_file):
+    """A model on one layer of the tiny detector, 2 classes."""
+    torch.manual_seed(1)
+    extractor = tiny_extractor(onnx_file)
+    decoder = train_a_little(tiny_decoder(extractor, num_classes=2))
+    return TrainedModel(
+        Path("checkpoint_epoch_0001_64x64_5000.pth"), decoder, tiny_config(onnx_file, num_classes=2),
+        extractor.layers, extractor.shapes, (64, 64), extractor.digest, epoch=1,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def alone(wide, tmp_path_factory):
+    """(file, check) of the decoder alone."""
+    path = tmp_path_factory.mktemp("alone") / "model.onnx"
+    return path, export_model(wide, path, ExportOptions())
+
+
+@pytest.fixture(scope="module")
+def half(wide, tmp_path_factory):
+    """(file, check) of the decoder alone in fp16."""
+    path = tmp_path_factory.mktemp("half") / "model.onnx"
+    return path, export_model(wide, path, ExportOptions(half=True))
+
+
+@pytest.fixture(scope="module")
+def merged(square, onnx_file, coco_set, tmp_path_factory):
+    """(file, check) of extractor and decoder in one, checked on real pictures too."""
+    path = tmp_path_factory.mktemp("merged") / "model.onnx"
+    extractor = tiny_extractor(onnx_file)
+    samples = tiny_data(coco_set, extractor, square.decoder).samples("val", [0, 1, 2])
+    return path, export_model(square, path, ExportOptions(merged=True), extractor, samples)
+
+
+def session(path):
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def features_of(model, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(1, *shape, generator=generator) for shape in model.shapes]
+
+
+def feed(model, features, rois):
+    return {**{n: f.numpy() for n, f in zip(model.layers, features, strict=True)}, "rois": rois}
+
+
+def expected_masks(model, features, rois):
+    """Masks by the decoder and a paste of its own: every pixel looks up where in the ROI it falls."""
+    height, width = model.image_size
+    boxes = rois.astype(np.float64) * [width, height, width, height]
+    indexed = torch.from_numpy(np.insert(boxes, 0, 0, axis=1).astype(np.float32))
+    with torch.no_grad():
+        maps = target_probability(model.decoder(features, indexed).logits).double().numpy()
+    masks = np.zeros((len(rois), height, width))
+    for mask, grid, (x1, y1, x2, y2) in zip(masks, maps, boxes, strict=True):
+        h, w = grid.shape
+        for y in range(height):
+            for x in range(width):
+                if x1 <= x + 0.5 < x2 and y1 <= y + 0.5 < y2:
+                    i = min(max((y + 0.5 - y1) / (y2 - y1) * h - 0.5, 0), h - 1)
+                    j = min(max((x + 0.5 - x1) / (x2 - x1) * w - 0.5, 0), w - 1)
+                    i0, j0 = int(i), int(j)
+                    i1, j1 = min(i0 + 1, h - 1), min(j0 + 1, w - 1)
+                    a, b = i - i0, j - j0
+                    mask[y, x] = (1 - a) * ((1 - b) * grid[i0, j0] + b * grid[i0, j1]) + a * (
+                        (1 - b) * grid[i1, j0] + b * grid[i1, j1]
+                    )
+    return masks
+
+
+# --- the decoder alone ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7])
+def test_any_number_of_rois_gives_the_masks_of_pytorch(count, alone, wide):
+    features, rois = features_of(wide, seed=count), random_rois(count, seed=count)
+    (masks,) = session(alone[0]).run(["masks"], feed(wide, features, rois))
+    assert masks.shape == (count, *WIDE)
+    assert masks.dtype == np.float32
+    np.testing.assert_allclose(masks, expected_masks(wide, features, rois), atol=1e-4)
+
+
+def test_masks_are_probabilities_and_0_outside_the_roi(alone, wide):
+    rois = np.array([[0.25, 0.5, 0.5, 0.75], [-0.2, -0.3, 0.25, 0.5], [0.9, 0.9, 1.4, 1.2]], np.float32)
+    (masks,) = session(alone[0]).run(["masks"], feed(wide, features_of(wide), rois))
+    assert masks.min() >= 0
+    assert masks.max() <= 1
+    for mask, (y, x) in zip(
+        masks, [np.s_[32:48, 24:48], np.s_[0:32, 0:24], np.s_[58:64, 86:96]], strict=True
+    ):
+        inside = np.zeros(WIDE, bool)
+        inside[y, x] = True
+        assert (mask[~inside] == 0).all()
+        assert (mask[inside] > 0).all()
+
+
+def test_rois_of_one_call_do_not_depend_on_each_other(alone, wide):
+    features, rois = features_of(wide), random_rois(5, seed=3)
+    run = session(alone[0])
+    (together,) = run.run(["masks"], feed(wide, features, rois))
+    for number in range(5):
+        (single,) = run.run(["masks"], feed(wide, features, rois[number : number + 1]))
+        np.testing.assert_allclose(single[0], together[number], atol=1e-5)
+
+
+def test_inputs_and_outputs_have_the_names_and_shapes_promised(alone, wide):
+    run = session(alone[0])
+    inputs = {given.name: given.shape for given in run.get_inputs()}
+    assert list(inputs) == [*wide.layers, "rois"]
+    assert inputs[LAYER] == [1, 20, 16, 24]
+    assert inputs[SECOND_LAYER] == [1, 32, 8, 12]
+    assert isinstance(inputs["rois"][0], str)
+    assert inputs["rois"][1] == 4
+    (masks,) = run.get_outputs()
+    assert masks.name == "masks"
+    assert masks.shape[1:] == list(WIDE)
+    assert {given.type for given in run.get_inputs()} == {"tensor(float)"}
+
+
+@pytest.mark.parametrize("file", ["alone", "half", "merged"])
+def test_files_are_opset_18_without_grid_sample(file, request):
+    model = onnx.load(str(request.getfixturevalue(file)[0]))
+    onnx.checker.check_model(model, full_check=True)
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    assert versions.get("", versions.get("ai.onnx")) == 18
+    types = {node.op_type for node in model.graph.node} | {
+        node.op_type for function in model.functions for node in function.node
+    }
+    assert not types & {"GridSample", "RoiAlign", "ATen"}
+    assert not [t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+
+
+@pytest.mark.parametrize("file", ["alone", "half", "merged"])
+def test_files_hold_no_paths_of_the_machine_that_wrote_them(file, request):
+    content = request.getfixturevalue(file)[0].read_bytes()
+    assert str(ROOT).encode() not in content
+    assert b"site-packages" not in content
+    assert b"stack_trace" not in content
+
+
+@pytest.mark.parametrize("file", ["alone", "half", "merged"])
+def test_only_the_file_itself_is_written(file, request):
+    path, _ = request.getfixturevalue(file)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_export_leaves_the_model_as_it_was(alone, half, wide):
+    assert all(p.dtype == torch.float32 for p in wide.decoder.parameters())
+    assert any(isinstance(m, torch.nn.GroupNorm) for m in wide.decoder.modules())
+
+
+# --- half precision -------------------------------------------------------------------------------
+
+
+def test_fp16_file_is_near_pytorch_and_smaller(alone, half, wide):
+    features, rois = features_of(wide, seed=5), random_rois(7, seed=5)
+    (masks,) = session(half[0]).run(["masks"], feed(wide, features, rois))
+    np.testing.assert_allclose(masks, expected_masks(wide, features, rois), atol=2e-2)
+    assert half[0].stat().st_size < 0.6 * alone[0].stat().st_size
+    assert half[1].tolerance == 2e-2
+    assert half[1].random > 1e-6  # it really is in half precision
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_fp16_file_takes_few_rois(count, half, wide):
+    (masks,) = session(half[0]).run(["masks"], feed(wide, features_of(wide), random_rois(count)))
+    assert masks.shape == (count, *WIDE)
+
+
+@pytest.mark.parametrize("scale", [1, 500, 2000])
+def test_fp16_file_stands_large_features_where_all_arithmetic_is_fp16(scale, half, wide):
+    """GroupNorm squares what it gets, and 256 squared is more than fp16 holds.
+
+    ONNX Runtime computes in float32 on CPUs and would not show it; onnx's own evaluator does as it is told.
+    """
+    features, rois = [f * scale for f in features_of(wide)], random_rois(3)
+    (masks,) = ReferenceEvaluator(str(half[0])).run(["masks"], feed(wide, features, rois))
+    np.testing.assert_allclose(masks, expected_masks(wide, features, rois), atol=2e-2)
+
+
+def test_fp16_file_stands_features_that_are_all_zero(half, wide):
+    features, rois = [f * 0 for f in features_of(wide)], random_rois(3)
+    (masks,) = session(half[0]).run(["masks"], feed(wide, features, rois))
+    np.testing.assert_allclose(masks, expected_masks(wide, features, rois), atol=2e-2)
+
+
+# --- extractor and decoder in one -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_merged_file_equals_the_extractor_followed_by_the_decoder(count, merged, square, onnx_file):
+    picture = np.random.default_rng(count).uniform(0, 1, (1, 3, 64, 64)).astype(np.float32)
+    rois = random_rois(count, seed=count)
+    (masks,) = session(merged[0]).run(["masks"], {"images": picture, "rois": rois})
+    features = [torch.from_numpy(run_onnx(onnx_file, {"images": picture}, [LAYER])[0])]
+    np.testing.assert_allclose(masks, expected_masks(square, features, rois), atol=1e-4)
+
+
+def test_merged_file_takes_the_image_and_rois_and_gives_masks_only(merged):
+    run = session(merged[0])
+    assert [given.name for given in run.get_inputs()] == ["images", "rois"]
+    assert [output.name for output in run.get_outputs()] == ["masks"]
+
+
+def test_merged_file_leaves_out_what_lies_behind_the_layer(merged):
+    names = {name for node in onnx.load(str(merged[0])).graph.node for name in node.output}
+    assert not [name for name in names if "model.7" in name or "model.5" in name]
+
+
+def test_real_pictures_are_part_of_the_check(merged):
+    check = merged[1]
+    assert check.real is not None
+    assert 0 <= check.real <= 1e-4
+    assert check.passed
+
+
+def test_a_merged_export_without_the_extractor_is_a_user_error(square, tmp_path):
+    with pytest.raises(UserError, match="onnx_path"):
+        export_model(square, tmp_path / "model.onnx", ExportOptions(merged=True))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "tolerance"),
+    [({}, 1e-4), ({"batch": "N"}, 1e-4), ({"dtype": "float16"}, 2e-2)],
+    ids=["static", "free batch", "fp16"],
+)
+def test_extractors_of_every_kind_can_be_merged(options, tolerance, alone, wide, tmp_path):
+    """Two layers; the decoder's file of `alone` is used again."""
+    detector = make_onnx(tmp_path / "detector.onnx", size=WIDE, **options)
+    extractor = OnnxExtractor(str(detector), list(LAYERS), Preprocess(WIDE), threads=1)
+    model = merge_with_extractor(onnx.load(str(alone[0])), str(detector), LAYERS)
+    save_onnx(model, tmp_path / "merged.onnx", {})
+    images = torch.randint(
+        0, 256, (1, *WIDE, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
+    rois = random_rois(3)
+    given = CheckInput({"images": extractor.preprocess(images).numpy()}, extractor(images), rois)
+    assert largest_difference(tmp_path / "merged.onnx", wide.decoder, WIDE, [given]) < tolerance
+    picture = given.onnx_inputs["images"].astype(options.get("dtype", "float32"))
+    (masks,) = session(tmp_path / "merged.onnx").run(["masks"], {"images": picture, "rois": rois})
+    np.testing.assert_allclose(masks, expected_masks(wide, extractor(images), rois), atol=tolerance)
+
+
+# --- the check ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", ["alone", "half", "merged"])
+def test_metadata_tells_a_program_what_it_must_know(file, request, wide, square):
+    model = square if file == "merged" else wide
+    stored = {p.key: p.value for p in onnx.load(str(request.getfixturevalue(file)[0])).metadata_props}
+    assert stored["producer"] == "roiseg"
+    assert stored["checkpoint"] == model.path.name
+    assert stored["epoch"] == str(model.epoch)
+    assert json.loads(stored["image_size"]) == list(model.image_size)
+    assert json.loads(stored["layers"]) == list(model.layers)
+    assert json.loads(stored["merged"]) == (file == "merged")
+    assert stored["extractor_sha256"] == model.extractor_sha256
+    preprocess = json.loads(stored["preprocess"])
+    assert preprocess["color"] == "bgr"
+    assert preprocess["image_size"] == list(model.image_size)
+    assert "0..1" in stored["rois"]
+    assert "[N, H, W]" in stored["masks"]
+
+
+def test_a_passed_check_reports_its_numbers(alone):
+    check = alone[1]
+    assert 0 <= check.random <= 1e-4
+    assert check.summary() == {"tolerance": 1e-4, "random": check.random, "real": None, "passed": True}
+
+
+@pytest.mark.parametrize(
+    ("random", "real", "passed"),
+    [
+        (0.0, None, True), (1e-4, 1e-4, True), (2e-4, 0.0, False), (0.0, 2e-4, False),
+        (math.inf, None, False), (math.nan, None, False), (0.0, math.inf, False),
+    ],
+)  # fmt: skip
+def test_a_check_passes_only_within_tolerance(random, real, passed):
+    assert OnnxCheck(1e-4, random, real).passed is passed
+
+
+def check_inputs(model, count=3):
+    features, rois = features_of(model), random_rois(count)
+    arrays = feed(model, features, rois)
+    arrays.pop("rois")
+    return [CheckInput(arrays, features, rois)]
+
+
+def test_the_check_sees_a_single_weight_that_differs(alone, wide):
+    other = copy.deepcopy(wide.decoder)
+    assert largest_difference(alone[0], other, WIDE, check_inputs(wide)) <= 1e-4
+    other.predict.bias.data[1] += 0.01
+    assert 1e-4 < largest_difference(alone[0], other, WIDE, check_inputs(wide)) < 0.01
+
+
+def test_a_mask_that_is_not_a_number_fails_the_check(alone, wide):
+    other = copy.deepcopy(wide.decoder)
+    other.predict.bias.data[1] = math.nan
+    assert largest_difference(alone[0], other, WIDE, check_inputs(wide)) == math.inf
+
+
+def test_masks_of_another_size_are_a_user_error(alone, wide):
+    with pytest.raises(UserError, match="shape"):
+        largest_difference(alone[0], wide.decoder, (32, 48), check_inputs(wide))
+
+
+def test_random_rois_are_boxes_of_all_sizes():
+    rois = random_rois(200)
+    assert rois.dtype == np.float32
+    assert rois.shape == (200, 4)
+    sides = rois[:, 2:] - rois[:, :2]
+    assert sides.min() > 0.019
+    assert sides.min() < 0.05
+    assert sides.max() > 0.9
+    assert random_rois(0).shape == (0, 4)
+
+
+class ExportsWrongly(RoiAlignDecoder):
+    """Another function while it is exported than when it runs."""
+
+    def forward(self, features, rois):
+        output = super().forward(features, rois)
+        if torch.compiler.is_exporting():
+            output.logits = output.logits * 1.01
+        return output
+
+
+def test_a_wrong_export_is_a_user_error_and_leaves_no_file(square, tmp_path):
+    torch.manual_seed(0)
+    decoder = ExportsWrongly([20], [4], roi_size=(4, 4), output_size=(4, 4), mid_channels=4, depth=0)
+    model = replace(square, decoder=train_a_little(decoder))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"an older export")
+    with pytest.raises(UserError, match="differs from PyTorch") as error:
+        export_model(model, path, ExportOptions())
+    assert str(model.path) in str(error.value)
+    assert path.read_bytes() == b"an older export"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_feature_inputs_are_named_by_layer(wide):
+    assert [(f.name, f.shape) for f in feature_inputs(wide)] == [
+        (LAYER, (20, 16, 24)),
+        (SECOND_LAYER, (32, 8, 12)),
+    ]

@@ -1,0 +1,118 @@
+"""A whole run in miniature on the tiny COCO set and the tiny detector: what training tests share."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+
+import lightning as L
+import torch
+
+from roiseg.data.datamodule import RoiDataModule
+from roiseg.data.sampling import RoiSampler
+from roiseg.data.targets import TargetSpec
+from roiseg.decoders.roialign import RoiAlignDecoder
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.extractor.preprocess import Preprocess
+from roiseg.inference.checkpoint import describe
+from roiseg.losses.composite import CompositeLoss
+from roiseg.losses.cross_entropy import CrossEntropy
+from roiseg.losses.dice import Dice
+from roiseg.training.module import RoiSegModule
+from roiseg.training.schedules import cosine
+
+LAYER = "/model.3/Concat_output_0"  # [20, 16, 16], stride 4
+SECOND_LAYER = "/model.6/Concat_output_0"  # [32, 8, 8], stride 8
+
+MODEL = {
+    "num_classes": 3, "roi_size": [7, 7], "output_size": [14, 14], "mid_channels": 8, "min_channels": 8,
+    "depth": 1, "sampling_ratio": 2,
+}  # fmt: skip
+
+
+def tiny_config(onnx_file, layers=(LAYER,), **model):
+    """A configuration as a checkpoint carries it; `model` overrides options of the decoder."""
+    return {
+        "seed": 0,
+        "data": {"_target_": "roiseg.data.datamodule.RoiDataModule", "batch_size": 2},
+        "extractor": {
+            "_target_": "roiseg.extractor.onnx_extractor.OnnxExtractor",
+            "onnx_path": str(onnx_file),
+            "layers": list(layers),
+            "threads": 1,
+            "source": None,
+            "preprocess": {
+                "_target_": "roiseg.extractor.preprocess.Preprocess",
+                "image_size": [64, 64],
+                "color": "bgr",
+                "divisor": 255.0,
+            },
+        },
+        "model": {"_target_": "roiseg.decoders.roialign.RoiAlignDecoder", **MODEL, **model},
+        "loss": {"class_weights": None, "terms": {"ce": {"weight": 1.0}}},
+        "optimizer": {"lr": 0.01},
+        "scheduler": {"warmup": 0.1},
+        "trainer": {"max_epochs": 2, "precision": "32-true", "default_root_dir": "here"},
+        "callbacks": {"checkpoint": {}, "history": {}},
+        "paths": {"output_dir": "outputs/tiny"},
+    }
+
+
+def tiny_extractor(onnx_file, layers=(LAYER,)):
+    """The extractor that `tiny_config` describes."""
+    return OnnxExtractor(str(onnx_file), list(layers), Preprocess([64, 64], color="bgr"), threads=1)
+
+
+def tiny_decoder(extractor, **model):
+    """The decoder that `tiny_config` describes."""
+    return RoiAlignDecoder(extractor.channels, extractor.strides, **{**MODEL, **model})
+
+
+def tiny_data(coco_set, extractor, decoder):
+    """The tiny COCO set as a data module, without loader processes."""
+    spec = TargetSpec(
+        decoder.frame, decoder.output_size, decoder.num_classes, extractor.preprocess.image_size
+    )
+    files = [str(coco_set.json), str(coco_set.images)] * 2
+    return RoiDataModule(*files, extractor, spec, RoiSampler(), batch_size=2, val_batch_size=2, num_workers=0)
+
+
+def tiny_module(decoder, description=None, seed=0, scheduler=cosine):
+    """The LightningModule with cross-entropy and Dice, AdamW and a cosine."""
+    terms = {"ce": {"term": CrossEntropy(), "weight": 1.0}, "dice": {"term": Dice(), "weight": 1.0}}
+    optimizer = functools.partial(torch.optim.AdamW, lr=0.01)
+    return RoiSegModule(decoder, CompositeLoss(terms), optimizer, scheduler, seed, description or {})
+
+
+def tiny_trainer(folder, callbacks=(), **options):
+    """A quiet trainer on the CPU."""
+    settings = {
+        "accelerator": "cpu", "devices": 1, "max_epochs": 2, "logger": False, "enable_progress_bar": False,
+        "enable_model_summary": False, "num_sanity_val_steps": 0, "use_distributed_sampler": False,
+        "enable_checkpointing": bool(callbacks), "default_root_dir": str(folder),
+    }  # fmt: skip
+    return L.Trainer(**{**settings, **options}, callbacks=list(callbacks))
+
+
+@contextlib.contextmanager
+def one_thread():
+    """Let torch compute on one core: for tiny tensors on busy machines several are many times slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def fit(coco_set, onnx_file, folder, callbacks=(), seed=0, **options):
+    """Train for real; returns (trainer, module, data, extractor)."""
+    extractor = tiny_extractor(onnx_file)
+    torch.manual_seed(seed)
+    decoder = tiny_decoder(extractor)
+    data = tiny_data(coco_set, extractor, decoder)
+    module = tiny_module(decoder, describe(tiny_config(onnx_file), extractor), seed)
+    trainer = tiny_trainer(folder, callbacks, **options)
+    with one_thread():
+        trainer.fit(module, datamodule=data)
+    return trainer, module, data, extractor

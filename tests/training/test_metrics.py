@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+
+from roiseg.data.batch import RoiBatch, RoiSample
+from roiseg.geometry.letterbox import Transform
+from roiseg.training.metrics import CLASS_NAMES, InstanceMetrics, PixelMetrics
+
+# --- pixels ---------------------------------------------------------------------------------------
+
+
+def confusion_scores(predicted, truth, classes):
+    """The metrics out of a confusion matrix, in numpy."""
+    matrix = np.zeros((classes, classes))
+    for p, t in zip(np.ravel(predicted), np.ravel(truth), strict=True):
+        if t != 255:
+            matrix[t, p] += 1
+    hit, true, said = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+    occurs = true + said > 0
+    iou = np.divide(hit, true + said - hit, out=np.zeros(classes), where=occurs)
+    dice = np.divide(2 * hit, true + said, out=np.zeros(classes), where=occurs)
+    recall = np.divide(hit, true, out=np.zeros(classes), where=true > 0)
+    scores = {
+        "miou": iou[occurs].mean(),
+        "dice": dice[occurs].mean(),
+        "mean_pixel_accuracy": recall[occurs].mean(),
+        "pixel_accuracy": hit.sum() / matrix.sum(),
+    }
+    for name, i, d in zip(CLASS_NAMES, iou, dice, strict=False):
+        scores |= {f"{name}_iou": i, f"{name}_dice": d}
+    return scores
+
+
+def class_maps(classes, shape=(4, 7, 6), seed=0, ignored=0.2, only=None):
+    rng = np.random.default_rng(seed)
+    truth = rng.choice(only or range(classes), shape)
+    predicted = np.where(rng.uniform(size=shape) < 0.6, truth, rng.choice(only or range(classes), shape))
+    truth[rng.uniform(size=shape) < ignored] = 255
+    return predicted, truth
+
+
+def scalars(metrics):
+    return {name: float(value) for name, value in metrics.scalars().items()}
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("ignored", [0.0, 0.3])
+@pytest.mark.parametrize("seed", range(3))
+def test_pixel_metrics_equal_those_of_a_confusion_matrix(classes, ignored, seed):
+    predicted, truth = class_maps(classes, seed=seed, ignored=ignored)
+    metrics = PixelMetrics(classes)
+    metrics.update(torch.from_numpy(predicted), torch.from_numpy(truth))
+    assert scalars(metrics) == pytest.approx(confusion_scores(predicted, truth, classes), abs=1e-6)
+
+
+def test_two_class_metrics_do_not_speak_of_the_non_target():
+    metrics = PixelMetrics(2)
+    metrics.update(torch.zeros(1, 2, 2, dtype=torch.long), torch.zeros(1, 2, 2, dtype=torch.long))
+    assert not [name for name in metrics.scalars() if "non_target" in name]
+
+
+@pytest.mark.parametrize("only", [[0, 1], [1], [0, 2]])
+def test_a_class_that_never_occurs_is_left_out_of_means_and_is_itself_0(only):
+    predicted, truth = class_maps(3, only=only)
+    metrics = PixelMetrics(3)
+    metrics.update(torch.from_numpy(predicted), torch.from_numpy(truth))
+    got = scalars(metrics)
+    assert got == pytest.approx(confusion_scores(predicted, truth, 3), abs=1e-6)
+    for absent in set(range(3)) - set(only):
+        assert got[f"{CLASS_NAMES[absent]}_iou"] == 0
+    expected = np.mean([got[f"{CLASS_NAMES[c]}_iou"] for c in only])
+    assert got["miou"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_class_only_predicted_counts_as_0():
+    metrics = PixelMetrics(3)
+    metrics.update(torch.tensor([[[0, 2]]]), torch.tensor([[[0, 1]]]))
+    assert scalars(metrics)["miou"] == pytest.approx(1 / 3)
+
+
+def test_what_is_predicted_on_ignored_pixels_does_not_matter():
+    predicted, truth = class_maps(3, ignored=0.4)
+    other = np.where(truth == 255, (predicted + 1) % 3, predicted)
+    first, second = PixelMetrics(3), PixelMetrics(3)
+    first.update(torch.from_numpy(predicted), torch.from_numpy(truth))
+    second.update(torch.from_numpy(other), torch.from_numpy(truth))
+    assert scalars(first) == scalars(second)
+
+
+def test_pixels_are_pooled_over_batches():
+    predicted, truth = (torch.from_numpy(a) for a in class_maps(3, shape=(6, 5, 4)))
+    whole, parts = PixelMetrics(3), PixelMetrics(3)
+    whole.update(predicted, truth)
+    for start, end in ((0, 0), (0, 1), (1, 4), (4, 4), (4, 6)):  # batches without ROIs among them, one first
+        parts.update(predicted[start:end], truth[start:end])
+    assert scalars(parts) == scalars(whole)
+
+
+def test_all_ignored_then_something_is_that_something():
+    predicted, truth = (torch.from_numpy(a) for a in class_maps(3))
+    plain, after = PixelMetrics(3), PixelMetrics(3)
+    plain.update(predicted, truth)
+    after.update(predicted, torch.full_like(truth, 255))
+    after.update(predicted, truth)
+    assert scalars(after) == scalars(plain)
+
+
+def test_reset_forgets():
+    predicted, truth = (torch.from_numpy(a) for a in class_maps(3))
+    metrics = PixelMetrics(3)
+    metrics.update(predicted, truth)
+    metrics.reset()
+    metrics.update(truth.clamp(max=2), truth)
+    assert scalars(metrics)["miou"] == 1
+
+
+def test_no_instance_at_all_is_0():
+    metrics = InstanceMetrics()
+    metrics.update(torch.zeros(0, 4, 4), batch_of([(IDENTITY, (8, 8), [], [])]))
+    assert {float(value) for value in metrics.compute().values()} == {0.0}
+
+
+def test_pasting_is_exact_also_under_bfloat16_autocast():
+    probability, truth = blob(9, 7, seed=3), disc(SIZE, 30, 24, 19)
+    batch = batch_of([(LETTERBOX, SIZE, [BOXES["inside"]], [truth])])
+    plain, mixed = InstanceMetrics(), InstanceMetrics()
+    plain.update(probability[None], batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed.update(probability[None], batch)
+    assert mixed.compute() == plain.compute()
+
+
+# --- instances ------------------------------------------------------------------------------------
+
+
+def naive_paste(probability, roi, transform, size):
+    """Every original pixel looks up, through the transform, where in the ROI's grid its centre falls."""
+    rows, columns = probability.shape
+    x1, y1, x2, y2 = (float(v) for v in roi)
+    canvas = np.zeros(size, bool)
+    for y in range(size[0]):
+        for x in range(size[1]):
+            u = transform.scale_x * (x + 0.5) + transform.shift_x
+            v = transform.scale_y * (y + 0.5) + transform.shift_y
+            if not (x1 <= u < x2 and y1 <= v < y2):
+                continue
+            j = min(max((u - x1) / (x2 - x1) * columns - 0.5, 0), columns - 1)
+            i = min(max((v - y1) / (y2 - y1) * rows - 0.5, 0), rows - 1)
+            i0, j0 = int(i), int(j)
+            i1, j1 = min(i0 + 1, rows - 1), min(j0 + 1, columns - 1)
+            a, b = i - i0, j - j0
+            value = (1 - a) * ((1 - b) * probability[i0, j0] + b * probability[i0, j1])
+            value += a * ((1 - b) * probability[i1, j0] + b * probability[i1, j1])
+            canvas[y, x] = value >= 0.5
+    return canvas
+
+
+def naive_boundary(mask, ratio=0.02):
+    """`mask_to_boundary` of the boundary-iou-api: pad by one, erode 3x3 as often as wide, subtract."""
+    height, width = mask.shape
+    inner = np.pad(mask, 1)
+    for _ in range(max(1, round(ratio * np.sqrt(height**2 + width**2)))):
+        padded = np.pad(inner, 1)
+        shifted = [padded[i : i + height + 2, j : j + width + 2] for i in range(3) for j in range(3)]
+        inner = np.logical_and.reduce(shifted)
+    return mask & ~inner[1:-1, 1:-1]
+
+
+def rle(mask):
+    return coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+
+
+def coco_iou(a, b):
+    return float(coco_mask.iou([rle(a)], [rle(b)], [0])[0, 0])
+
+
+def batch_of(images):
+    """A batch of (transform, original size, ROIs [r, 4] in input pixels, true masks) each."""
+    rois, samples = [], []
+    for index, (transform, size, boxes, truths) in enumerate(images):
+        boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+        rois.append(np.insert(boxes, 0, index, axis=1))
+        picture, targets = np.zeros((0, 1, 3), np.uint8), np.zeros((0, 1, 1), np.uint8)
+        masks = [rle(truth) for truth in truths]
+        samples.append(RoiSample(index, "x.jpg", picture, transform, size, boxes, targets, masks))
+    rois = torch.from_numpy(np.concatenate(rois).astype(np.float32))
+    empty = torch.zeros(len(rois), 1, 1, dtype=torch.uint8)
+    return RoiBatch(torch.zeros(len(images), 1, 1, 3, dtype=torch.uint8), rois, empty, samples)
+
+
+def blob(height, width, seed):
+    """A smooth random map in 0..1 with both sides of 0.5."""
+    coarse = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")[0, 0].clamp(0, 1)
+
+
+def disc(size, cx, cy, radius):
+    y, x = np.mgrid[: size[0], : size[1]] + 0.5
+    return (x - cx) ** 2 + (y - cy) ** 2 <= radius**2
+
+
+LETTERBOX = Transform(0.83, 0.79, 5.0, 3.0)
+MIRROR = Transform(-0.83, 0.79, 58.7, 3.0)
+SIZE = (61, 64)  # original pixels; boundaries are 2 px wide
+BOXES = {
+    "inside": [12.3, 9.2, 44.6, 41.7],
+    "at the border": [4.9, 2.8, 30.3, 51.4],
+    "over the border": [-9.4, -12.3, 35.6, 33.3],
+    "the whole image and more": [-20.2, -15.7, 90.3, 80.1],
+    "thin": [20.3, 5.1, 22.9, 48.6],
+}
+
+
+@pytest.mark.parametrize("transform", [LETTERBOX, MIRROR], ids=["letterbox", "mirrored"])
+@pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
+def test_instance_metrics_equal_those_of_full_naive_canvases(box, transform):
+    probability = blob(9, 7, seed=3)
+    truth = disc(SIZE, 30, 24, 19)
+    metrics = InstanceMetrics()
+    metrics.update(probability[None], batch_of([(transform, SIZE, [box], [truth])]))
+    predicted = naive_paste(probability.numpy().astype(float), box, transform, SIZE)
+    assert predicted.any()
+    got = {name: float(value) for name, value in metrics.compute().items()}
+    boundary = coco_iou(naive_boundary(predicted), naive_boundary(truth))
+    assert got["instance_iou"] == pytest.approx(coco_iou(predicted, truth), abs=1e-6)
+    assert got["boundary_iou"] == pytest.approx(boundary, abs=1e-6)
+
+
+def test_instance_metrics_are_means_over_the_instances_of_several_images():
+    images = [
+        (LETTERBOX, SIZE, [BOXES["inside"], BOXES["at the border"]], [disc(SIZE, 30, 24, 19)] * 2),
+        (LETTERBOX, SIZE, [], []),
+        (Transform(1.0, 1.0, 0.0, 0.0), (40, 90), [[3.3, 2.2, 70.1, 38.8]], [disc((40, 90), 35, 20, 15)]),
+    ]
+    probabilities = torch.stack([blob(8, 8, seed) for seed in range(3)])
+    ious, boundaries = [], []
+    maps = iter(probabilities.numpy().astype(float))
+    for transform, size, boxes, truths in images:
+        for box, truth in zip(boxes, truths, strict=True):
+            predicted = naive_paste(next(maps), box, transform, size)
+            ious.append(coco_iou(predicted, truth))
+            boundaries.append(coco_iou(naive_boundary(predicted), naive_boundary(truth)))
+    together, apart = InstanceMetrics(), InstanceMetrics()
+    together.update(probabilities, batch_of(images))
+    apart.update(probabilities[:2], batch_of(images[:1]))
+    apart.update(probabilities[:0], batch_of(images[1:2]))
+    apart.update(probabilities[2:], batch_of(images[2:]))
+    for metrics in (together, apart):
+        got = metrics.compute()
+        assert float(got["instance_iou"]) == pytest.approx(np.mean(ious), abs=1e-6)
+        assert float(got["boundary_iou"]) == pytest.approx(np.mean(boundaries), abs=1e-6)
+
+
+IDENTITY = Transform(1.0, 1.0, 0.0, 0.0)
+
+
+def measure(probability, box, truth):
+    metrics = InstanceMetrics()
+    metrics.update(torch.as_tensor(probability)[None], batch_of([(IDENTITY, truth.shape, [box], [truth])]))
+    return {name: float(value) for name, value in metrics.compute().items()}
+
+
+def test_five_by_five_example_counted_by_hand():
+    """Truth: all 25 pixels, boundary 16. Prediction: the upper 4 rows, 20 pixels, boundary 14.
+
+    The boundaries share the first row (5) and rows 2 to 4 of the first and last column (3 + 3).
+    """
+    got = measure(torch.ones(2, 2), [0, 0, 5, 4], np.ones((5, 5), bool))
+    assert got["instance_iou"] == pytest.approx(20 / 25)
+    assert got["instance_iou75"] == 1
+    assert got["boundary_iou"] == pytest.approx(11 / (16 + 14 - 11))
+
+
+@pytest.mark.parametrize(("rows", "share"), [(3, 1), (2, 0)])
+def test_iou75_counts_instances_of_three_quarters_and_more(rows, share):
+    got = measure(torch.ones(2, 2), [0, 0, 4, rows], np.ones((4, 4), bool))
+    assert got["instance_iou75"] == share
+
+
+@pytest.mark.parametrize("value", [0.5, 0.4999])
+def test_a_probability_of_one_half_is_mask(value):
+    assert measure(torch.full((3, 3), value), [0, 0, 8, 8], np.ones((8, 8), bool))["instance_iou"] == (
+        value >= 0.5
+    )
+
+
+def test_an_empty_prediction_scores_0():
+    got = measure(torch.zeros(3, 3), [4, 4, 12, 12], disc((20, 20), 8, 8, 5))
+    assert set(got.values()) == {0.0}
+
+
+@pytest.mark.parametrize("box", [[-20, -20, -5, -3], [25, 2, 40, 9], [3, 100, 9, 120], [5, 5, 5, 5]])
+def test_a_box_outside_the_image_or_without_area_scores_0(box):
+    assert measure(torch.ones(3, 3), box, disc((20, 20), 8, 8, 5))["instance_iou"] == 0
+
+
+def test_a_perfect_prediction_scores_1():
+    assert measure(torch.ones(3, 3), [2, 3, 14, 18], np.pad(np.ones((15, 12), bool), ((3, 2), (2, 6)))) == {
+        "instance_iou": 1.0,
+        "instance_iou75": 1.0,
+        "boundary_iou": 1.0,
+    }
+
+
+def test_an_annotation_without_pixels_agrees_with_an_empty_prediction_only():
+    nothing = np.zeros((10, 10), bool)
+    assert measure(torch.zeros(2, 2), [2, 2, 8, 8], nothing)["instance_iou"] == 1
+    assert measure(torch.ones(2, 2), [2, 2, 8, 8], nothing)["instance_iou"] == 0
+
+
+def test_instance_metrics_reset_forgets():
+    metrics = InstanceMetrics()
+    batch = batch_of([(IDENTITY, (8, 8), [[0, 0, 8, 8]], [np.ones((8, 8), bool)])])
+    metrics.update(torch.zeros(1, 2, 2), batch)
+    metrics.reset()
+    metrics.update(torch.ones(1, 2, 2), batch)
+    assert float(metrics.compute()["instance_iou"]) == 1
+
+
+def test_states_are_of_types_every_device_has():
+    """Apple's MPS has no float64."""
+    assert {v.dtype for v in InstanceMetrics().metric_state.values()} == {torch.float32}
+
+
+def test_update_leaves_no_graph_behind():
+    metrics = InstanceMetrics()
+    probability = torch.ones(1, 2, 2)
+    metrics.update(probability, batch_of([(IDENTITY, (8, 8), [[0, 0, 8, 8]], [np.ones((8, 8), bool)])]))
+    assert not metrics.iou.requires_grad
