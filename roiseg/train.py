@@ -22,8 +22,8 @@ from callbacks.overlays import ValidationOverlays
 from roiseg.cli import build
 from roiseg.cli.entry import command
 from roiseg.cli.folders import claim
-from roiseg.cli.types import check_types
 from roiseg.cli.report import best_epoch, parameter_counts, print_summary, versions
+from roiseg.cli.types import check_types
 from roiseg.common.errors import UserError, nearest
 from roiseg.common.files import atomic_path, existing_file, write_json
 from roiseg.data.datamodule import RoiDataModule
@@ -46,6 +46,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     checkpoint = find_checkpoint(cfg)
     if checkpoint is not None:
         check_resumable(checkpoint, describe(build.plain(cfg), extractor))
+        data.first_epoch = read_checkpoint(checkpoint)["epoch"] + 1
     choose_folders(cfg, checkpoint)
     description = describe(build.plain(cfg), extractor)
     module = build.build_module(cfg, decoder, loss, description)

@@ -17,6 +17,9 @@ from roiseg.common.errors import UserError
 class Source(Protocol):
     """Something that can make the files it stands for."""
 
+    def makes(self, path: str | Path) -> bool:
+        """Is `path` one of its files?"""
+
     def ensure(self) -> Any:
         """Make what is absent; at once where nothing is."""
 

@@ -37,7 +37,7 @@ class RoiDataModule(L.LightningDataModule):
         sampler: draws training ROIs.
         augment: changes training pictures.
         seed: root of the data's randomness.
-        source: its `ensure()` is called before anything is read; makes the data set where it is absent.
+        source: makes the data set where it is absent, if a path above is one of its files.
     """
 
     def __init__(
@@ -76,11 +76,13 @@ class RoiDataModule(L.LightningDataModule):
         self.pin_memory = pin_memory
         self.seed = seed
         self.source = source
+        self.first_epoch = 0  # of a resumed run: loader workers start before Lightning tells the sampler
         self._sets: dict[str, RoiDataset] = {}
 
     def prepare_data(self) -> None:
         """Make the data set where it is absent (embedded default only)."""
-        if self.source is not None:
+        files = [path for pair in self.paths.values() for path in pair]
+        if self.source is not None and any(self.source.makes(path) for path in files):
             self.source.ensure()
 
     def setup(self, stage: str | None = None) -> None:
@@ -123,7 +125,7 @@ class RoiDataModule(L.LightningDataModule):
         return DataLoader(
             dataset,
             batch_size=self.batch_size if training else self.val_batch_size,
-            sampler=EpochSampler(len(dataset), self.seed, shuffle=training),
+            sampler=EpochSampler(len(dataset), self.seed, training, self.first_epoch if training else 0),
             collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

@@ -143,11 +143,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
     up from the start so that all take the same number of steps.
     """
 
-    def __init__(self, length: int, seed: int, shuffle: bool) -> None:
+    def __init__(self, length: int, seed: int, shuffle: bool, first_epoch: int = 0) -> None:
         self.length = length
         self.seed = seed
         self.shuffle = shuffle
-        self.epoch = 0
+        self.epoch = first_epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration (Lightning calls this)."""

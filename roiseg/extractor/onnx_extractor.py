@@ -32,7 +32,7 @@ class OnnxExtractor:
         providers: ONNX Runtime execution providers in order of preference; None takes CUDA where
             torch sees a GPU and the runtime was built for it, else the CPU.
         threads: CPU threads of the runtime; 0 lets it choose.
-        source: its `ensure()` is called first; makes the file where it is absent.
+        source: makes the file where it is absent, if `onnx_path` is one of its files.
 
     Attributes:
         channels: C of each layer.
@@ -51,7 +51,7 @@ class OnnxExtractor:
         threads: int = 0,
         source: Source | None = None,
     ) -> None:
-        if source is not None:
+        if source is not None and source.makes(onnx_path):
             source.ensure()
         names = [layers] if isinstance(layers, (str, int)) else layers
         self.layers = [str(name) for name in names]

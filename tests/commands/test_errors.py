@@ -27,7 +27,10 @@ MISTAKES = {
     "unreadable override": (["data.val_images=a[b"], ["data.val_images=a[b", "quote"]),
     "wrong type": (["trainer.max_epochs=many"], ["trainer.max_epochs", "many", "int"]),
     "wrong type in a list": (["data.augment.geometric.scale=[1,x]"], ["data.augment.geometric.scale", "x"]),
-    "text for a yes or no": (["callbacks.overlays.row_height=tall"], ["callbacks.overlays.row_height", "tall"]),
+    "text for a yes or no": (
+        ["callbacks.overlays.row_height=tall"],
+        ["callbacks.overlays.row_height", "tall"],
+    ),
     "wrong model value": (["model.num_classes=4"], ["model.num_classes", "2 or 3", "4"]),
     "output grid out of reach": (
         ["model.output_size=[50,50]"],

@@ -17,7 +17,7 @@ from roiseg.common.files import atomic_path, read_json, write_json
 from roiseg.data.synthetic.outline import bounding_box, segmentation
 from roiseg.data.synthetic.scene import PEOPLE_CYCLE, Scene, render_scene
 
-RENDERER_VERSION = 2  # raise it when the same seed gives other pictures
+RENDERER_VERSION = 3  # raise it when the same seed gives other pictures
 MARKER = "synthetic.json"  # says that the folder is ours to write in
 # each split draws from random streams of its own; "extractor" is for pre-training the tiny detector
 SPLITS = {"train": 1, "val": 2, "extractor": 3}
@@ -62,6 +62,10 @@ class SyntheticPeople:
     def annotation_file(self, split: str) -> Path:
         """Annotations of "train" or "val"."""
         return Path(self.root) / "annotations" / f"instances_{split}2017_person_only_no_crowd.json"
+
+    def makes(self, path: str | Path) -> bool:
+        """Does `path` lie in the data set's folder?"""
+        return Path(self.root).absolute() in Path(path).absolute().parents
 
     def ensure(self) -> Path:
         """Make what is missing and return the root; at once if the data set is whole.
