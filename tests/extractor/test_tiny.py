@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from roiseg.data.synthetic import synthetic_scene
+from roiseg.data.synthetic.detector import draw_pictures, letterbox_scene
 from roiseg.extractor.tiny import (
     IMAGE_SIZE,
     Pretraining,
@@ -22,7 +23,6 @@ from roiseg.extractor.tiny import (
 )
 from roiseg.extractor.tiny.pretrain import detection_loss
 from roiseg.extractor.tiny.targets import assign, person_boxes
-from roiseg.data.synthetic.detector import draw_pictures, letterbox_scene
 
 REPOSITORY = Path(__file__).parents[2]
 ONNX = REPOSITORY / "ext_extractor" / "tiny_person_256.onnx"
