@@ -124,9 +124,13 @@ def test_each_file_is_read_once(make):
     assert [s.file_name for s in datamodule.samples("val", [3, 1])] == ["d.jpg", "b.jpg"]
 
 
-def test_what_makes_the_data_runs_before_anything_is_read(make):
+@pytest.mark.parametrize("its_own", [True, False])
+def test_what_makes_the_data_runs_before_anything_is_read_but_only_for_its_own_files(make, its_own):
     class Source:
         calls = 0
+
+        def makes(self, path):
+            return its_own
 
         def ensure(self):
             self.calls += 1
@@ -134,7 +138,7 @@ def test_what_makes_the_data_runs_before_anything_is_read(make):
     source = Source()
     datamodule = make(source=source)
     datamodule.prepare_data()
-    assert source.calls == 1
+    assert source.calls == its_own
     assert not datamodule._sets
     make().prepare_data()  # a set of one's own needs nothing made
 

@@ -11,8 +11,8 @@ import onnxruntime
 import pytest
 import torch
 
-from roiseg.data.synthetic import synthetic_scene
-from roiseg.data.synthetic.detector import draw_pictures, letterbox_scene
+from roiseg.data.synthetic import detector, synthetic_scene
+from roiseg.data.synthetic.detector import COMMITTED, TinyDetector, draw_pictures, letterbox_scene
 from roiseg.extractor.tiny import (
     IMAGE_SIZE,
     Pretraining,
@@ -177,3 +177,19 @@ def test_command_trains_and_writes(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["made"]
     assert [p.name for p in (tmp_path / "made").iterdir()] == ["x.onnx"]
     onnx.checker.check_model(onnx.load(tmp_path / "made/x.onnx"))
+
+
+def test_the_committed_file_is_copied_where_it_is_wanted_and_absent(tmp_path):
+    source = TinyDetector(tmp_path / "sub/tiny.onnx")
+    assert source.makes(str(tmp_path / "sub/tiny.onnx"))
+    assert not source.makes(str(tmp_path / "other.onnx"))
+    made = source.ensure()
+    assert made.read_bytes() == COMMITTED.read_bytes()
+    made.write_bytes(b"mine")
+    assert source.ensure().read_bytes() == b"mine"
+
+
+def test_a_tiny_detector_is_trained_where_the_committed_file_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(detector, "COMMITTED", tmp_path / "gone.onnx")
+    made = TinyDetector(tmp_path / "tiny.onnx", pictures=4, steps=2, batch_size=2, bfloat16=False).ensure()
+    assert onnx.load(str(made)).graph.input[0].name == "images"
