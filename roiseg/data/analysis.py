@@ -17,18 +17,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from roiseg.common.classes import BACKGROUND, IGNORE, NON_TARGET, TARGET
 from roiseg.common.console import track
 from roiseg.common.errors import UserError
 from roiseg.common.files import file_digest, read_json, write_json
 from roiseg.data.annotations import Annotations
 from roiseg.data.class_weights import recommend_all
-from roiseg.data.targets import IGNORE, TargetSpec, draw_targets
+from roiseg.data.targets import TargetSpec, draw_targets
 from roiseg.geometry import boxes as box_ops
 from roiseg.geometry.letterbox import Transform
 
 log = logging.getLogger(__name__)
 
-CLASSES = {"background": 0, "target": 1, "non_target": 2, "ignore": IGNORE}
+CLASSES = {"background": BACKGROUND, "target": TARGET, "non_target": NON_TARGET, "ignore": IGNORE}
 CROWDED = 0.1
 _FORMAT = 1  # another number makes every older file stale
 _BAND_EDGES = (0, 16, 32, 64, 96, 192, math.inf)  # sqrt(ROI area), original pixels

@@ -13,11 +13,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from roiseg.common.classes import BACKGROUND, IGNORE, NON_TARGET, TARGET
 from roiseg.data.shapes import Shape
 from roiseg.geometry.boxes import Boxes, intersection
 from roiseg.geometry.letterbox import Transform
 
-IGNORE = 255
 Frame = Literal["roi", "image"]
 
 
@@ -81,13 +81,14 @@ def draw_targets(
         height, width = spec.image_size
         windows = np.tile(np.array([0, 0, width, height], np.float32), (len(rois), 1))
     touches = intersection(windows, boxes) > 0
-    targets = np.zeros((len(rois), *spec.size), np.uint8)
+    other = NON_TARGET if spec.num_classes == 3 else BACKGROUND
+    targets = np.full((len(rois), *spec.size), BACKGROUND, np.uint8)
     for target, roi, owner, touched in zip(targets, rois, owners, touches, strict=True):
         grid = spec.grid(transform, roi)
         others = [int(i) for i in np.flatnonzero(touched) if i != owner]
         for i in (i for i in others if crowd[i]):
             target[shapes[i].rasterize(grid, spec.size) > 0] = IGNORE
         for i in (i for i in others if not crowd[i]):
-            target[shapes[i].rasterize(grid, spec.size) > 0] = 2 if spec.num_classes == 3 else 0
-        target[shapes[int(owner)].rasterize(grid, spec.size) > 0] = 1
+            target[shapes[i].rasterize(grid, spec.size) > 0] = other
+        target[shapes[int(owner)].rasterize(grid, spec.size) > 0] = TARGET
     return targets

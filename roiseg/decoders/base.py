@@ -9,9 +9,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from roiseg.common.classes import TARGET
 from roiseg.common.errors import UserError
-
-BACKGROUND, TARGET, NON_TARGET = 0, 1, 2
 
 
 @dataclass

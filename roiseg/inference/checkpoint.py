@@ -63,7 +63,7 @@ class TrainedModel:
         Raises:
             UserError: it cannot be opened, or it is another file than the one trained on.
         """
-        node = dict(self.config["extractor"])
+        node = {**self.config["extractor"], "source": None}  # inference makes no detector
         if onnx_path is not None:
             node["onnx_path"] = onnx_path
         extractor: OnnxExtractor = rebuild(node)

@@ -1,19 +1,18 @@
 """Objects from the plain configuration a checkpoint carries, without Hydra.
 
-Only classes that roiseg's decoders, extractors and data sets define are built: a checkpoint from
-elsewhere must not be able to call anything else.
+Only classes that roiseg's decoders and extractor define are built: a checkpoint from elsewhere must not be
+able to call anything else.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
 from typing import Any
 
 from roiseg.common.errors import UserError
 
-_TRUSTED = ("roiseg.decoders.", "roiseg.extractor.", "roiseg.data.")
+_TRUSTED = ("roiseg.decoders.", "roiseg.extractor.")
 
 
 def rebuild(node: Any, **extra: Any) -> Any:
@@ -30,20 +29,18 @@ def rebuild(node: Any, **extra: Any) -> Any:
         return [rebuild(item) for item in node]
     if not isinstance(node, dict):
         return node
-    arguments = {key: rebuild(value) for key, value in node.items() if key not in ("_target_", "_partial_")}
+    arguments = {key: rebuild(value) for key, value in node.items() if key != "_target_"}
     if "_target_" not in node:
         return arguments
     path = str(node["_target_"])
-    call = functools.partial(_locate(path), **arguments, **extra)
-    if node.get("_partial_"):
-        return call
+    found = _locate(path)
     try:
-        inspect.signature(call.func).bind(**call.keywords)
+        inspect.signature(found).bind(**arguments, **extra)
     except TypeError as error:
         raise UserError(
             f"the checkpoint's options do not fit `{path}` of this version of roiseg ({error})"
         ) from None
-    return call()
+    return found(**arguments, **extra)
 
 
 def _locate(path: str) -> Any:

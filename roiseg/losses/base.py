@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-IGNORE = 255
+from roiseg.common.classes import IGNORE
 
 
 @dataclass(frozen=True)

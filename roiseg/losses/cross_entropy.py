@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from roiseg.losses.base import IGNORE, LossInput, LossTerm
+from roiseg.common.classes import IGNORE
+from roiseg.losses.base import LossInput, LossTerm
 
 
 class CrossEntropy(LossTerm):

@@ -12,12 +12,10 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
 
+from roiseg.common.classes import CLASS_NAMES, IGNORE
 from roiseg.data.batch import RoiBatch
 from roiseg.data.rle import decode
-from roiseg.data.targets import IGNORE
 from roiseg.geometry.paste import binary_mask
-
-CLASS_NAMES = ("background", "target", "non_target")
 
 
 class PixelMetrics(MetricCollection):

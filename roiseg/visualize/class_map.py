@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from roiseg.common.classes import BACKGROUND, IGNORE, NON_TARGET, TARGET
 from roiseg.visualize.canvas import Image, blank, text_width, write
 from roiseg.visualize.drawing import draw_boxes
 from roiseg.visualize.palette import ROI_RED
 
-TARGET, NON_TARGET, IGNORE = 1, 2, 255
 CLASS_COLORS = {TARGET: (0, 210, 60), NON_TARGET: (255, 140, 0)}
 HATCH_GRAY = (128, 128, 128)
 
@@ -17,7 +17,7 @@ _ENTRIES = {
     "target": TARGET,
     "non-target": NON_TARGET,
     "ignore": IGNORE,
-    "background (untouched)": 0,
+    "background (untouched)": BACKGROUND,
     "ROI box": None,
 }
 _LINE, _MARGIN, _SPACE = 30, 6, 24  # height of a legend line, its left margin, space between entries; pixels

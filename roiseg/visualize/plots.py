@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from roiseg.visualize.class_map import CLASS_COLORS, HATCH_GRAY, NON_TARGET, TARGET
+from roiseg.common.classes import NON_TARGET, TARGET
+from roiseg.visualize.class_map import CLASS_COLORS, HATCH_GRAY
 
 _LABELS = {"background": "background", "target": "target", "non_target": "non-target", "ignore": "ignore"}
 _COLORS = {

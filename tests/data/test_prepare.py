@@ -336,7 +336,7 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
         do_GET = do_HEAD = answer
 
         def log_message(self, format: str, *args: Any) -> None:
-            pass
+            """Keep requests off the terminal."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})

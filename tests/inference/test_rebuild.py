@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
 
@@ -30,12 +28,6 @@ def test_builds_nested_nodes_first_also_in_lists_and_plain_dicts():
     assert isinstance(built["plain"]["inner"], Preprocess)
     assert isinstance(built["list"][0], Preprocess)
     assert built["list"][1] == 3
-
-
-def test_a_partial_is_not_called():
-    partial = rebuild({**DECODER, "_partial_": True})
-    assert isinstance(partial, functools.partial)
-    assert partial(in_channels=(5,), strides=(8,)).num_classes == 2
 
 
 @pytest.mark.parametrize("value", [None, 3, 0.5, "text", True, [1, [2, "x"]], {"a": {"b": [1]}}])
@@ -68,11 +60,11 @@ UNTRUSTED = {
     "what a module imports from torch": "roiseg.decoders.base.Tensor",
     "a module that a module imports": "roiseg.decoders.base.nn",
     "an abstract class": "roiseg.decoders.base.Decoder",
-    "a constant": "roiseg.decoders.base.TARGET",
+    "a constant": "roiseg.common.classes.TARGET",
     "a function that writes files": "roiseg.common.files.write_json",
     "hydra, imported by a command": "roiseg.cli.build.instantiate",
     "the trainer": "roiseg.train.train",
-    "a class the data module imports": "roiseg.data.datamodule.DataLoader",
+    "a class that can write files": "roiseg.data.synthetic.detector.TinyDetector",
     "dots only": "...",
 }
 

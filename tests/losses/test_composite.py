@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from roiseg.common.classes import IGNORE
 from roiseg.common.errors import UserError
 from roiseg.decoders.base import DecoderOutput
-from roiseg.losses.base import IGNORE, LossInput, LossTerm
+from roiseg.losses.base import LossInput, LossTerm
 from roiseg.losses.composite import CompositeLoss
 from roiseg.losses.cross_entropy import CrossEntropy
 from roiseg.losses.dice import Dice

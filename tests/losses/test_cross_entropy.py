@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roiseg.losses.base import IGNORE, LossInput
+from roiseg.common.classes import IGNORE
+from roiseg.losses.base import LossInput
 from roiseg.losses.cross_entropy import CrossEntropy
 
 

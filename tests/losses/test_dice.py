@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from roiseg.common.classes import IGNORE
 from roiseg.common.errors import UserError
-from roiseg.losses.base import IGNORE, LossInput
+from roiseg.losses.base import LossInput
 from roiseg.losses.dice import Dice
 
 

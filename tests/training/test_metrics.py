@@ -5,9 +5,10 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
+from roiseg.common.classes import CLASS_NAMES
 from roiseg.data.batch import RoiBatch, RoiSample
 from roiseg.geometry.letterbox import Transform
-from roiseg.training.metrics import CLASS_NAMES, InstanceMetrics, PixelMetrics
+from roiseg.training.metrics import InstanceMetrics, PixelMetrics
 
 # --- pixels ---------------------------------------------------------------------------------------
 
