@@ -63,15 +63,15 @@ class ValidationOverlays(L.Callback):
         samples = data.samples("val", self._items)
         batch = data.extract(collate(samples).to(module.device))
         with trainer.precision_plugin.forward_context():
-            probabilities = module.target_probabilities(batch).float().cpu()
-        columns, done = [], 0
-        for sample, boxes in zip(samples, batch.original_boxes(), strict=True):
+            probabilities = iter(module.target_probabilities(batch).float().cpu())
+        columns = []
+        frames = batch.original_boxes(module.decoder.windows(batch.rois))
+        for sample, rois, boxes in zip(samples, batch.original_boxes(), frames, strict=True):
             masks = [
-                binary_mask(p, box, sample.original_size)
-                for p, box in zip(probabilities[done:], boxes, strict=False)
+                binary_mask(next(probabilities), box, sample.original_size, within=roi)
+                for box, roi in zip(boxes, rois, strict=True)
             ]
-            done += len(boxes)
-            columns.append(_column(data.dataset("val"), sample, boxes, masks))
+            columns.append(_column(data.dataset("val"), sample, rois, masks))
         return columns
 
 

@@ -65,7 +65,9 @@ def tiny_extractor(onnx_file, layers=(LAYER,)):
 
 def tiny_decoder(extractor, **model):
     """The decoder that `tiny_config` describes."""
-    return RoiAlignDecoder(extractor.channels, extractor.strides, **{**MODEL, **model})
+    return RoiAlignDecoder(
+        extractor.channels, extractor.strides, extractor.preprocess.image_size, **{**MODEL, **model}
+    )
 
 
 def tiny_data(coco_set, extractor, decoder):

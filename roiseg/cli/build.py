@@ -45,14 +45,18 @@ def build_extractor(cfg: DictConfig) -> OnnxExtractor:
 
 def build_decoder(cfg: DictConfig, extractor: OnnxExtractor) -> Decoder:
     """The decoder of `model=`, fitted to the extractor's features."""
-    return instantiate(cfg.model, in_channels=extractor.channels, strides=extractor.strides, _convert_="all")
+    return instantiate(
+        cfg.model,
+        in_channels=extractor.channels,
+        strides=extractor.strides,
+        image_size=extractor.preprocess.image_size,
+        _convert_="all",
+    )
 
 
 def build_datamodule(cfg: DictConfig, extractor: OnnxExtractor, decoder: Decoder) -> RoiDataModule:
     """The data of `data=`, with targets where the decoder draws; read and checked."""
-    spec = TargetSpec(
-        decoder.frame, decoder.output_size, decoder.num_classes, extractor.preprocess.image_size
-    )
+    spec = TargetSpec(decoder.frame, decoder.output_size, decoder.num_classes, decoder.image_size)
     make = instantiate(cfg.data, _partial_=True, _convert_="all")
     data: RoiDataModule = make(extractor=extractor, spec=spec)
     data.prepare_data()
@@ -62,7 +66,11 @@ def build_datamodule(cfg: DictConfig, extractor: OnnxExtractor, decoder: Decoder
 
 def build_loss(cfg: DictConfig, decoder: Decoder, data: RoiDataModule) -> CompositeLoss:
     """The weighted sum of `loss=`."""
-    return instantiate(cfg.loss, class_weights=class_weights(cfg, decoder, data), _convert_="all")
+    loss: CompositeLoss = instantiate(
+        cfg.loss, class_weights=class_weights(cfg, decoder, data), _convert_="all"
+    )
+    loss.check(decoder)
+    return loss
 
 
 def build_module(
@@ -71,7 +79,10 @@ def build_module(
     """The LightningModule: decoder, loss, optimiser, schedule."""
     optimizer = instantiate(cfg.optimizer, _convert_="all")
     scheduler = instantiate(cfg.scheduler, _convert_="all") if cfg.scheduler else None
-    return RoiSegModule(decoder, loss, optimizer, scheduler, cfg.seed, description)
+    clicks = instantiate(cfg.clicks, _convert_="all") if cfg.clicks else None
+    if clicks is not None and "points" not in decoder.prompts:
+        raise UserError("clicks are point prompts, which this model does not read: set clicks=none")
+    return RoiSegModule(decoder, loss, optimizer, scheduler, cfg.seed, description, clicks)
 
 
 def class_weights(cfg: DictConfig, decoder: Decoder, data: RoiDataModule) -> list[float] | None:

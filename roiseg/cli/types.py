@@ -44,7 +44,13 @@ def _hints(target: str) -> dict[str, Any]:
     if not target.startswith(_CHECKED):
         return {}
     found = get_object(target)
-    return typing.get_type_hints(found.__init__ if inspect.isclass(found) else found)
+    if not inspect.isclass(found):
+        return typing.get_type_hints(found)
+    hints: dict[str, Any] = {}  # a class hands what it does not name itself on to the class it extends
+    for kind in reversed(found.__mro__):
+        if kind.__module__.startswith(_CHECKED):
+            hints |= typing.get_type_hints(kind.__init__)  # type: ignore[misc]
+    return hints
 
 
 def _builds_something(value: Any) -> bool:

@@ -42,6 +42,7 @@ class Annotations:
     image_ids: NDArray[np.int64]  # [I]
     file_names: NDArray[np.str_]  # [I]
     sizes: NDArray[np.int32]  # [I, 2] height, width in pixels
+    pixel_sizes: NDArray[np.float32]  # [I] micrometres a pixel; 1 where the file does not say
     first: NDArray[np.int64]  # [I + 1]
     ids: NDArray[np.int64]  # [N]
     boxes: Boxes  # [N, 4] x1, y1, x2, y2, normalised
@@ -144,6 +145,7 @@ class _Image:
     file_name: str
     height: int
     width: int
+    pixel_size: float | None  # micrometres
 
 
 @dataclass(frozen=True)
@@ -184,8 +186,22 @@ def _read_images(records: Sequence[Any], path: Path) -> list[_Image]:
         if values["id"] in seen:
             raise UserError(f"{where}: id {values['id']} occurs twice; ids must be unique")
         seen.add(values["id"])
-        images.append(_Image(values["id"], name, values["height"], values["width"]))
+        images.append(
+            _Image(values["id"], name, values["height"], values["width"], _read_pixel_size(record, where))
+        )
+    without = [number for number, image in enumerate(images) if image.pixel_size is None]
+    if without and len(without) < len(images):
+        raise UserError(
+            f"images[{without[0]}] in {path} has no `pixel_size_um` but others have: give it to all or none"
+        )
     return images
+
+
+def _read_pixel_size(record: dict[str, Any], where: str) -> float | None:
+    size = record.get("pixel_size_um")
+    if size is not None and not (_is_numbers([size]) and size > 0):
+        raise UserError(f"{where}: `pixel_size_um` must be a number of micrometres above 0, got {size!r}")
+    return size
 
 
 def _read_instance(
@@ -263,6 +279,7 @@ def _pack(path: Path, images: list[_Image], grouped: list[list[_Instance]]) -> A
         image_ids=np.array([image.id for image in images], np.int64),
         file_names=np.array([image.file_name for image in images]),
         sizes=np.array([(image.height, image.width) for image in images], np.int32).reshape(-1, 2),
+        pixel_sizes=np.array([image.pixel_size or 1.0 for image in images], np.float32),
         first=ends([len(group) for group in grouped]),
         ids=np.array([instance.id for instance in instances], np.int64),
         boxes=np.array([instance.box for instance in instances], np.float32).reshape(-1, 4),

@@ -15,6 +15,10 @@ from roiseg.geometry.boxes import Boxes
 from roiseg.geometry.letterbox import Transform
 
 
+def _no_targets() -> NDArray[np.uint8]:
+    return np.zeros((0, 1, 1), np.uint8)
+
+
 @dataclass(frozen=True)
 class RoiSample:
     """One image with its ROIs."""
@@ -25,8 +29,11 @@ class RoiSample:
     transform: Transform  # original -> input pixels
     original_size: tuple[int, int]  # (H, W)
     rois: Boxes  # [r, 4] input pixels
-    targets: NDArray[np.uint8]  # [r, h, w]
+    targets: NDArray[np.uint8]  # [r, h, w] in the decoder's frame
     truths: list[dict[str, Any]] = field(default_factory=list)  # RLE [r] at original size (evaluation only)
+    # [r, *metric_size] targets on a grid over each ROI, which metrics compare with (evaluation only)
+    measured: NDArray[np.uint8] = field(default_factory=_no_targets)
+    pixel_size: float = 1.0  # of an input pixel: micrometres, or original pixels where those are not known
 
 
 @dataclass
@@ -35,9 +42,12 @@ class RoiBatch:
 
     images: Tensor  # uint8 [B, H, W, 3] RGB
     rois: Tensor  # float32 [R, 5] image index, x1, y1, x2, y2 in input pixels
-    targets: Tensor  # uint8 [R, h, w]
+    targets: Tensor  # uint8 [R, h, w] in the decoder's frame
     samples: Sequence[RoiSample]  # for what only some readers need: names, transforms, truths
+    measured: Tensor = field(default_factory=lambda: torch.from_numpy(_no_targets()))  # see RoiSample
+    pixel_sizes: Tensor = field(default_factory=lambda: torch.ones(0))  # float32 [B], see RoiSample
     features: tuple[Tensor, ...] = ()  # [B, C_l, H_l, W_l] a layer, set once the extractor has run
+    inputs: Tensor | None = None  # float32 [B, 3, H, W], the detector's input tensor, set with the features
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> RoiBatch:
         """Return the batch with its tensors on `device`."""
@@ -50,7 +60,10 @@ class RoiBatch:
             images=move(self.images),
             rois=move(self.rois),
             targets=move(self.targets),
+            measured=move(self.measured),
+            pixel_sizes=move(self.pixel_sizes),
             features=tuple(move(f) for f in self.features),
+            inputs=None if self.inputs is None else move(self.inputs),
         )
 
     def pin_memory(self) -> RoiBatch:
@@ -60,15 +73,15 @@ class RoiBatch:
             images=self.images.pin_memory(),
             rois=self.rois.pin_memory(),
             targets=self.targets.pin_memory(),
+            measured=self.measured.pin_memory(),
+            pixel_sizes=self.pixel_sizes.pin_memory(),
         )
 
-    def original_boxes(self) -> list[Boxes]:
-        """The ROIs of each image in its original pixels."""
-        rois = self.rois.cpu().numpy()
-        return [
-            sample.transform.inverse().boxes(rois[rois[:, 0] == i, 1:])
-            for i, sample in enumerate(self.samples)
-        ]
+    def original_boxes(self, boxes: Tensor | None = None) -> list[Boxes]:
+        """Boxes [R, 4] that belong to the ROIs (default: the ROIs), by image, in its original pixels."""
+        given = (self.rois[:, 1:] if boxes is None else boxes).cpu().numpy()
+        images = self.rois[:, 0].cpu().numpy()
+        return [sample.transform.inverse().boxes(given[images == i]) for i, sample in enumerate(self.samples)]
 
 
 def collate(samples: Sequence[RoiSample]) -> RoiBatch:
@@ -78,5 +91,9 @@ def collate(samples: Sequence[RoiSample]) -> RoiBatch:
         images=torch.from_numpy(np.stack([sample.image for sample in samples])),
         rois=torch.from_numpy(np.concatenate(rois).astype(np.float32)),
         targets=torch.from_numpy(np.concatenate([sample.targets for sample in samples])),
-        samples=[replace(sample, image=sample.image[:0], targets=sample.targets[:0]) for sample in samples],
+        measured=torch.from_numpy(np.concatenate([sample.measured for sample in samples])),
+        pixel_sizes=torch.tensor([sample.pixel_size for sample in samples], dtype=torch.float32),
+        samples=[
+            replace(s, image=s.image[:0], targets=s.targets[:0], measured=s.measured[:0]) for s in samples
+        ],
     )

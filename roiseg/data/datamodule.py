@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -28,6 +29,8 @@ class RoiDataModule(L.LightningDataModule):
         train_images, val_images: folders of the images.
         extractor: the frozen detector.
         spec: where targets are drawn (the decoder's frame and grid).
+        metric_size: (h, w) of the grid over each ROI on which validation counts pixels, the same for all
+            decoders; None takes the decoder's own grid, which must be in the roi frame.
         category_id: the category to segment.
         min_roi_size: smallest side of a ROI in original pixels.
         batch_size: images a step.
@@ -50,6 +53,7 @@ class RoiDataModule(L.LightningDataModule):
         spec: TargetSpec,
         sampler: RoiSampler,
         augment: Augment | None = None,
+        metric_size: Sequence[int] | None = None,
         category_id: int = 1,
         min_roi_size: float = 16,
         batch_size: int = 8,
@@ -65,7 +69,7 @@ class RoiDataModule(L.LightningDataModule):
                 raise UserError(f"data.{name} must be 1 or more, got {value}")
         self.paths = {"train": (train_annotations, train_images), "val": (val_annotations, val_images)}
         self.extractor = extractor
-        self.spec = spec
+        self.spec = _with_metric_size(spec, metric_size)
         self.sampler = sampler
         self.augment = augment
         self.category_id = category_id
@@ -139,10 +143,19 @@ class RoiDataModule(L.LightningDataModule):
     def extract(self, batch: RoiBatch) -> RoiBatch:
         """Fill in the features of a batch."""
         with torch.no_grad():
-            batch.features = self.extractor(batch.images)
+            batch.inputs = self.extractor.preprocess(batch.images)
+            batch.features = self.extractor.run(batch.inputs)
         return batch
 
     def samples(self, split: str, items: Sequence[int]) -> list[RoiSample]:
         """Single items of a split, for pictures."""
         dataset = self.dataset(split)
         return [dataset[item] for item in items]
+
+
+def _with_metric_size(spec: TargetSpec, size: Sequence[int] | None) -> TargetSpec:
+    if size is None and spec.frame == "roi":
+        return spec
+    if size is None or len(size) != 2 or min(size) < 1:
+        raise UserError(f"data.metric_size must be [h, w], two whole numbers of 1 or more, got {size}")
+    return replace(spec, metric_size=(int(size[0]), int(size[1])))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -113,11 +115,26 @@ class RoiDataset(Dataset[RoiSample]):
             rois, owners = self.sampler.draw(visible, eligible, rng, self.letterbox.size)
         instances = self.annotations.instances(index)
         shapes = [self.annotations.shape(index, i) for i in instances]
-        targets = draw_targets(
-            self.spec, shapes, boxes, self.annotations.crowd[instances], transform, rois, owners
+        draw = functools.partial(
+            draw_targets,
+            shapes=shapes,
+            boxes=boxes,
+            crowd=self.annotations.crowd[instances],
+            transform=transform,
+            rois=rois,
+            owners=owners,
         )
-        truths = [shapes[i].rle() for i in owners] if self.sampler is None else []
-        return RoiSample(index, file_name, image, transform, size, rois, targets, truths)
+        targets = draw(self.spec)
+        pixel_size = float(self.annotations.pixel_sizes[index]) / transform.scale
+        sample = RoiSample(index, file_name, image, transform, size, rois, targets, pixel_size=pixel_size)
+        if self.sampler is not None:
+            return sample
+        measured = self.spec.metric_spec()
+        return replace(
+            sample,
+            measured=targets if measured.grids_as(self.spec) else draw(measured),
+            truths=[shapes[i].rle() for i in owners],
+        )
 
     def _view(
         self, index: int, size: tuple[int, int], rng: np.random.Generator

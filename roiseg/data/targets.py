@@ -7,7 +7,7 @@ target before non-target before ignore before background.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -30,12 +30,25 @@ class TargetSpec:
         size: (h, w) of that grid in cells.
         num_classes: 3, or 2 to label other instances as background.
         image_size: (H, W) of the input in pixels.
+        metric_size: (h, w) of the grid over each ROI on which validation counts pixels, one for all
+            decoders; None: this grid itself (roi frame only).
     """
 
     frame: Frame
     size: tuple[int, int]
     num_classes: int
     image_size: tuple[int, int]
+    metric_size: tuple[int, int] | None = None
+
+    def metric_spec(self) -> TargetSpec:
+        """Where the targets are drawn that metrics compare with."""
+        if self.metric_size is None:
+            return self
+        return replace(self, frame="roi", size=self.metric_size, metric_size=None)
+
+    def grids_as(self, other: TargetSpec) -> bool:
+        """Do both draw on the same grid?"""
+        return (self.frame, self.size) == (other.frame, other.size)
 
     def grid(self, transform: Transform, roi: NDArray[np.float32]) -> Transform:
         """The map original pixels -> grid cells, for a ROI [4] in input pixels."""

@@ -2,69 +2,197 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, TypedDict
 
+import torch
 from torch import Tensor, nn
 
 from roiseg.common.classes import TARGET
 from roiseg.common.errors import UserError
+from roiseg.decoders.detail import DetailBranch
+from roiseg.decoders.film import Film
+from roiseg.geometry.roi_align import resample
+
+Frame = Literal["roi", "image"]
 
 
-@dataclass
+@dataclass(frozen=True)
+class Context:
+    """What a decoder may be told beside features and ROIs.
+
+    Attributes:
+        image: [B, 3, H, W] the detector's input tensor, for the detail branch.
+        pixel_size: [B] size of an input pixel, in micrometres or in original pixels, for FiLM.
+        prior: [R, K, h, w] class probabilities of an earlier decoder, in this decoder's frame.
+        points: [R, P, 3] clicks: x, y in input pixels, and 1 on the target, 0 off it, -1 no click.
+    """
+
+    image: Tensor | None = None
+    pixel_size: Tensor | None = None
+    prior: Tensor | None = None
+    points: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class DecoderOutput:
     """What a decoder returns.
 
     Attributes:
         logits: [R, K, h, w] in the decoder's frame.
         auxiliary: named extra outputs that some losses read.
+        inside: [R, h, w] which share of each cell lies in the ROI; None in the roi frame (all of it).
     """
 
     logits: Tensor
     auxiliary: dict[str, Tensor] = field(default_factory=dict)
+    inside: Tensor | None = None
+
+
+class SharedOptions(TypedDict, total=False):
+    """Options every decoder takes.
+
+    film: features are modulated by the pixel size relative to this base size; None: they are not.
+    detail: width of a branch that reads the picture at the logits' resolution; None: no such branch.
+    """
+
+    film: float | None
+    detail: int | None
 
 
 class Decoder(nn.Module, ABC):
     """Labels the pixels of ROIs from the extractor's features.
 
-    A subclass takes `in_channels` and `strides` (one number a feature layer), `num_classes` (2 or 3)
-    and its own options, works for R = 0, and exports to ONNX with a free R.
+    A subclass implements `decode`, works for R = 0, and exports to ONNX with a free R.
 
     Attributes:
         frame: where the logits live: "roi", a grid stretched over the ROI, or "image", a grid over
             the whole input.
+        output_size: (h, w) of the logits.
+        provides: names of the auxiliary outputs, at least while training.
+        needs: those of them that a loss term must read, or a part of the decoder does not learn.
+        prompts: which of `context.prior` and `context.points` it reads; an instance may narrow them down.
+
+    Args:
+        in_channels, strides: one number a feature layer; strides in input pixels per cell.
+        image_size: (H, W) of the input in pixels.
+        num_classes: 3, or 2 without the non-target class.
+        frame, output_size: see above.
+        film, detail: see `SharedOptions`.
     """
 
-    frame: ClassVar[Literal["roi", "image"]]
+    provides: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
+    prompts: tuple[str, ...] = ()
 
     def __init__(
         self,
         in_channels: Sequence[int],
         strides: Sequence[int],
+        image_size: Sequence[int],
         num_classes: int,
+        frame: Frame,
         output_size: Sequence[int],
+        film: float | None = None,
+        detail: int | None = None,
     ) -> None:
         super().__init__()
         if num_classes not in (2, 3):
             raise UserError(f"model.num_classes must be 2 or 3, got {num_classes}")
+        if frame not in ("roi", "image"):
+            raise UserError(f"model.frame must be roi or image, got {frame}")
         self.in_channels = tuple(in_channels)
         self.strides = tuple(strides)
+        self.image_size = grid_size("image_size", image_size)
         self.num_classes = num_classes
+        self.frame: Frame = frame
         self.output_size = grid_size("output_size", output_size)
+        self.film = None if film is None else Film(self.in_channels, film)
+        self.detail = None if detail is None else DetailBranch(num_classes, detail)
 
-    @abstractmethod
-    def forward(self, features: Sequence[Tensor], rois: Tensor) -> DecoderOutput:
+    def forward(
+        self, features: Sequence[Tensor], rois: Tensor, context: Context | None = None
+    ) -> DecoderOutput:
         """Decode ROIs.
 
         Args:
             features: [B, C_l, H_l, W_l] a layer.
             rois: [R, 5] image index, x1, y1, x2, y2 in input pixels, sorted by image.
+            context: what else is known; `film` wants the pixel size, `detail` the image.
 
         Returns:
             Logits [R, K, h, w] with (h, w) = `output_size`.
+
+        Raises:
+            ValueError: something in `context` that an option of this decoder needs is missing.
         """
+        context = context or Context()
+        if self.film is not None:
+            features = self.film(features, required(context.pixel_size, "pixel_size", "film"))
+        output = self.decode(features, rois, context)
+        if self.detail is not None:
+            image = required(context.image, "image", "detail")
+            windows = torch.cat([rois[:, :1], self.windows(rois)], dim=1)
+            output = replace(output, logits=self.detail(output.logits, image, windows))
+        return output if self.frame == "roi" else replace(output, inside=self._inside(rois))
+
+    @abstractmethod
+    def decode(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
+        """Decode ROIs; see `forward`."""
+
+    @property
+    def context_inputs(self) -> tuple[str, ...]:
+        """Which of `image` and `pixel_size` this decoder, or one within it, cannot do without."""
+        kinds = {type(module) for module in self.modules()}
+        wanted = {"image": DetailBranch, "pixel_size": Film}
+        return tuple(name for name, kind in wanted.items() if kind in kinds)
+
+    def windows(self, rois: Tensor) -> Tensor:
+        """The boxes [R, 4], in input pixels, that the logits of ROIs [R, 5] are stretched over."""
+        if self.frame == "roi":
+            return rois[:, 1:]
+        height, width = self.image_size
+        return rois.new_tensor([0, 0, width, height]).expand(len(rois), 4)
+
+    def roi_logits(self, logits: Tensor, rois: Tensor, size: tuple[int, int]) -> Tensor:
+        """Read logits [R, K, h, w] of this decoder on a grid of `size` (h, w) over each ROI."""
+        height, width = self.output_size
+        if self.frame == "roi" and size == (height, width):
+            return logits
+        windows = self.windows(rois).float()
+        scale = windows.new_tensor([width, height]) / (windows[:, 2:] - windows[:, :2]).clamp(min=1e-6)
+        boxes = (rois[:, 1:].float() - windows[:, :2].repeat(1, 2)) * scale.repeat(1, 2)
+        samples = max(1, math.ceil(max(height / size[0], width / size[1])))
+        return resample(logits, boxes, size, samples)
+
+    def _inside(self, rois: Tensor) -> Tensor:
+        height, width = self.output_size
+        cell_y, cell_x = self.image_size[0] / height, self.image_size[1] / width
+        x = torch.arange(width, device=rois.device)
+        y = torch.arange(height, device=rois.device)
+        columns = _cover(x, rois[:, 1] / cell_x, rois[:, 3] / cell_x)
+        rows = _cover(y, rois[:, 2] / cell_y, rois[:, 4] / cell_y)
+        return rows[:, :, None] * columns[:, None, :]
+
+
+def _cover(cells: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Which share of each cell [i, i + 1) lies within [start, end): [R, cells]."""
+    low, high = torch.maximum(cells, start[:, None]), torch.minimum(cells + 1, end[:, None])
+    return (high - low).clamp(0, 1)
+
+
+def required(value: Tensor | None, name: str, option: str) -> Tensor:
+    """Return `value`.
+
+    Raises:
+        ValueError: it is missing though the decoder's `option` needs it.
+    """
+    if value is None:
+        raise ValueError(f"a decoder with `{option}` needs context.{name}")
+    return value
 
 
 def grid_size(field: str, value: Sequence[int]) -> tuple[int, int]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import Unpack
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.base import Decoder, DecoderOutput, grid_size
+from roiseg.decoders.base import Context, Decoder, DecoderOutput, SharedOptions, grid_size, required
 from roiseg.decoders.layers import conv_norm_relu
 from roiseg.geometry.roi_align import roi_align
 
@@ -22,25 +24,27 @@ class RoiAlignDecoder(Decoder):
     the logits.
 
     Args:
-        in_channels, strides: of the feature layers, in input pixels per cell.
-        num_classes: 3, or 2 without the non-target class.
+        in_channels, strides, image_size, num_classes: see `Decoder`.
         roi_size: (h, w) cells RoIAlign crops.
         output_size: (h, w) of the logits; `roi_size` doubled zero or more times.
         mid_channels: width of the trunk.
         min_channels: upsampling steps do not go below this width.
         depth: number of 3x3 convolutions before upsampling.
         sampling_ratio: RoIAlign samples per cell and axis.
+        prior: read the probabilities of an earlier decoder, too (`CascadeDecoder`).
+        **shared: see `SharedOptions`.
 
     Raises:
         UserError: `output_size` cannot be reached from `roi_size` by doubling.
     """
 
-    frame = "roi"
+    provides = ("embeddings",)
 
     def __init__(
         self,
         in_channels: Sequence[int],
         strides: Sequence[int],
+        image_size: Sequence[int],
         num_classes: int = 3,
         roi_size: Sequence[int] = (14, 14),
         output_size: Sequence[int] = (56, 56),
@@ -48,8 +52,10 @@ class RoiAlignDecoder(Decoder):
         min_channels: int = 32,
         depth: int = 4,
         sampling_ratio: int = 2,
+        prior: bool = False,
+        **shared: Unpack[SharedOptions],
     ) -> None:
-        super().__init__(in_channels, strides, num_classes, output_size)
+        super().__init__(in_channels, strides, image_size, num_classes, "roi", output_size, **shared)
         if mid_channels < 1 or min_channels < 1 or depth < 0 or sampling_ratio < 1:
             raise UserError(
                 "model: mid_channels, min_channels and sampling_ratio must be 1 or more and depth 0 or more, "
@@ -58,6 +64,8 @@ class RoiAlignDecoder(Decoder):
         self.roi_size = grid_size("roi_size", roi_size)
         self.sampling_ratio = sampling_ratio
         self.reduce = nn.ModuleList(nn.Conv2d(c, mid_channels, 1) for c in in_channels)
+        self.read_prior = nn.Conv2d(num_classes, mid_channels, 1) if prior else None
+        self.prompts = ("prior",) if prior else ()
         self.trunk = nn.Sequential(*(conv_norm_relu(mid_channels, mid_channels) for _ in range(depth)))
         steps: list[nn.Module] = []
         width = mid_channels
@@ -71,14 +79,18 @@ class RoiAlignDecoder(Decoder):
         self.upsample = nn.Sequential(*steps)
         self.predict = nn.Conv2d(width, num_classes, 1)
 
-    def forward(self, features: Sequence[Tensor], rois: Tensor) -> DecoderOutput:
-        """See `Decoder.forward`."""
+    def decode(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
+        """See `Decoder.forward`; `embeddings` [R, D, *output_size] are what the last layer sees."""
         crops = [
             roi_align(reduce(feature), rois, self.roi_size, stride, self.sampling_ratio)
             for reduce, feature, stride in zip(self.reduce, features, self.strides, strict=True)
         ]
         fused = sum(crops[1:], crops[0])
-        return DecoderOutput(self.predict(self.upsample(self.trunk(fused))))
+        if self.read_prior is not None:
+            prior = required(context.prior, "prior", "prior")
+            fused = fused + self.read_prior(F.interpolate(prior, self.roi_size, mode="area"))
+        embeddings = self.upsample(self.trunk(fused))
+        return DecoderOutput(self.predict(embeddings), {"embeddings": embeddings})
 
 
 def _doublings(roi_size: tuple[int, int], output_size: tuple[int, int]) -> int:

@@ -89,7 +89,11 @@ class OnnxExtractor:
         Returns:
             One float32 [B, C_l, H_l, W_l] a layer, on the device of `images`.
         """
-        inputs = self.preprocess(images).to(_TORCH_TYPES[self._input.type])
+        return self.run(self.preprocess(images))
+
+    def run(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """Extract the features of preprocessed pictures [B, 3, H, W]; see `__call__`."""
+        inputs = tensor.to(_TORCH_TYPES[self._input.type])
         if "CUDAExecutionProvider" not in self.providers:
             inputs = inputs.cpu()
         outputs = [
@@ -101,7 +105,7 @@ class OnnxExtractor:
         step = 1 if self._static_batch else max(1, len(inputs))
         for start in range(0, len(inputs), step):
             self._run(inputs[start : start + step], [output[start : start + step] for output in outputs])
-        return tuple(output.to(images.device, torch.float32) for output in outputs)
+        return tuple(output.to(tensor.device, torch.float32) for output in outputs)
 
     def _run(self, inputs: Tensor, outputs: Sequence[Tensor]) -> None:
         binding = self.session.io_binding()

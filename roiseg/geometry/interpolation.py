@@ -59,5 +59,10 @@ def paste_weights(start: Tensor, end: Tensor, size: int, pixels: Tensor) -> Tens
     centers = pixels.to(start.dtype) + 0.5
     extent = (end - start).clamp(min=1e-6)
     relative = (centers - start[:, None]) / extent[:, None]
-    inside = ((centers >= start[:, None]) & (centers < end[:, None])).to(start.dtype)
-    return bilinear_weights(relative * size - 0.5, size) * inside[..., None]
+    return bilinear_weights(relative * size - 0.5, size) * centers_inside(start, end, pixels)[..., None]
+
+
+def centers_inside(start: Tensor, end: Tensor, pixels: Tensor) -> Tensor:
+    """1 where a pixel's centre lies within [start, end), else 0: [R, P] for edges [R] and indices [P]."""
+    centers = pixels.to(start.dtype) + 0.5
+    return ((centers >= start[:, None]) & (centers < end[:, None])).to(start.dtype)

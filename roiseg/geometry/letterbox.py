@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,6 +26,11 @@ class Transform:
     scale_y: float
     shift_x: float
     shift_y: float
+
+    @property
+    def scale(self) -> float:
+        """Input pixels per original pixel (geometric mean of both axes)."""
+        return math.sqrt(abs(self.scale_x * self.scale_y))
 
     def points(self, points: ArrayLike) -> NDArray[np.float32]:
         """Original -> input pixels for points [..., 2] (x, y)."""

@@ -9,16 +9,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from roiseg.geometry.interpolation import paste_weights
+from roiseg.geometry.interpolation import centers_inside, paste_weights
 
 
-def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], within: Tensor | None = None) -> Tensor:
     """Stretch each mask over its box on a canvas, bilinearly; 0 outside the box. Exportable.
 
     Args:
         masks: [R, h, w] probabilities on a grid over the box.
         boxes: [R, 4] x1, y1, x2, y2 in pixels of the canvas.
         size: (H, W) of the canvas.
+        within: [R, 4] boxes outside of which the canvas is 0, too.
 
     Returns:
         [R, H, W].
@@ -27,9 +28,13 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     y = torch.arange(height, device=masks.device)
     x = torch.arange(width, device=masks.device)
     boxes = boxes.float()  # half precision knows no single pixels above 256 or 2048
-    rows = paste_weights(boxes[:, 1], boxes[:, 3], masks.shape[1], y).to(masks.dtype)
-    columns = paste_weights(boxes[:, 0], boxes[:, 2], masks.shape[2], x).to(masks.dtype)
-    return rows @ masks @ columns.transpose(1, 2)
+    rows = paste_weights(boxes[:, 1], boxes[:, 3], masks.shape[1], y)
+    columns = paste_weights(boxes[:, 0], boxes[:, 2], masks.shape[2], x)
+    if within is not None:
+        within = within.float()
+        rows = rows * centers_inside(within[:, 1], within[:, 3], y)[..., None]
+        columns = columns * centers_inside(within[:, 0], within[:, 2], x)[..., None]
+    return rows.to(masks.dtype) @ masks @ columns.to(masks.dtype).transpose(1, 2)
 
 
 def paste_window(box: NDArray[np.float32], size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -41,7 +46,7 @@ def paste_window(box: NDArray[np.float32], size: tuple[int, int]) -> tuple[int, 
 
 
 def paste_crop(
-    mask: Tensor, box: NDArray[np.float32], size: tuple[int, int]
+    mask: Tensor, box: NDArray[np.float32], size: tuple[int, int], within: NDArray[np.float32] | None = None
 ) -> tuple[NDArray[np.float32], tuple[int, int, int, int]]:
     """Paste one mask, computing only the pixels its box touches.
 
@@ -49,23 +54,32 @@ def paste_crop(
         mask: [h, w] probabilities on a grid over the box, on the CPU.
         box: [4] in pixels of the canvas.
         size: (H, W) of the canvas.
+        within: [4] box outside of which the canvas is 0, too.
 
     Returns:
         The window's values [y2 - y1, x2 - x1] and the window x1, y1, x2, y2; equal to that part of
         `paste_masks`.
     """
-    window = x1, y1, x2, y2 = paste_window(box, size)
-    edges = torch.as_tensor(box, dtype=torch.float32)[None]
-    rows = paste_weights(edges[:, 1], edges[:, 3], mask.shape[0], torch.arange(y1, y2))[0]
-    columns = paste_weights(edges[:, 0], edges[:, 2], mask.shape[1], torch.arange(x1, x2))[0]
+    limits = box if within is None else within
+    window = x1, y1, x2, y2 = paste_window(limits, size)
+    y, x = torch.arange(y1, y2), torch.arange(x1, x2)
+    edges, limit = (torch.as_tensor(b, dtype=torch.float32)[None] for b in (box, limits))
+    rows = paste_weights(edges[:, 1], edges[:, 3], mask.shape[0], y)[0]
+    columns = paste_weights(edges[:, 0], edges[:, 2], mask.shape[1], x)[0]
+    rows = rows * centers_inside(limit[:, 1], limit[:, 3], y)[0, :, None]
+    columns = columns * centers_inside(limit[:, 0], limit[:, 2], x)[0, :, None]
     return (rows @ mask.float() @ columns.T).numpy(), window
 
 
 def binary_mask(
-    mask: Tensor, box: NDArray[np.float32], size: tuple[int, int], threshold: float = 0.5
+    mask: Tensor,
+    box: NDArray[np.float32],
+    size: tuple[int, int],
+    within: NDArray[np.float32] | None = None,
+    threshold: float = 0.5,
 ) -> NDArray[np.bool_]:
     """Paste one mask [h, w] on a canvas of `size` (H, W): where is its probability `threshold` or more?"""
-    values, (x1, y1, x2, y2) = paste_crop(mask, box, size)
+    values, (x1, y1, x2, y2) = paste_crop(mask, box, size, within)
     canvas = np.zeros(size, bool)
     canvas[y1:y2, x1:x2] = values >= threshold
     return canvas

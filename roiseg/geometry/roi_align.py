@@ -41,6 +41,25 @@ def roi_align(
     return torch.cat([_crop(*part) for part in parts])
 
 
+def resample(maps: Tensor, boxes: Tensor, output_size: tuple[int, int], sampling_ratio: int = 1) -> Tensor:
+    """Read each map on a fixed grid over its own box, bilinearly.
+
+    Args:
+        maps: [R, C, H, W].
+        boxes: [R, 4] x1, y1, x2, y2 in continuous cells of the map.
+        output_size: (h, w) of the grid.
+        sampling_ratio: samples per bin and axis, averaged.
+
+    Returns:
+        [R, C, h, w]; bins more than one cell outside the map are 0.
+    """
+    boxes = boxes.float()
+    rows = crop_weights(boxes[:, 1], boxes[:, 3], maps.shape[2], output_size[0], sampling_ratio)
+    columns = crop_weights(boxes[:, 0], boxes[:, 2], maps.shape[3], output_size[1], sampling_ratio)
+    rows, columns = rows.to(maps.dtype), columns.to(maps.dtype)
+    return rows[:, None] @ maps @ columns[:, None].transpose(2, 3)
+
+
 def _crop(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """[H, W, C], [R, h, H], [R, w, W] -> [R, C, h, w]."""
     height, width, channels = image.shape

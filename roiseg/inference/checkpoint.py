@@ -114,6 +114,7 @@ def load_model(path: str | Path) -> TrainedModel:
         description["config"]["model"],
         in_channels=tuple(shape[0] for shape in shapes),
         strides=tuple(description["strides"]),
+        image_size=tuple(description["image_size"]),
     )
     prefix = "decoder."
     weights = {k[len(prefix) :]: v for k, v in content["state_dict"].items() if k.startswith(prefix)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +41,10 @@ class OnnxCheck:
 class CheckInput:
     """One picture's worth of input."""
 
-    onnx_inputs: dict[str, np.ndarray]  # all inputs of the file but the ROIs
+    onnx_inputs: dict[str, np.ndarray]  # inputs of the file: features or picture
     features: Sequence[Tensor]  # what the decoder gets for them, [1, C_l, H_l, W_l]
     rois: np.ndarray  # float32 [N, 4] normalised
+    context: dict[str, Tensor] = field(default_factory=dict)  # what else the decoder is told
 
 
 def random_rois(count: int, seed: int = 0) -> np.ndarray:
@@ -73,10 +74,13 @@ def largest_difference(
     }
     worst = 0.0
     for given in inputs:
-        arrays = {**given.onnx_inputs, "rois": given.rois}
-        (masks,) = session.run(["masks"], {name: array.astype(types[name]) for name, array in arrays.items()})
+        arrays = {name: value.numpy() for name, value in given.context.items()}
+        arrays |= {**given.onnx_inputs, "rois": given.rois}
+        wanted = {name: arrays[name].astype(dtype) for name, dtype in types.items()}
+        (masks,) = session.run(["masks"], wanted)
         with torch.no_grad():
-            expected = graph(list(given.features), torch.from_numpy(given.rois)).numpy()
+            rois = torch.from_numpy(given.rois)
+            expected = graph(list(given.features), rois, **given.context).numpy()
         if masks.shape != expected.shape:
             raise UserError(
                 f"{path} gives masks of shape {masks.shape}, PyTorch {expected.shape}: export failed"

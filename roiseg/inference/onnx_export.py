@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from onnx import TensorProto
+from torch import Tensor
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path
@@ -17,7 +18,14 @@ from roiseg.data.batch import RoiSample, collate
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.inference.checkpoint import TrainedModel
 from roiseg.inference.onnx_check import TOLERANCE, CheckInput, OnnxCheck, largest_difference, random_rois
-from roiseg.inference.onnx_graph import FeatureInput, export_decoder, merge_with_extractor, save_onnx
+from roiseg.inference.onnx_graph import (
+    IMAGE,
+    PIXEL_SIZE,
+    FeatureInput,
+    export_decoder,
+    merge_with_extractor,
+    save_onnx,
+)
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,8 @@ def _metadata(model: TrainedModel, options: ExportOptions) -> dict[str, str]:
         ),
         "rois": "float32 [N, 4] x1, y1, x2, y2 over width and height of the input, 0..1",
         "masks": "float32 [N, H, W] probability of the target at input resolution, 0 outside the ROI",
+        "image": "float32 [1, 3, H, W] the detector's input tensor (decoders with a detail branch)",
+        "pixel_size": "float32 [1] micrometres, else original pixels, per input pixel (decoders with FiLM)",
         "merged": json.dumps(options.merged),
         "extractor_sha256": model.extractor_sha256,
     }
@@ -114,10 +124,11 @@ def _random_inputs(
     for count in (0, 1, 3):
         if options.merged and extractor is not None:
             picture = torch.randint(0, 256, (*model.image_size, 3), generator=generator, dtype=torch.uint8)
-            inputs.append(_picture_input(extractor, picture.numpy(), random_rois(count)))
+            inputs.append(_picture_input(model, extractor, picture.numpy(), random_rois(count), 1.7))
             continue
         features = [torch.randn((1, *shape), generator=generator) for shape in model.shapes]
-        inputs.append(_features_input(model, features, random_rois(count)))
+        image = torch.rand(1, 3, *model.image_size, generator=generator)
+        inputs.append(_features_input(model, features, image, random_rois(count), 1.7))
     return inputs
 
 
@@ -127,17 +138,27 @@ def _real_input(
     height, width = model.image_size
     rois = sample.rois / np.array([width, height, width, height], np.float32)
     if options.merged:
-        return _picture_input(extractor, sample.image, rois)
-    return _features_input(model, extractor(collate([sample]).images), rois)
+        return _picture_input(model, extractor, sample.image, rois, sample.pixel_size)
+    image = extractor.preprocess(collate([sample]).images)
+    return _features_input(model, extractor.run(image), image, rois, sample.pixel_size)
 
 
-def _features_input(model: TrainedModel, features: Sequence[torch.Tensor], rois: np.ndarray) -> CheckInput:
+def _features_input(
+    model: TrainedModel, features: Sequence[Tensor], image: Tensor, rois: np.ndarray, pixel_size: float
+) -> CheckInput:
     names = [given.name for given in feature_inputs(model)]
     arrays = {name: feature.numpy() for name, feature in zip(names, features, strict=True)}
-    return CheckInput(arrays, features, rois)
+    return CheckInput(arrays, features, rois, _context(model, image, pixel_size))
 
 
-def _picture_input(extractor: OnnxExtractor, picture: np.ndarray, rois: np.ndarray) -> CheckInput:
-    images = torch.from_numpy(picture)[None]
-    tensor = extractor.preprocess(images).numpy()
-    return CheckInput({extractor.input_name: tensor}, extractor(images), rois)
+def _picture_input(
+    model: TrainedModel, extractor: OnnxExtractor, picture: np.ndarray, rois: np.ndarray, pixel_size: float
+) -> CheckInput:
+    image = extractor.preprocess(torch.from_numpy(picture)[None])
+    arrays = {extractor.input_name: image.numpy()}
+    return CheckInput(arrays, extractor.run(image), rois, _context(model, image, pixel_size))
+
+
+def _context(model: TrainedModel, image: Tensor, pixel_size: float) -> dict[str, Tensor]:
+    values = {IMAGE: image, PIXEL_SIZE: torch.tensor([pixel_size])}
+    return {name: values[name] for name in model.decoder.context_inputs}

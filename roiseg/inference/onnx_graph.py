@@ -17,11 +17,11 @@ from onnx import ModelProto, TensorProto, compose, helper, version_converter
 from torch import Tensor, nn
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.base import Decoder, target_probability
+from roiseg.decoders.base import Context, Decoder, target_probability
 from roiseg.extractor.graph import cut_graph, load_onnx
 from roiseg.geometry.paste import paste_masks
 
-ROIS, MASKS = "rois", "masks"
+ROIS, MASKS, IMAGE, PIXEL_SIZE = "rois", "masks", "image", "pixel_size"
 
 
 class MaskGraph(nn.Module):
@@ -41,14 +41,32 @@ class MaskGraph(nn.Module):
         self.image_size = image_size
         self.dtype = dtype
 
-    def forward(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
-        """Features [1, C_l, H_l, W_l] and normalised ROIs [N, 4] -> target probability [N, H, W]."""
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        rois: Tensor,
+        image: Tensor | None = None,
+        pixel_size: Tensor | None = None,
+    ) -> Tensor:
+        """Decode and paste.
+
+        Args:
+            features: [1, C_l, H_l, W_l] a layer.
+            rois: [N, 4] normalised x1, y1, x2, y2.
+            image: [1, 3, H, W] the detector's input tensor, if the decoder has a detail branch.
+            pixel_size: [1] size of an input pixel, if the decoder has FiLM.
+
+        Returns:
+            [N, H, W] probability of the target.
+        """
         height, width = self.image_size
         boxes = rois * torch.tensor([width, height, width, height], dtype=rois.dtype, device=rois.device)
         indexed = torch.cat([torch.zeros_like(boxes[:, :1]), boxes], dim=1)
-        logits = self.decoder([feature.to(self.dtype) for feature in features], indexed).logits
+        context = Context(None if image is None else image.to(self.dtype), pixel_size)
+        logits = self.decoder([feature.to(self.dtype) for feature in features], indexed, context).logits
         probability = target_probability(logits)
-        return paste_masks(probability, boxes, self.image_size)
+        windows = self.decoder.windows(indexed)
+        return paste_masks(probability, windows, self.image_size, within=boxes)
 
 
 @dataclass(frozen=True)
@@ -76,26 +94,38 @@ def export_decoder(
         half: weights and arithmetic of the decoder in fp16.
 
     Returns:
-        A model with inputs `<feature names>`, `rois` [N, 4] (normalised x1, y1, x2, y2) and output
-        `masks` [N, H, W], the target's probability.
+        A model with inputs `<feature names>`, `rois` [N, 4] (normalised x1, y1, x2, y2), where the decoder
+        needs them `image` and `pixel_size` (see `MaskGraph`), and output `masks` [N, H, W], the target's
+        probability.
     """
     dtype = torch.float16 if half else torch.float32
     graph = MaskGraph(_portable(decoder).cpu(), image_size, dtype).eval()
     blanks = tuple(torch.zeros(1, *feature.shape) for feature in features)
     rois = torch.tensor([[0.1, 0.1, 0.6, 0.7], [0.3, 0.2, 0.9, 0.8], [0.0, 0.0, 1.0, 1.0]])
+    context = {name: blank_context(name, image_size) for name in decoder.context_inputs}
     with _quiet():
         program = torch.onnx.export(
             graph,
             (blanks, rois),
-            input_names=[*(feature.name for feature in features), ROIS],
+            kwargs=context,
+            input_names=[*(feature.name for feature in features), ROIS, *context],
             output_names=[MASKS],
-            dynamic_shapes=(tuple({} for _ in blanks), {0: torch.export.Dim("num_rois")}),
+            dynamic_shapes={
+                "features": tuple({} for _ in blanks),
+                "rois": {0: torch.export.Dim("num_rois")},
+                **{name: {} for name in context},
+            },
             opset_version=opset,
             dynamo=True,
             verbose=False,
         )
     assert program is not None
     return program.model_proto
+
+
+def blank_context(name: str, image_size: tuple[int, int]) -> Tensor:
+    """A neutral value of the exported decoder's input `image` or `pixel_size`."""
+    return torch.ones(1) if name == PIXEL_SIZE else torch.zeros(1, 3, *image_size)
 
 
 def merge_with_extractor(decoder: ModelProto, extractor_path: str, layers: Sequence[str]) -> ModelProto:
@@ -125,8 +155,23 @@ def merge_with_extractor(decoder: ModelProto, extractor_path: str, layers: Seque
     decoder = compose.add_prefix(decoder, "decoder/", rename_inputs=False, rename_outputs=False)
     extractor.ir_version = decoder.ir_version = min(max(extractor.ir_version, decoder.ir_version), 10)
     outputs = _as_float32(extractor, layers)
-    feature_inputs = [value.name for value in decoder.graph.input if value.name != ROIS]
-    return compose.merge_models(extractor, decoder, io_map=list(zip(outputs, feature_inputs, strict=True)))
+    given = [value.name for value in decoder.graph.input]
+    pairs = list(zip(outputs, [n for n in given if n not in (ROIS, IMAGE, PIXEL_SIZE)], strict=True))
+    if IMAGE in given:
+        pairs.append((_pass_image_on(extractor), IMAGE))
+    return compose.merge_models(extractor, decoder, io_map=pairs)
+
+
+def _pass_image_on(extractor: ModelProto) -> str:
+    """Make the image input an output, too, in float32; returns that output's name."""
+    graph = extractor.graph
+    image, name = graph.input[0], "extractor/image"
+    graph.node.append(helper.make_node("Cast", [image.name], [name], to=TensorProto.FLOAT))
+    output = graph.output.add()
+    output.CopyFrom(image)
+    output.name = name
+    output.type.tensor_type.elem_type = TensorProto.FLOAT
+    return name
 
 
 def _as_float32(extractor: ModelProto, layers: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ able to call anything else.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from typing import Any
@@ -19,7 +20,8 @@ def rebuild(node: Any, **extra: Any) -> Any:
     """Build what a `_target_` dict describes, nested ones first.
 
     Args:
-        node: `{"_target_": "roiseg....", ...}`, or any plain value, which is returned as it is.
+        node: `{"_target_": "roiseg....", ...}`, or any plain value, which is returned as it is; with
+            `_partial_` the class is returned with its options, to be called later.
         extra: further keyword arguments of the outermost call.
 
     Raises:
@@ -29,18 +31,22 @@ def rebuild(node: Any, **extra: Any) -> Any:
         return [rebuild(item) for item in node]
     if not isinstance(node, dict):
         return node
-    arguments = {key: rebuild(value) for key, value in node.items() if key != "_target_"}
+    arguments = {key: rebuild(value) for key, value in node.items() if key not in ("_target_", "_partial_")}
     if "_target_" not in node:
         return arguments
     path = str(node["_target_"])
     found = _locate(path)
     try:
-        inspect.signature(found).bind(**arguments, **extra)
+        if node.get("_partial_"):
+            inspect.signature(found).bind_partial(**arguments, **extra)
+            return functools.partial(found, **arguments, **extra)
+        return found(**arguments, **extra)
     except TypeError as error:
+        if "argument" not in str(error):  # an error of the program itself
+            raise
         raise UserError(
             f"the checkpoint's options do not fit `{path}` of this version of roiseg ({error})"
         ) from None
-    return found(**arguments, **extra)
 
 
 def _locate(path: str) -> Any:

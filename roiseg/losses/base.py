@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from roiseg.common.classes import IGNORE
+from roiseg.common.classes import IGNORE, TARGET
+from roiseg.common.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -20,12 +23,14 @@ class LossInput:
         target: [R, h, w] int64 class indices; 255 is ignored.
         class_weights: [K] float, or None for equal weights.
         auxiliary: the decoder's named extra outputs.
+        emphasis: [R, h, w] how much each pixel counts, or None for all the same.
     """
 
     logits: Tensor
     target: Tensor
     class_weights: Tensor | None = None
     auxiliary: dict[str, Tensor] = field(default_factory=dict)
+    emphasis: Tensor | None = None
 
     @property
     def precise_logits(self) -> Tensor:
@@ -34,16 +39,61 @@ class LossInput:
 
     @property
     def valid(self) -> Tensor:
-        """[R, h, w] bool: pixels that count."""
+        """[R, h, w] bool: pixels that are not ignored."""
         return self.target != IGNORE
+
+    @property
+    def weights(self) -> Tensor:
+        """[R, h, w] how much each pixel counts, in the precision of `precise_logits`; 0 where ignored."""
+        valid = self.valid.to(self.precise_logits.dtype)
+        return valid if self.emphasis is None else valid * self.emphasis
+
+    @property
+    def instance_logits(self) -> Tensor:
+        """[R, h, w] logit of target against all else: its sigmoid is the softmax probability."""
+        logits = self.precise_logits
+        others = torch.cat([logits[:, :TARGET], logits[:, TARGET + 1 :]], dim=1)
+        return logits[:, TARGET] - others.logsumexp(dim=1)
+
+    def with_logits(self, logits: Tensor) -> LossInput:
+        """The same truth for other logits [R, K, h, w]."""
+        return replace(self, logits=logits)
 
 
 class LossTerm(nn.Module, ABC):
     """A scalar measure of how wrong logits are.
 
     Finite and differentiable also for R = 0 and for targets that are ignored altogether.
+
+    Attributes:
+        reads: names of the auxiliary outputs it cannot do without.
     """
+
+    reads: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def forward(self, given: LossInput) -> Tensor:
         """Return a scalar."""
+
+
+def chosen_classes(classes: Sequence[int], term: str) -> list[int]:
+    """Check the option `classes` of a term.
+
+    Raises:
+        UserError: empty, or a class other than 0, 1, 2.
+    """
+    if not classes or not set(classes) <= {0, 1, 2}:
+        raise UserError(f"loss: classes of the {term} term must be some of 0, 1, 2, got {list(classes)}")
+    return [int(c) for c in classes]
+
+
+def class_maps(given: LossInput, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Softmax probability and truth (0 or 1) of the chosen classes: two [R, C, h, w].
+
+    A class the decoder lacks is left out.
+    """
+    present = [c for c in classes if c < given.logits.shape[1]]
+    index = torch.tensor(present, dtype=torch.long, device=given.logits.device)
+    probability = given.precise_logits.softmax(dim=1)[:, index]
+    truth = given.target[:, None] == index[:, None, None]
+    return probability, truth.to(probability.dtype)

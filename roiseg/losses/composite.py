@@ -3,22 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.base import DecoderOutput
-from roiseg.losses.base import LossInput
+from roiseg.decoders.base import Decoder, DecoderOutput
+from roiseg.losses.base import LossInput, LossTerm
+
+
+@dataclass(frozen=True)
+class RoiEmphasis:
+    """How much pixels in and around the ROI count; only decoders in the image frame have pixels around it.
+
+    Args:
+        inside: weight of a pixel within the ROI.
+        outside: weight of a pixel outside of it.
+
+    Raises:
+        UserError: a weight below 0, or both 0.
+    """
+
+    inside: float = 1.0
+    outside: float = 0.2
+
+    def __post_init__(self) -> None:
+        if min(self.inside, self.outside) < 0 or self.inside + self.outside <= 0:
+            raise UserError(
+                "loss.emphasis: inside and outside must be 0 or more and not both 0, "
+                f"got {self.inside} and {self.outside}"
+            )
+
+    def __call__(self, inside: Tensor) -> Tensor:
+        """Weights [R, h, w] of cells that lie in the ROI to the share `inside` [R, h, w]."""
+        return self.outside + (self.inside - self.outside) * inside
 
 
 class CompositeLoss(nn.Module):
     """Weighted sum of named terms.
 
+    With `learned` weights each term L counts exp(-s) L + s with a learned s of its own (Kendall et al.,
+    Multi-Task Learning Using Uncertainty, 2018, up to a constant factor), times its fixed weight.
+
     Args:
-        terms: name -> `{"term": LossTerm, "weight": float}`; a weight of 0 switches a term off.
+        terms: name -> `{"term": LossTerm, "weight": float, "from_epoch": int}`; a weight of 0 switches a
+            term off, one with `from_epoch` n counts from the n-th epoch on (1 is the first, and the
+            default).
         class_weights: one number a class, handed to every term, or None.
+        emphasis: weights of pixels in and around the ROI; None: all count the same.
+        learned: learn how much each term counts.
+
+    Attributes:
+        epoch: the current epoch, 1 the first; set by who trains.
 
     Raises:
         UserError: no term has a weight.
@@ -27,7 +65,11 @@ class CompositeLoss(nn.Module):
     class_weights: Tensor | None
 
     def __init__(
-        self, terms: Mapping[str, Mapping[str, Any]], class_weights: Sequence[float] | None = None
+        self,
+        terms: Mapping[str, Mapping[str, Any]],
+        class_weights: Sequence[float] | None = None,
+        emphasis: RoiEmphasis | None = None,
+        learned: bool = False,
     ) -> None:
         super().__init__()
         active = {name: entry for name, entry in terms.items() if entry["weight"]}
@@ -35,14 +77,44 @@ class CompositeLoss(nn.Module):
             raise UserError("loss.terms: every term has weight 0; give one a weight")
         self.terms = nn.ModuleDict({name: entry["term"] for name, entry in active.items()})
         self.weights = {name: float(entry["weight"]) for name, entry in active.items()}
+        self.starts = {name: _start(name, entry) for name, entry in active.items()}
+        if min(self.starts.values()) > 1:
+            raise UserError("loss.terms: no term counts from the first epoch on; give one from_epoch=1")
+        self.emphasis = emphasis
+        self.log_variances = nn.ParameterDict(
+            {name: nn.Parameter(torch.zeros(())) for name in active} if learned else {}
+        )
         weights = None if class_weights is None else torch.tensor(list(class_weights), dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
+        self.epoch = 1
+
+    def check(self, decoder: Decoder) -> None:
+        """Make sure terms and decoder fit.
+
+        Raises:
+            UserError: a term reads what the decoder does not give, or nothing reads what it must learn by.
+        """
+        for name, term in self.terms.items():
+            assert isinstance(term, LossTerm)
+            if missing := [output for output in term.reads if output not in decoder.provides]:
+                raise UserError(
+                    f"loss.terms.{name} reads the output `{missing[0]}`, which this model does not give "
+                    f"(it gives {', '.join(decoder.provides) or 'logits only'}): take another model or set "
+                    f"loss.terms.{name}.weight=0"
+                )
+        read = {output for term in self.terms.values() for output in term.reads}  # type: ignore[union-attr]
+        if unread := [output for output in decoder.needs if output not in read]:
+            raise UserError(
+                f"this model learns by its output `{unread[0]}`, which no loss term reads: "
+                "give that term a weight, see its file in conf/model"
+            )
 
     def forward(self, output: DecoderOutput, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Measure a decoder's output.
 
         Args:
-            output: logits [R, K, h, w] and what else the decoder gave.
+            output: logits [R, K, h, w] and what else the decoder gave. A term whose auxiliary output is
+                not among it (decoders give some in training only) is left out.
             target: uint8 [R, h, w].
 
         Returns:
@@ -53,7 +125,28 @@ class CompositeLoss(nn.Module):
             raise UserError(
                 f"loss.class_weights has {len(self.class_weights)} numbers, the decoder {classes} classes"
             )
-        given = LossInput(output.logits, target.long(), self.class_weights, output.auxiliary)
-        values = {name: term(given) for name, term in self.terms.items()}
-        total = torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
-        return total, values
+        emphasis = None
+        if self.emphasis is not None and output.inside is not None:
+            emphasis = self.emphasis(output.inside)
+        given = LossInput(output.logits, target.long(), self.class_weights, output.auxiliary, emphasis)
+        values = {
+            name: term(given)
+            for name, term in self.terms.items()
+            if self.epoch >= self.starts[name] and set(term.reads) <= output.auxiliary.keys()  # type: ignore[arg-type]
+        }
+        parts = [self._weighted(name, value) for name, value in values.items()]
+        return torch.stack(parts).sum() if parts else output.logits.sum() * 0, values
+
+    def _weighted(self, name: str, value: Tensor) -> Tensor:
+        weighted = self.weights[name] * value
+        if name not in self.log_variances:
+            return weighted
+        uncertainty = self.log_variances[name]
+        return torch.exp(-uncertainty) * weighted + uncertainty
+
+
+def _start(name: str, entry: Mapping[str, Any]) -> int:
+    start = entry.get("from_epoch", 1)
+    if not isinstance(start, int) or start < 1:
+        raise UserError(f"loss.terms.{name}.from_epoch must be an epoch of 1 or more, got {start!r}")
+    return start

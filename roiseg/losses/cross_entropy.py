@@ -13,7 +13,8 @@ from roiseg.losses.base import LossInput, LossTerm
 class CrossEntropy(LossTerm):
     """Mean cross-entropy over the pixels that count, class weights applied.
 
-    With class weights w the mean is sum(w[y] * ce) / sum(w[y]), as in torch; 0 where the sum of weights is.
+    With class weights w and emphasis e the mean is sum(e w[y] ce) / sum(e w[y]), as in torch; 0 where the
+    sum of weights is.
 
     Args:
         label_smoothing: share of the target spread over all classes (Szegedy et al., 2016).
@@ -27,14 +28,16 @@ class CrossEntropy(LossTerm):
         """Return a scalar; 0 where no pixel counts."""
         logits = given.precise_logits
         weights = None if given.class_weights is None else given.class_weights.to(logits.dtype)
-        total = F.cross_entropy(
+        ce = F.cross_entropy(
             logits,
             given.target,
             weight=weights,
             ignore_index=IGNORE,
-            reduction="sum",
+            reduction="none",
             label_smoothing=self.label_smoothing,
         )
-        labels = given.target[given.valid]
-        mass = total.new_tensor(labels.numel()) if weights is None else weights[labels].sum()
+        pixels = given.weights
+        total = (pixels * ce).sum()
+        share = pixels if weights is None else pixels * weights[given.target.where(given.valid, 0)]
+        mass = share.sum()
         return torch.where(mass > 0, total, total * 0) / mass.clamp(min=1e-6)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from roiseg.common.errors import UserError
-from roiseg.losses.base import LossInput, LossTerm
+from roiseg.losses.base import LossInput, LossTerm, chosen_classes, class_maps
 
 
 class Dice(LossTerm):
@@ -24,21 +23,16 @@ class Dice(LossTerm):
 
     def __init__(self, classes: Sequence[int] = (1,), smooth: float = 1.0) -> None:
         super().__init__()
-        if not classes or not set(classes) <= {0, 1, 2}:
-            raise UserError(f"loss: classes of the dice term must be some of 0, 1, 2, got {list(classes)}")
         if smooth <= 0:
             raise UserError(f"loss: smooth of the dice term must be above 0, got {smooth}")
-        self.classes = [int(c) for c in classes]
+        self.classes = chosen_classes(classes, "dice")
         self.smooth = smooth
 
     def forward(self, given: LossInput) -> Tensor:
         """Return a scalar; 0 for R = 0."""
-        valid = given.valid
-        classes = [c for c in self.classes if c < given.logits.shape[1]]
-        index = torch.tensor(classes, dtype=torch.long, device=given.logits.device)
-        probability = given.precise_logits.softmax(dim=1)[:, index] * valid[:, None]
-        truth = (given.target[:, None] == index[:, None, None]).to(probability.dtype)
-        overlap = (probability * truth).sum(dim=(2, 3))
-        sizes = probability.sum(dim=(2, 3)) + truth.sum(dim=(2, 3))
+        probability, truth = class_maps(given, self.classes)
+        weights = given.weights[:, None]
+        overlap = (weights * probability * truth).sum(dim=(2, 3))
+        sizes = (weights * (probability + truth)).sum(dim=(2, 3))
         dice = (2 * overlap + self.smooth) / (sizes + self.smooth)
         return (1 - dice).sum() / max(1, dice.numel())

@@ -19,7 +19,7 @@ from roiseg.geometry.paste import binary_mask
 
 
 class PixelMetrics(MetricCollection):
-    """Metrics of class maps at target resolution, pixels pooled over all ROIs (torchmetrics).
+    """Metrics of class maps on a grid over each ROI, pixels pooled over all ROIs (torchmetrics).
 
     `miou`: mean over classes of IoU; `pixel_accuracy`; `mean_pixel_accuracy`: mean over classes of recall;
     `dice`: mean over classes of Dice (= F1); per class: `<class>_iou`, `<class>_dice`. Means leave out a
@@ -75,20 +75,24 @@ class InstanceMetrics(Metric):
         for name in ("iou", "iou75", "boundary", "count"):
             self.add_state(name, torch.zeros(()), dist_reduce_fx="sum")
 
-    def update(self, probabilities: Tensor, batch: RoiBatch) -> None:
+    def update(self, probabilities: Tensor, batch: RoiBatch, windows: Tensor | None = None) -> None:
         """Measure the ROIs of a batch.
 
         Args:
-            probabilities: [R, h, w] of the target, on a grid over each ROI.
+            probabilities: [R, h, w] of the target.
             batch: from an evaluation loader (its samples carry the true masks).
+            windows: [R, 4] boxes in input pixels the probabilities are stretched over; default: the ROIs.
         """
         masks = iter(probabilities.float().cpu())
-        for sample, boxes in zip(batch.samples, batch.original_boxes(), strict=True):
+        frames = batch.original_boxes(windows)
+        for sample, rois, boxes in zip(batch.samples, batch.original_boxes(), frames, strict=True):
             mirrored = sample.transform.scale_x < 0
-            for box, truth in zip(boxes, sample.truths, strict=True):
+            for roi, box, truth in zip(rois, boxes, sample.truths, strict=True):
                 mask = next(masks)
                 with torch.autocast("cpu", enabled=False):  # a validation step on the CPU may be in bfloat16
-                    self._add(mask.flip(-1) if mirrored else mask, box, decode(truth))
+                    shown = mask.flip(-1) if mirrored else mask
+                    height, width = truth["size"]
+                    self._add(binary_mask(shown, box, (height, width), within=roi), decode(truth))
 
     def compute(self) -> dict[str, Tensor]:
         """Means over all instances so far."""
@@ -99,9 +103,8 @@ class InstanceMetrics(Metric):
             "boundary_iou": self.boundary / count,
         }
 
-    def _add(self, mask: Tensor, box: NDArray[np.float32], truth: NDArray[np.bool_]) -> None:
+    def _add(self, prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> None:
         height, width = truth.shape
-        prediction = binary_mask(mask, box, (height, width))
         window = _bounds(prediction | truth)
         prediction, truth = prediction[window], truth[window]
         radius = max(1, round(self.boundary_width * float(np.hypot(height, width))))

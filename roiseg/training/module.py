@@ -13,8 +13,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiBatch
-from roiseg.decoders.base import Decoder, DecoderOutput, target_probability
+from roiseg.decoders.base import Context, Decoder, DecoderOutput, target_probability
 from roiseg.losses.composite import CompositeLoss
+from roiseg.training.clicks import Clicks
 from roiseg.training.metrics import InstanceMetrics, PixelMetrics
 
 
@@ -26,6 +27,7 @@ class RoiSegModule(L.LightningModule):
         loss: what it minimises.
         optimizer: parameters -> optimiser.
         scheduler: (optimiser, total steps) -> schedule stepped every optimiser step; None keeps the rate.
+        clicks: draws point prompts for training batches; None gives none.
         seed: training randomness (dropout and the like) depends on it and the epoch only, so that a
             resumed run equals an uninterrupted one.
         description: plain numbers, texts, lists and dicts saved in every checkpoint, from which
@@ -40,6 +42,7 @@ class RoiSegModule(L.LightningModule):
         scheduler: Callable[..., LRScheduler] | None,
         seed: int,
         description: dict[str, Any],
+        clicks: Clicks | None = None,
     ) -> None:
         super().__init__()
         self.decoder = decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -48,15 +51,17 @@ class RoiSegModule(L.LightningModule):
         self.make_scheduler = scheduler
         self.seed = seed
         self.description = description
+        self.clicks = clicks
         self.pixel_metrics = PixelMetrics(decoder.num_classes)
         self.instance_metrics = InstanceMetrics()
 
     def forward(self, batch: RoiBatch) -> DecoderOutput:
         """Decode a batch whose features are filled in."""
-        return self.decoder(batch.features, batch.rois)
+        return self.decoder(batch.features, batch.rois, self._context(batch))
 
     def on_train_epoch_start(self) -> None:
-        """Make the epoch's randomness independent of what ran before it."""
+        """Make the epoch's randomness independent of what ran before it; switch on terms that start now."""
+        self.loss.epoch = self.current_epoch + 1
         torch.manual_seed(self.seed * 1_000_003 + self.current_epoch * 1009 + self.global_rank)
 
     def training_step(self, batch: RoiBatch, batch_idx: int) -> Tensor:
@@ -80,7 +85,7 @@ class RoiSegModule(L.LightningModule):
         self._log_metrics("test")
 
     def target_probabilities(self, batch: RoiBatch) -> Tensor:
-        """[R, h, w] probability of the target on a grid over each ROI."""
+        """[R, h, w] probability of the target, in the decoder's frame."""
         with torch.no_grad():
             return target_probability(self(batch).logits)
 
@@ -102,6 +107,12 @@ class RoiSegModule(L.LightningModule):
         """Let the checkpoint carry what inference needs."""
         checkpoint["roiseg"] = self.description
 
+    def _context(self, batch: RoiBatch) -> Context:
+        points = None
+        if self.clicks is not None and self.training:
+            points = self.clicks(batch.targets, self.decoder.windows(batch.rois))
+        return Context(image=batch.inputs, pixel_size=batch.pixel_sizes, points=points)
+
     def _loss(self, output: DecoderOutput, batch: RoiBatch, stage: str) -> Tensor:
         total, values = self.loss(output, batch.targets)
         logged = {f"{stage}/loss": total, **{f"{stage}/loss_{name}": v for name, v in values.items()}}
@@ -117,8 +128,11 @@ class RoiSegModule(L.LightningModule):
     def _measure(self, batch: RoiBatch, stage: str) -> None:
         output = self(batch)
         self._loss(output, batch, stage)
-        self.pixel_metrics.update(output.logits.argmax(dim=1), batch.targets.long())
-        self.instance_metrics.update(target_probability(output.logits), batch)
+        size = (batch.measured.shape[1], batch.measured.shape[2])
+        on_rois = self.decoder.roi_logits(output.logits, batch.rois, size)
+        self.pixel_metrics.update(on_rois.argmax(dim=1), batch.measured.long())
+        windows = self.decoder.windows(batch.rois)
+        self.instance_metrics.update(target_probability(output.logits), batch, windows)
 
     def _log_metrics(self, stage: str) -> None:
         values = {**self.pixel_metrics.scalars(), **self.instance_metrics.compute()}

@@ -381,7 +381,7 @@ def test_a_batch_numbers_the_rois_by_image_in_order(evaluation):
 def without_rois(sample):
     return type(sample)(
         sample.image_index, sample.file_name, sample.image, sample.transform, sample.original_size,
-        sample.rois[:0], sample.targets[:0],
+        sample.rois[:0], sample.targets[:0], measured=sample.measured[:0],
     )  # fmt: skip
 
 

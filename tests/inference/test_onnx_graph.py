@@ -60,7 +60,7 @@ def wide(wide_onnx):
     torch.manual_seed(0)
     extractor = OnnxExtractor(str(wide_onnx), list(LAYERS), Preprocess(WIDE), threads=1)
     decoder = RoiAlignDecoder(
-        extractor.channels, extractor.strides, roi_size=(16, 12), output_size=(32, 24), mid_channels=48,
+        extractor.channels, extractor.strides, WIDE, roi_size=(16, 12), output_size=(32, 24), mid_channels=48,
         depth=2,
     )  # fmt: skip
     config = tiny_config(wide_onnx, LAYERS)
@@ -397,16 +397,18 @@ def test_random_rois_are_boxes_of_all_sizes():
 class ExportsWrongly(RoiAlignDecoder):
     """Another function while it is exported than when it runs."""
 
-    def forward(self, features, rois):
-        output = super().forward(features, rois)
+    def decode(self, features, rois, context):
+        output = super().decode(features, rois, context)
         if torch.compiler.is_exporting():
-            output.logits = output.logits * 1.01
+            output = replace(output, logits=output.logits * 1.01)
         return output
 
 
 def test_a_wrong_export_is_a_user_error_and_leaves_no_file(square, tmp_path):
     torch.manual_seed(0)
-    decoder = ExportsWrongly([20], [4], roi_size=(4, 4), output_size=(4, 4), mid_channels=4, depth=0)
+    decoder = ExportsWrongly(
+        [20], [4], [64, 64], roi_size=(4, 4), output_size=(4, 4), mid_channels=4, depth=0
+    )
     model = replace(square, decoder=train_a_little(decoder))
     path = tmp_path / "model.onnx"
     path.write_bytes(b"an older export")

@@ -18,7 +18,7 @@ PREPROCESS = {"_target_": "roiseg.extractor.preprocess.Preprocess", "image_size"
 
 
 def test_builds_the_class_with_its_options():
-    decoder = rebuild(DECODER, in_channels=(5,), strides=(8,))
+    decoder = rebuild(DECODER, in_channels=(5,), strides=(8,), image_size=(64, 64))
     assert type(decoder) is RoiAlignDecoder
     assert (decoder.num_classes, decoder.output_size, decoder.in_channels) == (2, (28, 28), (5,))
 
@@ -39,12 +39,12 @@ def test_the_node_is_left_as_it_is():
     node = {**DECODER, "nested": [dict(PREPROCESS)]}
     del node["nested"]
     before = dict(node)
-    rebuild(node, in_channels=(5,), strides=(8,))
+    rebuild(node, in_channels=(5,), strides=(8,), image_size=(64, 64))
     assert node == before
 
 
 def test_extra_arguments_are_for_the_outermost_call():
-    assert rebuild(DECODER, in_channels=(7,), strides=(4,)).reduce[0].in_channels == 7
+    assert rebuild(DECODER, in_channels=(7,), strides=(4,), image_size=(64, 64)).reduce[0].in_channels == 7
 
 
 UNTRUSTED = {
@@ -112,23 +112,23 @@ def test_nested_targets_are_checked_too(place, tmp_path):
 
 def test_options_this_version_does_not_know_are_a_user_error():
     with pytest.raises(UserError, match="unheard_of"):
-        rebuild({**DECODER, "unheard_of": 1}, in_channels=(5,), strides=(8,))
+        rebuild({**DECODER, "unheard_of": 1}, in_channels=(5,), strides=(8,), image_size=(64, 64))
 
 
 def test_options_the_class_refuses_say_so():
     with pytest.raises(UserError, match=r"model\.num_classes"):
-        rebuild({**DECODER, "num_classes": 7}, in_channels=(5,), strides=(8,))
+        rebuild({**DECODER, "num_classes": 7}, in_channels=(5,), strides=(8,), image_size=(64, 64))
 
 
 def test_errors_of_the_program_itself_are_not_hidden():
     with pytest.raises(TypeError):
-        rebuild(DECODER, in_channels=5, strides=(8,))
+        rebuild(DECODER, in_channels=5, strides=(8,), image_size=(64, 64))
 
 
 def test_same_configuration_builds_the_same_graph():
     torch.manual_seed(0)
-    one = rebuild(DECODER, in_channels=(5,), strides=(8,))
-    two = rebuild(DECODER, in_channels=(5,), strides=(8,))
+    one = rebuild(DECODER, in_channels=(5,), strides=(8,), image_size=(64, 64))
+    two = rebuild(DECODER, in_channels=(5,), strides=(8,), image_size=(64, 64))
     assert {k: v.shape for k, v in one.state_dict().items()} == {
         k: v.shape for k, v in two.state_dict().items()
     }

@@ -219,5 +219,5 @@ def test_the_epoch_fixes_the_randomness_whatever_ran_before(coco_set, onnx_file,
 
 
 def test_decoder_weights_are_channels_last():
-    module = tiny_module(RoiAlignDecoder([8], [4], mid_channels=8, depth=1))
+    module = tiny_module(RoiAlignDecoder([8], [4], [64, 64], mid_channels=8, depth=1))
     assert module.decoder.trunk[0][0].weight.is_contiguous(memory_format=torch.channels_last)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from roiseg.decoders.base import Decoder
@@ -21,6 +23,13 @@ ELLIPSES = [
 ]  # cx, cy, rx, ry; 1-3 overlap
 
 
+def mirror_symmetric(decoder):
+    """Make every convolution's kernel its own mirror image."""
+    for module in decoder.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            module.weight.data = (module.weight.data + module.weight.data.flip(-1)) / 2
+
+
 @dataclass(frozen=True)
 class Case:
     """A decoder to test.
@@ -29,17 +38,23 @@ class Case:
         name: shown by pytest.
         make: builds it.
         small: cheap enough to be trained in a test.
-        mirrors: with mirror-symmetric kernels, mirrored input gives mirrored logits.
+        symmetric: gives it weights with which mirrored input gives mirrored logits; None where no
+            weights do.
+        terms: loss terms it learns by beside those of every decoder.
+        steps, rate: how long and how fast it is trained to learn a batch by heart.
     """
 
     name: str
     make: Callable[[], Decoder]
     small: bool = False
-    mirrors: bool = True
+    symmetric: Callable[[Decoder], None] | None = mirror_symmetric
+    terms: Mapping[str, Any] = field(default_factory=dict)
+    steps: int = 300
+    rate: float = 1e-2
 
 
 def roialign(in_channels=(8,), strides=(4,), **options):
-    return partial(RoiAlignDecoder, in_channels, strides, **options)
+    return partial(RoiAlignDecoder, in_channels, strides, IMAGE_SIZE, **options)
 
 
 NARROW = {"mid_channels": 16, "min_channels": 16, "depth": 2}
@@ -53,6 +68,8 @@ CASES = [
     Case("roialign-2-classes", roialign(num_classes=2, **NARROW), small=True),
     Case("roialign-depth-0", roialign(mid_channels=16, min_channels=16, depth=0)),
     Case("roialign-no-upsampling", roialign(output_size=(14, 14), **NARROW)),
+    Case("roialign-film", roialign(film=1.5, **NARROW), small=True),
+    Case("roialign-detail", roialign(detail=6, **NARROW), small=True),
     Case("roialign-tiny-widths", roialign(mid_channels=3, min_channels=1, depth=1, sampling_ratio=1)),
 ]
 

@@ -1,0 +1,77 @@
+"""Point prompts drawn from the truth while training, as a user would click."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from roiseg.common.classes import BACKGROUND, IGNORE, TARGET
+from roiseg.common.errors import UserError
+
+
+@dataclass(frozen=True)
+class Clicks:
+    """Draws clicks on the target and on what is not the target.
+
+    Args:
+        positive: clicks on the target of each ROI.
+        negative: clicks off it, on non-targets where there are any, else on the background.
+        share: share of the ROIs that get clicks at all, so that the decoder learns to do without.
+
+    Raises:
+        UserError: no click at all, or `share` not within 0..1.
+    """
+
+    positive: int = 1
+    negative: int = 1
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if min(self.positive, self.negative) < 0 or self.positive + self.negative < 1:
+            raise UserError(
+                "clicks: positive and negative must be 0 or more and not both 0, "
+                f"got {self.positive} and {self.negative}"
+            )
+        if not 0 <= self.share <= 1:
+            raise UserError(f"clicks.share must be within 0..1, got {self.share}")
+
+    def __call__(self, targets: Tensor, windows: Tensor) -> Tensor:
+        """Draw the clicks of ROIs.
+
+        Args:
+            targets: uint8 [R, h, w] class indices.
+            windows: [R, 4] boxes in input pixels that the targets' grid is stretched over.
+
+        Returns:
+            [R, positive + negative, 3]: x, y in input pixels, and 1 on the target, 0 off it, -1 no click.
+        """
+        labels = targets.flatten(1)
+        on = (labels == TARGET).float()
+        others = ((labels != TARGET) & (labels != BACKGROUND) & (labels != IGNORE)).float()
+        off = torch.where(others.any(1, keepdim=True), others, (labels == BACKGROUND).float())
+        drawn = [
+            self._draw(weights, count, label, targets.shape[2], targets.shape[1], windows)
+            for weights, count, label in ((on, self.positive, 1.0), (off, self.negative, 0.0))
+            if count
+        ]
+        points = torch.cat(drawn, dim=1)
+        without = torch.rand(len(points), device=points.device) >= self.share
+        points[without, :, 2] = -1
+        return points
+
+    def _draw(
+        self, weights: Tensor, count: int, label: float, width: int, height: int, windows: Tensor
+    ) -> Tensor:
+        """Clicks [R, count, 3] on cells drawn with `weights` [R, h * w]; labelled -1 where all are 0."""
+        possible = weights.any(dim=1, keepdim=True)
+        safe = torch.where(possible, weights, torch.ones_like(weights))
+        if len(safe):
+            cells = torch.multinomial(safe, count, replacement=True)
+        else:
+            cells = torch.zeros((0, count), dtype=torch.long, device=safe.device)
+        sides = (windows[:, 2:] - windows[:, :2])[:, None]
+        grid = torch.stack([(cells % width + 0.5) / width, (cells // width + 0.5) / height], dim=2)
+        labels = torch.where(possible, label, -1.0).expand(-1, count)
+        return torch.cat([windows[:, None, :2] + grid * sides, labels[..., None]], dim=2)

@@ -1,0 +1,209 @@
+"""What every decoder promises, on every case of `decoder_cases.CASES`."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from decoder_cases import CASES, IMAGE_SIZE, ellipse_scene, random_features
+
+from roiseg.decoders.base import Context, target_probability
+from roiseg.losses.composite import CompositeLoss
+from roiseg.losses.cross_entropy import CrossEntropy
+from roiseg.losses.dice import Dice
+
+ROIS = torch.tensor([
+    [0, 3.5, 4.25, 40.0, 60.0],
+    [0, 30.0, 10.0, 95.5, 50.5],
+    [2, -4.0, -6.0, 33.0, 30.0],  # over the border
+    [2, 50.0, 20.0, 54.0, 61.0],  # narrow
+    [2, 0.0, 0.0, 96.0, 64.0],
+])  # fmt: skip
+NO_ROIS = torch.zeros(0, 5)
+
+cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def build(case, seed=0):
+    torch.manual_seed(seed)
+    return case.make().eval()
+
+
+def context(decoder, images=3):
+    """An image and pixel sizes, for decoders with a detail branch or FiLM."""
+    image = torch.rand(images, 3, *IMAGE_SIZE, generator=torch.Generator().manual_seed(9))
+    return Context(image=image, pixel_size=torch.tensor([0.5, 1.0, 3.0])[:images])
+
+
+@cases
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_logits_have_a_channel_per_class_on_the_output_grid(case, count):
+    decoder = build(case)
+    logits = decoder(random_features(decoder, 3), ROIS[:count], context(decoder)).logits
+    assert logits.shape == (count, decoder.num_classes, *decoder.output_size)
+    assert logits.dtype == torch.float32
+    assert torch.isfinite(logits).all()
+
+
+@cases
+def test_gradients_reach_every_parameter(case):
+    decoder = build(case).train()
+    output = decoder(random_features(decoder, 3), ROIS, context(decoder))
+    generator = torch.Generator().manual_seed(1)
+    outputs = [output.logits, *(v for v in output.auxiliary.values() if v.requires_grad)]
+    sum((v * torch.randn(v.shape, generator=generator)).sum() for v in outputs).backward()
+    for name, parameter in decoder.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+@cases
+def test_backward_through_no_rois_gives_zero_gradients(case):
+    decoder = build(case).train()
+    decoder(random_features(decoder, 2), NO_ROIS, context(decoder, 2)).logits.sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in decoder.parameters())
+
+
+@cases
+def test_a_roi_does_not_depend_on_other_rois_or_images(case):
+    decoder = build(case)
+    features = random_features(decoder, 3)  # the middle picture has no ROI
+    known = context(decoder)
+    with torch.no_grad():
+        together = decoder(features, ROIS, known).logits
+        for number, roi in enumerate(ROIS):
+            image = int(roi[0])
+            alone = torch.cat([torch.zeros(1), roi[1:]])[None]
+            its = Context(known.image[image : image + 1], known.pixel_size[image : image + 1])
+            expected = decoder([f[image : image + 1] for f in features], alone, its).logits[0]
+            torch.testing.assert_close(together[number], expected, atol=1e-5, rtol=1e-5)
+
+
+@cases
+def test_a_roi_does_depend_on_its_own_image_and_box(case):
+    decoder = build(case)
+    features, known = random_features(decoder, 3), context(decoder)
+    with torch.no_grad():
+        here, elsewhere, moved = (
+            decoder(features, ROIS[:1] + torch.tensor([shift]), known).logits
+            for shift in ([0.0, 0, 0, 0, 0], [1.0, 0, 0, 0, 0], [0, 20.0, 0, 20, 0])
+        )
+    assert (here - elsewhere).abs().max() > 1e-3
+    assert (here - moved).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.symmetric], ids=lambda case: case.name)
+def test_mirrored_input_gives_mirrored_logits_with_mirror_symmetric_weights(case):
+    decoder = build(case)
+    case.symmetric(decoder)
+    features = random_features(decoder, 3)
+    rois = ROIS.clone()
+    rois[:, 1], rois[:, 3] = IMAGE_SIZE[1] - ROIS[:, 3], IMAGE_SIZE[1] - ROIS[:, 1]
+    known = context(decoder)
+    with torch.no_grad():
+        expected = decoder(features, ROIS, known).logits.flip(-1)
+        flipped = replace(known, image=known.image.flip(-1))
+        mirrored = decoder([f.flip(-1) for f in features], rois, flipped).logits
+    torch.testing.assert_close(mirrored, expected, atol=1e-4, rtol=0)
+
+
+LOSSES = {
+    "ce": {"ce": {"term": CrossEntropy(), "weight": 1.0}},
+    "ce_dice": {
+        "ce": {"term": CrossEntropy(), "weight": 1.0},
+        "dice": {"term": Dice([1]), "weight": 1.0},
+    },
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("case", [c for c in CASES if c.small], ids=lambda case: case.name)
+def test_one_batch_of_overlapping_ellipses_can_be_learned_by_heart(case, loss):
+    decoder = build(case).train()
+    scene, measure = ellipse_scene(decoder), CompositeLoss({**LOSSES[loss], **case.terms})
+    measure.check(decoder)
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=case.rate)
+    truth = scene.targets == 1
+    best = 0.0
+    for step in range(case.steps):
+        output = decoder(scene.features, scene.rois, context(decoder, 1))
+        optimizer.zero_grad()
+        measure(output, scene.targets)[0].backward()
+        optimizer.step()
+        if step % 5 == 4:
+            best = max(best, float(target_iou(decoder.eval(), scene, truth)))
+            decoder.train()
+        if best >= 0.97:
+            break
+    assert best >= 0.97
+
+
+def target_iou(decoder, scene, truth):
+    """IoU of what is predicted as target, as in evaluation."""
+    with torch.no_grad():
+        predicted = decoder(scene.features, scene.rois, context(decoder, 1)).logits.argmax(1) == 1
+    return (predicted & truth).sum() / (predicted | truth).sum()
+
+
+@cases
+def test_bfloat16_autocast_is_near_float32(case):
+    decoder = build(case)
+    features = random_features(decoder, 3)
+    with torch.no_grad():
+        exact = decoder(features, ROIS, context(decoder)).logits
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rough = decoder(features, ROIS, context(decoder)).logits
+    assert (target_probability(rough) - target_probability(exact)).abs().max() < 0.08
+    assert (target_probability(rough) - target_probability(exact)).abs().mean() < 0.01
+
+
+@cases
+def test_same_seed_gives_the_same_weights_and_the_same_logits(case):
+    first, second = build(case, seed=3), build(case, seed=3)
+    features = random_features(first, 3)
+    with torch.no_grad():
+        logits = first(features, ROIS, context(first)).logits
+        assert torch.equal(logits, first(features, ROIS, context(first)).logits)
+        assert torch.equal(logits, second(features, ROIS, context(first)).logits)
+
+
+@cases
+def test_channels_last_weights_give_the_same_logits(case):
+    decoder = build(case)
+    features = random_features(decoder, 3)
+    other = copy.deepcopy(decoder).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            other(features, ROIS, context(decoder)).logits,
+            decoder(features, ROIS, context(decoder)).logits,
+            atol=1e-5,
+            rtol=1e-5,
+        )
+
+
+@cases
+def test_input_is_left_as_it_is(case):
+    decoder = build(case)
+    features, rois = random_features(decoder, 3), ROIS.clone()
+    before = [f.clone() for f in features]
+    decoder(features, rois, context(decoder))
+    assert torch.equal(rois, ROIS)
+    assert all(torch.equal(a, b) for a, b in zip(features, before, strict=True))
+
+
+def test_target_probability_is_the_softmax_of_class_1_in_float32():
+    logits = torch.tensor([[[[1.0]], [[3.0]], [[2.0]]]])
+    e = [2.718281828459045**v for v in (1, 3, 2)]
+    assert target_probability(logits).item() == pytest.approx(e[1] / sum(e), abs=1e-6)
+    assert target_probability(logits.half()).dtype == torch.float32
