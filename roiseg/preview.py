@@ -20,6 +20,7 @@ def preview(cfg: DictConfig) -> Path:
     extractor = build.build_extractor(cfg)
     decoder = build.build_decoder(cfg, extractor)
     dataset = build.build_datamodule(cfg, extractor, decoder).dataset("train")
+    dataset.spec = dataset.spec.metric_spec()  # targets over each ROI, whatever the decoder's frame
     rows = []
     for item in range(min(cfg.samples, len(dataset))):
         sample = dataset[(cfg.epoch, item)]

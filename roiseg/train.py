@@ -41,6 +41,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     decoder = build.build_decoder(cfg, extractor)
     data = build.build_datamodule(cfg, extractor, decoder)
     loss = build.build_loss(cfg, decoder, data)
+    clicks = build.build_clicks(cfg, decoder)
     with without_advice():
         build.build_trainer(cfg, [], [])  # a mistake in its settings shows before anything is written
     checkpoint = find_checkpoint(cfg)
@@ -49,7 +50,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         data.first_epoch = read_checkpoint(checkpoint)["epoch"] + 1
     choose_folders(cfg, checkpoint)
     description = describe(build.plain(cfg), extractor)
-    module = build.build_module(cfg, decoder, loss, description)
+    module = build.build_module(cfg, decoder, loss, clicks, description)
     callbacks, loggers = build.build_callbacks(cfg), build.build_loggers(cfg)
     with without_advice():
         trainer = build.build_trainer(cfg, callbacks, loggers)
@@ -167,8 +168,20 @@ def summarize(
         "seed": cfg.seed,
         "resumed_from": cfg.ckpt_path,
         "versions": versions(),
-        "overrides": list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else [],
+        **_invocation(),
     }
+
+
+def _invocation() -> dict[str, Any]:
+    """What the command line chose."""
+    if not HydraConfig.initialized():
+        return {"choices": {}, "overrides": []}
+    hydra = HydraConfig.get()
+    choices = {
+        group: hydra.runtime.choices.get(group)
+        for group in ("model", "loss", "data", "extractor", "experiment")
+    }
+    return {"choices": choices, "overrides": list(hydra.overrides.task)}
 
 
 def _metrics(epoch: dict[str, float]) -> dict[str, float]:

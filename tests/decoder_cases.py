@@ -12,7 +12,22 @@ from torch import nn
 from torch.nn import functional as F
 
 from roiseg.decoders.base import Decoder
+from roiseg.decoders.cascade import CascadeDecoder
+from roiseg.decoders.coarse import CoarseDecoder
+from roiseg.decoders.condinst import CondInstDecoder
+from roiseg.decoders.fcn8s import Fcn8sDecoder
+from roiseg.decoders.maskrcnn import MaskRcnnDecoder
+from roiseg.decoders.pointrend import PointRendDecoder
 from roiseg.decoders.roialign import RoiAlignDecoder
+from roiseg.decoders.sam import SamDecoder
+from roiseg.decoders.unet import UNetDecoder
+from roiseg.decoders.yolact import YolactDecoder
+from roiseg.losses.candidates import CandidateMinimum, IouScore
+from roiseg.losses.cross_entropy import CrossEntropy
+from roiseg.losses.dice import Dice
+from roiseg.losses.focal import FocalCrossEntropy
+from roiseg.losses.points import PointCrossEntropy
+from roiseg.losses.stage import FirstStage
 
 IMAGE_SIZE = (64, 96)  # of the pictures in these tests, pixels
 ELLIPSES = [
@@ -57,7 +72,103 @@ def roialign(in_channels=(8,), strides=(4,), **options):
     return partial(RoiAlignDecoder, in_channels, strides, IMAGE_SIZE, **options)
 
 
+def condinst(in_channels=(8,), strides=(4,), **options):
+    return partial(CondInstDecoder, in_channels, strides, IMAGE_SIZE, **options)
+
+
+def condinst_symmetric(decoder):
+    """Mirror-symmetric kernels, and filters that do not look at the x coordinate."""
+    mirror_symmetric(decoder)
+    first = slice(0, 80, 10)  # the first layer's weights are 8 x 10; x is the first input
+    decoder.controller.weight.data[first] = 0
+    decoder.controller.bias.data[first] = 0
+
+
+def yolact(in_channels=(8,), strides=(4,), **options):
+    return partial(YolactDecoder, in_channels, strides, IMAGE_SIZE, **options)
+
+
 NARROW = {"mid_channels": 16, "min_channels": 16, "depth": 2}
+
+
+def cascade(**options):
+    stages = {
+        "first": partial(RoiAlignDecoder, **NARROW),
+        "second": partial(RoiAlignDecoder, prior=True, **NARROW),
+    }
+    return partial(CascadeDecoder, (8,), (4,), IMAGE_SIZE, **stages, **options)
+
+
+def unet(in_channels=(8,), strides=(4,), **options):
+    return partial(UNetDecoder, in_channels, strides, IMAGE_SIZE, **options)
+
+
+def unet_symmetric(decoder):
+    """As `mirror_symmetric`, but odd kernels read the maps of distances in x, whose signs change."""
+    odd = decoder.read_rois.weight.data.clone()
+    mirror_symmetric(decoder)
+    for channel in (1, 5):  # dx, relative x
+        decoder.read_rois.weight.data[:, channel] = (odd[:, channel] - odd[:, channel].flip(-1)) / 2
+
+
+SMALL_UNET = {"channels": 8, "depth": 2}
+
+
+def fcn8s(in_channels=(6, 8, 10), strides=(4, 8, 16), fc_channels=16, dropout=0.0, **options):
+    options |= {"fc_channels": fc_channels, "dropout": dropout}
+    return partial(Fcn8sDecoder, in_channels, strides, IMAGE_SIZE, **options)
+
+
+FIRST_STAGE = {"first": {"term": FirstStage(CrossEntropy()), "weight": 0.5}}
+NARROW_CONDINST = {"mid_channels": 16, "mask_depth": 1, "roi_depth": 1}
+NARROW_YOLACT = {"mid_channels": 16, "prototypes": 12, "roi_depth": 1}
+
+
+def maskrcnn(in_channels=(8,), strides=(4,), **options):
+    return partial(MaskRcnnDecoder, in_channels, strides, IMAGE_SIZE, **options)
+
+
+def coarse(in_channels=(8,), strides=(4,), **options):
+    return partial(CoarseDecoder, in_channels, strides, IMAGE_SIZE, **options)
+
+
+def pointrend(in_channels=(8,), strides=(4,), coarse=CoarseDecoder, of_coarse=None, **options):
+    first = partial(coarse, num_classes=options.get("num_classes", 3), **(of_coarse or {}))
+    return partial(PointRendDecoder, in_channels, strides, IMAGE_SIZE, coarse=first, **options)
+
+
+def coarse_symmetric(decoder):
+    """Mirror symmetric kernels; a mirrored crop makes hidden units change places in pairs."""
+    mirror_symmetric(decoder)
+    for head in (m for m in decoder.modules() if isinstance(m, CoarseDecoder)):
+        cells, out = head.output_size, head.predict.weight
+        pairs = len(head.second.weight)
+        first = head.first.weight.data.unflatten(1, (-1, *cells))
+        first[pairs // 2 :] = first[: pairs // 2].flip(-1)
+        second = head.second.weight.data
+        second[pairs // 2 :] = second[: pairs // 2].roll(pairs // 2, 1)
+        last = out.data.unflatten(0, (-1, *cells))
+        last[..., pairs // 2 :] = last[..., : pairs // 2].flip(-2)
+
+
+NARROW_COARSE = {"mid_channels": 12, "hidden": 32}
+NARROW_POINTS = {"mid_channels": 16, "depth": 2, "subdivision_points": 196}
+POINTS = {"points": {"term": PointCrossEntropy(), "weight": 1.0}}
+
+
+def sam(in_channels=(8,), strides=(4,), **options):
+    return partial(SamDecoder, in_channels, strides, IMAGE_SIZE, **options)
+
+
+NARROW_SAM = {"stride": 8, "dim": 32, "heads": 4, "mlp_width": 64, "candidates": 2}
+BEST_CANDIDATE = {
+    "focal": {"term": FocalCrossEntropy(), "weight": 20.0},
+    "dice": {"term": Dice(), "weight": 1.0},
+}
+CANDIDATES = {
+    "candidates": {"term": CandidateMinimum(BEST_CANDIDATE), "weight": 1.0},
+    "iou": {"term": IouScore(), "weight": 1.0},
+}
 
 CASES = [
     Case("roialign", roialign()),
@@ -70,7 +181,94 @@ CASES = [
     Case("roialign-no-upsampling", roialign(output_size=(14, 14), **NARROW)),
     Case("roialign-film", roialign(film=1.5, **NARROW), small=True),
     Case("roialign-detail", roialign(detail=6, **NARROW), small=True),
+    Case("cascade", cascade(), small=True, terms=FIRST_STAGE),
+    Case("cascade-film-detail", cascade(film=1.5, detail=6), terms=FIRST_STAGE),
     Case("roialign-tiny-widths", roialign(mid_channels=3, min_channels=1, depth=1, sampling_ratio=1)),
+    Case("condinst", condinst(), symmetric=condinst_symmetric),
+    Case("condinst-image", condinst(**NARROW_CONDINST), small=True, symmetric=condinst_symmetric),
+    Case(
+        "condinst-roi-two-layers",
+        condinst((6, 10), (4, 8), frame="roi", output_size=(28, 28), **NARROW_CONDINST),
+        small=True,
+        symmetric=condinst_symmetric,
+    ),
+    Case(
+        "condinst-2-classes-film-detail",
+        condinst(num_classes=2, film=1.5, detail=4, upsample=1, **NARROW_CONDINST),
+        symmetric=condinst_symmetric,
+    ),
+    Case("yolact", yolact()),
+    Case("yolact-image", yolact(**NARROW_YOLACT), small=True),
+    Case(
+        "yolact-roi-two-layers",
+        yolact((6, 10), (4, 8), frame="roi", output_size=(28, 28), **NARROW_YOLACT),
+        small=True,
+    ),
+    Case(
+        "yolact-2-classes-film-detail",
+        yolact(num_classes=2, film=1.5, detail=4, upsample=1, **NARROW_YOLACT),
+    ),
+    Case("unet", unet(), symmetric=unet_symmetric),
+    Case("unet-narrow", unet(**SMALL_UNET), symmetric=unet_symmetric, small=True),
+    Case("unet-roi", unet(frame="roi", channels=8, depth=1), symmetric=unet_symmetric, small=True),
+    Case("unet-stride-8-to-4", unet((6, 10), (8, 16), **SMALL_UNET), symmetric=unet_symmetric),
+    Case(
+        "unet-detail",
+        unet(strides=(8,), map_stride=8, detail=6, film=1.5, **SMALL_UNET),
+        symmetric=unet_symmetric,
+    ),
+    Case("fcn8s", fcn8s((8, 8, 8), fc_channels=512, dropout=0.5)),
+    Case("fcn8s-narrow", fcn8s(), small=True),
+    Case("fcn8s-any-order", fcn8s((10, 6, 8), (16, 4, 8), roi_size=(16, 12), output_size=(64, 48), film=1.5)),
+    Case("fcn8s-at-once", fcn8s(at_once=True, output_size=(28, 28), num_classes=2, detail=6)),
+    Case("maskrcnn", maskrcnn()),
+    Case("maskrcnn-narrow", maskrcnn(mid_channels=16, depth=2), small=True, rate=3e-3),
+    Case(
+        "maskrcnn-two-layers-film-detail",
+        maskrcnn((6, 10), (4, 8), roi_size=(8, 6), mid_channels=8, num_classes=2, film=1.5, detail=4),
+    ),
+    Case("coarse", coarse(), symmetric=coarse_symmetric),
+    Case("coarse-narrow", coarse(**NARROW_COARSE), symmetric=coarse_symmetric, small=True, rate=3e-3),
+    Case("coarse-8x6", coarse((6, 10), (4, 8), output_size=(8, 6), detail=4), symmetric=coarse_symmetric),
+    Case("pointrend", pointrend(), symmetric=coarse_symmetric, terms=POINTS),
+    Case(
+        "pointrend-narrow",
+        pointrend(of_coarse=NARROW_COARSE, **NARROW_POINTS),
+        symmetric=coarse_symmetric,
+        terms=POINTS,
+        small=True,
+        rate=3e-3,
+    ),
+    Case(
+        "pointrend-of-roialign",
+        pointrend(
+            (6, 10),
+            (4, 8),
+            RoiAlignDecoder,
+            {"output_size": (14, 14), "film": 1.5, "detail": 4, **NARROW},
+            output_size=(28, 28),
+            **NARROW_POINTS,
+        ),
+        terms=POINTS,
+        small=True,
+    ),
+    Case(
+        "pointrend-2-classes-film-detail",
+        pointrend(num_classes=2, of_coarse=NARROW_COARSE, film=1.5, detail=4, **NARROW_POINTS),
+        symmetric=coarse_symmetric,
+        terms=POINTS,
+    ),
+    Case("sam", sam(), symmetric=None, terms=CANDIDATES),
+    Case("sam-image", sam(**NARROW_SAM), small=True, symmetric=None, terms=CANDIDATES, rate=3e-3),
+    Case(
+        "sam-roi",
+        sam((6, 10), (4, 8), frame="roi", output_size=(28, 20), depth=1, film=1.5, **NARROW_SAM),
+        small=True,
+        symmetric=None,
+        terms=CANDIDATES,
+        rate=3e-3,
+    ),
+    Case("sam-one-mask-2-classes", sam(num_classes=2, **{**NARROW_SAM, "candidates": 1}), symmetric=None),
 ]
 
 

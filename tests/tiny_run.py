@@ -70,13 +70,14 @@ def tiny_decoder(extractor, **model):
     )
 
 
-def tiny_data(coco_set, extractor, decoder):
+def tiny_data(coco_set, extractor, decoder, **options):
     """The tiny COCO set as a data module, without loader processes."""
     spec = TargetSpec(
         decoder.frame, decoder.output_size, decoder.num_classes, extractor.preprocess.image_size
     )
     files = [str(coco_set.json), str(coco_set.images)] * 2
-    return RoiDataModule(*files, extractor, spec, RoiSampler(), batch_size=2, val_batch_size=2, num_workers=0)
+    options = {"batch_size": 2, "val_batch_size": 2, "num_workers": 0} | options
+    return RoiDataModule(*files, extractor, spec, RoiSampler(), **options)
 
 
 def tiny_module(decoder, description=None, seed=0, scheduler=cosine):

@@ -20,6 +20,7 @@ from roiseg.data.targets import TargetSpec
 from roiseg.decoders.base import Decoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.losses.composite import CompositeLoss
+from roiseg.training.clicks import Clicks
 from roiseg.training.module import RoiSegModule
 
 log = logging.getLogger(__name__)
@@ -73,15 +74,25 @@ def build_loss(cfg: DictConfig, decoder: Decoder, data: RoiDataModule) -> Compos
     return loss
 
 
+def build_clicks(cfg: DictConfig, decoder: Decoder) -> Clicks | None:
+    """The point prompts of `clicks=`, if any."""
+    if not cfg.clicks:
+        return None
+    if "points" not in decoder.prompts:
+        raise UserError("clicks are point prompts, which this model does not read: set clicks=none")
+    return instantiate(cfg.clicks, _convert_="all")
+
+
 def build_module(
-    cfg: DictConfig, decoder: Decoder, loss: CompositeLoss, description: dict[str, Any]
+    cfg: DictConfig,
+    decoder: Decoder,
+    loss: CompositeLoss,
+    clicks: Clicks | None,
+    description: dict[str, Any],
 ) -> RoiSegModule:
-    """The LightningModule: decoder, loss, optimiser, schedule."""
+    """The LightningModule: decoder, loss, optimiser, schedule, point prompts."""
     optimizer = instantiate(cfg.optimizer, _convert_="all")
     scheduler = instantiate(cfg.scheduler, _convert_="all") if cfg.scheduler else None
-    clicks = instantiate(cfg.clicks, _convert_="all") if cfg.clicks else None
-    if clicks is not None and "points" not in decoder.prompts:
-        raise UserError("clicks are point prompts, which this model does not read: set clicks=none")
     return RoiSegModule(decoder, loss, optimizer, scheduler, cfg.seed, description, clicks)
 
 

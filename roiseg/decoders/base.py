@@ -155,7 +155,7 @@ class Decoder(nn.Module, ABC):
         if self.frame == "roi":
             return rois[:, 1:]
         height, width = self.image_size
-        return rois.new_tensor([0, 0, width, height]).expand(len(rois), 4)
+        return rois.new_tensor([0, 0, width, height]).expand(rois.shape[0], 4)
 
     def roi_logits(self, logits: Tensor, rois: Tensor, size: tuple[int, int]) -> Tensor:
         """Read logits [R, K, h, w] of this decoder on a grid of `size` (h, w) over each ROI."""

@@ -46,5 +46,6 @@ class DetailBranch(nn.Module):
             [R, K, h, w].
         """
         crops = roi_align(image, windows, (logits.shape[2], logits.shape[3]), stride=1)
-        seen = self.read(self.colors(crops.to(logits.dtype)))
+        # contiguous: where a channels-last input needs no gradient, torch's GroupNorm crashes going backward
+        seen = self.read(self.colors(crops.to(logits.dtype).contiguous()))
         return logits + self.correct(self.mix(torch.cat([seen, logits], dim=1)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -22,12 +23,12 @@ class Film(nn.Module):
         hidden: width of the small network.
 
     Raises:
-        UserError: `base_size` is not above 0.
+        UserError: `base_size` is not a number above 0.
     """
 
     def __init__(self, channels: Sequence[int], base_size: float, hidden: int = 32) -> None:
         super().__init__()
-        if not base_size > 0:
+        if not 0 < base_size < math.inf:
             raise UserError(f"model.film must be a base pixel size above 0, or null, got {base_size}")
         self.channels = list(channels)
         self.base_size = float(base_size)

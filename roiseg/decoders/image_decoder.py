@@ -74,3 +74,18 @@ class ImageDecoder(Decoder):
         return resample(maps.flatten(1, -3), boxes, self.output_size, sampling_ratio=2).unflatten(
             1, maps.shape[1:-2]
         )
+
+
+def finer_stride(strides: Sequence[int], upsample: int) -> int:
+    """Stride of a map `upsample` times finer than the finest layer.
+
+    Raises:
+        UserError: `upsample` does not divide that layer's stride.
+    """
+    finest = min(strides)
+    if not isinstance(upsample, int) or upsample < 1 or finest % upsample:
+        raise UserError(
+            f"model.upsample must be a whole number that divides the finest layer's stride {finest}, "
+            f"got {upsample}"
+        )
+    return finest // upsample

@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 from roiseg.common.errors import UserError
 from roiseg.decoders.base import Context, Decoder, DecoderOutput, SharedOptions, grid_size, required
 from roiseg.decoders.layers import conv_norm_relu
-from roiseg.geometry.roi_align import roi_align
+from roiseg.decoders.roi_crop import RoiCrop
 
 
 class RoiAlignDecoder(Decoder):
@@ -62,8 +62,7 @@ class RoiAlignDecoder(Decoder):
                 f"got {mid_channels}, {min_channels}, {sampling_ratio} and {depth}"
             )
         self.roi_size = grid_size("roi_size", roi_size)
-        self.sampling_ratio = sampling_ratio
-        self.reduce = nn.ModuleList(nn.Conv2d(c, mid_channels, 1) for c in in_channels)
+        self.crop = RoiCrop(in_channels, strides, mid_channels, self.roi_size, sampling_ratio)
         self.read_prior = nn.Conv2d(num_classes, mid_channels, 1) if prior else None
         self.prompts = ("prior",) if prior else ()
         self.trunk = nn.Sequential(*(conv_norm_relu(mid_channels, mid_channels) for _ in range(depth)))
@@ -81,11 +80,7 @@ class RoiAlignDecoder(Decoder):
 
     def decode(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
         """See `Decoder.forward`; `embeddings` [R, D, *output_size] are what the last layer sees."""
-        crops = [
-            roi_align(reduce(feature), rois, self.roi_size, stride, self.sampling_ratio)
-            for reduce, feature, stride in zip(self.reduce, features, self.strides, strict=True)
-        ]
-        fused = sum(crops[1:], crops[0])
+        fused = self.crop(features, rois)
         if self.read_prior is not None:
             prior = required(context.prior, "prior", "prior")
             fused = fused + self.read_prior(F.interpolate(prior, self.roi_size, mode="area"))

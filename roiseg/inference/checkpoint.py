@@ -190,7 +190,7 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a configuration that makes a run this run and not another."""
     kept = {
         key: config.get(key)
-        for key in ("data", "extractor", "model", "loss", "optimizer", "scheduler", "seed")
+        for key in ("data", "extractor", "model", "loss", "optimizer", "scheduler", "clicks", "seed")
     }
     kept["trainer"] = {
         key: value

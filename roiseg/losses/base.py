@@ -97,3 +97,15 @@ def class_maps(given: LossInput, classes: Sequence[int]) -> tuple[Tensor, Tensor
     probability = given.precise_logits.softmax(dim=1)[:, index]
     truth = given.target[:, None] == index[:, None, None]
     return probability, truth.to(probability.dtype)
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Mean of `values`, each counting its weight (0 or more): a scalar; 0 where nothing has a weight."""
+    return (weights * values).sum() / weights.sum().clamp(min=1e-6)
+
+
+def roi_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Mean of the weighted means of ROIs [R, h, w], over those that have a weight; 0 where none has."""
+    mass = weights.sum(dim=(1, 2))
+    means = (weights * values).sum(dim=(1, 2)) / mass.clamp(min=1e-6)
+    return means.sum() / (mass > 0).sum().clamp(min=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +46,8 @@ class CompositeLoss(nn.Module):
     """Weighted sum of named terms.
 
     With `learned` weights each term L counts exp(-s) L + s with a learned s of its own (Kendall et al.,
-    Multi-Task Learning Using Uncertainty, 2018, up to a constant factor), times its fixed weight.
+    Multi-Task Learning Using Uncertainty, 2018, up to a constant factor), times its fixed weight. The best
+    s is log L, so that terms come to pull by their relative change; none may fall below 0.
 
     Args:
         terms: name -> `{"term": LossTerm, "weight": float, "from_epoch": int}`; a weight of 0 switches a
@@ -59,7 +61,7 @@ class CompositeLoss(nn.Module):
         epoch: the current epoch, 1 the first; set by who trains.
 
     Raises:
-        UserError: no term has a weight.
+        UserError: no term has a weight, one's is negative, or none counts from the first epoch on.
     """
 
     class_weights: Tensor | None
@@ -72,11 +74,12 @@ class CompositeLoss(nn.Module):
         learned: bool = False,
     ) -> None:
         super().__init__()
-        active = {name: entry for name, entry in terms.items() if entry["weight"]}
+        weights = {name: _weight(name, entry) for name, entry in terms.items()}
+        active = {name: entry for name, entry in terms.items() if weights[name]}
         if not active:
             raise UserError("loss.terms: every term has weight 0; give one a weight")
         self.terms = nn.ModuleDict({name: entry["term"] for name, entry in active.items()})
-        self.weights = {name: float(entry["weight"]) for name, entry in active.items()}
+        self.weights = {name: weights[name] for name in active}
         self.starts = {name: _start(name, entry) for name, entry in active.items()}
         if min(self.starts.values()) > 1:
             raise UserError("loss.terms: no term counts from the first epoch on; give one from_epoch=1")
@@ -84,8 +87,8 @@ class CompositeLoss(nn.Module):
         self.log_variances = nn.ParameterDict(
             {name: nn.Parameter(torch.zeros(())) for name in active} if learned else {}
         )
-        weights = None if class_weights is None else torch.tensor(list(class_weights), dtype=torch.float32)
-        self.register_buffer("class_weights", weights, persistent=False)
+        by_class = None if class_weights is None else torch.tensor(list(class_weights), dtype=torch.float32)
+        self.register_buffer("class_weights", by_class, persistent=False)
         self.epoch = 1
 
     def check(self, decoder: Decoder) -> None:
@@ -135,14 +138,20 @@ class CompositeLoss(nn.Module):
             if self.epoch >= self.starts[name] and set(term.reads) <= output.auxiliary.keys()  # type: ignore[arg-type]
         }
         parts = [self._weighted(name, value) for name, value in values.items()]
-        return torch.stack(parts).sum() if parts else output.logits.sum() * 0, values
+        total = torch.stack(parts).sum() if parts else output.logits[:0].sum()
+        return total + 0 * sum(self.log_variances.values()), values  # DDP: every parameter gets a gradient
 
     def _weighted(self, name: str, value: Tensor) -> Tensor:
-        weighted = self.weights[name] * value
-        if name not in self.log_variances:
-            return weighted
-        uncertainty = self.log_variances[name]
-        return torch.exp(-uncertainty) * weighted + uncertainty
+        if name in self.log_variances:
+            value = torch.exp(-self.log_variances[name]) * value + self.log_variances[name]
+        return self.weights[name] * value
+
+
+def _weight(name: str, entry: Mapping[str, Any]) -> float:
+    weight = entry["weight"]
+    if not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+        raise UserError(f"loss.terms.{name}.weight must be a number of 0 or more, got {weight!r}")
+    return float(weight)
 
 
 def _start(name: str, entry: Mapping[str, Any]) -> int:

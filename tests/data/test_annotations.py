@@ -173,6 +173,39 @@ def test_coordinates_between_two_fifths_of_a_pixel_are_not_pushed_over(tmp_path)
     assert check_against_pycocotools(files.json) == 60
 
 
+# --- pixel sizes ----------------------------------------------------------------------------------
+
+
+def test_pixel_sizes_are_read_in_micrometres(content, load):
+    content["images"] = [
+        content["images"][0] | {"id": 7 + n, "pixel_size_um": size} for n, size in enumerate([0.25, 1, 2.5e3])
+    ]
+    annotations = load(content)
+    assert annotations.pixel_sizes.tolist() == [0.25, 1.0, 2500.0]
+    assert annotations.pixel_sizes.dtype == np.float32
+
+
+def test_a_pixel_counts_as_1_where_no_image_says_its_size(coco_set, content, load):
+    assert load_annotations(coco_set.json).pixel_sizes.tolist() == [1.0] * len(TINY_IMAGES)
+    content["images"][0]["pixel_size_um"] = None
+    assert load(content).pixel_sizes.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("without", [0, 1])
+def test_a_pixel_size_on_some_images_only_is_a_user_error(content, load, without):
+    content["images"].append(content["images"][0] | {"id": 8})
+    content["images"][1 - without]["pixel_size_um"] = 0.5
+    with pytest.raises(UserError, match=rf"images\[{without}\] in .* has no `pixel_size_um`.* all or none"):
+        load(content)
+
+
+@pytest.mark.parametrize("size", [0, -0.5, "0.5", True, [0.5], {}, math.nan, math.inf, 10**400])
+def test_an_impossible_pixel_size_is_named(content, load, size):
+    content["images"][0]["pixel_size_um"] = size
+    with pytest.raises(UserError, match=r"images\[0\] in .*`pixel_size_um` must be a number of micrometres"):
+        load(content)
+
+
 # --- which can be a ROI ---------------------------------------------------------------------------
 
 

@@ -149,6 +149,53 @@ def test_an_impossible_batch_size_is_refused_by_name(make, name):
         make(**{name: 0})
 
 
+IMAGE_FRAME = TargetSpec("image", (16, 16), 3, (64, 64))
+
+
+@pytest.mark.parametrize("frame", ["roi", "image"])
+def test_the_metric_grid_is_the_same_for_every_decoder(make, frame):
+    datamodule = make(spec=TargetSpec(frame, (16, 16), 3, (64, 64)), metric_size=[20, 12], val_batch_size=5)
+    assert datamodule.spec.metric_size == (20, 12)
+    batch = next(iter(datamodule.val_dataloader()))
+    assert batch.measured.shape == (10, 20, 12)
+    assert batch.targets.shape == (10, 16, 16)
+    reference = make(spec=TargetSpec("roi", (20, 12), 3, (64, 64)), val_batch_size=5)
+    assert torch.equal(batch.measured, next(iter(reference.val_dataloader())).targets)
+    assert len(next(iter(datamodule.train_dataloader())).measured) == 0
+
+
+def test_without_a_metric_grid_the_roi_frame_is_measured_on_its_own(make):
+    batch = next(iter(make(metric_size=None).val_dataloader()))
+    assert torch.equal(batch.measured, batch.targets)
+
+
+@pytest.mark.parametrize("size", [[0, 5], [5, 0], [-1, 5], [5], [5, 5, 5], []])
+@pytest.mark.parametrize(
+    "spec", [TargetSpec("roi", (14, 14), 3, (64, 64)), IMAGE_FRAME], ids=["roi", "image"]
+)
+def test_an_impossible_metric_grid_is_refused_by_name(make, spec, size):
+    with pytest.raises(
+        UserError, match=r"data\.metric_size must be \[h, w\], two whole numbers of 1 or more"
+    ):
+        make(spec=spec, metric_size=size)
+
+
+def test_a_map_over_the_whole_input_needs_a_metric_grid(make):
+    with pytest.raises(UserError, match=r"data\.metric_size .* got None"):
+        make(spec=IMAGE_FRAME, metric_size=None)
+
+
+def test_the_detectors_input_tensor_comes_with_the_features(make, extractor):
+    datamodule = make()
+    batch = next(iter(datamodule.val_dataloader()))
+    assert batch.inputs is None
+    datamodule.on_after_batch_transfer(batch, 0)
+    assert torch.equal(batch.inputs, extractor.preprocess(batch.images))
+    for given, want in zip(batch.features, extractor(batch.images), strict=True):
+        assert torch.equal(given, want)
+    assert not batch.inputs.requires_grad
+
+
 def test_a_mistake_in_the_validation_set_shows_at_setup(coco_set, extractor, tmp_path):
     datamodule = RoiDataModule(
         str(coco_set.json), str(coco_set.images), str(tmp_path / "none.json"), str(coco_set.images),

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import fields, replace
 
 import cv2
 import kornia.augmentation as K
@@ -15,7 +17,7 @@ from roiseg.common.errors import UserError
 from roiseg.data import dataset as dataset_module
 from roiseg.data.annotations import load_annotations
 from roiseg.data.augment import Augment, GeometricAugment, PhotometricAugment
-from roiseg.data.batch import collate
+from roiseg.data.batch import RoiBatch, collate
 from roiseg.data.dataset import EpochSampler, RoiDataset
 from roiseg.data.images import MAX_PIXELS, read_image
 from roiseg.data.sampling import RoiSampler
@@ -170,6 +172,91 @@ def test_evaluation_carries_the_true_masks_at_the_original_size(evaluation):
         owners = instances[annotations.eligible(sample.image_index, 16)]
         assert sample.truths == [annotations.shape(sample.image_index, int(i)).rle() for i in owners]
         assert all(tuple(truth["size"]) == sample.original_size for truth in sample.truths)
+
+
+METRIC = TargetSpec("roi", (14, 14), 3, SIZE, metric_size=(20, 12))
+IMAGE_FRAME = TargetSpec("image", (16, 16), 3, SIZE, metric_size=(20, 12))
+
+
+@pytest.mark.parametrize("spec", [METRIC, IMAGE_FRAME], ids=["roi", "image"])
+def test_evaluation_measures_on_the_metric_grid_over_each_roi_whatever_the_frame(coco_set, spec):
+    reference = make(coco_set, spec=TargetSpec("roi", (20, 12), 3, SIZE))
+    dataset = make(coco_set, spec=spec)
+    for n in range(len(dataset)):
+        sample, want = dataset[n], reference[n]
+        assert sample.targets.shape == (len(sample.rois), *spec.size)
+        np.testing.assert_array_equal(sample.measured, want.targets)
+        np.testing.assert_array_equal(sample.rois, want.rois)
+        assert sample.truths == want.truths
+
+
+@pytest.mark.parametrize(
+    "spec", [SPEC, replace(SPEC, metric_size=(14, 14))], ids=["no metric grid", "the same grid"]
+)
+def test_what_is_measured_are_the_targets_themselves_where_the_grids_agree(coco_set, spec):
+    for sample in (make(coco_set, spec=spec)[n] for n in range(5)):
+        assert sample.measured is sample.targets
+
+
+def test_a_map_over_the_input_of_the_metric_size_is_not_taken_for_the_metric_grid(coco_set):
+    spec = replace(IMAGE_FRAME, size=(20, 12))
+    sample = make(coco_set, spec=spec)[0]
+    assert (sample.measured != sample.targets).any()
+    np.testing.assert_array_equal(sample.measured, make(coco_set, spec=IMAGE_FRAME)[0].measured)
+
+
+@pytest.mark.parametrize("spec", [SPEC, METRIC, IMAGE_FRAME], ids=["no metric grid", "roi", "image"])
+def test_nothing_is_measured_in_training(coco_set, spec):
+    sample = make(coco_set, spec=spec, sampler=RoiSampler(3))[0]
+    assert len(sample.measured) == 0
+    assert sample.targets.shape == (3, *spec.size)
+    assert collate([sample, sample]).measured.shape[0] == 0
+
+
+# --- pixel sizes ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def measured_set(broken_set):
+    """The tiny set, its images 0.5, 1, 1.5, ... micrometres a pixel."""
+    content = broken_set.content()
+    for number, image in enumerate(content["images"]):
+        image["pixel_size_um"] = 0.5 + 0.5 * number
+    broken_set.json.write_text(json.dumps(content))
+    return broken_set
+
+
+def test_the_pixel_size_is_that_of_an_input_pixel(measured_set, coco_set):
+    for n, (micrometres, unknown) in enumerate(zip(make(measured_set), make(coco_set), strict=True)):
+        height, width = unknown.original_size
+        shrunk = 64 / max(height, width)  # the letterbox; to whole pixels, hence the tolerance
+        assert unknown.pixel_size == pytest.approx(1 / shrunk, rel=0.01)
+        assert micrometres.pixel_size == pytest.approx((0.5 + 0.5 * n) / shrunk, rel=0.01)
+
+
+def test_zooming_in_makes_pixels_smaller_and_zooming_out_larger(measured_set):
+    plain = make(measured_set)[0].pixel_size
+    for zoom in (0.5, 1.0, 2.0):
+        augment = Augment(GeometricAugment(flip=0.5, scale=(zoom, zoom)))
+        dataset = make(measured_set, sampler=RoiSampler(2), augment=augment)
+        for epoch in range(4):  # mirrored or not
+            assert dataset[epoch, 0].pixel_size == pytest.approx(plain / zoom, rel=0.02)
+
+
+def test_a_stretched_picture_has_the_pixel_size_of_equal_area(measured_set):
+    sample = make(measured_set, letterbox=Letterbox(SIZE, keep_aspect=False))[0]
+    assert sample.original_size == (80, 100)
+    assert sample.pixel_size == pytest.approx(0.5 * (80 / 64 * 100 / 64) ** 0.5)
+
+
+def test_a_batch_has_a_pixel_size_an_image(measured_set):
+    samples = [make(measured_set)[n] for n in (2, 0, 1)]
+    batch = collate(samples)
+    assert batch.pixel_sizes.dtype == torch.float32
+    assert batch.pixel_sizes.tolist() == pytest.approx([s.pixel_size for s in samples])
+
+
+# --- the number of items --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("least", "images", "rois"), [(0, 5, 11), (16, 5, 10), (30, 5, 7), (35, 4, 5)])
@@ -378,6 +465,15 @@ def test_a_batch_numbers_the_rois_by_image_in_order(evaluation):
     np.testing.assert_array_equal(batch.images[1], samples[1].image)
 
 
+def test_a_batch_joins_what_is_measured(coco_set):
+    dataset = make(coco_set, spec=IMAGE_FRAME)
+    samples = [dataset[n] for n in (2, 0, 1)]
+    batch = collate(samples)
+    assert batch.measured.dtype == torch.uint8
+    np.testing.assert_array_equal(batch.measured, np.concatenate([s.measured for s in samples]))
+    assert all(len(s.measured) == len(s.targets) == len(s.image) == 0 for s in batch.samples)
+
+
 def without_rois(sample):
     return type(sample)(
         sample.image_index, sample.file_name, sample.image, sample.transform, sample.original_size,
@@ -414,3 +510,51 @@ def test_moving_a_batch_keeps_everything(evaluation):
     assert torch.equal(moved.rois, batch.rois)
     assert torch.equal(moved.features[0], batch.features[0])
     assert moved.samples is batch.samples
+
+
+def test_windows_are_taken_back_to_original_pixels_each_by_its_own_image(training):
+    batch = collate([training[epoch, n] for epoch, n in ((0, 0), (1, 1), (2, 0), (3, 2), (4, 3))])
+    windows = torch.tensor([[0.0, 0, 64, 64]]).expand(len(batch.rois), 4)
+    mirrored = 0
+    for sample, boxes in zip(batch.samples, batch.original_boxes(windows), strict=True):
+        t = sample.transform
+        edges = [(0 - t.shift_x) / t.scale_x, (64 - t.shift_x) / t.scale_x]
+        tops = [-t.shift_y / t.scale_y, (64 - t.shift_y) / t.scale_y]
+        want = [min(edges), tops[0], max(edges), tops[1]]
+        np.testing.assert_allclose(boxes, [want] * 3, atol=1e-3)
+        mirrored += t.scale_x < 0
+    assert mirrored
+
+
+def test_windows_of_no_rois_are_none(evaluation):
+    batch = collate([without_rois(evaluation[n]) for n in range(2)])
+    assert [boxes.shape for boxes in batch.original_boxes(torch.zeros(0, 4))] == [(0, 4), (0, 4)]
+
+
+def filled(dataset):
+    """A batch in which every field holds something."""
+    batch = collate([dataset[0], dataset[1]])
+    return replace(batch, features=(torch.ones(2, 3, 4, 4),), inputs=torch.ones(2, 3, *SIZE))
+
+
+def test_every_tensor_of_a_batch_moves(coco_set):
+    moved = filled(make(coco_set, spec=IMAGE_FRAME)).to("meta")
+    for field in fields(RoiBatch):
+        value = getattr(moved, field.name)
+        if field.name != "samples":
+            assert {t.device.type for t in (value if isinstance(value, tuple) else (value,))} == {"meta"}, (
+                field
+            )
+
+
+def test_a_batch_without_features_moves_too(evaluation):
+    moved = collate([evaluation[0]]).to("meta")
+    assert moved.features == ()
+    assert moved.inputs is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU's driver pins memory")
+def test_pinning_pins_everything_a_loader_fills_in(coco_set):
+    batch = collate([make(coco_set, spec=IMAGE_FRAME)[0]]).pin_memory()
+    for name in ("images", "rois", "targets", "measured", "pixel_sizes"):
+        assert getattr(batch, name).is_pinned(), name

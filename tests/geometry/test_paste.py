@@ -10,7 +10,7 @@ from helpers import ellipse, person, rectangle, segmentation_mask
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roiseg.geometry.paste import paste_crop, paste_masks, paste_window
+from roiseg.geometry.paste import binary_mask, paste_crop, paste_masks, paste_window
 from roiseg.geometry.roi_align import roi_align
 
 
@@ -138,6 +138,97 @@ def test_half_precision_masks_are_pasted_to_the_same_pixels(dtype, tolerance):
     torch.testing.assert_close(
         got.float(), paste_masks(masks.to(dtype).float(), boxes, (480, 640)), atol=tolerance, rtol=0
     )
+
+
+# --- within: nothing outside of a second box -------------------------------------------------------
+
+WINDOWS = {
+    "the whole canvas": [0, 0, 26, 20],  # what an image-frame mask is stretched over
+    "inside": BOXES["inside"],
+    "larger than the canvas": BOXES["larger than the canvas"],
+    "elsewhere": [15, 11, 40, 33],
+}
+
+
+def centres_within(box, size):
+    """Which pixel centres lie in a box: bool [H, W]."""
+    x1, y1, x2, y2 = box
+    y, x = np.mgrid[: size[0], : size[1]] + 0.5
+    return (x >= x1) & (x < x2) & (y >= y1) & (y < y2)
+
+
+@pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
+@pytest.mark.parametrize("within", BOXES.values(), ids=BOXES)
+def test_within_keeps_the_pixels_whose_centre_it_holds_and_clears_all_others(window, within):
+    mask = random_mask(5, 7)
+    want = naive_paste(mask.double().numpy(), window, SIZE) * centres_within(within, SIZE)
+    boxes, limits = torch.tensor([window]).float(), torch.tensor([within]).float()
+    got = paste_masks(mask[None], boxes, SIZE, within=limits)[0].numpy()
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    values, (x1, y1, x2, y2) = paste_crop(mask, np.float32(window), SIZE, within=np.float32(within))
+    assert values.shape == (y2 - y1, x2 - x1)
+    np.testing.assert_allclose(values, want[y1:y2, x1:x2], atol=1e-5)
+    want[y1:y2, x1:x2] = 0
+    assert not want.any()  # nothing lies outside the cropped paste's pixels
+
+
+@pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
+def test_within_the_box_itself_changes_nothing(box):
+    mask, edges = random_mask(5, 7), torch.tensor([box]).float()
+    assert torch.equal(
+        paste_masks(mask[None], edges, SIZE, within=edges), paste_masks(mask[None], edges, SIZE)
+    )
+    for pasted, expected in zip(
+        paste_crop(mask, np.float32(box), SIZE, within=np.float32(box)),
+        paste_crop(mask, np.float32(box), SIZE),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(pasted, expected)
+
+
+@pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
+def test_a_map_of_a_cell_a_pixel_is_copied_within_the_box_and_0_outside(box):
+    mask, whole = random_mask(*SIZE), np.float32(WINDOWS["the whole canvas"])
+    pasted = paste_masks(mask[None], torch.from_numpy(whole)[None], SIZE, within=torch.tensor([box]).float())
+    want = mask.numpy() * centres_within(box, SIZE)
+    np.testing.assert_allclose(pasted[0].numpy(), want, atol=1e-5)
+    got = binary_mask(mask, whole, SIZE, within=np.float32(box))
+    np.testing.assert_array_equal(got, want >= 0.5)
+
+
+@pytest.mark.parametrize("within", [None, *BOXES.values()], ids=["nothing", *BOXES])
+@pytest.mark.parametrize("threshold", [0.5, 0.2])
+def test_a_binary_mask_is_the_whole_paste_at_its_threshold(within, threshold):
+    mask, box = random_mask(6, 6, seed=2), np.float32([2, 1, 24.5, 18])
+    limits = None if within is None else np.float32(within)
+    boxes = torch.from_numpy(box)[None]
+    tensor = None if within is None else torch.from_numpy(limits)[None]
+    whole = paste_masks(mask[None], boxes, SIZE, within=tensor)[0].numpy()
+    got = binary_mask(mask, box, SIZE, within=limits, threshold=threshold)
+    assert got.shape == SIZE
+    assert got.dtype == bool
+    sure = np.abs(whole - threshold) > 1e-5  # the two sum in different orders
+    np.testing.assert_array_equal(got[sure], (whole >= threshold)[sure])
+
+
+def test_masks_are_limited_each_by_its_own_box():
+    masks, boxes = random_mask(3, 4, 6), torch.tensor([[0.0, 0, 26, 20]]).expand(3, 4)
+    within = torch.tensor([BOXES["inside"], BOXES["one pixel"], BOXES["below"]], dtype=torch.float32)
+    together = paste_masks(masks, boxes, SIZE, within=within)
+    for n in range(3):
+        alone = paste_masks(masks[n : n + 1], boxes[n : n + 1], SIZE, within=within[n : n + 1])
+        torch.testing.assert_close(together[n], alone[0])
+    assert paste_masks(masks[:0], boxes[:0], SIZE, within=within[:0]).shape == (0, *SIZE)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_masks_are_limited_at_the_same_pixels(dtype):
+    boxes, within = torch.tensor([[0.0, 0, 640, 480]]), torch.tensor([[601.3, 403.8, 631.2, 466.1]])
+    pasted = paste_masks(
+        torch.ones(1, 120, 160, dtype=dtype), boxes, (480, 640), within=within.to(torch.float32)
+    )
+    want = centres_within(within[0].tolist(), (480, 640))
+    np.testing.assert_array_equal((pasted[0] > 0).numpy(), want)
 
 
 # --- there and back -------------------------------------------------------------------------------

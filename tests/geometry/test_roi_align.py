@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roiseg.geometry.roi_align import roi_align
+from roiseg.geometry.roi_align import resample, roi_align
 
 
 def naive_bilinear(plane, y, x):
@@ -193,6 +193,58 @@ def test_half_precision_features_work(dtype, tolerance, batch):
     result = roi_align(features.to(dtype), rois, (4, 4), 4)
     assert result.dtype == dtype
     torch.testing.assert_close(result.float(), roi_align(features, rois, (4, 4), 4), atol=tolerance, rtol=0)
+
+
+# --- resample: each map read over its own box ------------------------------------------------------
+
+# on a map of 6 x 9 cells, in cells of it
+CELL_BOXES = {name: [v / 4 for v in box] for name, box in BOXES.items()}
+
+
+@pytest.mark.parametrize("output_size", [(4, 4), (1, 5), (13, 2)])
+@pytest.mark.parametrize("sampling_ratio", [1, 2, 3])
+def test_resample_equals_the_naive_reference_with_a_map_of_its_own_for_each_box(output_size, sampling_ratio):
+    maps = random_map(len(CELL_BOXES), 2, 6, 9, seed=3)
+    boxes = torch.tensor(list(CELL_BOXES.values()))
+    got = resample(maps, boxes, output_size, sampling_ratio)
+    rois = np.insert(boxes.numpy(), 0, np.arange(len(boxes)), axis=1)
+    want = naive_roi_align(maps.double().numpy(), rois, output_size, 1, sampling_ratio)
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got.numpy(), want, atol=1e-5)
+
+
+@pytest.mark.parametrize("box", CELL_BOXES.values(), ids=CELL_BOXES)
+def test_resample_of_one_map_is_roi_align_with_stride_1(box):
+    maps, boxes = random_map(1, 3, 6, 9), torch.tensor([box])
+    rois = torch.cat([torch.zeros(1, 1), boxes], dim=1)
+    want = roi_align(maps, rois, (5, 4), stride=1, sampling_ratio=2)
+    torch.testing.assert_close(resample(maps, boxes, (5, 4), 2), want, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("box", [[20, 1, 25, 5], [-30, -30, -20, -20], [1, 8.1, 5, 12]])
+def test_resample_gives_0_more_than_a_cell_outside_the_map(box):
+    assert not resample(random_map(1, 2, 6, 9), torch.tensor([box], dtype=torch.float32), (3, 3), 2).any()
+
+
+def test_resample_of_no_maps_is_empty_and_can_be_trained_through():
+    maps = torch.zeros(0, 3, 6, 9, requires_grad=True)
+    result = resample(maps, torch.zeros(0, 4), (4, 7))
+    assert result.shape == (0, 3, 4, 7)
+    result.sum().backward()
+    assert maps.grad.shape == (0, 3, 6, 9)
+
+
+def test_gradients_of_resample_with_respect_to_the_maps_are_right():
+    maps = random_map(2, 2, 4, 5).double().requires_grad_()
+    boxes = torch.tensor([[0.5, 1, 4.25, 3.5], [-2, 2, 3, 6]])
+    assert torch.autograd.gradcheck(lambda m: resample(m, boxes, (2, 3), 2), maps)
+
+
+def test_resample_keeps_half_precision():
+    maps, boxes = random_map(2, 3, 6, 9), torch.tensor([[0.5, 1, 8.25, 5.5], [2, 2, 5, 5]])
+    result = resample(maps.half(), boxes, (4, 4), 2)
+    assert result.dtype == torch.float16
+    torch.testing.assert_close(result.float(), resample(maps, boxes, (4, 4), 2), atol=5e-3, rtol=0)
 
 
 # --- ONNX -----------------------------------------------------------------------------------------

@@ -396,6 +396,7 @@ def test_find_last_finds_the_same_configuration_beside_it(content, config, tmp_p
         {"optimizer__lr": 0.02},
         {"scheduler__warmup": 0.2},
         {"data__batch_size": 4},
+        {"clicks": {"positive": 2}},
         {"extractor__layers": ["other"]},
         {"trainer__precision": "bf16-mixed"},
         {"callbacks": {"checkpoint": {}, "ema": {}}},

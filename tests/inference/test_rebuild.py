@@ -44,7 +44,7 @@ def test_the_node_is_left_as_it_is():
 
 
 def test_extra_arguments_are_for_the_outermost_call():
-    assert rebuild(DECODER, in_channels=(7,), strides=(4,), image_size=(64, 64)).reduce[0].in_channels == 7
+    assert rebuild(DECODER, in_channels=(7,), strides=(4,), image_size=(64, 64)).crop.lateral[0].in_channels == 7
 
 
 UNTRUSTED = {
@@ -118,6 +118,68 @@ def test_options_this_version_does_not_know_are_a_user_error():
 def test_options_the_class_refuses_say_so():
     with pytest.raises(UserError, match=r"model\.num_classes"):
         rebuild({**DECODER, "num_classes": 7}, in_channels=(5,), strides=(8,), image_size=(64, 64))
+
+
+FACTS = {"in_channels": (5,), "strides": (8,), "image_size": (64, 64)}
+CASCADE = {
+    "_target_": "roiseg.decoders.cascade.CascadeDecoder",
+    "num_classes": 2,
+    "first": {**DECODER, "_partial_": True},
+    "second": {**DECODER, "_partial_": True, "prior": True, "film": 2.0},
+}
+
+
+def test_shared_options_reach_the_base_class():
+    decoder = rebuild({**DECODER, "film": 2.5, "detail": 6}, **FACTS)
+    assert decoder.film.base_size == 2.5
+    assert decoder.context_inputs == ("image", "pixel_size")
+    assert rebuild({**DECODER, "film": None, "detail": None}, **FACTS).context_inputs == ()
+
+
+@pytest.mark.parametrize(("option", "value"), [("film", -1.0), ("detail", 0)])
+def test_shared_options_that_are_wrong_are_named(option, value):
+    with pytest.raises(UserError, match=rf"model\.{option}"):
+        rebuild({**DECODER, option: value}, **FACTS)
+
+
+def test_a_partial_node_is_the_class_with_its_options_to_be_called_later():
+    make = rebuild({**DECODER, "_partial_": True})
+    decoder = make(**FACTS)
+    assert type(decoder) is RoiAlignDecoder
+    assert (decoder.num_classes, decoder.output_size) == (2, (28, 28))
+    assert make(**FACTS) is not decoder
+
+
+def test_a_node_that_is_not_partial_is_called_at_once():
+    assert type(rebuild({**DECODER, "_partial_": False}, **FACTS)) is RoiAlignDecoder
+
+
+def test_partial_nodes_within_a_decoder_are_built_by_it():
+    decoder = rebuild(CASCADE, **FACTS)
+    assert (type(decoder.first), type(decoder.second)) == (RoiAlignDecoder, RoiAlignDecoder)
+    assert decoder.first.film is None
+    assert decoder.second.film.base_size == 2.0
+    assert decoder.context_inputs == ("pixel_size",)
+
+
+@pytest.mark.parametrize("option", ["unheard_of", "flim"])
+@pytest.mark.parametrize("place", [None, "first", "second"])
+def test_unknown_options_are_a_user_error_wherever_they_are(place, option):
+    node = {**CASCADE, option: 1} if place is None else {**CASCADE, place: {**CASCADE[place], option: 1}}
+    with pytest.raises(UserError, match=option):
+        rebuild(node, **FACTS)
+
+
+def test_options_that_a_partial_node_cannot_take_are_a_user_error_before_it_is_called():
+    node = {"_target_": "roiseg.extractor.preprocess.Preprocess", "_partial_": True, "unheard_of": 1}
+    with pytest.raises(UserError, match="unheard_of"):
+        rebuild(node)
+
+
+@pytest.mark.parametrize("target", ["os.system", "subprocess.Popen", "roiseg.decoders.base.Decoder"])
+def test_a_partial_node_of_what_no_model_is_made_of_is_not_trusted(target):
+    with pytest.raises(UserError, match="not trusted"):
+        rebuild({**CASCADE, "first": {"_target_": target, "_partial_": True}}, **FACTS)
 
 
 def test_errors_of_the_program_itself_are_not_hidden():

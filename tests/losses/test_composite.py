@@ -1,19 +1,41 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from decoder_cases import NARROW, roialign
+from loss_cases import counted, softmax
 
 from roiseg.common.classes import IGNORE
 from roiseg.common.errors import UserError
 from roiseg.decoders.base import DecoderOutput
 from roiseg.losses.base import LossInput, LossTerm
-from roiseg.losses.composite import CompositeLoss
+from roiseg.losses.composite import CompositeLoss, RoiEmphasis
 from roiseg.losses.cross_entropy import CrossEntropy
 from roiseg.losses.dice import Dice
 
 
-def entry(term, weight=1.0):
-    return {"term": term, "weight": weight}
+class Constant(LossTerm):
+    """A fixed value, whatever the logits are."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, given):
+        return given.logits.sum() * 0 + self.value
+
+
+class ReadsScore(LossTerm):
+    reads = ("score",)
+
+    def forward(self, given):
+        return given.auxiliary["score"].sum()
+
+
+def entry(term, weight=1.0, **more):
+    return {"term": term, "weight": weight, **more}
 
 
 def example(rois=3, classes=3, seed=0):
@@ -86,13 +108,28 @@ def test_class_weights_reach_the_terms():
 
 
 def test_auxiliary_outputs_reach_the_terms():
-    class Reads(LossTerm):
-        def forward(self, given):
-            return given.auxiliary["score"].sum()
-
     output, target = example()
     output.auxiliary["score"] = torch.tensor([2.0, 3.0])
-    assert CompositeLoss({"score": entry(Reads(), 2.0)})(output, target)[0].item() == 10.0
+    assert CompositeLoss({"score": entry(ReadsScore(), 2.0)})(output, target)[0].item() == 10.0
+
+
+def test_a_term_whose_output_is_missing_is_left_out():
+    output, target = example()
+    loss = CompositeLoss({"ce": entry(CrossEntropy()), "score": entry(ReadsScore(), 2.0)})
+    total, values = loss(output, target)
+    assert list(values) == ["ce"]
+    assert total.item() == values["ce"].item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_no_term_that_can_be_measured_gives_zero_with_zero_gradients(dtype):
+    logits = torch.full((2, 3, 60, 60), 100.0, dtype=dtype, requires_grad=True)  # their sum is no float16
+    loss = CompositeLoss({"score": entry(ReadsScore())}, learned=True)
+    total, values = loss(DecoderOutput(logits), torch.zeros(2, 60, 60, dtype=torch.uint8))
+    total.backward()
+    assert values == {}
+    assert total.item() == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
 
 
 def test_class_weights_are_no_part_of_the_state():
@@ -117,3 +154,194 @@ def test_order_of_rois_does_not_matter():
     torch.testing.assert_close(
         loss(DecoderOutput(output.logits[order]), target[order])[0], loss(output, target)[0]
     )
+
+
+@pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf, "1", None])
+def test_a_weight_is_a_number_of_zero_or_more(weight):
+    with pytest.raises(UserError, match=r"loss\.terms\.dice\.weight"):
+        CompositeLoss({"ce": entry(CrossEntropy()), "dice": entry(Dice(), weight)})
+
+
+# --- terms that start later -----------------------------------------------------------------------
+
+
+def test_terms_count_from_their_epoch_on():
+    output, target = example()
+    loss = CompositeLoss(
+        {
+            "ce": entry(CrossEntropy()),
+            "second": entry(Constant(2.0), from_epoch=2),
+            "fourth": entry(Constant(3.0), 2.0, from_epoch=4),
+        }
+    )
+    ce = CrossEntropy()(LossInput(output.logits, target.long())).item()
+    assert loss.epoch == 1
+    for epoch, names, more in (
+        (1, ["ce"], 0.0),
+        (2, ["ce", "second"], 2.0),
+        (3, ["ce", "second"], 2.0),
+        (4, ["ce", "second", "fourth"], 8.0),
+        (9, ["ce", "second", "fourth"], 8.0),
+    ):
+        loss.epoch = epoch
+        total, values = loss(output, target)
+        assert list(values) == names
+        assert total.item() == pytest.approx(ce + more, rel=1e-6)
+
+
+@pytest.mark.parametrize("start", [0, -1, 1.5, "2", None])
+def test_from_epoch_is_an_epoch(start):
+    with pytest.raises(UserError, match=r"loss\.terms\.dice\.from_epoch"):
+        CompositeLoss({"ce": entry(CrossEntropy()), "dice": entry(Dice(), from_epoch=start)})
+
+
+def test_no_term_from_the_first_epoch_is_a_user_error():
+    late = entry(Dice(), from_epoch=2)
+    with pytest.raises(UserError, match="from the first epoch"):
+        CompositeLoss({"dice": late, "ce": entry(CrossEntropy(), from_epoch=3)})
+    with pytest.raises(UserError, match="from the first epoch"):
+        CompositeLoss({"dice": late, "ce": entry(CrossEntropy(), 0)})  # one that is off does not help
+
+
+# --- fit of terms and decoder ---------------------------------------------------------------------
+
+
+def test_terms_and_decoder_that_fit_pass_the_check():
+    loss = CompositeLoss({"ce": entry(CrossEntropy()), "score": entry(ReadsScore())})
+    decoder = roialign(**NARROW)()
+    decoder.provides, decoder.needs = ("embeddings", "score"), ("score",)
+    loss.check(decoder)
+    CompositeLoss({"ce": entry(CrossEntropy())}).check(roialign(**NARROW)())
+
+
+def test_a_term_that_reads_what_the_model_does_not_give_is_a_user_error():
+    loss = CompositeLoss({"ce": entry(CrossEntropy()), "quality": entry(ReadsScore())})
+    with pytest.raises(UserError, match=r"loss\.terms\.quality reads the output `score`.*gives embeddings"):
+        loss.check(roialign(**NARROW)())
+    off = CompositeLoss({"ce": entry(CrossEntropy()), "quality": entry(ReadsScore(), 0)})
+    off.check(roialign(**NARROW)())
+
+
+def test_an_output_the_model_must_learn_by_and_nothing_reads_is_a_user_error():
+    decoder = roialign(**NARROW)()
+    decoder.provides, decoder.needs = ("score",), ("score",)
+    for terms in (
+        {"ce": entry(CrossEntropy())},
+        {"ce": entry(CrossEntropy()), "off": entry(ReadsScore(), 0)},
+    ):
+        with pytest.raises(UserError, match="output `score`, which no loss term reads"):
+            CompositeLoss(terms).check(decoder)
+
+
+# --- learned weights ------------------------------------------------------------------------------
+
+
+def test_learned_weights_start_as_the_plain_sum():
+    output, target = example()
+    terms = {"ce": entry(CrossEntropy(), 0.7), "dice": entry(Dice(), 2.5)}
+    plain, _ = CompositeLoss(terms)(output, target)
+    torch.testing.assert_close(CompositeLoss(terms, learned=True)(output, target)[0], plain)
+
+
+def test_a_learned_term_counts_exp_of_minus_s_times_its_value_plus_s():
+    output, target = example()
+    loss = CompositeLoss({"a": entry(Constant(5.0), 0.5), "b": entry(Constant(0.3))}, learned=True)
+    loss.log_variances["a"].data.fill_(1.2)
+    loss.log_variances["b"].data.fill_(-0.4)
+    total, values = loss(output, target)
+    expected = 0.5 * (5 * math.exp(-1.2) + 1.2) + (0.3 * math.exp(0.4) - 0.4)
+    assert total.item() == pytest.approx(expected, rel=1e-6)
+    assert {name: value.item() for name, value in values.items()} == pytest.approx({"a": 5.0, "b": 0.3})
+
+
+def test_the_best_s_is_the_log_of_the_term_whatever_its_weight():
+    output, target = example()
+    loss = CompositeLoss({"a": entry(Constant(5.0), 0.5), "b": entry(Constant(0.3), 2.0)}, learned=True)
+    optimizer = torch.optim.LBFGS(loss.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        total = loss(output, target)[0]
+        total.backward()
+        return total
+
+    optimizer.step(closure)
+    assert loss.log_variances["a"].item() == pytest.approx(math.log(5.0), abs=1e-3)
+    assert loss.log_variances["b"].item() == pytest.approx(math.log(0.3), abs=1e-3)
+
+
+def test_learned_weights_scale_the_terms_gradients():
+    output, target = example()
+    loss = CompositeLoss({"ce": entry(CrossEntropy(), 0.5)}, learned=True)
+    loss.log_variances["ce"].data.fill_(0.8)
+    gradients = []
+    for measure in (loss, CompositeLoss({"ce": entry(CrossEntropy())})):
+        logits = output.logits.clone().requires_grad_()
+        measure(DecoderOutput(logits), target)[0].backward()
+        gradients.append(logits.grad)
+    torch.testing.assert_close(gradients[0], 0.5 * math.exp(-0.8) * gradients[1])
+
+
+def test_learned_weights_get_gradients_each_and_those_of_terms_yet_to_come_are_zero():
+    """Distributed training wants one for every parameter."""
+    output, target = example()
+    terms = {"ce": entry(CrossEntropy()), "dice": entry(Dice()), "late": entry(Constant(2.0), from_epoch=2)}
+    loss = CompositeLoss(terms, learned=True)
+    total, values = loss(output, target)
+    total.backward()
+    for name in ("ce", "dice"):
+        assert loss.log_variances[name].grad.item() == pytest.approx(1 - values[name].item(), rel=1e-5)
+    assert loss.log_variances["late"].grad.item() == 0
+
+
+def test_learned_weights_are_part_of_the_state():
+    terms = {"ce": entry(CrossEntropy()), "dice": entry(Dice()), "off": entry(Constant(1.0), 0)}
+    first, second = (CompositeLoss(terms, learned=True) for _ in range(2))
+    first.log_variances["dice"].data.fill_(0.7)
+    assert set(first.state_dict()) == {"log_variances.ce", "log_variances.dice"}
+    second.load_state_dict(first.state_dict())
+    assert second.log_variances["dice"].item() == pytest.approx(0.7)
+    assert not list(CompositeLoss(terms).parameters())
+
+
+# --- emphasis -------------------------------------------------------------------------------------
+
+
+def test_pixels_count_what_their_share_of_the_roi_is_worth():
+    output, target = example()
+    inside = torch.rand(3, 6, 5, generator=torch.Generator().manual_seed(1))
+    inside[:, :2], inside[:, 4:] = 1.0, 0.0
+    loss = CompositeLoss({"ce": entry(CrossEntropy())}, emphasis=RoiEmphasis(2.0, 0.5))
+    total = mass = 0.0
+    for r, pixels in enumerate(counted(target, inside)):
+        for y, x, label, share in pixels:
+            weight = 2.0 * share + 0.5 * (1 - share)
+            total += weight * -math.log(softmax(output.logits, r, y, x)[label])
+            mass += weight
+    got, _ = loss(DecoderOutput(output.logits, inside=inside), target)
+    assert got.item() == pytest.approx(total / mass, rel=1e-5)
+
+
+def test_outside_of_weight_zero_is_as_good_as_ignored():
+    output, target = example()
+    inside = torch.zeros(3, 6, 5)
+    inside[:, 1:4, 2:] = 1
+    terms = {"ce": entry(CrossEntropy()), "dice": entry(Dice([1, 2]))}
+    got, _ = CompositeLoss(terms, emphasis=RoiEmphasis(1.0, 0.0))(
+        DecoderOutput(output.logits, inside=inside), target
+    )
+    ignored = target.where(inside > 0, torch.tensor(IGNORE, dtype=torch.uint8))
+    torch.testing.assert_close(got, CompositeLoss(terms)(output, ignored)[0])
+
+
+def test_emphasis_has_no_effect_in_the_roi_frame():
+    output, target = example()
+    terms = {"ce": entry(CrossEntropy()), "dice": entry(Dice())}
+    emphasised = CompositeLoss(terms, emphasis=RoiEmphasis(3.0, 0.1))(output, target)[0]
+    assert emphasised.item() == CompositeLoss(terms)(output, target)[0].item()
+
+
+@pytest.mark.parametrize(("inside", "outside"), [(-1.0, 1.0), (1.0, -0.1), (0.0, 0.0)])
+def test_impossible_emphasis_is_a_user_error(inside, outside):
+    with pytest.raises(UserError, match=r"loss\.emphasis: inside and outside"):
+        RoiEmphasis(inside, outside)

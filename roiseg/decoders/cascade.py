@@ -1,0 +1,77 @@
+"""Cascade: one decoder's probabilities are another decoder's input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+from torch.nn import functional as F
+from typing_extensions import Unpack
+
+from roiseg.common.errors import UserError
+from roiseg.decoders.base import Context, Decoder, DecoderOutput, SharedOptions
+
+
+class CascadeDecoder(Decoder):
+    """Two decoders in a row; the second sees the class probabilities of the first (its `prior`).
+
+    The idea of cascades (Cai & Vasconcelos, Cascade R-CNN, 2018; its masks in Hybrid Task Cascade, Chen
+    et al., 2019), with the boxes left as they are. Both are trained at once, gradients flow through the
+    probabilities, and `first` lets a loss term supervise the first decoder, too.
+
+    Args:
+        in_channels, strides, image_size, num_classes: see `Decoder`.
+        first: makes the first decoder of (in_channels, strides, image_size).
+        second: makes the second one, which must have its option `prior` on.
+        **shared: see `SharedOptions`; applied around both.
+
+    Raises:
+        UserError: the decoders do not fit each other.
+    """
+
+    provides = ("first",)
+    needs = ("first",)
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        strides: Sequence[int],
+        image_size: Sequence[int],
+        first: Callable[..., Decoder],
+        second: Callable[..., Decoder],
+        num_classes: int = 3,
+        **shared: Unpack[SharedOptions],
+    ) -> None:
+        facts = {"in_channels": in_channels, "strides": strides, "image_size": image_size}
+        one, two = first(**facts), second(**facts)
+        if "prior" not in two.prompts:
+            raise UserError("model.second does not read the first decoder: set model.second.prior=true")
+        if one.frame != two.frame:
+            raise UserError(
+                f"model.first draws in the {one.frame} frame, model.second in the {two.frame} frame: "
+                "take two decoders of one frame"
+            )
+        for name, decoder in (("first", one), ("second", two)):
+            if decoder.num_classes != num_classes:
+                raise UserError(
+                    f"model.{name}.num_classes is {decoder.num_classes}, model.num_classes {num_classes}: "
+                    "they must be equal"
+                )
+            if decoder.needs:
+                raise UserError(
+                    f"model.{name} learns by its output `{decoder.needs[0]}`, which a cascade does not pass "
+                    "on: take a decoder that learns by its logits"
+                )
+        super().__init__(in_channels, strides, image_size, num_classes, two.frame, two.output_size, **shared)
+        self.first = one
+        self.second = two
+
+    def decode(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
+        """See `Decoder.forward`; `first` [R, K, *output_size] are the first decoder's logits."""
+        early = self.first(features, rois, context).logits
+        prior = early.float().softmax(dim=1).to(early.dtype)
+        output = self.second(features, rois, replace(context, prior=prior))
+        if early.shape[2:] != output.logits.shape[2:]:
+            early = F.interpolate(early, self.output_size, mode="bilinear", align_corners=False)
+        return DecoderOutput(output.logits, {"first": early})

@@ -1,0 +1,74 @@
+"""The mask head of Mask R-CNN."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from roiseg.common.errors import UserError
+from roiseg.decoders.base import Context, Decoder, DecoderOutput, SharedOptions, grid_size
+from roiseg.decoders.initial import msra_init, predictor_init
+from roiseg.decoders.roi_crop import RoiCrop
+
+
+class MaskRcnnDecoder(Decoder):
+    """The fully convolutional mask head of Mask R-CNN (He et al., 2017).
+
+    RoIAlign crops 14x14 cells, four 3x3 convolutions of 256 channels with ReLU and without norm follow,
+    a 2x2 transposed convolution of stride 2 with ReLU doubles the grid to 28x28, a 1x1 convolution gives
+    the logits. With 3 classes the head has 2,623,491 parameters behind the crop.
+
+    Differs from the source: the ROI is given, so that no boxes are predicted; one softmax over the K
+    classes of a pixel stands for a sigmoid mask per object category; lateral convolutions summed after
+    RoIAlign stand for the feature pyramid, of which the source reads one level chosen by the size of the
+    ROI; RoIAlign takes 2 samples per cell and axis (as in the paper; its successor detectron2 takes as many
+    as the cell has feature cells).
+
+    Args:
+        in_channels, strides, image_size, num_classes: see `Decoder`.
+        roi_size: (h, w) cells RoIAlign crops; the logits have twice as many.
+        mid_channels: width of the head.
+        depth: number of 3x3 convolutions.
+        sampling_ratio: RoIAlign samples per cell and axis.
+        **shared: see `SharedOptions`.
+
+    Raises:
+        UserError: an option that is no size.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        strides: Sequence[int],
+        image_size: Sequence[int],
+        num_classes: int = 3,
+        roi_size: Sequence[int] = (14, 14),
+        mid_channels: int = 256,
+        depth: int = 4,
+        sampling_ratio: int = 2,
+        **shared: Unpack[SharedOptions],
+    ) -> None:
+        height, width = grid_size("roi_size", roi_size)
+        if mid_channels < 1 or depth < 0 or sampling_ratio < 1:
+            raise UserError(
+                "model: mid_channels and sampling_ratio must be 1 or more and depth 0 or more, "
+                f"got {mid_channels}, {sampling_ratio} and {depth}"
+            )
+        output_size = (2 * height, 2 * width)
+        super().__init__(in_channels, strides, image_size, num_classes, "roi", output_size, **shared)
+        self.crop = RoiCrop(in_channels, strides, mid_channels, (height, width), sampling_ratio)
+        convs = [nn.Conv2d(mid_channels, mid_channels, 3, padding=1) for _ in range(depth)]
+        deconv = nn.ConvTranspose2d(mid_channels, mid_channels, 2, stride=2)
+        predict = nn.Conv2d(mid_channels, num_classes, 1)
+        for layer in convs:
+            msra_init(layer)
+        msra_init(deconv)
+        predictor_init(predict)
+        hidden = [part for layer in (*convs, deconv) for part in (layer, nn.ReLU(inplace=True))]
+        self.head = nn.Sequential(*hidden, predict)
+
+    def decode(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
+        """See `Decoder.forward`."""
+        return DecoderOutput(self.head(self.crop(features, rois)))

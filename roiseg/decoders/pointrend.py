@@ -1,0 +1,216 @@
+"""PointRend: a coarse mask, refined at the points that are uncertain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import Unpack
+
+from roiseg.common.errors import UserError
+from roiseg.decoders.base import Context, Decoder, DecoderOutput, SharedOptions
+from roiseg.decoders.initial import msra_init, predictor_init
+from roiseg.decoders.layers import FeatureFusion
+from roiseg.geometry.point_sample import point_sample
+
+
+class PointHead(nn.Module):
+    """Labels single points; the coarse logits join the input of every layer.
+
+    Args:
+        in_channels: of the features at a point.
+        num_classes: K.
+        mid_channels: width of the hidden layers.
+        depth: number of hidden layers.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, mid_channels: int, depth: int) -> None:
+        super().__init__()
+        widths = [in_channels, *[mid_channels] * depth]
+        layers = [nn.Linear(width + num_classes, mid_channels) for width in widths[:-1]]
+        for layer in layers:
+            msra_init(layer)
+        self.layers = nn.ModuleList(layers)
+        self.predict = nn.Linear(widths[-1] + num_classes, num_classes)
+        predictor_init(self.predict)
+
+    def forward(self, features: Tensor, coarse: Tensor) -> Tensor:
+        """Features [R, P, C] and coarse logits [R, P, K] at points -> logits [R, K, P]."""
+        for layer in self.layers:
+            features = F.relu(layer(torch.cat([features, coarse], dim=2)))
+        return self.predict(torch.cat([features, coarse], dim=2)).transpose(1, 2)
+
+
+class PointRendDecoder(Decoder):
+    """Refines another decoder's logits by a small network at chosen points (Kirillov et al., CVPR 2020).
+
+    A point's label comes from image features and coarse logits, both read bilinearly at the point, by a
+    network of three hidden layers of 256 units (200,460 parameters for 3 classes), the same for all
+    points. In training it learns from 196 points a ROI: of 3 x 196 random ones the 147 most uncertain,
+    and 49 random ones more. In evaluation the grid is doubled again and again (bilinear), each time the
+    784 most uncertain cells get new logits. As in the source, grids of 784 cells or fewer are skipped
+    but for the finest of them, which is computed whole: from 7x7 coarse cells with 784 points 28x28
+    whole, then 56x56, 112x112 and so on at 784 points each.
+
+    Differs from the source: the ROI is given. One softmax over K classes stands for a sigmoid mask per
+    category, so a point is uncertain by -(best - second best logit), as in the paper's semantic variant,
+    not by -|logit|. A sum of all layers at the finest stride stands for the pyramid's finest level; beyond
+    its border the border's values hold, where the source has 0. The coarse logits learn at `output_size`
+    (upsampled), where the source compares them on 7x7 cells. The grid ends at 56x56 by default, the
+    source's at 224x224; a coarse grid above 784 cells is refined only after its first doubling.
+
+    Args:
+        in_channels, strides, image_size, num_classes: see `Decoder`.
+        coarse: makes the coarse decoder, in the roi frame, of (in_channels, strides, image_size).
+        output_size: (h, w) of the logits; the coarse decoder's, doubled once or more.
+        mid_channels: of the features that points read, and of the hidden layers.
+        depth: number of hidden layers.
+        train_points: points a ROI in training.
+        oversample_ratio: how many times as many the uncertain ones are chosen from.
+        importance_ratio: share of points chosen for being uncertain.
+        subdivision_points: cells that get new logits after each doubling, in evaluation.
+        **shared: see `SharedOptions`; applied around the coarse decoder, too.
+
+    Raises:
+        UserError: the coarse decoder does not fit, or `output_size` cannot be reached from its grid.
+    """
+
+    provides = ("points", "point_coords")
+    needs = ("points",)
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        strides: Sequence[int],
+        image_size: Sequence[int],
+        coarse: Callable[..., Decoder],
+        num_classes: int = 3,
+        output_size: Sequence[int] = (56, 56),
+        mid_channels: int = 256,
+        depth: int = 3,
+        train_points: int = 196,
+        oversample_ratio: int = 3,
+        importance_ratio: float = 0.75,
+        subdivision_points: int = 784,
+        **shared: Unpack[SharedOptions],
+    ) -> None:
+        super().__init__(in_channels, strides, image_size, num_classes, "roi", output_size, **shared)
+        numbers = {
+            "mid_channels": mid_channels,
+            "depth": depth,
+            "train_points": train_points,
+            "oversample_ratio": oversample_ratio,
+            "subdivision_points": subdivision_points,
+        }
+        for name, number in numbers.items():
+            if number < 1:
+                raise UserError(f"model.{name} must be 1 or more, got {number}")
+        if not 0 <= importance_ratio <= 1:
+            raise UserError(f"model.importance_ratio must be a share from 0 to 1, got {importance_ratio}")
+        self.coarse = coarse(in_channels=in_channels, strides=strides, image_size=image_size)
+        _check_coarse(self.coarse, num_classes)
+        self.prompts = self.coarse.prompts
+        self.grids = _refined_grids(self.coarse.output_size, self.output_size, subdivision_points)
+        self.fuse = FeatureFusion(in_channels, strides, mid_channels)
+        self.head = PointHead(mid_channels, num_classes, mid_channels, depth)
+        self.train_points = train_points
+        self.candidates = oversample_ratio * train_points
+        self.uncertain_points = int(importance_ratio * train_points)
+        self.subdivision_points = subdivision_points
+
+    def decode(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
+        """See `Decoder.forward`.
+
+        In training there are `points`, logits [R, K, P] at P points, and `point_coords` [R, P, 2], their
+        x, y with 0..1 over the ROI; logits are the coarse decoder's, upsampled.
+        """
+        coarse = self.coarse(features, rois, context).logits
+        fine = self.fuse(features)
+        if not self.training:
+            return DecoderOutput(self._subdivide(fine, rois, coarse))
+        coords = self._training_points(coarse.detach())
+        points = self._label(fine, rois, coarse, coords)
+        return DecoderOutput(_upsample(coarse, self.output_size), {"points": points, "point_coords": coords})
+
+    def _label(self, fine: Tensor, rois: Tensor, coarse: Tensor, coords: Tensor) -> Tensor:
+        """Logits [R, K, P] at points `coords` [R, P, 2], from the image's features and coarse logits."""
+        boxes = rois[:, None, 1:].float()
+        cells = (boxes[..., :2] + coords * (boxes[..., 2:] - boxes[..., :2])) / self.fuse.stride
+        features = point_sample(fine, cells, rois[:, 0].long())
+        return self.head(features, _read_grid(coarse, coords).to(features.dtype))
+
+    def _training_points(self, coarse: Tensor) -> Tensor:
+        """Random points [R, P, 2], most of them where coarse logits [R, K, h, w] are uncertain."""
+        count = coarse.shape[0]
+        drawn = torch.rand(count, self.candidates, 2, device=coarse.device)
+        doubt = _uncertainty(_read_grid(coarse, drawn).transpose(1, 2))
+        best = doubt.topk(self.uncertain_points, dim=1).indices
+        chosen = drawn.gather(1, best[..., None].expand(-1, -1, 2))
+        uniform = torch.rand(count, self.train_points - self.uncertain_points, 2, device=coarse.device)
+        return torch.cat([chosen, uniform], dim=1)
+
+    def _subdivide(self, fine: Tensor, rois: Tensor, coarse: Tensor) -> Tensor:
+        """Logits [R, K, *output_size]: the coarse ones, finer and finer."""
+        logits = coarse
+        for height, width in self.grids:
+            logits = _upsample(logits, (height, width))
+            flat = logits.flatten(2)
+            points = min(self.subdivision_points, height * width)
+            index = _uncertainty(flat).topk(points, dim=1).indices
+            x = ((index % width).float() + 0.5) / width
+            y = (torch.div(index, width, rounding_mode="floor").float() + 0.5) / height
+            refined = self._label(fine, rois, coarse, torch.stack([x, y], dim=2)).to(flat.dtype)
+            places = index[:, None].expand(-1, self.num_classes, -1)
+            logits = flat.scatter(2, places, refined).unflatten(2, (height, width))
+        return logits
+
+
+def _read_grid(logits: Tensor, coords: Tensor) -> Tensor:
+    """Logits [R, K, h, w] at points [R, P, 2] with x, y 0..1 over the grid: [R, P, K]."""
+    scale = coords.new_tensor([logits.shape[3], logits.shape[2]])
+    return point_sample(logits, coords * scale, torch.arange(logits.shape[0], device=logits.device))
+
+
+def _uncertainty(logits: Tensor) -> Tensor:
+    """[R, K, P] logits -> [R, P], 0 where two classes are equally likely, lower elsewhere."""
+    best = logits.float().topk(2, dim=1).values
+    return best[:, 1] - best[:, 0]
+
+
+def _upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(logits, size, mode="bilinear", align_corners=False)
+
+
+def _refined_grids(coarse: tuple[int, int], output: tuple[int, int], points: int) -> list[tuple[int, int]]:
+    """The grids on which cells are labelled anew: the finest that `points` cover, and all finer ones."""
+    grids = [coarse]
+    while output not in grids[1:]:
+        if len(grids) == 8:
+            reachable = ", ".join(f"[{coarse[0] << step}, {coarse[1] << step}]" for step in range(1, 5))
+            raise UserError(
+                f"model.output_size {list(output)} is not the grid of model.coarse {list(coarse)} doubled "
+                f"once or more: choose one of {reachable}, or another coarse decoder"
+            )
+        grids.append((2 * grids[-1][0], 2 * grids[-1][1]))
+    covered = [grid for grid in grids if grid[0] * grid[1] <= points]
+    return covered[-1:] + grids[max(1, len(covered)) :]
+
+
+def _check_coarse(coarse: Decoder, num_classes: int) -> None:
+    if coarse.frame != "roi":
+        raise UserError(
+            f"model.coarse draws in the {coarse.frame} frame, points are refined in the roi frame: "
+            "set model.coarse.frame=roi or take another coarse decoder"
+        )
+    if coarse.num_classes != num_classes:
+        raise UserError(
+            f"model.coarse.num_classes is {coarse.num_classes}, model.num_classes {num_classes}: "
+            "they must be equal"
+        )
+    if coarse.needs:
+        raise UserError(
+            f"model.coarse learns by its output `{coarse.needs[0]}`, which pointrend does not pass on: "
+            "take a decoder that learns by its logits"
+        )

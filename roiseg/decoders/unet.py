@@ -1,0 +1,172 @@
+"""Decoder B: the ROI drawn as extra channels of the whole feature map, then a U-Net."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import Unpack
+
+from roiseg.common.errors import UserError
+from roiseg.decoders.base import Context, DecoderOutput, Frame, SharedOptions, required
+from roiseg.decoders.image_decoder import ImageDecoder
+from roiseg.decoders.layers import FeatureFusion, conv_norm_relu, group_count
+from roiseg.decoders.roi_maps import ROI_MAPS, roi_maps
+
+
+class UNetDecoder(ImageDecoder):
+    """Reads the whole feature map together with maps of where the ROI lies.
+
+    A 1x1 convolution brings every layer to `channels` at the finest layer's stride. The first 3x3
+    convolution reads these features and the seven `roi_maps`; being linear, its features part is
+    computed once an image, its ROI part once a ROI, and the two are summed. A U-Net (Ronneberger et
+    al., 2015) of `depth` levels follows, then bilinear doublings to `map_stride`, each of which
+    halves the channels, and a 1x1 convolution to the logits.
+
+    Differs from the source: GroupNorm after each convolution, zero padding that keeps the size,
+    bilinear upsampling for the 2x2 up-convolution, 32 channels (64) and 3 levels (4), because all of
+    it runs once a ROI; the ROI maps; frozen features for an image; K classes instead of 2.
+
+    Args:
+        in_channels, strides, image_size, num_classes: see `Decoder`.
+        channels: width at the finest level, doubled at each level down.
+        depth: number of times the map is halved and doubled again.
+        map_stride: input pixels per cell of the logits: the finest feature stride, its half or its
+            quarter; None halves it (at most twice) as long as 4 or more pixels are left.
+        frame, output_size: see `ImageDecoder`.
+        prior: read the probabilities of an earlier decoder, too, as further maps (image frame only).
+        **shared: see `SharedOptions`.
+
+    Raises:
+        UserError: `map_stride` is none of these, `depth` halves the map below one cell, or `prior` in
+            the roi frame.
+    """
+
+    provides = ("embeddings",)
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        strides: Sequence[int],
+        image_size: Sequence[int],
+        num_classes: int = 3,
+        channels: int = 32,
+        depth: int = 3,
+        map_stride: int | None = None,
+        frame: Frame = "image",
+        output_size: Sequence[int] = (56, 56),
+        prior: bool = False,
+        **shared: Unpack[SharedOptions],
+    ) -> None:
+        doublings = _doublings(min(strides), map_stride)
+        map_stride = min(strides) >> doublings
+        super().__init__(
+            in_channels, strides, image_size, num_classes, map_stride, frame, output_size, **shared
+        )
+        if channels < 1:
+            raise UserError(f"model.channels must be 1 or more, got {channels}")
+        if prior and frame == "roi":
+            raise UserError(
+                "model.prior=true needs model.frame=image: with frame=roi an earlier decoder's probabilities "
+                "lie on the ROI's grid, not on the map this model reads"
+            )
+        self.grid = (self.map_size[0] >> doublings, self.map_size[1] >> doublings)  # of the U-Net
+        _check_depth(depth, self.grid)
+        self.prompts = ("prior",) if prior else ()
+        maps = len(ROI_MAPS) + (num_classes if prior else 0)
+        self.read_features = nn.Sequential(
+            FeatureFusion(in_channels, strides, channels),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        )
+        self.read_rois = nn.Conv2d(maps, channels, 3, padding=1, bias=False)
+        self.enter = nn.Sequential(
+            nn.GroupNorm(group_count(channels), channels),
+            nn.ReLU(inplace=True),
+            conv_norm_relu(channels, channels),
+        )
+        self.unet = UNet(channels, depth)
+        widths = [max(1, channels >> step) for step in range(doublings + 1)]
+        self.refine = nn.Sequential(*(_doubling(wide, narrow) for wide, narrow in pairwise(widths)))
+        self.predict = nn.Conv2d(widths[-1], num_classes, 1)
+
+    def draw(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
+        """See `ImageDecoder.draw`; `embeddings` [R, D, *map_size] are what the last layer sees."""
+        seen = self.read_features(features)
+        maps = roi_maps(rois, self.image_size, self.grid).to(seen.dtype)
+        if self.prompts:
+            prior = required(context.prior, "prior", "prior").to(seen.dtype)
+            maps = torch.cat([maps, F.interpolate(prior, self.grid, mode="area")], dim=1)
+        first = seen[rois[:, 0].long()] + self.read_rois(maps)
+        embeddings = self.refine(self.unet(self.enter(first)))
+        return DecoderOutput(self.predict(embeddings), {"embeddings": embeddings})
+
+
+class UNet(nn.Module):
+    """All of a U-Net but its first two and its last convolution: [N, C, H, W] -> [N, C, H, W] for any H, W.
+
+    A level down halves the map by max pooling, an odd side up (13 -> 7), and doubles the channels by two
+    3x3 convolutions; a level up doubles the map bilinearly, cuts what an odd side had too much (14 -> 13,
+    so that cells stay where they were), and two 3x3 convolutions read it beside the level's own map.
+
+    Args:
+        channels: C.
+        depth: number of levels down.
+    """
+
+    def __init__(self, channels: int, depth: int) -> None:
+        super().__init__()
+        widths = [channels << level for level in range(depth + 1)]
+        self.down = nn.ModuleList(_two_convolutions(fine, coarse) for fine, coarse in pairwise(widths))
+        self.up = nn.ModuleList(_two_convolutions(fine + coarse, fine) for fine, coarse in pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        skips = []
+        for block in self.down:
+            skips.append(x)
+            x = block(F.max_pool2d(x, 2, ceil_mode=True))
+        for block, skip in zip(reversed(self.up), reversed(skips), strict=True):
+            height, width = skip.shape[2:]
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            x = block(torch.cat([skip, x[:, :, :height, :width]], dim=1))
+        return x
+
+
+def _two_convolutions(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        conv_norm_relu(in_channels, out_channels), conv_norm_relu(out_channels, out_channels)
+    )
+
+
+def _doubling(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
+        conv_norm_relu(in_channels, out_channels),
+    )
+
+
+def _doublings(stride: int, map_stride: int | None) -> int:
+    """How often the map of the finest features is doubled to get to `map_stride`."""
+    possible = [steps for steps in range(3) if stride % (1 << steps) == 0]
+    if map_stride is None:
+        return max(steps for steps in possible if steps == 0 or stride >> steps >= 4)
+    for steps in possible:
+        if stride >> steps == map_stride:
+            return steps
+    choices = ", ".join(str(stride >> steps) for steps in possible)
+    raise UserError(
+        f"model.map_stride must be one of {choices} (the finest feature stride, its half or quarter) or "
+        f"null, got {map_stride}"
+    )
+
+
+def _check_depth(depth: int, grid: tuple[int, int]) -> None:
+    most = min(grid).bit_length() - 1
+    if not 1 <= depth <= most:
+        raise UserError(
+            f"model.depth must be 1 to {most}, as often as the {grid[0]}x{grid[1]} map of the finest "
+            f"features can be halved, got {depth}"
+        )

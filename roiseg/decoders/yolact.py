@@ -1,0 +1,123 @@
+"""YOLACT: every ROI mixes prototype masks of the whole input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from roiseg.common.errors import UserError
+from roiseg.decoders.base import Context, DecoderOutput, Frame, SharedOptions
+from roiseg.decoders.image_decoder import ImageDecoder, finer_stride
+from roiseg.decoders.layers import FeatureFusion
+from roiseg.decoders.roi_vector import RoiVector
+
+
+class YolactDecoder(ImageDecoder):
+    """A ROI's logits are a weighted sum of prototypes that all ROIs of an image share.
+
+    YOLACT (Bolya et al., Real-time Instance Segmentation, ICCV 2019). The protonet, three 3x3
+    convolutions, bilinear upsampling (x2), one more 3x3 and a 1x1 convolution, all with ReLU and
+    without norms, turns the fused layers into `prototypes` maps of values >= 0, once an image. A vector
+    read from each ROI gives K x `prototypes` coefficients between -1 and 1 (tanh); their products with
+    the prototypes, summed, are the logits: no bias, no layer after it.
+
+    Cropping to the box is left to what comes after, as with every decoder here: masks end at the ROI.
+    In the image frame `loss.emphasis` says how much pixels outside of it count (the source trains
+    within the box only, which is `loss.emphasis.outside=0`, and divides by its area).
+
+    Differs from the source: coefficients are linear in a vector read from the ROI (`RoiVector`, whose
+    convolutions have GroupNorm), not read at an anchor's cell; K maps a ROI for a softmax, not one for a
+    sigmoid; the protonet reads a sum of the given layers, not the finest of a trained feature pyramid,
+    and is 128 wide by default, not 256. Xavier-uniform weights and zero biases are the source's.
+
+    Args:
+        in_channels, strides, image_size, num_classes: see `Decoder`.
+        mid_channels: width of protonet and coefficient head; 256 in the source.
+        prototypes: how many; 32 in the source.
+        roi_size: (h, w) cells RoIAlign crops for the coefficients.
+        roi_depth: 3x3 convolutions on that crop.
+        upsample: how much finer than the finest layer prototypes are.
+        frame, output_size: see `ImageDecoder`.
+        **shared: see `SharedOptions`.
+
+    Raises:
+        UserError: a width, number, depth or `upsample` that is not possible.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        strides: Sequence[int],
+        image_size: Sequence[int],
+        num_classes: int = 3,
+        mid_channels: int = 128,
+        prototypes: int = 32,
+        roi_size: Sequence[int] = (7, 7),
+        roi_depth: int = 2,
+        upsample: int = 2,
+        frame: Frame = "image",
+        output_size: Sequence[int] = (56, 56),
+        **shared: Unpack[SharedOptions],
+    ) -> None:
+        map_stride = finer_stride(strides, upsample)
+        super().__init__(
+            in_channels, strides, image_size, num_classes, map_stride, frame, output_size, **shared
+        )
+        if mid_channels < 1 or prototypes < 1:
+            raise UserError(
+                f"model: mid_channels and prototypes must be 1 or more, got {mid_channels} and {prototypes}"
+            )
+        self.fuse = FeatureFusion(in_channels, strides, mid_channels)
+        self.protonet = nn.Sequential(
+            *(_conv_relu(mid_channels, mid_channels, 3) for _ in range(3)),
+            nn.Upsample(scale_factor=upsample, mode="bilinear", align_corners=False),
+            _conv_relu(mid_channels, mid_channels, 3),
+            _conv_relu(mid_channels, prototypes, 1),
+        )
+        self.read = RoiVector(mid_channels, roi_size, roi_depth)
+        self.coefficients = nn.Linear(mid_channels, num_classes * prototypes)
+        for part in (self.fuse, self.protonet, self.read, self.coefficients):
+            part.apply(_xavier)
+
+    def draw(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
+        """See `ImageDecoder`."""
+        fused = self.fuse(features)
+        vector = self.read(fused, rois, self.fuse.stride)
+        coefficients = self.coefficients(vector).tanh().unflatten(1, (self.num_classes, -1))
+        return DecoderOutput(combine(self.protonet(fused), coefficients, rois[:, 0].long()))
+
+
+def combine(prototypes: Tensor, coefficients: Tensor, image: Tensor) -> Tensor:
+    """Sum prototypes by each ROI's coefficients, without a copy of them for each ROI.
+
+    Args:
+        prototypes: [B, P, h, w].
+        coefficients: [R, K, P].
+        image: [R] which image a ROI is of, in rising order.
+
+    Returns:
+        [R, K, h, w].
+    """
+    maps = prototypes.flatten(2)
+    if len(maps) == 1:
+        logits = coefficients @ maps[0]
+    else:
+        counts = torch.bincount(image, minlength=len(maps)).tolist()
+        parts = zip(coefficients.split(counts), maps, strict=True)
+        logits = torch.cat([own @ its_maps for own, its_maps in parts])
+    return logits.unflatten(2, prototypes.shape[2:])
+
+
+def _conv_relu(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
+    convolution = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
+    return nn.Sequential(convolution, nn.ReLU(inplace=True))
+
+
+def _xavier(module: nn.Module) -> None:
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

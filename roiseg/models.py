@@ -1,0 +1,138 @@
+"""`python -m roiseg.models`: what every decoder costs, and what it reached in a folder of runs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.table import Table
+
+from roiseg.cli import build
+from roiseg.cli.entry import CONF_DIR, command, explain
+from roiseg.cli.types import check_types
+from roiseg.common.console import console, track
+from roiseg.common.errors import UserError, nearest
+from roiseg.common.files import existing_dir, read_json, write_json
+from roiseg.decoders.cost import Cost, measure_cost
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+
+_OWN = ("models", "output", "device", "runs")  # keys of this command; all others are for the decoders
+_METRICS = {
+    "test/target_iou": "target IoU",
+    "test/non_target_iou": "non-target IoU",
+    "test/instance_iou": "instance IoU",
+    "test/boundary_iou": "boundary IoU",
+}
+
+
+def models(cfg: DictConfig) -> tuple[dict[str, Cost], dict[str, str]]:
+    """Measure decoders; returns their costs, and why the others cannot be built on these features."""
+    check_types(build.plain(cfg))
+    names, device = chosen(cfg), existing_device(cfg.device)
+    extractor = build.build_extractor(cfg)
+    overrides = [o for o in _overrides() if o.lstrip("+").split("=")[0] not in (*_OWN, "model")]
+    costs: dict[str, Cost] = {}
+    refused: dict[str, str] = {}
+    for name in track(names, "decoders"):
+        try:
+            costs[name] = cost(name, overrides, extractor, device)
+        except Exception as error:
+            if (line := explain(error)) is None:
+                raise
+            refused[name] = line
+    if not costs:
+        raise UserError(f"none of these decoders can be built: {next(iter(refused.values()))}")
+    if cfg.output:
+        write_json(Path(cfg.output), {name: asdict(value) for name, value in costs.items()})
+    return costs, refused
+
+
+def chosen(cfg: DictConfig) -> list[str]:
+    """The choices of `model=` to measure: `models`, or all there are."""
+    known = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml"))
+    for name in cfg.models or ():
+        if name not in known:
+            close = ", ".join(nearest(str(name), known))
+            raise UserError(f"models: there is no model `{name}` (nearest: {close}; all: {', '.join(known)})")
+    return list(cfg.models or known)
+
+
+def existing_device(name: str) -> torch.device:
+    """The device `name`.
+
+    Raises:
+        UserError: torch does not know it or this machine does not have it.
+    """
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"device={name} cannot be used here ({reason}): set cpu, or cuda on a GPU machine"
+        ) from None
+
+
+def cost(name: str, overrides: list[str], extractor: OnnxExtractor, device: torch.device) -> Cost:
+    """Cost of one choice of `model=` on the extractor's features."""
+    node = compose("train", [f"model={name}", *overrides])
+    return measure_cost(build.build_decoder(node, extractor).to(device), extractor.shapes)
+
+
+def _overrides() -> list[str]:
+    return list(HydraConfig.get().overrides.task)
+
+
+def reached(folder: str | Path) -> dict[str, dict[str, float]]:
+    """The test figures of the runs in a folder (`summary.json`, at any depth), by model.
+
+    Raises:
+        UserError: no such folder, no run in it, or two runs of one model.
+    """
+    paths = sorted(
+        existing_dir(folder, "runs", "set runs to the output folder of a sweep").rglob("summary.json")
+    )
+    found: dict[str, dict[str, float]] = {}
+    for path in paths:
+        summary = read_json(path, "summary")
+        name = summary.get("choices", {}).get("model")
+        if name in found:
+            raise UserError(
+                f"{path} is another run of model={name} in {folder}: give the folder of one sweep"
+            )
+        if name is not None:
+            found[name] = summary["test"]
+    if not found:
+        raise UserError(f"there is no finished run (summary.json) in {folder}: set runs to a sweep's folder")
+    return found
+
+
+@command("models")
+def main(cfg: DictConfig) -> None:
+    """Measure, and show a table."""
+    figures = reached(cfg.runs) if cfg.runs else {}
+    costs, refused = models(cfg)
+    table = Table(title=f"decoders on {', '.join(map(str, cfg.extractor.layers))}")
+    metrics = _METRICS if figures else {}
+    for column in ("model", "parameters", "GMACs an image", "GMACs a ROI", "ms a ROI", *metrics.values()):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for name, value in costs.items():
+        measured = figures.get(name, {})
+        table.add_row(
+            name,
+            f"{value.parameters:,}",
+            f"{value.image_macs / 1e9:.3f}",
+            f"{value.roi_macs / 1e9:.3f}",
+            f"{value.roi_ms:.2f}",
+            *(f"{measured[key]:.3f}" if key in measured else "" for key in metrics),
+        )
+    console.print(table)
+    for name, reason in refused.items():
+        console.print(f"{name}: not built ({reason})")
+
+
+if __name__ == "__main__":
+    main()

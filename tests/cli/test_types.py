@@ -1,0 +1,68 @@
+"""Wrong types in a configuration, found by the annotations of what it is meant for."""
+
+from __future__ import annotations
+
+import pytest
+from helpers import user_error
+from hydra import compose, initialize_config_dir
+
+from roiseg.cli.build import plain
+from roiseg.cli.entry import CONF_DIR
+from roiseg.cli.types import check_types
+
+
+@pytest.fixture(scope="module")
+def composed():
+    """The training configuration with some overrides, as plain values."""
+
+    def run(*overrides):
+        fixed = ["paths.root_dir=/r", "paths.output_dir=/r/outputs/x"]
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+            return plain(compose("train", overrides=[*fixed, *overrides]))
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "value"),
+    [
+        (["model.film=x"], "model.film", "'x'"),
+        (["model.film=[1.0]"], "model.film", "[1.0]"),
+        (["model.detail=a"], "model.detail", "'a'"),
+        (["model.detail=8.5"], "model.detail", "8.5"),
+        (["model.depth=2.5"], "model.depth", "2.5"),
+        (["model=cascade", "model.film=x"], "model.film", "'x'"),
+        (["model=cascade", "model.first.film=x"], "model.first.film", "'x'"),
+        (["model=cascade", "model.second.detail=a"], "model.second.detail", "'a'"),
+        (["model=cascade", "model.second.roi_size=[7,x]"], "model.second.roi_size", "[7, 'x']"),
+        (["model=cascade", "model.first.depth=deep"], "model.first.depth", "'deep'"),
+        (["data.metric_size=[5,x]"], "data.metric_size", "[5, 'x']"),
+        (["clicks=random", "clicks.share=half"], "clicks.share", "'half'"),
+        (["clicks=random", "clicks.positive=1.5"], "clicks.positive", "1.5"),
+        (["loss.emphasis.outside=much"], "loss.emphasis.outside", "'much'"),
+        (["loss.learned=perhaps"], "loss.learned", "'perhaps'"),
+        (["loss.terms.dice.term.smooth=x"], "loss.terms.dice.term.smooth", "'x'"),
+    ],
+    ids=str,
+)
+def test_a_wrong_type_is_named_with_its_key_and_value(composed, overrides, key, value):
+    message = user_error(check_types, composed(*overrides))
+    assert message.startswith(f"configuration `{key}` is {value}, it must be ")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["model.film=1", "model.detail=8"],
+        ["model.film=0.5"],
+        ["model=cascade", "model.film=1.5", "model.first.film=2", "model.second.detail=4"],
+        ["clicks=random", "clicks.share=1"],
+        ["data.metric_size=null"],
+        ["loss.emphasis=null"],
+        ["loss.class_weights=log"],
+    ],
+    ids=str,
+)
+def test_sound_configurations_pass(composed, overrides):
+    check_types(composed(*overrides))

@@ -1,0 +1,63 @@
+"""What the README shows is run."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import shlex
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+import roiseg.train
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = sorted(set(re.findall(r"`python -m (roiseg\.\w+[^`]*)`", README)))
+
+
+def block(language):
+    """The README's one fenced block of a language."""
+    (text,) = re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    return text
+
+
+def test_the_new_decoder_trains_exports_and_loads_with_nothing_else_changed(
+    run_main, tiny_overrides, tmp_path, monkeypatch
+):
+    module = types.ModuleType("roiseg.decoders.linear")
+    exec(block("python"), module.__dict__)
+    module.LinearDecoder.__module__ = module.__name__
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    (tmp_path / "extra" / "model").mkdir(parents=True)
+    (tmp_path / "extra" / "model" / "linear.yaml").write_text(block("yaml"))
+    tiny = [o for o in tiny_overrides if not o.startswith("model.")]
+    extra = f"hydra.searchpath=[file://{tmp_path / 'extra'}]"
+    code, stderr = run_main(roiseg.train, *tiny, extra, "model=linear", "model.film=1.0", "model.detail=4")
+    assert code == 0, stderr
+    (path,) = tmp_path.glob("outputs/train/*/summary.json")
+    summary = json.loads(path.read_text())
+    assert summary["choices"]["model"] == "linear"
+    assert summary["onnx_check"]["passed"]
+    assert Path(summary["onnx"]).is_file()
+
+
+def test_there_are_commands_to_check():
+    assert len(COMMANDS) > 10
+
+
+@pytest.mark.parametrize("shown", COMMANDS)
+def test_every_command_shown_composes(shown, run_main, monkeypatch):
+    monkeypatch.setenv("ROISEG_REALDATA", "/data")
+    name, *arguments = shlex.split(shown)
+    module = importlib.import_module(name)
+    if "model=linear" in arguments:
+        pytest.skip("the worked example, run above")
+    if "-m" in arguments:  # the first job of the sweep
+        arguments = [re.sub(r"=(\w+),\S+", r"=\1", a) for a in arguments if a != "-m"]
+    flags = [] if "--help" in arguments or "--cfg" in arguments else ["--cfg", "job"]
+    code, stderr = run_main(module, *arguments, *flags)
+    assert code == 0, stderr

@@ -1,0 +1,250 @@
+"""What decoders inherit: frames, windows, reading logits on ROIs, what they must be told."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from decoder_cases import IMAGE_SIZE, random_features
+from tiny_image_decoder import TinyImageDecoder
+from torch import nn
+from torch.nn import functional as F
+
+from roiseg.common.errors import UserError
+from roiseg.decoders.base import Context, Decoder, DecoderOutput, required
+from roiseg.decoders.detail import DetailBranch
+from roiseg.decoders.film import Film
+from roiseg.decoders.roialign import RoiAlignDecoder
+
+HEIGHT, WIDTH = IMAGE_SIZE
+ROIS = torch.tensor([
+    [0, 3.5, 4.25, 40.0, 60.0],
+    [0, 30.0, 10.0, 95.5, 50.5],
+    [1, -4.0, -6.0, 33.0, 30.0],  # over the border
+    [1, 50.0, 20.0, 50.5, 20.25],  # smaller than a cell
+    [1, 0.0, 0.0, 96.0, 64.0],
+])  # fmt: skip
+
+
+class Blank(Decoder):
+    """Logits that are all 0, on any grid in any frame."""
+
+    def __init__(self, frame="roi", output_size=(6, 8), image_size=IMAGE_SIZE, num_classes=3, **shared):
+        super().__init__([4], [8], image_size, num_classes, frame, output_size, **shared)
+
+    def decode(self, features, rois, context):
+        return DecoderOutput(features[0].new_zeros(len(rois), self.num_classes, *self.output_size))
+
+
+def random_map(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"frame": "picture"}, "model.frame"),
+        ({"frame": None}, "model.frame"),
+        ({"num_classes": 4}, "model.num_classes"),
+        ({"output_size": (0, 8)}, "model.output_size"),
+        ({"output_size": (6.5, 8)}, "model.output_size"),
+        ({"image_size": (64,)}, "model.image_size"),
+        ({"film": 0}, "model.film"),
+        ({"detail": 0}, "model.detail"),
+    ],
+)
+def test_impossible_options_are_named(options, field):
+    with pytest.raises(UserError, match=field):
+        Blank(**options)
+
+
+# --- windows and shares ---------------------------------------------------------------------------
+
+
+def test_windows_are_the_rois_in_the_roi_frame_and_the_whole_input_in_the_image_frame():
+    assert torch.equal(Blank("roi").windows(ROIS), ROIS[:, 1:])
+    assert Blank("image").windows(ROIS).tolist() == [[0, 0, WIDTH, HEIGHT]] * len(ROIS)
+    for frame in ("roi", "image"):
+        assert Blank(frame).windows(ROIS[:0]).shape == (0, 4)
+
+
+def test_logits_in_the_roi_frame_lie_in_the_roi_altogether():
+    assert Blank("roi")(random_features(Blank(), 2), ROIS).inside is None
+
+
+@pytest.mark.parametrize("grid", [(8, 12), (16, 24), (6, 8), (1, 1)])
+def test_inside_is_the_share_of_each_cell_that_lies_in_the_roi(grid):
+    decoder = Blank("image", grid)
+    got = decoder(random_features(decoder, 2), ROIS).inside
+    assert got.shape == (len(ROIS), *grid)
+    cell_h, cell_w = HEIGHT / grid[0], WIDTH / grid[1]
+    for shares, (_, x1, y1, x2, y2) in zip(got.numpy(), ROIS.double().numpy(), strict=True):
+        for i in range(grid[0]):
+            for j in range(grid[1]):
+                across = min((j + 1) * cell_w, x2) - max(j * cell_w, x1)
+                down = min((i + 1) * cell_h, y2) - max(i * cell_h, y1)
+                want = max(across, 0) * max(down, 0) / (cell_h * cell_w)
+                assert shares[i, j] == pytest.approx(want, abs=1e-5)
+
+
+def test_inside_of_no_rois_is_empty():
+    decoder = Blank("image")
+    assert decoder(random_features(decoder, 1), ROIS[:0]).inside.shape == (0, 6, 8)
+
+
+# --- reading logits on a grid over each ROI -------------------------------------------------------
+
+
+def test_logits_on_their_own_grid_are_returned_as_they_are():
+    logits = random_map(len(ROIS), 3, 6, 8)
+    assert Blank("roi").roi_logits(logits, ROIS, (6, 8)) is logits
+
+
+@pytest.mark.parametrize(("grid", "size"), [((28, 28), (56, 56)), ((7, 14), (56, 21)), ((5, 3), (11, 9))])
+def test_logits_on_a_finer_grid_are_interpolated_bilinearly(grid, size):
+    logits = random_map(len(ROIS), 3, *grid)
+    want = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+    got = Blank("roi", grid).roi_logits(logits, ROIS, size)
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("grid", "factor"), [((112, 112), 2), ((56, 84), 4), ((6, 9), 3)])
+def test_logits_on_a_coarser_grid_are_averaged_over_its_cells(grid, factor):
+    logits = random_map(2, 3, *grid)
+    size = (grid[0] // factor, grid[1] // factor)
+    got = Blank("roi", grid).roi_logits(logits, ROIS[:2], size)
+    torch.testing.assert_close(got, F.avg_pool2d(logits, factor), atol=1e-4, rtol=0)
+
+
+def ramp(decoder):
+    """A map in the image frame whose two channels are the x and the y of each cell's centre, in pixels."""
+    h, w = decoder.output_size
+    x = (torch.arange(w) + 0.5) * decoder.image_size[1] / w
+    y = (torch.arange(h) + 0.5) * decoder.image_size[0] / h
+    return torch.stack([x.expand(h, w), y[:, None].expand(h, w)])
+
+
+@pytest.mark.parametrize("grid", [(16, 24), (64, 96), (8, 24)])
+@pytest.mark.parametrize("size", [(5, 7), (56, 56)])
+def test_a_map_over_the_input_is_read_where_the_roi_is(grid, size):
+    decoder = Blank("image", grid)
+    rois = torch.tensor([[0, 12.5, 14.25, 40.0, 50.0], [0, 30.0, 10.0, 80.5, 30.5], [1, 48, 32, 49, 34]])
+    got = decoder.roi_logits(ramp(decoder).expand(3, 2, *grid), rois, size)
+    assert got.shape == (3, 2, *size)
+    for values, (_, x1, y1, x2, y2) in zip(got, rois.tolist(), strict=True):
+        x = x1 + (torch.arange(size[1]) + 0.5) * (x2 - x1) / size[1]
+        y = y1 + (torch.arange(size[0]) + 0.5) * (y2 - y1) / size[0]
+        torch.testing.assert_close(values[0], x.expand(size), atol=1e-3, rtol=0)
+        torch.testing.assert_close(values[1], y[:, None].expand(size), atol=1e-3, rtol=0)
+
+
+def test_each_roi_reads_its_own_map():
+    decoder = Blank("image", (8, 12))
+    maps = random_map(len(ROIS), 3, 8, 12)
+    together = decoder.roi_logits(maps, ROIS, (5, 5))
+    for n in range(len(ROIS)):
+        alone = decoder.roi_logits(maps[n : n + 1], ROIS[n : n + 1], (5, 5))
+        torch.testing.assert_close(together[n], alone[0], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("frame", ["roi", "image"])
+@pytest.mark.parametrize("size", [(6, 8), (12, 16), (3, 4)])
+def test_reading_the_logits_of_no_rois_gives_none(frame, size):
+    assert Blank(frame).roi_logits(torch.zeros(0, 3, 6, 8), ROIS[:0], size).shape == (0, 3, *size)
+
+
+def test_a_map_read_on_its_own_window_in_the_roi_frame_does_not_depend_on_the_box():
+    decoder, logits = Blank("roi", (6, 8)), random_map(1, 3, 6, 8).expand(len(ROIS), 3, 6, 8)
+    read = decoder.roi_logits(logits, ROIS, (9, 10))
+    for one in read:
+        torch.testing.assert_close(one, read[0], atol=1e-4, rtol=0)
+
+
+# --- what a decoder must be told ------------------------------------------------------------------
+
+
+class Around(Blank):
+    """A decoder within a decoder."""
+
+    def __init__(self, inner, **options):
+        super().__init__(**options)
+        self.parts = nn.ModuleList([nn.Identity(), nn.Sequential(inner)])
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, ()),
+        ({"film": 1.0}, ("pixel_size",)),
+        ({"detail": 4}, ("image",)),
+        ({"film": 0.5, "detail": 4}, ("image", "pixel_size")),
+    ],
+)
+def test_context_inputs_name_what_its_options_read_also_of_decoders_within(options, wanted):
+    assert Blank(**options).context_inputs == wanted
+    assert Around(Blank(**options)).context_inputs == wanted
+    both = Around(Blank(**options), film=2.0).context_inputs
+    assert both == tuple(name for name in ("image", "pixel_size") if name in (*wanted, "pixel_size"))
+
+
+def test_shared_options_make_their_modules_and_null_makes_none():
+    plain, full = Blank(), Blank(film=2.0, detail=5)
+    assert (plain.film, plain.detail) == (None, None)
+    assert not list(plain.parameters())
+    assert isinstance(full.film, Film)
+    assert isinstance(full.detail, DetailBranch)
+
+
+@pytest.mark.parametrize("make", [Blank, lambda **shared: RoiAlignDecoder([4], [8], IMAGE_SIZE, **shared)])
+@pytest.mark.parametrize(
+    ("options", "known", "words"),
+    [
+        ({"film": 1.0}, {}, r"`film` needs context\.pixel_size"),
+        ({"detail": 4}, {}, r"`detail` needs context\.image"),
+        ({"film": 1.0, "detail": 4}, {"image": torch.zeros(2, 3, *IMAGE_SIZE)}, "pixel_size"),
+        ({"film": 1.0, "detail": 4}, {"pixel_size": torch.ones(2)}, "image"),
+    ],
+)
+def test_what_is_missing_is_named(make, options, known, words):
+    decoder = make(**options)
+    features = random_features(decoder, 2)
+    for context in (Context(**known), None if not known else Context(**known)):
+        with pytest.raises(ValueError, match=words):
+            decoder(features, ROIS, context)
+
+
+def test_required_returns_what_is_there_even_where_it_is_0():
+    value = torch.zeros(0)
+    assert required(value, "prior", "prior") is value
+
+
+@pytest.mark.parametrize("frame", ["roi", "image"])
+def test_film_and_detail_work_around_a_decoder_in_either_frame(frame):
+    torch.manual_seed(0)
+    decoder = TinyImageDecoder([4], [8], IMAGE_SIZE, frame=frame, film=1.0, detail=4)
+    features, image = random_features(decoder, 2), torch.rand(2, 3, *IMAGE_SIZE)
+    outputs = [
+        decoder(features, ROIS, Context(image=picture, pixel_size=torch.tensor(sizes))).logits
+        for picture, sizes in ((image, [1.0, 1.0]), (image, [1.0, 9.0]), (image.flip(-1), [1.0, 1.0]))
+    ]
+    first = ROIS[:, 0] == 0
+    assert torch.equal(outputs[0][first], outputs[1][first])  # the first picture's pixel size is the same
+    assert (outputs[0] - outputs[1])[~first].abs().amax(dim=(1, 2, 3)).min() > 1e-5
+    assert (outputs[0] - outputs[2]).abs().max() > 1e-5
+
+
+def test_the_detail_branch_reads_the_window_of_the_logits():
+    """In the image frame the picture of the whole input, in the roi frame that of the ROI."""
+    dark = torch.zeros(1, 3, *IMAGE_SIZE)
+    dark[..., ::2, :] = 1  # so that the crop's colours have a spread
+    spot = dark.clone()
+    spot[:, :, 50:60, 70:90] = 5  # outside of the ROI
+    roi = torch.tensor([[0.0, 8, 8, 40, 40]])
+    for frame, seen in (("roi", False), ("image", True)):
+        torch.manual_seed(0)
+        decoder = Blank(frame, (16, 24), detail=4)
+        features = random_features(decoder, 1)
+        one, two = (decoder(features, roi, Context(image=image)).logits for image in (dark, spot))
+        assert torch.equal(one, two) != seen

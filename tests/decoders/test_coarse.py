@@ -1,0 +1,74 @@
+"""CoarseDecoder's own tests; what it shares with all decoders is in test_every_decoder.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from decoder_cases import IMAGE_SIZE, random_features
+
+from roiseg.common.errors import UserError
+from roiseg.decoders.coarse import CoarseDecoder
+
+ROIS = torch.tensor([[0, 3.5, 4.25, 40.0, 60.0], [2, 30.0, 10.0, 95.5, 50.5]])
+
+
+def test_default_configuration_has_the_parameters_counted_by_hand():
+    decoder = CoarseDecoder([1024], [8], IMAGE_SIZE)
+    lateral = 1024 * 256 + 256
+    shrink = 256 * 256 * 4 + 256  # 2x2
+    connected = (256 * 7 * 7 * 1024 + 1024) + (1024 * 1024 + 1024)
+    predict = 1024 * 3 * 7 * 7 + 3 * 7 * 7
+    assert shrink + connected + predict == 14_308_755
+    assert sum(p.numel() for p in decoder.parameters()) == 14_308_755 + lateral
+
+
+def test_equals_the_definition_in_loops():
+    """Points of a regular grid, blocks of 2x2, matrix products: cell by cell in float64."""
+    torch.manual_seed(0)
+    decoder = CoarseDecoder([3], [4], IMAGE_SIZE, output_size=(2, 3), mid_channels=2, hidden=5).double()
+    decoder.predict.weight.data.normal_()
+    features = [f.double() for f in random_features(decoder, 3)]
+    with torch.no_grad():
+        got = decoder(features, ROIS).logits
+        for r, (image, x1, y1, x2, y2) in enumerate(ROIS.tolist()):
+            plane = decoder.crop.lateral[0](features[0])[int(image)]
+            blocks = torch.zeros(2, 2, 3, dtype=torch.float64)
+            for row in range(2):
+                for column in range(3):
+                    block = decoder.shrink.bias.clone()
+                    for dy in range(2):
+                        for dx in range(2):
+                            x = x1 + (2 * column + dx + 0.5) * (x2 - x1) / 6
+                            y = y1 + (2 * row + dy + 0.5) * (y2 - y1) / 4
+                            read = bilinear(plane, x / 4 - 0.5, y / 4 - 0.5)
+                            block += decoder.shrink.weight[:, :, dy, dx] @ read
+                    blocks[:, row, column] = block.clamp(min=0)
+            hidden = blocks.flatten()
+            for layer in (decoder.first, decoder.second):
+                hidden = (layer.weight @ hidden + layer.bias).clamp(min=0)
+            expected = (decoder.predict.weight @ hidden + decoder.predict.bias).reshape(3, 2, 3)
+            torch.testing.assert_close(got[r], expected, atol=1e-4, rtol=1e-5)
+
+
+def bilinear(plane, x, y):
+    left, top = int(x), int(y)  # within the map
+    u, v = x - left, y - top
+    rows = [(1 - u) * plane[:, top + d, left] + u * plane[:, top + d, left + 1] for d in range(2)]
+    return (1 - v) * rows[0] + v * rows[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"num_classes": 1}, "model.num_classes"),
+        ({"output_size": (7,)}, "model.output_size"),
+        ({"output_size": (7, 0)}, "model.output_size"),
+        ({"mid_channels": 0}, "mid_channels"),
+        ({"hidden": 0}, "hidden"),
+    ],
+)
+def test_impossible_options_are_user_errors_that_name_the_field(options, field):
+    with pytest.raises(UserError, match="model") as error:
+        CoarseDecoder([8], [4], IMAGE_SIZE, **options)
+    assert field in str(error.value)
+    assert "\n" not in str(error.value)

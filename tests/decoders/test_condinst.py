@@ -1,0 +1,174 @@
+"""CondInstDecoder's own tests; what it shares with all decoders is in test_every_decoder.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from decoder_cases import IMAGE_SIZE, random_features
+
+from roiseg.common.errors import UserError
+from roiseg.decoders.condinst import (
+    CondInstDecoder,
+    dynamic_head,
+    filter_count,
+    relative_coordinates,
+    size_of_interest,
+)
+
+ROIS = torch.tensor([[0, 3.5, 4.25, 40.0, 60.0], [0, 30.0, 10.0, 95.5, 50.5], [1, -4.0, -6.0, 33.0, 30.0]])
+NARROW = {"mid_channels": 8, "mask_depth": 1, "roi_depth": 1}
+
+
+@pytest.mark.parametrize(("outputs", "numbers"), [(1, 169), (2, 178), (3, 187)])
+def test_the_head_has_as_many_numbers_as_published(outputs, numbers):
+    assert (10 * 8 + 8) + (8 * 8 + 8) + (8 * outputs + outputs) == numbers
+    assert filter_count(outputs) == numbers
+
+
+def test_default_configuration_has_the_parameters_counted_by_hand():
+    decoder = CondInstDecoder([1024], [8], IMAGE_SIZE)
+    convolution = 128 * 128 * 9 + 2 * 128  # 3x3 without bias, GroupNorm scale and shift
+    fuse = 1024 * 128 + 128
+    mask_branch = 4 * convolution + 128 * 8 + 8
+    controller = 2 * convolution + (128 + 2) * 187 + 187
+    assert fuse + mask_branch + controller == 1_043_001
+    assert sum(p.numel() for p in decoder.parameters()) == 1_043_001
+
+
+def naive_head(inputs, filters, outputs):
+    """The dynamic head pixel by pixel, one number after another."""
+    rois, _, height, width = inputs.shape
+    result = torch.zeros(rois, outputs, height, width, dtype=inputs.dtype)
+    for r in range(rois):
+        for y in range(height):
+            for x in range(width):
+                numbers = iter(filters[r].tolist())
+                values = inputs[r, :, y, x].tolist()
+                for layer, rows in enumerate((8, 8, outputs)):
+                    weights = [[next(numbers) for _ in values] for _ in range(rows)]
+                    biases = [next(numbers) for _ in range(rows)]
+                    if layer:
+                        values = [max(v, 0.0) for v in values]
+                    values = [
+                        sum(w * v for w, v in zip(row, values, strict=True)) + b
+                        for row, b in zip(weights, biases, strict=True)
+                    ]
+                assert next(numbers, None) is None
+                result[r, :, y, x] = torch.tensor(values, dtype=inputs.dtype)
+    return result
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_dynamic_head_equals_plain_loops(outputs):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(3, 10, 2, 4, generator=generator, dtype=torch.float64)
+    filters = torch.randn(3, filter_count(outputs), generator=generator, dtype=torch.float64)
+    expected = naive_head(inputs, filters, outputs)
+    torch.testing.assert_close(dynamic_head(inputs, filters, outputs), expected, atol=1e-12, rtol=1e-12)
+
+
+def test_filters_of_one_roi_touch_only_that_roi():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(3, 10, 4, 5, generator=generator)
+    filters = torch.randn(3, 187, generator=generator, requires_grad=True)
+    logits = dynamic_head(inputs, filters, 3)
+    (gradient,) = torch.autograd.grad(logits[1].sum(), filters)
+    assert gradient[1].any()
+    assert not gradient[[0, 2]].any()
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size"),
+    [
+        (10, 20, 64),
+        (128, 100, 64),  # 64 pixels from the centre to the farthest edge: the end of the first level
+        (129, 10, 128),
+        (20, 256, 128),
+        (257, 256, 256),
+        (1024, 3, 512),
+        (1025, 3, 1024),
+        (9000, 9000, 1024),
+    ],
+)
+def test_size_of_interest_is_that_of_the_fcos_level(width, height, size):
+    assert size_of_interest(torch.tensor([[0.0, 5, 7, 5 + width, 7 + height]])).tolist() == [size]
+
+
+def test_coordinates_point_from_the_pixel_to_the_roi_centre_x_first():
+    rois = torch.tensor([[0.0, 10, 20, 50, 40], [0, 0, 0, 300, 100]])  # centres (30, 30) and (150, 50)
+    coordinates = relative_coordinates(rois, (3, 5), stride=8)
+    assert coordinates.shape == (2, 2, 3, 5)
+    for number, (x, y, size) in enumerate([(30, 30, 64), (150, 50, 256)]):
+        for row in range(3):
+            for column in range(5):
+                expected = [(x - (column * 8 + 4)) / size, (y - (row * 8 + 4)) / size]
+                assert coordinates[number, :, row, column].tolist() == pytest.approx(expected)
+
+
+def test_shifting_picture_and_roi_by_whole_cells_shifts_the_logits():
+    """Coordinates are relative: nothing depends on where in the picture a ROI lies."""
+    torch.manual_seed(0)
+    decoder = CondInstDecoder([6], [4], (64, 96), **NARROW).eval()
+    features = torch.zeros(1, 6, 16, 24)
+    features[:, :, 5:10, 4:9] = torch.randn(1, 6, 5, 5, generator=torch.Generator().manual_seed(0))
+    roi = torch.tensor([[0.0, 18, 22, 34, 38]])
+    with torch.no_grad():
+        here = decoder([features], roi).logits
+        there = decoder([features.roll(8, 3)], roi + torch.tensor([0.0, 32, 0, 32, 0])).logits
+    torch.testing.assert_close(there[..., 20:44], here[..., 4:28], atol=1e-5, rtol=1e-5)
+
+
+def test_rois_of_one_image_share_its_mask_features():
+    torch.manual_seed(0)
+    decoder = CondInstDecoder([6], [4], IMAGE_SIZE, **NARROW).eval()
+    shapes = []
+    decoder.mask_branch.register_forward_hook(lambda module, given, result: shapes.append(result.shape))
+    decoder(random_features(decoder, 2), ROIS)
+    assert shapes == [(2, 8, 16, 24)]
+
+
+def test_logits_are_those_of_the_head_enlarged_between_cell_borders():
+    torch.manual_seed(0)
+    coarse = CondInstDecoder([6], [4], IMAGE_SIZE, upsample=1, **NARROW).eval()
+    fine = CondInstDecoder([6], [4], IMAGE_SIZE, upsample=2, **NARROW).eval()
+    fine.load_state_dict(coarse.state_dict())
+    features = random_features(coarse, 2)
+    with torch.no_grad():
+        small, large = (decoder(features, ROIS).logits for decoder in (coarse, fine))
+    assert small.shape == (3, 3, 16, 24) and large.shape == (3, 3, 32, 48)
+    torch.testing.assert_close(large[0, 0, 0, 0], small[0, 0, 0, 0])
+    expected = (
+        9 * small[0, 0, 3, 4] + 3 * small[0, 0, 3, 5] + 3 * small[0, 0, 4, 4] + small[0, 0, 4, 5]
+    ) / 16
+    torch.testing.assert_close(large[0, 0, 7, 9], expected, atol=1e-6, rtol=1e-5)
+
+
+def test_filters_start_as_large_as_the_source_s_would_and_biases_at_zero():
+    torch.manual_seed(0)
+    decoder = CondInstDecoder([8], [4], IMAGE_SIZE, mid_channels=256)
+    assert float(decoder.controller.weight.detach().std()) == pytest.approx(
+        0.03, rel=0.02
+    )  # 0.01 * 3: 1 cell, not 9
+    assert not decoder.controller.bias.any()
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"mid_channels": 0}, "mid_channels"),
+        ({"mask_depth": -1}, "mask_depth"),
+        ({"roi_depth": -1}, "model.roi_depth"),
+        ({"roi_size": (0, 7)}, "model.roi_size"),
+        ({"upsample": 0}, "model.upsample"),
+        ({"upsample": 3}, "model.upsample"),
+        ({"upsample": 1.5}, "model.upsample"),
+        ({"num_classes": 1}, "model.num_classes"),
+        ({"frame": "box"}, "model.frame"),
+        ({"frame": "roi", "output_size": (28,)}, "model.output_size"),
+    ],
+)
+def test_impossible_options_are_user_errors_that_name_the_field(options, field):
+    with pytest.raises(UserError, match="model") as error:
+        CondInstDecoder([8], [4], IMAGE_SIZE, **options)
+    assert field in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from decoder_cases import IMAGE_SIZE
+from torch import nn
+
+from roiseg.decoders.base import Decoder, DecoderOutput
+from roiseg.decoders.cost import measure_cost
+from roiseg.decoders.roialign import RoiAlignDecoder
+
+SHAPE = (8, 16, 24)  # at stride 4 of IMAGE_SIZE
+
+
+def test_macs_are_those_counted_by_hand():
+    decoder = RoiAlignDecoder([8], [4], IMAGE_SIZE, mid_channels=16, min_channels=16, depth=2)
+    cost = measure_cost(decoder, [SHAPE])
+    # RoiAlign as two matrix products: rows [14 x 16] times [16 x 24 * 16], columns [14 x 24] times [24 x 16]
+    crop = 14 * 16 * 24 * 16 + 14 * 14 * 24 * 16
+    trunk = 2 * 14 * 14 * 16 * 16 * 9
+    upsample = (28 * 28 + 56 * 56) * 16 * 16 * 9
+    predict = 56 * 56 * 16 * 3
+    assert cost.roi_macs == crop + trunk + upsample + predict
+    assert cost.image_macs == 16 * 24 * 8 * 16
+    assert cost.parameters == (8 * 16 + 16) + 4 * (16 * 16 * 9 + 32) + (16 * 3 + 3)
+
+
+class Slow(Decoder):
+    """Work for each ROI that grows with `width`."""
+
+    def __init__(self, width):
+        super().__init__([8], [4], IMAGE_SIZE, 3, "roi", (4, 4))
+        self.weight = nn.Parameter(torch.zeros(width, width))
+
+    def decode(self, features, rois, context):
+        product = torch.stack([self.weight @ self.weight for _ in range(len(rois))])
+        return DecoderOutput(product[:, :1, :1, None].expand(-1, 3, 4, 4))
+
+
+def test_time_is_that_of_a_roi():
+    little, much = (measure_cost(Slow(width), [SHAPE]) for width in (8, 800))
+    assert much.roi_macs == 800**3
+    assert much.image_macs == 0
+    assert much.roi_ms > little.roi_ms > 0
+
+
+@pytest.mark.parametrize("options", [{"film": 1.0}, {"detail": 4}])
+def test_decoders_that_want_a_context_get_one(options):
+    plain = measure_cost(RoiAlignDecoder([8], [4], IMAGE_SIZE), [SHAPE])
+    other = measure_cost(RoiAlignDecoder([8], [4], IMAGE_SIZE, **options), [SHAPE])
+    assert other.parameters > plain.parameters
+    assert other.roi_macs + other.image_macs > plain.roi_macs + plain.image_macs

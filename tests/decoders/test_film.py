@@ -1,0 +1,111 @@
+"""FiLM: features modulated by the pixel size."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from roiseg.common.errors import UserError
+from roiseg.decoders.film import Film
+
+
+def features(images=3, channels=(6, 10), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(images, c, 8 >> n, 12 >> n, generator=generator) for n, c in enumerate(channels)]
+
+
+def make(base=2.0, channels=(6, 10), seed=0, **options):
+    torch.manual_seed(seed)
+    return Film(channels, base, **options)
+
+
+def trained(film):
+    """Weights well away from those it starts with."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in film.parameters():
+        parameter.data += torch.randn(parameter.shape, generator=generator)
+    return film
+
+
+def test_it_has_the_parameters_counted_by_hand():
+    first, second = 1 * 32 + 32, 32 * 2 * 16 + 2 * 16
+    assert sum(p.numel() for p in make().parameters()) == first + second
+
+
+def test_equals_one_plus_gamma_times_the_feature_plus_beta_written_out():
+    film, sizes, given = trained(make()), torch.tensor([0.5, 2.0, 7.3]), features()
+    one, _, two = film.network
+    got = film(given, sizes)
+    for image, size in enumerate(sizes.tolist()):
+        hidden = (one.weight.double()[:, 0] * math.log(size / 2.0) + one.bias.double()).clamp(min=0)
+        values = two.weight.double() @ hidden + two.bias.double()
+        gamma, beta = values[:16], values[16:]
+        for layer, channels in ((0, slice(0, 6)), (1, slice(6, 16))):
+            want = (
+                given[layer][image].double() * (1 + gamma[channels])[:, None, None]
+                + beta[channels][:, None, None]
+            )
+            torch.testing.assert_close(got[layer][image].double(), want, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [2.0, 0.1, 50.0])
+def test_features_start_out_almost_unchanged(size):
+    given = features()
+    for got, before in zip(make()(given, torch.full((3,), size)), given, strict=True):
+        assert got.shape == before.shape
+        assert 0 < (got - before).abs().max() < 0.2 * (1 + abs(math.log(size / 2.0)))
+
+
+def test_only_the_ratio_to_the_base_size_counts():
+    given = features()
+    micrometres = trained(make(base=0.5))(given, torch.tensor([0.25, 0.5, 2.0]))
+    pixels = trained(make(base=3.0))(given, torch.tensor([1.5, 3.0, 12.0]))
+    for a, b in zip(micrometres, pixels, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_each_image_is_modulated_by_its_own_pixel_size():
+    film, given = trained(make()), features()
+    one, other = (film(given, torch.tensor([1.0, size, 4.0])) for size in (1.0, 3.0))
+    for a, b in zip(one, other, strict=True):
+        assert torch.equal(a[[0, 2]], b[[0, 2]])
+        assert ((a[1] - b[1]).abs().amax(dim=(1, 2)) > 1e-4).float().mean() > 0.9
+
+
+def test_gradients_reach_the_network_and_the_features():
+    film, given = make(), [f.requires_grad_() for f in features()]
+    sum(f.square().sum() for f in film(given, torch.tensor([0.5, 1.0, 8.0]))).backward()
+    assert all(p.grad.abs().max() > 0 for p in film.parameters())
+    assert all(f.grad.abs().max() > 0 for f in given)
+
+
+def test_it_learns_a_gain_that_depends_on_the_pixel_size():
+    """A task it alone can do: double the features of fine pixels, halve those of coarse ones."""
+    film, (given,) = make(base=1.0, channels=(4,)), features(2, (4,))
+    sizes = torch.tensor([0.5, 2.0])
+    want = given * torch.tensor([2.0, 0.5])[:, None, None, None]
+    optimizer = torch.optim.Adam(film.parameters(), lr=0.02)
+    for _ in range(200):
+        loss = (film([given], sizes)[0] - want).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_features_stay_so(dtype):
+    film = trained(make()).to(dtype)
+    sizes = torch.tensor([0.5, 2.0, 7.3])
+    got = film([f.to(dtype) for f in features()], sizes)
+    assert {f.dtype for f in got} == {dtype}
+    for rough, exact in zip(got, film.float()(features(), sizes), strict=True):
+        torch.testing.assert_close(rough.float(), exact, atol=0.3, rtol=0.05)
+
+
+@pytest.mark.parametrize("base", [0, -1.0, float("nan"), float("inf")])
+def test_an_impossible_base_size_is_a_user_error(base):
+    with pytest.raises(UserError, match=r"model\.film must be a base pixel size above 0, or null"):
+        Film([4], base)

@@ -1,0 +1,131 @@
+"""What decoders share that draw on a map over the whole input."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from decoder_cases import IMAGE_SIZE
+from torch.nn import functional as F
+
+from roiseg.common.errors import UserError
+from roiseg.decoders.base import DecoderOutput
+from roiseg.decoders.image_decoder import ImageDecoder
+from roiseg.geometry.roi_align import roi_align
+
+STRIDE = 4
+MAP = (16, 24)  # IMAGE_SIZE / STRIDE
+ROIS = torch.tensor([[0, 3.5, 4.25, 40.0, 60.0], [0, 30.0, 10.0, 95.5, 50.5], [1, -4, -6, 33, 30]])
+
+
+class Prepared(ImageDecoder):
+    """Draws what it is given."""
+
+    provides = ("field", "vectors", "scores")
+
+    def __init__(self, drawn, frame, map_stride=STRIDE, output_size=(9, 7), image_size=IMAGE_SIZE, **options):
+        super().__init__([4], [8], image_size, options.pop("num_classes", 3), map_stride, frame, output_size)
+        self.drawn = drawn
+
+    def draw(self, features, rois, context):
+        return self.drawn
+
+
+@pytest.fixture
+def drawn():
+    """Logits and auxiliary outputs of every kind for `ROIS`."""
+    generator = torch.Generator().manual_seed(0)
+    return DecoderOutput(
+        torch.randn(3, 3, *MAP, generator=generator),
+        {
+            "field": torch.randn(3, 1, *MAP, generator=generator),
+            "vectors": torch.randn(3, 5, 2, *MAP, generator=generator),
+            "scores": torch.randn(3, 7, 2, generator=generator),
+        },
+    )
+
+
+def decode(drawn, frame, rois=ROIS, **options):
+    return Prepared(drawn, frame, **options)([torch.zeros(2, 4, 8, 12)], rois)
+
+
+def test_the_map_covers_the_input(drawn):
+    decoder = Prepared(drawn, "image")
+    assert (decoder.map_size, decoder.map_stride, decoder.output_size) == (MAP, STRIDE, MAP)
+    assert Prepared(drawn, "roi").output_size == (9, 7)
+    assert Prepared(drawn, "roi").map_size == MAP
+
+
+def test_in_the_image_frame_the_map_itself_is_the_output(drawn):
+    output = decode(drawn, "image")
+    assert torch.equal(output.logits, drawn.logits)
+    assert output.auxiliary.keys() == drawn.auxiliary.keys()
+    assert all(torch.equal(output.auxiliary[name], value) for name, value in drawn.auxiliary.items())
+    assert output.inside.shape == (3, *MAP)
+
+
+def test_in_the_roi_frame_every_map_is_read_over_the_roi_and_nothing_else(drawn):
+    output = decode(drawn, "roi")
+    assert output.inside is None
+    assert torch.equal(output.auxiliary["scores"], drawn.auxiliary["scores"])
+    for got, maps in (
+        (output.logits, drawn.logits),
+        (output.auxiliary["field"], drawn.auxiliary["field"]),
+        (output.auxiliary["vectors"], drawn.auxiliary["vectors"]),
+    ):
+        assert got.shape == (*maps.shape[:-2], 9, 7)
+        for number, roi in enumerate(ROIS):
+            alone = torch.cat([torch.zeros(1), roi[1:]])[None]
+            want = roi_align(maps[number].reshape(1, -1, *MAP), alone, (9, 7), STRIDE, 2)
+            torch.testing.assert_close(
+                got[number], want[0].reshape(*maps.shape[1:-2], 9, 7), atol=1e-5, rtol=0
+            )
+
+
+def test_a_ramp_is_read_as_the_coordinates_of_the_roi(drawn):
+    x = ((torch.arange(MAP[1]) + 0.5) * STRIDE).expand(1, 3, *MAP)
+    output = decode(DecoderOutput(x), "roi", torch.tensor([[0.0, 10, 12, 73, 50]]))
+    want = 10 + (torch.arange(7) + 0.5) * 9
+    torch.testing.assert_close(output.logits, want.expand(1, 3, 9, 7), atol=1e-3, rtol=0)
+
+
+def test_a_roi_of_the_whole_input_on_the_maps_own_grid_is_nearly_the_map(drawn):
+    """Two samples a cell: a little blur, no shift."""
+    rois = torch.tensor([[i, 0.0, 0, 96, 64] for i in (0, 0, 1)])
+    got = decode(drawn, "roi", rois, output_size=MAP).logits
+    kernel = torch.tensor([0.125, 0.75, 0.125])
+    blur = (kernel[:, None] * kernel[None]).expand(3, 1, 3, 3)
+    want = F.conv2d(F.pad(drawn.logits, (1, 1, 1, 1), mode="replicate"), blur, groups=3)
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("frame", ["roi", "image"])
+def test_no_rois_give_empty_outputs_of_the_same_shapes(drawn, frame):
+    nothing = DecoderOutput(drawn.logits[:0], {k: v[:0] for k, v in drawn.auxiliary.items()})
+    output, full = decode(nothing, frame, ROIS[:0]), decode(drawn, frame)
+    assert output.logits.shape == (0, *full.logits.shape[1:])
+    assert {k: v.shape[1:] for k, v in output.auxiliary.items()} == {
+        k: v.shape[1:] for k, v in full.auxiliary.items()
+    }
+
+
+def test_gradients_flow_from_the_roi_to_the_map(drawn):
+    logits = drawn.logits.clone().requires_grad_()
+    decode(DecoderOutput(logits), "roi").logits.sum().backward()
+    inside = decode(drawn, "image").inside > 0
+    assert (logits.grad[inside[:, None].expand_as(logits)] != 0).float().mean() > 0.95
+    far = F.max_pool2d(inside[:, None].float(), 3, 1, 1) == 0
+    assert not logits.grad[far.expand_as(logits)].any()
+
+
+@pytest.mark.parametrize(
+    ("image_size", "stride"), [((64, 90), 4), ((62, 96), 4), ((64, 96), 0), ((64, 96), -4), ((64, 96), 128)]
+)
+@pytest.mark.parametrize("frame", ["roi", "image"])
+def test_a_map_that_does_not_tile_the_input_is_a_user_error(drawn, image_size, stride, frame):
+    with pytest.raises(UserError, match=rf"stride {stride} .* input {image_size[0]}x{image_size[1]}"):
+        Prepared(drawn, frame, map_stride=stride, image_size=image_size)
+
+
+def test_an_unknown_frame_is_a_user_error(drawn):
+    with pytest.raises(UserError, match=r"model\.frame must be roi or image, got images"):
+        Prepared(drawn, "images")

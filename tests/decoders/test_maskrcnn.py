@@ -1,0 +1,86 @@
+"""MaskRcnnDecoder's own tests; what it shares with all decoders is in test_every_decoder.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from decoder_cases import IMAGE_SIZE, random_features
+from torch import nn
+
+from roiseg.common.errors import UserError
+from roiseg.decoders.maskrcnn import MaskRcnnDecoder
+
+ROIS = torch.tensor([[0, 3.5, 4.25, 40.0, 60.0], [2, -4.0, -6.0, 33.0, 30.0]])
+
+
+def parameters(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_the_head_has_the_parameters_of_the_published_shapes():
+    decoder = MaskRcnnDecoder([1024], [8], IMAGE_SIZE)
+    convolutions = 4 * (256 * 256 * 9 + 256)
+    deconvolution = 256 * 256 * 4 + 256
+    predictor = 256 * 3 + 3
+    assert convolutions + deconvolution + predictor == 2_623_491
+    assert parameters(decoder.head) == 2_623_491
+    assert parameters(decoder) == 2_623_491 + 1024 * 256 + 256  # and the lateral convolution
+
+
+def test_one_crop_of_14_cells_becomes_logits_of_28():
+    decoder = MaskRcnnDecoder([8], [4], IMAGE_SIZE)
+    assert (decoder.crop.size, decoder.output_size) == ((14, 14), (28, 28))
+    assert MaskRcnnDecoder([8], [4], IMAGE_SIZE, roi_size=(16, 12)).output_size == (32, 24)
+
+
+def test_weights_start_as_published():
+    torch.manual_seed(0)
+    head = MaskRcnnDecoder([8], [4], IMAGE_SIZE).head
+    layers = [m for m in head if not isinstance(m, nn.ReLU)]
+    assert all(not m.bias.any() for m in layers)
+    for layer, outputs in zip(layers[:-1], [256 * 9] * 4 + [256 * 4], strict=True):  # MSRA, over the outputs
+        assert layer.weight.std().item() == pytest.approx((2 / outputs) ** 0.5, rel=0.02)
+    assert layers[-1].weight.std().item() == pytest.approx(0.001, rel=0.1)
+
+
+def test_the_head_labels_each_crop_cell_by_cell_as_the_definition_says():
+    """Convolutions and the transposed convolution as loops over cells, in float64."""
+    torch.manual_seed(0)
+    decoder = MaskRcnnDecoder([3], [4], IMAGE_SIZE, roi_size=(3, 4), mid_channels=2, depth=1).double()
+    decoder.head[-1].weight.data.normal_()
+    conv, _, deconv, _, predict = decoder.head
+    features = [f.double() for f in random_features(decoder, 3)]
+    with torch.no_grad():
+        crops = decoder.crop(features, ROIS)
+        padded = nn.functional.pad(crops, (1, 1, 1, 1))
+        expected = torch.zeros(2, 3, 6, 8, dtype=torch.float64)
+        for r in range(2):
+            for y in range(3):
+                for x in range(4):
+                    window = padded[r, :, y : y + 3, x : x + 3]
+                    cell = ((conv.weight * window).sum((1, 2, 3)) + conv.bias).clamp(min=0)
+                    for dy in range(2):
+                        for dx in range(2):
+                            finer = (cell @ deconv.weight[:, :, dy, dx] + deconv.bias).clamp(min=0)
+                            label = predict.weight[:, :, 0, 0] @ finer + predict.bias
+                            expected[r, :, 2 * y + dy, 2 * x + dx] = label
+        got = decoder(features, ROIS).logits
+    torch.testing.assert_close(got, expected, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"num_classes": 4}, "model.num_classes"),
+        ({"roi_size": (0, 14)}, "model.roi_size"),
+        ({"roi_size": 14}, "model.roi_size"),
+        ({"mid_channels": 0}, "mid_channels"),
+        ({"depth": -1}, "depth"),
+        ({"sampling_ratio": 0}, "sampling_ratio"),
+    ],
+)
+def test_impossible_options_are_user_errors_that_name_the_field(options, field):
+    with pytest.raises(UserError, match="model") as error:
+        MaskRcnnDecoder([8], [4], IMAGE_SIZE, **options)
+    assert field in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,279 @@
+"""PointRendDecoder's own tests; what it shares with all decoders is in test_every_decoder.py."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from decoder_cases import IMAGE_SIZE, ellipse_scene, random_features
+
+from roiseg.common.errors import UserError
+from roiseg.decoders.base import Context
+from roiseg.decoders.cascade import CascadeDecoder
+from roiseg.decoders.coarse import CoarseDecoder
+from roiseg.decoders.maskrcnn import MaskRcnnDecoder
+from roiseg.decoders.pointrend import PointRendDecoder
+from roiseg.decoders.roialign import RoiAlignDecoder
+from roiseg.inference.rebuild import rebuild
+from roiseg.losses.base import LossInput
+from roiseg.losses.points import PointCrossEntropy
+
+ROIS = torch.tensor([[0, 3.5, 4.25, 40.0, 60.0], [2, 30.0, 10.0, 95.5, 50.5], [2, 2.0, 2.0, 33.0, 30.0]])
+
+
+def pointrend(coarse=CoarseDecoder, of_coarse=None, in_channels=(3,), strides=(4,), seed=0, **options):
+    """A narrow decoder whose logits are far from 0 and from each other."""
+    torch.manual_seed(seed)
+    if coarse is CoarseDecoder:
+        of_coarse = {"mid_channels": 4, "hidden": 8, **(of_coarse or {})}
+    first = partial(coarse, **(of_coarse or {}))
+    decoder = PointRendDecoder(in_channels, strides, IMAGE_SIZE, first, **{"mid_channels": 6, **options})
+    decoder.head.predict.weight.data.normal_()
+    if coarse is CoarseDecoder:
+        decoder.coarse.predict.weight.data.normal_()
+    return decoder.eval()
+
+
+def parameters(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_the_point_head_has_the_parameters_of_the_published_shapes():
+    decoder = PointRendDecoder([1024], [8], IMAGE_SIZE, CoarseDecoder)
+    hidden = 3 * ((256 + 3) * 256 + 256)  # features of the point or of the layer before, and coarse logits
+    predictor = (256 + 3) * 3 + 3
+    assert hidden + predictor == 200_460
+    assert parameters(decoder.head) == 200_460
+    coarse = parameters(CoarseDecoder([1024], [8], IMAGE_SIZE))
+    assert parameters(decoder) == 200_460 + coarse + 1024 * 256 + 256  # and the features of points
+
+
+@pytest.mark.parametrize(
+    ("coarse", "output", "points", "grids"),
+    [
+        (7, 224, 784, [28, 56, 112, 224]),  # the source: 28x28 whole, then three steps
+        (7, 56, 784, [28, 56]),
+        (7, 56, 783, [14, 28, 56]),
+        (7, 56, 48, [14, 28, 56]),
+        (7, 56, 49, [7, 14, 28, 56]),
+        (7, 56, 10**6, [56]),
+        (28, 56, 784, [28, 56]),
+        (28, 112, 196, [56, 112]),
+    ],
+)
+def test_grids_that_points_cover_are_skipped_but_for_the_finest(coarse, output, points, grids):
+    decoder = pointrend(
+        of_coarse={"output_size": (coarse, coarse)}, output_size=(output, output), subdivision_points=points
+    )
+    assert decoder.grids == [(side, side) for side in grids]
+
+
+def read(plane, x, y):
+    """[C, H, W] at cell coordinates (centres at whole numbers), border values beyond the border."""
+    height, width = plane.shape[1:]
+    x, y = min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0)
+    left, top = min(int(x), max(width - 2, 0)), min(int(y), max(height - 2, 0))
+    total = np.zeros(len(plane))
+    for row, share_y in ((top, 1 - (y - top)), (top + 1, y - top)):
+        for column, share_x in ((left, 1 - (x - left)), (left + 1, x - left)):
+            if share_x * share_y:
+                total += share_x * share_y * plane[:, row, column]
+    return total
+
+
+def naive_label(decoder, fine, box, coarse, x, y):
+    """The point head at (x, y) in 0..1 of a ROI."""
+    x1, y1, x2, y2 = box
+    stride, (h, w) = decoder.fuse.stride, coarse.shape[1:]
+    value = read(fine, (x1 + x * (x2 - x1)) / stride - 0.5, (y1 + y * (y2 - y1)) / stride - 0.5)
+    guess = read(coarse, x * w - 0.5, y * h - 0.5)
+    for layer in decoder.head.layers:
+        joined = np.concatenate([value, guess])
+        value = np.maximum(layer.weight.detach().numpy() @ joined + layer.bias.detach().numpy(), 0)
+    predict = decoder.head.predict
+    return predict.weight.detach().numpy() @ np.concatenate([value, guess]) + predict.bias.detach().numpy()
+
+
+def naive_refine(decoder, fine, box, coarse, size, points):
+    """Double the grid until `size`; label the least certain cells of each anew, whole grids if few enough."""
+    logits, doubled = coarse, False
+    while True:
+        h, w = logits.shape[1:]
+        last, whole = h == size, h * w <= points
+        if (whole and (last or 4 * h * w > points)) or (not whole and doubled):
+            ranked = np.sort(logits, axis=0)
+            order = np.argsort((ranked[-1] - ranked[-2]).ravel(), kind="stable")
+            logits = logits.copy()
+            for place in order[:points]:
+                row, column = divmod(int(place), w)
+                x, y = (column + 0.5) / w, (row + 0.5) / h
+                logits[:, row, column] = naive_label(decoder, fine, box, coarse, x, y)
+        if last:
+            return logits
+        finer = [
+            read(logits, (c + 0.5) / 2 - 0.5, (r + 0.5) / 2 - 0.5) for r in range(2 * h) for c in range(2 * w)
+        ]
+        logits, doubled = np.transpose(finer).reshape(-1, 2 * h, 2 * w), True
+
+
+@pytest.mark.parametrize("points", [5, 10, 30, 64, 1000])
+def test_evaluation_equals_the_definition_in_loops(points):
+    decoder = pointrend(
+        of_coarse={"output_size": (2, 3)}, output_size=(16, 24), subdivision_points=points, depth=2
+    ).double()
+    features = [f.double() for f in random_features(decoder, 3)]
+    with torch.no_grad():
+        got = decoder(features, ROIS).logits
+        coarse, fine = decoder.coarse(features, ROIS).logits, decoder.fuse(features)
+    for r, (image, *box) in enumerate(ROIS.tolist()):
+        expected = naive_refine(decoder, fine[int(image)].numpy(), box, coarse[r].numpy(), 16, points)
+        np.testing.assert_allclose(got[r].numpy(), expected, atol=1e-4)  # places are float32
+
+
+def test_training_labels_the_points_it_names_and_upsamples_the_coarse_logits():
+    decoder = pointrend(output_size=(14, 14), train_points=20).double().train()
+    features = [f.double() for f in random_features(decoder, 3)]
+    with torch.no_grad():
+        output = decoder(features, ROIS)
+        coarse, fine = decoder.coarse(features, ROIS).logits, decoder.fuse(features)
+    points, coords = output.auxiliary["points"], output.auxiliary["point_coords"]
+    assert (points.shape, coords.shape) == ((3, 3, 20), (3, 20, 2))
+    for r, (image, *box) in enumerate(ROIS.tolist()):
+        for p, (x, y) in enumerate(coords[r].tolist()):
+            expected = naive_label(decoder, fine[int(image)].numpy(), box, coarse[r].numpy(), x, y)
+            np.testing.assert_allclose(points[r, :, p].numpy(), expected, atol=1e-4)
+    for row in range(14):
+        for column in range(14):
+            expected = read(coarse[0].numpy(), (column + 0.5) / 2 - 0.5, (row + 0.5) / 2 - 0.5)
+            np.testing.assert_allclose(output.logits[0, :, row, column].numpy(), expected, atol=1e-12)
+
+
+def test_147_of_196_training_points_are_the_most_uncertain_of_588_and_49_are_any():
+    decoder = pointrend().train()
+    features = random_features(decoder, 3)
+    with torch.no_grad():
+        torch.manual_seed(5)
+        coords = decoder(features, ROIS).auxiliary["point_coords"]
+        coarse = decoder.coarse(features, ROIS).logits.numpy()
+    torch.manual_seed(5)
+    drawn, uniform = torch.rand(3, 588, 2), torch.rand(3, 49, 2)
+    assert torch.equal(coords[:, 147:], uniform)
+    for r in range(3):
+        values = np.sort([read(coarse[r], x * 7 - 0.5, y * 7 - 0.5) for x, y in drawn[r].tolist()], axis=1)
+        doubt = np.argsort(values[:, -1] - values[:, -2])
+        assert {tuple(p) for p in coords[r, :147].tolist()} == {
+            tuple(p) for p in drawn[r][doubt[:147]].tolist()
+        }
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_all_or_no_training_points_may_be_chosen_for_being_uncertain(ratio):
+    decoder = pointrend(importance_ratio=ratio, train_points=40).train()
+    coords = decoder(random_features(decoder, 3), ROIS).auxiliary["point_coords"]
+    assert coords.shape == (3, 40, 2)
+    assert ((coords >= 0) & (coords < 1)).all()
+
+
+def test_training_draws_other_points_each_time_and_evaluation_draws_none():
+    decoder = pointrend()
+    features = random_features(decoder, 3)
+    before = torch.get_rng_state()
+    assert decoder(features, ROIS).auxiliary == {}
+    assert torch.equal(torch.get_rng_state(), before)
+    first, second = (decoder.train()(features, ROIS).auxiliary["point_coords"] for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+def test_the_point_loss_teaches_point_head_features_and_coarse_decoder():
+    decoder = pointrend().train()
+    scene = ellipse_scene(decoder)
+    output = decoder(scene.features, scene.rois)
+    given = LossInput(output.logits, scene.targets.long(), None, output.auxiliary)
+    PointCrossEntropy()(given).backward()
+    assert all(p.grad is not None and p.grad.any() for p in decoder.parameters())
+
+
+def test_context_and_modulated_features_reach_the_coarse_decoder():
+    inner = pointrend(of_coarse={"film": 2.0, "detail": 3})
+    assert inner.context_inputs == ("image", "pixel_size")
+    outer = pointrend(film=2.0)
+    features = random_features(outer, 3)
+    outer.film.network[-1].weight.data.normal_()
+    known = Context(pixel_size=torch.tensor([1.0, 2.0, 3.0]))
+    other = Context(pixel_size=torch.tensor([9.0, 2.0, 0.3]))
+    with torch.no_grad():
+        seen = [outer.train()(features, ROIS, c).logits for c in (known, other)]  # the coarse logits
+        assert (seen[0] - seen[1]).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="pixel_size"):
+        inner(features, ROIS)
+    assert inner(features, ROIS, Context(torch.rand(3, 3, *IMAGE_SIZE), torch.ones(3))).logits.shape[0] == 3
+
+
+def test_prompts_are_those_of_the_coarse_decoder():
+    assert pointrend().prompts == ()
+    narrow = {"prior": True, "mid_channels": 8, "depth": 1, "output_size": (14, 14)}
+    assert pointrend(RoiAlignDecoder, narrow).prompts == ("prior",)
+
+
+def test_a_checkpoint_configuration_rebuilds_it():
+    node = {
+        "_target_": "roiseg.decoders.pointrend.PointRendDecoder",
+        "coarse": {
+            "_target_": "roiseg.decoders.maskrcnn.MaskRcnnDecoder", "_partial_": True,
+            "mid_channels": 4, "roi_size": [7, 7], "num_classes": 2,
+        },
+        "num_classes": 2, "mid_channels": 6, "output_size": [28, 28],
+    }  # fmt: skip
+    decoder = rebuild(node, in_channels=(3,), strides=(4,), image_size=IMAGE_SIZE)
+    assert isinstance(decoder.coarse, MaskRcnnDecoder)
+    again = rebuild(node, in_channels=(3,), strides=(4,), image_size=IMAGE_SIZE)
+    again.load_state_dict(decoder.state_dict())
+
+
+class Recorded(CoarseDecoder):
+    """A coarse decoder that cannot do without a term of its own."""
+
+    provides = ("extra",)
+    needs = ("extra",)
+
+
+FIRST = partial(RoiAlignDecoder, output_size=(14, 14))
+
+
+@pytest.mark.parametrize(
+    ("options", "fields"),
+    [
+        ({"of_coarse": {"num_classes": 2}}, ["model.coarse.num_classes", "model.num_classes"]),
+        ({"num_classes": 2}, ["model.coarse.num_classes", "model.num_classes"]),
+        ({"coarse": Recorded}, ["model.coarse", "`extra`"]),
+        (
+            {"coarse": CascadeDecoder, "of_coarse": {"first": FIRST, "second": partial(FIRST, prior=True)}},
+            ["model.coarse", "`first`"],
+        ),
+        ({"output_size": (7, 7)}, ["model.output_size", "model.coarse", "[14, 14]"]),
+        ({"output_size": (50, 50)}, ["model.output_size", "model.coarse", "[56, 56]"]),
+        ({"output_size": (14, 28)}, ["model.output_size", "model.coarse"]),
+        ({"output_size": 56}, ["model.output_size"]),
+        ({"mid_channels": 0}, ["model.mid_channels"]),
+        ({"depth": 0}, ["model.depth"]),
+        ({"train_points": 0}, ["model.train_points"]),
+        ({"oversample_ratio": 0}, ["model.oversample_ratio"]),
+        ({"subdivision_points": 0}, ["model.subdivision_points"]),
+        ({"importance_ratio": 1.5}, ["model.importance_ratio"]),
+        ({"importance_ratio": -0.1}, ["model.importance_ratio"]),
+    ],
+)
+def test_impossible_options_are_user_errors_that_name_the_field(options, fields):
+    with pytest.raises(UserError) as error:
+        pointrend(**options)
+    assert all(field in str(error.value) for field in fields)
+    assert "\n" not in str(error.value)
+
+
+def test_a_coarse_decoder_in_the_image_frame_is_refused():
+    from tiny_image_decoder import TinyImageDecoder
+
+    with pytest.raises(UserError, match=r"model\.coarse draws in the image frame"):
+        pointrend(TinyImageDecoder, {"frame": "image"})

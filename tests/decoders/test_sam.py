@@ -1,0 +1,357 @@
+"""SamDecoder's own tests; what it shares with all decoders is in test_every_decoder.py."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from decoder_cases import IMAGE_SIZE, NARROW_SAM, ellipse_scene, random_features
+from torch import nn
+from torch.nn import functional as F
+
+from roiseg.common.errors import UserError
+from roiseg.decoders.base import Context
+from roiseg.decoders.sam import SamDecoder
+from roiseg.decoders.sam.layers import LayerNorm2d
+from roiseg.decoders.sam.mask_decoder import MaskDecoder
+from roiseg.decoders.sam.prompt_encoder import FourierPositions, PromptEncoder
+from roiseg.decoders.sam.transformer import TwoWayTransformer
+from roiseg.losses.candidates import CandidateMinimum, IouScore
+from roiseg.losses.composite import CompositeLoss
+from roiseg.losses.cross_entropy import CrossEntropy
+from roiseg.losses.dice import Dice
+
+ROIS = torch.tensor([[0, 3.5, 4.25, 40.0, 60.0], [0, 30.0, 10.0, 95.5, 50.5], [2, -4.0, -6.0, 33.0, 30.0]])
+
+
+def narrow(**options):
+    return SamDecoder([8], [4], IMAGE_SIZE, **{**NARROW_SAM, **options})
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def linear(i, o):
+    return i * o + o
+
+
+def test_the_mask_decoder_has_the_sources_parameters_counted_by_hand():
+    norm = 2 * 256
+    self_attention = 4 * linear(256, 256)
+    cross_attention = 3 * linear(256, 128) + linear(128, 256)
+    block = self_attention + 2 * cross_attention + linear(256, 2048) + linear(2048, 256) + 4 * norm
+    transformer = 2 * block + cross_attention + norm
+    assert transformer == 3_291_264
+    tokens = (1 + 4) * 256
+    upscale = linear(256, 64 * 4) - 64 * 3 + 2 * 64 + linear(64, 32 * 4) - 32 * 3  # a bias a channel
+    hypernetworks = 4 * (2 * linear(256, 256) + linear(256, 32))
+    iou_head = 2 * linear(256, 256) + linear(256, 4)
+    total = transformer + tokens + upscale + hypernetworks + iou_head
+    assert total == 4_058_340
+    decoder = MaskDecoder(dim=256, masks=4, classes=1, depth=2, heads=8, mlp_width=2048)
+    assert count(decoder.transformer) == transformer
+    assert count(decoder) == total
+
+
+def test_default_configuration_adds_the_embedding_the_prompts_and_two_classes():
+    decoder = SamDecoder([1024], [8], (640, 640))
+    embedding = linear(1024, 256) + 2 * 256
+    prompts = 5 * 256
+    two_more_classes = 4 * linear(256, 2 * 32)
+    assert count(decoder) == 4_058_340 + embedding + prompts + two_more_classes == 4_388_324
+    prior = linear(3 * 4, 4) + 2 * 4 + linear(4 * 4, 16) + 2 * 16 + linear(16, 256)
+    assert count(SamDecoder([1024], [8], (640, 640), prior=True)) == 4_388_324 + prior
+
+
+def test_the_map_is_four_times_finer_than_the_embedding():
+    for stride, map_stride in ((16, 4), (8, 2), (4, 1), (None, 1)):
+        decoder = narrow(stride=stride)
+        assert decoder.map_stride == map_stride
+        assert decoder.output_size == (IMAGE_SIZE[0] // map_stride, IMAGE_SIZE[1] // map_stride)
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"stride": 6}, "model.stride"),
+        ({"stride": 2}, "model.stride"),
+        ({"stride": 0}, "model.stride"),
+        ({"stride": 20}, "model.stride"),
+        ({"dim": 36}, "model.dim"),
+        ({"dim": 0}, "model.dim"),
+        ({"dim": 32, "heads": 3}, "model.dim"),
+        ({"depth": 0}, "depth"),
+        ({"heads": 0}, "heads"),
+        ({"mlp_width": 0}, "mlp_width"),
+        ({"candidates": 0}, "candidates"),
+        ({"prior": True, "frame": "roi"}, "model.frame=image"),
+        ({"frame": "crop"}, "model.frame"),
+        ({"detail": 8}, "model.detail"),
+        ({"detail": 8}, "extractor.layers"),
+    ],
+)
+def test_impossible_options_are_user_errors_that_name_the_field(options, field):
+    with pytest.raises(UserError, match="model") as error:
+        narrow(**options)
+    assert field in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def attend(attention, queries, keys, values):
+    """Multi-head attention by its definition, a query and a head at a time; float64."""
+    q, k, v = attention.query(queries), attention.key(keys), attention.value(values)
+    width = q.shape[1] // attention.heads
+    rows = []
+    for query in q:
+        parts = []
+        for h in range(attention.heads):
+            of_head = slice(h * width, (h + 1) * width)
+            scores = torch.stack([query[of_head] @ key[of_head] / math.sqrt(width) for key in k])
+            weights = torch.exp(scores) / torch.exp(scores).sum()
+            parts.append(sum(w * value[of_head] for w, value in zip(weights, v, strict=True)))
+        rows.append(torch.cat(parts))
+    return attention.out(torch.stack(rows))
+
+
+def walk(transformer, prompts, image, positions):
+    """The two-way transformer of one ROI as the paper tells it."""
+    tokens = prompts
+    for number, block in enumerate(transformer.blocks):
+        if number == 0:
+            tokens = attend(block.among_tokens, tokens, tokens, tokens)
+        else:
+            tokens = tokens + attend(block.among_tokens, tokens + prompts, tokens + prompts, tokens)
+        tokens = block.norms[0](tokens)
+        tokens = block.norms[1](tokens + attend(block.to_image, tokens + prompts, image + positions, image))
+        tokens = block.norms[2](tokens + block.mlp[2](block.mlp[0](tokens).clamp(min=0)))
+        image = block.norms[3](image + attend(block.to_tokens, image + positions, tokens + prompts, tokens))
+    read = attend(transformer.to_image, tokens + prompts, image + positions, image)
+    return transformer.norm(tokens + read), image
+
+
+@torch.no_grad()
+def test_two_way_transformer_equals_plain_loops():
+    torch.manual_seed(0)
+    transformer = TwoWayTransformer(dim=16, depth=2, heads=2, mlp_width=24).double()
+    prompts, image = torch.randn(3, 3, 16).double(), torch.randn(2, 4, 16).double()
+    positions, rows = torch.randn(4, 16).double(), torch.tensor([0, 1, 1])
+    tokens, cells = transformer(prompts, image, positions, rows)
+    alone = transformer(prompts, image[rows], positions, None)  # each ROI with an image of its own
+    for r, row in enumerate(rows):
+        expected = walk(transformer, prompts[r], image[row], positions)
+        for got in ((tokens, cells), alone):
+            torch.testing.assert_close(got[0][r], expected[0])
+            torch.testing.assert_close(got[1][r], expected[1])
+
+
+@torch.no_grad()
+def test_masks_are_hypernetwork_kernels_times_the_upscaled_image():
+    torch.manual_seed(0)
+    decoder = MaskDecoder(dim=16, masks=3, classes=2, depth=1, heads=2, mlp_width=8).double()
+    embedding, prompts = torch.randn(1, 16, 2, 3).double(), torch.randn(1, 4, 16).double()
+    positions = torch.randn(6, 16).double()
+    masks, iou = decoder(embedding, positions, prompts, torch.tensor([0]))
+    assert masks.shape == (1, 3, 2, 8, 12)
+    tokens = torch.cat([decoder.iou_token, decoder.mask_tokens, prompts[0]])
+    tokens, cells = walk(decoder.transformer, tokens, embedding[0].flatten(1).T, positions)
+    upscaled = decoder.upscale(cells.T.reshape(1, 16, 2, 3))[0]
+    torch.testing.assert_close(iou[0], torch.sigmoid(decoder.iou_head(tokens[0])).float(), check_dtype=False)
+    for m in range(3):
+        kernels = decoder.hypernetworks[m](tokens[1 + m])
+        for k in range(2):
+            expected = sum(kernels[2 * k + c] * upscaled[c] for c in range(2))  # dim / 8 = 2 channels
+            torch.testing.assert_close(masks[0, m, k], expected)
+
+
+@torch.no_grad()
+def test_layer_norm_of_maps_is_that_of_each_cell():
+    norm = LayerNorm2d(5).double()
+    norm.norm.weight.data.normal_()
+    maps = torch.randn(2, 5, 3, 4).double()
+    got = norm(maps)
+    for n, y, x in ((0, 0, 0), (1, 2, 3)):
+        cell = maps[n, :, y, x]
+        normed = (cell - cell.mean()) / torch.sqrt(cell.var(correction=0) + 1e-6)
+        torch.testing.assert_close(got[n, :, y, x], normed * norm.norm.weight)
+
+
+def test_positions_are_sines_and_cosines_of_random_projections_of_minus_one_to_one():
+    torch.manual_seed(0)
+    positions = FourierPositions(6)
+    code = positions(torch.tensor([0.25, 0.5]))
+    for i in range(3):
+        phase = 2 * math.pi * (-0.5 * positions.frequencies[0, i] + 0.0 * positions.frequencies[1, i])
+        assert code[i].item() == pytest.approx(math.sin(phase), abs=1e-5)
+        assert code[3 + i].item() == pytest.approx(math.cos(phase), abs=1e-5)
+
+
+def test_a_cell_of_the_embedding_and_a_click_at_its_centre_have_the_same_position():
+    encoder = PromptEncoder(16, IMAGE_SIZE)
+    height, width = 8, 12
+    grid = encoder.positions.grid(height, width).unflatten(0, (height, width))
+    click = torch.tensor([[[5.5 * 8, 2.5 * 8, 1.0]]])  # the centre of column 5, row 2 at stride 8
+    token = encoder(torch.zeros(1, 4), click)[0, 2]
+    torch.testing.assert_close(token - encoder.kinds.weight[2], grid[2, 5], atol=1e-5, rtol=1e-5)
+
+
+def test_positions_travel_with_checkpoints():
+    torch.manual_seed(0)
+    first, second = narrow().eval(), narrow().eval()
+    assert not torch.equal(first.encode.positions.frequencies, second.encode.positions.frequencies)
+    second.load_state_dict(first.state_dict())
+    features = random_features(first, 3)
+    with torch.no_grad():
+        assert torch.equal(first(features, ROIS).logits, second(features, ROIS).logits)
+
+
+@torch.no_grad()
+def test_no_clicks_and_a_click_that_is_none_are_the_same_wherever_it_lies():
+    decoder = narrow().eval()
+    features = random_features(decoder, 3)
+    nowhere = torch.tensor([50.0, 20.0, -1.0]).expand(3, 1, 3)
+    torch.testing.assert_close(
+        decoder(features, ROIS, Context(points=nowhere)).logits, decoder(features, ROIS).logits
+    )
+
+
+@torch.no_grad()
+def test_place_and_label_of_a_click_count_but_not_the_order_of_clicks():
+    torch.manual_seed(0)
+    decoder = narrow().eval()
+    features = random_features(decoder, 3)
+    clicks = torch.tensor([[20.0, 20.0, 1.0], [60.0, 30.0, 0.0]])
+
+    def drawn(points):
+        return decoder(features, ROIS, Context(points=points.expand(3, -1, -1))).auxiliary["candidates"]
+
+    base = drawn(clicks)
+    torch.testing.assert_close(drawn(clicks.flip(0)), base, atol=1e-4, rtol=1e-4)
+    for place, value in (((0, 0), 30.0), ((0, 1), 30.0), ((0, 2), 0.0), ((1, 2), -1.0)):
+        other = clicks.clone()
+        other[place] = value
+        assert (drawn(other) - base).abs().max() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frame", ["image", "roi"])
+def test_logits_are_the_candidate_of_the_highest_predicted_iou(frame):
+    torch.manual_seed(0)
+    decoder = narrow(candidates=4, frame=frame).eval()
+    output = decoder(random_features(decoder, 3), ROIS)
+    candidates, iou = output.auxiliary["candidates"], output.auxiliary["iou"]
+    assert candidates.shape == (3, 4, 3, *decoder.output_size)
+    assert iou.shape == (3, 4)
+    assert ((iou > 0) & (iou < 1)).all()
+    for r in range(3):
+        best = max(range(4), key=lambda m: float(iou[r, m]))
+        torch.testing.assert_close(output.logits[r], candidates[r, best])
+        others = [m for m in range(4) if m != best]
+        assert all((candidates[r, m] - candidates[r, best]).abs().max() > 1e-3 for m in others)
+
+
+def test_an_earlier_mask_is_read_in_any_resolution_and_every_weight_of_it_learns():
+    torch.manual_seed(0)
+    decoder = narrow(prior=True)
+    assert decoder.prompts == ("points", "prior")
+    features = random_features(decoder, 3)
+    with pytest.raises(ValueError, match=r"context\.prior"):
+        decoder(features, ROIS)
+    prior = torch.rand(3, 3, 16, 24)
+    one = decoder(features, ROIS, Context(prior=prior)).auxiliary["candidates"]
+    same = F.interpolate(prior, decoder.output_size, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(
+        decoder(features, ROIS, Context(prior=same)).auxiliary["candidates"], one, atol=1e-4, rtol=1e-4
+    )
+    prior[1] = 1 - prior[1]
+    other = decoder(features, ROIS, Context(prior=prior)).auxiliary["candidates"]
+    assert [bool((other[r] - one[r]).abs().max() > 1e-3) for r in range(3)] == [False, True, False]
+    one.square().sum().backward()
+    assert all(p.grad.abs().max() > 0 for p in decoder.read_prior.parameters())
+
+
+def learn(decoder, features, rois, targets, steps, clicks=None):
+    """Train on one batch; `clicks` draws the points of a step."""
+    terms = {
+        "ce": {"term": CrossEntropy(), "weight": 1.0},
+        "candidates": {
+            "term": CandidateMinimum({
+                "ce": {"term": CrossEntropy(), "weight": 1.0}, "dice": {"term": Dice(), "weight": 1.0}
+            }),
+            "weight": 1.0,
+        },
+        "iou": {"term": IouScore(), "weight": 1.0},
+    }  # fmt: skip
+    measure = CompositeLoss(terms)
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=3e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        output = decoder(features, rois, Context(points=clicks() if clicks else None))
+        measure(output, targets)[0].backward()
+        optimizer.step()
+    decoder.eval()
+
+
+def iou(drawn, truth):
+    return (drawn & truth).sum() / (drawn | truth).sum()
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_trained_on_a_scene_and_its_mirror_image_the_masks_mirror_each_other():
+    torch.manual_seed(0)
+    decoder = narrow()
+    scene = ellipse_scene(decoder)
+    rois = scene.rois.clone()
+    rois[:, 1], rois[:, 3] = IMAGE_SIZE[1] - scene.rois[:, 3], IMAGE_SIZE[1] - scene.rois[:, 1]
+    rois[:, 0] = 1
+    both = [torch.cat([f, f.flip(-1)]) for f in scene.features], torch.cat([scene.rois, rois])
+    learn(decoder, *both, torch.cat([scene.targets, scene.targets.flip(-1)]), steps=150)
+    with torch.no_grad():
+        here, there = (decoder(*both).logits.argmax(1) == 1).chunk(2)
+    assert iou(here, scene.targets == 1) > 0.9
+    assert iou(here, there.flip(-1)) > 0.95
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_click_on_the_other_of_two_moves_the_mask_to_that_one():
+    """One ROI around two discs: which of them is meant, only the click says."""
+    torch.manual_seed(0)
+    decoder = narrow(stride=16)
+    y, x = (torch.arange(side) + 0.5 for side in IMAGE_SIZE)
+    centers = torch.tensor([[30.0, 32.0], [66.0, 32.0]])
+    discs = torch.stack([((x - cx) ** 2 + (y[:, None] - cy) ** 2 < 14**2).float() for cx, cy in centers])
+    mix = torch.randn(8, 2)
+    features = [
+        torch.einsum("cd,dhw->chw", mix, F.avg_pool2d(discs, 4))[None] + 0.05 * torch.randn(1, 8, 16, 24)
+    ]
+    rois = torch.tensor([[0, 14.0, 16.0, 82.0, 48.0]]).repeat(2, 1)
+    masks = F.interpolate(discs[:, None], decoder.output_size, mode="area")[:, 0] > 0.5
+    targets = torch.where(masks, 1, torch.where(masks.flip(0), 2, 0)).to(torch.uint8)
+
+    def click(shift):
+        return torch.cat([centers + shift, torch.ones(2, 1)], dim=1)[:, None]
+
+    learn(decoder, features, rois, targets, 120, lambda: click(torch.randint(-8, 9, (2, 2))))
+    for shift in (-6.0, 5.0):
+        with torch.no_grad():
+            drawn = decoder(features, rois, Context(points=click(shift))).logits.argmax(1) == 1
+        for number in (0, 1):
+            assert iou(drawn[number], masks[number]) > 0.8
+            assert iou(drawn[number], masks[1 - number]) < 0.1
+
+
+def test_every_layer_has_its_published_nonlinearity():
+    decoder = MaskDecoder(dim=32, masks=2, classes=1, depth=2, heads=4, mlp_width=8)
+    assert all(isinstance(block.mlp[1], nn.ReLU) for block in decoder.transformer.blocks)
+    assert [type(m).__name__ for m in decoder.upscale] == [
+        "ConvTranspose2d", "LayerNorm2d", "GELU", "ConvTranspose2d", "GELU"
+    ]  # fmt: skip

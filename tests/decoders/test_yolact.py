@@ -1,0 +1,138 @@
+"""YolactDecoder's own tests; what it shares with all decoders is in test_every_decoder.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from decoder_cases import IMAGE_SIZE, random_features
+from torch import nn
+
+from roiseg.common.errors import UserError
+from roiseg.decoders.yolact import YolactDecoder, combine
+from roiseg.geometry.roi_align import roi_align
+
+ROIS = torch.tensor([
+    [0, 3.5, 4.25, 40.0, 60.0],
+    [0, 30.0, 10.0, 95.5, 50.5],
+    [2, -4.0, -6.0, 33.0, 30.0],  # over the border
+])  # fmt: skip
+NARROW = {"mid_channels": 8, "prototypes": 5, "roi_depth": 1}
+
+
+def seen(decoder, features):
+    """Logits, prototypes [B, P, h, w] and coefficients [R, K, P] of one run."""
+    caught = {}
+    decoder.protonet.register_forward_hook(lambda module, given, result: caught.update(prototypes=result))
+    decoder.coefficients.register_forward_hook(
+        lambda module, given, result: caught.update(coefficients=result.tanh())
+    )
+    with torch.no_grad():
+        logits = decoder(features, ROIS).logits
+    coefficients = caught["coefficients"].reshape(len(ROIS), decoder.num_classes, -1)
+    return logits, caught["prototypes"], coefficients
+
+
+def test_default_configuration_has_the_parameters_counted_by_hand():
+    decoder = YolactDecoder([1024], [8], IMAGE_SIZE)
+    fuse = 1024 * 128 + 128
+    protonet = 4 * (128 * 128 * 9 + 128) + 128 * 32 + 32
+    coefficients = 2 * (128 * 128 * 9 + 2 * 128) + 128 * 3 * 32 + 3 * 32  # convolutions with GroupNorm
+    assert fuse + protonet + coefficients == 1_033_472
+    assert sum(p.numel() for p in decoder.parameters()) == 1_033_472
+
+
+def test_the_source_s_width_gives_its_protonet():
+    decoder = YolactDecoder([256], [8], IMAGE_SIZE, mid_channels=256)
+    published = 4 * (256 * 256 * 9 + 256) + 256 * 32 + 32
+    assert published == 2_368_544
+    assert sum(p.numel() for p in decoder.protonet.parameters()) == 2_368_544
+
+
+def test_combine_equals_plain_loops():
+    generator = torch.Generator().manual_seed(0)
+    prototypes = torch.rand(3, 4, 2, 3, generator=generator, dtype=torch.float64)
+    coefficients = torch.randn(5, 3, 4, generator=generator, dtype=torch.float64)
+    image = torch.tensor([0, 0, 2, 2, 2])  # the middle picture has no ROI
+    expected = torch.zeros(5, 3, 2, 3, dtype=torch.float64)
+    for r in range(5):
+        for k in range(3):
+            for p in range(4):
+                for y in range(2):
+                    for x in range(3):
+                        expected[r, k, y, x] += coefficients[r, k, p] * prototypes[image[r], p, y, x]
+    torch.testing.assert_close(combine(prototypes, coefficients, image), expected, atol=1e-12, rtol=1e-12)
+
+
+def test_logits_are_prototypes_weighted_by_coefficients_and_nothing_else():
+    torch.manual_seed(0)
+    decoder = YolactDecoder([6], [4], IMAGE_SIZE, **NARROW).eval()
+    logits, prototypes, coefficients = seen(decoder, random_features(decoder, 3))
+    assert prototypes.shape == (3, 5, 32, 48)  # once an image, at twice the resolution of the features
+    expected = torch.einsum("rkp,rphw->rkhw", coefficients, prototypes[ROIS[:, 0].long()])
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_prototypes_are_not_negative_and_coefficients_lie_within_one():
+    torch.manual_seed(0)
+    decoder = YolactDecoder([6], [4], IMAGE_SIZE, **NARROW).eval()
+    features = [100 * f for f in random_features(decoder, 3)]
+    nn.init.normal_(decoder.coefficients.weight, std=5)
+    _, prototypes, coefficients = seen(decoder, features)
+    assert prototypes.min() == 0 and prototypes.max() > 1
+    assert coefficients.abs().max() <= 1 and coefficients.min() < -0.9 and coefficients.max() > 0.9
+
+
+def test_cropping_and_combining_commute():
+    """In the roi frame the drawn map is cropped; cropped prototypes, combined, give the same."""
+    torch.manual_seed(0)
+    decoder = YolactDecoder([6], [4], IMAGE_SIZE, frame="roi", output_size=(14, 10), **NARROW).eval()
+    logits, prototypes, coefficients = seen(decoder, random_features(decoder, 3))
+    crops = roi_align(prototypes, ROIS, (14, 10), stride=2)
+    expected = torch.einsum("rkp,rphw->rkhw", coefficients, crops)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_pixel_without_prototypes_is_undecided():
+    torch.manual_seed(0)
+    decoder = YolactDecoder([6], [4], IMAGE_SIZE, **NARROW).eval()
+    last = decoder.protonet[-1][0]
+    nn.init.constant_(last.bias, -1e6)
+    logits, prototypes, _ = seen(decoder, random_features(decoder, 3))
+    assert not prototypes.any()
+    assert not logits.any()
+
+
+def test_protonet_has_no_norms_xavier_weights_and_zero_biases():
+    torch.manual_seed(0)
+    decoder = YolactDecoder([8], [4], IMAGE_SIZE, mid_channels=64)
+    assert not any(isinstance(m, nn.GroupNorm) for m in decoder.protonet.modules())
+    convolutions = [m for m in decoder.protonet.modules() if isinstance(m, nn.Conv2d)]
+    assert [(c.out_channels, c.kernel_size) for c in convolutions] == 4 * [(64, (3, 3))] + [(32, (1, 1))]
+    for convolution in convolutions:
+        inputs, outputs = (
+            n * convolution.kernel_size[0] ** 2 for n in (convolution.in_channels, convolution.out_channels)
+        )
+        limit = (6 / (inputs + outputs)) ** 0.5
+        assert float(convolution.weight.detach().abs().max()) == pytest.approx(limit, rel=0.01)
+        assert not convolution.bias.any()
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"mid_channels": 0}, "mid_channels"),
+        ({"prototypes": 0}, "prototypes"),
+        ({"roi_depth": -1}, "model.roi_depth"),
+        ({"roi_size": (7.5, 7)}, "model.roi_size"),
+        ({"upsample": 0}, "model.upsample"),
+        ({"upsample": 3}, "model.upsample"),
+        ({"num_classes": 4}, "model.num_classes"),
+        ({"frame": "box"}, "model.frame"),
+        ({"frame": "roi", "output_size": (28, 0)}, "model.output_size"),
+    ],
+)
+def test_impossible_options_are_user_errors_that_name_the_field(options, field):
+    with pytest.raises(UserError, match="model") as error:
+        YolactDecoder([8], [4], IMAGE_SIZE, **options)
+    assert field in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from roiseg.geometry.point_sample import point_sample
+from roiseg.geometry.roi_align import roi_align
+
+
+def naive(maps, points, owners):
+    """Bilinear interpolation between cell centres, one point at a time, in Python floats."""
+    _, channels, height, width = maps.shape
+    result = np.zeros((*points.shape[:2], channels))
+    for r, owner in enumerate(owners):
+        for p, (x, y) in enumerate(points[r].tolist()):
+            x, y = min(max(x - 0.5, 0.0), width - 1.0), min(max(y - 0.5, 0.0), height - 1.0)
+            for row in {math.floor(y), math.ceil(y)}:
+                for column in {math.floor(x), math.ceil(x)}:
+                    share = (1 - abs(y - row)) * (1 - abs(x - column))
+                    result[r, p] += share * maps[int(owner), :, row, column].numpy()
+    return torch.from_numpy(result)
+
+
+def example(seed, images, channels, height, width, rois, count):
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.randn(images, channels, height, width, generator=generator, dtype=torch.float64)
+    points = torch.rand(rois, count, 2, generator=generator, dtype=torch.float64) * 1.4 - 0.2
+    owners = torch.randint(0, images, (rois,), generator=generator)
+    return maps, points * torch.tensor([width, height]), owners
+
+
+@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 6), st.integers(0, 3))
+@settings(max_examples=40)
+def test_equals_the_definition_also_beyond_the_border_and_on_maps_one_cell_wide(seed, height, width, rois):
+    maps, points, owners = example(seed, 2, 3, height, width, rois, 9)
+    got = point_sample(maps, points, owners)
+    assert got.dtype == torch.float64
+    torch.testing.assert_close(got, naive(maps, points, owners), atol=1e-12, rtol=0)
+
+
+def test_at_cell_centres_it_reads_the_cells():
+    maps = torch.arange(12.0).reshape(1, 1, 3, 4)
+    y, x = torch.meshgrid(torch.arange(3.0), torch.arange(4.0), indexing="ij")
+    centres = torch.stack([x, y], dim=-1).reshape(1, 12, 2) + 0.5
+    assert torch.equal(
+        point_sample(maps, centres, torch.zeros(1, dtype=torch.long)).flatten(), maps.flatten()
+    )
+
+
+def test_a_regular_grid_of_points_equals_roi_align_with_one_sample_a_cell():
+    maps, _, _ = example(0, 2, 3, 9, 11, 0, 0)
+    rois = torch.tensor([[0, 8.0, 4, 40, 30], [1, 0, 0, 44, 36], [1, 12, 9, 13, 10]], dtype=torch.float64)
+    steps = (torch.arange(5, dtype=torch.float64) + 0.5) / 5
+    grid = torch.stack([steps.repeat(5), steps.repeat_interleave(5)], dim=1)
+    points = (rois[:, None, 1:3] + grid * (rois[:, None, 3:] - rois[:, None, 1:3])) / 4
+    got = point_sample(maps, points, rois[:, 0].long()).transpose(1, 2).unflatten(2, (5, 5))
+    torch.testing.assert_close(got, roi_align(maps, rois, (5, 5), 4, 1), atol=1e-5, rtol=0)
+
+
+def test_equals_grid_sample_with_border_padding():
+    maps, points, owners = example(3, 3, 2, 6, 5, 4, 20)
+    grid = 2 * points / torch.tensor([5, 6]) - 1
+    expected = F.grid_sample(maps[owners], grid[:, None], padding_mode="border", align_corners=False)
+    torch.testing.assert_close(point_sample(maps, points, owners), expected[:, :, 0].transpose(1, 2))
+
+
+def test_gradient_is_the_numeric_one():
+    maps, points, owners = example(1, 2, 2, 4, 3, 3, 5)
+    assert torch.autograd.gradcheck(lambda m: point_sample(m, points, owners), maps.requires_grad_())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_maps_keep_their_type_and_read_the_right_place_of_a_wide_map(dtype):
+    maps = torch.arange(600.0).remainder(200).expand(1, 1, 2, 600).to(dtype)
+    points = torch.tensor([[[301.5, 1.0], [302.5, 0.5], [303.5, 1.5]]])
+    got = point_sample(maps, points, torch.zeros(1, dtype=torch.long))
+    assert got.dtype == dtype
+    assert got.flatten().tolist() == [101, 102, 103]

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from roiseg.common.classes import IGNORE
+from roiseg.common.errors import UserError
+from roiseg.losses.base import LossInput
+from roiseg.losses.bce_dice import BceDice
+from roiseg.losses.boundary import BoundaryCrossEntropy, BoundaryDistance
+from roiseg.losses.candidates import CandidateMinimum, IouScore, true_iou
+from roiseg.losses.cross_entropy import CrossEntropy
+from roiseg.losses.dice import Dice
+from roiseg.losses.focal import FocalCrossEntropy
+from roiseg.losses.lovasz import LovaszSoftmax
+from roiseg.losses.points import PointCrossEntropy
+from roiseg.losses.stage import FirstStage
+from roiseg.losses.tversky import Tversky
+
+TERMS = [CrossEntropy(0.1), Dice([1, 2]), FocalCrossEntropy(), Tversky(), LovaszSoftmax(), BceDice(),
+         BoundaryCrossEntropy()]  # fmt: skip
+
+
+def example(rois=4, masks=3, classes=3, size=(5, 4), seed=0, ignored=0.2):
+    """Candidates [R, M, K, h, w] in float64 and a target."""
+    rng = np.random.default_rng(seed)
+    target = rng.integers(0, classes, (rois, *size))
+    target[rng.uniform(size=target.shape) < ignored] = IGNORE
+    return torch.from_numpy(rng.normal(0, 3, (rois, masks, classes, *size))), torch.from_numpy(target)
+
+
+def given(candidates, target, iou=None, class_weights=None, emphasis=None):
+    """What a loss gets; the logits are not those of a candidate."""
+    iou = torch.zeros(candidates.shape[:2], dtype=candidates.dtype) if iou is None else iou
+    known = {"candidates": candidates, "iou": iou, "other": torch.zeros(1)}
+    return LossInput(torch.zeros_like(candidates[:, 0]), target, class_weights, known, emphasis)
+
+
+def minimum(**terms):
+    return CandidateMinimum(
+        {name: {"weight": weight, "term": term} for name, (weight, term) in terms.items()}
+    )
+
+
+def alone(terms, inputs, r, m):
+    """The weighted sum on one candidate of one ROI."""
+    emphasis = None if inputs.emphasis is None else inputs.emphasis[r : r + 1]
+    one = LossInput(
+        inputs.auxiliary["candidates"][r, m][None],
+        inputs.target[r : r + 1],
+        inputs.class_weights,
+        {},
+        emphasis,
+    )
+    return sum(weight * term(one).item() for weight, term in terms)
+
+
+@pytest.mark.parametrize("emphasised", [False, True])
+@pytest.mark.parametrize("term", TERMS, ids=lambda term: type(term).__name__)
+def test_the_cost_of_a_candidate_is_its_loss_were_it_alone(term, emphasised):
+    candidates, target = example()
+    target[2] = IGNORE
+    emphasis = torch.rand(target.shape, dtype=torch.float64) if emphasised else None
+    inputs = given(candidates, target, class_weights=torch.tensor([1.0, 3.0, 2.0]), emphasis=emphasis)
+    costs = minimum(one=(2.0, term)).costs(inputs)
+    expected = [[alone([(2.0, term)], inputs, r, m) for m in range(3)] for r in range(4)]
+    torch.testing.assert_close(costs, torch.tensor(expected, dtype=costs.dtype))
+
+
+@pytest.mark.parametrize("weights", [(20.0, 1.0), (1.0, 5.0)])
+def test_is_the_mean_over_rois_of_the_smallest_weighted_sum(weights):
+    """Without ignored pixels each term is a mean over ROIs, and so is the sum of the minima."""
+    candidates, target = example(rois=6, ignored=0)
+    inputs = given(candidates, target)
+    terms = list(zip(weights, (FocalCrossEntropy(), Dice()), strict=True))
+    got = minimum(focal=terms[0], dice=terms[1])(inputs)
+    smallest = [min(alone(terms, inputs, r, m) for m in range(3)) for r in range(6)]
+    assert got.dtype == torch.float64
+    assert got.item() == pytest.approx(sum(smallest) / 6, rel=1e-9)
+
+
+def test_chooses_by_the_sum_and_not_by_each_term():
+    """One candidate is best by cross-entropy, the other by Dice; which one is taken, the weights say."""
+    target = torch.tensor([[[1, 0, 0, 0]]])
+    unsure = torch.tensor([[0.0, 0, 0, 0], [0.5, -1.2, -1.2, -1.2]])  # logits of background, target
+    bold = torch.tensor([[0.0, 0, 0, 0], [9.0, -9.0, -9.0, 9.0]])
+    candidates = torch.stack([unsure, bold])[None, :, :, None].double()
+    inputs = given(candidates, target)
+    ce, dice = CrossEntropy(), Dice(smooth=1e-3)
+    assert alone([(1, ce)], inputs, 0, 0) < alone([(1, ce)], inputs, 0, 1)
+    assert alone([(1, dice)], inputs, 0, 0) > alone([(1, dice)], inputs, 0, 1)
+    for weights, best in (((1.0, 0.01), 0), ((0.01, 1.0), 1)):
+        terms = list(zip(weights, (ce, dice), strict=True))
+        assert minimum(ce=terms[0], dice=terms[1])(inputs).item() == pytest.approx(
+            alone(terms, inputs, 0, best)
+        )
+
+
+def test_the_best_candidate_of_each_roi_and_only_that_gets_a_gradient():
+    candidates, target = example(rois=3, ignored=0)
+    best = [2, 0, 1]
+    for r, m in enumerate(best):
+        candidates[r, m] = torch.nn.functional.one_hot(target[r], 3).permute(2, 0, 1) * 3.0
+    candidates.requires_grad_()
+    minimum(ce=(1.0, CrossEntropy()), dice=(1.0, Dice()))(given(candidates, target)).backward()
+    for r in range(3):
+        assert [bool(candidates.grad[r, m].any()) for m in range(3)] == [m == best[r] for m in range(3)]
+
+
+def test_gradient_of_the_minimum_is_the_numeric_one():
+    candidates, target = example(rois=2, size=(3, 2))
+    loss = minimum(focal=(20.0, FocalCrossEntropy()), dice=(1.0, Dice()))
+    assert torch.autograd.gradcheck(lambda z: loss(given(z, target)), candidates.requires_grad_())
+
+
+def test_one_candidate_is_trained_as_logits_are():
+    candidates, target = example(masks=1)
+    inputs = given(candidates, target)
+    expected = 3 * Dice()(inputs.with_logits(candidates[:, 0])) + CrossEntropy()(
+        inputs.with_logits(candidates[:, 0])
+    )
+    torch.testing.assert_close(minimum(dice=(3.0, Dice()), ce=(1.0, CrossEntropy()))(inputs), expected)
+
+
+def test_order_of_candidates_does_not_matter():
+    candidates, target = example()
+    loss = minimum(focal=(20.0, FocalCrossEntropy()), dice=(1.0, Dice()))
+    torch.testing.assert_close(loss(given(candidates[:, [2, 0, 1]], target)), loss(given(candidates, target)))
+
+
+BOTH = [minimum(focal=(20.0, FocalCrossEntropy()), dice=(1.0, Dice())), IouScore(), IouScore(squared=True)]
+
+
+@pytest.mark.parametrize("loss", BOTH, ids=["minimum", "iou", "iou-squared"])
+@pytest.mark.parametrize("rois", [0, 2])
+def test_no_pixel_that_counts_gives_zero_with_zero_gradients(loss, rois):
+    candidates = torch.randn(rois, 3, 3, 4, 4, requires_grad=True)
+    iou = torch.rand(rois, 3, requires_grad=True)
+    got = loss(given(candidates, torch.full((rois, 4, 4), IGNORE), iou))
+    got.backward()
+    assert got.item() == 0
+    assert not any(v.grad.any() for v in (candidates, iou) if v.grad is not None)
+
+
+@pytest.mark.parametrize("loss", BOTH, ids=["minimum", "iou", "iou-squared"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_huge_logits_stay_finite(loss, dtype, sign):
+    target = torch.tensor([[[0, 1], [2, 1]]])
+    right = torch.nn.functional.one_hot(target, 3).permute(0, 3, 1, 2) * 2.0 - 1
+    candidates = (torch.stack([right, right], dim=1) * sign * 1e4).to(dtype).requires_grad_()
+    iou = torch.full((1, 2), 0.5, dtype=dtype, requires_grad=True)
+    got = loss(given(candidates, target, iou))
+    got.backward()
+    assert torch.isfinite(got)
+    assert got.dtype == torch.promote_types(dtype, torch.float32)
+    assert all(torch.isfinite(v.grad).all() for v in (candidates, iou) if v.grad is not None)
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ({}, "every term of the candidates term"),
+        ({"dice": {"weight": 0.0, "term": Dice()}}, "every term of the candidates term"),
+        ({"dice": {"weight": 1.0, "term": Dice(), "from_epoch": 3}}, "dice of the candidates term"),
+        ({"dice": {"term": Dice()}}, "dice of the candidates term"),
+        (
+            {"late": {"weight": 1.0, "term": PointCrossEntropy()}},
+            "late of the candidates term reads `points`",
+        ),
+        ({"late": {"weight": 1.0, "term": FirstStage(Dice())}}, "late of the candidates term reads `first`"),
+    ],
+)
+def test_impossible_terms_are_user_errors(terms, message):
+    with pytest.raises(UserError, match=message) as error:
+        CandidateMinimum(terms)
+    assert "\n" not in str(error.value)
+
+
+def test_a_term_that_leaves_torch_is_a_user_error_that_names_it():
+    candidates, target = example()
+    with pytest.raises(UserError, match="loss: far of the candidates term") as error:
+        minimum(dice=(1.0, Dice()), far=(1.0, BoundaryDistance()))(given(candidates, target))
+    assert "\n" not in str(error.value)
+
+
+def test_a_mistake_in_a_terms_own_options_is_reported_as_such():
+    candidates, target = example(classes=2)
+    with pytest.raises(UserError, match="alpha of the focal term has 3 numbers"):
+        minimum(focal=(1.0, FocalCrossEntropy(alpha=[1, 1, 1])))(given(candidates, target))
+
+
+def naive_iou(logits, target, emphasis=None):
+    """IoU of one candidate [K, h, w] by loops over pixels."""
+    overlap = union = 0.0
+    for y in range(target.shape[0]):
+        for x in range(target.shape[1]):
+            if int(target[y, x]) == IGNORE:
+                continue
+            weight = 1.0 if emphasis is None else float(emphasis[y, x])
+            values = [float(v) for v in logits[:, y, x]]
+            drawn, true = values.index(max(values)) == 1, int(target[y, x]) == 1
+            overlap += weight * (drawn and true)
+            union += weight * (drawn or true)
+    return overlap / union if union else 1.0
+
+
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("emphasised", [False, True])
+def test_score_is_measured_against_the_iou_of_each_candidate(squared, classes, emphasised):
+    candidates, target = example(classes=classes)
+    target[1] = IGNORE  # has no IoU: left out
+    iou = torch.rand(4, 3, dtype=torch.float64)
+    emphasis = torch.rand(target.shape, dtype=torch.float64) if emphasised else None
+    errors = []
+    for r in (0, 2, 3):
+        for m in range(3):
+            true = naive_iou(candidates[r, m], target[r], None if emphasis is None else emphasis[r])
+            errors.append((float(iou[r, m]) - true) ** 2 if squared else abs(float(iou[r, m]) - true))
+    got = IouScore(squared)(given(candidates, target, iou, emphasis=emphasis))
+    assert got.item() == pytest.approx(sum(errors) / len(errors), rel=1e-9)
+
+
+def test_nothing_drawn_where_nothing_is_has_an_iou_of_one():
+    candidates, target = torch.zeros(1, 1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)
+    candidates[:, :, 0] = 1
+    assert true_iou(given(candidates, target), candidates).item() == 1
+
+
+def test_the_score_learns_and_the_masks_do_not():
+    candidates, target = example()
+    iou = torch.rand(4, 3, dtype=torch.float64, requires_grad=True)
+    IouScore()(given(candidates.requires_grad_(), target, iou)).backward()
+    assert candidates.grad is None
+    assert iou.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_gradient_of_the_score_is_the_numeric_one(squared):
+    candidates, target = example()
+    iou = torch.rand(4, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda s: IouScore(squared)(given(candidates, target, s)), iou)

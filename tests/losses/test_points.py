@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from roiseg.common.classes import IGNORE
+from roiseg.losses.base import LossInput
+from roiseg.losses.cross_entropy import CrossEntropy
+from roiseg.losses.points import PointCrossEntropy
+
+
+def naive(points, coords, target, weights=None):
+    """The mean by its definition: loops over points and cells in Python floats."""
+    rois, classes, count = points.shape
+    height, width = target.shape[1:]
+    weights = [1.0] * classes if weights is None else weights
+    total = mass = 0.0
+    for r in range(rois):
+        for p in range(count):
+            x = min(max(float(coords[r, p, 0]) * width - 0.5, 0.0), width - 1.0)
+            y = min(max(float(coords[r, p, 1]) * height - 0.5, 0.0), height - 1.0)
+            values = [float(v) for v in points[r, :, p]]
+            top = max(values)
+            norm = top + math.log(sum(math.exp(v - top) for v in values))
+            for row in range(height):
+                for column in range(width):
+                    share = max(0.0, 1 - abs(x - column)) * max(0.0, 1 - abs(y - row))
+                    truth = int(target[r, row, column])
+                    if truth != IGNORE:
+                        total += share * weights[truth] * (norm - values[truth])
+                        mass += share * weights[truth]
+    return total / mass if mass else 0.0
+
+
+def example(rois=2, classes=3, size=(4, 5), count=7, seed=0, ignored=0.2):
+    generator = torch.Generator().manual_seed(seed)
+    points = 3 * torch.randn(rois, classes, count, generator=generator, dtype=torch.float64)
+    coords = torch.rand(rois, count, 2, generator=generator, dtype=torch.float64)
+    target = torch.randint(0, classes, (rois, *size), generator=generator)
+    target[torch.rand(target.shape, generator=generator) < ignored] = IGNORE
+    return points, coords, target
+
+
+def loss(points, coords, target, weights=None, emphasis=None):
+    logits = torch.zeros(len(points), points.shape[1], *target.shape[1:], dtype=points.dtype)
+    auxiliary = {"points": points, "point_coords": coords}
+    weights = None if weights is None else torch.tensor(weights)
+    return PointCrossEntropy()(LossInput(logits, target, weights, auxiliary, emphasis))
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 3.0, 1.0], [0.0, 1.0, 2.0]])
+@pytest.mark.parametrize("ignored", [0.0, 0.4, 1.0])
+def test_equals_the_definition(weights, ignored):
+    given_ = example(ignored=ignored)
+    got = loss(*given_, weights)
+    assert got.dtype == torch.float64
+    assert got.item() == pytest.approx(naive(*given_, weights), rel=1e-6)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([2, 3]), st.integers(1, 3), st.integers(1, 4), st.floats(0, 1))
+@settings(max_examples=30)
+def test_equals_the_definition_for_any_shape(seed, classes, rois, side, ignored):
+    given_ = example(rois, classes, (side, side + 1), 1 + seed % 5, seed, ignored)
+    assert loss(*given_).item() == pytest.approx(naive(*given_), rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 3.0, 1.0]])
+def test_gradient_is_the_numeric_one(weights):
+    points, coords, target = example()
+    assert torch.autograd.gradcheck(lambda z: loss(z, coords, target, weights), points.requires_grad_())
+
+
+def test_points_on_all_cell_centres_give_the_cross_entropy_of_the_grid():
+    target = example(size=(4, 5))[2]
+    logits = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    y, x = torch.meshgrid((torch.arange(4) + 0.5) / 4, (torch.arange(5) + 0.5) / 5, indexing="ij")
+    coords = torch.stack([x, y], dim=-1).reshape(1, 20, 2).expand(2, -1, -1).double()
+    expected = CrossEntropy()(LossInput(logits, target, torch.tensor([1.0, 2.0, 3.0])))
+    got = loss(logits.flatten(2), coords, target, [1.0, 2.0, 3.0])
+    assert got.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_cells_that_are_ignored_have_no_share_in_a_label():
+    target = torch.tensor([[[1, IGNORE]]])
+    points = torch.tensor([[[0.0], [2.0], [1.0]]])
+    between = torch.tensor([[[0.5, 0.5]]])
+    assert loss(points, between, target).item() == pytest.approx(
+        naive(points, between, torch.tensor([[[1, 1]]]))
+    )
+
+
+def test_is_0_with_a_gradient_for_no_rois_and_where_all_is_ignored():
+    for points, coords, target in (example(rois=0), example(ignored=1.1)):
+        points.requires_grad_()
+        value = loss(points, coords, target)
+        value.backward()
+        assert value.item() == 0
+        assert points.grad is not None and not points.grad.any()
+
+
+@pytest.mark.parametrize("size", [1e4, -1e4])
+def test_huge_logits_give_finite_losses_and_gradients(size):
+    points, coords, target = example()
+    points = torch.full_like(points, 0.0)
+    points[:, 1] = size
+    points.requires_grad_()
+    value = loss(points, coords, target)
+    value.backward()
+    assert torch.isfinite(value) and value > 300
+    assert torch.isfinite(points.grad).all()
+
+
+def test_half_precision_logits_are_measured_in_float32():
+    points, coords, target = example()
+    got = loss(points.bfloat16(), coords.float(), target)
+    assert got.dtype == torch.float32
+    assert got.item() == pytest.approx(naive(points.bfloat16(), coords, target), rel=1e-5)
+
+
+def test_pixels_count_by_their_emphasis():
+    points, coords, target = example(ignored=0)
+    left = torch.zeros(target.shape, dtype=torch.float64)
+    left[:, :, :2] = 1
+    masked = target.where(left > 0, IGNORE)
+    assert loss(points, coords, target, emphasis=left).item() == pytest.approx(naive(points, coords, masked))

@@ -1,0 +1,50 @@
+"""The smallest decoder that draws on a map over the whole input, for tests of that frame."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from roiseg.decoders.base import DecoderOutput
+from roiseg.decoders.image_decoder import ImageDecoder
+from roiseg.decoders.layers import FeatureFusion
+
+
+class TinyImageDecoder(ImageDecoder):
+    """Reads the fused features and where the ROI is, cell by cell."""
+
+    provides = ("seen",)
+    prompts = ("points",)
+
+    def __init__(
+        self,
+        in_channels,
+        strides,
+        image_size,
+        num_classes: int = 3,
+        map_stride: int = 4,
+        width: int = 8,
+        frame: str = "image",
+        output_size=(14, 14),
+        **shared,
+    ) -> None:
+        super().__init__(
+            in_channels, strides, image_size, num_classes, map_stride, frame, output_size, **shared
+        )
+        self.fuse = FeatureFusion(in_channels, strides, width, map_stride)
+        self.mix = nn.Conv2d(width + 1, width, 1)
+        self.predict = nn.Conv2d(width, num_classes, 1)
+
+    def draw(self, features, rois, context):
+        fused = self.fuse(features)[rois[:, 0].long()]
+        seen = torch.relu(self.mix(torch.cat([fused, self._covered(rois)[:, None].to(fused.dtype)], dim=1)))
+        return DecoderOutput(self.predict(seen), {"seen": seen})
+
+    def _covered(self, rois):
+        """Share of each cell of the map that is in the ROI, also where the logits are on another grid."""
+        height, width = self.map_size
+        x, y = (torch.arange(n, device=rois.device) * self.map_stride for n in (width, height))
+        columns = torch.minimum(x + self.map_stride, rois[:, 3, None]) - torch.maximum(x, rois[:, 1, None])
+        rows = torch.minimum(y + self.map_stride, rois[:, 4, None]) - torch.maximum(y, rois[:, 2, None])
+        shares = columns.clamp(min=0)[:, None, :] * rows.clamp(min=0)[:, :, None]
+        return shares / self.map_stride**2
