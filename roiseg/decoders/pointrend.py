@@ -70,7 +70,8 @@ class PointRendDecoder(Decoder):
         train_points: points a ROI in training.
         oversample_ratio: how many times as many the uncertain ones are chosen from.
         importance_ratio: share of points chosen for being uncertain.
-        subdivision_points: cells that get new logits after each doubling, in evaluation.
+        subdivision_points: cells that get new logits after each doubling, in evaluation. Which ones is a
+            matter of rounding at the margin, and so in half precision; h * w of `output_size` takes all.
         **shared: see `SharedOptions`; applied around the coarse decoder, too.
 
     Raises:

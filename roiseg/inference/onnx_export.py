@@ -27,6 +27,11 @@ from roiseg.inference.onnx_graph import (
     save_onnx,
 )
 
+_CONTEXT = {
+    IMAGE: "float32 [1, 3, H, W] the detector's input tensor",
+    PIXEL_SIZE: "float32 [1] micrometres, or original pixels if the training data gave none, per input pixel",
+}
+
 
 @dataclass(frozen=True)
 class ExportOptions:
@@ -109,8 +114,7 @@ def _metadata(model: TrainedModel, options: ExportOptions) -> dict[str, str]:
         ),
         "rois": "float32 [N, 4] x1, y1, x2, y2 over width and height of the input, 0..1",
         "masks": "float32 [N, H, W] probability of the target at input resolution, 0 outside the ROI",
-        "image": "float32 [1, 3, H, W] the detector's input tensor (decoders with a detail branch)",
-        "pixel_size": "float32 [1] micrometres, else original pixels, per input pixel (decoders with FiLM)",
+        **{name: _CONTEXT[name] for name in model.decoder.context_inputs},
         "merged": json.dumps(options.merged),
         "extractor_sha256": model.extractor_sha256,
     }

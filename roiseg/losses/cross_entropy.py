@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from roiseg.common.classes import IGNORE
+from roiseg.common.errors import UserError
 from roiseg.losses.base import LossInput, LossTerm
 
 
@@ -18,10 +19,17 @@ class CrossEntropy(LossTerm):
 
     Args:
         label_smoothing: share of the target spread over all classes (Szegedy et al., 2016).
+
+    Raises:
+        UserError: `label_smoothing` is not within 0..1.
     """
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise UserError(
+                f"loss: label_smoothing of the ce term must be at least 0 and below 1, got {label_smoothing}"
+            )
         self.label_smoothing = label_smoothing
 
     def forward(self, given: LossInput) -> Tensor:

@@ -33,26 +33,31 @@ class LovaszSoftmax(LossTerm):
     def forward(self, given: LossInput) -> Tensor:
         """Return a scalar; 0 where no chosen class shows."""
         probability, truth = class_maps(given, self.classes)
-        counts = (given.weights > 0).flatten(1)[:, None].expand(-1, truth.shape[1], -1)
-        truth = truth.flatten(2) * counts
-        errors = (truth - probability.flatten(2)).abs() * counts
-        losses = (errors * _growth(errors.detach(), truth.bool(), counts)).sum(dim=2)
+        counts = (given.weights > 0)[:, None]
+        truth = (truth * counts).flatten(2)
+        errors = (truth - (probability * counts).flatten(2)).abs()  # 0 where a pixel does not count
+        losses = (errors * _growth(errors.detach(), truth.bool())).sum(dim=2)
         shown = truth.any(dim=2)
         return (losses * shown).sum() / shown.sum().clamp(min=1)
 
 
-def _growth(errors: Tensor, truth: Tensor, counts: Tensor) -> Tensor:
-    """What 1 - IoU grows by with each pixel, as those of larger error are wrong already: [R, C, pixels].
+def _growth(errors: Tensor, truth: Tensor) -> Tensor:
+    """What 1 - IoU grows by with each pixel, as those of larger error are wrong already.
+
+    Pixels that do not count have error 0 and so come last, where they change nothing.
 
     Args:
-        errors: [R, C, pixels]; 0 where a pixel does not count.
-        truth, counts: [R, C, pixels] bool: of the class; counted at all.
+        errors: [R, C, pixels].
+        truth: [R, C, pixels] bool, of the class.
+
+    Returns:
+        [R, C, pixels].
     """
-    order = errors.where(counts, -1).argsort(dim=2, descending=True)
-    truth, counts = truth.gather(2, order), counts.gather(2, order)
+    order = errors.argsort(dim=2, descending=True)
+    truth = truth.gather(2, order)
     size = truth.sum(dim=2, keepdim=True)
     intersection = size - truth.cumsum(dim=2)  # whole numbers
-    union = size + (counts & ~truth).cumsum(dim=2)
-    jaccard_loss = 1 - intersection / union.clamp(min=1).to(errors.dtype)
+    union = size + (~truth).cumsum(dim=2)
+    jaccard_loss = 1 - intersection / union.to(errors.dtype)
     growth = jaccard_loss.diff(dim=2, prepend=torch.zeros_like(jaccard_loss[:, :, :1]))
     return torch.zeros_like(errors).scatter(2, order, growth)

@@ -83,7 +83,9 @@ def test_the_order_of_layers_matters_only_through_their_own_weights():
     one = RoiAlignDecoder([6, 10], [4, 8], IMAGE_SIZE, mid_channels=8, depth=1).eval()
     other = RoiAlignDecoder([10, 6], [8, 4], IMAGE_SIZE, mid_channels=8, depth=1).eval()
     state = one.state_dict()
-    swapped = {k.replace("lateral.0", "lateral.x").replace("lateral.1", "lateral.0"): v for k, v in state.items()}
+    swapped = {
+        k.replace("lateral.0", "lateral.x").replace("lateral.1", "lateral.0"): v for k, v in state.items()
+    }
     other.load_state_dict({k.replace("lateral.x", "lateral.1"): v for k, v in swapped.items()})
     features = random_features(one, 3)
     with torch.no_grad():

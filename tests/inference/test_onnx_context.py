@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -29,14 +28,8 @@ from roiseg.inference.checkpoint import describe, load_model, newest
 from roiseg.inference.onnx_check import random_rois
 from roiseg.inference.onnx_export import ExportOptions, export_model
 from roiseg.inference.onnx_graph import merge_with_extractor, save_onnx
-from roiseg.inference.rebuild import rebuild
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-IMAGE_FRAME = {
-    "_target_": "roiseg.decoders.unet.UNetDecoder", "num_classes": 3, "channels": 8, "depth": 1, "frame": "image",
-    "film": 1.0, "detail": 4,
-}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -201,26 +194,3 @@ def test_weights_of_a_decoder_with_the_option_do_not_fit_one_without(model, tmp_
     message = user_error(load_model, tmp_path / "other.pth")
     assert "do not fit" in message
     assert f"{option}." in message
-
-
-def test_a_map_over_the_whole_input_is_exported_cut_to_the_rois(coco_set, onnx_file, model, tmp_path):
-    """From configuration to file, as a checkpoint is: rebuilt, exported, compared on real pictures."""
-    torch.manual_seed(0)
-    extractor = tiny_extractor(onnx_file)
-    decoder = rebuild(IMAGE_FRAME, in_channels=(20,), strides=(4,), image_size=(64, 64)).eval()
-    generator = torch.Generator().manual_seed(3)
-    for parameter in decoder.parameters():
-        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-    samples = tiny_data(coco_set, extractor, decoder, metric_size=(20, 12)).samples("val", [0, 1])
-    path = tmp_path / "model.onnx"
-    options = ExportOptions(merged=True)
-    check = export_model(replace(model, decoder=decoder), path, options, extractor, samples)
-    assert check.passed
-    assert check.real is not None
-    rois = np.float32([[0.25, 0.5, 0.75, 1.0], [-0.5, 0.1, 0.3, 0.2]])
-    feed = {"images": pictures(), "rois": rois, "pixel_size": np.float32([1])}
-    (masks,) = session(path).run(["masks"], feed)
-    inside = np.zeros((2, 64, 64), bool)
-    inside[0, 32:64, 16:48] = inside[1, 6:13, 0:19] = True  # pixels whose centre is in the ROI
-    assert (masks[~inside] == 0).all()
-    assert (masks[inside] > 0).all()

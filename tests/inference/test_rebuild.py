@@ -44,7 +44,9 @@ def test_the_node_is_left_as_it_is():
 
 
 def test_extra_arguments_are_for_the_outermost_call():
-    assert rebuild(DECODER, in_channels=(7,), strides=(4,), image_size=(64, 64)).crop.lateral[0].in_channels == 7
+    assert (
+        rebuild(DECODER, in_channels=(7,), strides=(4,), image_size=(64, 64)).crop.lateral[0].in_channels == 7
+    )
 
 
 UNTRUSTED = {

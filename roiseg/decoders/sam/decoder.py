@@ -10,8 +10,7 @@ from typing_extensions import Unpack
 from roiseg.common.errors import UserError
 from roiseg.decoders.base import Context, DecoderOutput, Frame, SharedOptions, grid_size, required
 from roiseg.decoders.image_decoder import ImageDecoder
-from roiseg.decoders.layers import FeatureFusion
-from roiseg.decoders.sam.layers import LayerNorm2d
+from roiseg.decoders.sam.layers import PatchEmbedding
 from roiseg.decoders.sam.mask_decoder import MaskDecoder
 from roiseg.decoders.sam.prompt_encoder import PriorEncoder, PromptEncoder
 
@@ -25,9 +24,8 @@ class SamDecoder(ImageDecoder):
     and `iou`: the best candidate is trained (`CandidateMinimum`), and its score (`IouScore`).
 
     Differs from the source:
-      - The image embedding is a 1x1 convolution of frozen features to `dim` with a LayerNorm, in place of
-        the ViT and its neck. The source adds a learned vector where there is no mask prompt; here that is
-        the convolution's bias.
+      - The image embedding is a `PatchEmbedding` of frozen features, in place of the ViT and its neck. The
+        source adds a learned vector where there is no mask prompt; here that is the convolution's bias.
       - Masks have K classes (a softmax), not one (a sigmoid).
       - All mask tokens compete. The source keeps one of its 4 for prompts that leave no doubt and 3 for
         single clicks; a ROI here is always a prompt, with or without clicks, and one of either kind.
@@ -94,8 +92,7 @@ class SamDecoder(ImageDecoder):
             in_channels, strides, image_size, num_classes, map_stride, frame, output_size, **shared
         )
         self.embedding_size = (height // embedding_stride, width // embedding_stride)
-        self.fuse = FeatureFusion(in_channels, strides, dim, embedding_stride)
-        self.norm = LayerNorm2d(dim)
+        self.embed = PatchEmbedding(in_channels, strides, dim, embedding_stride)
         self.encode = PromptEncoder(dim, self.image_size)
         self.read_prior = PriorEncoder(num_classes, dim, self.embedding_size) if prior else None
         self.masks = MaskDecoder(dim, candidates, num_classes, depth, heads, mlp_width)
@@ -103,7 +100,7 @@ class SamDecoder(ImageDecoder):
 
     def draw(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
         """See `ImageDecoder.draw`; `candidates` [R, M, K, *output_size] and their predicted `iou` [R, M]."""
-        embedding = self.norm(self.fuse(features))
+        embedding = self.embed(features)
         rows: Tensor | None = rois[:, 0].long()
         if self.read_prior is not None:
             prior = required(context.prior, "prior", "prior")
