@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, TypedDict
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,7 @@ class Decoder(nn.Module, ABC):
         output_size: (h, w) of the logits.
         provides: names of the auxiliary outputs, at least while training.
         needs: those of them that a loss term must read, or a part of the decoder does not learn.
-        prompts: which of `context.prior` and `context.points` it reads; an instance may narrow them down.
+        prompts: which of `context.prior` and `context.points` it reads.
 
     Args:
         in_channels, strides: one number a feature layer; strides in input pixels per cell.
@@ -84,8 +84,8 @@ class Decoder(nn.Module, ABC):
         film, detail: see `SharedOptions`.
     """
 
-    provides: ClassVar[tuple[str, ...]] = ()
-    needs: ClassVar[tuple[str, ...]] = ()
+    provides: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
 
     def __init__(

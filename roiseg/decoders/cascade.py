@@ -30,9 +30,6 @@ class CascadeDecoder(Decoder):
         UserError: the decoders do not fit each other.
     """
 
-    provides = ("first",)
-    needs = ("first",)
-
     def __init__(
         self,
         in_channels: Sequence[int],
@@ -58,12 +55,15 @@ class CascadeDecoder(Decoder):
                     f"model.{name}.num_classes is {decoder.num_classes}, model.num_classes {num_classes}: "
                     "they must be equal"
                 )
-            if decoder.needs:
-                raise UserError(
-                    f"model.{name} learns by its output `{decoder.needs[0]}`, which a cascade does not pass "
-                    "on: take a decoder that learns by its logits"
-                )
+        if one.needs:
+            raise UserError(
+                f"model.first learns by its output `{one.needs[0]}`, which a cascade does not pass on: "
+                "take a decoder that learns by its logits"
+            )
         super().__init__(in_channels, strides, image_size, num_classes, two.frame, two.output_size, **shared)
+        self.provides = (*two.provides, "first")
+        self.needs = (*two.needs, "first")
+        self.prompts = tuple(prompt for prompt in two.prompts if prompt != "prior")
         self.first = one
         self.second = two
 
@@ -74,4 +74,4 @@ class CascadeDecoder(Decoder):
         output = self.second(features, rois, replace(context, prior=prior))
         if early.shape[2:] != output.logits.shape[2:]:
             early = F.interpolate(early, self.output_size, mode="bilinear", align_corners=False)
-        return DecoderOutput(output.logits, {"first": early})
+        return DecoderOutput(output.logits, {**output.auxiliary, "first": early})

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from roiseg.common.errors import UserError
 from roiseg.decoders.base import Context
 from roiseg.decoders.sam import SamDecoder
-from roiseg.decoders.sam.layers import LayerNorm2d
+from roiseg.decoders.sam.layers import LayerNorm2d, PatchEmbedding
 from roiseg.decoders.sam.mask_decoder import MaskDecoder
 from roiseg.decoders.sam.prompt_encoder import FourierPositions, PromptEncoder
 from roiseg.decoders.sam.transformer import TwoWayTransformer
@@ -25,8 +25,8 @@ from roiseg.losses.dice import Dice
 ROIS = torch.tensor([[0, 3.5, 4.25, 40.0, 60.0], [0, 30.0, 10.0, 95.5, 50.5], [2, -4.0, -6.0, 33.0, 30.0]])
 
 
-def narrow(**options):
-    return SamDecoder([8], [4], IMAGE_SIZE, **{**NARROW_SAM, **options})
+def narrow(strides=(4,), **options):
+    return SamDecoder([8] * len(strides), strides, IMAGE_SIZE, **{**NARROW_SAM, **options})
 
 
 def count(module):
@@ -57,12 +57,12 @@ def test_the_mask_decoder_has_the_sources_parameters_counted_by_hand():
 
 def test_default_configuration_adds_the_embedding_the_prompts_and_two_classes():
     decoder = SamDecoder([1024], [8], (640, 640))
-    embedding = linear(1024, 256) + 2 * 256
+    embedding = linear(4 * 1024, 256) + 2 * 256  # patches of 2x2 cells, LayerNorm
     prompts = 5 * 256
     two_more_classes = 4 * linear(256, 2 * 32)
-    assert count(decoder) == 4_058_340 + embedding + prompts + two_more_classes == 4_388_324
+    assert count(decoder) == 4_058_340 + embedding + prompts + two_more_classes == 5_174_756
     prior = linear(3 * 4, 4) + 2 * 4 + linear(4 * 4, 16) + 2 * 16 + linear(16, 256)
-    assert count(SamDecoder([1024], [8], (640, 640), prior=True)) == 4_388_324 + prior
+    assert count(SamDecoder([1024], [8], (640, 640), prior=True)) == 5_174_756 + prior
 
 
 def test_the_map_is_four_times_finer_than_the_embedding():
@@ -79,6 +79,7 @@ def test_the_map_is_four_times_finer_than_the_embedding():
         ({"stride": 2}, "model.stride"),
         ({"stride": 0}, "model.stride"),
         ({"stride": 20}, "model.stride"),
+        ({"stride": 16, "strides": [4, 6]}, "model.stride must be a multiple of 6"),
         ({"dim": 36}, "model.dim"),
         ({"dim": 0}, "model.dim"),
         ({"dim": 32, "heads": 3}, "model.dim"),
@@ -175,6 +176,21 @@ def test_layer_norm_of_maps_is_that_of_each_cell():
         cell = maps[n, :, y, x]
         normed = (cell - cell.mean()) / torch.sqrt(cell.var(correction=0) + 1e-6)
         torch.testing.assert_close(got[n, :, y, x], normed * norm.norm.weight)
+
+
+@torch.no_grad()
+def test_the_embedding_reads_patches_of_finer_layers_and_resizes_coarser_ones():
+    torch.manual_seed(0)
+    embed = PatchEmbedding([2, 3], [4, 32], dim=5, stride=16).double()
+    fine, coarse = torch.randn(1, 2, 16, 24).double(), torch.randn(1, 3, 2, 3).double()
+    got = embed([fine, coarse])
+    assert got.shape == (1, 5, 4, 6)
+    resized = F.interpolate(embed.read[1](coarse), (4, 6), mode="bilinear", align_corners=False)
+    for y, x in ((0, 0), (2, 5)):
+        patch = fine[0, :, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4]
+        cell = (embed.read[0].weight * patch).sum(dim=(1, 2, 3)) + embed.read[0].bias + resized[0, :, y, x]
+        expected = (cell - cell.mean()) / torch.sqrt(cell.var(correction=0) + 1e-6)
+        torch.testing.assert_close(got[0, :, y, x], expected)
 
 
 def test_positions_are_sines_and_cosines_of_random_projections_of_minus_one_to_one():
