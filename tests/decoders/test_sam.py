@@ -356,7 +356,7 @@ def test_a_click_on_the_other_of_two_moves_the_mask_to_that_one():
     def click(shift):
         return torch.cat([centers + shift, torch.ones(2, 1)], dim=1)[:, None]
 
-    learn(decoder, features, rois, targets, 120, lambda: click(torch.randint(-8, 9, (2, 2))))
+    learn(decoder, features, rois, targets, 300, lambda: click(torch.randint(-8, 9, (2, 2))))
     for shift in (-6.0, 5.0):
         with torch.no_grad():
             drawn = decoder(features, rois, Context(points=click(shift))).logits.argmax(1) == 1
