@@ -25,8 +25,8 @@ class YolactDecoder(ImageDecoder):
     the prototypes, summed, are the logits: no bias, no layer after it.
 
     Cropping to the box is left to what comes after, as with every decoder here: masks end at the ROI.
-    In the image frame `loss.emphasis` says how much pixels outside of it count (the source trains
-    within the box only, which is `loss.emphasis.outside=0`, and divides by its area).
+    In the image frame `loss.emphasis` says how much all pixels outside of it count; the source trains
+    within the box only and divides by its area, which is `loss.emphasis.outside=0`.
 
     Differs from the source: coefficients are linear in a vector read from the ROI (`RoiVector`, whose
     convolutions have GroupNorm), not read at an anchor's cell; K maps a ROI for a softmax, not one for a

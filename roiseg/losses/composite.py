@@ -17,11 +17,14 @@ from roiseg.losses.base import LossInput, LossTerm
 
 @dataclass(frozen=True)
 class RoiEmphasis:
-    """How much pixels in and around the ROI count; only decoders in the image frame have pixels around it.
+    """How much a ROI and what lies around it count; only decoders in the image frame have pixels around it.
+
+    All pixels in the ROI together count `inside`, all others together `outside`, and every ROI the same,
+    however small it is: as in the roi frame, where each ROI has the same grid.
 
     Args:
-        inside: weight of a pixel within the ROI.
-        outside: weight of a pixel outside of it.
+        inside: weight of the ROI.
+        outside: weight of all around it.
 
     Raises:
         UserError: a weight below 0, or both 0.
@@ -38,8 +41,12 @@ class RoiEmphasis:
             )
 
     def __call__(self, inside: Tensor) -> Tensor:
-        """Weights [R, h, w] of cells that lie in the ROI to the share `inside` [R, h, w]."""
-        return self.outside + (self.inside - self.outside) * inside
+        """Weights [R, h, w] of cells that lie in the ROI to the share `inside` [R, h, w]; their mean is 1."""
+        cells = inside.shape[1] * inside.shape[2] / (self.inside + self.outside)
+        area = inside.sum(dim=(1, 2), keepdim=True)
+        rest = (1 - inside).sum(dim=(1, 2), keepdim=True)
+        within = self.inside * inside / area.clamp(min=1)
+        return cells * (within + self.outside * (1 - inside) / rest.clamp(min=1))
 
 
 class CompositeLoss(nn.Module):

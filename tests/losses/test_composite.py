@@ -307,26 +307,40 @@ def test_learned_weights_are_part_of_the_state():
 # --- emphasis -------------------------------------------------------------------------------------
 
 
-def test_pixels_count_what_their_share_of_the_roi_is_worth():
+def test_pixels_count_by_their_share_of_the_roi_s_area_or_of_all_around_it():
     output, target = example()
     inside = torch.rand(3, 6, 5, generator=torch.Generator().manual_seed(1))
     inside[:, :2], inside[:, 4:] = 1.0, 0.0
     loss = CompositeLoss({"ce": entry(CrossEntropy())}, emphasis=RoiEmphasis(2.0, 0.5))
     total = mass = 0.0
     for r, pixels in enumerate(counted(target, inside)):
+        area = float(inside[r].sum())
         for y, x, label, share in pixels:
-            weight = 2.0 * share + 0.5 * (1 - share)
+            weight = 2.0 * share / area + 0.5 * (1 - share) / (30 - area)
             total += weight * -math.log(softmax(output.logits, r, y, x)[label])
             mass += weight
     got, _ = loss(DecoderOutput(output.logits, inside=inside), target)
     assert got.item() == pytest.approx(total / mass, rel=1e-5)
 
 
+def test_every_roi_counts_the_same_however_small_it_is():
+    inside = torch.zeros(4, 8, 10)
+    inside[0, :2, :2] = 1
+    inside[1, 1:, 3:] = 1
+    inside[2, 3, 4] = 1
+    weights = RoiEmphasis(1.0, 0.25)(inside)
+    torch.testing.assert_close(weights[:3].mean(dim=(1, 2)), torch.ones(3))
+    shares = (weights * inside).sum(dim=(1, 2)) / weights.sum(dim=(1, 2))
+    torch.testing.assert_close(shares, torch.tensor([0.8, 0.8, 0.8, 0.0]))  # the last lies outside the map
+    assert (RoiEmphasis(1.0, 0.25)(torch.ones(1, 8, 10)) == 0.8).all()  # and this one covers it
+
+
 def test_outside_of_weight_zero_is_as_good_as_ignored():
     output, target = example()
     inside = torch.zeros(3, 6, 5)
     inside[:, 1:4, 2:] = 1
-    terms = {"ce": entry(CrossEntropy()), "dice": entry(Dice([1, 2]))}
+    target[target == IGNORE] = 0
+    terms = {"ce": entry(CrossEntropy()), "dice": entry(Dice([1, 2], smooth=1e-6))}
     got, _ = CompositeLoss(terms, emphasis=RoiEmphasis(1.0, 0.0))(
         DecoderOutput(output.logits, inside=inside), target
     )

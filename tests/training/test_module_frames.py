@@ -153,7 +153,8 @@ def test_pixels_outside_the_roi_count_as_emphasis_says(coco_set, extractor):
     terms = {"ce": {"term": CrossEntropy(), "weight": 1.0}}
     got = CompositeLoss(terms, emphasis=RoiEmphasis(1.0, 0.0))(output, batch.targets)[0]
     pixels = F.cross_entropy(output.logits, batch.targets.long(), ignore_index=255, reduction="none")
-    weights = output.inside * (batch.targets != 255)
+    area = output.inside.sum(dim=(1, 2), keepdim=True)
+    weights = output.inside / area * (batch.targets != 255)
     torch.testing.assert_close(got, (pixels * weights).sum() / weights.sum())
 
 
