@@ -268,6 +268,21 @@ CASES = [
         terms=CANDIDATES,
         rate=3e-3,
     ),
+    Case(
+        "cascade-of-condinst-and-sam",
+        partial(
+            CascadeDecoder,
+            (8,),
+            (4,),
+            IMAGE_SIZE,
+            first=partial(CondInstDecoder, **NARROW_CONDINST),
+            second=partial(SamDecoder, prior=True, **NARROW_SAM),
+        ),
+        small=True,
+        symmetric=None,
+        terms={**FIRST_STAGE, **CANDIDATES},
+        rate=3e-3,
+    ),
     Case("sam-one-mask-2-classes", sam(num_classes=2, **{**NARROW_SAM, "candidates": 1}), symmetric=None),
 ]
 

@@ -57,7 +57,8 @@ class MaskDecoder(nn.Module):
         """
         count, size = len(self.mask_tokens), embedding.shape[2:]
         own = torch.cat([self.iou_token, self.mask_tokens]).expand(prompts.shape[0], -1, -1)
-        cells = embedding.flatten(2).transpose(1, 2)
+        # not flatten(2).transpose(1, 2): ONNX Runtime fuses that with the next product and fails for R = 0
+        cells = embedding.permute(0, 2, 3, 1).flatten(1, 2)
         tokens, cells = self.transformer(torch.cat([own, prompts], dim=1), cells, positions, rows)
         upscaled = self.upscale(cells.transpose(1, 2).unflatten(2, size))
         kernels = torch.stack([net(tokens[:, 1 + m]) for m, net in enumerate(self.hypernetworks)], dim=1)
