@@ -15,6 +15,7 @@ from roiseg.common.classes import TARGET
 from roiseg.common.errors import UserError
 from roiseg.decoders.detail import DetailBranch
 from roiseg.decoders.film import Film
+from roiseg.geometry.interpolation import cell_cover
 from roiseg.geometry.roi_align import resample
 
 Frame = Literal["roi", "image"]
@@ -171,17 +172,9 @@ class Decoder(nn.Module, ABC):
     def _inside(self, rois: Tensor) -> Tensor:
         height, width = self.output_size
         cell_y, cell_x = self.image_size[0] / height, self.image_size[1] / width
-        x = torch.arange(width, device=rois.device)
-        y = torch.arange(height, device=rois.device)
-        columns = _cover(x, rois[:, 1] / cell_x, rois[:, 3] / cell_x)
-        rows = _cover(y, rois[:, 2] / cell_y, rois[:, 4] / cell_y)
+        columns = cell_cover(rois[:, 1] / cell_x, rois[:, 3] / cell_x, width)
+        rows = cell_cover(rois[:, 2] / cell_y, rois[:, 4] / cell_y, height)
         return rows[:, :, None] * columns[:, None, :]
-
-
-def _cover(cells: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """Which share of each cell [i, i + 1) lies within [start, end): [R, cells]."""
-    low, high = torch.maximum(cells, start[:, None]), torch.minimum(cells + 1, end[:, None])
-    return (high - low).clamp(0, 1)
 
 
 def required(value: Tensor | None, name: str, option: str) -> Tensor:

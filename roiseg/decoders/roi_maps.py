@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from roiseg.geometry.interpolation import cell_cover
+
 ROI_MAPS = ("inside", "dx", "dy", "width", "height", "relative_x", "relative_y")
 MAX_RELATIVE = 4.0  # sides of the ROI; a narrow ROI's relative coordinates would grow without end
 
@@ -37,8 +39,7 @@ def roi_maps(rois: Tensor, image_size: tuple[int, int], size: tuple[int, int]) -
 def _along(start: Tensor, end: Tensor, pixels: int, cells: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One axis: cover [R, cells], distance [R, cells], side [R], relative coordinate [R, cells]."""
     edges = torch.arange(cells, dtype=start.dtype, device=start.device) * (pixels / cells)
-    low, high = torch.maximum(edges, start[:, None]), torch.minimum(edges + pixels / cells, end[:, None])
-    cover = (high - low).clamp(min=0) * (cells / pixels)
+    cover = cell_cover(start * (cells / pixels), end * (cells / pixels), cells)
     distance = edges + pixels / cells / 2 - ((start + end) / 2)[:, None]
     relative = distance / (end - start).clamp(min=1e-6)[:, None]
     return cover, distance / pixels, (end - start) / pixels, relative.clamp(-MAX_RELATIVE, MAX_RELATIVE)

@@ -66,3 +66,9 @@ def centers_inside(start: Tensor, end: Tensor, pixels: Tensor) -> Tensor:
     """1 where a pixel's centre lies within [start, end), else 0: [R, P] for edges [R] and indices [P]."""
     centers = pixels.to(start.dtype) + 0.5
     return ((centers >= start[:, None]) & (centers < end[:, None])).to(start.dtype)
+
+
+def cell_cover(start: Tensor, end: Tensor, size: int) -> Tensor:
+    """Which share of each cell [i, i + 1) lies within [start, end): [R, size] for edges [R] in cells."""
+    cells = torch.arange(size, dtype=start.dtype, device=start.device)
+    return (torch.minimum(cells + 1, end[:, None]) - torch.maximum(cells, start[:, None])).clamp(0, 1)

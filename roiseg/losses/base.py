@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -54,10 +54,6 @@ class LossInput:
         logits = self.precise_logits
         others = torch.cat([logits[:, :TARGET], logits[:, TARGET + 1 :]], dim=1)
         return logits[:, TARGET] - others.logsumexp(dim=1)
-
-    def with_logits(self, logits: Tensor) -> LossInput:
-        """The same truth for other logits [R, K, h, w]."""
-        return replace(self, logits=logits)
 
 
 class LossTerm(nn.Module, ABC):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from roiseg.losses.base import LossInput, LossTerm
@@ -22,4 +24,4 @@ class FirstStage(LossTerm):
 
     def forward(self, given: LossInput) -> Tensor:
         """Return the term's scalar."""
-        return self.term(given.with_logits(given.auxiliary["first"]))
+        return self.term(replace(given, logits=given.auxiliary["first"]))

@@ -11,10 +11,8 @@ from torch.nn import functional as F
 
 from roiseg.decoders.sam.layers import LayerNorm2d
 
-_NO_POINT, _CORNERS = (
-    0,
-    3,
-)  # rows of the table of kinds: no point, off, on the target, first and second corner
+# rows of the table of kinds: no point, off the target, on it; then the first and the second corner
+_CORNERS = 3
 
 
 class FourierPositions(nn.Module):
