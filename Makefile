@@ -9,7 +9,7 @@ UV     := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 # folders of local wheels known to pip are made known to uv as well
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: setup demo test lint format tensorboard clean help
+.PHONY: setup demo test bench lint format tensorboard clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -32,6 +32,9 @@ test: setup  ## lint, types, tests with coverage
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term
+
+bench: setup  ## all measurements of benchmarks/README.md (ROISEG_REALDATA=FOLDER)
+	$(BIN)/python -m benchmarks
 
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .

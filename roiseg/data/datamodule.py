@@ -15,7 +15,8 @@ from roiseg.common.files import Source
 from roiseg.data.annotations import load_annotations
 from roiseg.data.augment import Augment
 from roiseg.data.batch import RoiBatch, RoiSample, collate
-from roiseg.data.dataset import EpochSampler, RoiDataset
+from roiseg.data.dataset import RoiDataset
+from roiseg.data.epoch_sampler import EpochSampler
 from roiseg.data.sampling import RoiSampler
 from roiseg.data.targets import TargetSpec
 from roiseg.extractor.onnx_extractor import OnnxExtractor

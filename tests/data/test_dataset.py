@@ -14,11 +14,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from roiseg.common.errors import UserError
-from roiseg.data import dataset as dataset_module
+from roiseg.data import epoch_sampler as epoch_sampler_module
 from roiseg.data.annotations import load_annotations
 from roiseg.data.augment import Augment, GeometricAugment, PhotometricAugment
 from roiseg.data.batch import RoiBatch, collate
-from roiseg.data.dataset import EpochSampler, RoiDataset
+from roiseg.data.dataset import RoiDataset
+from roiseg.data.epoch_sampler import EpochSampler
 from roiseg.data.images import MAX_PIXELS, read_image
 from roiseg.data.sampling import RoiSampler
 from roiseg.data.targets import TargetSpec
@@ -438,7 +439,7 @@ def test_without_shuffling_the_order_is_the_files():
 def test_processes_take_equal_shares_that_cover_everything(monkeypatch, shuffle, length, world):
     shares = []
     for rank in range(world):
-        monkeypatch.setattr(dataset_module, "_rank_and_world", lambda rank=rank: (rank, world))
+        monkeypatch.setattr(epoch_sampler_module, "_rank_and_world", lambda rank=rank: (rank, world))
         sampler = EpochSampler(length, 0, shuffle)
         sampler.set_epoch(2)
         share = list(sampler)

@@ -1,0 +1,42 @@
+"""The real images, annotations and detector that measurements use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from roiseg.common.errors import UserError
+from roiseg.common.files import existing_dir
+from roiseg.data.annotations import Annotations, load_annotations
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.extractor.preprocess import Preprocess
+
+
+def folder() -> Path:
+    """The folder ROISEG_REALDATA.
+
+    Raises:
+        UserError: it is not set or absent.
+    """
+    path = os.environ.get("ROISEG_REALDATA")
+    if not path:
+        raise UserError("set ROISEG_REALDATA to the folder of coco128_person/ and yolox_nano.onnx")
+    return existing_dir(path, "real data")
+
+
+def annotations(split: str = "train") -> Annotations:
+    """The persons of the real images, "train" (46) or "val" (15)."""
+    name = f"instances_{split}2017_person_only_no_crowd.json"
+    return load_annotations(folder() / "coco128_person" / "annotations" / name)
+
+
+def image_dir(split: str = "train") -> Path:
+    """Where the images of a split lie."""
+    return folder() / "coco128_person" / "images" / f"{split}2017"
+
+
+def yolox(*layers: str, threads: int = 0) -> OnnxExtractor:
+    """YOLOX-Nano, 416x416; by default its tensor `931` [1, 128, 52, 52], stride 8."""
+    preprocess = Preprocess((416, 416), align="topleft", color="bgr", divisor=1.0)
+    path = str(folder() / "yolox_nano.onnx")
+    return OnnxExtractor(path, list(layers) or ["931"], preprocess, threads=threads)
