@@ -24,7 +24,7 @@ def folder() -> Path:
     return existing_dir(path, "real data")
 
 
-def annotations(split: str = "train") -> Annotations:
+def persons(split: str = "train") -> Annotations:
     """The persons of the real images, "train" (46) or "val" (15)."""
     name = f"instances_{split}2017_person_only_no_crowd.json"
     return load_annotations(folder() / "coco128_person" / "annotations" / name)
