@@ -15,7 +15,7 @@ from roiseg.common.console import console
 from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path, existing_file
 from roiseg.data.analysis import CLASSES, analysis_path, load_or_make_analysis
-from roiseg.data.annotations import load_annotations
+from roiseg.data.coco_json import load_annotations
 from roiseg.visualize.plots import analysis_figure
 
 

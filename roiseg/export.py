@@ -12,8 +12,8 @@ from roiseg.cli.build import plain
 from roiseg.cli.entry import command
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
-from roiseg.data.annotations import load_annotations
 from roiseg.data.batch import RoiSample
+from roiseg.data.coco_json import load_annotations
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.targets import TargetSpec
 from roiseg.extractor.onnx_extractor import OnnxExtractor

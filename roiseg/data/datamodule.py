@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import Source
-from roiseg.data.annotations import load_annotations
 from roiseg.data.augment import Augment
 from roiseg.data.batch import RoiBatch, RoiSample, collate
+from roiseg.data.coco_json import load_annotations
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.epoch_sampler import EpochSampler
 from roiseg.data.sampling import RoiSampler

@@ -6,7 +6,7 @@ from helpers import rectangle, write_coco
 from tiny_run import fit
 
 from callbacks.overlays import ValidationOverlays, choose_items
-from roiseg.data.annotations import load_annotations
+from roiseg.data.coco_json import load_annotations
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.targets import TargetSpec
 from roiseg.geometry.letterbox import Letterbox

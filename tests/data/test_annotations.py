@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from roiseg.common.errors import UserError
 from roiseg.common.files import read_json
 from roiseg.data import rle
-from roiseg.data.annotations import load_annotations
+from roiseg.data.coco_json import load_annotations
 from roiseg.data.shapes import Polygons, RunLength
 
 REAL = ["train", "val"]

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 
 from roiseg.common.errors import UserError
 from roiseg.data import epoch_sampler as epoch_sampler_module
-from roiseg.data.annotations import load_annotations
 from roiseg.data.augment import Augment, GeometricAugment, PhotometricAugment
 from roiseg.data.batch import RoiBatch, collate
+from roiseg.data.coco_json import load_annotations
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.epoch_sampler import EpochSampler
 from roiseg.data.images import MAX_PIXELS, read_image

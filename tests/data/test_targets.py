@@ -7,7 +7,7 @@ import pytest
 from helpers import ellipse, hole_rle, rectangle, segmentation_mask, write_coco
 
 from roiseg.common.classes import IGNORE
-from roiseg.data.annotations import load_annotations
+from roiseg.data.coco_json import load_annotations
 from roiseg.data.targets import TargetSpec, draw_targets
 from roiseg.geometry import boxes as box_ops
 from roiseg.geometry.letterbox import Letterbox, Transform
