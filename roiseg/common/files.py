@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -58,19 +58,20 @@ def write_json(path: str | Path, content: Any) -> Path:
     return path
 
 
-def read_json(path: str | Path, what: str) -> Any:
+def read_json(path: str | Path, what: str, each: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """Parse a json file.
 
     Args:
         path: file to read.
         what: what the file is, for the error message ("annotations", say).
+        each: what to put in the place of every object, called as soon as it is parsed.
 
     Raises:
         UserError: the file is absent, not readable, or not json (with line and column).
     """
     path = existing_file(path, what)
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), object_hook=each)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
         raise UserError(
