@@ -39,6 +39,7 @@ class Annotations:
     points: NDArray[np.float32]  # [Q, 2] x, y, normalised
     runs: NDArray[np.uint8]  # compressed RLE counts, end to end
     run_ends: NDArray[np.int64]  # [N + 1]
+    without_area: int  # instances of the file that were left out
 
     def __len__(self) -> int:
         """Number of images."""
@@ -59,10 +60,15 @@ class Annotations:
 
     def eligible(self, image: int, min_size: float) -> NDArray[np.int64]:
         """Positions within `instances(image)` that can be a ROI: no crowd, sides of `min_size` pixels."""
-        boxes = self.pixel_boxes(image)
-        sides = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
         crowd = self.crowd[self.first[image] : self.first[image + 1]]
-        return np.flatnonzero((sides >= min_size - 1e-3) & ~crowd)
+        return np.flatnonzero(_large(self.pixel_boxes(image), min_size) & ~crowd)
+
+    def eligible_counts(self, min_size: float) -> NDArray[np.int64]:
+        """Number of `eligible` instances of every image, [I]."""
+        height, width = np.repeat(self.sizes, np.diff(self.first), axis=0).astype(np.float32).T
+        boxes = self.boxes * np.stack([width, height, width, height], axis=1)
+        so_far = np.concatenate([[0], np.cumsum(_large(boxes, min_size) & ~self.crowd)])
+        return np.diff(so_far[self.first])
 
     def shape(self, image: int, instance: int) -> Shape:
         """The outline of an instance (index over the whole set) of an image."""
@@ -75,3 +81,8 @@ class Annotations:
         ]
         pieces = [self.points[a:b] for a, b in itertools.pairwise(bounds)]
         return Polygons(pieces, self.size(image))
+
+
+def _large(boxes: Boxes, min_size: float) -> NDArray[np.bool_]:
+    sides = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
+    return sides >= min_size - 1e-3

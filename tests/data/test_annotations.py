@@ -2,19 +2,24 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import io
 import json
 import logging
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers import TINY_IMAGES, ellipse, hole_rle, rectangle, segmentation_mask, write_coco
+from hypothesis import given
+from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import read_json
 from roiseg.data import rle
+from roiseg.data.annotations import Annotations
 from roiseg.data.coco_json import load_annotations
 from roiseg.data.shapes import Polygons, RunLength
 
@@ -219,6 +224,28 @@ def test_rois_are_neither_crowd_nor_small(coco_set):
 @pytest.mark.parametrize(("least", "count"), [(0, 1), (29.99, 1), (30, 1), (30.01, 0), (1000, 0)])
 def test_both_sides_of_a_roi_have_the_least_size(content, load, least, count):
     assert len(load(content).eligible(0, least)) == count
+
+
+@pytest.mark.parametrize("least", [0, 1, 16, 20.5, 50, 1000])
+def test_counts_of_the_whole_set_are_those_of_its_images(coco_set, least):
+    annotations = load_annotations(coco_set.json)
+    one_by_one = [len(annotations.eligible(i, least)) for i in range(len(annotations))]
+    assert annotations.eligible_counts(least).tolist() == one_by_one
+
+
+@given(st.lists(st.tuples(*[st.floats(0, 200, allow_nan=False)] * 4, st.booleans()), min_size=1, max_size=8),
+       st.floats(0, 60))  # fmt: skip
+def test_counts_agree_whatever_the_boxes(boxes, least):
+    sizes = np.array([(60, 80), (33, 71), (640, 427)], np.int32)
+    first = np.array([0, len(boxes) // 2, len(boxes) // 2, len(boxes)])
+    corners = np.sort(np.array([b[:4] for b in boxes], np.float32).reshape(-1, 2, 2), axis=1).reshape(-1, 4)
+    annotations = SimpleNamespace(
+        sizes=sizes, first=first, boxes=corners / 200, crowd=np.array([b[4] for b in boxes])
+    )
+    annotations.size = lambda image: tuple(int(v) for v in sizes[image])
+    annotations.pixel_boxes = functools.partial(Annotations.pixel_boxes, annotations)
+    one_by_one = [len(Annotations.eligible(annotations, image, least)) for image in range(3)]
+    assert Annotations.eligible_counts(annotations, least).tolist() == one_by_one
 
 
 # --- what is left out -----------------------------------------------------------------------------

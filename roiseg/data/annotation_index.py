@@ -1,0 +1,180 @@
+"""Parsed annotations as one file that all processes map into memory and so share.
+
+The file is: a mark with the number of the format, the length of the header, the header (json: what was
+parsed, and where each array lies), the arrays, and the XXH3 checksum of all before it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import xxhash
+
+from roiseg.common.errors import UserError
+from roiseg.common.files import atomic_path
+from roiseg.data.annotations import Annotations
+
+log = logging.getLogger(__name__)
+
+_NAME, _FORMAT = b"roiseg annotations ", b"0001"  # another number makes every older file stale
+_MARK = _NAME + _FORMAT
+_ALIGN = 64  # bytes
+_DIGEST = 8  # bytes
+_BLOCK = 1 << 20  # bytes read at once to check the file: the pages are not mapped for it
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexedAnnotations(Annotations):
+    """Annotations whose arrays lie in an index; pickled as the name of that file, not as their content."""
+
+    index: Path
+    digest: bytes  # of the content
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.path, self.index, self.digest)
+
+
+def _reopen(path: Path, index: Path, digest: bytes) -> IndexedAnnotations:
+    changed = UserError(f"the annotation index {index} changed while it was in use: start again")
+    try:
+        with open(index, "rb") as stream:
+            opened = _map(path, index, stream)
+    except (OSError, ValueError):
+        raise changed from None
+    if opened.digest != digest:
+        raise changed
+    return opened
+
+
+@dataclass(frozen=True)
+class _State:
+    """What an index is valid for."""
+
+    source: str  # absolute path of the json file
+    size: int  # bytes
+    mtime_ns: int
+    category_id: int
+
+
+class Index:
+    """The place of the index of one annotation file and category."""
+
+    def __init__(self, path: Path, state: _State, index_dir: Path) -> None:
+        self.path = path
+        self.state = state
+        place = xxhash.xxh3_64_hexdigest(os.fsencode(state.source))
+        self.file = index_dir / f"{path.stem[:80]}_{state.category_id}_{place}.index"
+
+    @classmethod
+    def of(cls, path: Path, category_id: int, index_dir: str | Path) -> Index:
+        """The index of the file as it is now; to be called before the file is read.
+
+        Args:
+            path: the json file, which exists.
+            category_id: the one category that is read.
+            index_dir: folder of indices.
+        """
+        found = path.stat()
+        state = _State(os.path.abspath(path), found.st_size, found.st_mtime_ns, category_id)
+        return cls(path, state, Path(index_dir).expanduser())
+
+    def open(self) -> IndexedAnnotations | None:
+        """The annotations; None where there are none, of another state of the file, or damaged ones."""
+        try:
+            with open(self.file, "rb") as stream:
+                if _header(stream)["state"] != asdict(self.state):
+                    return None
+                _check(stream)
+                return _map(self.path, self.file, stream)
+        except (FileNotFoundError, _OtherFormat):
+            return None
+        except ValueError as error:
+            log.warning("annotation index %s is damaged (%s): reading %s anew", self.file, error, self.path)
+        except OSError as error:
+            log.info("annotation index %s cannot be read: %s", self.file, error.strerror)
+        return None
+
+    def write(self, annotations: Annotations) -> Annotations:
+        """Write the index and return the annotations out of it; the given ones where that is not possible."""
+        try:
+            with atomic_path(self.file) as temporary, open(temporary, "wb") as stream:
+                digest = xxhash.xxh3_64()
+                for block in _blocks(annotations, self.state):
+                    digest.update(block)
+                    stream.write(block)
+                stream.write(digest.digest())
+            with open(self.file, "rb") as stream:
+                return _map(self.path, self.file, stream)
+        except (OSError, ValueError) as error:
+            log.info("no annotation index %s (%s): every run parses %s", self.file, error, self.path)
+            return annotations
+
+
+class _OtherFormat(ValueError):
+    """The file is of another version of this program."""
+
+
+def _blocks(annotations: Annotations, state: _State) -> Iterator[bytes | memoryview]:
+    """The file but for its checksum."""
+    arrays = {f.name: getattr(annotations, f.name) for f in fields(Annotations)}
+    arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items() if isinstance(a, np.ndarray)}
+    layout = {name: (array.dtype.str, array.shape) for name, array in arrays.items()}
+    content = {"state": asdict(state), "without_area": annotations.without_area, "arrays": layout}
+    header = json.dumps(content).encode()
+    header += b" " * (-(len(_MARK) + 8 + len(header)) % _ALIGN)
+    yield _MARK + len(header).to_bytes(8, "little") + header
+    for array in arrays.values():
+        yield array.tobytes() + bytes(-array.nbytes % _ALIGN)
+
+
+def _header(stream: BinaryIO) -> dict[str, Any]:
+    """The header, and the `start` of the arrays; raises ValueError where there is none."""
+    stream.seek(0)
+    mark = stream.read(len(_MARK))
+    if mark.startswith(_NAME) and mark != _MARK:
+        raise _OtherFormat
+    length = int.from_bytes(stream.read(8), "little")
+    if mark != _MARK or length > _size(stream):
+        raise ValueError("its start is wrong")
+    content = json.loads(stream.read(length))
+    if not isinstance(content, dict) or not {"state", "without_area", "arrays"} <= content.keys():
+        raise ValueError("its header is wrong")
+    return {**content, "start": stream.tell()}
+
+
+def _size(stream: BinaryIO) -> int:
+    return os.fstat(stream.fileno()).st_size
+
+
+def _check(stream: BinaryIO) -> None:
+    """Raise ValueError if the checksum does not agree."""
+    stream.seek(0)
+    digest, left = xxhash.xxh3_64(), _size(stream) - _DIGEST
+    while left > 0 and (block := stream.read(min(_BLOCK, left))):
+        digest.update(block)
+        left -= len(block)
+    if stream.read() != digest.digest():
+        raise ValueError("its checksum does not agree")
+
+
+def _map(path: Path, file: Path, stream: BinaryIO) -> IndexedAnnotations:
+    """The annotations of an index, read from the file as they are used."""
+    header = _header(stream)
+    mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    arrays, offset = {}, header["start"]
+    for name, (dtype, shape) in header["arrays"].items():
+        flat = np.frombuffer(mapped, dtype, math.prod(shape), offset)
+        arrays[name] = flat.reshape(shape)
+        offset += -(-flat.nbytes // _ALIGN) * _ALIGN
+    return IndexedAnnotations(
+        path=path, without_area=header["without_area"], index=file, digest=mapped[-_DIGEST:], **arrays
+    )

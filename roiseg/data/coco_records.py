@@ -1,0 +1,125 @@
+"""Records of a COCO instances json, and how they become the flat arrays of `Annotations`."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roiseg.common.errors import UserError
+from roiseg.data.annotations import Annotations
+
+NOT_A_POLYGON = "`segmentation`: a polygon must be an even list of finite numbers x, y, x, y, ..."
+HUGE = 1e30  # no coordinate; also what float32 still holds (nan and infinity are not below it)
+_FAR = 10  # image sizes a polygon may lie outside
+_CHUNK = 10_000  # instances whose points are handled at once
+
+
+class Image(NamedTuple):
+    """A checked record of an image."""
+
+    id: int
+    file_name: str
+    height: int
+    width: int
+    pixel_size: float | None  # micrometres
+
+
+class Instance(NamedTuple):
+    """A checked record of an instance, its points aside (`check_points`)."""
+
+    number: int  # of the record
+    id: int
+    image: int  # index
+    box: tuple[float, float, float, float]  # x1, y1, x2, y2 normalised
+    crowd: bool
+    parts: list[array[float]]  # x, y, x, y ... in pixels
+    counts: bytes  # compressed RLE, empty for polygons
+
+    @property
+    def polygons(self) -> list[array[float]]:
+        """Parts of 3 points or more."""
+        return [part for part in self.parts if len(part) >= 6]
+
+    @property
+    def empty(self) -> bool:
+        """Has it no area?"""
+        x1, y1, x2, y2 = self.box
+        return x2 <= x1 or y2 <= y1 or not (self.polygons or self.counts)
+
+
+def where_is(number: int, identity: int, path: Path) -> str:
+    """An instance's record in words."""
+    return f"annotations[{number}] in {path} (id {identity})"
+
+
+def check_points(instances: list[Instance], images: list[Image], path: Path) -> None:
+    """Refuse points far outside their image: rasterising takes memory in proportion.
+
+    Raises:
+        UserError: a point is not finite or far outside; names the record.
+    """
+    for start in range(0, len(instances), _CHUNK):
+        chunk = instances[start : start + _CHUNK]
+        points, sizes = _points(chunk, images, [instance.parts for instance in chunk])
+        wrong = ~(np.abs(points) <= _FAR * sizes)  # nan compares as False
+        if not wrong.any():
+            continue
+        ends = np.cumsum([sum(map(len, instance.parts)) for instance in chunk])
+        point = int(np.flatnonzero(wrong.any(axis=1))[0])
+        instance = chunk[int(np.searchsorted(ends, 2 * point, side="right"))]
+        where = where_is(instance.number, instance.id, path)
+        if not (np.abs(points[point]) < HUGE).all():
+            raise UserError(f"{where}: {NOT_A_POLYGON}")
+        raise UserError(f"{where}: `segmentation`: a polygon leaves the image by {_FAR} times its size")
+
+
+def _points(
+    instances: list[Instance], images: list[Image], parts: list[list[array[float]]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Points [Q, 2] in pixels, parts end to end, and (width, height) [Q, 2] of the image each lies in."""
+    points = np.frombuffer(b"".join(part for group in parts for part in group), np.float64).reshape(-1, 2)
+    sizes = np.array([(images[i.image].width, images[i.image].height) for i in instances], np.float64)
+    return points, np.repeat(sizes.reshape(-1, 2), [sum(map(len, group)) // 2 for group in parts], axis=0)
+
+
+def pack(path: Path, images: list[Image], instances: list[Instance]) -> Annotations:
+    """The flat arrays of all images and of the instances with area, these in the order of the images."""
+    found = len(instances)
+    instances = [instance for instance in instances if not instance.empty]
+    instances.sort(key=lambda instance: instance.image)  # stable: in the order of the file
+    polygons = [instance.polygons for instance in instances]
+    lengths = [len(part) // 2 for group in polygons for part in group]
+    points = np.empty((sum(lengths), 2), np.float32)
+    filled = 0
+    for start in range(0, len(instances), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        pixels, sizes = _points(instances[chunk], images, polygons[chunk])
+        points[filled : filled + len(pixels)] = pixels / sizes
+        filled += len(pixels)
+    per_image = np.bincount([instance.image for instance in instances], minlength=len(images))
+
+    def ends(numbers: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.concatenate([[0], np.cumsum(np.asarray(numbers, np.int64))]).astype(np.int64)
+
+    return Annotations(
+        path=path,
+        image_ids=np.array([image.id for image in images], np.int64),
+        file_names=np.array([image.file_name for image in images]),
+        sizes=np.array([(image.height, image.width) for image in images], np.int32).reshape(-1, 2),
+        pixel_sizes=np.array([image.pixel_size or 1.0 for image in images], np.float32),
+        first=ends(per_image),
+        ids=np.array([instance.id for instance in instances], np.int64),
+        boxes=np.array([instance.box for instance in instances], np.float32).reshape(-1, 4),
+        crowd=np.array([instance.crowd for instance in instances], bool),
+        parts=ends([len(group) for group in polygons]),
+        part_ends=ends(lengths)[1:],
+        points=points,
+        runs=np.frombuffer(b"".join(instance.counts for instance in instances), np.uint8),
+        run_ends=ends([len(instance.counts) for instance in instances]),
+        without_area=found - len(instances),
+    )

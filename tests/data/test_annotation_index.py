@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import pickle
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from helpers import TINY_IMAGES
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roiseg.common.errors import UserError
+from roiseg.data import annotation_index, coco_json
+from roiseg.data.annotation_index import IndexedAnnotations
+from roiseg.data.annotations import Annotations
+from roiseg.data.coco_json import load_annotations
+
+
+@pytest.fixture
+def source(coco_set, tmp_path):
+    """A json file of one's own, to be changed."""
+    return shutil.copy(coco_set.json, tmp_path / "instances.json")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "index"
+
+
+@pytest.fixture
+def parses(monkeypatch):
+    """Files parsed so far."""
+    found, parse = [], coco_json.parse
+
+    def spy(path, category_id):
+        found.append(path)
+        return parse(path, category_id)
+
+    monkeypatch.setattr(coco_json, "parse", spy)
+    return found
+
+
+def only_file(folder):
+    (file,) = folder.iterdir()
+    return file
+
+
+def check_equal(found: Annotations, wanted: Annotations) -> None:
+    for field in fields(Annotations):
+        a, b = getattr(found, field.name), getattr(wanted, field.name)
+        if isinstance(b, np.ndarray):
+            assert a.dtype == b.dtype, field.name
+            np.testing.assert_array_equal(a, b, strict=True)
+        else:
+            assert a == b
+
+
+def test_what_is_opened_is_what_was_parsed(source, folder, parses):
+    wanted = load_annotations(source)
+    for _ in range(3):
+        found = load_annotations(source, index_dir=folder)
+        check_equal(found, wanted)
+    assert len(parses) == 2  # once without an index, once to make it
+    for image in range(len(TINY_IMAGES)):
+        for n in wanted.instances(image):
+            assert found.shape(image, n).rle() == wanted.shape(image, n).rle()
+
+
+@pytest.mark.realdata
+def test_real_annotations_come_back(realdata, folder, parses):
+    path = realdata / "coco128_person/annotations/instances_train2017_person_only_no_crowd.json"
+    wanted = load_annotations(path)
+    load_annotations(path, index_dir=folder)
+    check_equal(load_annotations(path, index_dir=folder), wanted)
+    assert len(parses) == 2
+
+
+def test_without_a_folder_nothing_is_written(source, tmp_path):
+    load_annotations(source)
+    assert [path.name for path in tmp_path.iterdir()] == ["instances.json"]
+
+
+def test_the_first_parse_already_gives_the_shared_arrays(source, folder):
+    assert isinstance(load_annotations(source, index_dir=folder), IndexedAnnotations)
+
+
+def test_shared_arrays_cannot_be_written_to(source, folder):
+    with pytest.raises(ValueError, match="read-only"):
+        load_annotations(source, index_dir=folder).boxes[0] = 0
+
+
+def test_each_category_and_each_file_has_an_index_of_its_own(source, folder, tmp_path, parses):
+    (tmp_path / "other").mkdir()
+    other = shutil.copy(source, tmp_path / "other" / "instances.json")
+    for _ in range(2):
+        assert len(load_annotations(source, 1, folder).ids) == 12
+        assert len(load_annotations(source, 18, folder).ids) == 1
+        assert len(load_annotations(other, 1, folder).ids) == 12
+    assert len(parses) == len(list(folder.iterdir())) == 3
+
+
+def test_a_relative_path_and_its_absolute_one_are_the_same_file(
+    source, folder, tmp_path, monkeypatch, parses
+):
+    load_annotations(source, index_dir=folder)
+    monkeypatch.chdir(tmp_path)
+    found = load_annotations("instances.json", index_dir="index")
+    assert len(parses) == 1
+    assert str(found.path) == "instances.json"
+
+
+# --- stale ----------------------------------------------------------------------------------------
+
+
+def drop_last(content):
+    content["annotations"].pop()
+
+
+def move_box(content):  # the file keeps its size
+    content["annotations"][0]["bbox"][0] = 11.5
+
+
+@pytest.mark.parametrize("change", [drop_last, move_box])
+def test_a_changed_file_is_parsed_anew_silently(source, folder, caplog, change):
+    load_annotations(source, index_dir=folder)
+    content = json.loads(source.read_text())
+    change(content)
+    before = source.stat().st_mtime_ns
+    source.write_text(json.dumps(content))
+    os.utime(source, ns=(before, before + 1))  # the clock of a file system may be a coarse one
+    check_equal(load_annotations(source, index_dir=folder), load_annotations(source))
+    assert not caplog.records
+    only_file(folder)
+
+
+def test_a_touched_file_is_parsed_anew(source, folder, parses):
+    for number in range(3):
+        os.utime(source, ns=(0, number // 2))
+        load_annotations(source, index_dir=folder)
+    assert len(parses) == 2
+
+
+def test_an_index_of_another_format_is_replaced_silently(source, folder, caplog, monkeypatch, parses):
+    with monkeypatch.context() as old:
+        old.setattr(annotation_index, "_MARK", annotation_index._NAME + b"0000")
+        load_annotations(source, index_dir=folder)
+    for _ in range(2):
+        load_annotations(source, index_dir=folder)
+    assert len(parses) == 2
+    assert not caplog.records
+
+
+# --- damaged --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sound(coco_set, tmp_path_factory):
+    """(json, index folder, the annotations, the index's bytes), put back by whoever spoils them."""
+    folder = tmp_path_factory.mktemp("sound")
+    annotations = load_annotations(coco_set.json, index_dir=folder)
+    return coco_set.json, folder, load_annotations(coco_set.json), only_file(folder).read_bytes(), annotations
+
+
+@given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_no_flipped_bit_goes_unnoticed(sound, position, bit):
+    path, folder, wanted, content, _ = sound
+    spoilt = bytearray(content)
+    spoilt[int(position * len(content))] ^= 1 << bit
+    only_file(folder).write_bytes(spoilt)
+    check_equal(load_annotations(path, index_dir=folder), wanted)
+    assert only_file(folder).read_bytes() == content
+
+
+@given(length=st.floats(0, 1, exclude_max=True))
+def test_no_cut_off_end_goes_unnoticed(sound, length):
+    path, folder, wanted, content, _ = sound
+    only_file(folder).write_bytes(content[: int(length * len(content))])
+    check_equal(load_annotations(path, index_dir=folder), wanted)
+    assert only_file(folder).read_bytes() == content
+
+
+def in_the_arrays(content):
+    return content[:-100] + b"x" + content[-99:]
+
+
+@pytest.mark.parametrize(
+    "spoil", [in_the_arrays, lambda c: b"", lambda c: c[:-1], lambda c: c + b"x", lambda c: b"no index"]
+)
+def test_a_damaged_index_is_made_again_with_one_warning(source, folder, caplog, parses, spoil):
+    load_annotations(source, index_dir=folder)
+    file = only_file(folder)
+    sound = file.read_bytes()
+    file.write_bytes(spoil(sound))
+    for _ in range(2):
+        load_annotations(source, index_dir=folder)
+    assert len(parses) == 2
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert f"{file} is damaged" in record.message
+    assert file.read_bytes() == sound
+
+
+# --- what the parse says --------------------------------------------------------------------------
+
+
+def test_the_parses_warning_is_said_at_every_opening(source, folder, caplog):
+    content = json.loads(source.read_text())
+    content["annotations"][0]["bbox"][2] = 0
+    source.write_text(json.dumps(content))
+    for _ in range(2):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            assert len(load_annotations(source, index_dir=folder).ids) == 11
+        (record,) = caplog.records
+        assert "1 instances without area left out" in record.message
+
+
+def test_a_wrong_file_leaves_no_index_and_stays_wrong(source, folder):
+    source.write_text("{}")
+    for _ in range(2):
+        with pytest.raises(UserError, match="no list `images`"):
+            load_annotations(source, index_dir=folder)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_folder_that_cannot_be_written_is_no_error(source, tmp_path, caplog, place):
+    (tmp_path / "file").write_text("")
+    caplog.set_level(logging.INFO)
+    for _ in range(2):
+        check_equal(load_annotations(source, index_dir=tmp_path / place), load_annotations(source))
+    assert "no annotation index" in caplog.text
+    assert all(record.levelname == "INFO" for record in caplog.records)
+
+
+# --- several processes ----------------------------------------------------------------------------
+
+
+def opened(arguments):
+    source, folder = arguments
+    return load_annotations(source, index_dir=folder).ids.tolist()
+
+
+def test_processes_that_start_together_do_not_disturb_each_other(source, folder):
+    wanted = load_annotations(source).ids.tolist()
+    with ProcessPoolExecutor(4, multiprocessing.get_context("fork")) as pool:
+        assert list(pool.map(opened, [(source, folder)] * 16)) == [wanted] * 16
+    assert not only_file(folder).name.startswith(".")
+
+
+def test_an_open_index_outlives_its_replacement(source, folder):
+    wanted, found = load_annotations(source), load_annotations(source, index_dir=folder)
+    content = json.loads(source.read_text())
+    drop_last(content)
+    source.write_text(json.dumps(content))
+    load_annotations(source, index_dir=folder)
+    check_equal(found, wanted)
+
+
+def where_arrays_lie(annotations):
+    """In another process: are the arrays views of a file (none owns memory), and their sum."""
+    arrays = [getattr(annotations, field.name) for field in fields(Annotations)]
+    arrays = [array for array in arrays if isinstance(array, np.ndarray)]
+    return not any(array.flags.owndata for array in arrays), float(annotations.points.sum())
+
+
+def test_a_spawned_process_is_given_the_file_not_a_copy(source, folder):
+    annotations = load_annotations(source, index_dir=folder)
+    assert len(pickle.dumps(annotations)) < 1000 < len(pickle.dumps(load_annotations(source)))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        views, total = pool.submit(where_arrays_lie, annotations).result(timeout=120)
+    assert views
+    assert total == float(annotations.points.sum())
+
+
+def replace(file, source, folder):
+    content = json.loads(source.read_text())
+    drop_last(content)
+    source.write_text(json.dumps(content))
+    load_annotations(source, index_dir=folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [replace, lambda file, *_: file.unlink(), lambda file, *_: file.write_bytes(b"roiseg annotations 0000")],
+)
+def test_a_process_never_gets_another_index_than_the_one_it_was_sent(source, folder, change):
+    sent = pickle.dumps(load_annotations(source, index_dir=folder))
+    change(only_file(folder), source, folder)
+    with pytest.raises(UserError, match="changed while it was in use"):
+        pickle.loads(sent)
