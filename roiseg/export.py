@@ -12,10 +12,12 @@ from roiseg.cli.build import plain
 from roiseg.cli.entry import command
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
+from roiseg.data.augment import Augment
 from roiseg.data.batch import RoiSample
 from roiseg.data.coco_json import load_annotations
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.targets import TargetSpec
+from roiseg.data.views import Views
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.inference.checkpoint import TrainedModel, load_model
 from roiseg.inference.onnx_check import OnnxCheck
@@ -53,9 +55,8 @@ def validation_samples(model: TrainedModel, extractor: OnnxExtractor) -> Sequenc
     )
     try:
         annotations = load_annotations(data["val_annotations"], data["category_id"])
-        dataset = RoiDataset(
-            annotations, data["val_images"], extractor.preprocess.letterbox, spec, data["min_roi_size"]
-        )
+        views = Views(extractor.preprocess.letterbox, Augment())
+        dataset = RoiDataset(annotations, data["val_images"], views, spec, data["min_roi_size"])
         return [dataset[item] for item in range(min(_CHECK_IMAGES, len(dataset)))]
     except UserError:
         return []

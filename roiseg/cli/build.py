@@ -59,7 +59,7 @@ def build_datamodule(cfg: DictConfig, extractor: OnnxExtractor, decoder: Decoder
     """The data of `data=`, with targets where the decoder draws; read and checked."""
     spec = TargetSpec(decoder.frame, decoder.output_size, decoder.num_classes, decoder.image_size)
     make = instantiate(cfg.data, _partial_=True, _convert_="all")
-    data: RoiDataModule = make(extractor=extractor, spec=spec)
+    data: RoiDataModule = make(extractor=extractor, spec=spec, pictures="image" in decoder.context_inputs)
     data.prepare_data()
     data.setup()
     return data

@@ -11,8 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from roiseg.extractor.cache.base import Key, Lookup
 from roiseg.geometry.boxes import Boxes
 from roiseg.geometry.letterbox import Transform
+
+_NO_IMAGES = torch.zeros((0, 1, 1, 3), dtype=torch.uint8)
+_NOTHING = torch.zeros((0, 0), dtype=torch.uint8)
 
 
 def _no_targets() -> NDArray[np.uint8]:
@@ -25,7 +29,7 @@ class RoiSample:
 
     image_index: int
     file_name: str
-    image: NDArray[np.uint8]  # [H, W, 3] RGB, the extractor's input size
+    image: NDArray[np.uint8]  # [H, W, 3] RGB, the extractor's input size; empty where not needed
     transform: Transform  # original -> input pixels
     original_size: tuple[int, int]  # (H, W)
     rois: Boxes  # [r, 4] input pixels
@@ -34,20 +38,24 @@ class RoiSample:
     # [r, *metric_size] targets on a grid over each ROI, which metrics compare with (evaluation only)
     measured: NDArray[np.uint8] = field(default_factory=_no_targets)
     pixel_size: float = 1.0  # of an input pixel: micrometres, or original pixels where those are not known
+    cache_key: Key | None = None  # of its features, if they may be kept
+    found: Lookup = field(default_factory=lambda: Lookup("absent"))  # what the feature cache holds of them
 
 
 @dataclass
 class RoiBatch:
     """Images, and the ROIs that hang on them, sorted by image."""
 
-    images: Tensor  # uint8 [B, H, W, 3] RGB
+    images: Tensor  # uint8 [P, H, W, 3] RGB of the samples that have a picture, in order
     rois: Tensor  # float32 [R, 5] image index, x1, y1, x2, y2 in input pixels
     targets: Tensor  # uint8 [R, h, w] in the decoder's frame
     samples: Sequence[RoiSample]  # for what only some readers need: names, transforms, truths
     measured: Tensor = field(default_factory=lambda: torch.from_numpy(_no_targets()))  # see RoiSample
     pixel_sizes: Tensor = field(default_factory=lambda: torch.ones(0))  # float32 [B], see RoiSample
+    pictured: Sequence[bool] = ()  # [B] which samples have a picture
+    stored: Tensor = _NOTHING  # uint8 [S, row bytes] encoded features that the loader found, in order
     features: tuple[Tensor, ...] = ()  # [B, C_l, H_l, W_l] a layer, set once the extractor has run
-    inputs: Tensor | None = None  # float32 [B, 3, H, W], the detector's input tensor, set with the features
+    inputs: Tensor | None = None  # float32 [P, 3, H, W], the detector's input tensor, set with the features
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> RoiBatch:
         """Return the batch with its tensors on `device`."""
@@ -62,6 +70,7 @@ class RoiBatch:
             targets=move(self.targets),
             measured=move(self.measured),
             pixel_sizes=move(self.pixel_sizes),
+            stored=move(self.stored),
             features=tuple(move(f) for f in self.features),
             inputs=None if self.inputs is None else move(self.inputs),
         )
@@ -75,7 +84,15 @@ class RoiBatch:
             targets=self.targets.pin_memory(),
             measured=self.measured.pin_memory(),
             pixel_sizes=self.pixel_sizes.pin_memory(),
+            stored=self.stored.pin_memory(),
         )
+
+    def keep_for_current_stream(self) -> None:
+        """Tell CUDA's allocator that tensors made on another stream are used on the current one."""
+        tensors = (self.rois, self.targets, self.measured, self.pixel_sizes, self.inputs, *self.features)
+        for tensor in tensors:
+            if tensor is not None and tensor.is_cuda:
+                tensor.record_stream(torch.cuda.current_stream(tensor.device))
 
     def original_boxes(self, boxes: Tensor | None = None) -> list[Boxes]:
         """Boxes [R, 4] that belong to the ROIs (default: the ROIs), by image, in its original pixels."""
@@ -86,14 +103,28 @@ class RoiBatch:
 
 def collate(samples: Sequence[RoiSample]) -> RoiBatch:
     """Join samples into a batch."""
+    pictures = [sample.image for sample in samples if sample.image.size]
+    stored = [sample.found.row for sample in samples if sample.found.row is not None]
     rois = [np.insert(sample.rois, 0, i, axis=1) for i, sample in enumerate(samples)]
     return RoiBatch(
-        images=torch.from_numpy(np.stack([sample.image for sample in samples])),
+        images=torch.from_numpy(np.stack(pictures)) if pictures else _NO_IMAGES,
         rois=torch.from_numpy(np.concatenate(rois).astype(np.float32)),
         targets=torch.from_numpy(np.concatenate([sample.targets for sample in samples])),
         measured=torch.from_numpy(np.concatenate([sample.measured for sample in samples])),
         pixel_sizes=torch.tensor([sample.pixel_size for sample in samples], dtype=torch.float32),
-        samples=[
-            replace(s, image=s.image[:0], targets=s.targets[:0], measured=s.measured[:0]) for s in samples
-        ],
+        pictured=[sample.image.size > 0 for sample in samples],
+        stored=torch.from_numpy(np.stack(stored)) if stored else _NOTHING,
+        samples=[_without_arrays(sample) for sample in samples],
+    )
+
+
+def _without_arrays(sample: RoiSample) -> RoiSample:
+    """The sample without what the batch has joined."""
+    nothing = sample.image[:0]
+    return replace(
+        sample,
+        image=nothing,
+        targets=sample.targets[:0],
+        measured=sample.measured[:0],
+        found=Lookup(sample.found.state),
     )

@@ -1,4 +1,4 @@
-"""The LightningDataModule: COCO instances plus features from the frozen extractor, online."""
+"""The LightningDataModule: COCO instances plus features from the frozen extractor."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from torch.utils.data import DataLoader
 from roiseg.common.errors import UserError
 from roiseg.common.files import Source
 from roiseg.data.augment import Augment
+from roiseg.data.bank import Bank
 from roiseg.data.batch import RoiBatch, RoiSample, collate
 from roiseg.data.coco_json import load_annotations
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.epoch_sampler import EpochSampler
+from roiseg.data.features import FeatureSource
+from roiseg.data.prefetch import FeatureLoader
 from roiseg.data.sampling import RoiSampler
 from roiseg.data.targets import TargetSpec
+from roiseg.data.views import Views
+from roiseg.extractor.cache.base import FeatureCache
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 
 
@@ -42,6 +47,10 @@ class RoiDataModule(L.LightningDataModule):
         augment: changes training pictures.
         seed: root of the data's randomness.
         source: makes the data set where it is absent, if a path above is one of its files.
+        cache: keeps features between epochs (on disk: between runs); None computes them every time.
+        bank: number of augmented views a training image has; without it every view is new, and only
+            the validation images' features are worth keeping.
+        pictures: batches have all their pictures, for decoders that read them.
     """
 
     def __init__(
@@ -63,6 +72,9 @@ class RoiDataModule(L.LightningDataModule):
         pin_memory: bool = False,
         seed: int = 0,
         source: Source | None = None,
+        cache: FeatureCache | None = None,
+        bank: Bank | None = None,
+        pictures: bool = False,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("val_batch_size", val_batch_size)):
@@ -70,9 +82,17 @@ class RoiDataModule(L.LightningDataModule):
                 raise UserError(f"data.{name} must be 1 or more, got {value}")
         self.paths = {"train": (train_annotations, train_images), "val": (val_annotations, val_images)}
         self.extractor = extractor
+        letterbox = extractor.preprocess.letterbox
         self.spec = _with_metric_size(spec, metric_size)
         self.sampler = sampler
-        self.augment = augment
+        if bank is not None and cache is None:
+            raise UserError("data/bank repeats augmented views to keep their features: set data/cache, too")
+        self.views = {
+            "train": Views(letterbox, augment or Augment(), bank, seed),
+            "val": Views(letterbox, Augment()),
+        }
+        self.cache = cache
+        self.pictures = pictures
         self.category_id = category_id
         self.min_roi_size = min_roi_size
         self.batch_size = batch_size
@@ -83,6 +103,7 @@ class RoiDataModule(L.LightningDataModule):
         self.source = source
         self.first_epoch = 0  # of a resumed run: loader workers start before Lightning tells the sampler
         self._sets: dict[str, RoiDataset] = {}
+        self._features: FeatureSource | None = None
 
     def prepare_data(self) -> None:
         """Make the data set where it is absent (embedded default only)."""
@@ -92,8 +113,13 @@ class RoiDataModule(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Read and check both annotation files; a mistake in either shows before training starts."""
-        for split in ("train", "val"):
-            self.dataset(split)
+        recurring = 0
+        for split, views in self.views.items():
+            recurring += views.number * len(self.dataset(split))
+        if self._features is None:
+            self._features = FeatureSource(self.extractor, self.cache)
+            if self.cache is not None:
+                self.cache.plan(recurring)
 
     def dataset(self, split: str) -> RoiDataset:
         """The dataset of "train" or "val", read once."""
@@ -103,31 +129,32 @@ class RoiDataModule(L.LightningDataModule):
             self._sets[split] = RoiDataset(
                 load_annotations(annotations, self.category_id),
                 Path(images),
-                self.extractor.preprocess.letterbox,
+                self.views[split],
                 self.spec,
                 self.min_roi_size,
                 sampler=self.sampler if training else None,
-                augment=self.augment if training else None,
                 seed=self.seed,
+                cache=self.cache,
+                pictures=self.pictures,
             )
         return self._sets[split]
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> FeatureLoader:
         """Batches of images with K drawn ROIs each."""
         return self._loader("train")
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> FeatureLoader:
         """Batches of images with every eligible annotated box as a ROI."""
         return self._loader("val")
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> FeatureLoader:
         """The validation images again: the best checkpoint is measured on them once more."""
         return self._loader("val")
 
-    def _loader(self, split: str) -> DataLoader:
+    def _loader(self, split: str) -> FeatureLoader:
         dataset = self.dataset(split)
         training = split == "train"
-        return DataLoader(
+        loader = DataLoader(
             dataset,
             batch_size=self.batch_size if training else self.val_batch_size,
             sampler=EpochSampler(len(dataset), self.seed, training, self.first_epoch if training else 0),
@@ -136,21 +163,23 @@ class RoiDataModule(L.LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=self.pin_memory,
         )
+        return FeatureLoader(loader, self._prepare)
 
-    def on_after_batch_transfer(self, batch: RoiBatch, dataloader_idx: int) -> RoiBatch:
-        """Run the extractor on the images, which are on the device by now."""
-        return self.extract(batch)
+    def _prepare(self, batch: RoiBatch) -> RoiBatch:
+        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        return self.extract(batch.to(device, non_blocking=self.pin_memory))
 
     def extract(self, batch: RoiBatch) -> RoiBatch:
-        """Fill in the features of a batch."""
-        with torch.no_grad():
-            batch.inputs = self.extractor.preprocess(batch.images)
-            batch.features = self.extractor.run(batch.inputs)
+        """Fill in the features of a batch that has none, on its device."""
+        if not batch.features:
+            self.setup()
+            assert self._features is not None
+            self._features.fill(batch)
         return batch
 
     def samples(self, split: str, items: Sequence[int]) -> list[RoiSample]:
-        """Single items of a split, for pictures."""
-        dataset = self.dataset(split)
+        """Single items of a split, with their pictures."""
+        dataset = self.dataset(split).with_pictures()
         return [dataset[item] for item in items]
 
 

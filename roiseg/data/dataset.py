@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 from dataclasses import replace
@@ -14,17 +15,13 @@ from torch.utils.data import Dataset
 from roiseg.common.errors import UserError
 from roiseg.common.files import existing_dir
 from roiseg.data.annotations import Annotations
-from roiseg.data.augment import Augment
 from roiseg.data.batch import RoiSample
 from roiseg.data.images import read_image
 from roiseg.data.sampling import RoiSampler
 from roiseg.data.targets import TargetSpec, draw_targets
+from roiseg.data.views import View, Views
+from roiseg.extractor.cache.base import FeatureCache, Key, Lookup
 from roiseg.geometry import boxes as box_ops
-from roiseg.geometry.letterbox import Letterbox, Transform
-
-# An augmented view in which a person keeps less than this share of its box is not used as a ROI.
-_MIN_VISIBLE = 0.4
-_VIEW_TRIES = 8
 
 
 class RoiDataset(Dataset[RoiSample]):
@@ -36,14 +33,15 @@ class RoiDataset(Dataset[RoiSample]):
     Args:
         annotations: the instances.
         image_dir: folder their file names are relative to.
-        letterbox: how an image is brought to the extractor's input size.
+        views: how images are shown to the detector.
         spec: where targets are drawn.
         min_roi_size: smallest side of a ROI in original pixels; smaller instances are shown to
             others as non-target only.
         sampler: draws the ROIs of a training item; None gives every eligible box once, exact, and
             the true masks beside it (evaluation).
-        augment: changes of the training picture.
         seed: root of all randomness.
+        cache: where features may already be; None: nowhere.
+        pictures: items have their picture even where the cache holds its features.
 
     Raises:
         UserError: the folder or an image is missing, or no instance is large enough.
@@ -53,21 +51,23 @@ class RoiDataset(Dataset[RoiSample]):
         self,
         annotations: Annotations,
         image_dir: str | Path,
-        letterbox: Letterbox,
+        views: Views,
         spec: TargetSpec,
         min_roi_size: float = 16,
         sampler: RoiSampler | None = None,
-        augment: Augment | None = None,
         seed: int = 0,
+        cache: FeatureCache | None = None,
+        pictures: bool = False,
     ) -> None:
         self.annotations = annotations
         self.image_dir = existing_dir(image_dir, "image", "set data.train_images / data.val_images")
-        self.letterbox = letterbox
+        self.views = views
         self.spec = spec
         self.min_roi_size = min_roi_size
         self.sampler = sampler
-        self.augment = augment or Augment()
         self.seed = seed
+        self.cache = cache
+        self.pictures = pictures
         counts = [len(annotations.eligible(i, min_roi_size)) for i in range(len(annotations))]
         self.images = np.flatnonzero(counts)  # index into annotations of each item
         self.num_rois = int(sum(counts))
@@ -95,21 +95,24 @@ class RoiDataset(Dataset[RoiSample]):
         """Return an item by index (epoch 0) or by (epoch, index)."""
         epoch, item = key if isinstance(key, tuple) else (0, key)
         index = int(self.images[item])
-        cv2.setNumThreads(0)  # workers are the parallelism
         rng = np.random.default_rng((self.seed, epoch, index))
         size = self.annotations.size(index)
         file_name = str(self.annotations.file_names[index])
-        picture = read_image(self.image_dir / file_name, size)
-        transform, eligible = self._view(index, size, rng)
-        image = self.letterbox.apply(picture, transform)
-        if self.augment.photometric is not None:
-            image = self.augment.photometric(image, seed=int(rng.integers(2**31)))
-        boxes = transform.boxes(self.annotations.pixel_boxes(index))
+        boxes = self.annotations.pixel_boxes(index)
+        variant, view_rng = self.views.choose(index, epoch, rng)
+        view = self.views.draw(boxes, self.annotations.eligible(index, self.min_roi_size), size, view_rng)
+        transform, eligible = view.transform, view.eligible
+        cache_key, found = self._look_up(self.image_dir / file_name, variant, view)
+        image = np.zeros((0, 0, 3), np.uint8)
+        if self.pictures or not found.held:
+            cv2.setNumThreads(0)  # workers are the parallelism
+            image = self.views.render(read_image(self.image_dir / file_name, size), view)
+        boxes = transform.boxes(boxes)
         if self.sampler is None:
             rois, owners = boxes[eligible], eligible
         else:
-            visible = box_ops.clip(boxes, self.letterbox.size)
-            rois, owners = self.sampler.draw(visible, eligible, rng, self.letterbox.size)
+            visible = box_ops.clip(boxes, self.views.letterbox.size)
+            rois, owners = self.sampler.draw(visible, eligible, rng, self.views.letterbox.size)
         instances = self.annotations.instances(index)
         shapes = [self.annotations.shape(index, i) for i in instances]
         draw = functools.partial(
@@ -123,7 +126,10 @@ class RoiDataset(Dataset[RoiSample]):
         )
         targets = draw(self.spec)
         pixel_size = float(self.annotations.pixel_sizes[index]) / transform.scale
-        sample = RoiSample(index, file_name, image, transform, size, rois, targets, pixel_size=pixel_size)
+        sample = RoiSample(
+            index, file_name, image, transform, size, rois, targets,
+            pixel_size=pixel_size, cache_key=cache_key, found=found,
+        )  # fmt: skip
         if self.sampler is not None:
             return sample
         measured = self.spec.metric_spec()
@@ -133,18 +139,20 @@ class RoiDataset(Dataset[RoiSample]):
             truths=[shapes[i].rle() for i in owners],
         )
 
-    def _view(
-        self, index: int, size: tuple[int, int], rng: np.random.Generator
-    ) -> tuple[Transform, np.ndarray]:
-        """Draw how the picture is laid into the input, and which instances can be a ROI in that view."""
-        eligible = self.annotations.eligible(index, self.min_roi_size)
-        if self.augment.geometric is not None:
-            boxes = self.annotations.pixel_boxes(index)[eligible]
-            for _ in range(_VIEW_TRIES):
-                transform = self.augment.geometric.draw(self.letterbox, size, rng)
-                whole = transform.boxes(boxes)
-                seen = box_ops.area(box_ops.clip(whole, self.letterbox.size))
-                kept = eligible[seen >= _MIN_VISIBLE * box_ops.area(whole)]
-                if len(kept):
-                    return transform, kept
-        return self.letterbox.fit(*size), eligible
+    def with_pictures(self) -> RoiDataset:
+        """The same data set, whose items have their pictures and do not ask the cache."""
+        twin = copy.copy(self)
+        twin.cache, twin.pictures = None, True
+        return twin
+
+    def _look_up(self, path: Path, variant: int, view: View) -> tuple[Key | None, Lookup]:
+        """What the cache, if any, holds of a view."""
+        if self.cache is None or not self.views.number:
+            return None, Lookup("absent")
+        try:
+            file = path.stat()
+        except OSError:
+            raise UserError(f"image not found: {path}") from None
+        content = (file.st_size, file.st_mtime_ns, self.views.describe(view))
+        key = Key.of(slot=(str(path.absolute()), variant), content=content)
+        return key, self.cache.look_up(key)

@@ -71,6 +71,11 @@ class OnnxExtractor:
         return file_digest(self.onnx_path)
 
     @property
+    def identity(self) -> str:
+        """Everything the features of a picture depend on: file, layers and preprocessing."""
+        return repr((self.digest, self.layers, vars(self.preprocess)))
+
+    @property
     def input_name(self) -> str:
         """Name of the ONNX image input."""
         return self._input.name
@@ -185,6 +190,8 @@ def _session(model: bytes, path: str, providers: Sequence[str] | None, threads: 
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    # threads that spin between runs take the cores from the decoder, whose turn it is then
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return ort.InferenceSession(model, options, providers=chosen)
     except Exception as error:  # the runtime raises bare exceptions of its own

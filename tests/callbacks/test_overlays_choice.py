@@ -6,15 +6,19 @@ from helpers import rectangle, write_coco
 from tiny_run import fit
 
 from callbacks.overlays import ValidationOverlays, choose_items
+from roiseg.data.augment import Augment
 from roiseg.data.coco_json import load_annotations
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.targets import TargetSpec
+from roiseg.data.views import Views
 from roiseg.geometry.letterbox import Letterbox
 
 
 def dataset(coco):
     spec = TargetSpec("roi", (14, 14), 3, (64, 64))
-    return RoiDataset(load_annotations(coco.json, 1), coco.images, Letterbox((64, 64)), spec)
+    return RoiDataset(
+        load_annotations(coco.json, 1), coco.images, Views(Letterbox((64, 64)), Augment()), spec
+    )
 
 
 @pytest.fixture(scope="module")

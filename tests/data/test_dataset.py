@@ -23,19 +23,21 @@ from roiseg.data.epoch_sampler import EpochSampler
 from roiseg.data.images import MAX_PIXELS, read_image
 from roiseg.data.sampling import RoiSampler
 from roiseg.data.targets import TargetSpec
+from roiseg.data.views import Views
 from roiseg.geometry.letterbox import Letterbox
 
 SIZE = (64, 64)
 SPEC = TargetSpec("roi", (14, 14), 3, SIZE)
+LETTERBOX = Letterbox(SIZE)
 AUGMENT = Augment(
     GeometricAugment(flip=0.5, scale=(0.8, 1.6), aspect=0.1),
     PhotometricAugment([K.ColorJitter(0.3, 0.3, 0.3, 0.1, p=0.8), K.RandomGaussianNoise(std=0.05, p=0.5)]),
 )
 
 
-def make(files, **options):
-    options = {"letterbox": Letterbox(SIZE), "spec": SPEC} | options
-    return RoiDataset(load_annotations(files.json), files.images, **options)
+def make(files, spec=SPEC, letterbox=LETTERBOX, augment=None, **options):
+    views = Views(letterbox, augment or Augment())
+    return RoiDataset(load_annotations(files.json), files.images, views, spec, **options)
 
 
 @pytest.fixture
@@ -295,7 +297,9 @@ def test_an_image_that_is_no_item_may_be_missing(broken_set):
 
 def test_a_missing_folder_is_named_with_its_setting(coco_set, tmp_path):
     with pytest.raises(UserError, match=r"image folder not found: .*data\.train_images"):
-        RoiDataset(load_annotations(coco_set.json), tmp_path / "none", Letterbox(SIZE), SPEC)
+        RoiDataset(
+            load_annotations(coco_set.json), tmp_path / "none", Views(Letterbox(SIZE), Augment()), SPEC
+        )
 
 
 def test_an_image_that_vanishes_later_is_named(broken_set):
@@ -542,7 +546,7 @@ def test_every_tensor_of_a_batch_moves(coco_set):
     moved = filled(make(coco_set, spec=IMAGE_FRAME)).to("meta")
     for field in fields(RoiBatch):
         value = getattr(moved, field.name)
-        if field.name != "samples":
+        if field.name not in ("samples", "pictured"):
             assert {t.device.type for t in (value if isinstance(value, tuple) else (value,))} == {"meta"}, (
                 field
             )
@@ -557,5 +561,5 @@ def test_a_batch_without_features_moves_too(evaluation):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU's driver pins memory")
 def test_pinning_pins_everything_a_loader_fills_in(coco_set):
     batch = collate([make(coco_set, spec=IMAGE_FRAME)[0]]).pin_memory()
-    for name in ("images", "rois", "targets", "measured", "pixel_sizes"):
+    for name in ("images", "rois", "targets", "measured", "pixel_sizes", "stored"):
         assert getattr(batch, name).is_pinned(), name

@@ -1,0 +1,104 @@
+"""How a picture is shown to the detector: the letterbox, or an augmented view in its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roiseg.data.augment import Augment
+from roiseg.data.bank import Bank
+from roiseg.geometry import boxes as box_ops
+from roiseg.geometry.boxes import Boxes
+from roiseg.geometry.letterbox import Letterbox, Transform
+
+# A view in which a person keeps less than this share of its box is not used as a ROI.
+_MIN_VISIBLE = 0.4
+_TRIES = 8
+
+
+@dataclass(frozen=True)
+class View:
+    """One way of showing one picture.
+
+    Attributes:
+        transform: original -> input pixels.
+        eligible: positions of the instances that can be a ROI in it.
+        colour_seed: of the photometric changes; None: there are none.
+    """
+
+    transform: Transform
+    eligible: NDArray[np.int64]
+    colour_seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Views:
+    """Draws views of pictures and renders them.
+
+    Args:
+        letterbox: how an image is brought to the extractor's input size.
+        augment: changes of the picture.
+        bank: how many augmented views an image has; None: a new one every time.
+        seed: root of the randomness of the bank's views.
+    """
+
+    letterbox: Letterbox
+    augment: Augment
+    bank: Bank | None = None
+    seed: int = 0
+
+    @property
+    def number(self) -> int:
+        """How many views of an image come again, whose features are worth keeping; 0: all are new."""
+        if self.augment == Augment():
+            return 1
+        return 0 if self.bank is None else self.bank.variants
+
+    def choose(self, image: int, epoch: int, rng: np.random.Generator) -> tuple[int, np.random.Generator]:
+        """The number of the view of an image in an epoch (0 without a bank), and the randomness it has."""
+        if self.bank is None:
+            return 0, rng
+        variant, generation = self.bank.draw(rng, epoch)
+        return variant, np.random.default_rng((self.seed, image, variant, generation, 1))
+
+    def draw(
+        self, boxes: Boxes, eligible: NDArray[np.int64], size: tuple[int, int], rng: np.random.Generator
+    ) -> View:
+        """Draw a view of an image.
+
+        Args:
+            boxes: [n, 4] boxes of its instances in original pixels.
+            eligible: positions in `boxes` that can be a ROI in the whole picture.
+            size: (H, W) of the image in original pixels.
+            rng: source of randomness.
+        """
+        transform, seen = self._lay(boxes, eligible, size, rng)
+        colour_seed = None if self.augment.photometric is None else int(rng.integers(2**31))
+        return View(transform, seen, colour_seed)
+
+    def render(self, picture: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
+        """Picture [h, w, 3] -> input [H, W, 3]."""
+        image = self.letterbox.apply(picture, view.transform)
+        if self.augment.photometric is None or view.colour_seed is None:
+            return image
+        return self.augment.photometric(image, seed=view.colour_seed)
+
+    def describe(self, view: View) -> object:
+        """What `render` depends on beside the picture, as plain values."""
+        colours = "" if self.augment.photometric is None else repr(self.augment.photometric.transforms)
+        return view.transform, view.colour_seed, colours
+
+    def _lay(
+        self, boxes: Boxes, eligible: NDArray[np.int64], size: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[Transform, NDArray[np.int64]]:
+        if self.augment.geometric is not None:
+            for _ in range(_TRIES):
+                transform = self.augment.geometric.draw(self.letterbox, size, rng)
+                whole = transform.boxes(boxes[eligible])
+                seen = box_ops.area(box_ops.clip(whole, self.letterbox.size))
+                kept = eligible[seen >= _MIN_VISIBLE * box_ops.area(whole)]
+                if len(kept):
+                    return transform, kept
+        return self.letterbox.fit(*size), eligible

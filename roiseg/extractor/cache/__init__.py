@@ -1,0 +1,1 @@
+"""Features of the frozen detector, kept between epochs and runs."""

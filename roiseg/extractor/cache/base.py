@@ -1,0 +1,129 @@
+"""What the caches share: keys, what a lookup finds, what is counted."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+from torch import Tensor
+
+from roiseg.common.errors import UserError
+from roiseg.extractor.cache.codec import Codec, Shape
+
+log = logging.getLogger(__name__)
+
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Key:
+    """Which features: `slot` is the place they are kept in, `content` what they must be made from.
+
+    Features of a slot whose content differs are stale, and replaced.
+
+    Args:
+        slot: a name of the picture and the view of it, whatever the file holds at the moment.
+        content: everything the features depend on beside the detector.
+    """
+
+    slot: bytes
+    content: bytes
+
+    @staticmethod
+    def of(slot: object, content: object) -> Key:
+        """The key of two values by their `repr`."""
+        return Key(*(xxhash.xxh3_128_digest(repr(part).encode()) for part in (slot, content)))
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What a loader process found: the state of a key's features, and their bytes.
+
+    There are no bytes where the training process holds the features itself.
+    """
+
+    state: Literal["held", "absent", "damaged"]
+    row: NDArray[np.uint8] | None = None
+
+    @property
+    def held(self) -> bool:
+        """Need the features not be computed?"""
+        return self.state == "held"
+
+
+class FeatureCache(ABC):
+    """Keeps encoded features; looked up in the loader processes, filled by the training process.
+
+    Each image is wanted once an epoch, in random order: what is evicted would have been as useful as
+    what takes its place. A full cache therefore keeps what it has and takes nothing more.
+
+    Args:
+        codec: how features are kept.
+        budget_gb: most it may hold, in 10^9 bytes.
+
+    Raises:
+        UserError: the budget is not above 0.
+    """
+
+    def __init__(self, codec: Codec, budget_gb: float) -> None:
+        if not budget_gb > 0:
+            raise UserError(f"data.cache.budget_gb must be above 0, got {budget_gb}")
+        self.codec = codec
+        self.budget = round(budget_gb * GB)
+        self.counts: Counter[str] = Counter()  # images: held, absent, damaged (lookups), refused (no room)
+
+    def open(self, extractor: str, shapes: Sequence[Shape]) -> None:
+        """Prepare for the features of one extractor.
+
+        Args:
+            extractor: everything about it that features depend on.
+            shapes: (C, H, W) of its layers.
+        """
+        self.shapes = list(shapes)
+        self.row_bytes = sum(self.codec.length(shape) for shape in shapes)
+
+    @abstractmethod
+    def look_up(self, key: Key) -> Lookup:
+        """In a loader process: are these features kept? Stale ones are not."""
+
+    @abstractmethod
+    def store(self, keys: Sequence[Key], rows: Tensor) -> None:
+        """Keep encoded features, uint8 [n, row_bytes], as far as there is room."""
+
+    @abstractmethod
+    def rows(self, keys: Sequence[Key], read: Tensor) -> Tensor:
+        """In the training process: the encoded features that lookups said are held.
+
+        Args:
+            keys: what is wanted.
+            read: uint8 [n, row_bytes], the bytes the lookups came with, in the same order; none if none did.
+
+        Returns:
+            uint8 [n, row_bytes].
+        """
+
+    @abstractmethod
+    def capacity(self, wanted: int) -> int:
+        """Bytes it may hold of this extractor's features, those it holds already included.
+
+        Args:
+            wanted: bytes there should be room for, if room can be made.
+        """
+
+    def plan(self, images: int) -> None:
+        """Say so before anything starts if the features of so many pictures are more than it may hold."""
+        wanted = images * self.row_bytes
+        capacity = self.capacity(wanted)
+        if wanted > capacity:
+            log.warning(
+                "feature cache: %d pictures of %.1f MB make %.1f GB, it may hold %.1f GB (%.0f %%): the rest "
+                "is computed every epoch; raise data.cache.budget_gb, or take a smaller codec or bank",
+                images, self.row_bytes / 1e6, wanted / GB, capacity / GB, 100 * capacity / wanted,
+            )  # fmt: skip

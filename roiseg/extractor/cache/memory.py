@@ -1,0 +1,71 @@
+"""Features kept in the training process's memory, on the device they were computed on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from roiseg.extractor.cache.base import FeatureCache, Key, Lookup
+from roiseg.extractor.cache.codec import Codec, Shape
+
+
+class MemoryCache(FeatureCache):
+    """Holds features until the run ends; on a GPU in its memory, so that they never leave it.
+
+    Loader processes see by a shared table which features are held.
+
+    Args:
+        codec, budget_gb: see `FeatureCache`.
+    """
+
+    def __init__(self, codec: Codec, budget_gb: float = 4.0) -> None:
+        super().__init__(codec, budget_gb)
+        self._rows: dict[bytes, Tensor] = {}
+
+    def open(self, extractor: str, shapes: Sequence[Shape]) -> None:
+        """See `FeatureCache`."""
+        super().open(extractor, shapes)
+        places = 2 * max(1, self.budget // self.row_bytes) + 1
+        # open addressing: slot and content of each row held, 0 where free; shared with the loaders
+        self._table = torch.zeros((places, 2), dtype=torch.int64).share_memory_()
+
+    def look_up(self, key: Key) -> Lookup:
+        """See `FeatureCache`."""
+        place = self._place(key)
+        return Lookup("held" if int(self._table[place, 1]) == _number(key.content) else "absent")
+
+    def store(self, keys: Sequence[Key], rows: Tensor) -> None:
+        """See `FeatureCache`."""
+        for key, row in zip(keys, rows, strict=True):
+            if key.slot not in self._rows and (len(self._rows) + 1) * self.row_bytes > self.budget:
+                self.counts["refused"] += 1
+                continue
+            self._rows[key.slot] = row.clone()
+            self._table[self._place(key)] = torch.tensor([_number(key.slot), _number(key.content)])
+
+    def rows(self, keys: Sequence[Key], read: Tensor) -> Tensor:
+        """See `FeatureCache`."""
+        return torch.stack([self._rows[key.slot] for key in keys])
+
+    def capacity(self, wanted: int) -> int:
+        """See `FeatureCache`."""
+        return self.budget
+
+    def _place(self, key: Key) -> int:
+        """Where in the table a slot is, or would go; there is always a free place."""
+        slot, places = _number(key.slot), len(self._table)
+        place = slot % places
+        while int(self._table[place, 0]) not in (0, slot):
+            place = (place + 1) % places
+        return place
+
+    def __getstate__(self) -> dict[str, object]:
+        """Loader processes need the table, not the features."""
+        return {**self.__dict__, "_rows": {}}
+
+
+def _number(digest: bytes) -> int:
+    """The first 63 bits of a digest, not 0."""
+    return (int.from_bytes(digest[:8], "little") >> 1) or 1
