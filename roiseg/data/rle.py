@@ -6,10 +6,14 @@ from a file passes through here first.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from pycocotools import mask as coco_mask
+
+_LONGEST = 7  # characters of a number: 35 bits hold the difference of two 32-bit runs
 
 
 def checked_counts(segmentation: dict[str, Any], size: tuple[int, int]) -> bytes:
@@ -29,39 +33,51 @@ def checked_counts(segmentation: dict[str, Any], size: tuple[int, int]) -> bytes
         raise ValueError(f"RLE of {size[0]}x{size[1]} pixels is more than its 32-bit runs can count")
     counts = segmentation.get("counts")
     if isinstance(counts, (str, bytes)):
-        runs = _decompress(counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts)
+        text = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
+        runs = decompress(np.frombuffer(text, np.uint8), [len(text)])[0].tolist()
     elif isinstance(counts, list) and all(isinstance(c, int) and not isinstance(c, bool) for c in counts):
         runs = counts
     else:
         raise ValueError("RLE counts must be a list of whole numbers or a string")
-    if any(run < 0 for run in runs) or sum(runs) != size[0] * size[1]:
+    if min(runs, default=0) < 0 or sum(runs) != size[0] * size[1]:
         raise ValueError(f"RLE runs add up to {sum(runs)}, the image has {size[0] * size[1]} pixels")
-    return coco_mask.frPyObjects({"size": list(size), "counts": list(runs)}, *size)["counts"]
+    return _compress(runs, size)["counts"]
 
 
-def _decompress(text: bytes) -> list[int]:
-    """Runs of a compressed RLE.
+def decompress(text: NDArray[np.uint8], ends: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Runs of n compressed RLEs whose counts lie end to end.
 
     A character holds 5 bits of a signed number and a flag that more follow; from the fourth number
-    on it is the difference to the run two before.
+    of an RLE on it is the difference to the run two before.
+
+    Args:
+        text: the characters.
+        ends: [n] where each RLE ends in `text`.
+
+    Returns:
+        The runs, and [n + 1] where those of each RLE begin.
+
+    Raises:
+        ValueError: a character no encoder writes, or an RLE ends in the middle of a number.
     """
-    runs: list[int] = []
-    value, shift = 0, 0
-    for character in text:
-        code = character - 48
-        if not 0 <= code < 64 or shift > 35:
-            raise ValueError("RLE string holds characters no encoder writes")
-        value |= (code & 0x1F) << shift
-        shift += 5
-        if code & 0x20:
-            continue
-        if code & 0x10:
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value, shift = 0, 0
-    if shift:
+    code = text.astype(np.int64) - 48
+    last = np.flatnonzero(code & 0x20 == 0)  # character of each number
+    length = np.diff(last, prepend=-1)
+    if ((code < 0) | (code > 63)).any() or (length > _LONGEST).any():
+        raise ValueError("RLE string holds characters no encoder writes")
+    first = np.searchsorted(np.append(0, last + 1), np.append(0, ends))
+    if not np.array_equal(np.append(0, last + 1).take(first, mode="clip"), np.append(0, ends)):
         raise ValueError("RLE string ends in the middle of a number")
-    return runs
+    begin = last + 1 - length
+    runs = np.zeros(0, np.int64)
+    if len(last):
+        place = np.arange(len(code)) - np.repeat(begin, length)
+        runs = np.add.reduceat((code & 0x1F) << 5 * place, begin)
+        runs -= (code[last] >> 4 & 1) << 5 * length
+    for a, b in itertools.pairwise(first):
+        for differences in (runs[a + 1 : b : 2], runs[a + 2 : b : 2]):
+            np.cumsum(differences, out=differences)
+    return runs, first
 
 
 def encode(mask: np.ndarray) -> dict[str, Any]:
@@ -69,6 +85,49 @@ def encode(mask: np.ndarray) -> dict[str, Any]:
     return coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
 
 
+def encode_window(
+    mask: NDArray[np.bool_], window: tuple[int, int, int, int], size: tuple[int, int]
+) -> dict[str, Any]:
+    """Compressed COCO RLE of an image of `size` (H, W) that is 0 outside a window, without the image.
+
+    Args:
+        mask: [y2 - y1, x2 - x1] what the window shows.
+        window: x1, y1, x2, y2 in pixels, within the image.
+        size: (H, W) of the image.
+    """
+    x1, y1, x2, y2 = window
+    if not mask.size:
+        return _compress([size[0] * size[1]], size)
+    columns = np.zeros(1 + (x2 - x1) * (y2 - y1 + 1), bool)  # down the columns, a 0 between two of them
+    columns[1:].reshape(x2 - x1, y2 - y1 + 1)[:, :-1] = mask.T
+    column, row = np.divmod(np.flatnonzero(columns[1:] != columns[:-1]), y2 - y1 + 1)
+    edges = (x1 + column) * size[0] + y1 + row
+    joined = np.flatnonzero(edges[1:-1:2] == edges[2::2])  # the end of a column and the start of the next
+    edges = np.delete(edges, np.append(2 * joined + 1, 2 * joined + 2))
+    runs = np.diff(edges, prepend=0, append=size[0] * size[1]).tolist()
+    return _compress(runs if runs[-1] else runs[:-1], size)
+
+
 def decode(rle: dict[str, Any]) -> np.ndarray:
     """Compressed COCO RLE -> bool [H, W]."""
     return coco_mask.decode(rle).astype(bool)
+
+
+def decode_window(rle: dict[str, Any], window: tuple[int, int, int, int]) -> NDArray[np.bool_]:
+    """Part x1, y1, x2, y2 (pixels, within the image) of `decode(rle)`, from the columns it touches only."""
+    x1, y1, x2, y2 = window
+    height = rle["size"][0]
+    runs, _ = decompress(np.frombuffer(rle["counts"], np.uint8), [len(rle["counts"])])
+    ends = np.clip(np.cumsum(runs), x1 * height, x2 * height)
+    columns = np.repeat(np.arange(len(runs)) % 2 == 1, np.diff(ends, prepend=x1 * height))
+    return columns.reshape(x2 - x1, height)[:, y1:y2].T
+
+
+def bounds(rle: dict[str, Any]) -> tuple[int, int, int, int]:
+    """Window x1, y1, x2, y2 outside of which a compressed RLE is 0; empty if all of it is."""
+    x, y, width, height = (int(v) for v in coco_mask.toBbox(rle))
+    return x, y, x + width, y + height
+
+
+def _compress(runs: list[int], size: tuple[int, int]) -> dict[str, Any]:
+    return coco_mask.frPyObjects({"size": list(size), "counts": runs}, *size)

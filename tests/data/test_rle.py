@@ -140,3 +140,64 @@ def test_thousands_of_damaged_strings_never_crash():
         survivors += 1
         assert rle.decode({"size": [9, 11], "counts": checked}).shape == (9, 11)
     assert survivors < 1000  # almost all damage shows in the sum
+
+
+# --- runs and windows -----------------------------------------------------------------------------
+
+
+@given(st.lists(masks, max_size=4))
+def test_strings_end_to_end_give_the_runs_of_each(several):
+    texts = [rle.encode(mask)["counts"] for mask in several]
+    ends = np.cumsum([len(text) for text in texts])
+    runs, first = rle.decompress(np.frombuffer(b"".join(texts), np.uint8), ends)
+    assert len(first) == len(several) + 1
+    for n, mask in enumerate(several):
+        assert runs[first[n] : first[n + 1]].tolist() == uncompressed_rle(mask)["counts"]
+
+
+def test_a_string_cut_within_a_number_is_refused_beside_sound_ones():
+    text = rle.encode(np.eye(40, 50, dtype=np.uint8))["counts"]
+    joined = np.frombuffer(text + text, np.uint8)
+    cut = next(n for n, character in enumerate(text) if (character - 48) & 0x20)
+    with pytest.raises(ValueError, match="middle of a number"):
+        rle.decompress(joined, [cut + 1, 2 * len(text)])
+
+
+@st.composite
+def windows(draw):
+    """A mask, and a window within it; some reach over the whole height or width, some are empty."""
+    mask = draw(masks)
+    limits = [sorted(draw(st.tuples(st.integers(0, n), st.integers(0, n)))) for n in mask.shape]
+    for limit, n in zip(limits, mask.shape, strict=True):
+        if draw(st.booleans()):
+            limit[:] = 0, n
+    (y1, y2), (x1, x2) = limits
+    return mask, (x1, y1, x2, y2)
+
+
+@given(windows())
+def test_a_window_is_encoded_as_the_whole_image_is(case):
+    mask, (x1, y1, x2, y2) = case
+    whole = np.zeros_like(mask)
+    whole[y1:y2, x1:x2] = mask[y1:y2, x1:x2]
+    got = rle.encode_window(mask[y1:y2, x1:x2] > 0, (x1, y1, x2, y2), mask.shape)
+    assert got == coco_mask.encode(np.asfortranarray(whole))
+
+
+@given(windows())
+def test_a_window_is_decoded_as_part_of_the_whole_image(case):
+    mask, window = case
+    x1, y1, x2, y2 = window
+    got = rle.decode_window(rle.encode(mask), window)
+    assert got.dtype == bool
+    np.testing.assert_array_equal(got, mask[y1:y2, x1:x2] > 0)
+
+
+@given(masks)
+def test_bounds_hold_all_of_the_mask_and_no_more_columns(mask):
+    x1, y1, x2, y2 = rle.bounds(rle.encode(mask))
+    assert mask.sum() == mask[y1:y2, x1:x2].sum()
+    assert 0 <= x1 <= x2 <= mask.shape[1]
+    assert 0 <= y1 <= y2 <= mask.shape[0]
+    if mask.any():
+        assert mask[:, x1].any() and mask[:, x2 - 1].any()

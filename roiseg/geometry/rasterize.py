@@ -1,0 +1,160 @@
+"""Outlines rasterised onto many small grids in one go: which cells have their centre inside?
+
+A scanline rasteriser with one scanline a column, as COCO's run-length encoding has them. Where a
+column's centre line crosses an outline, all cells further down that column change sides; a column of
+64 cells is one word, so that a crossing costs one exclusive-or and the answer is exact (even-odd rule).
+Work and memory grow with the crossings, not with the image or the number of cells.
+
+Planes of bits are `uint64 [B, G, n, w]`: cell (y, x) of outline i on grid g is bit y % 64 of
+`[y // 64, g, i, x]`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Planes = NDArray[np.uint64]
+
+_ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+
+@dataclass(frozen=True)
+class Grids:
+    """G grids of one size laid over an image: cells = scale * pixels + shift.
+
+    Args:
+        scale: [G, 2] x, y; a negative x is a mirror image.
+        shift: [G, 2] x, y.
+        size: (h, w) in cells.
+    """
+
+    scale: NDArray[np.float64]
+    shift: NDArray[np.float64]
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.scale)
+
+    def __getitem__(self, some: slice) -> Grids:
+        return Grids(self.scale[some], self.shift[some], self.size)
+
+    def planes(self, outlines: int) -> Planes:
+        """All cells of `outlines` outlines outside."""
+        height, width = self.size
+        return np.zeros((-(-height // 64), len(self), outlines, width), np.uint64)
+
+
+def polygon_planes(points: NDArray[np.float64], starts: NDArray[np.int64], grids: Grids) -> Planes:
+    """Rasterise n polygons onto every grid.
+
+    Args:
+        points: [P, 2] x, y in pixels, polygon after polygon.
+        starts: [n] where each polygon's points begin.
+        grids: where to.
+
+    Returns:
+        bits [B, G, n, w]. A cell whose centre lies on an outline belongs to one of its two sides.
+    """
+    height, width = grids.size
+    planes = grids.planes(len(starts))
+    if not planes.size:
+        return planes
+    following, polygon = _rings(starts, len(points))
+    # in cells whose centres are whole numbers
+    x = points[:, 0] * grids.scale[:, :1] + (grids.shift[:, :1] - 0.5)
+    y = points[:, 1] * grids.scale[:, 1:] + (grids.shift[:, 1:] - 0.5)
+    column = np.clip(np.ceil(x), 0, width).astype(np.int64)  # first whose centre is not left of the point
+    ahead = column.take(following, axis=1) - column
+    # an outline above or below the grid has an even number of crossings in each of its columns
+    near = (np.minimum.reduceat(y, starts, axis=1) < height) & (np.maximum.reduceat(y, starts, axis=1) > -1)
+    edges = np.flatnonzero((ahead != 0) & near.take(polygon, axis=1))
+    grid, point = np.divmod(edges, len(points))
+    other = edges + (following - np.arange(len(points)))[point]
+    ahead, column, x, y = ahead.ravel()[edges], column.ravel(), x.ravel(), y.ravel()
+    left, right = np.where(ahead > 0, edges, other), np.where(ahead > 0, other, edges)
+    # from the left end, so that two polygons agree on the edge they share
+    slope = (y[right] - y[left]) / (x[right] - x[left])
+    first = column[left]
+    start = y[left] + (first - x[left]) * slope
+    edge, step = _expand(np.abs(ahead))
+    row = start[edge] + step * slope[edge]
+    word = ((grid * len(starts) + polygon[point]) * width + first)[edge] + step
+    _flip_below(planes, word, np.ceil(row))
+    return planes
+
+
+def run_planes(
+    ends: NDArray[np.int64], first: NDArray[np.int64], size: tuple[int, int], grids: Grids
+) -> Planes:
+    """Look up, for every cell of every grid, the pixel under its centre in n run-length encoded masks.
+
+    Args:
+        ends: where each run ends, counted down the columns of the first mask, then of the second, ...;
+            each mask begins with a run of background (which may be of length 0) and ends after H * W.
+        first: [n + 1] where each mask's runs begin in `ends`.
+        size: (H, W) of the masks in pixels.
+        grids: where to; `scale` of y above 0.
+
+    Returns:
+        bits [B, G, n, w]; cells outside the masks are outside.
+    """
+    height, width = size
+    planes = grids.planes(len(first) - 1)
+    if not planes.size:
+        return planes
+    pixel = np.floor((np.arange(grids.size[1]) + 0.5 - grids.shift[:, :1]) / grids.scale[:, :1])
+    top = pixel.astype(np.int64)[:, None] * height + (np.arange(len(first) - 1) * height * width)[:, None]
+    # where the first run of foreground starts and the last one ends
+    begin, end = ends[first[:-1]], ends[first[:-1] + (np.diff(first) // 2 * 2 - 1)]
+    words = np.flatnonzero((top + height > begin[:, None]) & (top < end[:, None]))
+    top = top.ravel()[words]
+    grid, mask = np.divmod(words // grids.size[1], len(first) - 1)
+    low, high = np.searchsorted(ends, top, "right"), np.searchsorted(ends, top + height, "left")
+    column, step = _expand(high - low)
+    begins_inside, ends_inside = (np.flatnonzero((end - first[mask]) % 2) for end in (low, high))
+    column_of = np.concatenate([column, begins_inside, ends_inside])
+    row = np.concatenate(
+        [
+            ends[low[column] + step] - top[column],
+            np.zeros(len(begins_inside), np.int64),
+            np.full(len(ends_inside), height),
+        ]
+    )
+    grid = grid[column_of]
+    row = row * grids.scale[grid, 1] + (grids.shift[grid, 1] - 0.5)
+    _flip_below(planes, words[column_of], np.ceil(row))
+    return planes
+
+
+def unpack(planes: Planes) -> NDArray[np.uint8]:
+    """Bits [B, G, w] -> 0/1 [G, w, 64 B]: down the columns, with cells to spare below the grid."""
+    words = np.ascontiguousarray(np.moveaxis(planes, 0, -1)).astype("<u8", copy=False)
+    bits = np.unpackbits(words.view(np.uint8).ravel(), bitorder="little")
+    return bits.reshape(*planes.shape[1:], 64 * len(planes))
+
+
+def _rings(starts: NDArray[np.int64], points: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each point: the point that follows it around its polygon, and its polygon."""
+    following = np.arange(1, points + 1)
+    following[starts[1:] - 1] = starts[:-1]
+    following[-1] = starts[-1]
+    polygon = np.zeros(points, np.int64)
+    polygon[starts[1:]] = 1
+    return following, np.cumsum(polygon)
+
+
+def _expand(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """[2, 0, 3] -> which [0, 0, 2, 2, 2] and how manieth of it [0, 1, 0, 1, 2]."""
+    which = np.repeat(np.arange(len(counts)), counts)
+    return which, np.arange(len(which)) - (np.cumsum(counts) - counts)[which]
+
+
+def _flip_below(planes: Planes, word: NDArray[np.int64], row: NDArray[np.float64]) -> None:
+    """Change, in column `word` [K] of the planes, all cells from `row` [K] downwards."""
+    row = np.clip(row, 0, 64 * len(planes))
+    for block, plane in enumerate(planes.reshape(len(planes), -1)):
+        shift = row if not block else np.maximum(row - 64 * block, 0)
+        np.bitwise_xor.at(plane, word, _ALL << shift.astype(np.uint64))
