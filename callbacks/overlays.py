@@ -94,8 +94,8 @@ def choose_items(dataset: RoiDataset, images: Mapping[str, int]) -> list[int]:
     Where no image has just that number, the nearest one not chosen yet stands in.
     """
     annotations = dataset.annotations
-    names = [Path(str(annotations.file_names[i])).name for i in dataset.images]
-    counts = [len(annotations.eligible(int(i), dataset.min_roi_size)) for i in dataset.images]
+    names = [Path(name).name for name in annotations.file_names[dataset.images].tolist()]
+    counts = annotations.eligible_counts(dataset.min_roi_size)[dataset.images].tolist()
     named = {name: names.index(name) for name in images if name in names}
     chosen: list[int] = []
     for name, persons in images.items():

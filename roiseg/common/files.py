@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -105,6 +105,20 @@ def existing_dir(path: str | Path | None, what: str, hint: str = "") -> Path:
     if path.exists():
         raise UserError(f"{what} folder {path} is a file; give the folder")
     raise UserError(f"{what} folder not found: {path} ({_deepest(path)}){'; ' + hint if hint else ''}")
+
+
+def absent_files(folder: Path, names: Iterable[str]) -> list[str]:
+    """Those of `names` (relative to `folder`) that are no files; every folder is listed once."""
+    listed: dict[str, set[str]] = {}
+    absent = []
+    for name in names:
+        parent, base = os.path.split(name)
+        if parent not in listed:
+            below = folder / parent
+            listed[parent] = set(os.listdir(below)) if below.is_dir() else set()
+        if base not in listed[parent] and not (folder / name).is_file():  # a file system may fold cases
+            absent.append(name)
+    return absent
 
 
 def _deepest(path: Path) -> str:

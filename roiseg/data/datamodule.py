@@ -38,6 +38,7 @@ class RoiDataModule(L.LightningDataModule):
         metric_size: (h, w) of the grid over each ROI on which validation counts pixels, the same for all
             decoders; None takes the decoder's own grid, which must be in the roi frame.
         category_id: the category to segment.
+        index_dir: folder of indices of annotation files, which open at once; None parses them every time.
         min_roi_size: smallest side of a ROI in original pixels.
         batch_size: images a step.
         val_batch_size: images an evaluation step.
@@ -65,6 +66,7 @@ class RoiDataModule(L.LightningDataModule):
         augment: Augment | None = None,
         metric_size: Sequence[int] | None = None,
         category_id: int = 1,
+        index_dir: str | None = None,
         min_roi_size: float = 16,
         batch_size: int = 8,
         val_batch_size: int = 8,
@@ -94,6 +96,7 @@ class RoiDataModule(L.LightningDataModule):
         self.cache = cache
         self.pictures = pictures
         self.category_id = category_id
+        self.index_dir = index_dir
         self.min_roi_size = min_roi_size
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size
@@ -127,7 +130,7 @@ class RoiDataModule(L.LightningDataModule):
             annotations, images = self.paths[split]
             training = split == "train"
             self._sets[split] = RoiDataset(
-                load_annotations(annotations, self.category_id),
+                load_annotations(annotations, self.category_id, self.index_dir),
                 Path(images),
                 self.views[split],
                 self.spec,

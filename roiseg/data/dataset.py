@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from roiseg.common.errors import UserError
-from roiseg.common.files import existing_dir
+from roiseg.common.files import absent_files, existing_dir
 from roiseg.data.annotations import Annotations
 from roiseg.data.batch import RoiSample
 from roiseg.data.images import read_image
@@ -68,9 +67,9 @@ class RoiDataset(Dataset[RoiSample]):
         self.seed = seed
         self.cache = cache
         self.pictures = pictures
-        counts = [len(annotations.eligible(i, min_roi_size)) for i in range(len(annotations))]
+        counts = annotations.eligible_counts(min_roi_size)
         self.images = np.flatnonzero(counts)  # index into annotations of each item
-        self.num_rois = int(sum(counts))
+        self.num_rois = int(counts.sum())
         if not self.num_rois:
             raise UserError(
                 f"no instance in {annotations.path} has both sides of {min_roi_size} pixels or more: "
@@ -79,9 +78,8 @@ class RoiDataset(Dataset[RoiSample]):
         self._check_files()
 
     def _check_files(self) -> None:
-        present = set(os.listdir(self.image_dir))
-        names = [str(self.annotations.file_names[i]) for i in self.images]
-        missing = [n for n in names if n not in present and not (self.image_dir / n).is_file()]
+        names = self.annotations.file_names[self.images].tolist()
+        missing = absent_files(self.image_dir, names)
         if missing:
             raise UserError(
                 f"{len(missing)} of {len(names)} images of {self.annotations.path} are not in "

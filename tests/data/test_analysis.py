@@ -274,7 +274,8 @@ def test_command_writes_json_and_plots_and_nothing_else(squares: CocoSet, tmp_pa
     assert done.stderr == ""
     files = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()}
     folder = "data/analysis/set_instances"
-    assert files == {f"{folder}/data_analyze.json", f"{folder}/data_analyze.png"}
+    index = next((place / "data" / "index").glob("instances_1_*.index")).relative_to(place)
+    assert files == {f"{folder}/data_analyze.json", f"{folder}/data_analyze.png", str(index)}
     assert {path.name for path in place.iterdir()} == {"data"}
     assert json.loads((place / folder / "data_analyze.json").read_text())["source"] == "instances.json"
     assert str(tmp_path) not in (place / folder / "data_analyze.json").read_text()
