@@ -22,11 +22,13 @@ from callbacks.overlays import ValidationOverlays
 from roiseg.cli import build
 from roiseg.cli.entry import command
 from roiseg.cli.folders import claim
+from roiseg.cli.processes import Processes
 from roiseg.cli.report import best_epoch, parameter_counts, print_summary, versions
 from roiseg.cli.types import check_types
 from roiseg.common.errors import UserError, nearest
 from roiseg.common.files import atomic_path, existing_file, write_json
 from roiseg.data.datamodule import RoiDataModule
+from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.inference.checkpoint import check_resumable, describe, find_last, read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -37,46 +39,57 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     started = time.perf_counter()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     check_types(build.plain(cfg))
-    extractor = build.build_extractor(cfg)
-    decoder = build.build_decoder(cfg, extractor)
-    data = build.build_datamodule(cfg, extractor, decoder)
-    loss = build.build_loss(cfg, decoder, data)
-    clicks = build.build_clicks(cfg, decoder)
-    with without_advice():
-        build.build_trainer(cfg, [], [])  # a mistake in its settings shows before anything is written
-    checkpoint = find_checkpoint(cfg)
+    with without_advice():  # a mistake in its settings shows before anything is written
+        trainer = build.build_trainer(cfg, [], [])
+    with Processes(trainer, cfg.trainer.get("strategy", "auto")) as processes:
+        summary = run(cfg, processes)
+        summary["seconds"] = round(time.perf_counter() - started, 1)
+        if processes.first:
+            write_json(Path(cfg.paths.output_dir) / "summary.json", summary)
+            print_summary(summary)
+    return summary
+
+
+def run(cfg: DictConfig, processes: Processes) -> dict[str, Any]:
+    """Build, train and test, together with the other processes if there are any."""
+    with processes.in_turn():
+        extractor = build.build_extractor(cfg)
+        decoder = build.build_decoder(cfg, extractor)
+        data = build.build_datamodule(cfg, extractor, decoder)
+        loss = build.build_loss(cfg, decoder, data)
+        clicks = build.build_clicks(cfg, decoder)
+        if processes.first:
+            choose_folders(cfg, find_checkpoint(cfg, extractor))
+    checkpoint = share_folders(cfg, processes)
     if checkpoint is not None:
-        check_resumable(checkpoint, describe(build.plain(cfg), extractor))
         data.first_epoch = read_checkpoint(checkpoint)["epoch"] + 1
-    choose_folders(cfg, checkpoint)
     description = describe(build.plain(cfg), extractor)
     module = build.build_module(cfg, decoder, loss, clicks, description)
     callbacks, loggers = build.build_callbacks(cfg), build.build_loggers(cfg)
     with without_advice():
         trainer = build.build_trainer(cfg, callbacks, loggers)
+    processes.hand_over(trainer)
     for logger in loggers:
         logger.log_hyperparams(description["config"])
     fit(trainer, module, data, checkpoint)
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     tested = test(trainer, module, data, best) if cfg.test else {}
-    summary = summarize(cfg, trainer, data, tested, time.perf_counter() - started)
-    summary["parameters"] = parameter_counts(decoder)
-    if trainer.is_global_zero:
-        write_json(Path(cfg.paths.output_dir) / "summary.json", summary)
-        print_summary(summary)
-    return summary
+    return {**summarize(cfg, trainer, data, tested), "parameters": parameter_counts(decoder)}
 
 
-def find_checkpoint(cfg: DictConfig) -> Path | None:
-    """The checkpoint `ckpt_path` asks to go on from, if any."""
+def find_checkpoint(cfg: DictConfig, extractor: OnnxExtractor) -> Path | None:
+    """The checkpoint `ckpt_path` asks to go on from, if any, checked to fit this run."""
     if cfg.ckpt_path is None:
         return None
     if cfg.ckpt_path != "last":
         hint = "set ckpt_path to a .pth file or to `last`"
-        return existing_file(cfg.ckpt_path, "checkpoint", hint).absolute()
-    found = find_last(Path(cfg.paths.checkpoint_dir).absolute(), build.plain(cfg))
+        found: Path | None = existing_file(cfg.ckpt_path, "checkpoint", hint).absolute()
+    else:
+        found = find_last(Path(cfg.paths.checkpoint_dir).absolute(), build.plain(cfg))
     if found is None:
         log.warning("ckpt_path=last: this run has no checkpoint yet, it starts from the beginning")
+    else:
+        check_resumable(found, describe(build.plain(cfg), extractor))
     return found
 
 
@@ -102,6 +115,14 @@ def choose_folders(cfg: DictConfig, checkpoint: Path | None) -> None:
         log.info("going on from %s", checkpoint)
 
 
+def share_folders(cfg: DictConfig, processes: Processes) -> Path | None:
+    """Write where the first process writes; returns the checkpoint to go on from, if any."""
+    keys = ("paths.output_dir", "paths.checkpoint_dir", "ckpt_path")
+    for key, value in zip(keys, processes.share([OmegaConf.select(cfg, key) for key in keys]), strict=True):
+        OmegaConf.update(cfg, key, value)
+    return None if cfg.ckpt_path is None else Path(cfg.ckpt_path)
+
+
 def fit(trainer: L.Trainer, module: L.LightningModule, data: RoiDataModule, checkpoint: Path | None) -> None:
     """Train, from a checkpoint if one is given."""
     with without_advice():
@@ -120,7 +141,8 @@ def test(trainer: L.Trainer, module: L.LightningModule, data: RoiDataModule, bes
 @contextmanager
 def without_advice() -> Iterator[None]:
     """Keep Lightning's advice that does not apply here off the terminal."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
         for message in _ADVICE:
             warnings.filterwarnings("ignore", message=message)
@@ -132,11 +154,14 @@ _ADVICE = (
     ".*smaller than the logging interval.*",
     ".*LeafSpec.*is deprecated.*",
     ".*was used without a .* scheduler.*",
+    ".*recommended to use .self.log.*sync_dist=True.*",  # metrics are of all processes already
+    ".*it is recommended to use .Trainer.devices=1.*",  # evaluation repeats no image
+    ".*broadcast_buffers. is deprecated.*",  # its successor is not in older torch
 )
 
 
 def summarize(
-    cfg: DictConfig, trainer: L.Trainer, data: RoiDataModule, tested: dict[str, float], seconds: float
+    cfg: DictConfig, trainer: L.Trainer, data: RoiDataModule, tested: dict[str, float]
 ) -> dict[str, Any]:
     """Everything a script may want to know about a finished run."""
     found: dict[type, Any] = {type(callback): callback for callback in trainer.callbacks}  # type: ignore[attr-defined]
@@ -153,7 +178,6 @@ def summarize(
         "best_epoch": best.get("epoch"),
         "epochs": len(history),
         "history": history,
-        "seconds": round(seconds, 1),
         "output_dir": str(cfg.paths.output_dir),
         "checkpoint_dir": str(cfg.paths.checkpoint_dir),
         "best_checkpoint": (checkpoints.best_model_path or None) if checkpoints else None,

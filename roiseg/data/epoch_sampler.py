@@ -12,8 +12,16 @@ from torch.utils.data import Sampler
 class EpochSampler(Sampler[tuple[int, int]]):
     """Shuffles by (seed, epoch) and hands the epoch to the dataset with every index.
 
-    Under distributed training each process takes every world-size-th index; the last round is filled
-    up from the start so that all take the same number of steps.
+    Under distributed training process r of W takes positions r, r + W, ... of the order, so that W
+    processes with batches of n see in every step what one with batches of W * n sees. Training shares
+    are equal, the last round filled up from the start. Evaluation repeats nothing: shares differ by at
+    most one.
+
+    Args:
+        length: number of images.
+        seed: root of the order.
+        shuffle: True for training; False keeps the order and repeats nothing.
+        first_epoch: epoch of the first iteration.
     """
 
     def __init__(self, length: int, seed: int, shuffle: bool, first_epoch: int = 0) -> None:
@@ -26,21 +34,33 @@ class EpochSampler(Sampler[tuple[int, int]]):
         """Choose the epoch of the next iteration (Lightning calls this)."""
         self.epoch = epoch
 
+    @property
+    def idle(self) -> bool:
+        """Has this process no image to evaluate? It then visits one of another's, which must not count."""
+        rank, _ = _rank_and_world()
+        return not self.shuffle and rank >= self.length
+
     def __len__(self) -> int:
-        _, world = _rank_and_world()
-        return -(-self.length // world)
+        return len(self._share())
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = torch.arange(self.length)
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             order = torch.randperm(self.length, generator=generator)
+        return iter([(self.epoch, int(order[position])) for position in self._share()])
+
+    def _share(self) -> list[int]:
+        """Positions of the order that this process visits."""
         rank, world = _rank_and_world()
-        indices = order[torch.arange(rank, len(self) * world, world) % max(1, self.length)]
-        return iter([(self.epoch, int(i)) for i in indices])
+        if self.shuffle or self.idle:  # Lightning wants a batch on every process
+            rounds = -(-self.length // world)
+            return [position % self.length for position in range(rank, rounds * world, world)]
+        return list(range(rank, self.length, world))
 
 
 def _rank_and_world() -> tuple[int, int]:
+    """Number of this process, and of how many."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1

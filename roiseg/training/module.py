@@ -16,6 +16,7 @@ from roiseg.data.batch import RoiBatch
 from roiseg.decoders.base import Context, Decoder, DecoderOutput, target_probability
 from roiseg.losses.composite import CompositeLoss
 from roiseg.training.clicks import Clicks
+from roiseg.training.loss_means import LossMeans
 from roiseg.training.metrics import InstanceMetrics, PixelMetrics
 
 
@@ -54,6 +55,7 @@ class RoiSegModule(L.LightningModule):
         self.clicks = clicks
         self.pixel_metrics = PixelMetrics(decoder.num_classes)
         self.instance_metrics = InstanceMetrics()
+        self.loss_means = LossMeans(["loss", *(f"loss_{name}" for name in loss.terms)])
 
     def forward(self, batch: RoiBatch) -> DecoderOutput:
         """Decode a batch whose features are filled in."""
@@ -66,15 +68,23 @@ class RoiSegModule(L.LightningModule):
 
     def training_step(self, batch: RoiBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
-        return self._loss(self(batch), batch, "train")
+        losses = self._losses(self(batch), batch)
+        self.log_dict(
+            {f"train/{name}": value.detach() for name, value in losses.items()},
+            on_step=False,
+            on_epoch=True,
+            batch_size=max(1, len(batch.rois)),
+            sync_dist=True,
+        )
+        return losses["loss"]
 
     def validation_step(self, batch: RoiBatch, batch_idx: int) -> None:
         """Measure one batch."""
-        self._measure(batch, "val")
+        self._measure(batch, self.trainer.val_dataloaders)
 
     def test_step(self, batch: RoiBatch, batch_idx: int) -> None:
         """Measure one batch."""
-        self._measure(batch, "test")
+        self._measure(batch, self.trainer.test_dataloaders)
 
     def on_validation_epoch_end(self) -> None:
         """Log the epoch's metrics."""
@@ -113,21 +123,15 @@ class RoiSegModule(L.LightningModule):
             points = self.clicks(batch.targets, self.decoder.windows(batch.rois))
         return Context(image=batch.inputs, pixel_size=batch.pixel_sizes, points=points)
 
-    def _loss(self, output: DecoderOutput, batch: RoiBatch, stage: str) -> Tensor:
+    def _losses(self, output: DecoderOutput, batch: RoiBatch) -> dict[str, Tensor]:
         total, values = self.loss(output, batch.targets)
-        logged = {f"{stage}/loss": total, **{f"{stage}/loss_{name}": v for name, v in values.items()}}
-        self.log_dict(
-            {name: value.detach() for name, value in logged.items()},
-            on_step=False,
-            on_epoch=True,
-            batch_size=max(1, len(batch.rois)),
-            sync_dist=True,
-        )
-        return total
+        return {"loss": total, **{f"loss_{name}": value for name, value in values.items()}}
 
-    def _measure(self, batch: RoiBatch, stage: str) -> None:
+    def _measure(self, batch: RoiBatch, loader: Any) -> None:
+        if getattr(loader.sampler, "idle", False):
+            return
         output = self(batch)
-        self._loss(output, batch, stage)
+        self.loss_means.update(self._losses(output, batch), len(batch.rois))
         size = (batch.measured.shape[1], batch.measured.shape[2])
         on_rois = self.decoder.roi_logits(output.logits, batch.rois, size)
         self.pixel_metrics.update(on_rois.argmax(dim=1), batch.measured.long())
@@ -135,7 +139,8 @@ class RoiSegModule(L.LightningModule):
         self.instance_metrics.update(target_probability(output.logits), batch, windows)
 
     def _log_metrics(self, stage: str) -> None:
-        values = {**self.pixel_metrics.scalars(), **self.instance_metrics.compute()}
-        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=False)
-        self.pixel_metrics.reset()
-        self.instance_metrics.reset()
+        metrics = (self.loss_means.compute(), self.pixel_metrics.scalars(), self.instance_metrics.compute())
+        for values in metrics:  # of all processes already
+            self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=False)
+        for metric in (self.loss_means, self.pixel_metrics, self.instance_metrics):
+            metric.reset()

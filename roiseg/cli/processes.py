@@ -1,0 +1,109 @@
+"""The processes of a distributed run: how they meet, what they agree on, how they end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, TypeVar
+
+import lightning as L
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from roiseg.common.console import console
+from roiseg.common.errors import UserError
+
+T = TypeVar("T")
+
+_PATIENCE = 60  # seconds the first process waits at the very end for those it started
+
+
+class Processes:
+    """The processes that train together; just this one where the trainer has one device.
+
+    They meet before anything is written, so that the first can tell the others where to. Either Lightning
+    starts the others, once the first has built everything (a mistake then shows once, and at once), or
+    torchrun or SLURM has started all of them. Leaving the context ends those that Lightning started.
+
+    Args:
+        trainer: knows how many there are and who this one is. It need not be the one that trains.
+        strategy: the strategy as configured; several processes need one with a `_target_`.
+
+    Attributes:
+        first: is this the one that writes?
+
+    Raises:
+        UserError: several processes without trainer=ddp, or in a sweep that would start them by itself.
+    """
+
+    def __init__(self, trainer: L.Trainer, strategy: Any) -> None:
+        self._strategy: Any = trainer.strategy
+        self._alone = trainer.world_size == 1
+        self.first = self._alone or trainer.is_global_zero
+        self._strategy.accelerator.setup_device(self._strategy.root_device)  # the extractor opens on it
+        if self._alone:
+            return
+        if isinstance(strategy, str):
+            raise UserError(
+                f"trainer: {trainer.world_size} processes need trainer=ddp, this is strategy={strategy}: "
+                "add trainer=ddp (trainer.devices and the rest stay)"
+            )
+        if self._starts_others and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise UserError(
+                "a sweep (-m) cannot start several processes a job: run its jobs one by one, or on one "
+                "device each (trainer.devices=1) and side by side with sweep=joblib or sweep=slurm"
+            )
+        if not self.first:
+            logging.disable(logging.INFO)
+            console.quiet = True
+
+    @property
+    def _starts_others(self) -> bool:
+        return not self._strategy.cluster_environment.creates_processes_externally
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in getattr(self._strategy.launcher, "procs", ()):
+            if kind is not None:  # they may hang waiting for this one
+                process.kill()
+            process.wait(_PATIENCE)
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Run a block on the first process, then on the others; all have met when it is left.
+
+        What the first makes for all (a data set, an analysis) the others find.
+        """
+        starts_others = not self._alone and self._starts_others
+        if not starts_others:
+            self._meet()
+        if not self.first:
+            self._strategy.barrier()
+        yield
+        if starts_others:
+            self._meet()
+        if self.first:
+            self._strategy.barrier()
+
+    def _meet(self) -> None:
+        if self._alone:
+            return
+        try:
+            self._strategy.launcher.launch(self._strategy.setup_environment)
+        except ValueError as error:  # SLURM or torchrun has started another number
+            raise UserError(f"trainer.devices, trainer.num_nodes: {error}") from None
+
+    def share(self, value: T) -> T:
+        """What the first process has given, on all of them."""
+        return value if self._alone else self._strategy.broadcast(value)
+
+    def hand_over(self, trainer: L.Trainer) -> None:
+        """Let the trainer that trains pass signals on to the processes started here."""
+        if not self._alone and self._strategy.launcher.procs:
+            trainer.strategy.launcher.procs = self._strategy.launcher.procs  # type: ignore[union-attr]

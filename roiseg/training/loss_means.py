@@ -1,0 +1,42 @@
+"""The loss over a whole evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class LossMeans(Metric):
+    """Means of losses over ROIs, of all processes; a loss that was measured nowhere is left out.
+
+    Args:
+        names: every loss there may be. A process that measures none must know them to join the others.
+    """
+
+    full_state_update = False
+    sums: Tensor
+    counts: Tensor
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = list(names)
+        for state in ("sums", "counts"):
+            self.add_state(state, torch.zeros(len(self.names)), dist_reduce_fx="sum")
+
+    def update(self, losses: Mapping[str, Tensor], rois: int) -> None:
+        """Add the losses of a batch of `rois` ROIs."""
+        for name, value in losses.items():
+            number = self.names.index(name)
+            self.sums[number] += value.detach().float() * rois
+            self.counts[number] += rois
+
+    def compute(self) -> dict[str, Tensor]:
+        """Mean of each loss, by name."""
+        return {
+            name: total / count
+            for name, total, count in zip(self.names, self.sums, self.counts, strict=True)
+            if count
+        }
