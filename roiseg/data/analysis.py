@@ -200,11 +200,10 @@ def _measure(annotations: Annotations, min_roi_size: float, grid: int) -> _Rois:
         owners = annotations.eligible(image, min_roi_size)
         if not len(owners):
             continue
-        boxes, instances = annotations.pixel_boxes(image), annotations.instances(image)
-        crowd = annotations.crowd[instances]
-        shapes = [annotations.shape(image, int(instance)) for instance in instances]
+        boxes, crowd = annotations.pixel_boxes(image), annotations.crowd[annotations.instances(image)]
+        outlines = annotations.outlines(image)
         spec = TargetSpec("roi", (grid, grid), 3, annotations.size(image))
-        targets = draw_targets(spec, shapes, boxes, crowd, _IDENTITY, boxes[owners], owners)
+        targets = draw_targets(spec, outlines, crowd, _IDENTITY, boxes[owners], owners)
         counts.append(
             np.stack([np.count_nonzero(targets == v, axis=(1, 2)) for v in CLASSES.values()], 1).astype("i4")
         )

@@ -6,14 +6,13 @@ not with Python objects. Coordinates are normalised to 0..1 of their image.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from roiseg.data.shapes import Polygons, RunLength, Shape
+from roiseg.data.outlines import Outlines
 from roiseg.geometry.boxes import Boxes, denormalize
 
 
@@ -70,17 +69,20 @@ class Annotations:
         so_far = np.concatenate([[0], np.cumsum(_large(boxes, min_size) & ~self.crowd)])
         return np.diff(so_far[self.first])
 
-    def shape(self, image: int, instance: int) -> Shape:
-        """The outline of an instance (index over the whole set) of an image."""
-        start, end = self.run_ends[instance], self.run_ends[instance + 1]
-        if end > start:
-            return RunLength(self.runs[start:end].tobytes(), self.size(image))
-        bounds = [
-            int(self.part_ends[p - 1]) if p else 0
-            for p in range(self.parts[instance], self.parts[instance + 1] + 1)
-        ]
-        pieces = [self.points[a:b] for a, b in itertools.pairwise(bounds)]
-        return Polygons(pieces, self.size(image))
+    def outlines(self, image: int) -> Outlines:
+        """The outlines of an image's instances, crowds included; views, nothing is copied."""
+        some = slice(self.first[image], self.first[image + 1] + 1)
+        parts, run_ends = self.parts[some], self.run_ends[some]
+        part_ends = self.part_ends[parts[0] : parts[-1]]
+        start = self.part_ends[parts[0] - 1] if parts[0] else 0
+        return Outlines(
+            self.size(image),
+            self.points[start : part_ends[-1] if len(part_ends) else start],
+            part_ends - start,
+            parts - parts[0],
+            self.runs[run_ends[0] : run_ends[-1]],
+            run_ends - run_ends[0],
+        )
 
 
 def _large(boxes: Boxes, min_size: float) -> NDArray[np.bool_]:

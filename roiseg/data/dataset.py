@@ -111,13 +111,11 @@ class RoiDataset(Dataset[RoiSample]):
         else:
             visible = box_ops.clip(boxes, self.views.letterbox.size)
             rois, owners = self.sampler.draw(visible, eligible, rng, self.views.letterbox.size)
-        instances = self.annotations.instances(index)
-        shapes = [self.annotations.shape(index, i) for i in instances]
+        outlines = self.annotations.outlines(index)
         draw = functools.partial(
             draw_targets,
-            shapes=shapes,
-            boxes=boxes,
-            crowd=self.annotations.crowd[instances],
+            outlines=outlines,
+            crowd=self.annotations.crowd[self.annotations.instances(index)],
             transform=transform,
             rois=rois,
             owners=owners,
@@ -134,7 +132,7 @@ class RoiDataset(Dataset[RoiSample]):
         return replace(
             sample,
             measured=targets if measured.grids_as(self.spec) else draw(measured),
-            truths=[shapes[i].rle() for i in owners],
+            truths=[outlines.rle(int(i)) for i in owners],
         )
 
     def with_pictures(self) -> RoiDataset:
@@ -151,6 +149,6 @@ class RoiDataset(Dataset[RoiSample]):
             file = path.stat()
         except OSError:
             raise UserError(f"image not found: {path}") from None
-        content = (file.st_size, file.st_mtime_ns, self.views.describe(view))
-        key = Key.of(slot=(str(path.absolute()), variant), content=content)
+        content = (file.st_size, file.st_mtime_ns, view.transform, view.colour_seed)
+        key = Key.of(slot=(str(path.absolute()), self.views.slot(variant)), content=content)
         return key, self.cache.look_up(key)

@@ -6,19 +6,21 @@ target before non-target before ignore before background.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from roiseg.common.classes import BACKGROUND, IGNORE, NON_TARGET, TARGET
-from roiseg.data.shapes import Shape
-from roiseg.geometry.boxes import Boxes, intersection
+from roiseg.common.classes import IGNORE, NON_TARGET, TARGET
+from roiseg.data.outlines import Outlines
+from roiseg.geometry.boxes import Boxes
 from roiseg.geometry.letterbox import Transform
+from roiseg.geometry.rasterize import Grids, Planes, unpack
 
 Frame = Literal["roi", "image"]
+
+_AT_ONCE = 1 << 18  # numbers: a few MB, whatever the number of ROIs and instances
 
 
 @dataclass(frozen=True)
@@ -50,26 +52,23 @@ class TargetSpec:
         """Do both draw on the same grid?"""
         return (self.frame, self.size) == (other.frame, other.size)
 
-    def grid(self, transform: Transform, roi: NDArray[np.float32]) -> Transform:
-        """The map original pixels -> grid cells, for a ROI [4] in input pixels."""
+    def grids(self, transform: Transform, rois: Boxes) -> Grids:
+        """The grids over original pixels: of each ROI [R, 4] in input pixels, or the one of the image."""
         height, width = self.size
         if self.frame == "image":
-            x1, y1, x2, y2 = 0.0, 0.0, float(self.image_size[1]), float(self.image_size[0])
-        else:
-            x1, y1, x2, y2 = (float(v) for v in roi)
-        scale_x, scale_y = width / (x2 - x1), height / (y2 - y1)
-        return Transform(
-            transform.scale_x * scale_x,
-            transform.scale_y * scale_y,
-            (transform.shift_x - x1) * scale_x,
-            (transform.shift_y - y1) * scale_y,
+            rois = np.array([[0, 0, self.image_size[1], self.image_size[0]]], np.float32)
+        corners = rois.astype(np.float64)
+        cells = (width, height) / (corners[:, 2:] - corners[:, :2])  # per input pixel
+        return Grids(
+            cells * (transform.scale_x, transform.scale_y),
+            cells * ((transform.shift_x, transform.shift_y) - corners[:, :2]),
+            self.size,
         )
 
 
 def draw_targets(
     spec: TargetSpec,
-    shapes: Sequence[Shape],
-    boxes: Boxes,
+    outlines: Outlines,
     crowd: NDArray[np.bool_],
     transform: Transform,
     rois: Boxes,
@@ -79,29 +78,38 @@ def draw_targets(
 
     Args:
         spec: frame, grid and classes.
-        shapes: outlines of all n instances of the image.
-        boxes: their boxes [n, 4] in input pixels.
+        outlines: of all n instances of the image.
         crowd: [n], instances that are uncertain regions.
         transform: original -> input pixels.
         rois: [R, 4] in input pixels.
-        owners: [R] position in `shapes` of each ROI's target.
+        owners: [R] position in `outlines` of each ROI's target.
 
     Returns:
         uint8 [R, h, w].
     """
-    windows = rois
+    targets = np.empty((len(rois), *spec.size), np.uint8)
+    grids = spec.grids(transform, rois)
     if spec.frame == "image":
-        height, width = spec.image_size
-        windows = np.tile(np.array([0, 0, width, height], np.float32), (len(rois), 1))
-    touches = intersection(windows, boxes) > 0
-    other = NON_TARGET if spec.num_classes == 3 else BACKGROUND
-    targets = np.full((len(rois), *spec.size), BACKGROUND, np.uint8)
-    for target, roi, owner, touched in zip(targets, rois, owners, touches, strict=True):
-        grid = spec.grid(transform, roi)
-        others = [int(i) for i in np.flatnonzero(touched) if i != owner]
-        for i in (i for i in others if crowd[i]):
-            target[shapes[i].rasterize(grid, spec.size) > 0] = IGNORE
-        for i in (i for i in others if not crowd[i]):
-            target[shapes[i].rasterize(grid, spec.size) > 0] = other
-        target[shapes[int(owner)].rasterize(grid, spec.size) > 0] = TARGET
+        targets[:] = _labels(spec, outlines.planes(grids), crowd, owners)
+        return targets
+    step = max(1, _AT_ONCE // (1 + outlines.work(grids)))
+    for start in range(0, len(rois), step):
+        some = slice(start, start + step)
+        targets[some] = _labels(spec, outlines.planes(grids[some]), crowd, owners[some])
     return targets
+
+
+def _labels(
+    spec: TargetSpec, planes: Planes, crowd: NDArray[np.bool_], owners: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """Labels [R, h, w] of the instances on R grids, or on one that all ROIs share (bits [B, R | 1, n, w])."""
+    target = planes[:, np.arange(len(owners)) % planes.shape[1], owners]
+    crowded = crowd.any()
+    persons = np.bitwise_or.reduce(planes[:, :, ~crowd] if crowded else planes, axis=2)
+    layers = [(TARGET, target)]
+    if spec.num_classes == 3:
+        layers.append((NON_TARGET, persons & ~target))
+    if crowded:
+        layers.append((IGNORE, np.bitwise_or.reduce(planes[:, :, crowd], axis=2) & ~persons & ~target))
+    labels = np.add.reduce([np.uint8(label) * unpack(bits) for label, bits in layers])
+    return labels[:, :, : spec.size[0]].swapaxes(1, 2)

@@ -21,7 +21,6 @@ from roiseg.common.files import read_json
 from roiseg.data import rle
 from roiseg.data.annotations import Annotations
 from roiseg.data.coco_json import load_annotations
-from roiseg.data.shapes import Polygons, RunLength
 
 REAL = ["train", "val"]
 
@@ -85,11 +84,12 @@ def test_instances_may_be_in_any_order_in_the_file(coco_set, load):
     content["annotations"].reverse()
     reversed_ = load(content)
     for i in range(len(straight)):
-        assert set(straight.ids[straight.instances(i)]) == set(reversed_.ids[reversed_.instances(i)])
-        for n in straight.instances(i):
-            other = next(m for m in reversed_.instances(i) if reversed_.ids[m] == straight.ids[n])
-            np.testing.assert_array_equal(straight.boxes[n], reversed_.boxes[other])
-            assert straight.shape(i, n).rle() == reversed_.shape(i, other).rle()
+        ids, other_ids = ([int(n) for n in a.ids[a.instances(i)]] for a in (straight, reversed_))
+        assert set(ids) == set(other_ids)
+        for n, identity in enumerate(ids):
+            other = other_ids.index(identity)
+            np.testing.assert_array_equal(straight.pixel_boxes(i)[n], reversed_.pixel_boxes(i)[other])
+            assert straight.outlines(i).rle(n) == reversed_.outlines(i).rle(other)
 
 
 def test_boxes_are_the_files_own_in_corner_form(coco_set):
@@ -108,20 +108,19 @@ def test_a_box_that_leaves_the_image_is_cut_to_it(content, load):
 
 def test_polygons_and_runs_are_told_apart(coco_set):
     annotations = load_annotations(coco_set.json)
-    kinds = {}
+    polygons = {}
     for i in range(len(annotations)):
-        for n in annotations.instances(i):
-            kinds[int(annotations.ids[n])] = type(annotations.shape(i, n))
-    assert [n for n, kind in kinds.items() if kind is RunLength] == [6, 8]
-    assert all(kind in (Polygons, RunLength) for kind in kinds.values())
+        outlines = annotations.outlines(i)
+        for n, identity in enumerate(annotations.ids[annotations.instances(i)]):
+            polygons[int(identity)] = len(outlines.pixels(n))
+    assert [n for n, count in polygons.items() if not count] == [6, 8]
 
 
 def test_every_part_of_a_polygon_is_kept(coco_set):
     annotations = load_annotations(coco_set.json)
-    last = annotations.shape(4, int(annotations.instances(4)[-1]))
-    assert isinstance(last, Polygons)
+    outlines = annotations.outlines(4)
     want = [rectangle(66, 10, 84, 30), rectangle(68, 42, 82, 66)]
-    assert [part.ravel().tolist() for part in last.pixels()] == want
+    assert [part.ravel().tolist() for part in outlines.pixels(len(outlines) - 1)] == want
 
 
 def test_a_compressed_run_length_string_is_read(content, load):
@@ -130,12 +129,12 @@ def test_a_compressed_run_length_string_is_read(content, load):
     counts = rle.encode(mask)["counts"].decode()
     content["annotations"][0]["segmentation"] = {"size": [60, 80], "counts": counts}
     annotations = load(content)
-    np.testing.assert_array_equal(rle.decode(annotations.shape(0, 0).rle()), mask)
+    np.testing.assert_array_equal(rle.decode(annotations.outlines(0).rle(0)), mask)
 
 
 def test_a_hole_stays_a_hole(coco_set):
     annotations = load_annotations(coco_set.json)
-    mask = rle.decode(annotations.shape(2, int(annotations.instances(2)[0])).rle())
+    mask = rle.decode(annotations.outlines(2).rle(0))
     assert mask[12, 12]
     assert not mask[34, 28]
 
@@ -144,10 +143,10 @@ def check_against_pycocotools(path):
     reference, annotations = official(path), load_annotations(path)
     count = 0
     for i in range(len(annotations)):
-        for n in annotations.instances(i):
+        for position, n in enumerate(annotations.instances(i)):
             record = reference.anns[int(annotations.ids[n])]
             want = reference.annToRLE(record)
-            got = annotations.shape(i, int(n)).rle()
+            got = annotations.outlines(i).rle(position)
             want_counts = want["counts"].encode() if isinstance(want["counts"], str) else want["counts"]
             assert got["counts"] == want_counts, f"instance {record['id']}"
             assert list(got["size"]) == list(want["size"])
@@ -277,7 +276,7 @@ def test_an_instance_without_area_is_dropped_with_a_warning(content, load, caplo
 
 def test_parts_of_fewer_than_three_points_are_dropped_from_an_outline(content, load):
     content["annotations"][0]["segmentation"].append([1, 1, 2, 2])
-    assert len(load(content).shape(0, 0).parts) == 1
+    assert len(load(content).outlines(0).pixels(0)) == 1
 
 
 def test_a_sound_file_gives_no_warning(coco_set, caplog):
@@ -458,7 +457,7 @@ def test_a_file_whose_only_person_has_no_area_has_no_person(content, load):
 def test_outlines_a_little_outside_the_image_are_taken(content, load):
     outline = ellipse(5, 5, 40, 30)
     content["annotations"][0]["segmentation"] = [outline]
-    got = rle.decode(load(content).shape(0, 0).rle())
+    got = rle.decode(load(content).outlines(0).rle(0))
     np.testing.assert_array_equal(got, segmentation_mask([outline], 60, 80))
 
 

@@ -14,7 +14,6 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from roiseg.common.errors import UserError
-from roiseg.data import epoch_sampler as epoch_sampler_module
 from roiseg.data.augment import Augment, GeometricAugment, PhotometricAugment
 from roiseg.data.batch import RoiBatch, collate
 from roiseg.data.coco_json import load_annotations
@@ -171,9 +170,9 @@ def test_evaluation_carries_the_true_masks_at_the_original_size(evaluation):
     annotations = evaluation.annotations
     for n in range(len(evaluation)):
         sample = evaluation[n]
-        instances = annotations.instances(sample.image_index)
-        owners = instances[annotations.eligible(sample.image_index, 16)]
-        assert sample.truths == [annotations.shape(sample.image_index, int(i)).rle() for i in owners]
+        owners = annotations.eligible(sample.image_index, 16)
+        outlines = annotations.outlines(sample.image_index)
+        assert sample.truths == [outlines.rle(int(i)) for i in owners]
         assert all(tuple(truth["size"]) == sample.original_size for truth in sample.truths)
 
 
@@ -412,47 +411,6 @@ def test_real_images_decode_as_opencv_decodes_them(realdata):
     for path in sorted((realdata / "coco128_person/images/val2017").glob("*.jpg"))[:5]:
         theirs = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
         assert np.abs(read_image(path).astype(int) - theirs).max() <= 2
-
-
-# --- order and distribution -----------------------------------------------------------------------
-
-
-def test_epochs_are_shuffled_differently_and_the_same_seed_alike():
-    sampler, same, other = (EpochSampler(50, seed, shuffle=True) for seed in (3, 3, 4))
-    first, again = list(sampler), list(sampler)
-    assert first == again == list(same)
-    assert sorted(n for _, n in first) == list(range(50))
-    sampler.set_epoch(1)
-    assert [e for e, _ in sampler] == [1] * 50
-    assert [n for _, n in sampler] != [n for _, n in first]
-    assert sorted(n for _, n in sampler) == list(range(50))
-    assert list(other) != first
-
-
-def test_without_shuffling_the_order_is_the_files():
-    sampler = EpochSampler(5, 3, shuffle=False)
-    sampler.set_epoch(9)
-    assert list(sampler) == [(9, n) for n in range(5)]
-    assert len(sampler) == 5
-
-
-@pytest.mark.parametrize("shuffle", [False, True])
-@pytest.mark.parametrize(
-    ("length", "world"), [(10, 1), (10, 2), (11, 2), (7, 3), (3, 3), (3, 4), (2, 5), (1, 4), (1, 8), (5, 64)]
-)
-def test_processes_take_equal_shares_that_cover_everything(monkeypatch, shuffle, length, world):
-    shares = []
-    for rank in range(world):
-        monkeypatch.setattr(epoch_sampler_module, "_rank_and_world", lambda rank=rank: (rank, world))
-        sampler = EpochSampler(length, 0, shuffle)
-        sampler.set_epoch(2)
-        share = list(sampler)
-        assert len(share) == len(sampler)
-        shares.append([n for _, n in share])
-    assert len({len(share) for share in shares}) == 1
-    together = [n for share in shares for n in share]
-    assert set(together) == set(range(length))
-    assert len(together) < length + world  # nothing more than the last round is repeated
 
 
 # --- batches --------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from roiseg.data.coco_json import load_annotations
 from roiseg.data.targets import TargetSpec, draw_targets
 from roiseg.geometry import boxes as box_ops
 from roiseg.geometry.letterbox import Letterbox, Transform
+from roiseg.geometry.rasterize import unpack
 
 # --- an independent reference: 9 x 9 points a cell (odd: no ties), each looked up in original pixels ---
 
@@ -80,9 +81,8 @@ def compare_set(json_file, spec, letterbox, mirror=False, jitter=0.1, images=Non
             transform = mirrored(transform, letterbox)
         boxes = transform.boxes(annotations.pixel_boxes(i))
         rois = box_ops.jitter(boxes[owners], rng, jitter, jitter)
-        shapes = [annotations.shape(i, int(n)) for n in instances]
         crowd = annotations.crowd[instances]
-        targets = draw_targets(spec, shapes, boxes, crowd, transform, rois, owners)
+        targets = draw_targets(spec, annotations.outlines(i), crowd, transform, rois, owners)
         assert targets.shape == (len(owners), *spec.size)
         assert targets.dtype == np.uint8
         for target, roi, owner in zip(targets, rois.astype(float), owners, strict=True):
@@ -151,12 +151,12 @@ def scene(tmp_path):
             for n, outline in enumerate(outlines)
         ]
         annotations = load_annotations(write_coco(tmp_path, {"a.png": (40, 40)}, instances).json)
-        boxes = annotations.pixel_boxes(0)
         rois = np.float32(rois) if rois is not None else np.float32([[0, 0, 40, 40]] * len(owners))
         spec = TargetSpec(frame, (40, 40), num_classes, (40, 40))
-        shapes = [annotations.shape(0, n) for n in range(len(outlines))]
         identity = Transform(1.0, 1.0, 0.0, 0.0)
-        return draw_targets(spec, shapes, boxes, annotations.crowd, identity, rois, np.array(owners))
+        return draw_targets(
+            spec, annotations.outlines(0), annotations.crowd, identity, rois, np.array(owners)
+        )
 
     return draw
 
@@ -236,10 +236,11 @@ def test_small_instances_are_non_target_in_the_rois_of_others(coco_set):
     letterbox = Letterbox((128, 128))
     transform = letterbox.fit(*annotations.size(image))
     boxes = transform.boxes(annotations.pixel_boxes(image))
-    shapes = [annotations.shape(image, int(n)) for n in annotations.instances(image)]
+    outlines = annotations.outlines(image)
     spec = TargetSpec("image", (128, 128), 3, (128, 128))
-    target = draw_targets(spec, shapes, boxes, np.zeros(2, bool), transform, boxes[:1], np.array([0]))[0]
-    small = shapes[1].rasterize(transform, (128, 128)) > 0
+    target = draw_targets(spec, outlines, np.zeros(2, bool), transform, boxes[:1], np.array([0]))[0]
+    planes = outlines.planes(spec.grids(transform, boxes))
+    small = unpack(planes[:, 0, 1:2])[0, :, :128].T > 0
     assert small.sum() > 50
     assert set(np.unique(target[small])) == {1, 2}
     np.testing.assert_array_equal(target == 2, small & (target != 1))
@@ -251,14 +252,14 @@ def test_a_mirrored_view_has_the_mirrored_target(coco_set):
     wrong = total = 0
     for i in range(len(annotations)):
         instances, owners = annotations.instances(i), annotations.eligible(i, 16)
-        shapes = [annotations.shape(i, int(n)) for n in instances]
         views = []
         for change in (lambda t: t, lambda t: mirrored(t, letterbox)):
             transform = change(letterbox.fit(*annotations.size(i)))
             boxes = transform.boxes(annotations.pixel_boxes(i))
             for spec in (SPECS["56x56"], SPECS["the image at stride 2"]):
                 crowd = annotations.crowd[instances]
-                views.append(draw_targets(spec, shapes, boxes, crowd, transform, boxes[owners], owners))
+                outlines = annotations.outlines(i)
+                views.append(draw_targets(spec, outlines, crowd, transform, boxes[owners], owners))
         for straight, flipped in zip(views[:2], views[2:], strict=True):
             wrong += int((straight != flipped[:, :, ::-1]).sum())
             total += straight.size
@@ -266,13 +267,19 @@ def test_a_mirrored_view_has_the_mirrored_target(coco_set):
 
 
 @pytest.mark.parametrize("frame", ["roi", "image"])
-def test_no_rois_give_no_targets(frame):
+def test_no_rois_give_no_targets(frame, tmp_path):
     spec = TargetSpec(frame, (14, 9), 3, (64, 64))
-    none, nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
-    for boxes in (none, np.float32([[1, 1, 20, 20]])):
-        crowd = np.zeros(len(boxes), bool)
+    rois, owners = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    annotations = load_annotations(
+        write_coco(
+            tmp_path, {"a.png": (64, 64), "b.png": (64, 64)}, [{"file": "a.png", "segmentation": LEFT}]
+        ).json
+    )
+    for image in range(2):
+        outlines = annotations.outlines(image)
         identity = Transform(1.0, 1.0, 0.0, 0.0)
-        assert draw_targets(spec, [], boxes, crowd, identity, none, nothing).shape == (0, 14, 9)
+        targets = draw_targets(spec, outlines, np.zeros(len(outlines), bool), identity, rois, owners)
+        assert targets.shape == (0, 14, 9)
 
 
 def test_rois_of_a_few_pixels_in_a_large_image_are_drawn(tmp_path):
@@ -281,10 +288,9 @@ def test_rois_of_a_few_pixels_in_a_large_image_are_drawn(tmp_path):
     annotations = load_annotations(write_coco(tmp_path, {"a.png": size}, instances).json)
     letterbox = Letterbox((64, 64))
     transform = letterbox.fit(*size)
-    boxes = transform.boxes(annotations.pixel_boxes(0))
     spec = TargetSpec("roi", (56, 56), 3, (64, 64))
     rois = np.float32([[30, 30, 31, 31], [0, 8, 2, 10]])
-    shapes = [annotations.shape(0, 0)]
-    targets = draw_targets(spec, shapes, boxes, np.zeros(1, bool), transform, rois, np.array([0, 0]))
+    outlines = annotations.outlines(0)
+    targets = draw_targets(spec, outlines, np.zeros(1, bool), transform, rois, np.array([0, 0]))
     assert (targets[0] == 1).all()
     assert (targets[1] == 0).all()
