@@ -64,17 +64,19 @@ class Outlines:
         Returns:
             bits [B, G, n, w], see `roiseg.geometry.rasterize`.
         """
+        encoded = self._encoded
+        if len(encoded) == len(self):
+            return run_planes(*self._runs, self.size, grids)
         height, width = self.size
-        points = self.points.astype(np.float64) * (width, height)
-        planes = polygon_planes(points, self._starts[:-1], grids)
-        drawn = np.flatnonzero(np.diff(self.parts))
+        polygons = polygon_planes(self.points.astype(np.float64) * (width, height), self._starts[:-1], grids)
+        drawn = (self.parts[1:] > self.parts[:-1]).nonzero()[0]
         if len(drawn) < len(self.part_ends):
-            planes = np.bitwise_or.reduceat(planes, self.parts[drawn], axis=2)
-        if len(drawn) == len(self):
-            return planes
+            polygons = np.bitwise_or.reduceat(polygons, self.parts[drawn], axis=2)
+        if not len(encoded):
+            return polygons
         mixed = grids.planes(len(self))
-        mixed[:, :, drawn] = planes
-        mixed[:, :, self._encoded] = run_planes(*self._runs, self.size, grids)
+        mixed[:, :, drawn] = polygons
+        mixed[:, :, encoded] = run_planes(*self._runs, self.size, grids)
         return mixed
 
     def work(self, grids: Grids) -> int:
@@ -84,13 +86,13 @@ class Outlines:
 
     @functools.cached_property
     def _starts(self) -> NDArray[np.int64]:
-        return np.append(0, self.part_ends)
+        return np.concatenate([[0], self.part_ends])
 
     @functools.cached_property
     def _encoded(self) -> NDArray[np.int64]:
-        return np.flatnonzero(np.diff(self.run_ends))
+        return (self.run_ends[1:] > self.run_ends[:-1]).nonzero()[0]
 
     @functools.cached_property
     def _runs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         runs, first = decompress(self.runs, self.run_ends[1:][self._encoded])
-        return np.cumsum(runs), first
+        return runs.cumsum(), first

@@ -60,23 +60,25 @@ def decompress(text: NDArray[np.uint8], ends: ArrayLike) -> tuple[NDArray[np.int
     Raises:
         ValueError: a character no encoder writes, or an RLE ends in the middle of a number.
     """
-    code = text.astype(np.int64) - 48
-    last = np.flatnonzero(code & 0x20 == 0)  # character of each number
-    length = np.diff(last, prepend=-1)
-    if ((code < 0) | (code > 63)).any() or (length > _LONGEST).any():
+    code = text - np.uint8(48)
+    if code.max(initial=0) > 63:
         raise ValueError("RLE string holds characters no encoder writes")
-    first = np.searchsorted(np.append(0, last + 1), np.append(0, ends))
-    if not np.array_equal(np.append(0, last + 1).take(first, mode="clip"), np.append(0, ends)):
+    numbers = (code < 32).nonzero()[0]  # the last character of each
+    stops = np.zeros(len(numbers) + 1, np.int64)
+    stops[1:] = numbers + 1
+    start, length = stops[:-1], stops[1:] - stops[:-1]
+    if length.max(initial=0) > _LONGEST:
+        raise ValueError("RLE string holds a number no encoder writes")
+    cuts = np.array([0, *ends])
+    first = stops.searchsorted(cuts)
+    if not np.array_equal(stops.take(first, mode="clip"), cuts):
         raise ValueError("RLE string ends in the middle of a number")
-    begin = last + 1 - length
-    runs = np.zeros(0, np.int64)
-    if len(last):
-        place = np.arange(len(code)) - np.repeat(begin, length)
-        runs = np.add.reduceat((code & 0x1F) << 5 * place, begin)
-        runs -= (code[last] >> 4 & 1) << 5 * length
-    for a, b in itertools.pairwise(first):
+    place = np.arange(len(code)) - start.repeat(length)
+    runs = np.add.reduceat((code & 31).astype(np.int64) << 5 * place, start)
+    runs -= (code[numbers] >> 4 & 1).astype(np.int64) << 5 * length
+    for a, b in itertools.pairwise(first.tolist()):
         for differences in (runs[a + 1 : b : 2], runs[a + 2 : b : 2]):
-            np.cumsum(differences, out=differences)
+            np.add.accumulate(differences, out=differences)
     return runs, first
 
 

@@ -106,10 +106,12 @@ def _labels(
     target = planes[:, np.arange(len(owners)) % planes.shape[1], owners]
     crowded = crowd.any()
     persons = np.bitwise_or.reduce(planes[:, :, ~crowd] if crowded else planes, axis=2)
-    layers = [(TARGET, target)]
+    layers = []
     if spec.num_classes == 3:
         layers.append((NON_TARGET, persons & ~target))
     if crowded:
         layers.append((IGNORE, np.bitwise_or.reduce(planes[:, :, crowd], axis=2) & ~persons & ~target))
-    labels = np.add.reduce([np.uint8(label) * unpack(bits) for label, bits in layers])
+    labels = unpack(target) * np.uint8(TARGET)
+    for label, bits in layers:
+        labels += np.uint8(label) * unpack(bits)
     return labels[:, :, : spec.size[0]].swapaxes(1, 2)

@@ -66,11 +66,11 @@ def polygon_planes(points: NDArray[np.float64], starts: NDArray[np.int64], grids
     # in cells whose centres are whole numbers
     x = points[:, 0] * grids.scale[:, :1] + (grids.shift[:, :1] - 0.5)
     y = points[:, 1] * grids.scale[:, 1:] + (grids.shift[:, 1:] - 0.5)
-    column = np.clip(np.ceil(x), 0, width).astype(np.int64)  # first whose centre is not left of the point
+    column = np.ceil(x).clip(0, width).astype(np.int64)  # first whose centre is not left of the point
     ahead = column.take(following, axis=1) - column
     # an outline above or below the grid has an even number of crossings in each of its columns
     near = (np.minimum.reduceat(y, starts, axis=1) < height) & (np.maximum.reduceat(y, starts, axis=1) > -1)
-    edges = np.flatnonzero((ahead != 0) & near.take(polygon, axis=1))
+    edges = ((ahead != 0) & near.take(polygon, axis=1)).ravel().nonzero()[0]
     grid, point = np.divmod(edges, len(points))
     other = edges + (following - np.arange(len(points)))[point]
     ahead, column, x, y = ahead.ravel()[edges], column.ravel(), x.ravel(), y.ravel()
@@ -102,37 +102,32 @@ def run_planes(
         bits [B, G, n, w]; cells outside the masks are outside.
     """
     height, width = size
-    planes = grids.planes(len(first) - 1)
+    masks = len(first) - 1
+    planes = grids.planes(masks)
     if not planes.size:
         return planes
-    pixel = np.floor((np.arange(grids.size[1]) + 0.5 - grids.shift[:, :1]) / grids.scale[:, :1])
-    top = pixel.astype(np.int64)[:, None] * height + (np.arange(len(first) - 1) * height * width)[:, None]
+    column = (np.arange(grids.size[1]) + 0.5 - grids.shift[:, :1]) / grids.scale[:, :1]
+    top = np.floor(column).astype(np.int64)[:, None] * height + np.arange(masks)[:, None] * (height * width)
     # where the first run of foreground starts and the last one ends
-    begin, end = ends[first[:-1]], ends[first[:-1] + (np.diff(first) // 2 * 2 - 1)]
-    words = np.flatnonzero((top + height > begin[:, None]) & (top < end[:, None]))
+    begin, end = ends[first[:-1]], ends[(first[1:] - first[:-1]) // 2 * 2 - 1 + first[:-1]]
+    words = ((top + height > begin[:, None]) & (top < end[:, None])).ravel().nonzero()[0]
     top = top.ravel()[words]
-    grid, mask = np.divmod(words // grids.size[1], len(first) - 1)
-    low, high = np.searchsorted(ends, top, "right"), np.searchsorted(ends, top + height, "left")
-    column, step = _expand(high - low)
-    begins_inside, ends_inside = (np.flatnonzero((end - first[mask]) % 2) for end in (low, high))
-    column_of = np.concatenate([column, begins_inside, ends_inside])
-    row = np.concatenate(
-        [
-            ends[low[column] + step] - top[column],
-            np.zeros(len(begins_inside), np.int64),
-            np.full(len(ends_inside), height),
-        ]
-    )
-    grid = grid[column_of]
-    row = row * grids.scale[grid, 1] + (grids.shift[grid, 1] - 0.5)
-    _flip_below(planes, words[column_of], np.ceil(row))
+    grid, mask = np.divmod(words // grids.size[1], masks)
+    # runs that end in or above the top pixel of the column, and in or above its bottom pixel
+    passed = ends.searchsorted(top[:, None] + (0, height - 1), "right")
+    inside = ((passed - first[mask, None]) & 1).ravel().nonzero()[0]  # a mask begins at the top edge, ...
+    some, step = _expand(passed[:, 1] - passed[:, 0])
+    row = np.concatenate([ends[passed[some, 0] + step] - top[some], inside % 2 * height])
+    some = np.concatenate([some, inside // 2])
+    row = row * grids.scale[:, 1][grid[some]] + (grids.shift[:, 1] - 0.5)[grid[some]]
+    _flip_below(planes, words[some], np.ceil(row))
     return planes
 
 
 def unpack(planes: Planes) -> NDArray[np.uint8]:
     """Bits [B, G, w] -> 0/1 [G, w, 64 B]: down the columns, with cells to spare below the grid."""
-    words = np.ascontiguousarray(np.moveaxis(planes, 0, -1)).astype("<u8", copy=False)
-    bits = np.unpackbits(words.view(np.uint8).ravel(), bitorder="little")
+    words = planes.transpose(1, 2, 0).ravel().astype("<u8", copy=False)
+    bits = np.unpackbits(words.view(np.uint8), bitorder="little")
     return bits.reshape(*planes.shape[1:], 64 * len(planes))
 
 
@@ -143,18 +138,18 @@ def _rings(starts: NDArray[np.int64], points: int) -> tuple[NDArray[np.int64], N
     following[-1] = starts[-1]
     polygon = np.zeros(points, np.int64)
     polygon[starts[1:]] = 1
-    return following, np.cumsum(polygon)
+    return following, polygon.cumsum()
 
 
 def _expand(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """[2, 0, 3] -> which [0, 0, 2, 2, 2] and how manieth of it [0, 1, 0, 1, 2]."""
-    which = np.repeat(np.arange(len(counts)), counts)
-    return which, np.arange(len(which)) - (np.cumsum(counts) - counts)[which]
+    which = np.arange(len(counts)).repeat(counts)
+    return which, np.arange(len(which)) - (counts.cumsum() - counts)[which]
 
 
 def _flip_below(planes: Planes, word: NDArray[np.int64], row: NDArray[np.float64]) -> None:
     """Change, in column `word` [K] of the planes, all cells from `row` [K] downwards."""
-    row = np.clip(row, 0, 64 * len(planes))
+    row = row.clip(0, 64 * len(planes))
     for block, plane in enumerate(planes.reshape(len(planes), -1)):
         shift = row if not block else np.maximum(row - 64 * block, 0)
         np.bitwise_xor.at(plane, word, _ALL << shift.astype(np.uint64))

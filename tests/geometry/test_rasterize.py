@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from helpers import uncompressed_rle
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roiseg.geometry.rasterize import Grids, polygon_planes, run_planes, unpack
+
+# corners are whole numbers and no cell centre ever lies on a line between two of them
+NO_TIES = np.array([np.pi / 100, np.e / 100])
+
+
+def inside(polygon, x, y):
+    """Even-odd rule for one point, in plain Python."""
+    result = False
+    for (x1, y1), (x2, y2) in zip(polygon, [*polygon[1:], polygon[0]], strict=True):
+        if (y1 <= y) != (y2 <= y) and x < x1 + (y - y1) / (y2 - y1) * (x2 - x1):
+            result = not result
+    return result
+
+
+def centers(grids, g):
+    """Pixel coordinates x [w], y [h] under the centres of a grid's cells."""
+    (height, width), scale, shift = grids.size, grids.scale[g], grids.shift[g]
+    return (np.arange(width) + 0.5 - shift[0]) / scale[0], (np.arange(height) + 0.5 - shift[1]) / scale[1]
+
+
+def cells(planes, grids):
+    """Bits [B, G, n, w] -> bool [G, n, h, w]."""
+    several = [unpack(planes[:, :, n])[:, :, : grids.size[0]] for n in range(planes.shape[2])]
+    return np.array(several, bool).reshape(-1, *planes.shape[1:2], *grids.size[::-1]).transpose(1, 0, 3, 2)
+
+
+def rasterize(polygons, grids):
+    points = np.concatenate([np.reshape(p, (-1, 2)) for p in polygons]).astype(np.float64)
+    starts = np.cumsum([0] + [len(np.reshape(p, (-1, 2))) for p in polygons[:-1]])
+    return cells(polygon_planes(points, starts, grids), grids)
+
+
+scales = st.sampled_from([-1.0, 1.0]), st.floats(0.05, 9)
+sides = st.sampled_from([1, 2, 7, 14, 30])
+
+
+@st.composite
+def some_grids(draw, height=sides):
+    count = draw(st.integers(1, 3))
+    sign, size = scales
+    scale = [(draw(sign) * draw(size), draw(size)) for _ in range(count)]
+    shift = [(draw(st.integers(-20, 40)), draw(st.integers(-20, 20))) for _ in range(count)]
+    return Grids(np.array(scale), np.array(shift) + NO_TIES, (draw(height), draw(sides)))
+
+
+corners = st.lists(st.tuples(st.integers(-30, 60), st.integers(-30, 60)), min_size=3, max_size=9)
+
+
+@given(st.lists(corners, min_size=1, max_size=4), some_grids())
+def test_any_polygons_on_any_grids_equal_a_loop_over_the_cells(polygons, grids):
+    got = rasterize(polygons, grids)
+    assert got.shape == (len(grids), len(polygons), *grids.size)
+    for g in range(len(grids)):
+        xs, ys = centers(grids, g)
+        for n, polygon in enumerate(polygons):
+            want = [[inside(polygon, x, y) for x in xs] for y in ys]
+            np.testing.assert_array_equal(got[g, n], want)
+
+
+@pytest.mark.parametrize("height", [63, 64, 65, 128, 130, 200])
+def test_grids_of_more_than_a_word_down(height):
+    rng = np.random.default_rng(height)
+    polygons = [rng.integers(-20, 260, (7, 2)).tolist() for _ in range(3)]
+    grids = Grids(np.array([[0.1, 1.0]]), NO_TIES[None], (height, 20))
+    xs, ys = centers(grids, 0)
+    for got, polygon in zip(rasterize(polygons, grids)[0], polygons, strict=True):
+        np.testing.assert_array_equal(got, [[inside(polygon, x, y) for x in xs] for y in ys])
+
+
+PIXELS = Grids(np.ones((1, 2)), np.zeros((1, 2)), (20, 30))
+
+
+@pytest.mark.parametrize(
+    "polygon",
+    [
+        [3, 3, 9, 3, 6, 3],
+        [3.3, 3, 9, 4.4, 20.7, 9.1, 9, 4.4],
+        [2, 2, 9.7, 17.3, 2, 2],
+        [5, 5, 5, 5, 5, 5],
+        [4.5, -9, 4.5, 40, 4.5, 3],
+    ],
+    ids=["level", "there and back", "a line twice", "a point", "upright through cell centres"],
+)
+def test_a_polygon_without_area_is_nowhere(polygon):
+    assert not rasterize([polygon], PIXELS).any()
+
+
+@pytest.mark.parametrize("shift", [[-1e5, 0], [1e5, 0], [0, -1e5], [0, 1e5], [1e5, -1e5]])
+def test_a_polygon_far_away_is_nowhere(shift):
+    star = np.array([[0, 0], [40, 3.3], [20.2, 31], [-3, 7]])
+    assert rasterize([star], PIXELS).any()
+    assert not rasterize([star + shift], PIXELS).any()
+
+
+def test_a_polygon_around_the_grid_is_everywhere():
+    huge = np.array([[-1e6, -2e6], [3e6, -1e6], [2e6, 2e6], [-1e6, 1e6]])
+    assert rasterize([huge], PIXELS).all()
+
+
+coordinates = st.integers(-2, 44).map(lambda n: n / 2)  # every other one through cell centres
+
+
+@given(coordinates, coordinates, coordinates, coordinates)
+def test_polygons_that_share_an_edge_share_no_cell_and_leave_none(x1, y1, x2, y2):
+    frame = [[-9, -9], [39, -9], [39, 29], [-9, 29]]
+    line = [[x1, y1], [x2, y2]]  # a way from the left edge to the right one, straight through cell centres
+    above = rasterize([[frame[0], frame[1], *line[::-1]]], PIXELS)
+    below = rasterize([[*line, frame[2], frame[3]]], PIXELS)
+    sides = rasterize([[frame[0], line[0], frame[3]], [frame[1], frame[2], line[1]]], PIXELS)
+    count = above[0, 0].astype(int) + below[0, 0] + sides[0, 0] + sides[0, 1]
+    assert (count % 2 == 1).all()
+
+
+def test_a_rectangle_of_whole_pixels_holds_just_those():
+    want = np.zeros((20, 30), bool)
+    want[3:11, 5:19] = True
+    np.testing.assert_array_equal(rasterize([[5, 3, 19, 3, 19, 11, 5, 11]], PIXELS)[0, 0], want)
+
+
+# --- run-length encoded masks ---------------------------------------------------------------------
+
+
+def look_up(mask, grids, g):
+    """The pixel under each cell's centre; 0 outside."""
+    xs, ys = (np.floor(v).astype(int) for v in centers(grids, g))
+    padded = np.pad(mask, 1)
+    return padded[np.ix_(np.clip(ys, -1, mask.shape[0]) + 1, np.clip(xs, -1, mask.shape[1]) + 1)]
+
+
+@st.composite
+def several_masks(draw):
+    size = draw(st.tuples(st.integers(1, 25), st.integers(1, 25)))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    masks = [
+        rng.random(size) < draw(st.sampled_from([0.02, 0.5, 0.98, 1])) for _ in range(draw(st.integers(1, 4)))
+    ]
+    return [mask for mask in masks if mask.any()], size
+
+
+@given(several_masks(), some_grids(st.sampled_from([1, 7, 30, 64, 70])))
+def test_runs_equal_a_look_up_in_the_whole_masks(case, grids):
+    masks, size = case
+    runs = [uncompressed_rle(mask)["counts"] for mask in masks]
+    ends = np.cumsum(np.concatenate([[], *runs]).astype(np.int64))
+    first = np.cumsum([0] + [len(r) for r in runs])
+    got = cells(run_planes(ends, first, size, grids), grids)
+    assert got.shape == (len(grids), len(masks), *grids.size)
+    for g in range(len(grids)):
+        for n, mask in enumerate(masks):
+            np.testing.assert_array_equal(got[g, n], look_up(mask, grids, g))
+
+
+def test_runs_of_length_0_are_nothing():
+    runs = [0, 5, 0, 3, 4, 0, 0, 2, 6]  # 8 of foreground, 4, 2 of foreground, 6
+    mask = np.repeat([1, 0, 1, 0], [8, 4, 2, 6]).reshape(5, 4).T > 0
+    grids = Grids(np.ones((1, 2)), np.zeros((1, 2)), (4, 5))
+    got = cells(run_planes(np.cumsum(runs), np.array([0, len(runs)]), (4, 5), grids), grids)
+    np.testing.assert_array_equal(got[0, 0], mask)
+
+
+def test_large_masks_need_no_canvas():
+    height, width = 30000, 40000
+    ends = np.array([5 * height + 7, 30000 * height + 9, height * width])
+    grids = Grids(np.full((1, 2), 56 / 30000), np.zeros((1, 2)), (56, 56))
+    tracemalloc.start()
+    planes = run_planes(ends, np.array([0, 3]), (height, width), grids)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert cells(planes, grids).all()
+    assert peak < 1 << 20
