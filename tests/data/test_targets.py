@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 from helpers import ellipse, hole_rle, rectangle, segmentation_mask, write_coco
 
 from roiseg.common.classes import IGNORE
+from roiseg.data import targets as targets_module
 from roiseg.data.coco_json import load_annotations
 from roiseg.data.targets import TargetSpec, draw_targets
 from roiseg.geometry import boxes as box_ops
@@ -65,7 +67,7 @@ def reference(records, size, transform, window, grid, owner, num_classes, sample
     return labels
 
 
-def compare_set(json_file, spec, letterbox, mirror=False, jitter=0.1, images=None):
+def compare_set(json_file, spec, letterbox, mirror=False, jitter=0.1, images=None, samples=9):
     """Share of target pixels that differ from the reference, over all eligible ROIs of a set."""
     annotations = load_annotations(json_file)
     content = json.loads(json_file.read_text())
@@ -87,7 +89,7 @@ def compare_set(json_file, spec, letterbox, mirror=False, jitter=0.1, images=Non
         assert targets.dtype == np.uint8
         for target, roi, owner in zip(targets, rois.astype(float), owners, strict=True):
             window = roi if spec.frame == "roi" else (0, 0, spec.image_size[1], spec.image_size[0])
-            want = reference(records, size, transform, window, spec.size, owner, spec.num_classes)
+            want = reference(records, size, transform, window, spec.size, owner, spec.num_classes, samples)
             wrong += int((target != want).sum())
             total += want.size
     assert total
@@ -136,6 +138,61 @@ def test_targets_of_real_persons_equal_the_reference(realdata, split, frame, gri
     path = realdata / f"coco128_person/annotations/instances_{split}2017_person_only_no_crowd.json"
     spec = TargetSpec(frame, grid, 3, (640, 640))
     assert compare_set(path, spec, Letterbox((640, 640)), mirror, images=images) <= 0.006
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(("frame", "grid"), [("roi", (56, 56)), ("image", (77, 77))])
+def test_targets_of_real_persons_are_exact(realdata, frame, grid):
+    """A cell is what lies under its centre; 77 does not divide 640, so no centre falls on an outline."""
+    path = realdata / "coco128_person/annotations/instances_train2017_person_only_no_crowd.json"
+    spec = TargetSpec(frame, grid, 3, (640, 640))
+    assert compare_set(path, spec, Letterbox((640, 640)), samples=1) < 1e-5
+
+
+# --- many instances, many ROIs --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory):
+    """120 persons on one image, every tenth of them run-length encoded."""
+    rng = np.random.default_rng(0)
+    instances = []
+    for n in range(120):
+        x, y = rng.integers(0, 350, 2)
+        box, hole = (x, y, x + 40, y + 50), (x + 9, y + 9, x + 20, y + 30)
+        outline = ellipse(x + 20, y + 25, 18, 24) if n % 10 else hole_rle(400, 400, box, hole)
+        instances.append({"file": "a.png", "segmentation": outline})
+    return load_annotations(
+        write_coco(tmp_path_factory.mktemp("crowded"), {"a.png": (400, 400)}, instances).json
+    )
+
+
+def draw_crowded(annotations, spec):
+    boxes, identity = annotations.pixel_boxes(0), Transform(1.0, 1.0, 0.0, 0.0)
+    crowd, owners = np.arange(len(boxes)) % 11 == 3, np.arange(len(boxes))
+    return draw_targets(spec, annotations.outlines(0), crowd, identity, boxes, owners)
+
+
+@pytest.mark.parametrize("frame", ["roi", "image"])
+def test_rois_drawn_in_portions_are_those_drawn_at_once(crowded, frame, monkeypatch):
+    spec = TargetSpec(frame, (40, 30), 3, (400, 400))
+    results = []
+    for at_once in (1, 50_000, 1 << 40):
+        monkeypatch.setattr(targets_module, "_AT_ONCE", at_once)
+        results.append(draw_crowded(crowded, spec))
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+    assert set(np.unique(results[0])) == {0, 1, 2, IGNORE}
+
+
+@pytest.mark.parametrize("frame", ["roi", "image"])
+def test_memory_stays_near_that_of_the_result(crowded, frame):
+    spec = TargetSpec(frame, (160, 160), 3, (400, 400))
+    tracemalloc.start()
+    result = draw_crowded(crowded, spec)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * result.nbytes  # a plane of bytes for each ROI and instance would be 120 times
 
 
 # --- the rules ------------------------------------------------------------------------------------

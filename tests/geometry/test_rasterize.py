@@ -128,6 +128,13 @@ def test_a_rectangle_of_whole_pixels_holds_just_those():
     np.testing.assert_array_equal(rasterize([[5, 3, 19, 3, 19, 11, 5, 11]], PIXELS)[0, 0], want)
 
 
+@pytest.mark.parametrize("x", [0, 1, 12, 28, 29])
+@pytest.mark.parametrize("y", [0, 1, 12, 18, 19])
+def test_a_single_pixel_is_drawn_wherever_it_lies(x, y):
+    got = rasterize([[x, y, x + 1, y, x + 1, y + 1, x, y + 1]], PIXELS)[0, 0]
+    np.testing.assert_array_equal(np.argwhere(got), [[y, x]])
+
+
 # --- run-length encoded masks ---------------------------------------------------------------------
 
 
