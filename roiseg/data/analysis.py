@@ -10,32 +10,25 @@ import itertools
 import logging
 import math
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from roiseg.common.classes import BACKGROUND, IGNORE, NON_TARGET, TARGET
-from roiseg.common.console import track
 from roiseg.common.errors import UserError
 from roiseg.common.files import file_digest, read_json, write_json
 from roiseg.data.annotations import Annotations
 from roiseg.data.class_weights import recommend_all
-from roiseg.data.targets import TargetSpec, draw_targets
-from roiseg.geometry import boxes as box_ops
-from roiseg.geometry.letterbox import Transform
+from roiseg.data.roi_statistics import CLASSES, RoiStatistics, measure
 
 log = logging.getLogger(__name__)
 
-CLASSES = {"background": BACKGROUND, "target": TARGET, "non_target": NON_TARGET, "ignore": IGNORE}
 CROWDED = 0.1
 _FORMAT = 1  # another number makes every older file stale
 _BAND_EDGES = (0, 16, 32, 64, 96, 192, math.inf)  # sqrt(ROI area), original pixels
 _COCO_EDGES = (0, 32, 96, math.inf)
 _TOLERANCE = 1e-3  # pixels; that of `Annotations.eligible`
-_IDENTITY = Transform(1.0, 1.0, 0.0, 0.0)
 
 DEFINITIONS = {
     "roi": "annotated box of a non-crowd instance, both sides at least parameters.min_roi_size pixels",
@@ -76,7 +69,7 @@ def analyze(annotations: Annotations, min_roi_size: float = 16, grid: int = 56) 
         UserError: a parameter is out of range, or no instance is large enough.
     """
     _check_parameters(min_roi_size, grid)
-    rois = _measure(annotations, min_roi_size, grid)
+    rois = measure(annotations, min_roi_size, grid)
     if not len(rois.counts):
         raise UserError(
             f"{annotations.path} has no instance of at least {min_roi_size:g} x {min_roi_size:g} pixels: "
@@ -179,41 +172,6 @@ def _check_parameters(min_roi_size: float, grid: int) -> None:
         raise UserError(f"grid must be a whole number of cells from 8 to 512, got {grid!r}")
 
 
-@dataclass(frozen=True)
-class _Rois:
-    """What is kept of each ROI."""
-
-    images: int  # that have any ROI
-    sides: NDArray[np.float32]  # [R, 2] width, height in original pixels
-    counts: NDArray[np.int32]  # [R, 4] grid cells by class, as in `CLASSES`
-    nearest_iou: NDArray[np.float32]  # [R]
-
-    @property
-    def area(self) -> NDArray[np.float64]:
-        """[R] original pixels."""
-        return self.sides.astype(np.float64).prod(axis=1)
-
-
-def _measure(annotations: Annotations, min_roi_size: float, grid: int) -> _Rois:
-    sides, counts, nearest = [np.zeros((0, 2), np.float32)], [np.zeros((0, 4), np.int32)], [np.zeros(0, "f4")]
-    for image in track(range(len(annotations)), "analysing ROIs", total=len(annotations)):
-        owners = annotations.eligible(image, min_roi_size)
-        if not len(owners):
-            continue
-        boxes, crowd = annotations.pixel_boxes(image), annotations.crowd[annotations.instances(image)]
-        outlines = annotations.outlines(image)
-        spec = TargetSpec("roi", (grid, grid), 3, annotations.size(image))
-        targets = draw_targets(spec, outlines, crowd, _IDENTITY, boxes[owners], owners)
-        counts.append(
-            np.stack([np.count_nonzero(targets == v, axis=(1, 2)) for v in CLASSES.values()], 1).astype("i4")
-        )
-        sides.append(boxes[owners, 2:] - boxes[owners, :2])
-        overlap = box_ops.iou(boxes[owners], boxes) * ~crowd
-        overlap[np.arange(len(owners)), owners] = 0
-        nearest.append(overlap.max(axis=1))
-    return _Rois(len(sides) - 1, np.concatenate(sides), np.concatenate(counts), np.concatenate(nearest))
-
-
 def _pixels_and_shares(pixels: NDArray[Any]) -> dict[str, dict[str, Any]]:
     total = pixels.sum()
     return {
@@ -240,7 +198,7 @@ def _histogram(values: NDArray[Any], edges: NDArray[Any]) -> dict[str, list[floa
     return {"edges": [round(float(edge), 4) for edge in edges], "counts": counts.tolist()}
 
 
-def _overlap(rois: _Rois, grid: int) -> dict[str, Any]:
+def _overlap(rois: RoiStatistics, grid: int) -> dict[str, Any]:
     share = rois.counts[:, CLASSES["non_target"]] / grid**2
     return {
         "any_non_target": round(float((share > 0).mean()), 6),
@@ -251,7 +209,7 @@ def _overlap(rois: _Rois, grid: int) -> dict[str, Any]:
     }
 
 
-def _roi_size(rois: _Rois, min_roi_size: float) -> dict[str, Any]:
+def _roi_size(rois: RoiStatistics, min_roi_size: float) -> dict[str, Any]:
     width, height = rois.sides.astype(np.float64).T
     side = np.sqrt(rois.area) + _TOLERANCE
     first, last = math.floor(2 * math.log2(min_roi_size)), math.floor(2 * math.log2(side.max())) + 1
@@ -266,7 +224,7 @@ def _roi_size(rois: _Rois, min_roi_size: float) -> dict[str, Any]:
     }
 
 
-def _size_bands(rois: _Rois, min_roi_size: float) -> dict[str, Any]:
+def _size_bands(rois: RoiStatistics, min_roi_size: float) -> dict[str, Any]:
     side = np.sqrt(rois.area) + _TOLERANCE
     bands = {}
     for low, high in itertools.pairwise(_BAND_EDGES):

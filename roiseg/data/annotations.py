@@ -57,17 +57,22 @@ class Annotations:
         """Boxes [n, 4] of an image's instances in original pixels."""
         return denormalize(self.boxes[self.first[image] : self.first[image + 1]], self.size(image))
 
+    def all_pixel_boxes(self) -> Boxes:
+        """Boxes [N, 4] of all instances in original pixels of their images."""
+        return self.boxes * np.repeat(self.sizes[:, [1, 0, 1, 0]], np.diff(self.first), 0).astype(np.float32)
+
     def eligible(self, image: int, min_size: float) -> NDArray[np.int64]:
         """Positions within `instances(image)` that can be a ROI: no crowd, sides of `min_size` pixels."""
         crowd = self.crowd[self.first[image] : self.first[image + 1]]
         return np.flatnonzero(_large(self.pixel_boxes(image), min_size) & ~crowd)
 
+    def all_eligible(self, min_size: float) -> NDArray[np.int64]:
+        """All instances that can be a ROI, by index over the whole set."""
+        return np.flatnonzero(_large(self.all_pixel_boxes(), min_size) & ~self.crowd)
+
     def eligible_counts(self, min_size: float) -> NDArray[np.int64]:
         """Number of `eligible` instances of every image, [I]."""
-        height, width = np.repeat(self.sizes, np.diff(self.first), axis=0).astype(np.float32).T
-        boxes = self.boxes * np.stack([width, height, width, height], axis=1)
-        so_far = np.concatenate([[0], np.cumsum(_large(boxes, min_size) & ~self.crowd)])
-        return np.diff(so_far[self.first])
+        return np.diff(np.searchsorted(self.all_eligible(min_size), self.first))
 
     def outlines(self, image: int) -> Outlines:
         """The outlines of an image's instances, crowds included; views, nothing is copied."""

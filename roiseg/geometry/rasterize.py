@@ -79,7 +79,7 @@ def polygon_planes(points: NDArray[np.float64], starts: NDArray[np.int64], grids
     slope = (y[right] - y[left]) / (x[right] - x[left])
     first = column[left]
     start = y[left] + (first - x[left]) * slope
-    edge, step = _expand(np.abs(ahead))
+    edge, step = expand(np.abs(ahead))
     row = start[edge] + step * slope[edge]
     word = ((grid * len(starts) + polygon[point]) * width + first)[edge] + step
     _flip_below(planes, word, np.ceil(row))
@@ -116,7 +116,7 @@ def run_planes(
     # runs that end in or above the top pixel of the column, and in or above its bottom pixel
     passed = ends.searchsorted(top[:, None] + (0, height - 1), "right")
     inside = ((passed - first[mask, None]) & 1).ravel().nonzero()[0]  # a mask begins at the top edge, ...
-    some, step = _expand(passed[:, 1] - passed[:, 0])
+    some, step = expand(passed[:, 1] - passed[:, 0])
     row = np.concatenate([ends[passed[some, 0] + step] - top[some], inside % 2 * height])
     some = np.concatenate([some, inside // 2])
     row = row * grids.scale[:, 1][grid[some]] + (grids.shift[:, 1] - 0.5)[grid[some]]
@@ -141,7 +141,7 @@ def _rings(starts: NDArray[np.int64], points: int) -> tuple[NDArray[np.int64], N
     return following, polygon.cumsum()
 
 
-def _expand(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def expand(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """[2, 0, 3] -> which [0, 0, 2, 2, 2] and how manieth of it [0, 1, 0, 1, 2]."""
     which = np.arange(len(counts)).repeat(counts)
     return which, np.arange(len(which)) - (counts.cumsum() - counts)[which]

@@ -242,7 +242,8 @@ def test_counts_agree_whatever_the_boxes(boxes, least):
         sizes=sizes, first=first, boxes=corners / 200, crowd=np.array([b[4] for b in boxes])
     )
     annotations.size = lambda image: tuple(int(v) for v in sizes[image])
-    annotations.pixel_boxes = functools.partial(Annotations.pixel_boxes, annotations)
+    for name in ("pixel_boxes", "all_pixel_boxes", "all_eligible"):
+        setattr(annotations, name, functools.partial(getattr(Annotations, name), annotations))
     one_by_one = [len(Annotations.eligible(annotations, image, least)) for image in range(3)]
     assert Annotations.eligible_counts(annotations, least).tolist() == one_by_one
 
