@@ -136,8 +136,8 @@ class Decoder(nn.Module, ABC):
         output = self.decode(features, rois, context)
         if self.detail is not None:
             image = required(context.image, "image", "detail")
-            windows = torch.cat([rois[:, :1], self.windows(rois)], dim=1)
-            output = replace(output, logits=self.detail(output.logits, image, windows))
+            windows, rows = (rois, None) if self.frame == "roi" else (self._images(image), rois[:, 0].long())
+            output = replace(output, logits=self.detail(output.logits, image, windows, rows))
         return output if self.frame == "roi" else replace(output, inside=self._inside(rois))
 
     @abstractmethod
@@ -168,6 +168,11 @@ class Decoder(nn.Module, ABC):
         boxes = (rois[:, 1:].float() - windows[:, :2].repeat(1, 2)) * scale.repeat(1, 2)
         samples = max(1, math.ceil(max(height / size[0], width / size[1])))
         return resample(logits, boxes, size, samples)
+
+    def _images(self, image: Tensor) -> Tensor:
+        """A window [B, 5] over each image."""
+        index = torch.arange(image.shape[0], dtype=torch.float32, device=image.device)[:, None]
+        return torch.cat([index, self.windows(index)], dim=1)
 
     def _inside(self, rois: Tensor) -> Tensor:
         height, width = self.output_size

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from roiseg.decoders.base import Context, Decoder
 
-_ROIS, _REPEATS = 8, 5  # of a time measurement
+_ROIS, _REPEATS = 8, 5
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,10 @@ class Cost:
     Attributes:
         parameters: how many numbers it learns.
         image_macs: multiply-accumulates spent once an image, whatever the number of ROIs.
-        roi_macs: multiply-accumulates for each ROI.
-        roi_ms: milliseconds a ROI, for 8 ROIs on one image, median of 5 runs.
+        roi_macs: multiply-accumulates for each ROI more.
+        roi_ms: milliseconds a ROI, median of 5 runs.
+
+    All for 8 ROIs on one image: what a decoder does once an image may depend on how many there are.
     """
 
     parameters: int
@@ -48,11 +50,11 @@ def measure_cost(decoder: Decoder, feature_shapes: Sequence[tuple[int, int, int]
     generator = torch.Generator().manual_seed(0)
     features = [torch.randn((1, *shape), generator=generator).to(device) for shape in feature_shapes]
     context = Context(torch.rand(1, 3, *decoder.image_size).to(device), torch.ones(1, device=device))
-    one, two = (_macs(decoder, features, _rois(decoder, n).to(device), context) for n in (1, 2))
+    macs, more = (_macs(decoder, features, _rois(decoder, n).to(device), context) for n in (_ROIS, _ROIS + 1))
     return Cost(
         parameters=sum(p.numel() for p in decoder.parameters()),
-        image_macs=2 * one - two,
-        roi_macs=two - one,
+        image_macs=macs - _ROIS * (more - macs),
+        roi_macs=more - macs,
         roi_ms=_milliseconds(decoder, features, _rois(decoder, _ROIS).to(device), context) / _ROIS,
     )
 

@@ -34,13 +34,15 @@ class DetailBranch(nn.Module):
         self.correct = nn.Conv2d(width, num_classes, 1)
         nn.init.normal_(self.correct.weight, std=0.01)  # the logits start out almost as they came
 
-    def forward(self, logits: Tensor, image: Tensor, windows: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, image: Tensor, windows: Tensor, rows: Tensor | None = None) -> Tensor:
         """Correct logits.
 
         Args:
             logits: [R, K, h, w].
             image: [B, 3, H, W], any value range.
-            windows: [R, 5] image index and the box, in input pixels, the logits are stretched over.
+            windows: [R, 5] image index and the box, in input pixels, the logits are stretched over; or
+                [N, 5] with `rows`.
+            rows: [R] which window each ROI's logits are stretched over; a window is read once.
 
         Returns:
             [R, K, h, w].
@@ -48,4 +50,6 @@ class DetailBranch(nn.Module):
         crops = roi_align(image, windows, (logits.shape[2], logits.shape[3]), stride=1)
         # contiguous: where a channels-last input needs no gradient, torch's GroupNorm crashes going backward
         seen = self.read(self.colors(crops.to(logits.dtype).contiguous()))
+        if rows is not None:
+            seen = seen[rows]
         return logits + self.correct(self.mix(torch.cat([seen, logits], dim=1)))

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from roiseg.decoders.group_norm import GroupNorm
+
 
 def conv_norm_relu(in_channels: int, out_channels: int, kernel: int = 3) -> nn.Sequential:
     """Convolution, GroupNorm (Wu & He, 2018), ReLU; keeps the size."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False),
-        nn.GroupNorm(group_count(out_channels), out_channels),
+        GroupNorm(group_count(out_channels), out_channels),
         nn.ReLU(inplace=True),
     )
 

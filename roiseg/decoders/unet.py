@@ -12,6 +12,7 @@ from typing_extensions import Unpack
 
 from roiseg.common.errors import UserError
 from roiseg.decoders.base import Context, DecoderOutput, Frame, SharedOptions, required
+from roiseg.decoders.group_norm import GroupNorm
 from roiseg.decoders.image_decoder import ImageDecoder
 from roiseg.decoders.layers import FeatureFusion, conv_norm_relu, group_count
 from roiseg.decoders.roi_maps import ROI_MAPS, roi_maps
@@ -83,7 +84,7 @@ class UNetDecoder(ImageDecoder):
         )
         self.read_rois = nn.Conv2d(maps, channels, 3, padding=1, bias=False)
         self.enter = nn.Sequential(
-            nn.GroupNorm(group_count(channels), channels),
+            GroupNorm(group_count(channels), channels),
             nn.ReLU(inplace=True),
             conv_norm_relu(channels, channels),
         )

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from roiseg.geometry.interpolation import crop_weights
 
+_CACHED = 1 << 22  # numbers between the two products that a CPU's cache holds
+
 
 def roi_align(
     features: Tensor, rois: Tensor, output_size: tuple[int, int], stride: float, sampling_ratio: int = 2
@@ -28,17 +30,33 @@ def roi_align(
     Returns:
         [R, C, h, w] in channels-last memory format.
     """
-    out_h, out_w = output_size
-    height, width = features.shape[-2:]
+    size = (features.shape[2], features.shape[3])
+    return crop_rois(features, rois, *roi_weights(rois, size, output_size, stride, sampling_ratio))
+
+
+def roi_weights(
+    rois: Tensor, map_size: tuple[int, int], output_size: tuple[int, int], stride: float, sampling_ratio: int
+) -> tuple[Tensor, Tensor]:
+    """What `roi_align` multiplies rows and columns of a map of (H, W) cells by: [R, h, H] and [R, w, W].
+
+    They sum to 1 over the map where all samples of a bin lie in it (up to a cell outside), to less at its
+    border, to 0 beyond.
+    """
     boxes = rois[:, 1:].float() / stride
-    rows = crop_weights(boxes[:, 1], boxes[:, 3], height, out_h, sampling_ratio).to(features.dtype)
-    columns = crop_weights(boxes[:, 0], boxes[:, 2], width, out_w, sampling_ratio).to(features.dtype)
+    rows = crop_weights(boxes[:, 1], boxes[:, 3], map_size[0], output_size[0], sampling_ratio)
+    columns = crop_weights(boxes[:, 0], boxes[:, 2], map_size[1], output_size[1], sampling_ratio)
+    return rows, columns
+
+
+def crop_rois(features: Tensor, rois: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Crop ROIs out of features [B, C, H, W] by their `roi_weights`; see `roi_align`."""
+    rows, columns = rows.to(features.dtype), columns.to(features.dtype)
     maps = features.permute(0, 2, 3, 1)  # [B, H, W, C]
     if features.shape[0] == 1:
-        return _crop(maps[0], rows, columns)
+        return _crop(maps[0], rows, columns).permute(0, 3, 1, 2)
     counts = torch.bincount(rois[:, 0].long(), minlength=len(maps)).tolist()
     parts = zip(maps, rows.split(counts), columns.split(counts), strict=True)
-    return torch.cat([_crop(*part) for part in parts])
+    return torch.cat([_crop(*part) for part in parts]).permute(0, 3, 1, 2)
 
 
 def resample(maps: Tensor, boxes: Tensor, output_size: tuple[int, int], sampling_ratio: int = 1) -> Tensor:
@@ -61,8 +79,17 @@ def resample(maps: Tensor, boxes: Tensor, output_size: tuple[int, int], sampling
 
 
 def _crop(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """[H, W, C], [R, h, H], [R, w, W] -> [R, C, h, w]."""
+    """[H, W, C], [R, h, H], [R, w, W] -> [R, h, w, C]."""
     height, width, channels = image.shape
-    bands = rows.flatten(0, 1) @ image.reshape(height, width * channels)  # [R * h, W * C]
-    bands = bands.reshape(-1, rows.shape[1], width, channels)
-    return torch.matmul(columns[:, None], bands).permute(0, 3, 1, 2)
+    flat = image.reshape(height, width * channels)
+
+    def crop(rows: Tensor, columns: Tensor) -> Tensor:
+        bands = rows.flatten(0, 1) @ flat  # [R * h, W * C]
+        bands = bands.reshape(-1, rows.shape[1], width, channels)
+        return torch.matmul(columns[:, None], bands)
+
+    count, some = rows.shape[0], max(1, _CACHED // (rows.shape[1] * width * channels))
+    # the number of ROIs is a plain number but while a graph is exported
+    if image.device.type != "cpu" or type(count) is not int or count <= some:
+        return crop(rows, columns)
+    return torch.cat([crop(*part) for part in zip(rows.split(some), columns.split(some), strict=True)])

@@ -15,14 +15,21 @@ SHAPE = (8, 16, 24)  # at stride 4 of IMAGE_SIZE
 def test_macs_are_those_counted_by_hand():
     decoder = RoiAlignDecoder([8], [4], IMAGE_SIZE, mid_channels=16, min_channels=16, depth=2)
     cost = measure_cost(decoder, [SHAPE])
-    # RoiAlign as two matrix products: rows [14 x 16] times [16 x 24 * 16], columns [14 x 24] times [24 x 16]
-    crop = 14 * 16 * 24 * 16 + 14 * 14 * 24 * 16
+    # RoIAlign as two matrix products: rows [14 x 16] times [16 x 24 * 8], columns [14 x 24] times [24 x 8];
+    # then the 1x1 convolution, cheaper on 8 times 14x14 cells than RoIAlign of 16 channels
+    crop = 14 * 16 * 24 * 8 + 14 * 14 * 24 * 8 + 14 * 14 * 8 * 16
     trunk = 2 * 14 * 14 * 16 * 16 * 9
     upsample = (28 * 28 + 56 * 56) * 16 * 16 * 9
     predict = 56 * 56 * 16 * 3
     assert cost.roi_macs == crop + trunk + upsample + predict
-    assert cost.image_macs == 16 * 24 * 8 * 16
+    assert cost.image_macs == 0
     assert cost.parameters == (8 * 16 + 16) + 4 * (16 * 16 * 9 + 32) + (16 * 3 + 3)
+
+
+def test_a_convolution_before_roi_align_counts_once_an_image():
+    decoder = RoiAlignDecoder([64], [4], IMAGE_SIZE, mid_channels=4, depth=0)
+    cost = measure_cost(decoder, [(64, 16, 24)])
+    assert cost.image_macs == 16 * 24 * 64 * 4
 
 
 class Slow(Decoder):

@@ -116,3 +116,10 @@ def test_no_rois_and_flat_pictures_are_fine():
 def test_an_impossible_width_is_a_user_error(width):
     with pytest.raises(UserError, match=r"model\.detail must be a number of channels of 1 or more, or null"):
         DetailBranch(3, width)
+
+
+def test_windows_that_rois_share_are_read_once_and_equal_a_window_for_each():
+    branch, logits = trained(make()), coarse_logits()
+    rows = torch.tensor([0, 2, 2])
+    shared = branch(logits, picture(), WINDOWS, rows)
+    torch.testing.assert_close(shared, branch(logits, picture(), WINDOWS[rows]), atol=1e-5, rtol=1e-5)

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from roiseg.geometry import roi_align as module
 from roiseg.geometry.roi_align import resample, roi_align
 
 
@@ -131,6 +132,27 @@ def test_no_rois_give_an_empty_result_that_can_be_trained_through(batch):
     assert result.shape == (0, 2, 4, 7)
     result.sum().backward()
     assert not features.grad.any()
+
+
+@pytest.mark.parametrize("images", [[0, 1, 2], [0, 0, 2], [1]])
+def test_the_result_is_channels_last_also_where_an_image_has_no_roi(images):
+    rois = torch.tensor([[i, *BOXES["inside"]] for i in images])
+    result = roi_align(random_map(3, 2, 6, 9), rois, (3, 5), 4)
+    assert result.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_many_rois_are_cropped_some_at_a_time(monkeypatch, images):
+    features = random_map(images, 2, 6, 9).requires_grad_()
+    rois = torch.tensor([[min(n // 5, images - 1), *box] for n, box in enumerate(BOXES.values())]).float()
+    results = []
+    for numbers in (1 << 22, 3 * 4 * 9 * 2, 1):  # all ROIs, 3 and 1 of them
+        monkeypatch.setattr(module, "_CACHED", numbers)
+        result = roi_align(features, rois, (4, 5), 4)
+        results.append((result, *torch.autograd.grad(result.square().sum(), features)))
+    for other in results[1:]:
+        for got, want in zip(other, results[0], strict=True):
+            torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 
 def test_known_numbers_on_a_ramp():
