@@ -19,10 +19,12 @@ class Bank:
         variants: views an image.
         refresh: epochs after which a view is replaced by a new one, a part of the views each epoch; None
             keeps them for good.
+        seed: of the views. Not the run's, so that runs of other seeds find their features.
     """
 
     variants: int = 16
     refresh: int | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.variants < 1 or (self.refresh is not None and self.refresh < 1):

@@ -39,7 +39,7 @@ class RoiSample:
     measured: NDArray[np.uint8] = field(default_factory=_no_targets)
     pixel_size: float = 1.0  # of an input pixel: micrometres, or original pixels where those are not known
     cache_key: Key | None = None  # of its features, if they may be kept
-    found: Lookup = field(default_factory=lambda: Lookup("absent"))  # what the feature cache holds of them
+    found: Lookup = field(default_factory=lambda: Lookup(False))  # what the feature cache holds of them
 
 
 @dataclass
@@ -126,5 +126,5 @@ def _without_arrays(sample: RoiSample) -> RoiSample:
         image=nothing,
         targets=sample.targets[:0],
         measured=sample.measured[:0],
-        found=Lookup(sample.found.state),
+        found=Lookup(sample.found.held),
     )

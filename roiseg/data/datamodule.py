@@ -8,7 +8,6 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from torch.utils.data import DataLoader
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import Source
@@ -87,10 +86,12 @@ class RoiDataModule(L.LightningDataModule):
         letterbox = extractor.preprocess.letterbox
         self.spec = _with_metric_size(spec, metric_size)
         self.sampler = sampler
+        if bank is not None and augment in (None, Augment()):
+            raise UserError("data/bank holds augmented views, and there is no augmentation: set data/augment")
         if bank is not None and cache is None:
             raise UserError("data/bank repeats augmented views to keep their features: set data/cache, too")
         self.views = {
-            "train": Views(letterbox, augment or Augment(), bank, seed),
+            "train": Views(letterbox, augment or Augment(), bank),
             "val": Views(letterbox, Augment()),
         }
         self.cache = cache
@@ -157,8 +158,9 @@ class RoiDataModule(L.LightningDataModule):
     def _loader(self, split: str) -> FeatureLoader:
         dataset = self.dataset(split)
         training = split == "train"
-        loader = DataLoader(
+        return FeatureLoader(
             dataset,
+            self._prepare,
             batch_size=self.batch_size if training else self.val_batch_size,
             sampler=EpochSampler(len(dataset), self.seed, training, self.first_epoch if training else 0),
             collate_fn=collate,
@@ -166,7 +168,6 @@ class RoiDataModule(L.LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=self.pin_memory,
         )
-        return FeatureLoader(loader, self._prepare)
 
     def _prepare(self, batch: RoiBatch) -> RoiBatch:
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device

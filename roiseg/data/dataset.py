@@ -144,7 +144,7 @@ class RoiDataset(Dataset[RoiSample]):
     def _look_up(self, path: Path, variant: int, view: View) -> tuple[Key | None, Lookup]:
         """What the cache, if any, holds of a view."""
         if self.cache is None or not self.views.number:
-            return None, Lookup("absent")
+            return None, Lookup(False)
         try:
             file = path.stat()
         except OSError:

@@ -41,7 +41,7 @@ class FeatureSource:
     ) -> tuple[torch.Tensor, ...]:
         keys = [sample.cache_key for sample in batch.samples if sample.cache_key is not None]
         held = torch.tensor([sample.found.held for sample in batch.samples])
-        cache.counts.update(sample.found.state for sample in batch.samples)
+        cache.counts.update("held" if there else "computed" for there in held)
         rows = torch.empty((len(held), cache.row_bytes), dtype=torch.uint8, device=inputs.device)
         if held.any():
             wanted = [key for key, there in zip(keys, held, strict=True) if there]

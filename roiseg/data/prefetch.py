@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from roiseg.data.batch import RoiBatch
 
 
-class FeatureLoader:
+class FeatureLoader(DataLoader):
     """A loader whose batches come with their features, on the device.
 
     With loader processes a thread runs the extractor ahead of the decoder, at most `ahead` batches. On
@@ -22,35 +22,23 @@ class FeatureLoader:
     in turn: the pictures' randomness is drawn in this process then, and must not race with the model's.
 
     Args:
-        loader: gives batches on the CPU.
+        dataset: of the items.
         prepare: puts a batch on the device and fills in its features.
         ahead: batches that wait, ready; each holds its features in memory.
+        **options: of torch's `DataLoader`.
     """
 
-    def __init__(self, loader: DataLoader, prepare: Callable[[RoiBatch], RoiBatch], ahead: int = 1) -> None:
-        self.loader = loader
+    def __init__(
+        self, dataset: Dataset, prepare: Callable[[RoiBatch], RoiBatch], ahead: int = 1, **options: Any
+    ) -> None:
+        super().__init__(dataset, **options)
         self.prepare = prepare
         self.ahead = ahead
 
-    @property
-    def sampler(self) -> Any:
-        """The loader's; Lightning tells it the epoch."""
-        return self.loader.sampler
-
-    @property
-    def batch_sampler(self) -> Any:
-        """The loader's; Lightning looks into it, too."""
-        return self.loader.batch_sampler
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[RoiBatch]:
+    def __iter__(self) -> Iterator[RoiBatch]:  # type: ignore[override]
         """Start the loader (it draws its seed in the calling thread), then the thread."""
-        batches = iter(self.loader)
-        if not self.loader.num_workers:
-            return map(self.prepare, batches)
-        return self._in_background(batches)
+        batches = super().__iter__()
+        return self._in_background(batches) if self.num_workers else map(self.prepare, batches)
 
     def _in_background(self, batches: Iterator[RoiBatch]) -> Iterator[RoiBatch]:
         ready: queue.Queue[RoiBatch | BaseException | None] = queue.Queue(self.ahead)

@@ -41,27 +41,25 @@ class Views:
         letterbox: how an image is brought to the extractor's input size.
         augment: changes of the picture.
         bank: how many augmented views an image has; None: a new one every time.
-        seed: root of the randomness of the bank's views.
     """
 
     letterbox: Letterbox
     augment: Augment
     bank: Bank | None = None
-    seed: int = 0
 
     @property
     def number(self) -> int:
         """How many views of an image come again, whose features are worth keeping; 0: all are new."""
-        if self.augment == Augment():
-            return 1
-        return 0 if self.bank is None else self.bank.variants
+        if self.bank is not None:
+            return self.bank.variants
+        return 1 if self.augment == Augment() else 0
 
     def choose(self, image: int, epoch: int, rng: np.random.Generator) -> tuple[int, np.random.Generator]:
         """The number of the view of an image in an epoch (0 without a bank), and the randomness it has."""
         if self.bank is None:
             return 0, rng
         variant, generation = self.bank.draw(rng, epoch)
-        return variant, np.random.default_rng((self.seed, image, variant, generation, 1))
+        return variant, np.random.default_rng((self.bank.seed, image, variant, generation, 1))
 
     def draw(
         self, boxes: Boxes, eligible: NDArray[np.int64], size: tuple[int, int], rng: np.random.Generator
@@ -85,10 +83,12 @@ class Views:
             return image
         return self.augment.photometric(image, seed=view.colour_seed)
 
-    def describe(self, view: View) -> object:
-        """What `render` depends on beside the picture, as plain values."""
-        colours = "" if self.augment.photometric is None else repr(self.augment.photometric.transforms)
-        return view.transform, view.colour_seed, colours
+    def slot(self, variant: int) -> object:
+        """A name of a view of any picture: the plain one, or one of the bank's of this augmentation."""
+        if self.bank is None:
+            return "plain"
+        colours = self.augment.photometric.transforms if self.augment.photometric else ()
+        return variant, self.bank.seed, repr(self.augment.geometric), repr(colours)
 
     def _lay(
         self, boxes: Boxes, eligible: NDArray[np.int64], size: tuple[int, int], rng: np.random.Generator

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import xxhash
@@ -44,18 +43,13 @@ class Key:
 
 @dataclass(frozen=True)
 class Lookup:
-    """What a loader process found: the state of a key's features, and their bytes.
+    """What a loader process found: are a key's features held, and their bytes.
 
     There are no bytes where the training process holds the features itself.
     """
 
-    state: Literal["held", "absent", "damaged"]
+    held: bool
     row: NDArray[np.uint8] | None = None
-
-    @property
-    def held(self) -> bool:
-        """Need the features not be computed?"""
-        return self.state == "held"
 
 
 class FeatureCache(ABC):
@@ -77,7 +71,12 @@ class FeatureCache(ABC):
             raise UserError(f"data.cache.budget_gb must be above 0, got {budget_gb}")
         self.codec = codec
         self.budget = round(budget_gb * GB)
-        self.counts: Counter[str] = Counter()  # images: held, absent, damaged (lookups), refused (no room)
+        self.counts: Counter[str] = Counter()  # images: held, computed, and of these refused (no room)
+
+    @property
+    def damaged(self) -> int:
+        """How often features were found damaged."""
+        return 0
 
     def open(self, extractor: str, shapes: Sequence[Shape]) -> None:
         """Prepare for the features of one extractor.

@@ -76,6 +76,7 @@ class Int8(Codec):
 
     def decode(self, rows: Tensor, shape: Shape) -> Tensor:
         """See `Codec`."""
-        header = rows[:, : 8 * shape[0]].contiguous().view(torch.float32).unflatten(1, (shape[0], 2))
+        numbers = rows[:, : 8 * shape[0]].flatten().clone().view(torch.float32)  # a copy is aligned
+        header = numbers.view(len(rows), shape[0], 2)
         codes = rows[:, 8 * shape[0] :].unflatten(1, (shape[0], -1)).float()
         return torch.addcmul(header[..., :1], codes, header[..., 1:]).unflatten(2, shape[1:])

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
@@ -65,7 +66,13 @@ class DiskCache(FeatureCache):
                 f"data.cache.folder {self.folder} cannot be written ({error.strerror}): give another one"
             ) from None
         _remove_leftovers(self._own)
+        self._damaged = torch.zeros((), dtype=torch.int64).share_memory_()  # loader processes find them
         self._count()
+
+    @property
+    def damaged(self) -> int:
+        """See `FeatureCache`."""
+        return int(self._damaged)
 
     @property
     def _file_bytes(self) -> int:
@@ -77,20 +84,22 @@ class DiskCache(FeatureCache):
         try:
             content = np.fromfile(path, np.uint8)
         except FileNotFoundError:
-            return Lookup("absent")
+            return Lookup(False)
         except OSError as error:
+            self._damaged += 1
             log.warning("feature cache: %s cannot be read (%s); computed anew", path, error.strerror)
-            return Lookup("damaged")
+            return Lookup(False)
         row = content[_HEADER.size :]
         if len(row) == self.row_bytes:
             magic, made_from, checksum = _HEADER.unpack(content[: _HEADER.size].tobytes())
             if magic == _MAGIC and made_from != key.content:
-                return Lookup("absent")
+                return Lookup(False)
             if magic == _MAGIC and checksum == xxhash.xxh3_64_intdigest(row.data):
-                return Lookup("held", row)
+                return Lookup(True, row)
+        self._damaged += 1
         log.warning("feature cache: %s is damaged; computed anew", path)
         path.unlink(missing_ok=True)
-        return Lookup("damaged")
+        return Lookup(False)
 
     def store(self, keys: Sequence[Key], rows: Tensor) -> None:
         """See `FeatureCache`."""

@@ -34,7 +34,7 @@ class MemoryCache(FeatureCache):
     def look_up(self, key: Key) -> Lookup:
         """See `FeatureCache`."""
         place = self._place(key)
-        return Lookup("held" if int(self._table[place, 1]) == _number(key.content) else "absent")
+        return Lookup(int(self._table[place, 1]) == _number(key.content))
 
     def store(self, keys: Sequence[Key], rows: Tensor) -> None:
         """See `FeatureCache`."""

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+
+from roiseg.common.errors import UserError
+from roiseg.data.batch import RoiBatch
+from roiseg.data.prefetch import FeatureLoader
+
+
+def batch(number):
+    return RoiBatch(torch.zeros(0), torch.zeros(0, 5), torch.tensor([number]), [])
+
+
+def collate(numbers):
+    return batch(numbers[0])
+
+
+def loader(prepare, length=6, workers=1, **options):
+    return FeatureLoader(range(length), prepare, collate_fn=collate, num_workers=workers, **options)
+
+
+def value(batch):
+    return int(batch.targets[0])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_every_batch_comes_prepared_once_and_in_order(workers):
+    prepared = []
+    batches = loader(lambda b: prepared.append(value(b)) or b, workers=workers)
+    for _ in range(2):
+        prepared.clear()
+        assert [value(b) for b in batches] == list(range(6))
+        assert prepared == list(range(6))
+    assert len(batches) == 6
+
+
+def test_the_next_batch_is_prepared_while_this_one_is_used():
+    prepared = threading.Event()
+
+    def prepare(b):
+        if value(b) == 1:
+            prepared.set()
+        return b
+
+    batches = iter(loader(prepare))
+    next(batches)
+    assert prepared.wait(10)  # though nobody asked for it yet
+
+
+def test_no_more_than_said_wait():
+    prepared = []
+    batches = iter(loader(lambda b: prepared.append(value(b)) or b, ahead=2))
+    next(batches)
+    time.sleep(0.5)
+    assert len(prepared) <= 4  # the one in use, two ready, one that waits to get in
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_while_preparing_is_raised_where_batches_are_taken(workers):
+    def prepare(b):
+        if value(b) == 2:
+            raise UserError("the picture is damaged")
+        return b
+
+    taken = []
+    with pytest.raises(UserError, match="the picture is damaged"):
+        taken.extend(value(b) for b in loader(prepare, workers=workers))
+
+
+def test_leaving_early_ends_the_thread():
+    before = threading.active_count()
+    for _ in range(3):
+        batches = iter(loader(lambda b: b, length=50))
+        next(batches)
+        batches.close()
+    assert threading.active_count() <= before
+
+
+def test_the_randomness_of_the_caller_is_left_alone():
+    """The loader draws its seed when it is started, not at some later moment."""
+
+    def draws():
+        torch.manual_seed(3)
+        batches = iter(loader(lambda b: b))
+        first = torch.rand(1)
+        list(batches)
+        return first, torch.rand(1)
+
+    assert draws() == draws()

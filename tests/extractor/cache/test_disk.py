@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from roiseg.common.errors import UserError
+from roiseg.extractor.cache import disk
+from roiseg.extractor.cache.base import Key
+from roiseg.extractor.cache.codec import Half, Int8
+from roiseg.extractor.cache.disk import DiskCache
+
+SHAPE = (2, 3, 3)
+BYTES = 36
+FILE = BYTES + 32
+
+
+def opened(folder, files=100, extractor="detector", codec=None, shape=SHAPE):
+    cache = DiskCache(folder, codec or Half(), files * FILE / 1e9)
+    cache.open(extractor, [shape])
+    return cache
+
+
+def key(slot, content=0):
+    return Key.of(slot, content)
+
+
+def row(value, length=BYTES):
+    return torch.full((1, length), value, dtype=torch.uint8)
+
+
+def files(folder):
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "about.json")
+
+
+def held(cache, *keys):
+    return [cache.look_up(k).held for k in keys]
+
+
+def test_what_one_process_stores_the_next_run_finds(tmp_path):
+    cache = opened(tmp_path)
+    assert not cache.look_up(key("a")).held
+    cache.store([key("a"), key("b")], torch.cat([row(1), row(2)]))
+    found = opened(tmp_path).look_up(key("b"))
+    assert found.held
+    assert (found.row == 2).all()
+    assert torch.equal(opened(tmp_path).rows([key("b")], row(2)), row(2))
+
+
+def test_another_content_is_stale_and_is_replaced_in_place(tmp_path):
+    cache = opened(tmp_path)
+    cache.store([key("a", 1)], row(1))
+    assert not cache.look_up(key("a", 2)).held
+    cache.store([key("a", 2)], row(2))
+    assert held(cache, key("a", 1), key("a", 2)) == [False, True]
+    assert len(files(tmp_path)) == 1
+
+
+def test_another_detector_codec_or_shape_shares_nothing(tmp_path):
+    opened(tmp_path).store([key("a")], row(1))
+    for options in ({"extractor": "other"}, {"codec": Int8()}, {"shape": (3, 3, 2)}):
+        assert not opened(tmp_path, **options).look_up(key("a")).held
+    assert opened(tmp_path).look_up(key("a")).held
+
+
+@pytest.mark.parametrize("size", [0, 1, 31, 32, 33, FILE - 1, FILE + 1])
+def test_a_file_of_another_length_is_damaged_removed_and_made_anew(tmp_path, size, caplog):
+    cache = opened(tmp_path)
+    cache.store([key("a")], row(1))
+    [path] = files(tmp_path)
+    path.write_bytes((path.read_bytes() + b"x")[:size])
+    assert not cache.look_up(key("a")).held
+    assert cache.damaged == 1
+    assert str(path) in caplog.text
+    assert not path.exists()
+    assert not cache.look_up(key("a")).held
+    cache.store([key("a")], row(1))
+    assert cache.look_up(key("a")).held
+
+
+@pytest.mark.parametrize("position", [0, 7, 24, 31, 32, 50, FILE - 1])
+@pytest.mark.parametrize("bit", [0, 7])
+def test_a_flipped_bit_is_found(tmp_path, position, bit):
+    cache = opened(tmp_path)
+    cache.store([key("a")], row(1))
+    [path] = files(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1 << bit
+    path.write_bytes(content)
+    assert not cache.look_up(key("a")).held
+
+
+def test_zeroed_blocks_are_found(tmp_path):
+    cache = opened(tmp_path)
+    cache.store([key("a")], row(1))
+    [path] = files(tmp_path)
+    path.write_bytes(bytes(FILE))  # what some file systems leave after a power cut
+    assert not cache.look_up(key("a")).held
+    assert cache.damaged == 1
+
+
+def test_the_budget_is_kept_and_what_is_there_stays(tmp_path):
+    cache = opened(tmp_path, files=5)
+    for number in range(9):
+        cache.store([key(number)], row(number))
+    assert len(files(tmp_path)) == 5
+    assert held(cache, *(key(n) for n in range(9))) == [True] * 5 + [False] * 4
+    assert cache.counts["refused"] == 4
+    assert opened(tmp_path, files=5).capacity(0) == 5 * FILE
+
+
+def test_another_extractors_files_make_room_the_oldest_first(tmp_path):
+    for age, name in ((300, "oldest"), (200, "old")):
+        cache = opened(tmp_path, files=10, extractor=name)
+        for number in range(4):
+            cache.store([key(number)], row(number))
+        about = next(p for p in tmp_path.glob("*/about.json") if name in p.read_text())
+        if name == "oldest":
+            oldest = about.parent
+        os.utime(about, (time.time() - age,) * 2)
+    cache = opened(tmp_path, files=10, extractor="new")
+    cache.plan(6)
+    assert not oldest.exists()
+    assert len(list(tmp_path.glob("*/about.json"))) == 2
+    cache.store([key(n) for n in range(6)], torch.cat([row(n) for n in range(6)]))
+    assert len(files(tmp_path)) == 10
+
+
+def test_files_of_an_extractor_count_for_all(tmp_path):
+    first = opened(tmp_path, files=6, extractor="first")
+    first.store([key(n) for n in range(4)], torch.cat([row(n) for n in range(4)]))
+    second = opened(tmp_path, files=6, extractor="second")
+    second.store([key(n) for n in range(4)], torch.cat([row(n) for n in range(4)]))
+    assert len(files(tmp_path)) == 6
+
+
+def test_a_full_disk_ends_the_storing_not_the_run(tmp_path, monkeypatch, caplog):
+    cache = opened(tmp_path)
+    cache.store([key("a")], row(1))
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(disk.os, "replace", full)
+    cache.store([key("b"), key("c")], torch.cat([row(2), row(3)]))
+    cache.store([key("d")], row(4))
+    assert caplog.text.count("cannot be written") == 1
+    assert len(files(tmp_path)) == 1
+    assert cache.look_up(key("a")).held
+
+
+def test_room_on_the_disk_limits_the_budget(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1_000_000_000}))
+    cache = opened(tmp_path)
+    assert cache.capacity(100) == 0
+
+
+def test_what_killed_writers_left_is_removed_what_others_write_now_is_not(tmp_path):
+    own = opened(tmp_path)._own
+    old, fresh = own / "00" / "aa.1-0.tmp", own / "00" / "bb.1-0.tmp"
+    for path in (old, fresh):
+        path.write_bytes(b"part")
+    os.utime(old, (time.time() - 7200,) * 2)
+    opened(tmp_path)
+    assert not old.exists()
+    assert fresh.exists()
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"data\.cache\.folder .*file"):
+        opened(tmp_path / "file")
+
+
+def _fill_and_read(folder, seed, answers):
+    cache = opened(folder, files=10_000)
+    wrong = 0
+    for number in np.random.default_rng(seed).permutation(200):
+        found = cache.look_up(key(int(number)))
+        if found.held:
+            wrong += not (found.row == number % 251).all()
+        else:
+            cache.store([key(int(number))], row(int(number) % 251))
+    answers.put(wrong + cache.damaged)
+
+
+def test_processes_that_read_and_write_at_once_see_whole_files_only(tmp_path):
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    processes = [context.Process(target=_fill_and_read, args=(tmp_path, n, answers)) for n in range(4)]
+    for process in processes:
+        process.start()
+    assert [answers.get(timeout=60) for _ in processes] == [0] * 4
+    for process in processes:
+        process.join()
+    assert len(files(tmp_path)) == 200

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import multiprocessing
+
+import pytest
+import torch
+
+from roiseg.common.errors import UserError
+from roiseg.extractor.cache.base import Key
+from roiseg.extractor.cache.codec import Half
+from roiseg.extractor.cache.memory import MemoryCache
+
+SHAPE = (2, 3, 3)
+BYTES = 36
+
+
+def opened(rows=4):
+    cache = MemoryCache(Half(), rows * BYTES / 1e9)
+    cache.open("detector", [SHAPE])
+    return cache
+
+
+def key(slot, content=0):
+    return Key.of(slot, content)
+
+
+def row(value):
+    return torch.full((1, BYTES), value, dtype=torch.uint8)
+
+
+def test_what_is_stored_is_held_and_comes_back():
+    cache = opened()
+    assert not cache.look_up(key("a")).held
+    cache.store([key("a"), key("b")], torch.cat([row(1), row(2)]))
+    assert cache.look_up(key("a")).held
+    assert cache.look_up(key("b")).held
+    assert not cache.look_up(key("c")).held
+    assert torch.equal(cache.rows([key("b"), key("a")], torch.zeros(0, 0)), torch.cat([row(2), row(1)]))
+
+
+def test_another_content_is_absent_and_takes_the_place():
+    cache = opened(rows=1)
+    cache.store([key("a", 1)], row(1))
+    assert not cache.look_up(key("a", 2)).held
+    cache.store([key("a", 2)], row(2))
+    assert cache.look_up(key("a", 2)).held
+    assert not cache.look_up(key("a", 1)).held
+    assert torch.equal(cache.rows([key("a", 2)], torch.zeros(0, 0)), row(2))
+    assert cache.counts["refused"] == 0
+
+
+def test_a_full_cache_keeps_what_it_has():
+    cache = opened(rows=3)
+    for number in range(10):
+        cache.store([key(number)], row(number))
+    assert [cache.look_up(key(number)).held for number in range(10)] == [True] * 3 + [False] * 7
+    assert cache.counts["refused"] == 7
+
+
+def test_many_slots_find_their_places():
+    cache = opened(rows=500)
+    for number in range(500):
+        cache.store([key(number)], row(number % 251))
+    assert all(cache.look_up(key(number)).held for number in range(500))
+    assert not any(cache.look_up(key(number)).held for number in range(500, 2000))
+
+
+def test_what_is_stored_is_a_copy():
+    cache = opened()
+    rows = row(1)
+    cache.store([key("a")], rows)
+    rows.fill_(9)
+    assert torch.equal(cache.rows([key("a")], torch.zeros(0, 0)), row(1))
+
+
+def _see(cache, go, answers):
+    go.wait(30)
+    answers.put(([cache.look_up(key(name)).held for name in "ab"], len(cache._rows)))
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_loader_processes_see_what_is_stored_after_they_started(start):
+    context = multiprocessing.get_context(start)
+    cache = opened()
+    cache.store([key("x")], row(0))
+    go, answers = context.Event(), context.Queue()
+    process = context.Process(target=_see, args=(cache, go, answers))
+    process.start()
+    cache.store([key("a")], row(1))
+    go.set()
+    held, rows_there = answers.get(timeout=60)
+    process.join()
+    assert held == [True, False]
+    assert start == "fork" or rows_there == 0  # a spawned one gets the table, not the features
+
+
+def test_a_plan_that_does_not_fit_is_announced_with_its_size(caplog):
+    opened(rows=10).plan(10)
+    assert not caplog.records
+    opened(rows=10).plan(1000)
+    assert "1000 pictures" in caplog.text
+    assert "1 %" in caplog.text
+
+
+@pytest.mark.parametrize("budget", [0, -1, float("nan")])
+def test_a_budget_must_be_above_0(budget):
+    with pytest.raises(UserError, match="budget_gb"):
+        MemoryCache(Half(), budget)
