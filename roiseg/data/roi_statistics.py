@@ -52,7 +52,7 @@ def measure(annotations: Annotations, min_roi_size: float, grid: int) -> RoiStat
         for some in _chunks(annotations, images, grid):
             pairs = _pairs(annotations, extents, rois[some], images[some])
             nearest[some] = _nearest_iou(boxes, rois[some], pairs, annotations.crowd)
-            planes = _planes(annotations, boxes, rois[some], images[some], pairs, grid)
+            planes = _planes(annotations, images[some], pairs, _grids(boxes[rois[some]], grid))
             counts[some] = _count(planes, rois[some], pairs, annotations.crowd, grid)
             bar.advance(task, len(rois[some]))
     return RoiStatistics(len(np.unique(images)), boxes[rois, 2:] - boxes[rois, :2], counts, nearest)
@@ -102,39 +102,47 @@ def _chunks(annotations: Annotations, images: NDArray[np.int64], grid: int) -> I
     yield from (slice(a, b) for a, b in zip([0, *ends], ends, strict=False))
 
 
-def _planes(
-    annotations: Annotations, boxes: Boxes, rois: NDArray[np.int64], images: NDArray[np.int64], pairs: _Pairs,
-    grid: int,
-) -> Planes:  # fmt: skip
-    """Bits [B, K, w] of each pair's instance on its ROI's grid, see `roiseg.geometry.rasterize`."""
-    corners = boxes[rois].astype(np.float64)
+def _grids(boxes: Boxes, grid: int) -> Grids:
+    """A grid over each box [R, 4] in original pixels."""
+    corners = boxes.astype(np.float64)
     cells = grid / (corners[:, 2:] - corners[:, :2])  # per original pixel
-    shift = -corners[:, :2] * cells
-    unit = annotations.sizes[images, ::-1] * cells  # cells per image
-    parts = annotations.parts[pairs.instance]
-    number = (annotations.parts[pairs.instance + 1] - parts) * pairs.near
-    pair, step = expand(number)
-    part = parts[pair] + step
-    starts = np.append(0, annotations.part_ends)[part]
-    lengths = annotations.part_ends[part] - starts
-    owner, step = expand(lengths)
-    roi = pairs.roi[pair][owner]
-    points = annotations.points[starts[owner] + step] * unit[roi] + shift[roi]
-    on_grid = Grids(np.ones((1, 2)), np.zeros((1, 2)), (grid, grid))
+    return Grids(cells, -corners[:, :2] * cells, (grid, grid))
+
+
+def _planes(annotations: Annotations, images: NDArray[np.int64], pairs: _Pairs, grids: Grids) -> Planes:
+    """Bits [B, K, w] of each pair's instance on its ROI's grid, see `roiseg.geometry.rasterize`."""
+    height, width = grids.size
+    planes = np.zeros((-(-height // 64), len(pairs.roi), width), np.uint64)
+    number = (annotations.parts[pairs.instance + 1] - annotations.parts[pairs.instance]) * pairs.near
     drawn = np.flatnonzero(number)
-    planes = np.zeros((-(-grid // 64), len(pairs.roi), grid), np.uint64)
-    planes[:, drawn] = np.bitwise_or.reduceat(
-        polygon_planes(points, np.cumsum(lengths) - lengths, on_grid)[:, 0],
-        (np.cumsum(number) - number)[drawn],
-        axis=1,
-    )
+    polygons = _polygon_planes(annotations, images, pairs, number, grids)
+    planes[:, drawn] = np.bitwise_or.reduceat(polygons, (np.cumsum(number) - number)[drawn], axis=1)
     encoded = annotations.run_ends[pairs.instance + 1] > annotations.run_ends[pairs.instance]
     for image in np.unique(images[pairs.roi[encoded]]):
-        of_image = np.flatnonzero(images == image)
-        grids = Grids(cells[of_image], shift[of_image], (grid, grid))
-        of_pairs = slice(pairs.first[of_image[0]], np.searchsorted(pairs.roi, of_image[-1], "right"))
-        planes[:, of_pairs] = annotations.outlines(image).planes(grids).reshape(len(planes), -1, grid)
+        rois = slice(*np.searchsorted(images, [image, image + 1]))
+        rows = slice(*np.searchsorted(pairs.roi, [rois.start, rois.stop]))
+        planes[:, rows] = annotations.outlines(image).planes(grids[rois]).reshape(len(planes), -1, width)
     return planes
+
+
+def _polygon_planes(
+    annotations: Annotations,
+    images: NDArray[np.int64],
+    pairs: _Pairs,
+    number: NDArray[np.int64],
+    grids: Grids,
+) -> Planes:
+    """Bits [B, P, w] of all polygons of the pairs, `number` [K] of each, on their ROIs' grids."""
+    pair, step = expand(number)
+    part = annotations.parts[pairs.instance][pair] + step
+    starts = np.where(part > 0, annotations.part_ends[part - 1], 0)
+    lengths = annotations.part_ends[part] - starts
+    polygon, step = expand(lengths)
+    roi = pairs.roi[pair][polygon]
+    cells = annotations.sizes[images, ::-1] * grids.scale  # per image
+    points = annotations.points[starts[polygon] + step] * cells[roi] + grids.shift[roi]
+    mapped = Grids(np.ones((1, 2)), np.zeros((1, 2)), grids.size)  # the points are in cells already
+    return polygon_planes(points, np.cumsum(lengths) - lengths, mapped)[:, 0]
 
 
 def _count(
