@@ -7,11 +7,14 @@ from a file passes through here first.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
+
+from roiseg.geometry.paste import Window
 
 _LONGEST = 7  # characters of a number: 35 bits hold the difference of two 32-bit runs
 
@@ -44,7 +47,7 @@ def checked_counts(segmentation: dict[str, Any], size: tuple[int, int]) -> bytes
     return _compress(runs, size)["counts"]
 
 
-def decompress(text: NDArray[np.uint8], ends: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def decompress(text: NDArray[np.uint8], ends: Iterable[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Runs of n compressed RLEs whose counts lie end to end.
 
     A character holds 5 bits of a signed number and a flag that more follow; from the fourth number
@@ -87,9 +90,7 @@ def encode(mask: np.ndarray) -> dict[str, Any]:
     return coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
 
 
-def encode_window(
-    mask: NDArray[np.bool_], window: tuple[int, int, int, int], size: tuple[int, int]
-) -> dict[str, Any]:
+def encode_window(mask: NDArray[np.bool_], window: Window, size: tuple[int, int]) -> dict[str, Any]:
     """Compressed COCO RLE of an image of `size` (H, W) that is 0 outside a window, without the image.
 
     Args:
@@ -115,7 +116,7 @@ def decode(rle: dict[str, Any]) -> np.ndarray:
     return coco_mask.decode(rle).astype(bool)
 
 
-def decode_window(rle: dict[str, Any], window: tuple[int, int, int, int]) -> NDArray[np.bool_]:
+def decode_window(rle: dict[str, Any], window: Window) -> NDArray[np.bool_]:
     """Part x1, y1, x2, y2 (pixels, within the image) of `decode(rle)`, from the columns it touches only."""
     x1, y1, x2, y2 = window
     height = rle["size"][0]
@@ -125,7 +126,7 @@ def decode_window(rle: dict[str, Any], window: tuple[int, int, int, int]) -> NDA
     return columns.reshape(x2 - x1, height)[:, y1:y2].T
 
 
-def bounds(rle: dict[str, Any]) -> tuple[int, int, int, int]:
+def bounds(rle: dict[str, Any]) -> Window:
     """Window x1, y1, x2, y2 outside of which a compressed RLE is 0; empty if all of it is."""
     x, y, width, height = (int(v) for v in coco_mask.toBbox(rle))
     return x, y, x + width, y + height

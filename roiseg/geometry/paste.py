@@ -11,6 +11,8 @@ from torch import Tensor
 
 from roiseg.geometry.interpolation import centers_inside, paste_weights
 
+Window = tuple[int, int, int, int]  # x1, y1, x2, y2 in whole pixels; x2 and y2 excluded
+
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], within: Tensor | None = None) -> Tensor:
     """Stretch each mask over its box on a canvas, bilinearly; 0 outside the box. Exportable.
@@ -37,7 +39,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], within: Ten
     return rows.to(masks.dtype) @ masks @ columns.to(masks.dtype).transpose(1, 2)
 
 
-def paste_window(box: NDArray[np.float32], size: tuple[int, int]) -> tuple[int, int, int, int]:
+def paste_window(box: NDArray[np.float32], size: tuple[int, int]) -> Window:
     """Whole pixels x1, y1, x2, y2 of a canvas of `size` (H, W) that `box` touches; may be empty."""
     height, width = size
     x1, y1 = max(0, math.floor(box[0])), max(0, math.floor(box[1]))
@@ -47,7 +49,7 @@ def paste_window(box: NDArray[np.float32], size: tuple[int, int]) -> tuple[int, 
 
 def paste_crop(
     mask: Tensor, box: NDArray[np.float32], size: tuple[int, int], within: NDArray[np.float32] | None = None
-) -> tuple[NDArray[np.float32], tuple[int, int, int, int]]:
+) -> tuple[NDArray[np.float32], Window]:
     """Paste one mask, computing only the pixels its box touches.
 
     Args:

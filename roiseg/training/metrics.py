@@ -14,8 +14,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, M
 
 from roiseg.common.classes import CLASS_NAMES, IGNORE
 from roiseg.data.batch import RoiBatch
-from roiseg.data.rle import decode
-from roiseg.geometry.paste import binary_mask
+from roiseg.data.rle import bounds, decode_window
+from roiseg.geometry.paste import Window, paste_crop
 
 
 class PixelMetrics(MetricCollection):
@@ -92,7 +92,8 @@ class InstanceMetrics(Metric):
                 with torch.autocast("cpu", enabled=False):  # a validation step on the CPU may be in bfloat16
                     shown = mask.flip(-1) if mirrored else mask
                     height, width = truth["size"]
-                    self._add(binary_mask(shown, box, (height, width), within=roi), decode(truth))
+                    values, window = paste_crop(shown, box, (height, width), within=roi)
+                self._add(values >= 0.5, window, truth)
 
     def compute(self) -> dict[str, Tensor]:
         """Means over all instances so far."""
@@ -103,11 +104,14 @@ class InstanceMetrics(Metric):
             "boundary_iou": self.boundary / count,
         }
 
-    def _add(self, prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> None:
-        height, width = truth.shape
-        window = _bounds(prediction | truth)
-        prediction, truth = prediction[window], truth[window]
-        radius = max(1, round(self.boundary_width * float(np.hypot(height, width))))
+    def _add(self, shown: NDArray[np.bool_], window: Window, annotation: dict[str, Any]) -> None:
+        both = _union(window, bounds(annotation))
+        truth = decode_window(annotation, both)
+        prediction = np.zeros_like(truth)
+        if shown.size:
+            y, x = window[1] - both[1], window[0] - both[0]
+            prediction[y : y + shown.shape[0], x : x + shown.shape[1]] = shown
+        radius = max(1, round(self.boundary_width * float(np.hypot(*annotation["size"]))))
         value = _iou(prediction, truth)
         self.iou += value
         self.iou75 += float(value >= 0.75)
@@ -115,12 +119,13 @@ class InstanceMetrics(Metric):
         self.count += 1
 
 
-def _bounds(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """Smallest window that holds all of `mask`."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return slice(0, 1), slice(0, 1)
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+def _union(a: Window, b: Window) -> Window:
+    """Smallest window that holds both; one pixel of the image if both are empty."""
+    filled = [window for window in (a, b) if window[2] > window[0] and window[3] > window[1]]
+    if not filled:
+        return 0, 0, 1, 1
+    x1, y1, x2, y2 = zip(*filled, strict=True)
+    return min(x1), min(y1), max(x2), max(y2)
 
 
 def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
@@ -129,7 +134,7 @@ def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
 
 
 def _boundary(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    """Pixels of `mask` within `radius` (Chebyshev) of its edge; the frame of the array is an edge."""
+    """Pixels of `mask` within `radius` (Chebyshev) of its edge; beyond the frame of the array is no mask."""
     kernel = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
     inner = cv2.erode(mask.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=(0, 0, 0, 0))
     return mask & (inner == 0)

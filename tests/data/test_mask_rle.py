@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import itertools
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+
+from roiseg.data.mask_rle import paste_rles
+from roiseg.geometry.paste import binary_mask, paste_masks
+
+SIZE = (40, 52)
+edges = st.floats(-30, 80, width=32)
+
+
+def random_masks(count, height, width, seed=0):
+    return torch.rand(count, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def some_boxes(draw, count):
+    corners = np.array(draw(st.lists(st.tuples(edges, edges, edges, edges), min_size=count, max_size=count)))
+    corners = np.sort(corners.reshape(-1, 2, 2), axis=1).reshape(-1, 4).astype(np.float32)
+    corners[:, 2:] += 0.5
+    return corners
+
+
+@st.composite
+def rois(draw):
+    count = draw(st.integers(0, 4))
+    masks = random_masks(count, draw(st.integers(1, 9)), draw(st.integers(1, 9)), draw(st.integers(0, 99)))
+    boxes = some_boxes(draw, count)
+    return (
+        masks,
+        boxes,
+        draw(st.sampled_from([None, some_boxes(draw, count)])),
+        draw(st.sampled_from([0.5, 0.2])),
+    )
+
+
+@given(rois())
+def test_encodings_are_those_of_full_canvases_by_pycocotools(case):
+    masks, boxes, within, threshold = case
+    got = list(paste_rles(masks, boxes, SIZE, within, threshold))
+    assert len(got) == len(masks)
+    for n, rle in enumerate(got):
+        limit = None if within is None else within[n]
+        whole = binary_mask(masks[n], boxes[n], SIZE, within=limit, threshold=threshold)
+        assert rle == coco_mask.encode(np.asfortranarray(whole, dtype=np.uint8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_encodings_agree_with_the_dense_paste(dtype):
+    masks = random_masks(6, 7, 7).to(dtype)
+    boxes = np.float32([[n, 2 * n, 20 + 3 * n, 30] for n in range(6)])
+    whole = paste_masks(masks.float(), torch.from_numpy(boxes), SIZE).numpy()
+    for pasted, rle in zip(whole, paste_rles(masks, boxes, SIZE), strict=True):
+        sure = np.abs(pasted - 0.5) > 1e-4  # the two sum in different orders
+        np.testing.assert_array_equal(coco_mask.decode(rle)[sure], (pasted >= 0.5)[sure])
+
+
+def test_a_whole_image_of_mask_is_one_run():
+    (rle,) = paste_rles(torch.ones(1, 3, 3), np.float32([[0, 0, 52, 40]]), SIZE)
+    assert rle == coco_mask.encode(np.ones(SIZE, np.uint8, order="F"))
+
+
+def test_thousands_of_persons_on_a_huge_image_need_one_window():
+    size, boxes = (30_000, 40_000), np.tile(np.float32([10_000, 20_000, 10_300, 20_500]), (1000, 1))
+    masks = torch.ones(1, 4, 4).expand(1000, 4, 4)
+    tracemalloc.start()
+    some = list(itertools.islice(paste_rles(masks, boxes, size), 3))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [int(coco_mask.area(rle)) for rle in some] == [300 * 500] * 3
+    assert peak < 20 * 300 * 500
+
+
+def test_nothing_is_recorded_for_gradients():
+    masks = random_masks(2, 3, 3).requires_grad_()
+    assert len(list(paste_rles(masks, np.float32([[0, 0, 9, 9]] * 2), SIZE))) == 2
