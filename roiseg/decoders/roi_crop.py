@@ -98,7 +98,8 @@ def order_macs(
 ) -> tuple[int, int]:
     """Multiply-accumulates of the 1x1 convolution before RoIAlign, and after it, backward pass included.
 
-    Frozen features need no gradient: then RoIAlign costs nothing backward if it comes first.
+    Frozen features need no gradient: then RoIAlign costs nothing backward if it comes first. It is counted
+    as if every ROI were as large as the map.
 
     Args:
         images, count: B and R.

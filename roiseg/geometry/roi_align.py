@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from roiseg.geometry.interpolation import crop_weights
 
-_CACHED = 1 << 22  # numbers between the two products that a CPU's cache holds
+_CACHED = 1 << 18  # numbers between the two products that a core's cache holds
 
 
 def roi_align(
@@ -18,7 +21,8 @@ def roi_align(
     Equal to torchvision's `roi_align(..., spatial_scale=1 / stride, aligned=True)` with the same
     `sampling_ratio`. Bilinear sampling is separable for axis-aligned boxes, so each image costs one
     product over its rows for all ROIs together and one over the columns; feature maps are never
-    replicated, and the cost does not depend on `sampling_ratio`.
+    replicated, and the cost does not depend on `sampling_ratio`. A CPU takes a few ROIs at a time, as its
+    cache does, and of the map only the cells they touch.
 
     Args:
         features: [B, C, H, W].
@@ -80,16 +84,62 @@ def resample(maps: Tensor, boxes: Tensor, output_size: tuple[int, int], sampling
 
 def _crop(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """[H, W, C], [R, h, H], [R, w, W] -> [R, h, w, C]."""
-    height, width, channels = image.shape
-    flat = image.reshape(height, width * channels)
-
-    def crop(rows: Tensor, columns: Tensor) -> Tensor:
-        bands = rows.flatten(0, 1) @ flat  # [R * h, W * C]
-        bands = bands.reshape(-1, rows.shape[1], width, channels)
-        return torch.matmul(columns[:, None], bands)
-
-    count, some = rows.shape[0], max(1, _CACHED // (rows.shape[1] * width * channels))
     # the number of ROIs is a plain number but while a graph is exported
-    if image.device.type != "cpu" or type(count) is not int or count <= some:
-        return crop(rows, columns)
-    return torch.cat([crop(*part) for part in zip(rows.split(some), columns.split(some), strict=True)])
+    if image.device.type != "cpu" or type(rows.shape[0]) is not int or not len(rows):
+        return _products(image, rows, columns)
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        image, rows, columns = image.to(dtype), rows.to(dtype), columns.to(dtype)
+    crops: Tensor = _CropWindows.apply(image, rows, columns)
+    return crops
+
+
+def _products(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    height, width, channels = image.shape
+    bands = rows.flatten(0, 1) @ image.reshape(height, width * channels)  # [R * h, W * C]
+    return torch.matmul(columns[:, None], bands.reshape(-1, rows.shape[1], width, channels))
+
+
+class _CropWindows(torch.autograd.Function):
+    """`_products` a few ROIs at a time: as many as a core's cache holds, on the cells they touch."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        ctx.parts = _parts(rows, columns, image.shape[2])
+        ctx.shape = image.shape
+        ctx.save_for_backward(rows, columns)
+        return torch.cat([
+            _products(image[y, x], rows[some, :, y], columns[some, :, x]) for some, y, x in ctx.parts
+        ])  # fmt: skip
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        rows, columns = ctx.saved_tensors
+        of_image = grad.new_zeros(ctx.shape)
+        for some, y, x in ctx.parts:
+            bands = columns[some, None, :, x].transpose(2, 3) @ grad[some]  # [R, h, W, C]
+            window = of_image[y, x]
+            window += (rows[some, :, y].flatten(0, 1).T @ bands.flatten(0, 1).flatten(1)).view(window.shape)
+        return of_image, None, None
+
+
+def _parts(rows: Tensor, columns: Tensor, channels: int) -> list[tuple[slice, slice, slice]]:
+    """Which ROIs, rows and columns of the map go together."""
+    some = max(1, _CACHED // (rows.shape[1] * columns.shape[2] * channels))
+    (top, bottom), (left, right) = _touched(rows), _touched(columns)
+    return [
+        (
+            slice(start, start + some),
+            slice(min(top[start : start + some]), max(bottom[start : start + some])),
+            slice(min(left[start : start + some]), max(right[start : start + some])),
+        )
+        for start in range(0, len(rows), some)
+    ]
+
+
+def _touched(weights: Tensor) -> tuple[list[int], list[int]]:
+    """First cell of each ROI with a weight, and the one after the last; at least one cell."""
+    touched = (weights > 0).any(dim=1).int()
+    first, beyond = touched.argmax(dim=1), weights.shape[2] - touched.flip(1).argmax(dim=1)
+    return first.tolist(), beyond.tolist()

@@ -79,7 +79,7 @@ def counted(order, count, learns, feature_learns):
     crop = make_crop((6,), (4,))
     crop.requires_grad_(learns)
     feature = layer().requires_grad_(feature_learns)
-    rois = torch.tensor([[0, 4.0, 4, 40, 40]]).repeat(count, 1)
+    rois = torch.tensor([[0, 0.0, 0, 64, 48]]).repeat(count, 1)
     rois[count // 2 :, 0] = 2
     with FlopCounterMode(display=False) as counter:
         result = in_order(order, crop, feature, rois)

@@ -1,0 +1,134 @@
+"""RoIAlign as two matrix products against RoIAlign on grid_sample: `python -m benchmarks.roi_align`.
+
+The floor: features are read once and crops written once, at the speed of a copy in memory; backward the
+same again. The products' operations are counted beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.peak import bandwidth, gemm_flops
+from benchmarks.report import show
+from benchmarks.timing import race
+from roiseg.geometry.roi_align import roi_align
+
+STRIDE = 8
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is cropped: [2, channels, side, side] features, 4 ROIs an image, size x size bins."""
+
+    channels: int
+    side: int
+    size: int
+    ratio: int
+
+    @property
+    def name(self) -> str:
+        """As shown."""
+        return f"{self.channels}x{self.side}x{self.side} to {self.size}, ratio {self.ratio}"
+
+    def flops(self) -> int:
+        """Operations of the two products over the whole map, a ROI."""
+        return 2 * self.channels * self.size * self.side * (self.side + self.size)
+
+    def bytes(self) -> float:
+        """Features read once and crops written once, a ROI of 4 on an image."""
+        return 4 * self.channels * (self.side**2 / 4 + self.size**2)
+
+
+SETTINGS = [
+    Setting(channels, side, size, ratio)
+    for channels, side in ((128, 52), (1024, 80))
+    for size, ratio in ((14, 2), (28, 2), (28, 4))
+]
+
+
+def roi_align_on_grid_sample(
+    features: Tensor, rois: Tensor, output_size: tuple[int, int], stride: float, sampling_ratio: int
+) -> Tensor:
+    """RoIAlign the usual way, equal to `roi_align` for ROIs inside the map.
+
+    All samples of an image's ROIs are one tall grid, so that no feature map is replicated; samples of
+    a bin are averaged by pooling.
+    """
+    height, width = features.shape[2:]
+    rows, columns = (side * sampling_ratio for side in output_size)
+    steps_y = (torch.arange(rows) + 0.5) / rows
+    steps_x = (torch.arange(columns) + 0.5) / columns
+    crops = []
+    for index in range(len(features)):
+        x1, y1, x2, y2 = (rois[rois[:, 0] == index, 1:, None] / stride).unbind(1)
+        y = (y1 + steps_y * (y2 - y1)) * 2 / height - 1  # [R, rows], -1..1 from edge to edge
+        x = (x1 + steps_x * (x2 - x1)) * 2 / width - 1
+        grid = torch.stack(
+            [x[:, None, :].expand(-1, rows, -1), y[:, :, None].expand(-1, -1, columns)], dim=3
+        ).flatten(0, 1)
+        image = features[index : index + 1]
+        samples = F.grid_sample(image, grid[None], padding_mode="border", align_corners=False)
+        crops.append(samples[0].unflatten(1, (-1, rows)).transpose(0, 1))
+    return F.avg_pool2d(torch.cat(crops), sampling_ratio)
+
+
+def example(setting: Setting) -> tuple[Tensor, Tensor]:
+    """Features and 8 ROIs of a person's shape inside the map."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, setting.channels, setting.side, setting.side, generator=generator)
+    pixels = setting.side * STRIDE
+    corner = torch.rand(8, 2, generator=generator) * 0.6 * pixels
+    size = torch.tensor([0.15, 0.4]) * pixels
+    index = torch.arange(8)[:, None] // 4
+    return features, torch.cat([index, corner, corner + size], dim=1)
+
+
+def ways(setting: Setting, backward: bool) -> dict[str, Callable[[], object]]:
+    """Both ways on one example, forward, or forward and back to the features."""
+    features, rois = example(setting)
+    size = (setting.size, setting.size)
+
+    def run(align: Callable[..., Tensor]) -> Callable[[], object]:
+        def once() -> object:
+            if not backward:
+                return align(features, rois, size, STRIDE, setting.ratio)
+            learning = features.detach().requires_grad_()
+            align(learning, rois, size, STRIDE, setting.ratio).sum().backward()
+            return learning.grad
+
+        return once
+
+    return {"products": run(roi_align), "grid_sample": run(roi_align_on_grid_sample)}
+
+
+def main() -> None:
+    """Measure all settings."""
+    speed, peak = bandwidth("cpu"), gemm_flops("cpu", torch.float32)
+    rows = []
+    for setting in SETTINGS:
+        for backward in (False, True):
+            timings = race(ways(setting, backward), rounds=5)
+            ours, usual = (timings[name].median / 8 for name in ("products", "grid_sample"))
+            rows.append([
+                f"{setting.name}{' +back' if backward else ''}",
+                f"{1e3 * ours:.3f}",
+                f"{1e3 * usual:.3f}",
+                f"{usual / ours:.1f}x",
+                f"{1e3 * setting.bytes() * (2 if backward else 1) / speed:.3f}",
+                f"{setting.flops() * (2 if backward else 1) / 1e6:.0f}",
+            ])  # fmt: skip
+    columns = ["ms a ROI", "ours", "grid_sample", "ratio", "floor", "MFLOP"]
+    note = (
+        f"float32, medians; floor: bytes at {speed / 1e9:.1f} GB/s, a copy's speed in this run; MFLOP: products "
+        f"over the whole map, of which a CPU does a part (best product: {peak / 1e9:.0f} GFLOP/s)"
+    )
+    show("RoIAlign, 2 images of 4 ROIs", columns, rows, note)
+
+
+if __name__ == "__main__":
+    main()
