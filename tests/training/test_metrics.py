@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -310,6 +312,27 @@ def test_an_annotation_without_pixels_agrees_with_an_empty_prediction_only():
     nothing = np.zeros((10, 10), bool)
     assert measure(torch.zeros(2, 2), [2, 2, 8, 8], nothing)["instance_iou"] == 1
     assert measure(torch.ones(2, 2), [2, 2, 8, 8], nothing)["instance_iou"] == 0
+
+
+def test_instances_of_a_huge_image_are_measured_in_the_window_they_fill():
+    size = (6000, 8000)
+    truth = np.zeros(size, bool)
+    truth[5000:5300, 7000:7200] = True
+    batch = batch_of([(IDENTITY, size, [[7000, 5100, 7200, 5300]], [truth])])
+    metrics = InstanceMetrics(boundary_width=0.001)
+    tracemalloc.start()
+    metrics.update(torch.ones(1, 3, 3), batch)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < truth.nbytes / 8
+    assert float(metrics.compute()["instance_iou"]) == pytest.approx(200 / 300)
+
+
+@pytest.mark.parametrize("box", [[0, 0, 40, 30], [380, 0, 400, 20], [150, 100, 250, 200]])
+def test_a_prediction_apart_from_its_annotation_scores_0(box):
+    truth = np.zeros((300, 400), bool)
+    truth[250:290, 60:90] = True
+    assert set(measure(torch.ones(3, 3), box, truth).values()) == {0.0}
 
 
 def test_instance_metrics_reset_forgets():
