@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from benchmarks import scale
+from benchmarks.memory import Memory, fresh
+from roiseg.data.coco_json import load_annotations
+from roiseg.data.roi_statistics import measure
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+
+IMAGES = 40
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scale")
+    cv2.imwrite(str(folder / "a.jpg"), np.random.default_rng(0).integers(0, 256, (240, 320, 3)).astype("u1"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scale, "LINKS", 7)
+        return scale.make(folder, folder / "a.jpg", IMAGES)
+
+
+def test_a_set_has_a_picture_for_every_record(given):
+    assert len(scale.dataset_of(given).annotations) == len(list(given.pictures.iterdir())) == IMAGES
+    links = {path.stat().st_ino for path in given.pictures.iterdir()}
+    assert len(links) == 6
+
+
+@pytest.mark.parametrize("way", [scale.parse, scale.json_alone, scale.pycocotools])
+def test_every_way_of_reading_reads(given, way):
+    seconds, before, after = way(given.json)
+    assert seconds > 0
+    assert after.peak >= before.resident > 0
+
+
+def test_opening_leaves_little_behind(given):
+    load_annotations(given.json, index_dir=given.index)
+    seconds, before, after = fresh(scale.open_set, given)
+    assert seconds > 0
+    assert after.own - before.own < 50
+
+
+def test_both_ways_of_analysis_see_the_same(given):
+    annotations = load_annotations(given.json)
+    usual = scale.through_full_masks(annotations, np.arange(IMAGES))
+    found = measure(annotations, scale.MIN_SIZE, 112)
+    assert len(usual) == len(found.counts)
+    weighted = (found.counts / 112**2 * found.area[:, None]).sum(axis=0)
+    np.testing.assert_allclose(weighted / weighted.sum(), usual.sum(axis=0) / usual.sum(), atol=0.02)
+
+
+def test_the_race_runs(given, monkeypatch):
+    monkeypatch.setattr(scale, "ROUNDS", 1)
+    seconds, usual, totals = scale.race_analysis(given)
+    assert min(seconds, usual) > 0
+    assert totals["images"] == IMAGES
+
+
+def test_an_epoch_counts_images_and_memory_three_times(given):
+    images, seconds, memory = scale.epoch(given, 3)
+    assert images == 2 * scale.BATCH
+    assert seconds > 0
+    assert len(memory) == 2  # of three batches the tenth is the last
+    assert all(found.own > 50 for found in memory)
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def allocate(megabytes):
+    before = Memory.of()
+    kept = np.ones(megabytes * 1_000_000, np.uint8)
+    after = Memory.of()
+    return before, after, int(kept[-1])
+
+
+def test_what_is_allocated_is_counted():
+    before, after, _ = allocate(200)
+    assert after.own - before.own == pytest.approx(200, abs=20)
+    assert after.peak >= after.resident
+
+
+def test_children_count():
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+    alone = Memory.with_children()
+    child.start()
+    try:
+        both = Memory.with_children()
+    finally:
+        child.kill()
+        child.join()
+    assert both.resident > alone.resident + 10
