@@ -1,0 +1,104 @@
+"""100 persons pasted onto a 4000x3000 image as RLE: by windows, by a canvas each, by all canvases at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from benchmarks.memory import Memory, fresh
+from benchmarks.report import show
+from roiseg.common.console import track
+from roiseg.data.mask_rle import paste_rles
+from roiseg.data.rle import encode
+from roiseg.geometry.boxes import Boxes
+from roiseg.geometry.paste import binary_mask, paste_masks
+
+SIZE = (3000, 4000)
+PERSONS = 100
+GRID = (56, 56)
+HEIGHTS = (150, 1200)  # pixels, of a person
+ROUNDS = 2
+
+Encodings = list[dict[str, Any]]
+Way = Callable[[Tensor, Boxes, tuple[int, int]], Iterable[dict[str, Any]]]
+
+
+def persons(count: int, size: tuple[int, int]) -> tuple[Tensor, Boxes]:
+    """Smooth probabilities [R, *GRID] and boxes [R, 4] of persons somewhere in an image of `size`."""
+    rng = np.random.default_rng(0)
+    height, width = size
+    least, most = HEIGHTS
+    tall = least * (most / least) ** rng.uniform(size=count) * height / SIZE[0]
+    wide = tall * rng.uniform(0.3, 0.8, count)
+    left, top = rng.uniform(0, width - wide), rng.uniform(0, height - tall)
+    coarse = torch.rand(count, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    masks = torch.nn.functional.interpolate(coarse, GRID, mode="bicubic")[:, 0].clamp(0, 1)
+    return masks, np.stack([left, top, left + wide, top + tall], axis=1).astype(np.float32)
+
+
+def canvases_at_once(masks: Tensor, boxes: Boxes, size: tuple[int, int]) -> Iterable[dict[str, Any]]:
+    """The usual way: probabilities [R, H, W], a threshold, and pycocotools."""
+    pasted = paste_masks(masks, torch.from_numpy(boxes), size)
+    binary = (pasted >= 0.5).numpy()
+    return [encode(mask) for mask in binary]
+
+
+def canvas_each(masks: Tensor, boxes: Boxes, size: tuple[int, int]) -> Iterable[dict[str, Any]]:
+    """Each box's pixels pasted onto a whole binary mask, and pycocotools."""
+    return [encode(binary_mask(mask, box, size)) for mask, box in zip(masks, boxes, strict=True)]
+
+
+WAYS: dict[str, Way] = {
+    "all canvases at once": canvases_at_once,
+    "one canvas after another": canvas_each,
+    "ours: windows": paste_rles,
+}
+
+
+def measure(name: str, count: int, size: tuple[int, int]) -> tuple[float, float, Encodings]:
+    """Fastest of some rounds in seconds, memory above that at the start in MB, and the encodings."""
+    torch.set_num_threads(1)
+    masks, boxes = persons(count, size)
+    list(WAYS[name](masks[:1], boxes[:1], (50, 50)))  # what is loaded on first use
+    start = Memory.of().resident
+    seconds = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        encodings = list(WAYS[name](masks, boxes, size))
+        seconds.append(time.perf_counter() - started)
+    return min(seconds), max(0.0, Memory.of().peak - start), encodings
+
+
+def agreement(a: Encodings, b: Encodings) -> float:
+    """Smallest IoU of two masks that should be the same."""
+    return min(float(coco_mask.iou([x], [y], [0])[0, 0]) for x, y in zip(a, b, strict=True))
+
+
+def main() -> None:
+    """Each way in a process of its own."""
+    results = {name: fresh(measure, name, PERSONS, SIZE) for name in track(WAYS, "pasting", total=len(WAYS))}
+    slowest, _, wanted = results["all canvases at once"]
+    rows = []
+    for name, (s, mb, found) in results.items():
+        same = agreement(found, wanted)
+        rows.append([name, f"{1e3 * s / PERSONS:.2f}", f"{slowest / s:.1f}x", f"{mb:,.0f}", f"{same:.4f}"])
+    _, boxes = persons(PERSONS, SIZE)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    canvases = 4 * PERSONS * SIZE[0] * SIZE[1]
+    show(
+        f"{PERSONS} persons on {SIZE[1]}x{SIZE[0]} as RLE, one thread",
+        ["way", "ms a person", "speed", "MB above start", "IoU"],
+        rows,
+        f"floor: float32 probabilities of the largest window {4 * areas.max() / 1e6:.1f} MB, of the mean one "
+        f"{4 * areas.mean() / 1e6:.1f} MB; of all canvases {canvases / 1e6:,.0f} MB",
+    )
+
+
+if __name__ == "__main__":
+    main()
