@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import logging
@@ -28,7 +29,16 @@ log = logging.getLogger(__name__)
 _MAGIC = b"roisegF1"
 _HEADER = struct.Struct("<8s16sQ")  # magic, content, checksum of the row
 _LEFTOVER = 3600.0  # seconds after which a temporary file has no writer any more
+_BLOCK = 1 << 19  # bytes read at a time
 _RESERVE = 1_000_000_000  # bytes of the disk that stay free
+
+
+class _StaleError(Exception):
+    """Made from something else."""
+
+
+class _DamagedError(Exception):
+    """Not what was written."""
 
 
 class DiskCache(FeatureCache):
@@ -80,31 +90,46 @@ class DiskCache(FeatureCache):
 
     def look_up(self, key: Key) -> Lookup:
         """See `FeatureCache`; a damaged file is removed."""
-        path = self._path(key)
+        path = self.path(key)
         try:
-            content = np.fromfile(path, np.uint8)
+            with open(path, "rb", buffering=0) as stream:
+                row = self._read(stream, key)
         except FileNotFoundError:
             return Lookup(False)
-        except OSError as error:
-            self._damaged += 1
-            log.warning("feature cache: %s cannot be read (%s); computed anew", path, error.strerror)
+        except _StaleError:
             return Lookup(False)
-        row = content[_HEADER.size :]
-        if len(row) == self.row_bytes:
-            magic, made_from, checksum = _HEADER.unpack(content[: _HEADER.size].tobytes())
-            if magic == _MAGIC and made_from != key.content:
-                return Lookup(False)
-            if magic == _MAGIC and checksum == xxhash.xxh3_64_intdigest(row.data):
-                return Lookup(True, row)
-        self._damaged += 1
-        log.warning("feature cache: %s is damaged; computed anew", path)
-        path.unlink(missing_ok=True)
-        return Lookup(False)
+        except (OSError, _DamagedError) as error:
+            self._damaged += 1
+            log.warning("feature cache: %s is damaged (%s); computed anew", path, error)
+            path.unlink(missing_ok=True)
+            return Lookup(False)
+        return Lookup(True, row)
+
+    def _read(self, stream: io.FileIO, key: Key) -> NDArray[np.uint8]:
+        """Read a row, its checksum taken while the disk delivers the rest."""
+        length = os.fstat(stream.fileno()).st_size
+        if length != self._file_bytes:
+            raise _DamagedError(f"{length} bytes, should be {self._file_bytes}")
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+        magic, made_from, expected = _HEADER.unpack(stream.read(_HEADER.size))
+        if magic == _MAGIC and made_from != key.content:
+            raise _StaleError
+        row = np.empty(self.row_bytes, np.uint8)
+        checksum, done = xxhash.xxh3_64(), 0
+        while done < len(row):
+            block = row.data[done : done + _BLOCK]
+            count = stream.readinto(block)
+            checksum.update(block[:count])
+            done += count or len(row)
+        if magic != _MAGIC or checksum.intdigest() != expected:
+            raise _DamagedError("its checksum differs")
+        return row
 
     def store(self, keys: Sequence[Key], rows: Tensor) -> None:
         """See `FeatureCache`."""
         for key, row in zip(keys, rows.cpu().numpy(), strict=True):
-            path = self._path(key)
+            path = self.path(key)
             replaces = path.exists()
             if not replaces and self._unwritten <= 0:
                 self._count()  # other processes write, too
@@ -135,7 +160,8 @@ class DiskCache(FeatureCache):
     def _capacity(self) -> int:
         return self._room + _size(self._own)
 
-    def _path(self, key: Key) -> Path:
+    def path(self, key: Key) -> Path:
+        """The file of a key."""
         name = key.slot.hex()
         return self._own / name[:2] / name[2:]
 

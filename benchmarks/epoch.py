@@ -1,0 +1,137 @@
+"""An epoch of training against what no loop can do without, on the same batches.
+
+With features kept: the decoder's forward and backward pass. With features computed every time: the
+larger of that and of the extractor's runs.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import lightning as L
+
+from benchmarks.report import show
+from benchmarks.training import REAL, Run, decoder_step, extraction, make_run
+from roiseg.data.batch import RoiBatch
+
+
+@dataclass
+class EpochTimes(L.Callback):
+    """Times every epoch, and after it the passes over its very batches.
+
+    Attributes:
+        epoch, decoder, extractor: seconds of each epoch; the extractor's only where pictures came along.
+    """
+
+    epoch: list[float] = field(default_factory=list)
+    decoder: list[float] = field(default_factory=list)
+    extractor: list[float] = field(default_factory=list)
+    _batches: list[RoiBatch] = field(default_factory=list)
+    _started: float = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._batches.clear()
+        self._started = time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the batch."""
+        self._batches.append(batch)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Stop the clock, then time the bare passes."""
+        self.epoch.append(time.perf_counter() - self._started)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self.decoder.append(_seconds(decoder_step(pl_module), self._batches))
+        if all(len(batch.images) == len(batch.samples) for batch in self._batches):
+            self.extractor.append(_seconds(extraction(data), self._batches))
+        pl_module.zero_grad()
+
+
+def _seconds(work: Any, batches: Sequence[RoiBatch]) -> float:
+    started = time.perf_counter()
+    for batch in batches:
+        work(batch)
+    return time.perf_counter() - started
+
+
+def measure(run: Run, folder: Path, epochs: int) -> EpochTimes:
+    """Train for some epochs after one that warms up; its times are left out."""
+    times = EpochTimes()
+    run.train(folder, [times], max_epochs=epochs + 1, limit_val_batches=0)
+    for values in (times.epoch, times.decoder, times.extractor):
+        del values[:1]
+    return times
+
+
+INT8 = "data.cache.codec._target_=roiseg.extractor.cache.codec.Int8"
+BANK = ("data/bank=variants", "data.bank.variants=1")
+KEPT = {
+    "in memory, fp16": ("data/augment=none", "data/cache=memory"),
+    "on disk, fp16": ("data/augment=none", "data/cache=disk"),
+    "on disk, int8": ("data/augment=none", "data/cache=disk", INT8),
+    "in memory, heavy augmentation, bank": ("data/cache=memory", *BANK),
+}
+SMALL = ("model.mid_channels=32", "model.min_channels=16", "model.depth=1", "data/augment=light")
+COMPUTED = {
+    "roialign": ("data/augment=light",),
+    "roialign, in turn (no loader processes)": ("data/augment=light", "data.num_workers=0"),
+    "small roialign (32 channels)": SMALL,
+    "small roialign, in turn": (*SMALL, "data.num_workers=0"),
+}
+
+
+def kept(folder: Path, epochs: int) -> list[tuple[str, ...]]:
+    """Rows of the table of epochs with features kept."""
+    rows = []
+    for title, overrides in KEPT.items():
+        times = measure(make_run(folder, *REAL, *overrides), folder, epochs)
+        ratios = [e / d for e, d in zip(times.epoch, times.decoder, strict=True)]
+        rows.append((title, *map(_figure, (times.decoder, times.epoch)), f"{median(ratios):.2f}x"))
+    return rows
+
+
+def computed(folder: Path, epochs: int) -> list[tuple[str, ...]]:
+    """Rows of the table of epochs with features computed."""
+    rows = []
+    for title, overrides in COMPUTED.items():
+        times = measure(make_run(folder, *REAL, *overrides), folder, epochs)
+        triples = list(zip(times.epoch, times.decoder, times.extractor, strict=True))
+        larger = median([e / max(d, x) for e, d, x in triples])
+        total = median([e / (d + x) for e, d, x in triples])
+        seconds = map(_figure, (times.extractor, times.decoder, times.epoch))
+        rows.append((title, *seconds, f"{larger:.2f}x", f"{total:.2f}x"))
+    return rows
+
+
+def _figure(seconds: Sequence[float]) -> str:
+    return f"{median(seconds):.2f}"
+
+
+def main(epochs: int = 5) -> None:
+    """Measure and show."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        show(
+            "An epoch of 11 batches of 4 images x 8 ROIs, features kept; medians",
+            ("features kept", "floor: decoder, s", "epoch, s", "epoch / floor"),
+            kept(folder, epochs),
+        )
+        show(
+            "The same with features computed every time",
+            ("features computed", "extractor, s", "decoder, s", "epoch, s", "/ larger", "/ sum"),
+            computed(folder, epochs),
+            "Extractor and decoder use all cores each: on a CPU their sum is the floor, on a GPU the larger.",
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""A training run in parts, composed as `python -m roiseg.train` would, to be timed piece by piece."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from roiseg.cli import build
+from roiseg.cli.entry import CONF_DIR
+from roiseg.data.batch import RoiBatch
+from roiseg.data.datamodule import RoiDataModule
+from roiseg.train import without_advice
+from roiseg.training.module import RoiSegModule
+
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+}
+REAL = ("experiment=coco128_yolox", "callbacks=none", "logger=[]")
+
+
+@dataclass
+class Run:
+    """What a configuration builds."""
+
+    module: RoiSegModule
+    data: RoiDataModule
+
+    def train(self, folder: Path, callbacks: Sequence[L.Callback] = (), **options: Any) -> L.Trainer:
+        """Train as the command does; `options` are Lightning's."""
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        settings = QUIET | {
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,
+            "gradient_clip_val": 5.0,
+            "default_root_dir": str(folder),
+        }
+        trainer = L.Trainer(**(settings | options), callbacks=list(callbacks))
+        with without_advice():
+            trainer.fit(self.module, datamodule=self.data)
+        return trainer
+
+    def validate(self) -> dict[str, float]:
+        """Metrics of the validation images."""
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        trainer = L.Trainer(
+            accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
+        )
+        with without_advice():
+            return dict(trainer.validate(self.module, datamodule=self.data, verbose=False)[0])
+
+
+def configuration(folder: Path, *overrides: str) -> DictConfig:
+    """Compose `train` with everything it writes inside `folder`."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        return compose("train", [
+            f"paths.root_dir={folder}", f"paths.output_dir={folder}/out", *overrides,
+        ])  # fmt: skip
+
+
+def make_run(folder: Path, *overrides: str) -> Run:
+    """Build what `python -m roiseg.train <overrides>` would train."""
+    cfg = configuration(folder, *overrides)
+    L.seed_everything(cfg.seed, verbose=False)
+    extractor = build.build_extractor(cfg)
+    decoder = build.build_decoder(cfg, extractor)
+    data = build.build_datamodule(cfg, extractor, decoder)
+    loss = build.build_loss(cfg, decoder, data)
+    return Run(build.build_module(cfg, decoder, loss, None, {}), data)
+
+
+def decoder_step(module: RoiSegModule) -> Callable[[RoiBatch], None]:
+    """Forward, loss and backward of a batch in memory: what no loop can do without."""
+
+    def step(batch: RoiBatch) -> None:
+        module.zero_grad()
+        total, _ = module.loss(module(batch), batch.targets)
+        total.backward()
+
+    return step
+
+
+def extraction(data: RoiDataModule) -> Callable[[RoiBatch], None]:
+    """The extractor's run on a batch's pictures."""
+
+    @torch.no_grad()
+    def run(batch: RoiBatch) -> None:
+        data.extractor(batch.images)
+
+    return run
