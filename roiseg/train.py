@@ -156,6 +156,7 @@ _ADVICE = (
     ".*was used without a .* scheduler.*",
     ".*recommended to use .self.log.*sync_dist=True.*",  # metrics are of all processes already
     ".*it is recommended to use .Trainer.devices=1.*",  # evaluation repeats no image
+    ".*method of metric .* was called before.*",  # on a process without an image to evaluate
     ".*broadcast_buffers. is deprecated.*",  # its successor is not in older torch
 )
 

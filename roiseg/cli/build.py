@@ -7,8 +7,10 @@ import sys
 from typing import Any
 
 import lightning as L
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from roiseg.common.errors import UserError
@@ -134,7 +136,18 @@ def build_loggers(cfg: DictConfig) -> list[Logger]:
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
-    """The Lightning trainer of `trainer=`."""
+    """The Lightning trainer of `trainer=`.
+
+    Raises:
+        UserError: its settings do not go together, or not with this machine or what SLURM has started.
+    """
     watched = any(isinstance(callback, L.pytorch.callbacks.ProgressBar) for callback in callbacks)
     options = {} if watched else {"enable_progress_bar": False}
-    return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers or False, _convert_="all", **options)
+    try:
+        return instantiate(
+            cfg.trainer, callbacks=callbacks, logger=loggers or False, _convert_="all", **options
+        )
+    except InstantiationException as error:
+        if isinstance(error.__cause__, (MisconfigurationException, RuntimeError, ImportError)):
+            raise UserError(f"configuration `trainer`: {error.__cause__}") from None
+        raise

@@ -115,6 +115,17 @@ def explain(error: BaseException, config_name: str = "train") -> str | None:
         )
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return _explain_override(error, config_name)
+    return _explain_distributed(str(error)) if isinstance(error, RuntimeError) else None
+
+
+def _explain_distributed(text: str) -> str | None:
+    if re.search(r"Connection (closed|reset) by peer|remote process (has )?(exited|terminated)", text):
+        return "another process of this run has ended, and so does this one: see its message"
+    if "find_unused_parameters=True" in text:
+        return (
+            "a part of the model had no share in the loss, which several processes do not expect: "
+            "set trainer.strategy.find_unused_parameters=true"
+        )
     return None
 
 

@@ -42,7 +42,7 @@ class Processes:
         self._strategy: Any = trainer.strategy
         self._alone = trainer.world_size == 1
         self.first = self._alone or trainer.is_global_zero
-        self._strategy.accelerator.setup_device(self._strategy.root_device)  # the extractor opens on it
+        trainer.accelerator.setup_device(trainer.strategy.root_device)  # the extractor opens on it
         if self._alone:
             return
         if isinstance(strategy, str):

@@ -76,11 +76,10 @@ class SyntheticPeople:
         Raises:
             UserError: the folder holds pictures or annotations that this class did not make.
         """
-        missing = [split for split in FIRST_ID if not self._complete(split)]
-        if missing:
-            self._claim()
-        for split in missing:
-            self._make(split)
+        for split in FIRST_ID:
+            if not self._complete(split):  # asked late: another process may have made it by now
+                self._claim()
+                self._make(split)
         return Path(self.root)
 
     def _count(self, split: str) -> int:

@@ -1,0 +1,189 @@
+"""Several processes: as right as one, in one set of folders, whoever starts them, and ending as one."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ROOT, TINY_IMAGES, TINY_INSTANCES, run_command, write_coco
+
+import roiseg.train
+from roiseg.inference.checkpoint import read_checkpoint
+
+DDP = ["trainer=ddp", "trainer.accelerator=cpu"]
+
+
+@pytest.fixture(scope="module")
+def even_set(tmp_path_factory):
+    """4 images, the same for two processes, without crowds, whose pixels would not count."""
+    images = {name: TINY_IMAGES[name] for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg")}
+    people = [i for i in TINY_INSTANCES if i["file"] in images and not i.get("iscrowd")]
+    return write_coco(tmp_path_factory.mktemp("even"), images, people)
+
+
+@pytest.fixture(scope="module")
+def one_image(tmp_path_factory):
+    people = [i for i in TINY_INSTANCES if i["file"] == "c.jpg"]
+    return write_coco(tmp_path_factory.mktemp("one"), {"c.jpg": TINY_IMAGES["c.jpg"]}, people)
+
+
+@pytest.fixture
+def overrides(tiny_overrides, even_set):
+    """Plain cross-entropy, a mean over pixels of which every process has equally many: comparable exactly."""
+    kept = [o for o in tiny_overrides if not o.startswith(("trainer=", "data.batch_size"))]
+    return [
+        *kept, f"data.train_annotations={even_set.json}", f"data.train_images={even_set.images}",
+        "loss=ce", "scheduler=constant", "callbacks=[history,checkpoint,overlays]",
+    ]  # fmt: skip
+
+
+def folders(root):
+    return [f"paths.output_dir={root}/out", f"paths.checkpoint_dir={root}/ckpt"]
+
+
+def weights(folder):
+    return read_checkpoint(sorted(folder.glob("*.pth"))[-1])["state_dict"]
+
+
+def assert_same_run(several, alone):
+    """Metrics, training losses and weights of two runs agree to float tolerance."""
+    assert len(several["history"]) == len(alone["history"])
+    for theirs, ours in zip(several["history"], alone["history"], strict=True):
+        assert theirs.keys() == ours.keys()
+        for name in ours:
+            if not name.startswith("val/loss"):  # a mean of means over batches, which are other ones
+                assert theirs[name] == pytest.approx(ours[name], abs=1e-5), name
+    for name in alone["test"]:
+        if not name.startswith("test/loss"):
+            assert several["test"][name] == pytest.approx(alone["test"][name], abs=1e-5), name
+    theirs, ours = (weights(Path(s["checkpoint_dir"])) for s in (several, alone))
+    assert all(torch.allclose(theirs[name], ours[name], atol=1e-5) for name in ours)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_and_torchrun_goes_on_with_them(overrides, run_train, tmp_path):
+    single = [*overrides, "trainer=cpu", "data.batch_size=2", "trainer.max_epochs=3"]
+    alone = run_train(tmp_path / "alone", *single, export=True)
+    several = [*overrides, *DDP, "data.batch_size=1", *folders(tmp_path)]
+    done = run_command(["roiseg.train", *several, "trainer.max_epochs=2"], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr.strip()
+    assert (
+        done.stdout.count("epoch 1/2") == done.stdout.count("best mIoU in epoch") == 1
+    )  # one process speaks
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        ".roiseg_run", "config.yaml", "csv", "overlays", "summary.json", "tensorboard",
+    }  # fmt: skip
+    assert len(list((tmp_path / "ckpt").glob("*.pth"))) == 2
+
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "roiseg.train"]
+    again = run_command([*torchrun, *several, "trainer.max_epochs=3", "ckpt_path=last"], cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("going on from") == 1
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["resumed_from"].startswith(f"{tmp_path}/ckpt/checkpoint_epoch_0002")
+    assert len(list((tmp_path / "ckpt").glob("*.pth"))) == 3
+    written = {p.relative_to(tmp_path).parts[0] for p in tmp_path.rglob("*") if p.is_file()}
+    assert written - {"alone", "data"} == {"out", "ckpt"}
+    assert_same_run(summary, alone)
+
+
+def start_tasks(arguments, cwd, **variables):
+    """Two processes as srun starts them on two machines; returns (exit code, stdout, stderr) of each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    slurm = {
+        "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "1", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_NNODES": "2", "SLURM_NODELIST": "127.0.0.1", "SLURM_LOCALID": "0", "MASTER_PORT": str(port),
+        **variables,
+    }  # fmt: skip
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "roiseg.train", *arguments],
+            cwd=cwd,
+            env={**os.environ, **slurm, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+                 "SLURM_PROCID": str(rank), "SLURM_NODEID": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    ends = [task.communicate(timeout=200) for task in tasks]
+    return [(task.returncode, *end) for task, end in zip(tasks, ends, strict=True)]
+
+
+@pytest.mark.slow
+def test_slurm_tasks_on_two_machines_share_folders_and_one_may_have_nothing_to_evaluate(
+    overrides, one_image, run_train, tmp_path
+):
+    overrides = [o for o in overrides if not o.startswith(("callbacks", "data.val_"))]
+    overrides += [
+        f"data.val_annotations={one_image.json}", f"data.val_images={one_image.images}",
+        "callbacks=[history,checkpoint,ema,early_stopping]",
+    ]  # fmt: skip
+    several = [*overrides, *DDP, "trainer.num_nodes=2", "trainer.devices=1", "data.batch_size=1"]
+    (first, second) = start_tasks(several, tmp_path)
+    assert first[0] == second[0] == 0, first[2] + second[2]
+    assert not second[1].strip() and not second[2].strip()
+    (path,) = tmp_path.glob("outputs/train/*/summary.json")
+    assert len(list(tmp_path.glob("outputs/train/*"))) == len(list(tmp_path.glob("checkpoints/*"))) == 1
+    single = [*overrides, "trainer=cpu", "data.batch_size=2"]
+    alone = run_train(tmp_path / "alone", *single, export=True)
+    assert_same_run(json.loads(path.read_text()), alone)
+
+
+@pytest.mark.slow
+def test_a_mistake_that_one_process_meets_ends_both_without_a_traceback(overrides, even_set, tmp_path):
+    for path in even_set.images.iterdir():
+        content = path.read_bytes()
+        (tmp_path / path.name).write_bytes(content[:300] if path.name == "b.jpg" else content)
+    several = [*overrides, *DDP, "data.batch_size=1", f"data.train_images={tmp_path}", *folders(tmp_path)]
+    done = run_command(["roiseg.train", *several], cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert "b.jpg is damaged" in lines[0]
+    assert all(line.startswith("roiseg: error: ") for line in lines)
+    assert "another process" in lines[-1] or len(lines) == 1
+
+
+REFUSED = {
+    "a mistake of the model": ([*DDP, "model.num_classes=7"], ["model.num_classes", "7"]),
+    "devices alone": (["trainer=cpu", "trainer.devices=2"], ["trainer=ddp", "strategy=auto"]),
+    "a sweep of process groups": (["-m", *DDP, "seed=1"], ["sweep=joblib", "trainer.devices=1"]),
+    "a device that is not there": (["trainer.accelerator=tpu"], ["configuration `trainer`"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_work_is_refused_before_anything_starts(case, overrides, run_main, tmp_path, monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    arguments, parts = REFUSED[case]
+    code, stderr = run_main(roiseg.train, *arguments, *overrides)
+    assert code == 2
+    line = stderr.strip().splitlines()[-1]
+    assert line.startswith("roiseg: error: ")
+    assert all(part in line for part in parts), line
+    assert not list(tmp_path.rglob("config.yaml"))
+
+
+def test_another_number_of_tasks_than_devices_is_named(overrides, run_main, monkeypatch):
+    slurm = {
+        "JOB_NAME": "train",
+        "NTASKS": "2",
+        "NTASKS_PER_NODE": "2",
+        "PROCID": "0",
+        "LOCALID": "0",
+        "NODEID": "0",
+    }
+    for name, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    code, stderr = run_main(roiseg.train, *overrides, *DDP, "trainer.devices=3")
+    assert code == 2
+    assert stderr.startswith("roiseg: error: trainer.devices, trainer.num_nodes: ")
+    assert "--ntasks-per-node=2" in stderr
