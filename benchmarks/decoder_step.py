@@ -131,8 +131,8 @@ def main() -> None:
             ]
         rows.append(row)
     columns = ["ROI/s", "param.", "GFLOP", "float32", "ratio", "peak", "bfloat16", "ratio", "peak"]
-    reached = ", ".join(f"{name} {peak / 1e9:.0f} GFLOP/s" for name, peak in peaks.items())
-    note = f"GFLOP: a ROI; ratio: to the reference head; peak: share of the best product or convolution ({reached})"
+    reached = ", ".join(f"{name} {peak / 1e9:.0f}" for name, peak in peaks.items())
+    note = f"GFLOP: a ROI; peak: share of the best product or convolution in this run ({reached} GFLOP/s)"
     show("a training step, 4 images of 4 ROIs", columns, rows, note)
 
 

@@ -124,8 +124,8 @@ def main() -> None:
             ])  # fmt: skip
     columns = ["ms a ROI", "ours", "grid_sample", "ratio", "floor", "MFLOP"]
     note = (
-        f"float32, medians; floor: bytes at {speed / 1e9:.1f} GB/s, a copy's speed in this run; MFLOP: products "
-        f"over the whole map, of which a CPU does a part (best product: {peak / 1e9:.0f} GFLOP/s)"
+        f"float32; floor: bytes at the speed of a copy, {speed / 1e9:.1f} GB/s; MFLOP: products over the "
+        f"whole map, of which a CPU does a part (best product: {peak / 1e9:.0f} GFLOP/s)"
     )
     show("RoIAlign, 2 images of 4 ROIs", columns, rows, note)
 
