@@ -23,10 +23,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
 from torch.utils.data import DataLoader
 
-from benchmarks import real
 from benchmarks.coco_like import IMAGES, write_set
 from benchmarks.memory import Memory, fresh
 from benchmarks.report import show
@@ -50,7 +48,7 @@ MIN_SIZE = 16  # pixels, of a ROI
 ROUNDS = 3
 MASK_IMAGES = 300  # on which the way through full-size masks is timed
 BATCH = 8
-MOST_BATCHES = 3000  # of the epoch: more would only take longer
+MOST_BATCHES = 2000  # of the epoch: more would only take longer
 WORKERS = 2
 LONG = 10_000  # images, from which on the json is read once only
 LINKS = 1000  # names of one file: file systems have a limit
@@ -104,6 +102,8 @@ def json_alone(path: Path) -> Cost:
 
 def pycocotools(path: Path) -> Cost:
     """The usual way of opening a set, in every run and process."""
+    from pycocotools.coco import COCO  # matplotlib comes with it, which nobody else needs to hold
+
     before, start = Memory.of(), time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         kept = COCO(str(path))
@@ -260,12 +260,15 @@ def show_epochs(sets: list[Set], most: int) -> None:
     show(
         f"an epoch of the loader: {WORKERS} workers, batches of {BATCH}; JPEG, ROIs, targets; no extractor",
         ("images", "loaded", "images/s", "own MB", "mapped MB"), rows,
-        f"Memory of all processes at the tenth, the middle and the last batch. At most {most:,} batches.",
+        f"Memory of all processes at the tenth, the middle and the last batch of at most {most:,}. Mapped: the "
+        "libraries, and the pages of the index touched so far, once for all processes.",
     )  # fmt: skip
 
 
 def main() -> None:
     """Make the sets, measure, print."""
+    from benchmarks import real  # the detector comes with it, which the measured processes do not hold
+
     sizes = (1000, 8000) if "--quick" in sys.argv[1:] else (1000, 8000, IMAGES)
     train = real.persons()
     number = int(np.flatnonzero((train.sizes == (480, 640)).all(axis=1))[0])
