@@ -260,8 +260,8 @@ def show_epochs(sets: list[Set], most: int) -> None:
     show(
         f"an epoch of the loader: {WORKERS} workers, batches of {BATCH}; JPEG, ROIs, targets; no extractor",
         ("images", "loaded", "images/s", "own MB", "mapped MB"), rows,
-        f"Memory of all processes at the tenth, the middle and the last batch of at most {most:,}. Mapped: the "
-        "libraries, and the pages of the index touched so far, once for all processes.",
+        f"Memory of all processes at the tenth, the middle and the last batch of at most {most:,}. Mapped: "
+        "the libraries, and the pages of the index touched so far, once for all processes.",
     )  # fmt: skip
 
 
