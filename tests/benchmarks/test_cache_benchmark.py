@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import torch
+
+from benchmarks import cache
+from roiseg.extractor.cache.codec import Int8
+
+
+def test_every_stored_row_is_read_back_in_every_round(tmp_path):
+    held, keys = cache.fill(tmp_path, (4, 5, 6), images=7)
+    for cold in (False, True):
+        floor, ours = cache.against_bare_reads(held, keys, rounds=2, cold=cold)
+        assert len(floor) == len(ours) == 2
+        assert min(floor + ours) > 0
+
+
+def test_bare_reads_read_whole_files(tmp_path):
+    held, keys = cache.fill(tmp_path, (4, 5, 6), images=3)
+    paths = [held.path(key) for key in keys]
+    buffer = bytearray(paths[0].stat().st_size)
+    cache.bare(paths, buffer)
+    assert bytes(buffer) == paths[-1].read_bytes()
+
+
+def test_the_cost_of_a_codec_is_in_milliseconds_an_image():
+    encode, decode = cache.cost(Int8(), torch.rand(2, 8, 6, 6))
+    assert float(encode) < 1000
+    assert float(decode) < 1000
