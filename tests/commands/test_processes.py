@@ -122,7 +122,8 @@ def test_training_ends_with_a_summary_of_epochs_and_places(trained):
     folder, summary = trained
     assert (folder / "checkpoints").is_dir()
     assert Path(summary["output_dir"]).name == Path(summary["checkpoint_dir"]).name
-    assert sorted(p.name for p in folder.iterdir()) == ["checkpoints", "outputs"]
+    assert sorted(p.name for p in folder.iterdir()) == ["checkpoints", "data", "outputs"]
+    assert [p.name for p in (folder / "data").iterdir()] == ["index"]
 
 
 @pytest.mark.parametrize("options", [[], ["merged=true"], ["half=true"]], ids=["decoder", "merged", "half"])
