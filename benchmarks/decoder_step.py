@@ -93,7 +93,7 @@ def step_of(decoder: Decoder, dtype: torch.dtype, device: str = "cpu") -> Step:
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-5)
 
     def run() -> None:
-        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16):
             output = decoder(features, rois)
         loss = F.cross_entropy(output.logits.float(), targets)
         for value in output.auxiliary.values():

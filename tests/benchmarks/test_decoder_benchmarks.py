@@ -1,0 +1,143 @@
+"""The decoder benchmarks' pieces, on small numbers: what they compare is the same, what they count is right."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import export, gpu, head_quality, peak
+from benchmarks.decoder_step import ONE_LAYER, batch, configured, step_of
+from benchmarks.real import yolox
+from benchmarks.reference_head import ReferenceHead
+from benchmarks.roi_align import Setting, example, roi_align_on_grid_sample, ways
+from roiseg.decoders.roialign import RoiAlignDecoder
+from roiseg.geometry.roi_align import roi_align
+
+
+@pytest.mark.parametrize(("size", "ratio"), [(7, 1), (4, 2), (5, 4)])
+def test_roi_align_on_grid_sample_is_roi_align(size, ratio):
+    features, rois = example(Setting(6, 20, size, ratio))
+    usual = roi_align_on_grid_sample(features, rois, (size, size), 8, ratio)
+    torch.testing.assert_close(usual, roi_align(features, rois, (size, size), 8, ratio), atol=1e-4, rtol=1e-4)
+
+
+def test_both_ways_of_roi_align_have_the_same_gradient():
+    ours, usual = (way() for way in ways(Setting(3, 16, 4, 2), backward=True).values())
+    torch.testing.assert_close(ours, usual, atol=1e-4, rtol=1e-4)
+
+
+def test_the_reference_head_has_the_sizes_of_its_model():
+    head = ReferenceHead([128], [8], (416, 416))
+    assert sum(p.numel() for p in head.parameters()) == 5_562_179
+    features = [torch.randn(2, 128, 52, 52)]
+    rois = torch.tensor([[0, 10.0, 20, 100, 300], [1, 50, 60, 200, 400]])
+    with torch.no_grad():
+        assert head(features, rois[:1]).logits.shape == (1, 3, 56, 56)
+        assert head(features, rois[:0]).logits.shape == (0, 3, 56, 56)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_changes_the_weights_and_its_operations_are_counted(dtype):
+    torch.manual_seed(0)
+    decoder = RoiAlignDecoder(
+        [4], [16], (64, 64), roi_size=(4, 4), output_size=(4, 4), mid_channels=4, depth=1
+    )
+    before = [p.clone() for p in decoder.parameters()]
+    step = step_of(decoder, dtype)
+    after = [p.clone() for p in decoder.parameters()]
+    step.run()
+    moved = [(a != b).any() for a, b in zip(after, decoder.parameters(), strict=True)]
+    assert all(moved) and not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    convolution = 2 * 16 * (4 * 4) * 4 * 4 * 9  # 16 ROIs; forward, and back to weights and input
+    assert step.flops > 3 * convolution
+    assert step.parameters == sum(p.numel() for p in decoder.parameters())
+
+
+def test_every_configured_decoder_gets_features_it_can_read():
+    decoder = configured("maskrcnn", ONE_LAYER)
+    features, rois, targets = batch(decoder)
+    assert [f.shape[1:] for f in features] == [(128, 52, 52)]
+    assert rois.shape == (16, 5) and targets.shape == (16, 28, 28)
+    assert (rois[:, 3:] <= 416).all()
+
+
+def test_peaks_are_numbers_above_0():
+    assert peak.gemm_flops("cpu", torch.float32, side=64) > 0
+    assert peak.conv_flops("cpu", torch.float32, count=1, channels=8, side=8) > 0
+
+
+# --- gpu.py, but for the GPU --------------------------------------------------------------------------
+
+
+def test_the_roofline_is_the_longer_of_computing_and_moving():
+    roofline = gpu.Roofline(flops=100.0, bytes=10.0)
+    assert roofline.seconds(200, 10) == 2
+    assert roofline.seconds(100, 50) == 5
+
+
+def test_bytes_of_a_step_are_those_of_the_optimiser_and_the_features():
+    decoder = RoiAlignDecoder(
+        [4], [16], (64, 64), roi_size=(4, 4), output_size=(4, 4), mid_channels=4, depth=0
+    )
+    parameters = (4 * 4 + 4) + (4 * 3 + 3)
+    assert gpu.moved_bytes(decoder, [torch.zeros(2, 3), torch.zeros(5, dtype=torch.float16)]) == (
+        4 * 8 * parameters + 24 + 10
+    )
+
+
+def test_two_pieces_of_work_run_at_the_same_time():
+    meeting = threading.Barrier(2, timeout=20)  # raises in a thread that stays alone
+    arrived = []
+
+    def run():
+        meeting.wait()
+        arrived.append(1)
+
+    assert gpu.at_once(run, run, repeats=3, gpu=False) > 0
+    assert len(arrived) == 6
+
+
+def test_without_a_gpu_a_line_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    gpu.main()
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_an_extractor_on_the_cpu_is_refused():
+    class OnCpu(nn.Module):
+        providers = ("CPUExecutionProvider",)
+
+    with pytest.raises(Exception, match="no CUDA"):
+        gpu.check_on_device(OnCpu(), torch.zeros(1))
+
+
+# --- on real files ------------------------------------------------------------------------------------
+
+
+@pytest.mark.realdata
+def test_exported_ways_give_the_masks_that_pytorch_gives(realdata, tmp_path):
+    extractor = yolox(threads=1)
+    torch.manual_seed(0)
+    decoder = configured("roialign", ONE_LAYER, ["mid_channels=16", "depth=1"])
+    found = export.ways(decoder, extractor, tmp_path)
+    rois = export.person_rois(2)
+    assert rois.dtype == np.float32 and (rois[:, 2:] <= 1).all() and (rois[:, 2:] > rois[:, :2]).all()
+    expected = found.pop(export.EAGER)(rois).numpy()
+    found.pop(export.EXTRACTOR)
+    assert len(found) == 4
+    for name, way in found.items():
+        np.testing.assert_allclose(way(rois), expected, atol=2e-2 if "16" in name else 1e-4, err_msg=name)
+
+
+@pytest.mark.realdata
+def test_both_heads_train_on_the_same_rois(realdata, tmp_path):
+    results = head_quality.compare(tmp_path, steps=2, rois=2)
+    for decoder, result in results.values():
+        assert len(result.batches) == 2
+        assert result.speed > 0
+        assert 0 <= result.metrics["val/target_iou"] <= 1
+        assert {b.targets.shape[1:] for b in result.batches} == {decoder.output_size}
