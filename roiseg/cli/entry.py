@@ -115,10 +115,11 @@ def explain(error: BaseException, config_name: str = "train") -> str | None:
         )
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return _explain_override(error, config_name)
-    return _explain_distributed(str(error)) if isinstance(error, RuntimeError) else None
+    return _explain_processes(str(error)) if isinstance(error, RuntimeError) else None
 
 
-def _explain_distributed(text: str) -> str | None:
+def _explain_processes(text: str) -> str | None:
+    """Errors of torch.distributed and submitit, which have no types of their own."""
     if re.search(r"Connection (closed|reset) by peer|remote process (has )?(exited|terminated)", text):
         return "another process of this run has ended, and so does this one: see its message"
     if "find_unused_parameters=True" in text:
@@ -126,6 +127,10 @@ def _explain_distributed(text: str) -> str | None:
             "a part of the model had no share in the loss, which several processes do not expect: "
             "set trainer.strategy.find_unused_parameters=true"
         )
+    if 'Could not detect "srun"' in text:
+        return "sweep=slurm needs SLURM's srun, which is not here: start it on a login node, or take sweep=joblib"
+    if re.match(r"Job \S+ \(task: \d+\)", text):  # killed by SLURM; its log is named
+        return _one_line(text)
     return None
 
 

@@ -1,0 +1,122 @@
+"""Sweeps in a SLURM queue: by submitit's local executor, and by its SLURM executor on a stand-in for SLURM."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, run_command
+
+import roiseg.train
+
+pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install -e '.[slurm]'")
+
+QUICK = ["callbacks=[history,checkpoint]", "trainer.max_epochs=1"]
+
+# sbatch starts every job of an array on this machine, scontrol requeue starts one again, srun runs its command
+STAND_INS = {
+    "sbatch": """
+        cp "${@: -1}" HERE/script.sh
+        last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' HERE/script.sh)
+        for i in $(seq 0 $last); do HERE/scontrol requeue 77_$i; done
+        echo "Submitted batch job 77" """,
+    "scontrol": """
+        echo "$@" >> HERE/queued
+        i=${2#*_}
+        export SLURM_JOB_ID=77$i SLURM_ARRAY_JOB_ID=77 SLURM_ARRAY_TASK_ID=$i SLURM_JOB_NAME=train SLURM_NTASKS=1
+        export SLURM_NTASKS_PER_NODE=1 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0 SLURM_NNODES=1
+        export SLURM_JOB_NUM_NODES=1 SLURM_JOB_NODELIST=localhost
+        bash HERE/script.sh >> HERE/log$i 2>&1 < /dev/null & """,
+    "srun": """
+        while [[ "$1" == -* ]]; do case "$1" in --output|--error) shift 2;; *) shift;; esac; done
+        echo $$ > HERE/pid$SLURM_ARRAY_TASK_ID
+        exec "$@" """,
+    "sacct": "echo 'JobID|State|NodeList'",
+}
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """Folder with the stand-ins."""
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    for name, script in STAND_INS.items():
+        path = folder / name
+        path.write_text("#!/bin/bash\n" + script.replace("HERE", str(folder)) + "\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return folder
+
+
+def summaries(folder):
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("outputs/sweeps/*/*/summary.json"))]
+
+
+@pytest.mark.slow
+def test_jobs_by_the_local_executor_have_folders_of_their_own_and_one_may_fail(tiny_overrides, tmp_path):
+    done = run_command(
+        ["roiseg.train", "-m", "sweep=submitit_local", *tiny_overrides, *QUICK, "model.num_classes=2,7"],
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith("roiseg: error: model.num_classes must be 2 or 3, got 7")
+    assert "Traceback" not in done.stderr
+    (summary,) = summaries(tmp_path)
+    assert summary["output_dir"].endswith("/0_roialign_ce_dice")
+    assert len(list(tmp_path.glob("outputs/sweeps/*/.submitit/*/*_log.out"))) == 2
+
+
+@pytest.mark.slow
+def test_a_preempted_job_is_queued_again_and_goes_on(tiny_overrides, slurm, tmp_path):
+    arguments = [
+        "-m", "sweep=slurm", "hydra.launcher.partition=gpu", "hydra.launcher.timeout_min=90", *tiny_overrides,
+        "callbacks=[history,checkpoint]", "trainer.max_epochs=40", "ckpt_path=last", "seed=1,2",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment["PATH"] = f"{slurm}:{environment['PATH']}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "roiseg.train", *arguments],
+        cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("checkpoints/*_0_roialign_ce_dice/*.pth")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    os.kill(int((slurm / "pid0").read_text()), signal.SIGUSR2)  # what SLURM sends before the time is up
+    _, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
+    assert sorted((slurm / "queued").read_text().split("\n")) == [
+        "",
+        "requeue 77_0",
+        "requeue 77_0",
+        "requeue 77_1",
+    ]
+    script = (slurm / "script.sh").read_text()
+    for option in (
+        "partition=gpu",
+        "time=90",
+        "gpus-per-node=1",
+        "cpus-per-task=8",
+        "array=0-1%2",
+        "signal=USR2@120",
+    ):
+        assert f"#SBATCH --{option}\n" in script
+    preempted, other = summaries(tmp_path)
+    assert Path(preempted["resumed_from"]).parent == Path(preempted["checkpoint_dir"])
+    assert other["resumed_from"] is None
+    assert [epoch["epoch"] for epoch in preempted["history"]] == list(range(1, 41))
+    assert len(list(tmp_path.glob("checkpoints/*"))) == 2
+
+
+def test_without_slurm_the_sweep_says_so(tiny_overrides, run_main, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    code, stderr = run_main(roiseg.train, "-m", "sweep=slurm", *tiny_overrides, "seed=1,2")
+    assert code == 2
+    assert "sweep=joblib" in stderr.strip().splitlines()[-1]
