@@ -128,9 +128,9 @@ def _explain_processes(text: str) -> str | None:
             "set trainer.strategy.find_unused_parameters=true"
         )
     if 'Could not detect "srun"' in text:
-        return "sweep=slurm needs SLURM's srun, which is not here: start it on a login node, or take sweep=joblib"
-    if re.match(r"Job \S+ \(task: \d+\)", text):  # killed by SLURM; its log is named
-        return _one_line(text)
+        return "sweep=slurm needs SLURM's srun, which is not here: take a login node, or sweep=joblib"
+    if job := re.match(r"Job \S+ \(task: \d+\).*?\(state: \w+\)", text, re.DOTALL):  # killed, say
+        return f"{_one_line(job[0])}: see its log in the sweep's folder, .submitit"
     return None
 
 
