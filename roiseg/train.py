@@ -190,6 +190,7 @@ def summarize(
             for split in ("train", "val")
             for what, number in (("images", len(data.dataset(split))), ("rois", data.dataset(split).num_rois))
         },
+        "feature_cache": None if data.cache is None else data.cache.summary(),
         "seed": cfg.seed,
         "resumed_from": cfg.ckpt_path,
         "versions": versions(),

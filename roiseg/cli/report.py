@@ -99,6 +99,9 @@ def _places(summary: dict[str, Any]) -> Table:
         f"val {data['val_images']} images, {data['val_rois']} ROIs",
         "time": f"{summary['seconds']:.0f} s for {summary['epochs']} epochs",
     }
+    if summary["feature_cache"]:
+        counts = (f"{number:,} {name}" for name, number in summary["feature_cache"].items())
+        rows["feature cache, images"] = ", ".join(counts)
     here = f"{Path.cwd()}/"
     for name, value in rows.items():
         places.add_row(name, (value or "none").replace(here, ""))

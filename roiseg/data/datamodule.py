@@ -117,13 +117,12 @@ class RoiDataModule(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Read and check both annotation files; a mistake in either shows before training starts."""
-        recurring = 0
-        for split, views in self.views.items():
-            recurring += views.number * len(self.dataset(split))
-        if self._features is None:
-            self._features = FeatureSource(self.extractor, self.cache)
-            if self.cache is not None:
-                self.cache.plan(recurring)
+        if self._features is not None:
+            return
+        self._features = FeatureSource(self.extractor, self.cache)
+        pictures = sum(views.number * len(self.dataset(split)) for split, views in self.views.items())
+        if self.cache is not None:
+            self.cache.plan(pictures)
 
     def dataset(self, split: str) -> RoiDataset:
         """The dataset of "train" or "val", read once."""

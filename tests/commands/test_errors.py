@@ -54,6 +54,24 @@ MISTAKES = {
     "no image folder": (["data.train_images=/nowhere"], ["/nowhere", "data.train_images"]),
     "nothing large enough": (["data.min_roi_size=4000"], ["min_roi_size", "4000"]),
     "no checkpoint": (["ckpt_path=/nowhere/x.pth"], ["/nowhere/x.pth", "ckpt_path"]),
+    "a cache of nothing": (
+        ["data/cache=memory", "data.cache.budget_gb=0"],
+        ["data.cache.budget_gb", "above 0"],
+    ),
+    "a cache in a file": (
+        ["data/cache=disk", "data.cache.folder=/dev/null"],
+        ["data.cache.folder", "/dev/null"],
+    ),
+    "unknown cache": (["data/cache=dsik"], ["data/cache=dsik", "nearest: disk"]),
+    "a bank without a cache": (["data/bank=variants"], ["data/bank", "data/cache"]),
+    "a bank of nothing": (
+        ["data/cache=memory", "data/bank=variants", "data.bank.variants=0"],
+        ["data.bank", "1 or more"],
+    ),
+    "a bank of plain pictures": (
+        ["data/cache=memory", "data/bank=variants", "data/augment=none"],
+        ["data/bank", "data/augment"],
+    ),
     "bad batch size": (["data.batch_size=0"], ["data.batch_size"]),
     "unknown metric": (["optimized_metric=val/iou", "trainer.max_epochs=1"], ["val/iou", "val/miou"]),
     "clicks for a model that reads none": (["clicks=random"], ["clicks=none", "point prompts"]),

@@ -78,6 +78,10 @@ class FeatureCache(ABC):
         """How often features were found damaged."""
         return 0
 
+    def summary(self) -> dict[str, int]:
+        """Images so far, by what became of them; and damaged entries."""
+        return {name: self.counts[name] for name in ("held", "computed", "refused")} | {"damaged": self.damaged}
+
     def open(self, extractor: str, shapes: Sequence[Shape]) -> None:
         """Prepare for the features of one extractor.
 

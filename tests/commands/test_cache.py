@@ -1,0 +1,47 @@
+"""Runs with a feature cache: what they find, and that they learn the same."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+BANK = ("data/augment=heavy", "data/bank=variants", "data.bank.variants=2")
+
+
+def weights(summary):
+    return torch.load(summary["best_checkpoint"], weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("codec", ["Half", "Int8"])
+def test_the_second_run_finds_the_features_of_the_first_and_learns_the_same(run_train, tmp_path, codec):
+    options = (
+        *BANK, "data/cache=disk", f"paths.cache_dir={tmp_path}/cache",
+        f"data.cache.codec._target_=roiseg.extractor.cache.codec.{codec}",
+    )  # fmt: skip
+    cold = run_train(tmp_path / "cold", *options)
+    warm = run_train(tmp_path / "warm", *options)
+    # training draws from 5 images x 2 views, validation and test see 5 plain ones
+    assert 5 < cold["feature_cache"]["computed"] <= 15
+    assert warm["feature_cache"] == {"held": 2 * 5 + 3 * 5, "computed": 0, "refused": 0, "damaged": 0}
+    assert warm["final"] == cold["final"]
+    for name, value in weights(cold).items():
+        assert torch.equal(value, weights(warm)[name]), name
+    written = json.loads((tmp_path / "warm/outputs/run/summary.json").read_text())
+    assert written["feature_cache"] == warm["feature_cache"]
+
+
+def test_runs_of_another_seed_find_the_features_too(run_train, tmp_path):
+    options = ("data/augment=none", "data/cache=disk", f"paths.cache_dir={tmp_path}/cache")
+    run_train(tmp_path / "first", *options, "seed=1")
+    assert run_train(tmp_path / "second", *options, "seed=2")["feature_cache"]["computed"] == 0
+
+
+def test_a_run_without_a_cache_says_so(run_train, tmp_path):
+    assert run_train(tmp_path)["feature_cache"] is None
+
+
+def test_kept_features_and_a_decoder_that_reads_pictures(run_train, tmp_path):
+    summary = run_train(tmp_path, "data/augment=none", "data/cache=memory", "model.detail=4")
+    assert summary["feature_cache"]["computed"] == 5
