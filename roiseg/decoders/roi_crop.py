@@ -19,7 +19,7 @@ class RoiCrop(nn.Module):
 
     Stands for the levels of a feature pyramid (Lin et al., FPN, 2017), whose lateral convolutions and
     their initialisation it has. A 1x1 convolution and RoIAlign commute: of the two orders, which are
-    equal, each layer takes the one that costs fewer multiply-accumulates (`cheaper_first`).
+    equal, each layer takes the one that costs fewer multiply-accumulates (`order_macs`).
 
     Args:
         in_channels, strides: of the layers.

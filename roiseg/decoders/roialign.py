@@ -18,9 +18,9 @@ class RoiAlignDecoder(Decoder):
     """Crops the ROI out of the features and draws it at growing resolution.
 
     A 1x1 convolution brings every layer to `mid_channels` and RoIAlign (He et al., Mask R-CNN, 2017)
-    crops `roi_size` cells, in the cheaper order of the two (`RoiCrop`), layers are summed, `depth` 3x3 convolutions with GroupNorm and ReLU follow, then each upsampling step
-    doubles the grid (bilinear) and halves the channels until `output_size`; a 1x1 convolution gives
-    the logits.
+    crops `roi_size` cells, in the cheaper order of the two (`RoiCrop`), layers are summed, `depth` 3x3
+    convolutions with GroupNorm and ReLU follow, then each upsampling step doubles the grid (bilinear) and
+    halves the channels until `output_size`; a 1x1 convolution gives the logits.
 
     Args:
         in_channels, strides, image_size, num_classes: see `Decoder`.
