@@ -80,7 +80,8 @@ class FeatureCache(ABC):
 
     def summary(self) -> dict[str, int]:
         """Images so far, by what became of them; and damaged entries."""
-        return {name: self.counts[name] for name in ("held", "computed", "refused")} | {"damaged": self.damaged}
+        images = {name: self.counts[name] for name in ("held", "computed", "refused")}
+        return {**images, "damaged": self.damaged}
 
     def open(self, extractor: str, shapes: Sequence[Shape]) -> None:
         """Prepare for the features of one extractor.
