@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from helpers import run_command
 
 BANK = ("data/augment=heavy", "data/bank=variants", "data.bank.variants=2")
 
@@ -45,3 +46,24 @@ def test_a_run_without_a_cache_says_so(run_train, tmp_path):
 def test_kept_features_and_a_decoder_that_reads_pictures(run_train, tmp_path):
     summary = run_train(tmp_path, "data/augment=none", "data/cache=memory", "model.detail=4")
     assert summary["feature_cache"]["computed"] == 5
+
+
+@pytest.mark.slow
+def test_processes_of_one_run_share_the_cache_and_leave_it_to_the_next(tiny_overrides, run_train, tmp_path):
+    options = ["data/augment=none", "data/cache=disk", f"paths.cache_dir={tmp_path}/cache"]
+    common = [o for o in tiny_overrides if not o.startswith("trainer=")]
+    two = [
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        f"paths.output_dir={tmp_path}/two",
+        "~callbacks.onnx_export",
+    ]
+    done = run_command(["roiseg.train", *common, *options, *two], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first = json.loads((tmp_path / "two/summary.json").read_text())["feature_cache"]
+    # 2 epochs of 3 images and 3 + 2 to evaluate; it met each of the 5 images it had to compute once
+    assert first["computed"] <= 5
+    assert first["computed"] + first["held"] >= 2 * 3 + 3 * 2
+    assert len(list((tmp_path / "cache").glob("*/??/*"))) == 5
+    after = run_train(tmp_path / "one", *options)
+    assert after["feature_cache"]["computed"] == 0
