@@ -1,4 +1,4 @@
-"""What the README shows is run."""
+"""What the README and the page on clusters show is run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from helpers import ROOT
 import roiseg.train
 
 README = (ROOT / "README.md").read_text()
-COMMANDS = sorted(set(re.findall(r"`python -m (roiseg\.\w+[^`]*)`", README)))
+PAGES = README + (ROOT / "docs" / "cluster.md").read_text()
+COMMANDS = sorted(set(re.findall(r"`[^`\n]*?-m (roiseg\.\w+[^`]*)`", PAGES)))
 
 
 def block(language):
