@@ -11,7 +11,7 @@ from benchmarks.report import machine
 from roiseg.common.console import console
 
 # in the order of benchmarks/README.md; each is a module with a `main`, run in a process of its own
-ALL = ("targets", "paste", "scale", "roi_align", "decoder_step", "export", "gpu")
+ALL = ("targets", "paste", "scale", "roi_align", "decoder_step", "export", "gpu", "ddp", "coco_cost")
 
 
 def run(names: list[str]) -> int:
