@@ -193,8 +193,15 @@ def _session(model: bytes, path: str, providers: Sequence[str] | None, threads: 
     # threads that spin between runs take the cores from the decoder, whose turn it is then
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return ort.InferenceSession(model, options, providers=chosen)
+        return ort.InferenceSession(model, options, providers=[_on_device(name) for name in chosen])
     except Exception as error:  # the runtime raises bare exceptions of its own
         raise UserError(
             f"extractor {path} cannot be opened by onnxruntime: {' '.join(str(error).split())[:300]}"
         ) from None
+
+
+def _on_device(provider: str) -> str | tuple[str, dict[str, str]]:
+    """The provider, CUDA's on torch's current device: each process of a distributed run has its own."""
+    if provider != "CUDAExecutionProvider" or not torch.cuda.is_available():
+        return provider
+    return provider, {"device_id": str(torch.cuda.current_device())}
