@@ -11,7 +11,10 @@ from benchmarks.report import machine
 from roiseg.common.console import console
 
 # in the order of benchmarks/README.md; each is a module with a `main`, run in a process of its own
-ALL = ("targets", "paste", "scale", "roi_align", "decoder_step", "export", "gpu", "ddp", "coco_cost")
+ALL = (
+    "epoch", "usual_loop", "cache", "targets", "roi_align", "decoder_step", "paste", "scale", "ddp", "coco_cost",
+    "gpu", "export",
+)  # fmt: skip
 
 
 def run(names: list[str]) -> int:
