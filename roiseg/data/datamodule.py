@@ -160,6 +160,7 @@ class RoiDataModule(L.LightningDataModule):
         return FeatureLoader(
             dataset,
             self._prepare,
+            ahead=_batches_ahead(self._device()),
             batch_size=self.batch_size if training else self.val_batch_size,
             sampler=EpochSampler(len(dataset), self.seed, training, self.first_epoch if training else 0),
             collate_fn=collate,
@@ -168,9 +169,11 @@ class RoiDataModule(L.LightningDataModule):
             pin_memory=self.pin_memory,
         )
 
+    def _device(self) -> torch.device:
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
     def _prepare(self, batch: RoiBatch) -> RoiBatch:
-        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
-        return self.extract(batch.to(device, non_blocking=self.pin_memory))
+        return self.extract(batch.to(self._device(), non_blocking=self.pin_memory))
 
     def extract(self, batch: RoiBatch) -> RoiBatch:
         """Fill in the features of a batch that has none, on its device."""
@@ -184,6 +187,11 @@ class RoiDataModule(L.LightningDataModule):
         """Single items of a split, with their pictures."""
         dataset = self.dataset(split).with_pictures()
         return [dataset[item] for item in items]
+
+
+def _batches_ahead(device: torch.device) -> int:
+    """How many batches are made ready in the background: none where it would take the decoder's cores."""
+    return 0 if device.type == "cpu" else 1
 
 
 def _with_metric_size(spec: TargetSpec, size: Sequence[int] | None) -> TargetSpec:

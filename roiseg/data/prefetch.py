@@ -17,19 +17,19 @@ from roiseg.data.batch import RoiBatch
 class FeatureLoader(DataLoader):
     """A loader whose batches come with their features, on the device.
 
-    With loader processes a thread runs the extractor ahead of the decoder, at most `ahead` batches. On
-    a GPU it has a stream of its own, so that both overlap. Without loader processes everything happens
-    in turn: the pictures' randomness is drawn in this process then, and must not race with the model's.
+    On a GPU a thread with a stream of its own runs the extractor ahead of the decoder, so that both
+    overlap. On a CPU they would only take the cores from each other: there everything happens in turn,
+    as it does without loader processes, where pictures are drawn in this process.
 
     Args:
         dataset: of the items.
         prepare: puts a batch on the device and fills in its features.
-        ahead: batches that wait, ready; each holds its features in memory.
+        ahead: batches that wait, ready, each with its features in memory; 0: in turn.
         **options: of torch's `DataLoader`.
     """
 
     def __init__(
-        self, dataset: Dataset, prepare: Callable[[RoiBatch], RoiBatch], ahead: int = 1, **options: Any
+        self, dataset: Dataset, prepare: Callable[[RoiBatch], RoiBatch], ahead: int = 0, **options: Any
     ) -> None:
         super().__init__(dataset, **options)
         self.prepare = prepare
@@ -37,13 +37,17 @@ class FeatureLoader(DataLoader):
 
     def __iter__(self) -> Iterator[RoiBatch]:  # type: ignore[override]
         """Start the loader (it draws its seed in the calling thread), then the thread."""
+        torch.get_num_threads()  # settles the calling thread's number, see `_work`
         batches = super().__iter__()
-        return self._in_background(batches) if self.num_workers else map(self.prepare, batches)
+        in_background = self.ahead and self.num_workers
+        return self._in_background(batches) if in_background else map(self.prepare, batches)
 
     def _in_background(self, batches: Iterator[RoiBatch]) -> Iterator[RoiBatch]:
         ready: queue.Queue[RoiBatch | BaseException | None] = queue.Queue(self.ahead)
         stop = threading.Event()
-        thread = threading.Thread(target=self._work, args=(batches, ready, stop), daemon=True)
+        thread = threading.Thread(
+            target=self._work, args=(batches, ready, stop), name="features ahead", daemon=True
+        )
         thread.start()
         try:
             while (item := ready.get()) is not None:
@@ -59,6 +63,7 @@ class FeatureLoader(DataLoader):
             thread.join()
 
     def _work(self, batches: Iterator[RoiBatch], ready: queue.Queue, stop: threading.Event) -> None:
+        torch.set_num_threads(1)  # of this thread: a second team would slow the decoder's
         try:
             with _own_stream():
                 for batch in batches:

@@ -45,7 +45,7 @@ def test_both_loops_train_on_the_same_rois_and_nearly_the_same_targets(realdata,
 
 
 def test_an_epoch_and_the_passes_over_its_batches_are_timed(realdata, tmp_path):
-    run = make_run(tmp_path, *REAL, *epoch.COMPUTED["small roialign, in turn"])
+    run = make_run(tmp_path, *REAL, *epoch.COMPUTED["small roialign (32 channels)"])
     times = epoch.measure(run, tmp_path, epochs=1)
     assert len(times.epoch) == len(times.decoder) == len(times.extractor) == 1
     assert min(times.epoch + times.decoder + times.extractor) > 0

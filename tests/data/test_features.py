@@ -13,6 +13,7 @@ from helpers import CocoSet
 from tiny_run import one_thread, tiny_data, tiny_decoder, tiny_extractor, tiny_module, tiny_trainer
 
 from roiseg.common.errors import UserError
+from roiseg.data import datamodule
 from roiseg.data.augment import Augment, GeometricAugment, PhotometricAugment
 from roiseg.data.bank import Bank
 from roiseg.extractor.cache.codec import Half, Int8
@@ -256,8 +257,16 @@ def test_training_on_a_cold_a_warm_and_a_damaged_cache_gives_the_same_weights(
         assert torch.equal(value, damaged[name]), name
 
 
-def test_features_made_in_the_background_train_the_same_weights(coco_set, onnx_file, tmp_path):
-    in_turn = weights(coco_set, onnx_file, tmp_path, num_workers=0, augment=COLOUR)
-    ahead = weights(coco_set, onnx_file, tmp_path, num_workers=2, augment=COLOUR)
+@pytest.mark.parametrize("cache", [False, True])
+def test_features_made_in_the_background_train_the_same_weights(
+    coco_set, onnx_file, tmp_path, monkeypatch, cache
+):
+    def run(workers):
+        kept = {"cache": MemoryCache(Half(), 1), "bank": Bank(2)} if cache else {}
+        return weights(coco_set, onnx_file, tmp_path, num_workers=workers, augment=COLOUR, **kept)
+
+    in_turn = run(0)
+    monkeypatch.setattr(datamodule, "_batches_ahead", lambda device: 2)
+    ahead = run(2)
     for name, value in in_turn.items():
         assert torch.equal(value, ahead[name]), name

@@ -19,8 +19,8 @@ def collate(numbers):
     return batch(numbers[0])
 
 
-def loader(prepare, length=6, workers=1, **options):
-    return FeatureLoader(range(length), prepare, collate_fn=collate, num_workers=workers, **options)
+def loader(prepare, length=6, workers=1, ahead=1):
+    return FeatureLoader(range(length), prepare, ahead, collate_fn=collate, num_workers=workers)
 
 
 def value(batch):
@@ -28,9 +28,10 @@ def value(batch):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_every_batch_comes_prepared_once_and_in_order(workers):
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_every_batch_comes_prepared_once_and_in_order(workers, ahead):
     prepared = []
-    batches = loader(lambda b: prepared.append(value(b)) or b, workers=workers)
+    batches = loader(lambda b: prepared.append(value(b)) or b, workers=workers, ahead=ahead)
     for _ in range(2):
         prepared.clear()
         assert [value(b) for b in batches] == list(range(6))
@@ -51,6 +52,20 @@ def test_the_next_batch_is_prepared_while_this_one_is_used():
     assert prepared.wait(10)  # though nobody asked for it yet
 
 
+def test_in_turn_nothing_is_prepared_ahead():
+    prepared = []
+    batches = iter(loader(lambda b: prepared.append(value(b)) or b, ahead=0))
+    next(batches)
+    time.sleep(0.2)
+    assert prepared == [0]
+
+
+def test_the_callers_threads_are_left_alone():
+    before = torch.get_num_threads()
+    list(loader(lambda b: b))
+    assert torch.get_num_threads() == before
+
+
 def test_no_more_than_said_wait():
     prepared = []
     batches = iter(loader(lambda b: prepared.append(value(b)) or b, ahead=2))
@@ -59,8 +74,8 @@ def test_no_more_than_said_wait():
     assert len(prepared) <= 4  # the one in use, two ready, one that waits to get in
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_error_while_preparing_is_raised_where_batches_are_taken(workers):
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_an_error_while_preparing_is_raised_where_batches_are_taken(ahead):
     def prepare(b):
         if value(b) == 2:
             raise UserError("the picture is damaged")
@@ -68,16 +83,15 @@ def test_an_error_while_preparing_is_raised_where_batches_are_taken(workers):
 
     taken = []
     with pytest.raises(UserError, match="the picture is damaged"):
-        taken.extend(value(b) for b in loader(prepare, workers=workers))
+        taken.extend(value(b) for b in loader(prepare, ahead=ahead))
 
 
 def test_leaving_early_ends_the_thread():
-    before = threading.active_count()
     for _ in range(3):
         batches = iter(loader(lambda b: b, length=50))
         next(batches)
         batches.close()
-    assert threading.active_count() <= before
+    assert not [thread for thread in threading.enumerate() if thread.name == "features ahead"]
 
 
 def test_the_randomness_of_the_caller_is_left_alone():
