@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _MAGIC = b"roisegF1"
 _HEADER = struct.Struct("<8s16sQ")  # magic, content, checksum of the row
 _LEFTOVER = 3600.0  # seconds after which a temporary file has no writer any more
-_BLOCK = 1 << 19  # bytes read at a time
+_BLOCK = 1 << 20  # bytes read at a time
 _RESERVE = 1_000_000_000  # bytes of the disk that stay free
 
 
@@ -110,7 +110,7 @@ class DiskCache(FeatureCache):
         length = os.fstat(stream.fileno()).st_size
         if length != self._file_bytes:
             raise _DamagedError(f"{length} bytes, should be {self._file_bytes}")
-        if hasattr(os, "posix_fadvise"):
+        if length > _BLOCK and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
         magic, made_from, expected = _HEADER.unpack(stream.read(_HEADER.size))
         if magic == _MAGIC and made_from != key.content:
