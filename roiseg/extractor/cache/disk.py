@@ -94,9 +94,7 @@ class DiskCache(FeatureCache):
         try:
             with open(path, "rb", buffering=0) as stream:
                 row = self._read(stream, key)
-        except FileNotFoundError:
-            return Lookup(False)
-        except _StaleError:
+        except (FileNotFoundError, _StaleError):
             return Lookup(False)
         except (OSError, _DamagedError) as error:
             self._damaged += 1
@@ -149,7 +147,7 @@ class DiskCache(FeatureCache):
     def capacity(self, wanted: int) -> int:
         """See `FeatureCache`; removes other extractors' folders, the one opened longest ago first."""
         others = [path for path in _folders(self.folder) if path != self._own]
-        for path in sorted(others, key=lambda p: (p / "about.json").stat().st_mtime):
+        for path in sorted(others, key=_opened):
             if self._capacity() >= wanted:
                 break
             log.info("feature cache: %s makes room", path)
@@ -189,6 +187,14 @@ class DiskCache(FeatureCache):
 
 def _folders(folder: Path) -> Iterator[Path]:
     return (path.parent for path in folder.glob("*/about.json"))
+
+
+def _opened(folder: Path) -> float:
+    """When an extractor's folder was opened last; another process may have removed it by now."""
+    try:
+        return (folder / "about.json").stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _size(folder: Path) -> int:
