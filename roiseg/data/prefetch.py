@@ -46,7 +46,7 @@ class FeatureLoader(DataLoader):
         ready: queue.Queue[RoiBatch | BaseException | None] = queue.Queue(self.ahead)
         stop = threading.Event()
         thread = threading.Thread(
-            target=self._work, args=(batches, ready, stop), name="features ahead", daemon=True
+            target=self._work, args=(batches, ready, stop, _new_stream()), name="features ahead", daemon=True
         )
         thread.start()
         try:
@@ -62,10 +62,16 @@ class FeatureLoader(DataLoader):
                     ready.get(timeout=0.05)  # it may wait for room
             thread.join()
 
-    def _work(self, batches: Iterator[RoiBatch], ready: queue.Queue, stop: threading.Event) -> None:
+    def _work(
+        self,
+        batches: Iterator[RoiBatch],
+        ready: queue.Queue,
+        stop: threading.Event,
+        stream: contextlib.AbstractContextManager,
+    ) -> None:
         torch.set_num_threads(1)  # of this thread: a second team would slow the decoder's
         try:
-            with _own_stream():
+            with stream:
                 for batch in batches:
                     prepared = self.prepare(batch)
                     if torch.cuda.is_initialized():
@@ -78,6 +84,6 @@ class FeatureLoader(DataLoader):
             ready.put(error)
 
 
-def _own_stream() -> contextlib.AbstractContextManager:
-    """A CUDA stream for this thread, where there is a GPU."""
+def _new_stream() -> contextlib.AbstractContextManager:
+    """A CUDA stream on the calling thread's GPU, if there is one; a new thread would take the first."""
     return torch.cuda.stream(torch.cuda.Stream()) if torch.cuda.is_available() else contextlib.nullcontext()
