@@ -23,11 +23,20 @@ def _no_targets() -> NDArray[np.uint8]:
     return np.zeros((0, 1, 1), np.uint8)
 
 
+def _no_ids() -> NDArray[np.int64]:
+    return np.zeros(0, np.int64)
+
+
+def _no_shares() -> NDArray[np.float64]:
+    return np.zeros(0)
+
+
 @dataclass(frozen=True)
 class RoiSample:
     """One image with its ROIs."""
 
     image_index: int
+    image_id: int
     file_name: str
     image: NDArray[np.uint8]  # [H, W, 3] RGB, the extractor's input size; empty where not needed
     transform: Transform  # original -> input pixels
@@ -37,6 +46,9 @@ class RoiSample:
     truths: list[dict[str, Any]] = field(default_factory=list)  # RLE [r] at original size (evaluation only)
     # [r, *metric_size] targets on a grid over each ROI, which metrics compare with (evaluation only)
     measured: NDArray[np.uint8] = field(default_factory=_no_targets)
+    annotation_ids: NDArray[np.int64] = field(default_factory=_no_ids)  # [r] (evaluation only)
+    # [r] share 0..1 of the cells of `measured` that other persons cover (evaluation only)
+    non_target_shares: NDArray[np.float64] = field(default_factory=_no_shares)
     pixel_size: float = 1.0  # of an input pixel: micrometres, or original pixels where those are not known
     cache_key: Key | None = None  # of its features, if they may be kept
     found: Lookup = field(default_factory=lambda: Lookup(False))  # what the feature cache holds of them

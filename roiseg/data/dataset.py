@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
+from roiseg.common.classes import BACKGROUND, NON_TARGET
 from roiseg.common.errors import UserError
 from roiseg.common.files import absent_files, existing_dir
 from roiseg.data.annotations import Annotations
@@ -26,8 +27,8 @@ from roiseg.geometry import boxes as box_ops
 class RoiDataset(Dataset[RoiSample]):
     """Images with at least one instance large enough to be a ROI.
 
-    An item depends on (seed, epoch, image) only: not on the worker, the order, or what ran before.
-    That is what makes a resumed run equal to an uninterrupted one.
+    An item depends on (seed, epoch, image id) only: not on the worker, the order, what ran before, or the
+    other images of the set. That is what makes a resumed run equal to an uninterrupted one.
 
     Args:
         annotations: the instances.
@@ -93,11 +94,13 @@ class RoiDataset(Dataset[RoiSample]):
         """Return an item by index (epoch 0) or by (epoch, index)."""
         epoch, item = key if isinstance(key, tuple) else (0, key)
         index = int(self.images[item])
-        rng = np.random.default_rng((self.seed, epoch, index))
+        image_id = int(self.annotations.image_ids[index])
+        identity = image_id % 2**64  # numpy's seeds are not negative
+        rng = np.random.default_rng((self.seed, epoch, identity))
         size = self.annotations.size(index)
         file_name = str(self.annotations.file_names[index])
         boxes = self.annotations.pixel_boxes(index)
-        variant, view_rng = self.views.choose(index, epoch, rng)
+        variant, view_rng = self.views.choose(identity, epoch, rng)
         view = self.views.draw(boxes, self.annotations.eligible(index, self.min_roi_size), size, view_rng)
         transform, eligible = view.transform, view.eligible
         cache_key, found = self._look_up(self.image_dir / file_name, variant, view)
@@ -123,16 +126,21 @@ class RoiDataset(Dataset[RoiSample]):
         targets = draw(self.spec)
         pixel_size = float(self.annotations.pixel_sizes[index]) / transform.scale
         sample = RoiSample(
-            index, file_name, image, transform, size, rois, targets,
+            index, image_id, file_name, image, transform, size, rois, targets,
             pixel_size=pixel_size, cache_key=cache_key, found=found,
         )  # fmt: skip
         if self.sampler is not None:
             return sample
-        measured = self.spec.metric_spec()
+        measured = draw(replace(self.spec.metric_spec(), num_classes=3))
+        others = measured == NON_TARGET
+        if self.spec.num_classes < 3:
+            measured[others] = BACKGROUND
         return replace(
             sample,
-            measured=targets if measured.grids_as(self.spec) else draw(measured),
+            measured=measured,
             truths=[outlines.rle(int(i)) for i in owners],
+            annotation_ids=self.annotations.ids[self.annotations.first[index] + owners],
+            non_target_shares=others.mean(axis=(1, 2)),
         )
 
     def with_pictures(self) -> RoiDataset:

@@ -48,10 +48,6 @@ class TargetSpec:
             return self
         return replace(self, frame="roi", size=self.metric_size, metric_size=None)
 
-    def grids_as(self, other: TargetSpec) -> bool:
-        """Do both draw on the same grid?"""
-        return (self.frame, self.size) == (other.frame, other.size)
-
     def grids(self, transform: Transform, rois: Boxes) -> Grids:
         """The grids over original pixels: of each ROI [R, 4] in input pixels, or the one of the image."""
         height, width = self.size

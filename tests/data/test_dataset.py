@@ -197,7 +197,7 @@ def test_evaluation_measures_on_the_metric_grid_over_each_roi_whatever_the_frame
 )
 def test_what_is_measured_are_the_targets_themselves_where_the_grids_agree(coco_set, spec):
     for sample in (make(coco_set, spec=spec)[n] for n in range(5)):
-        assert sample.measured is sample.targets
+        np.testing.assert_array_equal(sample.measured, sample.targets)
 
 
 def test_a_map_over_the_input_of_the_metric_size_is_not_taken_for_the_metric_grid(coco_set):
@@ -205,6 +205,19 @@ def test_a_map_over_the_input_of_the_metric_size_is_not_taken_for_the_metric_gri
     sample = make(coco_set, spec=spec)[0]
     assert (sample.measured != sample.targets).any()
     np.testing.assert_array_equal(sample.measured, make(coco_set, spec=IMAGE_FRAME)[0].measured)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_crowding_is_known_with_two_classes_too(coco_set, num_classes):
+    dataset, full = (make(coco_set, spec=replace(METRIC, num_classes=n)) for n in (num_classes, 3))
+    for number in range(5):
+        sample, labels = dataset[number], full[number].measured
+        np.testing.assert_allclose(sample.non_target_shares, (labels == 2).mean(axis=(1, 2)))
+        np.testing.assert_array_equal(sample.measured, np.where(labels < num_classes, labels, 0))
+        first = dataset.annotations.first[sample.image_index]
+        owners = dataset.annotations.eligible(sample.image_index, 16)
+        np.testing.assert_array_equal(sample.annotation_ids, dataset.annotations.ids[first + owners])
+    assert max(dataset[number].non_target_shares.max() for number in range(5)) > 0.05
 
 
 @pytest.mark.parametrize("spec", [SPEC, METRIC, IMAGE_FRAME], ids=["no metric grid", "roi", "image"])
@@ -439,7 +452,7 @@ def test_a_batch_joins_what_is_measured(coco_set):
 
 def without_rois(sample):
     return type(sample)(
-        sample.image_index, sample.file_name, sample.image, sample.transform, sample.original_size,
+        sample.image_index, sample.image_id, sample.file_name, sample.image, sample.transform, sample.original_size,
         sample.rois[:0], sample.targets[:0], measured=sample.measured[:0],
     )  # fmt: skip
 

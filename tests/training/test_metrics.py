@@ -188,7 +188,7 @@ def batch_of(images):
         rois.append(np.insert(boxes, 0, index, axis=1))
         picture, targets = np.zeros((0, 1, 3), np.uint8), np.zeros((0, 1, 1), np.uint8)
         masks = [rle(truth) for truth in truths]
-        samples.append(RoiSample(index, "x.jpg", picture, transform, size, boxes, targets, masks))
+        samples.append(RoiSample(index, index, "x.jpg", picture, transform, size, boxes, targets, masks))
     rois = torch.from_numpy(np.concatenate(rois).astype(np.float32))
     empty = torch.zeros(len(rois), 1, 1, dtype=torch.uint8)
     return RoiBatch(torch.zeros(len(images), 1, 1, 3, dtype=torch.uint8), rois, empty, samples)
