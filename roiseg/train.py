@@ -72,7 +72,7 @@ def run(cfg: DictConfig, processes: Processes) -> dict[str, Any]:
     for logger in loggers:
         logger.log_hyperparams(description["config"])
     fit(trainer, module, data, checkpoint)
-    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "") if cfg.test_best else ""
     tested = test(trainer, module, data, best) if cfg.test else {}
     return {**summarize(cfg, trainer, data, tested), "parameters": parameter_counts(decoder)}
 
@@ -130,7 +130,7 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data: RoiDataModule, chec
 
 
 def test(trainer: L.Trainer, module: L.LightningModule, data: RoiDataModule, best: str) -> dict[str, float]:
-    """Measure the best checkpoint (the last weights if none was written) on the validation images."""
+    """Measure a checkpoint (the last weights if none is given) on the validation images."""
     if best:
         module.load_state_dict(read_checkpoint(best)["state_dict"])
     with without_advice():
@@ -177,6 +177,7 @@ def summarize(
         "best": _metrics(best),
         "test": tested,
         "best_epoch": best.get("epoch"),
+        "tested_epoch": best.get("epoch") if cfg.test_best else len(history),
         "epochs": len(history),
         "history": history,
         "output_dir": str(cfg.paths.output_dir),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -114,7 +115,8 @@ def class_weights(cfg: DictConfig, decoder: Decoder, data: RoiDataModule) -> lis
             f"loss.class_weights must be null, {', '.join(KINDS)} or a list of numbers, got {wanted}"
         )
     annotations = data.dataset("train").annotations
-    path = analysis_path(cfg.paths.analysis_dir, annotations.path)
+    folder = Path(cfg.paths.analysis_dir) / (data.folds.name if data.folds else "")
+    path = analysis_path(folder, annotations.path)
     analysis = load_or_make_analysis(path, annotations, data.min_roi_size)
     weights = recommended_weights(analysis, wanted, decoder.num_classes)
     log.info("class weights (%s, %s): %s", wanted, path, ", ".join(f"{w:.3f}" for w in weights))

@@ -87,7 +87,7 @@ def _places(summary: dict[str, Any]) -> Table:
         onnx_file += f"\nONNX Runtime differs from PyTorch by {worst:.1e} (allowed {check['tolerance']:.0e})"
     data, parameters = summary["data"], summary["parameters"]
     rows = {
-        "best checkpoint, measured again": test,
+        f"epoch {summary['tested_epoch']}, measured again": test,
         "checkpoints": summary["checkpoint_dir"],
         "best checkpoint": summary["best_checkpoint"],
         "overlay pictures": summary["last_overlay"],

@@ -11,6 +11,8 @@ import torch
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import Source
+from roiseg.data.annotation_sets import join
+from roiseg.data.annotations import Annotations
 from roiseg.data.augment import Augment
 from roiseg.data.bank import Bank
 from roiseg.data.batch import RoiBatch, RoiSample, collate
@@ -18,6 +20,7 @@ from roiseg.data.coco_json import load_annotations
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.epoch_sampler import EpochSampler
 from roiseg.data.features import FeatureSource
+from roiseg.data.folds import Folds
 from roiseg.data.prefetch import FeatureLoader
 from roiseg.data.sampling import RoiSampler
 from roiseg.data.targets import TargetSpec
@@ -51,6 +54,8 @@ class RoiDataModule(L.LightningDataModule):
         bank: number of augmented views a training image has; without it every view is new, and only
             the validation images' features are worth keeping.
         pictures: batches have all their pictures, for decoders that read them.
+        folds: cross-validation: training and validation images are taken together and split anew; None
+            keeps them as they are.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class RoiDataModule(L.LightningDataModule):
         cache: FeatureCache | None = None,
         bank: Bank | None = None,
         pictures: bool = False,
+        folds: Folds | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("val_batch_size", val_batch_size)):
@@ -96,6 +102,7 @@ class RoiDataModule(L.LightningDataModule):
         }
         self.cache = cache
         self.pictures = pictures
+        self.folds = folds
         self.category_id = category_id
         self.index_dir = index_dir
         self.min_roi_size = min_roi_size
@@ -127,11 +134,11 @@ class RoiDataModule(L.LightningDataModule):
     def dataset(self, split: str) -> RoiDataset:
         """The dataset of "train" or "val", read once."""
         if split not in self._sets:
-            annotations, images = self.paths[split]
+            annotations, images = self._annotations(split)
             training = split == "train"
             self._sets[split] = RoiDataset(
-                load_annotations(annotations, self.category_id, self.index_dir),
-                Path(images),
+                annotations,
+                images,
                 self.views[split],
                 self.spec,
                 self.min_roi_size,
@@ -141,6 +148,17 @@ class RoiDataModule(L.LightningDataModule):
                 pictures=self.pictures,
             )
         return self._sets[split]
+
+    def _annotations(self, split: str) -> tuple[Annotations, Path]:
+        """The annotations of a split, and the folder of its images."""
+        if self.folds is None:
+            return self._load(split)
+        joined, images = join([self._load("train"), self._load("val")])
+        return self.folds.split(joined)[split], images
+
+    def _load(self, split: str) -> tuple[Annotations, Path]:
+        annotations, images = self.paths[split]
+        return load_annotations(annotations, self.category_id, self.index_dir), Path(images)
 
     def train_dataloader(self) -> FeatureLoader:
         """Batches of images with K drawn ROIs each."""
