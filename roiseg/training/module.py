@@ -16,6 +16,7 @@ from roiseg.data.batch import RoiBatch
 from roiseg.decoders.base import Context, Decoder, DecoderOutput, target_probability
 from roiseg.losses.composite import CompositeLoss
 from roiseg.training.clicks import Clicks
+from roiseg.training.instances import measure_instances
 from roiseg.training.loss_means import LossMeans
 from roiseg.training.metrics import InstanceMetrics, PixelMetrics
 
@@ -82,9 +83,14 @@ class RoiSegModule(L.LightningModule):
         """Measure one batch."""
         self._measure(batch, self.trainer.val_dataloaders)
 
-    def test_step(self, batch: RoiBatch, batch_idx: int) -> None:
-        """Measure one batch."""
-        self._measure(batch, self.trainer.test_dataloaders)
+    def test_step(self, batch: RoiBatch, batch_idx: int) -> dict[str, Any] | None:
+        """Measure one batch.
+
+        Returns:
+            For callbacks: `records`, one `InstanceRecord` a ROI, and `probabilities` [R, h, w] of the target
+            in the decoder's frame; None on a process that has nothing to evaluate.
+        """
+        return self._measure(batch, self.trainer.test_dataloaders)
 
     def on_validation_epoch_end(self) -> None:
         """Log the epoch's metrics."""
@@ -127,16 +133,18 @@ class RoiSegModule(L.LightningModule):
         total, values = self.loss(output, batch.targets)
         return {"loss": total, **{f"loss_{name}": value for name, value in values.items()}}
 
-    def _measure(self, batch: RoiBatch, loader: Any) -> None:
+    def _measure(self, batch: RoiBatch, loader: Any) -> dict[str, Any] | None:
         if getattr(loader.sampler, "idle", False):
-            return
+            return None
         output = self(batch)
         self.loss_means.update(self._losses(output, batch), len(batch.rois))
         size = (batch.measured.shape[1], batch.measured.shape[2])
         on_rois = self.decoder.roi_logits(output.logits, batch.rois, size)
         self.pixel_metrics.update(on_rois.argmax(dim=1), batch.measured.long())
-        windows = self.decoder.windows(batch.rois)
-        self.instance_metrics.update(target_probability(output.logits), batch, windows)
+        probabilities = target_probability(output.logits)
+        records = measure_instances(probabilities, batch, self.decoder.windows(batch.rois))
+        self.instance_metrics.update(records)
+        return {"records": records, "probabilities": probabilities}
 
     def _log_metrics(self, stage: str) -> None:
         metrics = (self.loss_means.compute(), self.pixel_metrics.scalars(), self.instance_metrics.compute())

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import ROOT, TINY_IMAGES, TINY_INSTANCES, run_command, write_coco
@@ -39,7 +40,7 @@ def overrides(tiny_overrides, even_set):
     kept = [o for o in tiny_overrides if not o.startswith(("trainer=", "data.batch_size"))]
     return [
         *kept, f"data.train_annotations={even_set.json}", f"data.train_images={even_set.images}",
-        "loss=ce", "scheduler=constant", "callbacks=[history,checkpoint,overlays]",
+        "loss=ce", "scheduler=constant", "callbacks=[history,checkpoint,overlays,instances]",
     ]  # fmt: skip
 
 
@@ -49,6 +50,11 @@ def folders(root):
 
 def weights(folder):
     return read_checkpoint(sorted(folder.glob("*.pth"))[-1])["state_dict"]
+
+
+def table(path):
+    """The numbers of an instances.csv [n, 10]."""
+    return np.genfromtxt(path, delimiter=",", skip_header=1, usecols=[0, *range(2, 11)], ndmin=2)
 
 
 def assert_same_run(several, alone):
@@ -62,6 +68,8 @@ def assert_same_run(several, alone):
     for name in alone["test"]:
         if not name.startswith("test/loss"):
             assert several["test"][name] == pytest.approx(alone["test"][name], abs=1e-5), name
+    theirs, ours = (table(Path(s["output_dir"]) / "instances.csv") for s in (several, alone))
+    assert np.allclose(theirs, ours, atol=1e-3)
     theirs, ours = (weights(Path(s["checkpoint_dir"])) for s in (several, alone))
     assert all(torch.allclose(theirs[name], ours[name], atol=1e-5) for name in ours)
 
@@ -78,7 +86,7 @@ def test_two_processes_equal_one_and_torchrun_goes_on_with_them(overrides, run_t
         done.stdout.count("epoch 1/2") == done.stdout.count("best mIoU in epoch") == 1
     )  # one process speaks
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        ".roiseg_run", "config.yaml", "csv", "overlays", "summary.json", "tensorboard",
+        ".roiseg_run", "config.yaml", "csv", "instances.csv", "overlays", "summary.json", "tensorboard",
     }  # fmt: skip
     assert len(list((tmp_path / "ckpt").glob("*.pth"))) == 2
 
@@ -125,7 +133,7 @@ def test_slurm_tasks_on_two_machines_share_folders_and_one_may_have_nothing_to_e
     overrides = [o for o in overrides if not o.startswith(("callbacks", "data.val_"))]
     overrides += [
         f"data.val_annotations={one_image.json}", f"data.val_images={one_image.images}",
-        "callbacks=[history,checkpoint,ema,early_stopping]",
+        "callbacks=[history,checkpoint,ema,early_stopping,instances]",
     ]  # fmt: skip
     several = [*overrides, *DDP, "trainer.num_nodes=2", "trainer.devices=1", "data.batch_size=1"]
     (first, second) = start_tasks(several, tmp_path)

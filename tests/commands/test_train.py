@@ -34,7 +34,8 @@ def test_a_run_writes_just_these_files(run_train, tmp_path):
     events = {p.name for p in (output / "tensorboard").glob("events.out.tfevents.*")}
     exported = Path(summary["best_checkpoint"]).with_suffix(".onnx").name
     expected = {
-        ".roiseg_run", "config.yaml", "summary.json", "csv/version_0/hparams.yaml", "csv/version_0/metrics.csv", f"onnx/{exported}",
+        ".roiseg_run", "config.yaml", "summary.json", "instances.csv",
+        "csv/version_0/hparams.yaml", "csv/version_0/metrics.csv", f"onnx/{exported}",
         "overlays/validation_all_images_epoch_0001.png", "overlays/validation_all_images_epoch_0002.png",
         "tensorboard/hparams.yaml", *(f"tensorboard/{name}" for name in events),
     }  # fmt: skip

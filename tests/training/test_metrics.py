@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from pycocotools import mask as coco_mask
 from roiseg.common.classes import CLASS_NAMES
 from roiseg.data.batch import RoiBatch, RoiSample
 from roiseg.geometry.letterbox import Transform
+from roiseg.training.instances import InstanceRecord, measure_instances
 from roiseg.training.metrics import InstanceMetrics, PixelMetrics
 
 # --- pixels ---------------------------------------------------------------------------------------
@@ -122,7 +124,7 @@ def test_reset_forgets():
 
 def test_no_instance_at_all_is_0():
     metrics = InstanceMetrics()
-    metrics.update(torch.zeros(0, 4, 4), batch_of([(IDENTITY, (8, 8), [], [])]))
+    metrics.update(measure_instances(torch.zeros(0, 4, 4), batch_of([(IDENTITY, (8, 8), [], [])])))
     assert {float(value) for value in metrics.compute().values()} == {0.0}
 
 
@@ -130,9 +132,9 @@ def test_pasting_is_exact_also_under_bfloat16_autocast():
     probability, truth = blob(9, 7, seed=3), disc(SIZE, 30, 24, 19)
     batch = batch_of([(LETTERBOX, SIZE, [BOXES["inside"]], [truth])])
     plain, mixed = InstanceMetrics(), InstanceMetrics()
-    plain.update(probability[None], batch)
+    plain.update(measure_instances(probability[None], batch))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed.update(probability[None], batch)
+        mixed.update(measure_instances(probability[None], batch))
     assert mixed.compute() == plain.compute()
 
 
@@ -187,8 +189,9 @@ def batch_of(images):
         boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
         rois.append(np.insert(boxes, 0, index, axis=1))
         picture, targets = np.zeros((0, 1, 3), np.uint8), np.zeros((0, 1, 1), np.uint8)
-        masks = [rle(truth) for truth in truths]
-        samples.append(RoiSample(index, index, "x.jpg", picture, transform, size, boxes, targets, masks))
+        sample = RoiSample(index, index, "x.jpg", picture, transform, size, boxes, targets)
+        facts = {"annotation_ids": np.arange(len(boxes)), "non_target_shares": np.zeros(len(boxes))}
+        samples.append(replace(sample, truths=[rle(truth) for truth in truths], **facts))
     rois = torch.from_numpy(np.concatenate(rois).astype(np.float32))
     empty = torch.zeros(len(rois), 1, 1, dtype=torch.uint8)
     return RoiBatch(torch.zeros(len(images), 1, 1, 3, dtype=torch.uint8), rois, empty, samples)
@@ -223,7 +226,7 @@ def test_instance_metrics_equal_those_of_full_naive_canvases(box, transform):
     probability = blob(9, 7, seed=3)
     truth = disc(SIZE, 30, 24, 19)
     metrics = InstanceMetrics()
-    metrics.update(probability[None], batch_of([(transform, SIZE, [box], [truth])]))
+    metrics.update(measure_instances(probability[None], batch_of([(transform, SIZE, [box], [truth])])))
     predicted = naive_paste(probability.numpy().astype(float), box, transform, SIZE)
     assert predicted.any()
     got = {name: float(value) for name, value in metrics.compute().items()}
@@ -247,10 +250,10 @@ def test_instance_metrics_are_means_over_the_instances_of_several_images():
             ious.append(coco_iou(predicted, truth))
             boundaries.append(coco_iou(naive_boundary(predicted), naive_boundary(truth)))
     together, apart = InstanceMetrics(), InstanceMetrics()
-    together.update(probabilities, batch_of(images))
-    apart.update(probabilities[:2], batch_of(images[:1]))
-    apart.update(probabilities[:0], batch_of(images[1:2]))
-    apart.update(probabilities[2:], batch_of(images[2:]))
+    together.update(measure_instances(probabilities, batch_of(images)))
+    apart.update(measure_instances(probabilities[:2], batch_of(images[:1])))
+    apart.update(measure_instances(probabilities[:0], batch_of(images[1:2])))
+    apart.update(measure_instances(probabilities[2:], batch_of(images[2:])))
     for metrics in (together, apart):
         got = metrics.compute()
         assert float(got["instance_iou"]) == pytest.approx(np.mean(ious), abs=1e-6)
@@ -262,7 +265,11 @@ IDENTITY = Transform(1.0, 1.0, 0.0, 0.0)
 
 def measure(probability, box, truth):
     metrics = InstanceMetrics()
-    metrics.update(torch.as_tensor(probability)[None], batch_of([(IDENTITY, truth.shape, [box], [truth])]))
+    metrics.update(
+        measure_instances(
+            torch.as_tensor(probability)[None], batch_of([(IDENTITY, truth.shape, [box], [truth])])
+        )
+    )
     return {name: float(value) for name, value in metrics.compute().items()}
 
 
@@ -319,9 +326,9 @@ def test_instances_of_a_huge_image_are_measured_in_the_window_they_fill():
     truth = np.zeros(size, bool)
     truth[5000:5300, 7000:7200] = True
     batch = batch_of([(IDENTITY, size, [[7000, 5100, 7200, 5300]], [truth])])
-    metrics = InstanceMetrics(boundary_width=0.001)
+    metrics = InstanceMetrics()
     tracemalloc.start()
-    metrics.update(torch.ones(1, 3, 3), batch)
+    metrics.update(measure_instances(torch.ones(1, 3, 3), batch, boundary_width=0.001))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < truth.nbytes / 8
@@ -338,10 +345,28 @@ def test_a_prediction_apart_from_its_annotation_scores_0(box):
 def test_instance_metrics_reset_forgets():
     metrics = InstanceMetrics()
     batch = batch_of([(IDENTITY, (8, 8), [[0, 0, 8, 8]], [np.ones((8, 8), bool)])])
-    metrics.update(torch.zeros(1, 2, 2), batch)
+    metrics.update(measure_instances(torch.zeros(1, 2, 2), batch))
     metrics.reset()
-    metrics.update(torch.ones(1, 2, 2), batch)
+    metrics.update(measure_instances(torch.ones(1, 2, 2), batch))
     assert float(metrics.compute()["instance_iou"]) == 1
+
+
+def crowded_record(share, iou):
+    return InstanceRecord(1, "x.jpg", 1, 0, 0, 9, 9, 50, share, iou, 0.5)
+
+
+def test_crowded_iou_is_the_mean_where_others_cover_more_than_a_tenth():
+    metrics = InstanceMetrics()
+    metrics.update([crowded_record(0.0, 0.9), crowded_record(0.1, 0.8), crowded_record(0.1001, 0.3)])
+    metrics.update([crowded_record(0.7, 0.5)])
+    assert float(metrics.compute()["crowded_iou"]) == pytest.approx(0.4)
+    assert float(metrics.compute()["instance_iou"]) == pytest.approx(2.5 / 4)
+
+
+def test_without_a_crowded_instance_there_is_no_crowded_iou():
+    metrics = InstanceMetrics()
+    metrics.update([crowded_record(0.1, 0.8)])
+    assert "crowded_iou" not in metrics.compute()
 
 
 def test_states_are_of_types_every_device_has():
@@ -352,5 +377,9 @@ def test_states_are_of_types_every_device_has():
 def test_update_leaves_no_graph_behind():
     metrics = InstanceMetrics()
     probability = torch.ones(1, 2, 2)
-    metrics.update(probability, batch_of([(IDENTITY, (8, 8), [[0, 0, 8, 8]], [np.ones((8, 8), bool)])]))
+    metrics.update(
+        measure_instances(
+            probability, batch_of([(IDENTITY, (8, 8), [[0, 0, 8, 8]], [np.ones((8, 8), bool)])])
+        )
+    )
     assert not metrics.iou.requires_grad

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tiny_run import (
@@ -43,7 +44,8 @@ def setup(coco_set, extractor):
 
 def without_rois(batch):
     """The same pictures and features, no ROI on any."""
-    samples = [replace(sample, truths=[]) for sample in batch.samples]
+    nothing = {"truths": [], "annotation_ids": np.zeros(0, int), "non_target_shares": np.zeros(0)}
+    samples = [replace(sample, **nothing) for sample in batch.samples]
     return replace(batch, rois=batch.rois[:0], targets=batch.targets[:0], samples=samples)
 
 
