@@ -64,19 +64,29 @@ class Annotations:
     def eligible(self, image: int, min_size: float) -> NDArray[np.int64]:
         """Positions within `instances(image)` that can be a ROI: no crowd, sides of `min_size` pixels."""
         crowd = self.crowd[self.first[image] : self.first[image + 1]]
-        return np.flatnonzero(_large(self.pixel_boxes(image), min_size) & ~crowd)
+        return np.flatnonzero(large(self.pixel_boxes(image), min_size) & ~crowd)
 
     def all_eligible(self, min_size: float) -> NDArray[np.int64]:
         """All instances that can be a ROI, by index over the whole set."""
-        return np.flatnonzero(_large(self.all_pixel_boxes(), min_size) & ~self.crowd)
+        return np.flatnonzero(large(self.all_pixel_boxes(), min_size) & ~self.crowd)
 
     def eligible_counts(self, min_size: float) -> NDArray[np.int64]:
         """Number of `eligible` instances of every image, [I]."""
         return np.diff(np.searchsorted(self.all_eligible(min_size), self.first))
 
+    def image_of(self, instance: int) -> int:
+        """The image an instance is in."""
+        return int(np.searchsorted(self.first, instance, "right")) - 1
+
     def outlines(self, image: int) -> Outlines:
         """The outlines of an image's instances, crowds included; views, nothing is copied."""
-        some = slice(self.first[image], self.first[image + 1] + 1)
+        return self._outlines(image, slice(self.first[image], self.first[image + 1] + 1))
+
+    def outline(self, instance: int) -> Outlines:
+        """The outline of one instance alone; views, nothing is copied."""
+        return self._outlines(self.image_of(instance), slice(instance, instance + 2))
+
+    def _outlines(self, image: int, some: slice) -> Outlines:
         parts, run_ends = self.parts[some], self.run_ends[some]
         part_ends = self.part_ends[parts[0] : parts[-1]]
         start = self.part_ends[parts[0] - 1] if parts[0] else 0
@@ -90,6 +100,7 @@ class Annotations:
         )
 
 
-def _large(boxes: Boxes, min_size: float) -> NDArray[np.bool_]:
+def large(boxes: Boxes, min_size: float) -> NDArray[np.bool_]:
+    """Which boxes [n, 4] have both sides of `min_size` or more?"""
     sides = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
     return sides >= min_size - 1e-3

@@ -1,7 +1,8 @@
 """Image augmentation before the extractor sees the picture.
 
 Geometry is one axis-aligned `Transform` in place of the plain letterbox, so outlines, boxes and ROIs
-follow it exactly and nothing is resampled twice. Colour, blur and noise come from kornia.
+follow it exactly and nothing is resampled twice. Colour, blur and noise come from kornia. People of other
+pictures are pasted in before all that (`roiseg.data.copy_paste`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from roiseg.common.errors import UserError
+from roiseg.data.copy_paste import CopyPaste
 from roiseg.geometry.letterbox import Letterbox, Transform
 
 
@@ -84,7 +86,8 @@ class PhotometricAugment:
 
 @dataclass(frozen=True)
 class Augment:
-    """Everything that changes a training picture; either part may be None."""
+    """Everything that changes a training picture; any part may be None."""
 
     geometric: GeometricAugment | None = None
     photometric: PhotometricAugment | None = None
+    paste: CopyPaste | None = None

@@ -16,8 +16,9 @@ from roiseg.common.errors import UserError
 from roiseg.common.files import absent_files, existing_dir
 from roiseg.data.annotations import Annotations
 from roiseg.data.batch import RoiSample
-from roiseg.data.images import read_image
+from roiseg.data.images import file_state, read_image
 from roiseg.data.sampling import RoiSampler
+from roiseg.data.scenes import Scene, Scenes
 from roiseg.data.targets import TargetSpec, draw_targets
 from roiseg.data.views import View, Views
 from roiseg.extractor.cache.base import FeatureCache, Key, Lookup
@@ -27,8 +28,9 @@ from roiseg.geometry import boxes as box_ops
 class RoiDataset(Dataset[RoiSample]):
     """Images with at least one instance large enough to be a ROI.
 
-    An item depends on (seed, epoch, image id) only: not on the worker, the order, what ran before, or the
-    other images of the set. That is what makes a resumed run equal to an uninterrupted one.
+    An item depends on (seed, epoch, image id) only: not on the worker, the order or what ran before; on the
+    other images of the set only if people of them are pasted into it. That is what makes a resumed run
+    equal to an uninterrupted one.
 
     Args:
         annotations: the instances.
@@ -76,6 +78,7 @@ class RoiDataset(Dataset[RoiSample]):
                 f"no instance in {annotations.path} has both sides of {min_roi_size} pixels or more: "
                 "lower data.min_roi_size or give another file"
             )
+        self.scenes = Scenes(annotations, self.image_dir, min_roi_size, views.augment.paste)
         self._check_files()
 
     def _check_files(self) -> None:
@@ -99,26 +102,26 @@ class RoiDataset(Dataset[RoiSample]):
         rng = np.random.default_rng((self.seed, epoch, identity))
         size = self.annotations.size(index)
         file_name = str(self.annotations.file_names[index])
-        boxes = self.annotations.pixel_boxes(index)
         variant, view_rng = self.views.choose(identity, epoch, rng)
-        view = self.views.draw(boxes, self.annotations.eligible(index, self.min_roi_size), size, view_rng)
+        scene = self.scenes.draw(index, view_rng)
+        view = self.views.draw(scene.boxes, scene.eligible, size, view_rng)
         transform, eligible = view.transform, view.eligible
-        cache_key, found = self._look_up(self.image_dir / file_name, variant, view)
+        cache_key, found = self._look_up(self.image_dir / file_name, variant, view, scene)
         image = np.zeros((0, 0, 3), np.uint8)
         if self.pictures or not found.held:
             cv2.setNumThreads(0)  # workers are the parallelism
-            image = self.views.render(read_image(self.image_dir / file_name, size), view)
-        boxes = transform.boxes(boxes)
+            picture = read_image(self.image_dir / file_name, size)
+            image = self.views.render(self.scenes.render(picture, scene), view)
+        boxes = transform.boxes(scene.boxes)
         if self.sampler is None:
             rois, owners = boxes[eligible], eligible
         else:
             visible = box_ops.clip(boxes, self.views.letterbox.size)
             rois, owners = self.sampler.draw(visible, eligible, rng, self.views.letterbox.size)
-        outlines = self.annotations.outlines(index)
         draw = functools.partial(
             draw_targets,
-            outlines=outlines,
-            crowd=self.annotations.crowd[self.annotations.instances(index)],
+            outlines=scene.outlines,
+            crowd=scene.crowd,
             transform=transform,
             rois=rois,
             owners=owners,
@@ -138,8 +141,8 @@ class RoiDataset(Dataset[RoiSample]):
         return replace(
             sample,
             measured=measured,
-            truths=[outlines.rle(int(i)) for i in owners],
-            annotation_ids=self.annotations.ids[self.annotations.first[index] + owners],
+            truths=[scene.outlines.rle(int(i)) for i in owners],
+            annotation_ids=scene.ids[owners],
             non_target_shares=others.mean(axis=(1, 2)),
         )
 
@@ -149,14 +152,13 @@ class RoiDataset(Dataset[RoiSample]):
         twin.cache, twin.pictures = None, True
         return twin
 
-    def _look_up(self, path: Path, variant: int, view: View) -> tuple[Key | None, Lookup]:
+    def _look_up(self, path: Path, variant: int, view: View, scene: Scene) -> tuple[Key | None, Lookup]:
         """What the cache, if any, holds of a view."""
         if self.cache is None or not self.views.number:
             return None, Lookup(False)
-        try:
-            file = path.stat()
-        except OSError:
-            raise UserError(f"image not found: {path}") from None
-        content = (file.st_size, file.st_mtime_ns, view.transform, view.colour_seed)
-        key = Key.of(slot=(str(path.absolute()), self.views.slot(variant)), content=content)
+        pasted = self.scenes.content(scene)
+        content = (*file_state(path), view.transform, view.colour_seed, *pasted)
+        # other donors, other slots: the folds of a cross-validation share what has nobody pasted in
+        donors = (self.scenes.donors.name,) if pasted else ()
+        key = Key.of(slot=(str(path.absolute()), self.views.slot(variant), *donors), content=content)
         return key, self.cache.look_up(key)

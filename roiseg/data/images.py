@@ -46,3 +46,16 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
             f"{size[1]}x{size[0]}: the file and the json do not belong together"
         )
     return image
+
+
+def file_state(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of the last change (ns) of a file: other where its content is another.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        file = path.stat()
+    except OSError:
+        raise UserError(f"image not found: {path}") from None
+    return file.st_size, file.st_mtime_ns

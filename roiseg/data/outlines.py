@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,34 @@ class Outlines:
         mixed[:, :, drawn] = polygons
         mixed[:, :, encoded] = run_planes(*self._runs, self.size, grids)
         return mixed
+
+    def revised(self, kept: Sequence[int], counts: Sequence[bytes | None]) -> Outlines:
+        """Some instances of the image, with other outlines for some of them, and new ones.
+
+        Args:
+            kept: [m] positions; anything for a new instance.
+            counts: [m] compressed run-length encodings, in place of the outline an instance has; None
+                keeps that.
+        """
+        points, lengths, parts, runs = [self.points[:0]], [self.part_ends[:0]], [0], [self.runs[:0]]
+        for instance, text in zip(kept, counts, strict=True):
+            if text is not None:
+                runs.append(np.frombuffer(text, np.uint8))
+                parts.append(0)
+                continue
+            first, last = self.parts[instance], self.parts[instance + 1]
+            points.append(self.points[self._starts[first] : self._starts[last]])
+            lengths.append(np.diff(self._starts[first : last + 1]))
+            parts.append(last - first)
+            runs.append(self.runs[self.run_ends[instance] : self.run_ends[instance + 1]])
+        return Outlines(
+            self.size,
+            np.concatenate(points),
+            np.concatenate(lengths).cumsum(),
+            np.array(parts, np.int64).cumsum(),
+            np.concatenate(runs),
+            np.array([len(text) for text in runs], np.int64).cumsum(),
+        )
 
     def work(self, grids: Grids) -> int:
         """About how many numbers `planes` holds at once for each grid."""

@@ -213,7 +213,7 @@ def test_crowding_is_known_with_two_classes_too(coco_set, num_classes):
     for number in range(5):
         sample, labels = dataset[number], full[number].measured
         np.testing.assert_allclose(sample.non_target_shares, (labels == 2).mean(axis=(1, 2)))
-        np.testing.assert_array_equal(sample.measured, np.where(labels < num_classes, labels, 0))
+        np.testing.assert_array_equal(sample.measured, np.where(labels == 2, 2 * (num_classes > 2), labels))
         first = dataset.annotations.first[sample.image_index]
         owners = dataset.annotations.eligible(sample.image_index, 16)
         np.testing.assert_array_equal(sample.annotation_ids, dataset.annotations.ids[first + owners])

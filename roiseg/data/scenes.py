@@ -1,0 +1,239 @@
+"""What is to be seen in a picture: its people, and those pasted into it.
+
+All bookkeeping is in whole original pixels of the picture: who stands in front takes pixels from who
+stands behind, and boxes follow. Nothing is rendered until the picture itself is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from roiseg.common.errors import UserError
+from roiseg.data import rle
+from roiseg.data.annotations import Annotations, large
+from roiseg.data.copy_paste import CopyPaste, Paste, blend
+from roiseg.data.donors import Donors
+from roiseg.data.outlines import Outlines
+from roiseg.geometry.boxes import Boxes
+from roiseg.geometry.paste import Window
+
+
+class Layer(NamedTuple):
+    """A pasted person, as it is painted: the pixels of the picture it takes when its turn comes."""
+
+    paste: Paste
+    window: Window  # within the picture
+    mask: NDArray[np.bool_]  # [y2 - y1, x2 - x1]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The n people of a picture, crowds included, as far as they are to be seen.
+
+    Attributes:
+        boxes: [n, 4] in original pixels.
+        outlines: of the n.
+        crowd: [n], which are uncertain regions.
+        eligible: positions of those who can be a ROI.
+        ids: [n] their annotations' ids.
+        layers: what was pasted, in the order of painting.
+    """
+
+    boxes: Boxes
+    outlines: Outlines
+    crowd: NDArray[np.bool_]
+    eligible: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    layers: tuple[Layer, ...] = ()
+
+
+class Scenes:
+    """The scenes of a data set's pictures.
+
+    Args:
+        annotations: the instances.
+        image_dir: folder their file names are relative to.
+        min_size: smallest side of a ROI in original pixels.
+        paste: pastes people of the set into its pictures; None: pictures are as they are.
+
+    Raises:
+        UserError: nobody in the set is large enough to be pasted.
+    """
+
+    def __init__(
+        self, annotations: Annotations, image_dir: Path, min_size: float, paste: CopyPaste | None = None
+    ) -> None:
+        self.annotations = annotations
+        self.min_size = min_size
+        self.paste = paste
+        if paste is None:
+            return
+        self.donors = Donors(annotations, image_dir, max(paste.min_size, min_size))
+        if not len(self.donors):
+            raise UserError(
+                f"no instance in {annotations.path} has both sides of {paste.min_size} pixels or more and "
+                "could be pasted: lower data.augment.paste.min_size or set data/augment/paste=none"
+            )
+
+    def draw(self, image: int, rng: np.random.Generator) -> Scene:
+        """The scene of an image, by index; with randomly drawn people in it, if any are to be pasted."""
+        scene = self.plain(image)
+        if self.paste is None:
+            return scene
+        beside = scene.boxes[scene.eligible]
+        pastes = self.paste.draw(beside, self.annotations.size(image), image, self.donors, rng)
+        if not pastes:
+            return scene
+        crowded = self.compose(scene, pastes)
+        return crowded if len(crowded.eligible) else scene
+
+    def plain(self, image: int) -> Scene:
+        """The scene of an image as it is."""
+        instances = self.annotations.instances(image)
+        return Scene(
+            self.annotations.pixel_boxes(image),
+            self.annotations.outlines(image),
+            self.annotations.crowd[instances],
+            self.annotations.eligible(image, self.min_size),
+            self.annotations.ids[instances],
+        )
+
+    def compose(self, scene: Scene, pastes: Sequence[Paste]) -> Scene:
+        """Paste people into a scene, one after another."""
+        height, width = scene.outlines.size
+        people = [_Person.annotated(scene, position) for position in range(len(scene.boxes))]
+        layers = []
+        for paste in pastes:
+            whole = self.donors.mask(paste.donor, paste.window, paste.size, paste.mirrored)
+            window = _common(paste.place, (0, 0, width, height))
+            mask = _part(whole, paste.place, window).copy()
+            for person in people:
+                shared = _common(person.window, window)
+                theirs, ours = _part(person.mask, person.window, shared), _part(mask, window, shared)
+                if paste.behind:
+                    ours &= ~theirs
+                else:
+                    theirs &= ~ours
+            if mask.any():
+                identity = int(self.annotations.ids[paste.donor])
+                people.append(_Person(identity, window, mask, area=int(whole.sum())))
+                layers.append(Layer(paste, window, mask.copy()))
+        return self._seen(scene, people, tuple(layers))
+
+    def _seen(self, scene: Scene, people: Sequence[_Person], layers: tuple[Layer, ...]) -> Scene:
+        """The scene of those of whom something is left to see."""
+        assert self.paste is not None
+        left = [int(person.mask.sum()) for person in people]
+        changed = [person.box is None or n < person.area for person, n in zip(people, left, strict=True)]
+        kept = [i for i, n in enumerate(left) if n or not changed[i]]
+        boxes = np.array([people[i].visible_box() for i in kept], np.float32).reshape(-1, 4)
+        crowd = np.array([people[i].crowd for i in kept], bool)
+        enough = np.array([left[i] >= self.paste.min_visible * people[i].area for i in kept], bool)
+        size = scene.outlines.size
+        return Scene(
+            boxes,
+            scene.outlines.revised(
+                kept,
+                [
+                    rle.encode_window(people[i].mask, people[i].window, size)["counts"]
+                    if changed[i]
+                    else None
+                    for i in kept
+                ],
+            ),
+            crowd,
+            np.flatnonzero(large(boxes, self.min_size) & enough & ~crowd),
+            np.array([people[i].identity for i in kept], np.int64),
+            layers,
+        )
+
+    def content(self, scene: Scene) -> tuple[object, ...]:
+        """All that the pasted pixels of a scene depend on, beside the picture itself."""
+        return tuple(
+            (
+                self.donors.state(layer.paste.donor),
+                layer.paste.window,
+                layer.paste.place,
+                layer.paste.mirrored,
+                layer.paste.tone,
+                xxhash.xxh3_64_hexdigest(np.packbits(layer.mask).tobytes()),
+            )
+            for layer in scene.layers
+        )
+
+    def render(self, picture: NDArray[np.uint8], scene: Scene) -> NDArray[np.uint8]:
+        """Paint what a scene has pasted over its picture [H, W, 3]."""
+        if scene.layers:
+            picture = picture.copy()
+        for paste, window, mask in scene.layers:
+            patch = self.donors.patch(paste.donor, paste.window)
+            height, width = paste.size
+            way = cv2.INTER_AREA if height < patch.shape[0] else cv2.INTER_LINEAR
+            resized: NDArray[Any] = cv2.resize(patch, (width, height), interpolation=way)
+            resized = _part(resized[:, ::-1] if paste.mirrored else resized, paste.place, window)
+            under = _part(picture, (0, 0, picture.shape[1], picture.shape[0]), window)
+            under[:] = blend(under, resized, mask, paste.tone)
+        return picture
+
+
+@dataclass
+class _Person:
+    """Someone in a scene while it is composed.
+
+    Args:
+        identity: id of the annotation.
+        window: whole pixels of the picture the mask lies in.
+        mask: [y2 - y1, x2 - x1] what is to be seen.
+        area: pixels of all of it, before anybody else was pasted; of pasted people also what lies beyond
+            the picture, or behind others.
+        box: as annotated; None: was pasted.
+        crowd: is an uncertain region.
+    """
+
+    identity: int
+    window: Window
+    mask: NDArray[np.bool_]
+    area: int
+    box: NDArray[np.float32] | None = None
+    crowd: bool = False
+
+    @staticmethod
+    def annotated(scene: Scene, position: int) -> _Person:
+        outline = scene.outlines.rle(position)
+        window = rle.bounds(outline)
+        mask = rle.decode_window(outline, window).copy()
+        identity, crowd = int(scene.ids[position]), bool(scene.crowd[position])
+        return _Person(identity, window, mask, int(mask.sum()), scene.boxes[position], crowd)
+
+    def visible_box(self) -> NDArray[np.float32]:
+        """The bounds of what is to be seen; where those have not moved, the annotated box's side."""
+        rows, columns = (np.flatnonzero(self.mask.any(axis=axis)) for axis in (1, 0))
+        if not len(rows):
+            assert self.box is not None
+            return self.box
+        x, y = columns + self.window[0], rows + self.window[1]
+        bounds = np.array([x[0], y[0], x[-1] + 1, y[-1] + 1])
+        if self.box is None:
+            return bounds.astype(np.float32)
+        return np.where(bounds == self.window, self.box, bounds).astype(np.float32)
+
+
+def _common(a: Window, b: Window) -> Window:
+    """Where two windows overlap; may be empty."""
+    x1, y1, x2, y2 = max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
+    return x1, y1, max(x1, x2), max(y1, y2)
+
+
+def _part(array: NDArray[Any], window: Window, wanted: Window) -> NDArray[Any]:
+    """What an array [y2 - y1, x2 - x1, ...] that shows a window shows in a smaller one; a view."""
+    x1, y1, x2, y2 = wanted
+    left, top = window[:2]
+    return array[y1 - top : y2 - top, x1 - left : x2 - left]
