@@ -16,9 +16,10 @@ from roiseg.cli.entry import CONF_DIR, command, explain
 from roiseg.cli.types import check_types
 from roiseg.common.console import console, track
 from roiseg.common.errors import UserError, nearest
-from roiseg.common.files import existing_dir, read_json, write_json
+from roiseg.common.files import read_json, write_json
 from roiseg.decoders.cost import Cost, measure_cost
 from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.reporting.runs import run_folders
 
 _OWN = ("models", "output", "device", "runs")  # keys of this command; all others are for the decoders
 _METRICS = {
@@ -92,11 +93,10 @@ def reached(folder: str | Path) -> dict[str, dict[str, float]]:
     Raises:
         UserError: no such folder, no run in it, or two runs of one model.
     """
-    paths = sorted(
-        existing_dir(folder, "runs", "set runs to the output folder of a sweep").rglob("summary.json")
-    )
     found: dict[str, dict[str, float]] = {}
-    for path in paths:
+    for path in (run / "summary.json" for run in run_folders([folder])):
+        if not path.is_file():  # unfinished
+            continue
         summary = read_json(path, "summary")
         name = summary.get("choices", {}).get("model")
         if name in found:

@@ -23,6 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from roiseg.cli.words import to_overrides
 from roiseg.common.errors import UserError, nearest
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
@@ -38,11 +39,17 @@ def _run_name(output_dir: str) -> str:
 OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
 
 
-def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
+def command(
+    config_name: str, words: str | None = None
+) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
     """Decorate `task(cfg)` into a command-line program configured by `conf/<config_name>.yaml`.
 
     A `UserError`, or a mistake Hydra finds while composing, is printed as one line on stderr and
     ends the process with code 2. With `HYDRA_FULL_ERROR=1` the traceback is shown instead.
+
+    Args:
+        config_name: of the configuration, and of the program.
+        words: key of the list that takes the words of the command line which are no `key=value`, if any.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
@@ -64,6 +71,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         def main() -> Any:
             full_error = _full_error()
             os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise, so that we can word its errors
+            if words is not None:
+                sys.argv[1:] = to_overrides(sys.argv[1:], words)
             try:
                 os.environ[_USER_FULL_ERROR] = str(int(full_error))
                 return hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(

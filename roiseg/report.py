@@ -1,0 +1,122 @@
+"""`python -m roiseg.report DIR...`: finished runs in one table, compared ROI by ROI."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig
+
+from roiseg.cli.entry import command
+from roiseg.common.console import console
+from roiseg.common.errors import UserError
+from roiseg.common.files import atomic_path, write_json
+from roiseg.reporting import table
+from roiseg.reporting.comparable import check_comparable
+from roiseg.reporting.compare import Row, compare
+from roiseg.reporting.notes import notes
+from roiseg.reporting.runs import read_runs
+from roiseg.reporting.variants import find_variants
+from roiseg.visualize.comparison import comparison_figure
+
+
+def report(cfg: DictConfig) -> Path:
+    """Read, compare, show and write; returns the folder of the report."""
+    folders, metric = listed(cfg, "runs"), str(cfg.metric)
+    if not folders:
+        raise UserError("give one or more folders of runs: python -m roiseg.report outputs/sweeps/NAME")
+    if not isinstance(cfg.resamples, int) or cfg.resamples < 100:
+        raise UserError(f"resamples is {cfg.resamples}, it must be a whole number, 100 or more")
+    if not isinstance(cfg.sizes, bool):
+        raise UserError(f"sizes is {cfg.sizes}, it must be true or false")
+    runs, unfinished = read_runs(folders)
+    rois = check_comparable(runs)
+    variants, besides = find_variants(runs, listed(cfg, "by"))
+    tested = [name if "/" in name else f"test/{name}" for name in listed(cfg, "test")]
+    baseline = None if cfg.baseline is None else str(cfg.baseline)
+    rows = compare(variants, rois, baseline, metric, tested, cfg.resamples)
+    said = notes(rows, metric, cfg.resamples, besides) + left_out(unfinished)
+    show(rows, metric, cfg.sizes, said)
+    output = Path(cfg.output_dir) if cfg.output_dir else Path(common_folder(folders), "report")
+    write(output, rows, metric, cfg.sizes, said)
+    return output
+
+
+def listed(cfg: DictConfig, key: str) -> list[str]:
+    """The values of an option that may be null, one value, several with commas, or a list."""
+    value = cfg[key]
+    if value is None:
+        return []
+    if isinstance(value, ListConfig):
+        return [str(item) for item in value]
+    return [item.strip() for item in str(value).split(",") if item.strip()]
+
+
+def common_folder(folders: Sequence[str]) -> str:
+    """The folder given, or the deepest one that holds all folders given."""
+    return folders[0] if len(folders) == 1 else os.path.commonpath([os.path.abspath(f) for f in folders])
+
+
+def left_out(unfinished: Mapping[Path, str]) -> list[str]:
+    """A sentence about the unfinished runs, if any."""
+    if not unfinished:
+        return []
+    some = ", ".join(f"{folder} (no {absent})" for folder, absent in list(unfinished.items())[:3])
+    more = f" and {len(unfinished) - 3} more" if len(unfinished) > 3 else ""
+    return [f"Left out, unfinished: {len(unfinished)} run{'s' * (len(unfinished) > 1)}: {some}{more}."]
+
+
+def show(rows: Sequence[Row], metric: str, sizes: bool, said: Sequence[str]) -> None:
+    """The table on the terminal, in parts."""
+    table.show("reached", table.figures(metric), rows)
+    if len(rows) > 1:
+        table.show("compared with the baseline", table.differences(), rows)
+    table.show("besides", table.more(rows[0], metric, sizes), rows)
+    for sentence in said:
+        console.print(sentence, markup=False, highlight=False)
+
+
+def write(folder: Path, rows: Sequence[Row], metric: str, sizes: bool, said: Sequence[str]) -> None:
+    """The table as report.md, report.csv, report.json and report.png."""
+    compared = table.differences() if len(rows) > 1 else []
+    columns = [*table.figures(metric), *compared, *table.more(rows[0], metric, sizes)]
+    records = [table.record(row, metric) for row in rows]
+    try:
+        _write_text(folder / "report.md", table.markdown(columns, rows, said))
+        _write_text(folder / "report.csv", table.csv_text(records))
+        variants = [record | _background(row) for record, row in zip(records, rows, strict=True)]
+        write_json(folder / "report.json", {"notes": list(said), "variants": variants})
+        with atomic_path(folder / "report.png") as path:
+            comparison_figure(records, table.TITLES[metric]).savefig(path)
+    except OSError as error:
+        raise UserError(
+            f"the report cannot be written to {folder} ({error.strerror}): set output_dir"
+        ) from None
+    console.print(f"{folder}: report.md, report.csv, report.json, report.png", soft_wrap=True, markup=False)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _background(row: Row) -> dict[str, Any]:
+    """What a row is made of: folders of the runs, seeds, folds, and the values that make the variant."""
+    return {
+        "run_folders": [str(run.folder) for run in row.variant.runs.values()],
+        "run_seeds": row.seeds,
+        "run_folds": row.folds,
+        "configuration": row.variant.differing,
+    }
+
+
+@command("report", words="runs")
+def main(cfg: DictConfig) -> None:
+    """Compare, and say where the report is."""
+    report(cfg)
+
+
+if __name__ == "__main__":
+    main()

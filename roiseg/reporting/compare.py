@@ -1,0 +1,212 @@
+"""What each variant reached, and how it differs from a baseline, ROI by ROI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roiseg.common.console import track
+from roiseg.common.errors import UserError, nearest
+from roiseg.reporting.bootstrap import Block, Interval, mean_interval
+from roiseg.reporting.rois import Rois
+from roiseg.reporting.variants import Cell, Variant
+
+METRICS: dict[str, Callable[[Rois], NDArray[np.float64]]] = {
+    "iou": lambda rois: rois.iou,
+    "iou75": lambda rois: (rois.iou >= 0.75).astype(np.float64),
+    "boundary_iou": lambda rois: rois.boundary_iou,
+}
+SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}  # COCO's, mask pixels
+
+Values = dict[Any, NDArray[np.float64]]  # by fold: [trainings, ROIs]
+Chosen = Callable[[Rois], NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A variant less the baseline, on the runs whose fold and seed both have.
+
+    Attributes:
+        runs: number of such pairs of runs.
+        overall: of all ROIs; None where no run is shared.
+        crowded: of crowded ROIs; None where there are none.
+    """
+
+    runs: int
+    overall: Interval | None
+    crowded: Interval | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one variant reached; means over the ROIs of all its folds, of the mean over its seeds.
+
+    Attributes:
+        variant: the variant.
+        folds: those it was measured on.
+        seeds: those it was trained with.
+        overall: the chosen metric on all ROIs.
+        crowded: the chosen metric on crowded ROIs; None where there are none.
+        means: every metric on all ROIs.
+        sizes: number of ROIs and the chosen metric (None without a ROI), by COCO's size class.
+        sd_seeds: standard deviation (n - 1) over seeds of the mean over ROIs; None with fewer than two
+            seeds that have all the folds.
+        sd_folds: standard deviation (n - 1) over folds of the mean over a fold's ROIs; None with one fold.
+        tested: mean over runs of the wanted figures of their test, pixels pooled (`summary["test"]`).
+        parameters: fewest and most trainable parameters of its runs.
+        seconds: mean over runs of the time from start to summary.
+        difference: from the baseline; None for the baseline itself.
+    """
+
+    variant: Variant
+    folds: list[Any]
+    seeds: list[Any]
+    overall: Interval
+    crowded: Interval | None
+    means: dict[str, float]
+    sizes: dict[str, tuple[int, float | None]]
+    sd_seeds: float | None
+    sd_folds: float | None
+    tested: dict[str, float]
+    parameters: tuple[int, int]
+    seconds: float
+    difference: Difference | None
+
+
+def compare(
+    variants: Sequence[Variant],
+    folds: Mapping[Any, Rois],
+    baseline: str | None = None,
+    metric: str = "iou",
+    tested: Sequence[str] = (),
+    resamples: int = 10_000,
+) -> list[Row]:
+    """Measure all variants and compare each with the baseline.
+
+    Args:
+        variants: to compare; their order is kept.
+        folds: the test ROIs of each fold.
+        baseline: name of the variant to compare with; default: the first.
+        metric: a key of `METRICS`, for intervals and differences.
+        tested: names out of `summary["test"]` to average as well.
+        resamples: of the bootstrap (`mean_interval`).
+
+    Raises:
+        UserError: there is no such baseline, metric or test figure.
+    """
+    _check_known("metric", metric, METRICS)
+    names = [variant.name for variant in variants]
+    if baseline is not None:
+        _check_known("baseline", baseline, names)
+    for variant in variants:
+        for run in variant.runs.values():
+            for name in tested:
+                _check_known(f"test ({run.folder})", name, run.summary["test"])
+    base = variants[names.index(baseline)] if baseline is not None else variants[0]
+    return [
+        _row(variant, base, folds, metric, tested, resamples)
+        for variant in track(variants, "comparing variants")
+    ]
+
+
+def _check_known(option: str, value: str, choices: Sequence[str] | Mapping[str, Any]) -> None:
+    if value not in choices:
+        close = "; ".join(nearest(value, choices) or choices)
+        raise UserError(f"{option}: there is no `{value}` (nearest: {close})")
+
+
+def _row(
+    variant: Variant,
+    base: Variant,
+    folds: Mapping[Any, Rois],
+    metric: str,
+    tested: Sequence[str],
+    resamples: int,
+) -> Row:
+    runs = list(variant.runs.values())
+    own = _values(variant.runs, metric)
+    sizes = {name: _pooled(own, folds, _of_size(*limits)) for name, limits in SIZES.items()}
+    parameters = [run.summary["parameters"]["trainable"] for run in runs]
+    overall = _interval(own, folds, _all, resamples)
+    assert overall is not None
+    return Row(
+        variant=variant,
+        folds=list(own),
+        seeds=sorted({run.seed for run in runs}),
+        overall=overall,
+        crowded=_interval(own, folds, _crowded, resamples),
+        means={name: float(_pooled(_values(variant.runs, name), folds, _all).mean()) for name in METRICS},
+        sizes={name: (len(of), float(of.mean()) if len(of) else None) for name, of in sizes.items()},
+        sd_seeds=_sd_seeds(variant, metric),
+        sd_folds=_sd([float(values.mean()) for values in own.values()]),
+        tested={name: float(np.mean([run.summary["test"][name] for run in runs])) for name in tested},
+        parameters=(min(parameters), max(parameters)),
+        seconds=float(np.mean([run.summary["seconds"] for run in runs])),
+        difference=None if variant is base else _difference(variant, base, folds, metric, resamples),
+    )
+
+
+def _difference(
+    variant: Variant, base: Variant, folds: Mapping[Any, Rois], metric: str, resamples: int
+) -> Difference:
+    shared = [cell for cell in variant.runs if cell in base.runs]
+    own, others = (
+        _values({cell: runs[cell] for cell in shared}, metric) for runs in (variant.runs, base.runs)
+    )
+    paired = {fold: own[fold] - others[fold] for fold in own}
+    return Difference(
+        len(shared), _interval(paired, folds, _all, resamples), _interval(paired, folds, _crowded, resamples)
+    )
+
+
+def _values(runs: Mapping[Cell, Any], metric: str) -> Values:
+    """The metric by fold: [trainings, ROIs], trainings in the order of seeds."""
+    cells = sorted(runs, key=lambda cell: (cell[0] is not None, cell[0], str(cell[1])))
+    folds = dict.fromkeys(fold for fold, _ in cells)
+    return {
+        fold: np.stack([METRICS[metric](runs[cell].rois) for cell in cells if cell[0] == fold])
+        for fold in folds
+    }
+
+
+def _all(rois: Rois) -> NDArray[np.bool_]:
+    return np.ones(len(rois), bool)
+
+
+def _crowded(rois: Rois) -> NDArray[np.bool_]:
+    return rois.crowded
+
+
+def _of_size(low: float, high: float) -> Chosen:
+    return lambda rois: (rois.area >= low) & (rois.area < high)
+
+
+def _interval(values: Values, folds: Mapping[Any, Rois], chosen: Chosen, resamples: int) -> Interval | None:
+    masks = {fold: chosen(folds[fold]) for fold in values}
+    blocks = [Block(values[fold][:, mask], folds[fold].images[mask]) for fold, mask in masks.items()]
+    return mean_interval(blocks, resamples)
+
+
+def _pooled(values: Values, folds: Mapping[Any, Rois], chosen: Chosen) -> NDArray[np.float64]:
+    """Of each chosen ROI of all folds, the mean over trainings."""
+    return np.concatenate([rows.mean(axis=0)[chosen(folds[fold])] for fold, rows in values.items()])
+
+
+def _sd_seeds(variant: Variant, metric: str) -> float | None:
+    """Over the trainings that have all the variant's folds."""
+    folds = {fold for fold, _ in variant.runs}
+    trainings = dict.fromkeys(training for _, training in variant.runs)
+    whole = [t for t in trainings if all((fold, t) in variant.runs for fold in folds)]
+    pooled = [
+        np.concatenate([METRICS[metric](variant.runs[fold, training].rois) for fold in folds]).mean()
+        for training in whole
+    ]
+    return _sd(pooled)
+
+
+def _sd(values: Sequence[float]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None

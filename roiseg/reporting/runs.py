@@ -1,0 +1,148 @@
+"""Finished runs as training leaves them: configuration, summary, and what was measured on each test ROI."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from roiseg.common.console import track
+from roiseg.common.errors import UserError
+from roiseg.common.files import existing_dir, existing_file, read_json
+from roiseg.reporting.rois import Rois, read_rois
+
+_MARKS = ("config.yaml", "summary.json")  # a folder with either is a run's
+_NEEDED = ("config.yaml", "summary.json", "instances.csv")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: where it lies.
+        config: its configuration by dotted key; the run's own folders are replaced by their names, so that
+            equal settings are equal.
+        summary: content of `summary.json`.
+        rois: what was measured on each test ROI.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    rois: Rois
+
+    @property
+    def seed(self) -> Any:
+        """The run's seed."""
+        return self.config.get("seed")
+
+    @property
+    def fold(self) -> Any:
+        """The part of the images it was measured on; None without cross-validation."""
+        return self.config.get("data.folds.held_out")
+
+
+def run_folders(folders: Iterable[str | Path]) -> list[Path]:
+    """The folders of all runs in `folders`, at any depth, each once; by number and name, `2_x` before `10_x`.
+
+    Raises:
+        UserError: one of `folders` is no folder.
+    """
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        top = existing_dir(folder, "runs", "give the output folder of a run or of a sweep")
+        for path in _walk(top):
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def read_runs(folders: Sequence[str | Path]) -> tuple[list[Run], dict[Path, str]]:
+    """All finished runs in `folders`; and the unfinished ones, each with the file that is absent.
+
+    Raises:
+        UserError: a folder is absent, no finished run is in them, or a run's file is damaged.
+    """
+    runs: list[Run] = []
+    unfinished: dict[Path, str] = {}
+    for folder in track(run_folders(folders), "reading runs"):
+        absent = [name for name in _NEEDED if not (folder / name).is_file()]
+        if absent:
+            unfinished[folder] = absent[0]
+        else:
+            runs.append(read_run(folder))
+    if not runs:
+        places = ", ".join(map(str, folders))
+        reason = f"{len(unfinished)} without {', '.join(sorted(set(unfinished.values())))}"
+        reason = reason if unfinished else "no folder with a config.yaml"
+        raise UserError(
+            f"there is no finished run in {places} ({reason}): a run writes instances.csv after its test"
+        )
+    return runs, unfinished
+
+
+def read_run(folder: Path) -> Run:
+    """One finished run.
+
+    Raises:
+        UserError: a file is absent or not what training writes.
+    """
+    config = flatten(_read_yaml(folder / "config.yaml"))
+    summary = read_json(folder / "summary.json", "summary")
+    for key in ("test", "data", "parameters", "seconds"):
+        if key not in summary:
+            raise UserError(f"{folder / 'summary.json'} has no `{key}`: it is not of a run that was tested")
+    return Run(folder, _without_own_folders(config), summary, read_rois(folder / "instances.csv"))
+
+
+def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, by dotted key; an empty dict stays a value."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
+    return flat
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for path, below, files in os.walk(folder):
+        if any(mark in files for mark in _MARKS):
+            below.clear()  # whatever loggers keep inside a run is not a run
+            yield Path(path)
+        below.sort(key=_natural)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part or 0), text) for part, text in re.findall(r"(\d*)(\D*)", name)]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(existing_file(path, "configuration")))
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"configuration file {path} cannot be read ({reason}): remove this run") from None
+    if not isinstance(content, dict):
+        raise UserError(f"configuration file {path} holds no keys: remove this run")
+    return {str(key): value for key, value in content.items()}
+
+
+def _without_own_folders(config: dict[str, Any]) -> dict[str, Any]:
+    """Paths below the run's folders (`paths.*`), relative to the innermost: `{output_dir}/overlays`."""
+    own = {str(value): key[6:] for key, value in config.items() if key.startswith("paths.") and value}
+    innermost = sorted(own, key=len, reverse=True)
+
+    def shorten(value: Any) -> Any:
+        for folder in innermost if isinstance(value, str) else ():
+            if value == folder or value.startswith(f"{folder}/"):
+                return f"{{{own[folder]}}}{value[len(folder) :]}"
+        return value
+
+    return {key: shorten(value) for key, value in config.items()}
