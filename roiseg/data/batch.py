@@ -68,6 +68,7 @@ class RoiBatch:
     stored: Tensor = _NOTHING  # uint8 [S, row bytes] encoded features that the loader found, in order
     features: tuple[Tensor, ...] = ()  # [B, C_l, H_l, W_l] a layer, set once the extractor has run
     inputs: Tensor | None = None  # float32 [P, 3, H, W], the detector's input tensor, set with the features
+    mirrored: RoiBatch | None = None  # the same ROIs in flipped pictures, if predictions are to be averaged
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> RoiBatch:
         """Return the batch with its tensors on `device`."""
@@ -85,6 +86,7 @@ class RoiBatch:
             stored=move(self.stored),
             features=tuple(move(f) for f in self.features),
             inputs=None if self.inputs is None else move(self.inputs),
+            mirrored=None if self.mirrored is None else self.mirrored.to(device, non_blocking),
         )
 
     def pin_memory(self) -> RoiBatch:
@@ -105,6 +107,8 @@ class RoiBatch:
         for tensor in tensors:
             if tensor is not None and tensor.is_cuda:
                 tensor.record_stream(torch.cuda.current_stream(tensor.device))
+        if self.mirrored is not None:
+            self.mirrored.keep_for_current_stream()
 
     def original_boxes(self, boxes: Tensor | None = None) -> list[Boxes]:
         """Boxes [R, 4] that belong to the ROIs (default: the ROIs), by image, in its original pixels."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from roiseg.data.dataset import RoiDataset
 from roiseg.data.epoch_sampler import EpochSampler
 from roiseg.data.features import FeatureSource
 from roiseg.data.folds import Folds
+from roiseg.data.mirror import mirror
 from roiseg.data.prefetch import FeatureLoader
 from roiseg.data.sampling import RoiSampler
 from roiseg.data.targets import TargetSpec
@@ -56,6 +58,8 @@ class RoiDataModule(L.LightningDataModule):
         pictures: batches have all their pictures, for decoders that read them.
         folds: cross-validation: training and validation images are taken together and split anew; None
             keeps them as they are.
+        test_mirror: the test averages over every picture and its mirror image, at the price of one more run
+            of the extractor an image. Validation during training does not.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class RoiDataModule(L.LightningDataModule):
         bank: Bank | None = None,
         pictures: bool = False,
         folds: Folds | None = None,
+        test_mirror: bool = False,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("val_batch_size", val_batch_size)):
@@ -103,6 +108,7 @@ class RoiDataModule(L.LightningDataModule):
         self.cache = cache
         self.pictures = pictures
         self.folds = folds
+        self.test_mirror = test_mirror
         self.category_id = category_id
         self.index_dir = index_dir
         self.min_roi_size = min_roi_size
@@ -162,22 +168,27 @@ class RoiDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> FeatureLoader:
         """Batches of images with K drawn ROIs each."""
-        return self._loader("train")
+        return self._loader(self.dataset("train"), self._prepare, training=True)
 
     def val_dataloader(self) -> FeatureLoader:
         """Batches of images with every eligible annotated box as a ROI."""
-        return self._loader("val")
+        return self._loader(self.dataset("val"), self._prepare)
 
     def test_dataloader(self) -> FeatureLoader:
         """The validation images again: the best checkpoint is measured on them once more."""
-        return self._loader("val")
+        dataset = self.dataset("val")
+        if not self.test_mirror:
+            return self._loader(dataset, self._prepare)
+        dataset = copy.copy(dataset)
+        dataset.pictures = True  # the cache holds no mirror images
+        return self._loader(dataset, self._prepare_with_mirror)
 
-    def _loader(self, split: str) -> FeatureLoader:
-        dataset = self.dataset(split)
-        training = split == "train"
+    def _loader(
+        self, dataset: RoiDataset, prepare: Callable[[RoiBatch], RoiBatch], training: bool = False
+    ) -> FeatureLoader:
         return FeatureLoader(
             dataset,
-            self._prepare,
+            prepare,
             ahead=_batches_ahead(self._device()),
             batch_size=self.batch_size if training else self.val_batch_size,
             sampler=EpochSampler(len(dataset), self.seed, training, self.first_epoch if training else 0),
@@ -192,6 +203,10 @@ class RoiDataModule(L.LightningDataModule):
 
     def _prepare(self, batch: RoiBatch) -> RoiBatch:
         return self.extract(batch.to(self._device(), non_blocking=self.pin_memory))
+
+    def _prepare_with_mirror(self, batch: RoiBatch) -> RoiBatch:
+        prepared = self._prepare(batch)
+        return replace(prepared, mirrored=self.extract(mirror(prepared)))
 
     def extract(self, batch: RoiBatch) -> RoiBatch:
         """Fill in the features of a batch that has none, on its device."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -84,7 +85,7 @@ class RoiSegModule(L.LightningModule):
         self._measure(batch, self.trainer.val_dataloaders)
 
     def test_step(self, batch: RoiBatch, batch_idx: int) -> dict[str, Any] | None:
-        """Measure one batch.
+        """Measure one batch; where it has a mirrored one, the average of both predictions (losses aside).
 
         Returns:
             For callbacks: `records`, one `InstanceRecord` a ROI, and `probabilities` [R, h, w] of the target
@@ -138,13 +139,20 @@ class RoiSegModule(L.LightningModule):
             return None
         output = self(batch)
         self.loss_means.update(self._losses(output, batch), len(batch.rois))
+        logits = output.logits if batch.mirrored is None else self._average(output.logits, batch.mirrored)
         size = (batch.measured.shape[1], batch.measured.shape[2])
-        on_rois = self.decoder.roi_logits(output.logits, batch.rois, size)
+        on_rois = self.decoder.roi_logits(logits, batch.rois, size)
         self.pixel_metrics.update(on_rois.argmax(dim=1), batch.measured.long())
-        probabilities = target_probability(output.logits)
+        probabilities = target_probability(logits)
         records = measure_instances(probabilities, batch, self.decoder.windows(batch.rois))
         self.instance_metrics.update(records)
         return {"records": records, "probabilities": probabilities}
+
+    def _average(self, logits: Tensor, mirrored: RoiBatch) -> Tensor:
+        """Logarithms of the class probabilities [R, K, h, w], averaged with those of the mirrored batch."""
+        seen = logits.float(), self(mirrored).logits.flip(-1).float()
+        first, second = (view.log_softmax(dim=1) for view in seen)
+        return torch.logaddexp(first, second) - math.log(2)
 
     def _log_metrics(self, stage: str) -> None:
         metrics = (self.loss_means.compute(), self.pixel_metrics.scalars(), self.instance_metrics.compute())

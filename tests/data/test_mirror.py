@@ -1,0 +1,135 @@
+"""A mirrored batch against pictures, ROIs and targets laid out mirrored from the start."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny_run import LAYER, tiny_data, tiny_decoder
+
+from roiseg.data.batch import collate
+from roiseg.data.images import read_image
+from roiseg.data.mirror import mirror
+from roiseg.data.targets import draw_targets
+from roiseg.extractor.cache.codec import Half
+from roiseg.extractor.cache.memory import MemoryCache
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.extractor.preprocess import Preprocess
+from roiseg.geometry.letterbox import Transform
+
+
+@pytest.fixture(scope="module", params=["topleft", "center"])
+def build(request, coco_set, onnx_file):
+    """Makes data whose letterbox pads on one side, or on both."""
+    preprocess = Preprocess([64, 64], align=request.param, color="bgr")
+    extractor = OnnxExtractor(str(onnx_file), [LAYER], preprocess, threads=1)
+
+    def make(**options):
+        data = tiny_data(coco_set, extractor, tiny_decoder(extractor), **options)
+        data.setup()
+        return data
+
+    return make
+
+
+def batches(data):
+    """(batch, the same mirrored) without features."""
+    samples = data.samples("val", range(5))
+    found = [collate(samples[:2]), collate(samples[2:])]
+    return [(batch, mirror(batch)) for batch in found]
+
+
+def test_the_pictures_are_those_that_the_mirrored_transform_renders(build):
+    data = build()
+    for batch, mirrored in batches(data):
+        for sample, plain, picture in zip(mirrored.samples, batch.images, mirrored.images, strict=True):
+            image = read_image(data.dataset("val").image_dir / sample.file_name)
+            rendered = data.views["val"].letterbox.apply(image, sample.transform)
+            np.testing.assert_array_equal(picture.numpy(), rendered)
+            assert not torch.equal(picture, plain)
+
+
+def test_rois_are_the_annotated_boxes_in_the_mirrored_picture(build):
+    for batch, mirrored in batches(build()):
+        assert torch.equal(mirrored.rois[:, 0], batch.rois[:, 0])
+        assert (mirrored.rois[:, 3] > mirrored.rois[:, 1]).all()
+        for there, here in zip(mirrored.original_boxes(), batch.original_boxes(), strict=True):
+            np.testing.assert_allclose(there, here, atol=1e-4)
+        by_sample = np.concatenate([sample.rois for sample in mirrored.samples])
+        np.testing.assert_array_equal(by_sample, mirrored.rois[:, 1:].numpy())
+
+
+def test_targets_are_those_drawn_in_the_mirror(build):
+    data = build()
+    dataset = data.dataset("val")
+    for _, mirrored in batches(data):
+        ids = dataset.annotations.ids
+        for n, sample in enumerate(mirrored.samples):
+            instances = dataset.annotations.instances(sample.image_index)
+            owners = np.array([list(ids[instances]).index(i) for i in sample.annotation_ids])
+            drawn = draw_targets(
+                data.spec,
+                outlines=dataset.annotations.outlines(sample.image_index),
+                crowd=dataset.annotations.crowd[instances],
+                transform=sample.transform,
+                rois=sample.rois,
+                owners=owners,
+            )
+            mine = mirrored.rois[:, 0] == n
+            assert (drawn == mirrored.targets[mine].numpy()).mean() > 0.995  # cells cut by an edge
+
+
+def test_the_mirror_image_of_a_mirror_image_is_the_picture(build):
+    for batch, mirrored in batches(build()):
+        again = mirror(mirrored)
+        assert torch.equal(again.images, batch.images)
+        assert torch.equal(again.targets, batch.targets)
+        assert torch.equal(again.measured, batch.measured)
+        torch.testing.assert_close(again.rois, batch.rois, atol=1e-5, rtol=0)
+        assert [sample.transform for sample in again.samples] == [s.transform for s in batch.samples]
+
+
+def test_the_batch_itself_stays_as_it_is(build):
+    data = build()
+    batch = collate(data.samples("val", [0, 1]))
+    before = [tensor.clone() for tensor in (batch.images, batch.rois, batch.targets)]
+    mirror(batch)
+    for tensor, old in zip((batch.images, batch.rois, batch.targets), before, strict=True):
+        assert torch.equal(tensor, old)
+    assert all(sample.transform.scale_x > 0 for sample in batch.samples)
+
+
+def test_a_shift_by_hand():
+    """Input 64 wide, original x -> 0.5 x + 3: pixel 10 is at 8, in the mirror at 56."""
+    assert Transform(-0.5, 0.5, 64 - 3.0, 0.0).points([[10, 0]])[0, 0] == 64 - (0.5 * 10 + 3)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_only_the_test_loader_mirrors_and_features_are_those_of_flipped_pictures(build, cached):
+    data = build(test_mirror=True, cache=MemoryCache(Half(), 1) if cached else None)
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        assert all(batch.mirrored is None for batch in loader)
+    for plain, batch in zip(data.val_dataloader(), data.test_dataloader(), strict=True):
+        assert torch.equal(batch.features[0], plain.features[0])
+        expected = data.extractor(batch.images.flip(2))[0]
+        assert torch.equal(batch.mirrored.features[0], expected)
+        assert batch.mirrored.mirrored is None
+
+
+def test_the_loader_mirrors_only_if_asked(build):
+    assert all(batch.mirrored is None for batch in build().test_dataloader())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_mirroring_costs_one_run_of_the_extractor_an_image(build, workers):
+    data = build(test_mirror=True, cache=MemoryCache(Half(), 1), num_workers=workers)
+    pictures, run = [], data.extractor.run
+    data.extractor.run = lambda tensor: pictures.append(len(tensor)) or run(tensor)
+    try:
+        list(data.test_dataloader())
+        assert sum(pictures) == 10
+        list(data.test_dataloader())
+        assert sum(pictures) == 15
+    finally:
+        data.extractor.run = run
+    assert data.cache.counts == {"computed": 5, "held": 5}
