@@ -157,16 +157,27 @@ def blend(
         mask: [h, w] where the person is seen.
         tone: share (0..1) of the way its colours are moved to those of the rest of `under`.
     """
-    person, around = patch[mask].astype(np.float32), under[~mask]
-    if tone and len(around) and len(person):
-        mean, spread = person.mean(axis=0), person.std(axis=0) + 1
-        contrast = np.clip((around.std(axis=0) + 1) / spread, *_CONTRAST)
-        person = mean + (person - mean) * (1 + tone * (contrast - 1)) + tone * (around.mean(axis=0) - mean)
+    gain, offset = _tone(under, patch, mask, tone)
+    person, below = patch[mask].astype(np.float32), under[mask].astype(np.float32)
     alpha = cv2.GaussianBlur(mask.astype(np.float32), (3, 3), 0, borderType=cv2.BORDER_REPLICATE)[mask, None]
     result = under.copy()
-    below = under[mask].astype(np.float32)
-    result[mask] = np.clip(below + alpha * (person - below) + 0.5, 0, 255).astype(np.uint8)
+    result[mask] = (below + alpha * ((gain * person + offset).clip(0, 255) - below) + 0.5).astype(np.uint8)
     return result
+
+
+def _tone(
+    under: NDArray[np.uint8], patch: NDArray[np.uint8], mask: NDArray[np.bool_], tone: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Gain and offset [3] a channel that bring a person's mean and spread nearer to those around it."""
+    gain, offset = np.ones(3, np.float32), np.zeros(3, np.float32)
+    if not tone or mask.all() or not mask.any():
+        return gain, offset
+    inside = mask.astype(np.uint8)
+    mean, spread = (stat.ravel() for stat in cv2.meanStdDev(patch, mask=inside))
+    other_mean, other_spread = (stat.ravel() for stat in cv2.meanStdDev(under, mask=1 - inside))
+    gain += tone * (np.clip((other_spread + 1) / (spread + 1), *_CONTRAST) - 1)
+    offset += mean + tone * (other_mean - mean) - gain * mean
+    return gain, offset
 
 
 _CONTRAST = (0.5, 2.0)

@@ -156,9 +156,8 @@ class RoiDataset(Dataset[RoiSample]):
         """What the cache, if any, holds of a view."""
         if self.cache is None or not self.views.number:
             return None, Lookup(False)
-        pasted = self.scenes.content(scene)
-        content = (*file_state(path), view.transform, view.colour_seed, *pasted)
-        # other donors, other slots: the folds of a cross-validation share what has nobody pasted in
-        donors = (self.scenes.donors.name,) if pasted else ()
-        key = Key.of(slot=(str(path.absolute()), self.views.slot(variant), *donors), content=content)
+        # folds of a cross-validation have other donors, and share what has nobody pasted in
+        slot = (str(path.absolute()), self.views.slot(variant), *self.scenes.slot(scene))
+        content = (*file_state(path), view.transform, view.colour_seed, *self.scenes.content(scene))
+        key = Key.of(slot, content)
         return key, self.cache.look_up(key)

@@ -89,7 +89,8 @@ class Scenes:
         if self.paste is None:
             return scene
         beside = scene.boxes[scene.eligible]
-        pastes = self.paste.draw(beside, self.annotations.size(image), image, self.donors, rng)
+        own = rng.spawn(1)[0]  # the view is the same whoever is pasted, or nobody
+        pastes = self.paste.draw(beside, self.annotations.size(image), image, self.donors, own)
         if not pastes:
             return scene
         crowded = self.compose(scene, pastes)
@@ -131,42 +132,37 @@ class Scenes:
     def _seen(self, scene: Scene, people: Sequence[_Person], layers: tuple[Layer, ...]) -> Scene:
         """The scene of those of whom something is left to see."""
         assert self.paste is not None
-        left = [int(person.mask.sum()) for person in people]
-        changed = [person.box is None or n < person.area for person, n in zip(people, left, strict=True)]
-        kept = [i for i, n in enumerate(left) if n or not changed[i]]
-        boxes = np.array([people[i].visible_box() for i in kept], np.float32).reshape(-1, 4)
-        crowd = np.array([people[i].crowd for i in kept], bool)
-        enough = np.array([left[i] >= self.paste.min_visible * people[i].area for i in kept], bool)
+        positions = [i for i, person in enumerate(people) if person.left or not person.changed]
+        seen = [people[i] for i in positions]
+        boxes = np.array([person.visible_box() for person in seen], np.float32).reshape(-1, 4)
+        crowd = np.array([person.crowd for person in seen], bool)
+        enough = np.array([person.left >= self.paste.min_visible * person.area for person in seen], bool)
         size = scene.outlines.size
         return Scene(
             boxes,
-            scene.outlines.revised(
-                kept,
-                [
-                    rle.encode_window(people[i].mask, people[i].window, size)["counts"]
-                    if changed[i]
-                    else None
-                    for i in kept
-                ],
-            ),
+            scene.outlines.revised(positions, [person.counts(size) for person in seen]),
             crowd,
             np.flatnonzero(large(boxes, self.min_size) & enough & ~crowd),
-            np.array([people[i].identity for i in kept], np.int64),
+            np.array([person.identity for person in seen], np.int64),
             layers,
         )
+
+    def slot(self, scene: Scene) -> tuple[str, ...]:
+        """Names the way a scene came about: nothing if nobody is pasted in."""
+        return (repr(self.paste), self.donors.name) if scene.layers else ()
 
     def content(self, scene: Scene) -> tuple[object, ...]:
         """All that the pasted pixels of a scene depend on, beside the picture itself."""
         return tuple(
             (
-                self.donors.state(layer.paste.donor),
-                layer.paste.window,
-                layer.paste.place,
-                layer.paste.mirrored,
-                layer.paste.tone,
-                xxhash.xxh3_64_hexdigest(np.packbits(layer.mask).tobytes()),
+                self.donors.state(paste.donor),
+                paste.window,
+                paste.place,
+                paste.mirrored,
+                paste.tone,
+                _digest(mask),
             )
-            for layer in scene.layers
+            for paste, _, mask in scene.layers
         )
 
     def render(self, picture: NDArray[np.uint8], scene: Scene) -> NDArray[np.uint8]:
@@ -213,6 +209,20 @@ class _Person:
         identity, crowd = int(scene.ids[position]), bool(scene.crowd[position])
         return _Person(identity, window, mask, int(mask.sum()), scene.boxes[position], crowd)
 
+    @property
+    def left(self) -> int:
+        """Pixels that are to be seen."""
+        return int(self.mask.sum())
+
+    @property
+    def changed(self) -> bool:
+        """Is it to be seen as it was not annotated?"""
+        return self.box is None or self.left < self.area
+
+    def counts(self, size: tuple[int, int]) -> bytes | None:
+        """Compressed run-length encoding of what is to be seen; None: the outline is as annotated."""
+        return rle.encode_window(self.mask, self.window, size)["counts"] if self.changed else None
+
     def visible_box(self) -> NDArray[np.float32]:
         """The bounds of what is to be seen; where those have not moved, the annotated box's side."""
         rows, columns = (np.flatnonzero(self.mask.any(axis=axis)) for axis in (1, 0))
@@ -224,6 +234,10 @@ class _Person:
         if self.box is None:
             return bounds.astype(np.float32)
         return np.where(bounds == self.window, self.box, bounds).astype(np.float32)
+
+
+def _digest(mask: NDArray[np.bool_]) -> str:
+    return xxhash.xxh3_128_hexdigest(np.packbits(mask).tobytes())
 
 
 def _common(a: Window, b: Window) -> Window:

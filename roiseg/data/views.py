@@ -88,7 +88,7 @@ class Views:
         if self.bank is None:
             return "plain"
         colours = self.augment.photometric.transforms if self.augment.photometric else ()
-        return variant, self.bank.seed, repr(self.augment.geometric), repr(colours), repr(self.augment.paste)
+        return variant, self.bank.seed, repr(self.augment.geometric), repr(colours)
 
     def _lay(
         self, boxes: Boxes, eligible: NDArray[np.int64], size: tuple[int, int], rng: np.random.Generator
