@@ -1,0 +1,143 @@
+"""A pyramid over the ROI: coarse layers on a coarse grid, fine layers joined where the grid is fine."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import Unpack
+
+from roiseg.common.errors import UserError
+from roiseg.decoders.base import Context, Decoder, DecoderOutput, SharedOptions, grid_size, required
+from roiseg.decoders.detail import PictureStem
+from roiseg.decoders.layers import conv_norm_relu
+from roiseg.decoders.roi_crop import RoiCrop
+
+
+class PyramidDecoder(Decoder):
+    """Crops each feature layer at the grid that suits its stride, and joins them from coarse to fine.
+
+    The top-down path of a feature pyramid (Lin et al., FPN, 2017) or U-Net (Ronneberger et al., 2015), in
+    the ROI's own frame. Layers of `base_stride` and more are cropped to `roi_size` cells, layers of half
+    that stride to twice as many, and so on. On the coarsest grid `depth` 3x3 convolutions and a U-shaped
+    detour over a grid of half its size see the whole ROI; each further level upsamples (bilinear), halves
+    the channels, adds its layers' crops, if it has any, and convolves once.
+
+    Args:
+        in_channels, strides, image_size, num_classes: see `Decoder`.
+        roi_size: (h, w) cells of the coarsest crop.
+        output_size: (h, w) of the logits; `roi_size` doubled zero or more times.
+        base_stride: layers of this stride, or more, are cropped to `roi_size`.
+        mid_channels: width on the coarsest grid.
+        min_channels: no level is narrower.
+        depth: number of 3x3 convolutions on the coarsest grid.
+        margin: cells of the coarsest grid that are seen around the ROI on each side, and cut off at the end.
+        dropout: probability that a channel is left out, before each level but the last (training only).
+        picture: read the picture, too, joined on the finest grid.
+        **shared: see `SharedOptions`.
+
+    Raises:
+        UserError: an option is out of range, or `output_size` is not `roi_size` doubled.
+    """
+
+    provides = ("embeddings",)
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        strides: Sequence[int],
+        image_size: Sequence[int],
+        num_classes: int = 3,
+        roi_size: Sequence[int] = (14, 14),
+        output_size: Sequence[int] = (56, 56),
+        base_stride: int = 8,
+        mid_channels: int = 128,
+        min_channels: int = 32,
+        depth: int = 2,
+        margin: int = 0,
+        dropout: float = 0.0,
+        picture: bool = False,
+        **shared: Unpack[SharedOptions],
+    ) -> None:
+        super().__init__(in_channels, strides, image_size, num_classes, "roi", output_size, **shared)
+        if min(mid_channels, min_channels, base_stride) < 1 or min(depth, margin) < 0:
+            raise UserError(
+                "model: mid_channels, min_channels and base_stride must be 1 or more, depth and margin 0 or "
+                f"more, got {mid_channels}, {min_channels}, {base_stride}, {depth} and {margin}"
+            )
+        if not 0 <= dropout < 1:
+            raise UserError(f"model.dropout must be 0 or more and below 1, got {dropout}")
+        self.roi_size = grid_size("roi_size", roi_size)
+        self.margin = margin
+        levels = 1 + doublings(self.roi_size, self.output_size)
+        widths = [max(min(min_channels, mid_channels), mid_channels >> level) for level in range(levels)]
+        grid = (self.roi_size[0] + 2 * margin, self.roi_size[1] + 2 * margin)
+        members: list[list[int]] = [[] for _ in range(levels)]
+        for layer, stride in enumerate(strides):
+            members[min(max(0, round(math.log2(base_stride / stride))), levels - 1)].append(layer)
+        self.members = members
+        self.crops = nn.ModuleList(
+            RoiCrop(
+                [in_channels[m] for m in some],
+                [strides[m] for m in some],
+                widths[level],
+                (grid[0] << level, grid[1] << level),
+                2,
+            )
+            if some
+            else nn.Identity()
+            for level, some in enumerate(members)
+        )
+        width = widths[0]
+        self.trunk = nn.Sequential(*(conv_norm_relu(width, width) for _ in range(depth)))
+        self.whole = nn.Sequential(conv_norm_relu(width, width), conv_norm_relu(width, width))
+        self.join = nn.ModuleList(conv_norm_relu(width, width) for width in widths)
+        self.narrow = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in itertools.pairwise(widths))
+        top = (grid[0] << levels - 1, grid[1] << levels - 1)
+        self.picture = PictureStem(widths[-1], top) if picture else None
+        self.dropout = nn.Dropout2d(dropout)
+        self.predict = nn.Conv2d(widths[-1], num_classes, 1)
+
+    def decode(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
+        """See `Decoder.forward`; `embeddings` [R, D, *output_size] are what the last layer sees."""
+        windows = self._grown(rois)
+        x = self.trunk(self._crop(0, features, windows))
+        whole = self.whole(F.avg_pool2d(x, 2, ceil_mode=True))
+        x = self.join[0](x + F.interpolate(whole, x.shape[2:], mode="bilinear"))
+        for level, (narrow, join) in enumerate(zip(self.narrow, self.join[1:], strict=True), 1):
+            x = F.interpolate(narrow(self.dropout(x)), scale_factor=2.0, mode="bilinear")
+            if self.members[level]:
+                x = x + self._crop(level, features, windows)
+            if level == len(self.narrow) and self.picture is not None:
+                x = x + self.picture(required(context.image, "image", "picture"), windows)
+            x = join(x)
+        cut = self.margin << (len(self.members) - 1)
+        if cut:
+            x = x[:, :, cut:-cut, cut:-cut]
+        return DecoderOutput(self.predict(x), {"embeddings": x})
+
+    def _crop(self, level: int, features: Sequence[Tensor], windows: Tensor) -> Tensor:
+        return self.crops[level]([features[m] for m in self.members[level]], windows)
+
+    def _grown(self, rois: Tensor) -> Tensor:
+        """ROIs [R, 5] grown by the margin."""
+        if not self.margin:
+            return rois
+        sides = (rois[:, 3:] - rois[:, 1:3]) * (self.margin / rois.new_tensor(self.roi_size[::-1]))
+        return torch.cat([rois[:, :1], rois[:, 1:3] - sides, rois[:, 3:] + sides], dim=1)
+
+
+def doublings(roi_size: tuple[int, int], output_size: tuple[int, int]) -> int:
+    """How many doublings lead from one grid to the other."""
+    for steps in range(8):
+        if (roi_size[0] << steps, roi_size[1] << steps) == output_size:
+            return steps
+    reachable = ", ".join(f"[{roi_size[0] << s}, {roi_size[1] << s}]" for s in range(4))
+    raise UserError(
+        f"model.output_size {list(output_size)} is not model.roi_size {list(roi_size)} doubled some times; "
+        f"choose one of {reachable}, or another roi_size"
+    )
