@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import numpy as np
@@ -38,19 +37,15 @@ class Donors:
         large = annotations.all_eligible(min_size)
         boxes = annotations.all_pixel_boxes()[large]
         heights = boxes[:, 3] - boxes[:, 1]
-        order = np.argsort(heights, kind="stable")
+        images = annotations.image_ids[np.searchsorted(annotations.first, large, "right") - 1]
+        ids = annotations.ids[large]
+        order = np.lexsort((ids, images, heights))  # whatever the order of the images
         self.instances, self.heights = large[order], heights[order]
+        people = np.stack([images, ids], axis=1)[order].astype("<i8")
+        self.name = xxhash.xxh3_64_hexdigest(people.tobytes())  # of this set of people
 
     def __len__(self) -> int:
         return len(self.instances)
-
-    @functools.cached_property
-    def name(self) -> str:
-        """A name of this set of people, whatever the order of its images."""
-        images = np.searchsorted(self.annotations.first, self.instances, "right") - 1
-        people = np.stack([self.annotations.image_ids[images], self.annotations.ids[self.instances]], 1)
-        people = people[np.lexsort(people.T)]
-        return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(people, dtype="<i8").tobytes())
 
     def draw(self, image: int, min_height: float, rng: np.random.Generator) -> int | None:
         """Draw an instance of another image, `min_height` pixels tall or else one of the tallest."""

@@ -14,6 +14,7 @@ from torch import nn
 from roiseg.cli.build import plain
 from roiseg.cli.entry import CONF_DIR
 from roiseg.common.errors import UserError
+from roiseg.data.copy_paste import CopyPaste
 from roiseg.decoders.base import Decoder, DecoderOutput
 
 
@@ -40,13 +41,22 @@ CASES = [
     for group in ("data", "extractor", "model", "loss", "optimizer", "scheduler", "trainer", "experiment", "debug")
     for choice in choices(group)
     if not (choice == "default" and group in ("data", "extractor", "loss"))
-] + [f"data/augment={c}" for c in choices("data/augment")]  # fmt: skip
+] + [f"{group}={c}" for group in ("data/augment", "data/augment/paste") for c in choices(group)]  # fmt: skip
 CASES += [f"{group}=[{c}]" for group in ("callbacks", "logger") for c in choices(group)]
 
 
 @pytest.mark.parametrize("override", CASES)
 def test_every_choice_composes_and_resolves(composing, override):
     assert plain(composing(override))["seed"] == 0
+
+
+@pytest.mark.parametrize("level", choices("data/augment"))
+def test_pasting_is_added_to_any_augmentation(composing, level):
+    alone = plain(composing(f"data/augment={level}"))["data"]["augment"]
+    pasted = plain(composing("data/augment/paste=people", f"data/augment={level}"))["data"]["augment"]
+    assert alone.pop("paste") is None
+    assert isinstance(instantiate(pasted.pop("paste"), _convert_="all"), CopyPaste)
+    assert pasted == alone
 
 
 @pytest.mark.parametrize("model", choices("model"))
