@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from roiseg.data.batch import RoiBatch
+from roiseg.data.batch import RoiBatch, RoiSample
 from roiseg.data.rle import bounds, decode_window
 from roiseg.geometry.paste import Window, paste_crop
 
@@ -58,21 +58,37 @@ def measure_instances(
     return list(_measured(probabilities.detach().float().cpu(), batch, windows, boundary_width))
 
 
+def paste_instance(
+    probability: Tensor, sample: RoiSample, box: NDArray[np.float32], roi: NDArray[np.float32]
+) -> tuple[NDArray[np.bool_], Window]:
+    """One mask at original resolution.
+
+    Args:
+        probability: [h, w] of the target, on the CPU; 0.5 and above are mask.
+        sample: the image it belongs to.
+        box: [4] in original pixels that the probabilities are stretched over.
+        roi: [4] box in original pixels outside of which nothing is mask.
+
+    Returns:
+        The mask [y2 - y1, x2 - x1] in a window x1, y1, x2, y2 of original pixels, outside of which it is 0.
+    """
+    shown = probability.flip(-1) if sample.transform.scale_x < 0 else probability
+    with torch.autocast("cpu", enabled=False):  # a validation step on the CPU may be in bfloat16
+        values, window = paste_crop(shown.float(), box, sample.original_size, within=roi)
+    return values >= 0.5, window
+
+
 def _measured(
     probabilities: Tensor, batch: RoiBatch, windows: Tensor | None, boundary_width: float
 ) -> Iterator[InstanceRecord]:
     masks = iter(probabilities)
     frames = batch.original_boxes(windows)
     for sample, rois, boxes in zip(batch.samples, batch.original_boxes(), frames, strict=True):
-        mirrored = sample.transform.scale_x < 0
         radius = max(1, round(boundary_width * float(np.hypot(*sample.original_size))))
         facts = zip(sample.annotation_ids, sample.non_target_shares, sample.truths, strict=True)
         for roi, box, (annotation, share, truth) in zip(rois, boxes, facts, strict=True):
-            mask = next(masks)
-            with torch.autocast("cpu", enabled=False):  # a validation step on the CPU may be in bfloat16
-                shown = mask.flip(-1) if mirrored else mask
-                values, window = paste_crop(shown, box, sample.original_size, within=roi)
-            area, iou, boundary_iou = _compare(values >= 0.5, window, truth, radius)
+            shown, window = paste_instance(next(masks), sample, box, roi)
+            area, iou, boundary_iou = _compare(shown, window, truth, radius)
             x1, y1, x2, y2 = roi.tolist()
             yield InstanceRecord(
                 sample.image_id, sample.file_name, int(annotation), x1, y1, x2, y2,

@@ -49,10 +49,23 @@ def blend_masks(
         tint = np.asarray(colors[index], dtype=np.float32) * alpha
         result[masks[index]] = np.rint(image[masks[index]] * np.float32(1 - alpha) + tint)
     for index in largest_first if outline else ():
-        contours, _ = cv2.findContours(masks[index].astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        thickness = max(1, round(min(image.shape[:2]) / 300))
-        cv2.drawContours(result, contours, -1, rgb(colors[index]), thickness, cv2.LINE_8)
+        _outline(result, masks[index], colors[index], max(1, round(min(image.shape[:2]) / 300)))
     return result
+
+
+def draw_outlines(image: Image, masks: Mask, color: Color, thickness: int = 1) -> Image:
+    """Draw the borders of masks [N, H, W] on an RGB uint8 [H, W, 3] image, `thickness` pixels wide."""
+    check_image(image)
+    result = image.copy()
+    for mask in masks:
+        _outline(result, mask, color, thickness)
+    return result
+
+
+def _outline(canvas: Image, mask: Mask, color: Color, thickness: int) -> None:
+    """Draw the border of `mask` [H, W] INTO `canvas`."""
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(canvas, contours, -1, rgb(color), thickness, cv2.LINE_8)
 
 
 def draw_boxes(image: Image, boxes: ArrayLike, color: Color = ROI_RED, thickness: int = 2) -> Image:

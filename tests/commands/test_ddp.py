@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -40,7 +41,7 @@ def overrides(tiny_overrides, even_set):
     kept = [o for o in tiny_overrides if not o.startswith(("trainer=", "data.batch_size"))]
     return [
         *kept, f"data.train_annotations={even_set.json}", f"data.train_images={even_set.images}",
-        "loss=ce", "scheduler=constant", "callbacks=[history,checkpoint,overlays,instances]",
+        "loss=ce", "scheduler=constant", "callbacks=[history,checkpoint,overlays,instances,extremes]",
     ]  # fmt: skip
 
 
@@ -70,6 +71,11 @@ def assert_same_run(several, alone):
             assert several["test"][name] == pytest.approx(alone["test"][name], abs=1e-5), name
     theirs, ours = (table(Path(s["output_dir"]) / "instances.csv") for s in (several, alone))
     assert np.allclose(theirs, ours, atol=1e-3)
+    theirs, ours = (
+        [cv2.imread(str(Path(s["output_dir"]) / f"overlays/test_{n}.png")) for n in ("worst", "best")]
+        for s in (several, alone)
+    )
+    assert all(a.shape == b.shape and (a == b).mean() > 0.99 for a, b in zip(theirs, ours, strict=True))
     theirs, ours = (weights(Path(s["checkpoint_dir"])) for s in (several, alone))
     assert all(torch.allclose(theirs[name], ours[name], atol=1e-5) for name in ours)
 
@@ -133,7 +139,7 @@ def test_slurm_tasks_on_two_machines_share_folders_and_one_may_have_nothing_to_e
     overrides = [o for o in overrides if not o.startswith(("callbacks", "data.val_"))]
     overrides += [
         f"data.val_annotations={one_image.json}", f"data.val_images={one_image.images}",
-        "callbacks=[history,checkpoint,ema,early_stopping,instances]",
+        "callbacks=[history,checkpoint,ema,early_stopping,instances,extremes]",
     ]  # fmt: skip
     several = [*overrides, *DDP, "trainer.num_nodes=2", "trainer.devices=1", "data.batch_size=1"]
     (first, second) = start_tasks(several, tmp_path)

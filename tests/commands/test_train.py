@@ -36,6 +36,7 @@ def test_a_run_writes_just_these_files(run_train, tmp_path):
     expected = {
         ".roiseg_run", "config.yaml", "summary.json", "instances.csv",
         "csv/version_0/hparams.yaml", "csv/version_0/metrics.csv", f"onnx/{exported}",
+        "overlays/test_worst.png", "overlays/test_best.png",
         "overlays/validation_all_images_epoch_0001.png", "overlays/validation_all_images_epoch_0002.png",
         "tensorboard/hparams.yaml", *(f"tensorboard/{name}" for name in events),
     }  # fmt: skip
@@ -81,6 +82,7 @@ def test_tensorboard_holds_curves_and_overlays(run_train, tmp_path):
     curve = [event.value for event in events.Scalars("val/miou")]
     assert curve == pytest.approx([epoch["val/miou"] for epoch in summary["history"]], abs=1e-6)
     assert len(events.Images("validation_overlays")) == 2
+    assert len(events.Images("test_worst")) == len(events.Images("test_best")) == 1
     assert "lr-AdamW" in events.Tags()["scalars"]
 
 

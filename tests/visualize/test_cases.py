@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+
+from roiseg.visualize.cases import PREDICTED, Case, case_sheet, surroundings
+from roiseg.visualize.class_map import CLASS_COLORS
+from roiseg.visualize.palette import ROI_RED
+
+CELL = 200
+LEFT, TOP = 6, 28 + 20  # of the first picture: a gap; the title and a line of text
+
+
+def case(height=50, width=100, others=0, **given):
+    """Truth: the left half of the box; prediction: the right half; others along the lower edge."""
+    truth, prediction = np.zeros((2, height, width), bool)
+    truth[10:40, 20:50] = True
+    prediction[10:40, 50:80] = True
+    parts = np.zeros((others, height, width), bool)
+    parts[:, 44:] = True
+    image = np.full((height, width, 3), 100, np.uint8)
+    fields = {
+        "title": "a.jpg #7", "note": "IoU 0.00", "image": image, "box": np.array([20.0, 10, 80, 40]),
+        "truth": truth, "prediction": prediction, "others": parts,
+    }  # fmt: skip
+    return Case(**{**fields, **given})
+
+
+def where(picture, color):
+    return (picture == np.array(color)).all(axis=-1)
+
+
+def shown(**given):
+    """The first cell's picture: 100 x 50 at twice the size, in the middle of its square."""
+    sheet = case_sheet("worst", [case(**given)], columns=2, cell=CELL)
+    return sheet[TOP + 50 : TOP + 150, LEFT : LEFT + CELL].astype(int)
+
+
+@pytest.mark.parametrize(("count", "rows"), [(1, 1), (2, 1), (3, 2), (5, 3)])
+def test_cells_stand_in_rows_under_the_title_and_above_the_legend(count, rows):
+    sheet = case_sheet("worst", [case()] * count, columns=2, cell=CELL)
+    assert sheet.shape == (28 + rows * (CELL + 2 * 20 + 6) + 30, 2 * (CELL + 6) + 6, 3)
+    legend = sheet[-30:]
+    assert all(where(legend, color).any() for color in (*CLASS_COLORS.values(), PREDICTED, ROI_RED))
+
+
+def test_the_annotation_is_an_outline_the_prediction_a_tint_the_roi_a_red_box():
+    picture = shown()
+    green = where(picture, CLASS_COLORS[1])
+    assert green[20:80, 40].all() and green[20, 40:98].all()
+    assert (picture[45:55, 60:80] == 100).all()  # inside the annotation the image is as it was
+    assert (picture[50, 120] == np.rint(0.55 * 100 + 0.45 * np.array(PREDICTED))).all()
+    red = where(picture, ROI_RED)
+    assert red[20, 110:158].all() and red[79, 110:158].all()
+    assert not where(picture, CLASS_COLORS[2]).any()
+
+
+def test_other_persons_are_outlined():
+    orange = where(shown(others=2), CLASS_COLORS[2])
+    assert orange[88, 5:195].any()
+    assert not orange[:86].any()
+
+
+def test_nothing_predicted_tints_nothing():
+    picture = shown(prediction=np.zeros((50, 100), bool))
+    assert (picture[30:70, 110:150] == 100).all()
+    assert not where(picture, PREDICTED).any()
+
+
+def test_the_sheet_leaves_its_input_alone():
+    given = case(others=1)
+    before = [array.copy() for array in (given.image, given.truth, given.prediction, given.others)]
+    case_sheet("best", [given])
+    for array, old in zip((given.image, given.truth, given.prediction, given.others), before, strict=True):
+        np.testing.assert_array_equal(array, old)
+
+
+def test_tiny_and_extreme_pictures_fit_their_cell():
+    for height, width in ((1, 1), (1, 400), (900, 2)):
+        mask, image = np.ones((height, width), bool), np.zeros((height, width, 3), np.uint8)
+        one = Case("t", "n", image, np.array([0, 0, width, height]), mask, mask, mask[None][:0])
+        assert case_sheet("t", [one], columns=1, cell=CELL).shape[1] == CELL + 12
+
+
+def test_masks_of_another_size_are_refused():
+    with pytest.raises(ValueError, match="truth"):
+        case(truth=np.zeros((3, 3), bool))
+    with pytest.raises(ValueError, match="others"):
+        Case("t", "n", np.zeros((5, 5, 3), np.uint8), np.zeros(4), *np.zeros((3, 5, 5), bool))
+    with pytest.raises(ValueError, match="at least one"):
+        case_sheet("t", [])
+
+
+@pytest.mark.parametrize(
+    ("box", "window"),
+    [
+        ((40, 20, 60, 60), (37, 14, 63, 66)),
+        ((40.5, 20, 60.5, 60), (37, 14, 64, 66)),
+        ((0, 0, 20, 40), (0, 0, 23, 46)),
+        ((-5, 70, 110, 90), (0, 67, 100, 80)),
+    ],
+)
+def test_surroundings_grow_the_sides_by_three_tenths_and_stay_in_the_image(box, window):
+    assert surroundings(box, (80, 100)) == window
