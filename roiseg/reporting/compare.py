@@ -13,6 +13,7 @@ from roiseg.common.console import track
 from roiseg.common.errors import UserError, nearest
 from roiseg.reporting.bootstrap import Block, Interval, mean_interval
 from roiseg.reporting.rois import Rois
+from roiseg.reporting.runs import Run
 from roiseg.reporting.variants import Cell, Variant
 
 METRICS: dict[str, Callable[[Rois], NDArray[np.float64]]] = {
@@ -56,7 +57,8 @@ class Row:
         sd_seeds: standard deviation (n - 1) over seeds of the mean over ROIs; None with fewer than two
             seeds that have all the folds.
         sd_folds: standard deviation (n - 1) over folds of the mean over a fold's ROIs; None with one fold.
-        tested: mean over runs of the wanted figures of their test, pixels pooled (`summary["test"]`).
+        tested: mean over runs of the wanted figures of their test, pixels pooled (`summary["test"]`); None
+            where they have none, as there is no `test/non_target_iou` with two classes.
         parameters: fewest and most trainable parameters of its runs.
         seconds: mean over runs of the time from start to summary.
         difference: from the baseline; None for the baseline itself.
@@ -71,7 +73,7 @@ class Row:
     sizes: dict[str, tuple[int, float | None]]
     sd_seeds: float | None
     sd_folds: float | None
-    tested: dict[str, float]
+    tested: dict[str, float | None]
     parameters: tuple[int, int]
     seconds: float
     difference: Difference | None
@@ -102,10 +104,9 @@ def compare(
     names = [variant.name for variant in variants]
     if baseline is not None:
         _check_known("baseline", baseline, names)
-    for variant in variants:
-        for run in variant.runs.values():
-            for name in tested:
-                _check_known(f"test ({run.folder})", name, run.summary["test"])
+    known = {name for variant in variants for run in variant.runs.values() for name in run.summary["test"]}
+    for name in tested:
+        _check_known("test", name, sorted(known))
     base = variants[names.index(baseline)] if baseline is not None else variants[0]
     return [
         _row(variant, base, folds, metric, tested, resamples)
@@ -143,11 +144,16 @@ def _row(
         sizes={name: (len(of), float(of.mean()) if len(of) else None) for name, of in sizes.items()},
         sd_seeds=_sd_seeds(variant, metric),
         sd_folds=_sd([float(values.mean()) for values in own.values()]),
-        tested={name: float(np.mean([run.summary["test"][name] for run in runs])) for name in tested},
+        tested={name: _tested(runs, name) for name in tested},
         parameters=(min(parameters), max(parameters)),
         seconds=float(np.mean([run.summary["seconds"] for run in runs])),
         difference=None if variant is base else _difference(variant, base, folds, metric, resamples),
     )
+
+
+def _tested(runs: Sequence[Run], name: str) -> float | None:
+    values = [run.summary["test"][name] for run in runs if name in run.summary["test"]]
+    return float(np.mean(values)) if values else None
 
 
 def _difference(

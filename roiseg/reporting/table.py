@@ -178,7 +178,7 @@ def _size_of(name: str) -> Callable[[Row], str]:
 
 
 def _tested(name: str) -> Callable[[Row], str]:
-    return lambda row: f"{row.tested[name]:.3f}"
+    return lambda row: _plain(row.tested[name])
 
 
 def _parameters(row: Row) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from roiseg.common.errors import UserError, nearest
 from roiseg.reporting.runs import Run
 
@@ -23,6 +25,7 @@ _IGNORED = (
     "trainer.enable_progress_bar", "trainer.enable_model_summary",
     "callbacks.checkpoint.dirpath", "callbacks.checkpoint.keep", "callbacks.history", "callbacks.overlays",
     "callbacks.onnx_export", "callbacks.lr_monitor", "callbacks.progress",
+    "callbacks.instances", "callbacks.extremes",
 )  # fmt: skip
 
 Cell = tuple[Any, tuple[Any, ...]]  # (fold, (seed, *what else differs))
@@ -60,7 +63,7 @@ def find_variants(runs: Sequence[Run], by: Sequence[str] = ()) -> tuple[list[Var
         The variants, and the keys that differ besides.
 
     Raises:
-        UserError: `by` names no configuration key, or a variant has two runs of one fold and seed.
+        UserError: `by` names no configuration key, or a variant has two unlike runs of one fold and seed.
     """
     differ = _differing(runs)
     by = [key.replace("/", ".") for key in by]
@@ -107,15 +110,16 @@ def _check_key(key: str, runs: Sequence[Run]) -> None:
 
 
 def _cells(name: str, group: Sequence[Run], besides: Sequence[str]) -> dict[Cell, Run]:
+    """The runs by fold and training; one that repeats another figure by figure is left out."""
     cells: dict[Cell, Run] = {}
     for run in group:
         cell = (run.fold, (run.seed, *(_text(run.config.get(key)) for key in besides)))
-        if cell in cells:
+        same = cells.setdefault(cell, run)
+        if not np.array_equal(same.rois.iou, run.rois.iou):
             raise UserError(
-                f"{cells[cell].folder} and {run.folder} are both `{name}` with seed {run.seed} and fold "
-                f"{run.fold}: give one of them, or a label to each (variant=...)"
+                f"{same.folder} and {run.folder} are both `{name}` with seed {run.seed} and fold "
+                f"{run.fold}, yet measured otherwise: give one of them, or a label to each (variant=...)"
             )
-        cells[cell] = run
     return cells
 
 

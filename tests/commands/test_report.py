@@ -79,7 +79,7 @@ def test_the_report_lies_with_the_runs(run_main, tmp_path):
         (["runs", "baseline=model=sam"], ["baseline", "model=sam"]),
         (["runs", "by=model.clases"], ["by", "model.clases", "model.num_classes"]),
         (["runs", "metric=ap"], ["metric", "ap", "iou"]),
-        (["runs", "test=ap"], ["test/ap", "runs/a"]),
+        (["runs", "test=ap"], ["test/ap", "test/miou"]),
         (["runs", "sizes=some"], ["sizes", "some"]),
         (["runs", "resamples=few"], ["resamples", "few", "100"]),
         (["runs", "resamples=10"], ["resamples", "10", "100"]),

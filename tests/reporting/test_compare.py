@@ -78,6 +78,13 @@ def test_the_metric_and_the_baseline_can_be_chosen(tmp_path):
     assert "test/miou" in user_error(partial(rows_of, tested=["test/iou"]), tmp_path)
 
 
+def test_a_figure_that_only_some_have(tmp_path):
+    write_run(tmp_path / "2", noisy(0.5), model__num_classes=2)
+    write_run(tmp_path / "3", noisy(0.5), summary={"test": {"test/non_target_iou": 0.25}})
+    two, three = rows_of(tmp_path, tested=["test/non_target_iou"])
+    assert (two.tested, three.tested) == ({"test/non_target_iou": None}, {"test/non_target_iou": 0.25})
+
+
 def test_differences_and_their_absence_are_found(tmp_path):
     cross_validated(tmp_path, {
         THREE: (0.60, {}),

@@ -142,8 +142,12 @@ def test_by_a_key_that_is_nowhere(made):
     assert "model.num_classes" in text
 
 
-def test_two_runs_of_one_seed_and_fold_are_refused(made, tmp_path):
-    text = user_error(find_variants, made(([], {"fold": 1}), ([], {"fold": 1})))
+def test_two_unlike_runs_of_one_seed_and_fold_are_refused(made, tmp_path):
+    same = made(([], {"fold": 1}), ([], {"fold": 1}))
+    (only,), _ = find_variants(same)
+    assert [run.folder for run in only.runs.values()] == [tmp_path / "0"]  # a repetition, figure by figure
+    other = read_run(write_run(tmp_path / "2", noisy(0.6), fold=1))
+    text = user_error(find_variants, [*same, other])
     assert all(
-        word in text for word in [str(tmp_path / "0"), str(tmp_path / "1"), "seed 0", "fold 1", "variant="]
+        word in text for word in [str(tmp_path / "0"), str(tmp_path / "2"), "seed 0", "fold 1", "variant="]
     )
