@@ -36,6 +36,11 @@ def notes(rows: Sequence[Row], metric: str, resamples: int, besides: Sequence[st
         said.append(f"Each of the {len(others)} intervals is for itself: one in 20 misses by chance.")
     if besides:
         said.append(f"Within a variant also differ, and are averaged over: {', '.join(besides)}.")
+    classes = {run.config.get("model.num_classes") for row in rows for run in row.variant.runs.values()}
+    if base.tested and len(classes) > 1:
+        said.append(
+            "Means over classes (such as miou) are over two classes in one variant, three in another."
+        )
     return said + _weak(rows, base)
 
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 
 from roiseg.common.classes import NON_TARGET
 from roiseg.visualize.class_map import CLASS_COLORS
@@ -49,6 +50,7 @@ def comparison_figure(records: Sequence[Mapping[str, Any]], metric: str) -> Figu
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", color="#dddddd", linewidth=0.7)
         axes.set_axisbelow(True)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     figure.legend(*means.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     return figure
 

@@ -129,7 +129,7 @@ def test_sweep_presets_choose_their_plugins(composing):
 
 
 @pytest.mark.parametrize(
-    "config", ["export", "prepare", "preview", "analyze", "synthesize", "make_extractor"]
+    "config", ["export", "prepare", "preview", "analyze", "synthesize", "make_extractor", "report"]
 )
 def test_every_command_has_a_configuration(composing, config):
     assert isinstance(composing(config=config), DictConfig)

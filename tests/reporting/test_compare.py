@@ -82,6 +82,7 @@ def test_a_figure_that_only_some_have(tmp_path):
     write_run(tmp_path / "2", noisy(0.5), model__num_classes=2)
     write_run(tmp_path / "3", noisy(0.5), summary={"test": {"test/non_target_iou": 0.25}})
     two, three = rows_of(tmp_path, tested=["test/non_target_iou"])
+    assert any("three in another" in text for text in notes([two, three], "iou", 100))
     assert (two.tested, three.tested) == ({"test/non_target_iou": None}, {"test/non_target_iou": 0.25})
 
 
