@@ -18,6 +18,7 @@ from roiseg.decoders.condinst import CondInstDecoder
 from roiseg.decoders.fcn8s import Fcn8sDecoder
 from roiseg.decoders.maskrcnn import MaskRcnnDecoder
 from roiseg.decoders.pointrend import PointRendDecoder
+from roiseg.decoders.pyramid import PyramidDecoder
 from roiseg.decoders.roialign import RoiAlignDecoder
 from roiseg.decoders.sam import SamDecoder
 from roiseg.decoders.unet import UNetDecoder
@@ -70,6 +71,10 @@ class Case:
 
 def roialign(in_channels=(8,), strides=(4,), **options):
     return partial(RoiAlignDecoder, in_channels, strides, IMAGE_SIZE, **options)
+
+
+def pyramid(in_channels=(6, 8, 10), strides=(4, 8, 16), **options):
+    return partial(PyramidDecoder, in_channels, strides, IMAGE_SIZE, **options)
 
 
 def condinst(in_channels=(8,), strides=(4,), **options):
@@ -184,6 +189,16 @@ CASES = [
     Case("cascade", cascade(), small=True, terms=FIRST_STAGE),
     Case("cascade-film-detail", cascade(film=1.5, detail=6), terms=FIRST_STAGE),
     Case("roialign-tiny-widths", roialign(mid_channels=3, min_channels=1, depth=1, sampling_ratio=1)),
+    Case("pyramid", pyramid((8,), (8,))),
+    Case("pyramid-three-layers", pyramid(**NARROW), small=True),
+    Case(
+        "pyramid-margin-picture",
+        pyramid(
+            roi_size=(8, 6), output_size=(32, 24), margin=1, picture=True, num_classes=2, film=1.5, **NARROW
+        ),
+        small=True,
+    ),
+    Case("pyramid-one-level", pyramid(output_size=(14, 14), margin=2, detail=4, dropout=0.0, **NARROW)),
     Case("condinst", condinst(), symmetric=condinst_symmetric),
     Case("condinst-image", condinst(**NARROW_CONDINST), small=True, symmetric=condinst_symmetric),
     Case(

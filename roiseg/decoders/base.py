@@ -205,6 +205,22 @@ def grid_size(field: str, value: Sequence[int]) -> tuple[int, int]:
     return numbers[0], numbers[1]
 
 
+def doublings(roi_size: tuple[int, int], output_size: tuple[int, int]) -> int:
+    """How many doublings lead from one grid (h, w) to the other.
+
+    Raises:
+        UserError: none do.
+    """
+    for steps in range(8):
+        if (roi_size[0] << steps, roi_size[1] << steps) == output_size:
+            return steps
+    reachable = ", ".join(f"[{roi_size[0] << s}, {roi_size[1] << s}]" for s in range(4))
+    raise UserError(
+        f"model.output_size {list(output_size)} is not model.roi_size {list(roi_size)} doubled some times; "
+        f"choose one of {reachable}, or another roi_size"
+    )
+
+
 def target_probability(logits: Tensor) -> Tensor:
     """[R, K, h, w] logits -> [R, h, w] probability of the target class."""
     return logits.float().softmax(dim=1)[:, TARGET]

@@ -12,7 +12,15 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.base import Context, Decoder, DecoderOutput, SharedOptions, grid_size, required
+from roiseg.decoders.base import (
+    Context,
+    Decoder,
+    DecoderOutput,
+    SharedOptions,
+    doublings,
+    grid_size,
+    required,
+)
 from roiseg.decoders.detail import PictureStem
 from roiseg.decoders.layers import conv_norm_relu
 from roiseg.decoders.roi_crop import RoiCrop
@@ -79,6 +87,11 @@ class PyramidDecoder(Decoder):
         members: list[list[int]] = [[] for _ in range(levels)]
         for layer, stride in enumerate(strides):
             members[min(max(0, round(math.log2(base_stride / stride))), levels - 1)].append(layer)
+        if not members[0]:
+            raise UserError(
+                f"model.base_stride is {base_stride}, but all layers are finer (strides {list(strides)}): "
+                f"set it to {max(strides)} or less"
+            )
         self.members = members
         self.crops = nn.ModuleList(
             RoiCrop(
@@ -129,15 +142,3 @@ class PyramidDecoder(Decoder):
             return rois
         sides = (rois[:, 3:] - rois[:, 1:3]) * (self.margin / rois.new_tensor(self.roi_size[::-1]))
         return torch.cat([rois[:, :1], rois[:, 1:3] - sides, rois[:, 3:] + sides], dim=1)
-
-
-def doublings(roi_size: tuple[int, int], output_size: tuple[int, int]) -> int:
-    """How many doublings lead from one grid to the other."""
-    for steps in range(8):
-        if (roi_size[0] << steps, roi_size[1] << steps) == output_size:
-            return steps
-    reachable = ", ".join(f"[{roi_size[0] << s}, {roi_size[1] << s}]" for s in range(4))
-    raise UserError(
-        f"model.output_size {list(output_size)} is not model.roi_size {list(roi_size)} doubled some times; "
-        f"choose one of {reachable}, or another roi_size"
-    )

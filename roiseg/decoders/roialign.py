@@ -9,7 +9,15 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.base import Context, Decoder, DecoderOutput, SharedOptions, grid_size, required
+from roiseg.decoders.base import (
+    Context,
+    Decoder,
+    DecoderOutput,
+    SharedOptions,
+    doublings,
+    grid_size,
+    required,
+)
 from roiseg.decoders.layers import conv_norm_relu
 from roiseg.decoders.roi_crop import RoiCrop
 
@@ -67,7 +75,7 @@ class RoiAlignDecoder(Decoder):
         self.trunk = nn.Sequential(*(conv_norm_relu(mid_channels, mid_channels) for _ in range(depth)))
         steps: list[nn.Module] = []
         width = mid_channels
-        for _ in range(_doublings(self.roi_size, self.output_size)):
+        for _ in range(doublings(self.roi_size, self.output_size)):
             narrower = max(min(min_channels, width), width // 2)
             steps += [
                 nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
@@ -85,15 +93,3 @@ class RoiAlignDecoder(Decoder):
             fused = fused + self.read_prior(F.interpolate(prior, self.roi_size, mode="area"))
         embeddings = self.upsample(self.trunk(fused))
         return DecoderOutput(self.predict(embeddings), {"embeddings": embeddings})
-
-
-def _doublings(roi_size: tuple[int, int], output_size: tuple[int, int]) -> int:
-    """How many doublings lead from one grid to the other."""
-    for steps in range(8):
-        if (roi_size[0] << steps, roi_size[1] << steps) == output_size:
-            return steps
-    reachable = ", ".join(f"[{roi_size[0] << s}, {roi_size[1] << s}]" for s in range(4))
-    raise UserError(
-        f"model.output_size {list(output_size)} is not model.roi_size {list(roi_size)} doubled some times; "
-        f"choose one of {reachable}, or another roi_size"
-    )

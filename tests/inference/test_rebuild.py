@@ -57,7 +57,7 @@ UNTRUSTED = {
     "nothing": "",
     "a name that only begins alike": "roisegevil.decoders.Decoder",
     "the package itself": "roiseg.decoders",
-    "a private name": "roiseg.decoders.roialign._doublings",
+    "a private name": "roiseg.decoders.unet._doublings",
     "what a module imports": "roiseg.decoders.roialign.conv_norm_relu",
     "what a module imports from torch": "roiseg.decoders.base.Tensor",
     "a module that a module imports": "roiseg.decoders.base.nn",

@@ -1,0 +1,117 @@
+"""PyramidDecoder's own tests; what it shares with all decoders is in test_every_decoder.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from decoder_cases import IMAGE_SIZE, random_features
+
+from roiseg.common.errors import UserError
+from roiseg.decoders.base import Context
+from roiseg.decoders.pyramid import PyramidDecoder
+
+ROIS = torch.tensor([[0, 30.0, 10.0, 62.0, 50.0], [1, 20.0, 12.0, 52.0, 44.0]])
+NARROW = {"mid_channels": 8, "min_channels": 8, "depth": 1}
+
+
+@pytest.mark.parametrize(
+    ("strides", "base_stride", "members"),
+    [
+        ((8,), 8, [[0], [], []]),
+        ((8, 4, 16, 2), 8, [[0, 2], [1], [3]]),
+        ((4, 2, 1), 8, [[], [0], [1, 2]]),
+        ((8, 4, 16), 16, [[2], [0], [1]]),
+        ((16, 32), 8, [[0, 1], [], []]),
+    ],
+)
+def test_each_layer_joins_where_its_stride_fits(strides, base_stride, members):
+    if not members[0]:
+        with pytest.raises(UserError, match=r"model\.base_stride is 8, .* finer"):
+            PyramidDecoder([4] * len(strides), strides, IMAGE_SIZE, base_stride=base_stride, **NARROW)
+        return
+    decoder = PyramidDecoder([4] * len(strides), strides, IMAGE_SIZE, base_stride=base_stride, **NARROW)
+    assert [list(level) for level in decoder.members] == members
+
+
+def test_every_layer_is_read():
+    decoder = PyramidDecoder([4, 4, 4], [4, 8, 16], IMAGE_SIZE, **NARROW)
+    features = [f.requires_grad_() for f in random_features(decoder, 2)]
+    decoder(features, ROIS).logits.square().sum().backward()
+    assert all(f.grad is not None and f.grad.abs().sum() > 0 for f in features)
+
+
+def seen_from(decoder, features, roi):
+    """Which cells of the first layer change the logits of a ROI: x1, y1, x2, y2 in input pixels."""
+    features = [f.clone().requires_grad_() for f in features]
+    decoder(features, roi[None]).logits.abs().sum().backward()
+    rows, columns = features[0].grad[0].abs().sum(0).nonzero().T
+    stride = decoder.strides[0]
+    return [int(v) * stride for v in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)]
+
+
+def test_a_margin_lets_the_decoder_see_beyond_the_roi():
+    roi = torch.tensor([0, 32.0, 16.0, 64.0, 48.0])
+    plain, wide = (
+        PyramidDecoder([4], [4], IMAGE_SIZE, roi_size=(8, 8), output_size=(16, 16), base_stride=4, margin=m, **NARROW)
+        for m in (0, 2)
+    )  # fmt: skip
+    features = random_features(plain, 1)
+    x1, y1, x2, y2 = seen_from(plain, features, roi)
+    assert x1 >= 28 and y1 >= 12 and x2 <= 68 and y2 <= 52  # a cell around it, by bilinear sampling
+    x1, y1, x2, y2 = seen_from(wide, features, roi)
+    assert x1 <= 24 and y1 <= 8 and x2 >= 72 and y2 >= 56  # 2 of 8 cells of 4 pixels on each side
+
+
+def test_the_margin_is_cut_off_where_the_roi_ends():
+    """A decoder that copies its input draws the ROI itself, with and without a margin."""
+    height, width = IMAGE_SIZE
+    ramp = torch.arange(width // 4).float().expand(1, 1, height // 4, width // 4).clone()
+    drawn = []
+    for margin in (0, 2):
+        decoder = PyramidDecoder(
+            [1], [4], IMAGE_SIZE, 2, (8, 8), (8, 8), base_stride=4, mid_channels=1, depth=0, margin=margin
+        )
+        decoder.join = decoder.whole = torch.nn.ModuleList([torch.nn.Identity()])
+        decoder.whole = torch.nn.Identity()
+        for module in (decoder.crops[0].lateral[0], decoder.predict):
+            torch.nn.init.ones_(module.weight)
+            torch.nn.init.zeros_(module.bias)
+        logits = decoder([ramp], torch.tensor([[0, 32.0, 16.0, 64.0, 48.0]])).logits[0, 0]
+        drawn.append(logits[:, 2:-2])  # the detour over the coarse grid blurs its ends
+    torch.testing.assert_close(drawn[0], drawn[1], rtol=0, atol=1e-4)
+
+
+def test_the_picture_changes_the_result_and_must_be_there():
+    decoder = PyramidDecoder([4, 4], [4, 8], IMAGE_SIZE, picture=True, **NARROW)
+    features = random_features(decoder, 2)
+    assert decoder.context_inputs == ("image",)
+    a, b = (torch.rand(2, 3, *IMAGE_SIZE, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    one, two = (decoder(features, ROIS, Context(image=image)).logits for image in (a, b))
+    assert (one - two).abs().max() > 1e-3
+    with pytest.raises(ValueError, match=r"`picture` needs context\.image"):
+        decoder(features, ROIS)
+
+
+def test_dropout_acts_in_training_only():
+    torch.manual_seed(0)
+    decoder = PyramidDecoder([4, 4], [4, 8], IMAGE_SIZE, dropout=0.5, **NARROW)
+    features = random_features(decoder, 2)
+    assert (decoder(features, ROIS).logits != decoder(features, ROIS).logits).any()
+    decoder.eval()
+    torch.testing.assert_close(decoder(features, ROIS).logits, decoder(features, ROIS).logits, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"margin": -1}, "model: .*margin"),
+        ({"mid_channels": 0}, "model: mid_channels"),
+        ({"base_stride": 0}, "model: .*base_stride"),
+        ({"dropout": 1.0}, r"model\.dropout"),
+        ({"output_size": (57, 56)}, r"model\.output_size"),
+        ({"roi_size": (0, 14)}, r"model\.roi_size"),
+    ],
+)
+def test_impossible_options_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        PyramidDecoder([4], [8], IMAGE_SIZE, **options)
