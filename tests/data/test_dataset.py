@@ -514,10 +514,12 @@ def filled(dataset):
 
 
 def test_every_tensor_of_a_batch_moves(coco_set):
-    moved = filled(make(coco_set, spec=IMAGE_FRAME)).to("meta")
+    batch = filled(make(coco_set, spec=IMAGE_FRAME))
+    moved = replace(batch, mirrored=batch).to("meta")
+    assert moved.mirrored.images.device.type == moved.mirrored.features[0].device.type == "meta"
     for field in fields(RoiBatch):
         value = getattr(moved, field.name)
-        if field.name not in ("samples", "pictured"):
+        if field.name not in ("samples", "pictured", "mirrored"):
             assert {t.device.type for t in (value if isinstance(value, tuple) else (value,))} == {"meta"}, (
                 field
             )
