@@ -20,12 +20,19 @@ class EpochCheckpoint(ModelCheckpoint):
         image_size: (H, W) of the extractor's input.
         monitor: logged metric in [0, 1] that names the file and decides which is best.
         keep: how many of the best to keep; -1 keeps every epoch.
+        every_n_epochs: save after every n-th epoch only; give `trainer.check_val_every_n_epoch`, if it is
+            not 1, so that there is a fresh metric.
     """
 
     FILE_EXTENSION = ".pth"
 
     def __init__(
-        self, dirpath: str | Path, image_size: Sequence[int], monitor: str = "val/miou", keep: int = -1
+        self,
+        dirpath: str | Path,
+        image_size: Sequence[int],
+        monitor: str = "val/miou",
+        keep: int = -1,
+        every_n_epochs: int = 1,
     ) -> None:
         super().__init__(
             dirpath=str(dirpath),
@@ -33,6 +40,7 @@ class EpochCheckpoint(ModelCheckpoint):
             monitor=monitor,
             mode="max",
             save_top_k=keep,
+            every_n_epochs=every_n_epochs,
             save_on_train_epoch_end=True,  # after validation, with the epoch counted as done
             enable_version_counter=False,
         )

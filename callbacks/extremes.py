@@ -93,8 +93,7 @@ class Extremes(L.Callback):
             return
         assert isinstance(pl_module, RoiSegModule) and isinstance(batch, RoiBatch)
         rois, boxes = (
-            np.concatenate(batch.original_boxes(windows))
-            for windows in (None, pl_module.decoder.windows(batch.rois))
+            np.concatenate(batch.original_boxes(windows)) for windows in (None, outputs["windows"])
         )
         images = batch.rois[:, 0].long().tolist()
         for number, record in enumerate(outputs["records"]):

@@ -192,10 +192,8 @@ CASES = [
     Case("pyramid", pyramid((8,), (8,))),
     Case("pyramid-three-layers", pyramid(**NARROW), small=True),
     Case(
-        "pyramid-margin-picture",
-        pyramid(
-            roi_size=(8, 6), output_size=(32, 24), margin=1, picture=True, num_classes=2, film=1.5, **NARROW
-        ),
+        "pyramid-margin-film-detail",
+        pyramid(roi_size=(8, 6), output_size=(32, 24), margin=1, detail=4, num_classes=2, film=1.5, **NARROW),
         small=True,
     ),
     Case("pyramid-one-level", pyramid(output_size=(14, 14), margin=2, detail=4, dropout=0.0, **NARROW)),

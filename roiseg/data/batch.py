@@ -16,6 +16,7 @@ from roiseg.geometry.boxes import Boxes
 from roiseg.geometry.letterbox import Transform
 
 _NO_IMAGES = torch.zeros((0, 1, 1, 3), dtype=torch.uint8)
+_NO_ROWS = torch.zeros(0, dtype=torch.int64)
 _NOTHING = torch.zeros((0, 0), dtype=torch.uint8)
 
 
@@ -52,6 +53,8 @@ class RoiSample:
     pixel_size: float = 1.0  # of an input pixel: micrometres, or original pixels where those are not known
     cache_key: Key | None = None  # of its features, if they may be kept
     found: Lookup = field(default_factory=lambda: Lookup(False))  # what the feature cache holds of them
+    rows: NDArray[np.int64] = field(default_factory=_no_ids)  # [r] of a close-up: which ROIs of its sample
+    close_ups: Sequence[RoiSample] = ()  # enlarged parts of the image, with some of its ROIs
 
 
 @dataclass
@@ -68,6 +71,8 @@ class RoiBatch:
     stored: Tensor = _NOTHING  # uint8 [S, row bytes] encoded features that the loader found, in order
     features: tuple[Tensor, ...] = ()  # [B, C_l, H_l, W_l] a layer, set once the extractor has run
     inputs: Tensor | None = None  # float32 [P, 3, H, W], the detector's input tensor, set with the features
+    rows: Tensor = _NO_ROWS  # int64 [R] of close-ups: which ROI of the batch they belong to
+    close_ups: RoiBatch | None = None  # more looks at some of the ROIs, if predictions are to be averaged
     mirrored: RoiBatch | None = None  # the same ROIs in flipped pictures, if predictions are to be averaged
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> RoiBatch:
@@ -86,6 +91,8 @@ class RoiBatch:
             stored=move(self.stored),
             features=tuple(move(f) for f in self.features),
             inputs=None if self.inputs is None else move(self.inputs),
+            rows=move(self.rows),
+            close_ups=None if self.close_ups is None else self.close_ups.to(device, non_blocking),
             mirrored=None if self.mirrored is None else self.mirrored.to(device, non_blocking),
         )
 
@@ -99,16 +106,27 @@ class RoiBatch:
             measured=self.measured.pin_memory(),
             pixel_sizes=self.pixel_sizes.pin_memory(),
             stored=self.stored.pin_memory(),
+            rows=self.rows.pin_memory(),
+            close_ups=None if self.close_ups is None else self.close_ups.pin_memory(),
         )
 
     def keep_for_current_stream(self) -> None:
         """Tell CUDA's allocator that tensors made on another stream are used on the current one."""
-        tensors = (self.rois, self.targets, self.measured, self.pixel_sizes, self.inputs, *self.features)
+        tensors = (
+            self.rows,
+            self.rois,
+            self.targets,
+            self.measured,
+            self.pixel_sizes,
+            self.inputs,
+            *self.features,
+        )
         for tensor in tensors:
             if tensor is not None and tensor.is_cuda:
                 tensor.record_stream(torch.cuda.current_stream(tensor.device))
-        if self.mirrored is not None:
-            self.mirrored.keep_for_current_stream()
+        for other in (self.close_ups, self.mirrored):
+            if other is not None:
+                other.keep_for_current_stream()
 
     def original_boxes(self, boxes: Tensor | None = None) -> list[Boxes]:
         """Boxes [R, 4] that belong to the ROIs (default: the ROIs), by image, in its original pixels."""
@@ -122,6 +140,7 @@ def collate(samples: Sequence[RoiSample]) -> RoiBatch:
     pictures = [sample.image for sample in samples if sample.image.size]
     stored = [sample.found.row for sample in samples if sample.found.row is not None]
     rois = [np.insert(sample.rois, 0, i, axis=1) for i, sample in enumerate(samples)]
+    close_ups = _close_ups(samples)
     return RoiBatch(
         images=torch.from_numpy(np.stack(pictures)) if pictures else _NO_IMAGES,
         rois=torch.from_numpy(np.concatenate(rois).astype(np.float32)),
@@ -131,7 +150,19 @@ def collate(samples: Sequence[RoiSample]) -> RoiBatch:
         pictured=[sample.image.size > 0 for sample in samples],
         stored=torch.from_numpy(np.stack(stored)) if stored else _NOTHING,
         samples=[_without_arrays(sample) for sample in samples],
+        rows=torch.from_numpy(np.concatenate([sample.rows for sample in samples])),
+        close_ups=collate(close_ups) if close_ups else None,
     )
+
+
+def _close_ups(samples: Sequence[RoiSample]) -> list[RoiSample]:
+    """The close-ups of several samples, whose rows count through the ROIs of all of them."""
+    first = np.cumsum([0, *(len(sample.rois) for sample in samples)])
+    return [
+        replace(part, rows=start + part.rows)
+        for start, sample in zip(first, samples, strict=False)
+        for part in sample.close_ups
+    ]
 
 
 def _without_arrays(sample: RoiSample) -> RoiSample:
@@ -143,4 +174,5 @@ def _without_arrays(sample: RoiSample) -> RoiSample:
         targets=sample.targets[:0],
         measured=sample.measured[:0],
         found=Lookup(sample.found.held),
+        close_ups=(),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from roiseg.data.prefetch import FeatureLoader
 from roiseg.data.sampling import RoiSampler
 from roiseg.data.targets import TargetSpec
 from roiseg.data.views import Views
+from roiseg.data.zooms import Zooms
 from roiseg.extractor.cache.base import FeatureCache
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 
@@ -60,6 +60,8 @@ class RoiDataModule(L.LightningDataModule):
             keeps them as they are.
         test_mirror: the test averages over every picture and its mirror image, at the price of one more run
             of the extractor an image. Validation during training does not.
+        zooms: the test averages over the whole picture and enlarged parts of it, where a ROI is small; None
+            looks at the whole picture only. Validation during training does that, too.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class RoiDataModule(L.LightningDataModule):
         pictures: bool = False,
         folds: Folds | None = None,
         test_mirror: bool = False,
+        zooms: Zooms | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("val_batch_size", val_batch_size)):
@@ -109,6 +112,7 @@ class RoiDataModule(L.LightningDataModule):
         self.pictures = pictures
         self.folds = folds
         self.test_mirror = test_mirror
+        self.zooms = zooms
         self.category_id = category_id
         self.index_dir = index_dir
         self.min_roi_size = min_roi_size
@@ -177,11 +181,9 @@ class RoiDataModule(L.LightningDataModule):
     def test_dataloader(self) -> FeatureLoader:
         """The validation images again: the best checkpoint is measured on them once more."""
         dataset = self.dataset("val")
-        if not self.test_mirror:
+        if not self.test_mirror and self.zooms is None:
             return self._loader(dataset, self._prepare)
-        dataset = copy.copy(dataset)
-        dataset.pictures = True  # the cache holds no mirror images
-        return self._loader(dataset, self._prepare_with_mirror)
+        return self._loader(dataset.for_test(self.zooms), self._prepare_test)
 
     def _loader(
         self, dataset: RoiDataset, prepare: Callable[[RoiBatch], RoiBatch], training: bool = False
@@ -204,9 +206,14 @@ class RoiDataModule(L.LightningDataModule):
     def _prepare(self, batch: RoiBatch) -> RoiBatch:
         return self.extract(batch.to(self._device(), non_blocking=self.pin_memory))
 
-    def _prepare_with_mirror(self, batch: RoiBatch) -> RoiBatch:
+    def _prepare_test(self, batch: RoiBatch) -> RoiBatch:
         prepared = self._prepare(batch)
-        return replace(prepared, mirrored=self.extract(mirror(prepared)))
+        if prepared.close_ups is not None:
+            prepared = replace(prepared, close_ups=self._with_mirror(self.extract(prepared.close_ups)))
+        return self._with_mirror(prepared)
+
+    def _with_mirror(self, batch: RoiBatch) -> RoiBatch:
+        return replace(batch, mirrored=self.extract(mirror(batch))) if self.test_mirror else batch
 
     def extract(self, batch: RoiBatch) -> RoiBatch:
         """Fill in the features of a batch that has none, on its device."""

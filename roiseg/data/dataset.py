@@ -21,8 +21,10 @@ from roiseg.data.sampling import RoiSampler
 from roiseg.data.scenes import Scene, Scenes
 from roiseg.data.targets import TargetSpec, draw_targets
 from roiseg.data.views import View, Views
+from roiseg.data.zooms import Zooms
 from roiseg.extractor.cache.base import FeatureCache, Key, Lookup
 from roiseg.geometry import boxes as box_ops
+from roiseg.geometry.boxes import Boxes
 
 
 class RoiDataset(Dataset[RoiSample]):
@@ -70,6 +72,7 @@ class RoiDataset(Dataset[RoiSample]):
         self.seed = seed
         self.cache = cache
         self.pictures = pictures
+        self.zooms: Zooms | None = None
         counts = annotations.eligible_counts(min_roi_size)
         self.images = np.flatnonzero(counts)  # index into annotations of each item
         self.num_rois = int(counts.sum())
@@ -144,7 +147,37 @@ class RoiDataset(Dataset[RoiSample]):
             truths=[scene.outlines.rle(int(i)) for i in owners],
             annotation_ids=scene.ids[owners],
             non_target_shares=others.mean(axis=(1, 2)),
+            close_ups=self._close_ups(sample, scene.boxes[owners]) if self.zooms else (),
         )
+
+    def for_test(self, zooms: Zooms | None) -> RoiDataset:
+        """The same data set, whose items have their pictures, and close-ups of small ROIs."""
+        twin = copy.copy(self)
+        twin.pictures, twin.zooms = True, zooms
+        return twin
+
+    def _close_ups(self, sample: RoiSample, rois: Boxes) -> list[RoiSample]:
+        """Enlarged parts of a picture, with those of its ROIs (in original pixels) that are seen in each."""
+        letterbox = self.views.letterbox
+        assert self.zooms is not None
+        parts = self.zooms.close_ups(letterbox, sample.original_size, rois)
+        if not parts:
+            return []
+        picture = read_image(self.image_dir / sample.file_name, sample.original_size)
+        return [
+            replace(
+                sample,
+                image=letterbox.apply(picture, transform),
+                transform=transform,
+                rois=transform.boxes(rois[rows]),
+                targets=sample.targets[:0],
+                pixel_size=sample.pixel_size * sample.transform.scale / transform.scale,
+                cache_key=None,
+                found=Lookup(False),
+                rows=rows,
+            )
+            for transform, rows in parts
+        ]
 
     def with_pictures(self) -> RoiDataset:
         """The same data set, whose items have their pictures and do not ask the cache."""

@@ -33,6 +33,7 @@ def mirror(batch: RoiBatch) -> RoiBatch:
         stored=batch.stored[:0],
         features=(),
         inputs=None,
+        close_ups=None,
         mirrored=None,
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from roiseg.common.classes import TARGET
 from roiseg.common.errors import UserError
-from roiseg.decoders.detail import DetailBranch, PictureStem
+from roiseg.decoders.detail import DetailBranch
 from roiseg.decoders.film import Film
 from roiseg.geometry.interpolation import cell_cover
 from roiseg.geometry.roi_align import resample
@@ -148,8 +148,8 @@ class Decoder(nn.Module, ABC):
     def context_inputs(self) -> tuple[str, ...]:
         """Which of `image` and `pixel_size` this decoder, or one within it, cannot do without."""
         kinds = {type(module) for module in self.modules()}
-        readers: dict[str, set[type]] = {"image": {DetailBranch, PictureStem}, "pixel_size": {Film}}
-        return tuple(name for name, those in readers.items() if those & kinds)
+        wanted = {"image": DetailBranch, "pixel_size": Film}
+        return tuple(name for name, kind in wanted.items() if kind in kinds)
 
     def windows(self, rois: Tensor) -> Tensor:
         """The boxes [R, 4], in input pixels, that the logits of ROIs [R, 5] are stretched over."""

@@ -53,26 +53,3 @@ class DetailBranch(nn.Module):
         if rows is not None:
             seen = seen[rows]
         return logits + self.correct(self.mix(torch.cat([seen, logits], dim=1)))
-
-
-class PictureStem(nn.Module):
-    """Reads the picture in the ROI on twice the grid of the result, its colours normalised over each crop.
-
-    Args:
-        width: channels of the result.
-        size: (h, w) cells of the result.
-    """
-
-    def __init__(self, width: int, size: tuple[int, int]) -> None:
-        super().__init__()
-        self.size = size
-        half = max(8, width // 2)
-        self.colors = nn.GroupNorm(1, 3)
-        self.fine = conv_norm_relu(3, half)
-        self.read = nn.Sequential(nn.AvgPool2d(2), conv_norm_relu(half, width))
-
-    def forward(self, image: Tensor, rois: Tensor) -> Tensor:
-        """Image [B, 3, H, W] (any value range), ROIs [R, 5] in input pixels -> [R, width, *size]."""
-        crops = roi_align(image, rois, (2 * self.size[0], 2 * self.size[1]), stride=1)
-        # contiguous: where a channels-last input needs no gradient, torch's GroupNorm crashes going backward
-        return self.read(self.fine(self.colors(crops.contiguous())))

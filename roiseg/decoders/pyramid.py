@@ -19,9 +19,7 @@ from roiseg.decoders.base import (
     SharedOptions,
     doublings,
     grid_size,
-    required,
 )
-from roiseg.decoders.detail import PictureStem
 from roiseg.decoders.layers import conv_norm_relu
 from roiseg.decoders.roi_crop import RoiCrop
 
@@ -45,7 +43,6 @@ class PyramidDecoder(Decoder):
         depth: number of 3x3 convolutions on the coarsest grid.
         margin: cells of the coarsest grid that are seen around the ROI on each side, and cut off at the end.
         dropout: probability that a channel is left out, before each level but the last (training only).
-        picture: read the picture, too, joined on the finest grid.
         **shared: see `SharedOptions`.
 
     Raises:
@@ -68,7 +65,6 @@ class PyramidDecoder(Decoder):
         depth: int = 2,
         margin: int = 0,
         dropout: float = 0.0,
-        picture: bool = False,
         **shared: Unpack[SharedOptions],
     ) -> None:
         super().__init__(in_channels, strides, image_size, num_classes, "roi", output_size, **shared)
@@ -110,8 +106,6 @@ class PyramidDecoder(Decoder):
         self.whole = nn.Sequential(conv_norm_relu(width, width), conv_norm_relu(width, width))
         self.join = nn.ModuleList(conv_norm_relu(width, width) for width in widths)
         self.narrow = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in itertools.pairwise(widths))
-        top = (grid[0] << levels - 1, grid[1] << levels - 1)
-        self.picture = PictureStem(widths[-1], top) if picture else None
         self.dropout = nn.Dropout2d(dropout)
         self.predict = nn.Conv2d(widths[-1], num_classes, 1)
 
@@ -125,8 +119,6 @@ class PyramidDecoder(Decoder):
             x = F.interpolate(narrow(self.dropout(x)), scale_factor=2.0, mode="bilinear")
             if self.members[level]:
                 x = x + self._crop(level, features, windows)
-            if level == len(self.narrow) and self.picture is not None:
-                x = x + self.picture(required(context.image, "image", "picture"), windows)
             x = join(x)
         cut = self.margin << (len(self.members) - 1)
         if cut:

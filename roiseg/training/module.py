@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -85,11 +86,12 @@ class RoiSegModule(L.LightningModule):
         self._measure(batch, self.trainer.val_dataloaders)
 
     def test_step(self, batch: RoiBatch, batch_idx: int) -> dict[str, Any] | None:
-        """Measure one batch; where it has a mirrored one, the average of both predictions (losses aside).
+        """Measure one batch; where it has mirror images or close-ups, the average of all (losses aside).
 
         Returns:
-            For callbacks: `records`, one `InstanceRecord` a ROI, and `probabilities` [R, h, w] of the target
-            in the decoder's frame; None on a process that has nothing to evaluate.
+            For callbacks: `records`, one `InstanceRecord` a ROI, `probabilities` [R, h, w] of the target,
+            and `windows` [R, 4], the boxes in input pixels they are stretched over; None on a process that
+            has nothing to evaluate.
         """
         return self._measure(batch, self.trainer.test_dataloaders)
 
@@ -139,14 +141,35 @@ class RoiSegModule(L.LightningModule):
             return None
         output = self(batch)
         self.loss_means.update(self._losses(output, batch), len(batch.rois))
-        logits = output.logits if batch.mirrored is None else self._average(output.logits, batch.mirrored)
         size = (batch.measured.shape[1], batch.measured.shape[2])
-        on_rois = self.decoder.roi_logits(logits, batch.rois, size)
+        logits, windows = self._with_mirror(output.logits, batch), self.decoder.windows(batch.rois)
+        if batch.close_ups is None:
+            on_rois = self.decoder.roi_logits(logits, batch.rois, size)
+        else:
+            logits, windows = self._with_close_ups(logits, batch, batch.close_ups, size), batch.rois[:, 1:]
+            on_rois = F.interpolate(logits, size, mode="bilinear", antialias=True)
         self.pixel_metrics.update(on_rois.argmax(dim=1), batch.measured.long())
         probabilities = target_probability(logits)
-        records = measure_instances(probabilities, batch, self.decoder.windows(batch.rois))
+        records = measure_instances(probabilities, batch, windows)
         self.instance_metrics.update(records)
-        return {"records": records, "probabilities": probabilities}
+        return {"records": records, "probabilities": probabilities, "windows": windows}
+
+    def _with_mirror(self, logits: Tensor, batch: RoiBatch) -> Tensor:
+        return logits if batch.mirrored is None else self._average(logits, batch.mirrored)
+
+    def _with_close_ups(
+        self, logits: Tensor, batch: RoiBatch, close_ups: RoiBatch, size: tuple[int, int]
+    ) -> Tensor:
+        """Logarithms of the class probabilities, averaged over the whole image and all close-ups of a ROI.
+
+        Returns:
+            [R, K, h, w] on a grid over each ROI: the decoder's own, or `size` where it draws on the image.
+        """
+        grid = self.decoder.output_size if self.decoder.frame == "roi" else size
+        looks = ((logits, batch), (self._with_mirror(self(close_ups).logits, close_ups), close_ups))
+        one, more = (self.decoder.roi_logits(x.float(), b.rois, grid).softmax(dim=1) for x, b in looks)
+        count = torch.bincount(close_ups.rows, minlength=len(one))[:, None, None, None] + 1
+        return (one.index_add(0, close_ups.rows, more) / count).clamp(min=1e-12).log()
 
     def _average(self, logits: Tensor, mirrored: RoiBatch) -> Tensor:
         """Logarithms of the class probabilities [R, K, h, w], averaged with those of the mirrored batch."""

@@ -7,7 +7,6 @@ import torch
 from decoder_cases import IMAGE_SIZE, random_features
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.base import Context
 from roiseg.decoders.pyramid import PyramidDecoder
 
 ROIS = torch.tensor([[0, 30.0, 10.0, 62.0, 50.0], [1, 20.0, 12.0, 52.0, 44.0]])
@@ -79,17 +78,6 @@ def test_the_margin_is_cut_off_where_the_roi_ends():
         logits = decoder([ramp], torch.tensor([[0, 32.0, 16.0, 64.0, 48.0]])).logits[0, 0]
         drawn.append(logits[:, 2:-2])  # the detour over the coarse grid blurs its ends
     torch.testing.assert_close(drawn[0], drawn[1], rtol=0, atol=1e-4)
-
-
-def test_the_picture_changes_the_result_and_must_be_there():
-    decoder = PyramidDecoder([4, 4], [4, 8], IMAGE_SIZE, picture=True, **NARROW)
-    features = random_features(decoder, 2)
-    assert decoder.context_inputs == ("image",)
-    a, b = (torch.rand(2, 3, *IMAGE_SIZE, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
-    one, two = (decoder(features, ROIS, Context(image=image)).logits for image in (a, b))
-    assert (one - two).abs().max() > 1e-3
-    with pytest.raises(ValueError, match=r"`picture` needs context\.image"):
-        decoder(features, ROIS)
 
 
 def test_dropout_acts_in_training_only():
