@@ -26,10 +26,19 @@ class History(L.Callback):
 
     def __init__(self) -> None:
         self.epochs: list[dict[str, float]] = []
+        self._validated = False
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """This epoch has figures of its own; the trainer goes on showing them in epochs without."""
+        self._validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note what the epoch logged."""
-        metrics = {name: float(value) for name, value in trainer.logged_metrics.items() if "/" in name}
+        logged = {name: float(value) for name, value in trainer.logged_metrics.items() if "/" in name}
+        metrics = {
+            name: value for name, value in logged.items() if self._validated or not name.startswith("val/")
+        }
+        self._validated = False
         self.epochs.append({"epoch": trainer.current_epoch + 1, **metrics})
         figures = "  ".join(
             f"{label} {metrics[name]:.4f}" for name, label in _LINE.items() if name in metrics

@@ -73,6 +73,8 @@ def run(cfg: DictConfig, processes: Processes) -> dict[str, Any]:
         logger.log_hyperparams(description["config"])
     fit(trainer, module, data, checkpoint)
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") if cfg.test_best else ""
+    if not best and checkpoint is not None and data.first_epoch >= trainer.current_epoch:
+        best = str(checkpoint)  # nothing was left to train: with EMA, the averages are in the file only
     tested = test(trainer, module, data, best) if cfg.test else {}
     return {**summarize(cfg, trainer, data, tested), "parameters": parameter_counts(decoder)}
 

@@ -109,6 +109,40 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(run_train, tmp_pa
     assert resumed["history"] == whole["history"]
 
 
+def test_figures_stand_with_the_epochs_that_were_validated_only(run_train, tmp_path):
+    summary = run_train(tmp_path, "trainer.max_epochs=5", "trainer.check_val_every_n_epoch=2")
+    assert [epoch["epoch"] for epoch in summary["history"] if "val/miou" in epoch] == [2, 4]
+    assert all("train/loss" in epoch for epoch in summary["history"])
+    assert [path.name[:21] for path in checkpoints(summary)] == [
+        "checkpoint_epoch_0002",
+        "checkpoint_epoch_0004",
+    ]
+    assert summary["best_epoch"] in (2, 4)
+
+
+def test_the_last_epoch_can_be_tested_instead_of_the_best(run_train, tmp_path):
+    last = run_train(tmp_path / "last", "test_best=false", "callbacks=[default,ema]")
+    best = run_train(tmp_path / "best", "callbacks=[default,ema]")
+    assert last["tested_epoch"] == 2
+    assert best["tested_epoch"] == best["best_epoch"]
+    for summary in (last, best):
+        figures = summary["history"][summary["tested_epoch"] - 1]
+        assert summary["test"]["test/miou"] == pytest.approx(figures["val/miou"], abs=1e-6)
+
+
+def test_a_finished_run_can_be_tested_again_in_another_way(run_train, tmp_path):
+    """With EMA, the averaged weights are in the checkpoint only."""
+    options = ["test_best=false", "callbacks=[default,ema]", "callbacks.ema.decay=0.9"]
+    first = run_train(tmp_path / "a", *options)
+    again, mirrored = (
+        run_train(tmp_path / name, *options, f"ckpt_path={checkpoints(first)[-1]}", f"data.test_mirror={mirror}")
+        for name, mirror in (("b", "false"), ("c", "true"))
+    )  # fmt: skip
+    assert again["test"] == first["test"]
+    assert again["epochs"] == first["epochs"]
+    assert mirrored["test"] != first["test"]
+
+
 def test_last_finds_the_same_run_among_others_and_goes_on_in_its_folders(run_train, tmp_path):
     def run(name, *overrides):
         return run_train(tmp_path, f"paths.output_dir={tmp_path}/outputs/{name}", *overrides)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,9 @@ from helpers import run_onnx
 
 from roiseg.common.errors import UserError
 from roiseg.data.augment import Augment, GeometricAugment
+from roiseg.data.coco_json import load_annotations
 from roiseg.data.datamodule import RoiDataModule
+from roiseg.data.folds import Folds
 from roiseg.data.sampling import RoiSampler
 from roiseg.data.targets import TargetSpec
 from roiseg.extractor.onnx_extractor import OnnxExtractor
@@ -63,6 +67,39 @@ def test_features_are_extracted_once_an_image_however_many_rois_it_has(make, ext
         rois += len(batch.rois)
     assert len(runs) == 5
     assert rois == (15 if split == "train" else 10)
+
+
+def halves(coco_set, folder):
+    """The tiny set as two files that share no image."""
+    whole = json.loads(coco_set.json.read_text())
+    for number in (0, 1):
+        part = dict(whole, images=whole["images"][number::2])
+        ids = {image["id"] for image in part["images"]}
+        part["annotations"] = [a for a in whole["annotations"] if a["image_id"] in ids]
+        (folder / f"{number}.json").write_text(json.dumps(part))
+    return [str(folder / "0.json"), str(coco_set.images), str(folder / "1.json"), str(coco_set.images)]
+
+
+def test_folds_split_training_and_validation_images_anew(coco_set, extractor, tmp_path):
+    paths = halves(coco_set, tmp_path)
+    spec = TargetSpec("roi", (14, 14), 3, (64, 64))
+    whole = load_annotations(coco_set.json)
+    held_out = []
+    for number in range(2):
+        data = RoiDataModule(*paths, extractor, spec, RoiSampler(3), num_workers=0, folds=Folds(2, number))
+        data.setup()
+        names = {split: [s.file_name for s in data.samples(split, range(len(data.dataset(split))))]
+                 for split in ("train", "val")}  # fmt: skip
+        assert not set(names["train"]) & set(names["val"])
+        held_out += names["val"]
+        parts = dict(zip(whole.file_names.tolist(), Folds(2).parts(whole.image_ids).tolist(), strict=True))
+        assert {parts[name] for name in names["val"]} == {number}
+    assert len(set(held_out)) == len(held_out) == 5
+
+
+def test_folds_of_a_set_with_itself_are_refused(make):
+    with pytest.raises(UserError, match="sets that are joined for cross-validation must share no image"):
+        make(folds=Folds(2, 0)).setup()
 
 
 def test_features_equal_a_direct_run_of_the_whole_detector(make, onnx_file):
