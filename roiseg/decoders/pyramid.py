@@ -37,7 +37,7 @@ class PyramidDecoder(Decoder):
         in_channels, strides, image_size, num_classes: see `Decoder`.
         roi_size: (h, w) cells of the coarsest crop.
         output_size: (h, w) of the logits; `roi_size` doubled zero or more times.
-        base_stride: layers of this stride, or more, are cropped to `roi_size`.
+        base_stride: layers of this stride, or more, are cropped to `roi_size`; the coarsest layer always is.
         mid_channels: width on the coarsest grid.
         min_channels: no level is narrower.
         depth: number of 3x3 convolutions on the coarsest grid.
@@ -81,13 +81,9 @@ class PyramidDecoder(Decoder):
         widths = [max(min(min_channels, mid_channels), mid_channels >> level) for level in range(levels)]
         grid = (self.roi_size[0] + 2 * margin, self.roi_size[1] + 2 * margin)
         members: list[list[int]] = [[] for _ in range(levels)]
+        base_stride = min(base_stride, max(strides))
         for layer, stride in enumerate(strides):
             members[min(max(0, round(math.log2(base_stride / stride))), levels - 1)].append(layer)
-        if not members[0]:
-            raise UserError(
-                f"model.base_stride is {base_stride}, but all layers are finer (strides {list(strides)}): "
-                f"set it to {max(strides)} or less"
-            )
         self.members = members
         self.crops = nn.ModuleList(
             RoiCrop(
