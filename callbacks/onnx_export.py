@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 
 from roiseg.data.datamodule import RoiDataModule
-from roiseg.inference.checkpoint import load_model
+from roiseg.inference.checkpoint import load_model, newest
 from roiseg.inference.onnx_check import OnnxCheck
 from roiseg.inference.onnx_export import ExportOptions, export_model
 
@@ -24,6 +24,7 @@ class OnnxExport(L.Callback):
     Args:
         output_dir: folder of the file, which is named after the checkpoint.
         merged, half, opset: see `ExportOptions`.
+        best: export the best checkpoint; False: the newest.
 
     Attributes:
         path: the file, once written.
@@ -31,22 +32,28 @@ class OnnxExport(L.Callback):
     """
 
     def __init__(
-        self, output_dir: str | Path, merged: bool = False, half: bool = False, opset: int = 18
+        self,
+        output_dir: str | Path,
+        merged: bool = False,
+        half: bool = False,
+        opset: int = 18,
+        best: bool = True,
     ) -> None:
         self.output_dir = Path(output_dir)
+        self.best = best
         self.options = ExportOptions(merged, half, opset)
         self.path: Path | None = None
         self.check: OnnxCheck | None = None
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Export on the first process; nothing without a checkpoint (`fast_dev_run`)."""
-        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        if not best or not trainer.is_global_zero:
+        checkpoint = self._checkpoint(trainer.checkpoint_callback)
+        if checkpoint is None or not trainer.is_global_zero:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, RoiDataModule)
-        model = load_model(best)
-        path = self.output_dir / f"{Path(best).stem}.onnx"
+        model = load_model(checkpoint)
+        path = self.output_dir / f"{checkpoint.stem}.onnx"
         items = range(min(_CHECK_IMAGES, len(data.dataset("val"))))
         self.check = export_model(model, path, self.options, data.extractor, data.samples("val", items))
         self.path = path
@@ -55,3 +62,10 @@ class OnnxExport(L.Callback):
             path,
             max(self.check.random, self.check.real or 0),
         )
+
+    def _checkpoint(self, checkpoints: Any) -> Path | None:
+        if not self.best:
+            folder = getattr(checkpoints, "dirpath", None)
+            return None if folder is None else newest(Path(folder))
+        path = getattr(checkpoints, "best_model_path", "")
+        return Path(path) if path else None

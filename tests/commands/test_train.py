@@ -130,6 +130,14 @@ def test_the_last_epoch_can_be_tested_instead_of_the_best(run_train, tmp_path):
         assert summary["test"]["test/miou"] == pytest.approx(figures["val/miou"], abs=1e-6)
 
 
+@pytest.mark.parametrize("best", [True, False])
+def test_the_checkpoint_that_is_tested_is_exported(run_train, tmp_path, best):
+    summary = run_train(tmp_path, f"test_best={best}", "callbacks.checkpoint.monitor=train/loss", export=True)
+    worst_loss = max(summary["history"], key=lambda epoch: epoch["train/loss"])["epoch"]
+    epoch = worst_loss if best else 2  # "best" is the highest
+    assert Path(summary["onnx"]).name.startswith(f"checkpoint_epoch_{epoch:04d}_")
+
+
 def test_a_finished_run_can_be_tested_again_in_another_way(run_train, tmp_path):
     """With EMA, the averaged weights are in the checkpoint only."""
     options = ["test_best=false", "callbacks=[default,ema]", "callbacks.ema.decay=0.9"]
