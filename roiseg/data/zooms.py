@@ -29,8 +29,8 @@ class Zooms:
             the input's or less.
     """
 
-    factors: Sequence[float] = (2.0, 3.0)
-    longest: float = 0.4
+    factors: Sequence[float] = (2.0, 3.0, 4.0, 6.0)
+    longest: float = 0.6
 
     def __post_init__(self) -> None:
         if not self.factors or not min(self.factors) > 1:
