@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +35,7 @@ def test_words_become_a_list_and_values_need_no_quotes(arguments, expected):
 
 
 def test_options_and_their_values_stay(tmp_path):
-    assert to_overrides(["--cfg", "job", "a"], "runs") == ["--cfg", "job", "runs=['a']"]
+    assert to_overrides(["--cfg", "job", "a"], "runs") == ["runs=['a']", "--cfg", "job"]
     assert to_overrides(["--help"], "runs") == ["--help"]
 
 
@@ -52,3 +53,9 @@ def test_a_folder_whose_name_has_an_equals_sign_is_a_word(tmp_path, monkeypatch)
 def test_any_word_arrives_as_it_is(words):
     words = [word for word in words if not word.startswith("-")]
     assert parsed(words).get("runs", []) == words
+
+
+def test_options_may_follow_words_and_values():
+    """Hydra's parser takes no more words once an option stands between them."""
+    arguments = to_overrides(["a", "by=x", "--cfg", "job"], "runs")
+    assert get_args_parser().parse_args(arguments).overrides == ["runs=['a']", "by=x"]
