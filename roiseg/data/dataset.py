@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from roiseg.common.classes import BACKGROUND, NON_TARGET
@@ -110,7 +111,7 @@ class RoiDataset(Dataset[RoiSample]):
         view = self.views.draw(scene.boxes, scene.eligible, size, view_rng)
         transform, eligible = view.transform, view.eligible
         cache_key, found = self._look_up(self.image_dir / file_name, variant, view, scene)
-        image = np.zeros((0, 0, 3), np.uint8)
+        picture = image = np.zeros((0, 0, 3), np.uint8)
         if self.pictures or not found.held:
             cv2.setNumThreads(0)  # workers are the parallelism
             picture = read_image(self.image_dir / file_name, size)
@@ -147,7 +148,7 @@ class RoiDataset(Dataset[RoiSample]):
             truths=[scene.outlines.rle(int(i)) for i in owners],
             annotation_ids=scene.ids[owners],
             non_target_shares=others.mean(axis=(1, 2)),
-            close_ups=self._close_ups(sample, scene.boxes[owners]) if self.zooms else (),
+            close_ups=self._close_ups(sample, picture, scene.boxes[owners]) if self.zooms else (),
         )
 
     def for_test(self, zooms: Zooms | None) -> RoiDataset:
@@ -156,14 +157,10 @@ class RoiDataset(Dataset[RoiSample]):
         twin.pictures, twin.zooms = True, zooms
         return twin
 
-    def _close_ups(self, sample: RoiSample, rois: Boxes) -> list[RoiSample]:
+    def _close_ups(self, sample: RoiSample, picture: NDArray[np.uint8], rois: Boxes) -> list[RoiSample]:
         """Enlarged parts of a picture, with those of its ROIs (in original pixels) that are seen in each."""
         letterbox = self.views.letterbox
         assert self.zooms is not None
-        parts = self.zooms.close_ups(letterbox, sample.original_size, rois)
-        if not parts:
-            return []
-        picture = read_image(self.image_dir / sample.file_name, sample.original_size)
         return [
             replace(
                 sample,
@@ -176,7 +173,7 @@ class RoiDataset(Dataset[RoiSample]):
                 found=Lookup(False),
                 rows=rows,
             )
-            for transform, rows in parts
+            for transform, rows in self.zooms.close_ups(letterbox, sample.original_size, rois)
         ]
 
     def with_pictures(self) -> RoiDataset:
