@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-EXTRAS ?= dev,joblib,slurm
+EXTRAS ?= dev,joblib,slurm,supervision
 # uv from the PATH, else one fetched into .uv/ (no root, no virtual environment needed)
 UV     := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 # folders of local wheels known to pip are made known to uv as well

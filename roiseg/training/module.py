@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -19,6 +17,7 @@ from roiseg.decoders.base import Context, Decoder, DecoderOutput, target_probabi
 from roiseg.losses.composite import CompositeLoss
 from roiseg.training.clicks import Clicks
 from roiseg.training.instances import measure_instances
+from roiseg.training.looks import average
 from roiseg.training.loss_means import LossMeans
 from roiseg.training.metrics import InstanceMetrics, PixelMetrics
 
@@ -142,40 +141,12 @@ class RoiSegModule(L.LightningModule):
         output = self(batch)
         self.loss_means.update(self._losses(output, batch), len(batch.rois))
         size = (batch.measured.shape[1], batch.measured.shape[2])
-        logits, windows = self._with_mirror(output.logits, batch), self.decoder.windows(batch.rois)
-        if batch.close_ups is None:
-            on_rois = self.decoder.roi_logits(logits, batch.rois, size)
-        else:
-            logits, windows = self._with_close_ups(logits, batch, batch.close_ups, size), batch.rois[:, 1:]
-            on_rois = F.interpolate(logits, size, mode="bilinear", antialias=True)
-        self.pixel_metrics.update(on_rois.argmax(dim=1), batch.measured.long())
-        probabilities = target_probability(logits)
-        records = measure_instances(probabilities, batch, windows)
+        seen = average(output.logits, batch, self.decoder, lambda more: self(more).logits, size)
+        self.pixel_metrics.update(seen.on_rois.argmax(dim=1), batch.measured.long())
+        probabilities = target_probability(seen.logits)
+        records = measure_instances(probabilities, batch, seen.windows)
         self.instance_metrics.update(records)
-        return {"records": records, "probabilities": probabilities, "windows": windows}
-
-    def _with_mirror(self, logits: Tensor, batch: RoiBatch) -> Tensor:
-        return logits if batch.mirrored is None else self._average(logits, batch.mirrored)
-
-    def _with_close_ups(
-        self, logits: Tensor, batch: RoiBatch, close_ups: RoiBatch, size: tuple[int, int]
-    ) -> Tensor:
-        """Logarithms of the class probabilities, averaged over the whole image and all close-ups of a ROI.
-
-        Returns:
-            [R, K, h, w] on a grid over each ROI: the decoder's own, or `size` where it draws on the image.
-        """
-        grid = self.decoder.output_size if self.decoder.frame == "roi" else size
-        looks = ((logits, batch), (self._with_mirror(self(close_ups).logits, close_ups), close_ups))
-        one, more = (self.decoder.roi_logits(x.float(), b.rois, grid).softmax(dim=1) for x, b in looks)
-        count = torch.bincount(close_ups.rows, minlength=len(one))[:, None, None, None] + 1
-        return (one.index_add(0, close_ups.rows, more) / count).clamp(min=1e-12).log()
-
-    def _average(self, logits: Tensor, mirrored: RoiBatch) -> Tensor:
-        """Logarithms of the class probabilities [R, K, h, w], averaged with those of the mirrored batch."""
-        seen = logits.float(), self(mirrored).logits.flip(-1).float()
-        first, second = (view.log_softmax(dim=1) for view in seen)
-        return torch.logaddexp(first, second) - math.log(2)
+        return {"records": records, "probabilities": probabilities, "windows": seen.windows}
 
     def _log_metrics(self, stage: str) -> None:
         metrics = (self.loss_means.compute(), self.pixel_metrics.scalars(), self.instance_metrics.compute())

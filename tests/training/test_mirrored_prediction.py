@@ -18,6 +18,7 @@ from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.geometry.roi_align import roi_align
 from roiseg.training.instances import measure_instances
+from roiseg.training.looks import average
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -183,8 +184,6 @@ def test_sure_and_opposite_predictions_average_to_one_half(extractor, coco_set):
     data = tiny_data(coco_set, extractor, module.decoder, test_mirror=True)
     batch = next(iter(data.test_dataloader()))
     logits = torch.tensor([0.0, 500.0, -500.0])[None, :, None, None].expand(len(batch.rois), 3, 14, 14)
-    answers = iter([DecoderOutput(logits[:, [1, 0, 2]])])
-    module.forward = lambda batch: next(answers)
-    mean = module._average(logits, batch.mirrored)
+    mean = average(logits, batch, module.decoder, lambda mirrored: logits[:, [1, 0, 2]], (14, 14)).logits
     assert torch.isfinite(mean).all()
     torch.testing.assert_close(target_probability(mean), torch.full((len(batch.rois), 14, 14), 0.5))

@@ -1,0 +1,133 @@
+"""What one picture gives: a mask for every box, and the forms others want it in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from roiseg.common.errors import UserError
+from roiseg.data.rle import encode_window
+from roiseg.geometry.boxes import Boxes
+from roiseg.geometry.paste import Window
+
+if TYPE_CHECKING:
+    import supervision
+
+Probabilities = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """N instances of one picture, in its own pixels.
+
+    A mask is kept in the window its box touches, so that memory grows with the boxes, not with
+    the picture times the boxes.
+
+    Attributes:
+        size: (H, W) of the picture.
+        boxes: [N, 4] x1, y1, x2, y2 in pixels of the picture; no mask reaches beyond its box.
+        scores: [N] 0..1 the detector's; 1 where boxes were given.
+        windows: N times x1, y1, x2, y2 in whole pixels, within the picture.
+        probabilities: N times [y2 - y1, x2 - x1] that a pixel of the window belongs to the box's person.
+        non_targets: the same for the other persons in the box; None where the decoder does not tell.
+        threshold: probability from which on a pixel is mask.
+    """
+
+    size: tuple[int, int]
+    boxes: Boxes
+    scores: NDArray[np.float32]
+    windows: Sequence[Window]
+    probabilities: Sequence[Probabilities]
+    non_targets: Sequence[Probabilities] | None = None
+    threshold: float = 0.5
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def crop(self, index: int) -> NDArray[np.bool_]:
+        """Mask of an instance inside its window."""
+        return self.probabilities[index] >= self.threshold
+
+    def mask(self, index: int) -> NDArray[np.bool_]:
+        """Mask [H, W] of an instance."""
+        canvas = np.zeros(self.size, bool)
+        x1, y1, x2, y2 = self.windows[index]
+        canvas[y1:y2, x1:x2] = self.crop(index)
+        return canvas
+
+    def masks(self) -> NDArray[np.bool_]:
+        """All masks [N, H, W]; holds N times the picture, which `crop` and `rle` do not."""
+        return np.array([self.mask(i) for i in range(len(self))], bool).reshape(len(self), *self.size)
+
+    def rle(self, index: int) -> dict[str, Any]:
+        """COCO run-length encoding of a mask, `counts` as text, ready for json."""
+        encoded = encode_window(self.crop(index), self.windows[index], self.size)
+        return {"size": list(self.size), "counts": encoded["counts"].decode("ascii")}
+
+    def polygons(self, index: int) -> list[NDArray[np.float32]]:
+        """Outlines of a mask's pieces, largest first.
+
+        Returns:
+            [P, 2] x, y each, P >= 3, in pixels of the picture, through the middles of the pixels at the edge
+            (index i as i, as OpenCV and label tools have it). Holes are not told; pieces of one or two pixels
+            are left out.
+        """
+        x, y = self.windows[index][:2]
+        crop = np.ascontiguousarray(self.crop(index)).astype(np.uint8)
+        if not crop.size:
+            return []
+        found, _ = cv2.findContours(crop, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(x, y))
+        pieces = [piece.reshape(-1, 2).astype(np.float32) for piece in found if len(piece) >= 3]
+        return sorted(pieces, key=cv2.contourArea, reverse=True)
+
+    def label_map(self) -> NDArray[np.uint16]:
+        """[H, W] 0 where nobody is, else 1 + index of the instance; of two, that of the higher score."""
+        labels = np.zeros(self.size, np.uint16)
+        for index in np.argsort(self.scores, kind="stable"):
+            x1, y1, x2, y2 = self.windows[index]
+            labels[y1:y2, x1:x2][self.crop(index)] = index + 1
+        return labels
+
+    def to_coco(self, image_id: int, category_id: int = 1) -> list[dict[str, Any]]:
+        """COCO results: `bbox` [x, y, width, height] is the box, `score` the box's."""
+        corners = np.concatenate([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], axis=1)
+        return [
+            {
+                "image_id": image_id,
+                "category_id": category_id,
+                "bbox": [round(float(value), 2) for value in corners[i]],
+                "score": round(float(self.scores[i]), 5),
+                "segmentation": self.rle(i),
+            }
+            for i in range(len(self))
+        ]
+
+    def to_polygons(self) -> list[list[NDArray[np.float32]]]:
+        """`polygons` of every instance."""
+        return [self.polygons(i) for i in range(len(self))]
+
+    def to_supervision(self) -> supervision.Detections:
+        """The same as `supervision.Detections`, class 0.
+
+        Raises:
+            UserError: that library is not installed.
+        """
+        try:
+            import supervision
+        except ImportError:
+            raise UserError(
+                "to_supervision needs the library supervision: pip install -e '.[supervision]'"
+            ) from None
+        if not len(self):
+            return supervision.Detections.empty()
+        return supervision.Detections(
+            xyxy=self.boxes.copy(),
+            mask=self.masks(),
+            confidence=self.scores.copy(),
+            class_id=np.zeros(len(self), int),
+        )

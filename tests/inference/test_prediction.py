@@ -1,0 +1,114 @@
+"""Masks of one picture, and the forms others want them in."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+
+from roiseg.inference.prediction import Prediction
+
+SIZE = (40, 60)
+
+
+def make(windows, seed=0, scores=None, size=SIZE, threshold=0.5):
+    rng = np.random.default_rng(seed)
+    crops = [rng.random((y2 - y1, x2 - x1), np.float32) for x1, y1, x2, y2 in windows]
+    boxes = np.array(windows, np.float32).reshape(-1, 4)
+    scores = np.ones(len(windows), np.float32) if scores is None else np.array(scores, np.float32)
+    return Prediction(size, boxes, scores, windows, crops, None, threshold)
+
+
+def painted(prediction, index):
+    """The mask, pixel by pixel."""
+    canvas = np.zeros(prediction.size, bool)
+    x1, y1, _, _ = prediction.windows[index]
+    for (y, x), value in np.ndenumerate(prediction.probabilities[index]):
+        canvas[y1 + y, x1 + x] = value >= prediction.threshold
+    return canvas
+
+
+WINDOWS = [(3, 4, 20, 30), (10, 0, 60, 40), (59, 39, 60, 40), (5, 5, 5, 9)]
+
+
+def test_masks_lie_in_their_windows():
+    prediction = make(WINDOWS)
+    assert len(prediction) == 4
+    assert prediction.masks().shape == (4, *SIZE)
+    for index in range(4):
+        np.testing.assert_array_equal(prediction.mask(index), painted(prediction, index))
+
+
+def test_run_length_encodings_are_read_by_pycocotools():
+    prediction = make(WINDOWS)
+    for index in range(4):
+        decoded = coco_mask.decode(prediction.rle(index)).astype(bool)
+        np.testing.assert_array_equal(decoded, painted(prediction, index))
+
+
+def test_coco_results_have_width_and_height():
+    entry = make(WINDOWS, scores=[0.25, 1, 1, 1]).to_coco(7, category_id=3)[0]
+    assert entry["bbox"] == [3, 4, 17, 26]
+    assert (entry["image_id"], entry["category_id"], entry["score"]) == (7, 3, 0.25)
+    assert isinstance(entry["segmentation"]["counts"], str)
+
+
+def test_the_higher_score_owns_a_pixel_of_two():
+    prediction = make([(0, 0, 30, 30), (10, 10, 40, 40)], scores=[0.9, 0.3], threshold=0.0)
+    labels = prediction.label_map()
+    assert labels[15, 15] == 1 and labels[35, 35] == 2 and labels[0, 50] == 0
+
+
+def test_polygons_are_the_mask_when_filled():
+    """cv2.fillPoly draws the pixels a contour goes through, too."""
+    prediction = make([(5, 5, 45, 35)])
+    y, x = np.mgrid[:30, :40]
+    round_ones = ((y - 10) ** 2 + (x - 9) ** 2 < 64) | ((y - 20) ** 2 + (x - 30) ** 2 < 36)
+    prediction = Prediction(
+        SIZE, prediction.boxes, prediction.scores, prediction.windows, [round_ones.astype(np.float32)]
+    )
+    (pieces,) = prediction.to_polygons()
+    assert len(pieces) == 2
+    assert cv2.contourArea(pieces[0]) > cv2.contourArea(pieces[1])
+    canvas = np.zeros(SIZE, np.uint8)
+    cv2.fillPoly(canvas, [piece.astype(np.int32) for piece in pieces], 1)
+    np.testing.assert_array_equal(canvas.astype(bool), prediction.mask(0))
+
+
+def test_nobody_is_nobody_in_every_form():
+    nobody = make([])
+    assert len(nobody) == 0 and nobody.masks().shape == (0, *SIZE)
+    assert not nobody.label_map().any() and nobody.to_coco(1) == [] and nobody.to_polygons() == []
+
+
+def test_an_empty_mask_has_an_encoding_and_no_polygon():
+    prediction = make([(2, 2, 9, 9)], threshold=1.5)
+    assert coco_mask.area(prediction.rle(0)) == 0
+    assert prediction.polygons(0) == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 59), st.integers(0, 39), st.integers(1, 30), st.integers(1, 30)), max_size=5
+    )
+)
+def test_any_window_round_trips(corners):
+    windows = [(x, y, min(60, x + w), min(40, y + h)) for x, y, w, h in corners]
+    prediction = make(windows)
+    for index in range(len(windows)):
+        decoded = coco_mask.decode(prediction.rle(index)).astype(bool)
+        np.testing.assert_array_equal(decoded, painted(prediction, index))
+
+
+def test_supervision_gets_boxes_masks_and_scores():
+    pytest.importorskip("supervision", reason="the extra `supervision` is not installed")
+    prediction = make(WINDOWS, scores=[0.1, 0.2, 0.3, 0.4])
+    detections = prediction.to_supervision()
+    np.testing.assert_array_equal(detections.xyxy, prediction.boxes)
+    np.testing.assert_array_equal(detections.mask, prediction.masks())
+    np.testing.assert_array_equal(detections.confidence, prediction.scores)
+    assert len(make([]).to_supervision()) == 0
