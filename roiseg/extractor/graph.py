@@ -33,13 +33,16 @@ def load_onnx(path: str | Path) -> ModelProto:
     return model
 
 
-def cut_graph(model: ModelProto, layers: Sequence[str], name: str = "the extractor") -> ModelProto:
+def cut_graph(
+    model: ModelProto, layers: Sequence[str], name: str = "the extractor", key: str = "extractor.layers"
+) -> ModelProto:
     """Return the part of `model` that computes the tensors `layers`, which become its outputs.
 
     Args:
         model: a whole detector.
         layers: names of tensors, inner ones or outputs.
         name: the file's name, for messages.
+        key: where the configuration names the layers, for messages.
 
     Raises:
         UserError: no layer given, or a tensor does not exist (lists the nearest names with shapes).
@@ -52,7 +55,7 @@ def cut_graph(model: ModelProto, layers: Sequence[str], name: str = "the extract
         if layer not in known:
             close = [f"{n} {known[n]}" for n in nearest(layer, known, count=5)]
             hint = f"nearest: {', '.join(close)}" if close else f"{len(known)} tensors, none similar"
-            raise UserError(f"extractor.layers: {name} has no tensor `{layer}` ({hint})")
+            raise UserError(f"{key}: {name} has no tensor `{layer}` ({hint})")
     graph = inferred.graph
     values = {value.name: value for value in (*graph.value_info, *graph.output)}
     # a tensor whose type could not be inferred still can be an output: the runtime knows it
@@ -82,27 +85,28 @@ def _needed(graph: GraphProto, layers: Sequence[str]) -> set[str]:
         name = queue.pop()
         if name and name not in needed:
             needed.add(name)
-            queue += _reads(makers[name]) if name in makers else []
+            queue += node_reads(makers[name]) if name in makers else []
     return needed
 
 
-def _reads(node: NodeProto) -> list[str]:
+def node_reads(node: NodeProto) -> list[str]:
     """Names a node reads, also from within the branches of an If or the body of a Loop."""
     bodies = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
-    return [*node.input, *(name for body in bodies for inner in body.node for name in _reads(inner))]
+    return [*node.input, *(name for body in bodies for inner in body.node for name in node_reads(inner))]
 
 
 def tensor_shapes(inferred: ModelProto) -> dict[str, str]:
-    """Name -> shape in words ("[1, 64, 52, 52]", "?" where unknown) of every tensor nodes produce."""
+    """Name -> shape in words of every tensor nodes produce."""
     graph = inferred.graph
     shapes = {output: "[?]" for node in graph.node for output in node.output if output}
     for value in (*graph.value_info, *graph.output):
         if value.name in shapes:
-            shapes[value.name] = _shape(value)
+            shapes[value.name] = shape_words(value)
     return shapes
 
 
-def _shape(value: ValueInfoProto) -> str:
+def shape_words(value: ValueInfoProto) -> str:
+    """A tensor's shape in words: "[1, 64, 52, 52]", "?" where unknown."""
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return "[?]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import onnxruntime as ort
@@ -11,11 +12,11 @@ from torch import Tensor
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import Source, file_digest
+from roiseg.extractor.detector.base import Detections, Detector
+from roiseg.extractor.detector.output import cut_with_detector
 from roiseg.extractor.graph import cut_graph, load_onnx
 from roiseg.extractor.preprocess import Preprocess
-
-_TORCH_TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
-_NUMPY_TYPES = {torch.float32: "float32", torch.float16: "float16"}
+from roiseg.extractor.session import TORCH_TYPES, bind, open_session
 
 
 class OnnxExtractor:
@@ -33,6 +34,8 @@ class OnnxExtractor:
             torch sees a GPU and the runtime was built for it, else the CPU.
         threads: CPU threads of the runtime; 0 lets it choose.
         source: makes the file where it is absent, if `onnx_path` is one of its files.
+        detector: how the detector's own boxes are read from its head, for `run_with_detections`; the head
+            is computed there only.
 
     Attributes:
         channels: C of each layer.
@@ -50,6 +53,7 @@ class OnnxExtractor:
         providers: Sequence[str] | None = None,
         threads: int = 0,
         source: Source | None = None,
+        detector: Detector | None = None,
     ) -> None:
         if source is not None and source.makes(onnx_path):
             source.ensure()
@@ -57,10 +61,15 @@ class OnnxExtractor:
         self.layers = [str(name) for name in names]
         self.onnx_path = str(onnx_path)
         self.preprocess = preprocess
-        model = cut_graph(load_onnx(onnx_path), self.layers, self.onnx_path)
-        self.session = _session(model.SerializeToString(), self.onnx_path, providers, threads)
+        self.detector = detector
+        self._runtime = (providers, threads)
+        whole = load_onnx(onnx_path)
+        model = cut_graph(whole, self.layers, self.onnx_path)
+        if detector is not None and detector.output is not None:  # a wrong name is told at once
+            cut_graph(whole, [detector.output], self.onnx_path, "extractor.detector.output")
+        self.session = open_session(model.SerializeToString(), self.onnx_path, *self._runtime)
         self._input, self._static_batch = self._check_input()
-        self._dtypes = [_TORCH_TYPES.get(output.type) for output in self._outputs()]
+        self._dtypes = [TORCH_TYPES.get(output.type) for output in self._outputs()]
         self.shapes = self._probe()
         self.channels = tuple(shape[0] for shape in self.shapes)
         self.strides = tuple(preprocess.image_size[0] // shape[1] for shape in self.shapes)
@@ -98,7 +107,51 @@ class OnnxExtractor:
 
     def run(self, tensor: Tensor) -> tuple[Tensor, ...]:
         """Extract the features of preprocessed pictures [B, 3, H, W]; see `__call__`."""
-        inputs = tensor.to(_TORCH_TYPES[self._input.type])
+        inputs, outputs = self._memory(tensor)
+        step = 1 if self._static_batch else max(1, len(inputs))
+        for start in range(0, len(inputs), step):
+            part = slice(start, start + step)
+            self.session.run_with_iobinding(self._bind(self.session, inputs, outputs, part))
+        return tuple(output.to(tensor.device, torch.float32) for output in outputs)
+
+    def run_with_detections(self, tensor: Tensor) -> tuple[tuple[Tensor, ...], list[Detections]]:
+        """Features and the detector's own boxes of preprocessed pictures [B, 3, H, W], of one run a picture.
+
+        Returns:
+            What `run` gives, and the detections of each picture, boxes in input pixels.
+
+        Raises:
+            UserError: no `detector` was given, or what the head gives is not what it reads.
+        """
+        if self.detector is None:
+            raise UserError(
+                "extractor.detector is not set, so the detector's own boxes cannot be read: say how with "
+                "detector=yolox, yolo, rows, ... (the choices in conf/detector), or give boxes"
+            )
+        session, head = self._whole
+        inputs, outputs = self._memory(tensor)
+        detections = []
+        for index in range(len(inputs)):
+            binding = self._bind(session, inputs, outputs, slice(index, index + 1))
+            binding.bind_output(head)  # of a size the runtime knows
+            session.run_with_iobinding(binding)
+            detections.append(self.detector(binding.get_outputs()[-1].numpy(), self.preprocess.image_size))
+        return tuple(output.to(tensor.device, torch.float32) for output in outputs), detections
+
+    @cached_property
+    def _whole(self) -> tuple[ort.InferenceSession, str]:
+        """A session that computes the head as well, and the head's name: opened when boxes are first wanted.
+
+        It is not the session of `run`: the runtime computes all a graph holds, asked for or not.
+        """
+        assert self.detector is not None
+        size = self.preprocess.image_size
+        model, head = cut_with_detector(self.onnx_path, self.layers, self.detector, size)
+        return open_session(model.SerializeToString(), self.onnx_path, *self._runtime), head
+
+    def _memory(self, tensor: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The pictures as the runtime reads them, and memory for their features, both ready to be used."""
+        inputs = tensor.to(TORCH_TYPES[self._input.type]).contiguous()
         if "CUDAExecutionProvider" not in self.providers:
             inputs = inputs.cpu()
         outputs = [
@@ -107,21 +160,13 @@ class OnnxExtractor:
         ]
         if inputs.device.type == "cuda":
             torch.cuda.current_stream(inputs.device).synchronize()  # the runtime has a stream of its own
-        step = 1 if self._static_batch else max(1, len(inputs))
-        for start in range(0, len(inputs), step):
-            self._run(inputs[start : start + step], [output[start : start + step] for output in outputs])
-        return tuple(output.to(tensor.device, torch.float32) for output in outputs)
+        return inputs, outputs
 
-    def _run(self, inputs: Tensor, outputs: Sequence[Tensor]) -> None:
-        binding = self.session.io_binding()
-        pairs = [(self._input.name, inputs, binding.bind_input)]
-        pairs += [(layer, out, binding.bind_output) for layer, out in zip(self.layers, outputs, strict=True)]
-        for name, tensor, bind in pairs:
-            bind(
-                name, tensor.device.type, tensor.device.index or 0,
-                _NUMPY_TYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr(),
-            )  # fmt: skip
-        self.session.run_with_iobinding(binding)
+    def _bind(
+        self, session: ort.InferenceSession, inputs: Tensor, outputs: Sequence[Tensor], part: slice
+    ) -> ort.IOBinding:
+        features = {layer: output[part] for layer, output in zip(self.layers, outputs, strict=True)}
+        return bind(session, (self.input_name, inputs[part]), features)
 
     def _outputs(self) -> list[Any]:
         by_name = {output.name: output for output in self.session.get_outputs()}
@@ -129,7 +174,7 @@ class OnnxExtractor:
 
     def _check_input(self) -> tuple[Any, bool]:
         inputs = self.session.get_inputs()
-        if len(inputs) != 1 or inputs[0].type not in _TORCH_TYPES:
+        if len(inputs) != 1 or inputs[0].type not in TORCH_TYPES:
             found = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
             raise UserError(f"extractor {self.onnx_path} needs one float image input, it has: {found}")
         shape = inputs[0].shape
@@ -151,7 +196,7 @@ class OnnxExtractor:
     def _probe(self) -> list[tuple[int, int, int]]:
         """Run once on an empty picture to learn the features' shapes, whatever the file declares."""
         height, width = self.preprocess.image_size
-        blank = torch.zeros((1, 3, height, width), dtype=_TORCH_TYPES[self._input.type])
+        blank = torch.zeros((1, 3, height, width), dtype=TORCH_TYPES[self._input.type])
         try:
             features = self.session.run(self.layers, {self._input.name: blank.numpy()})
         except Exception as error:  # the runtime raises bare exceptions of its own
@@ -173,35 +218,3 @@ def _is_map(shape: tuple[int, ...], image_size: tuple[int, int]) -> bool:
         return False
     strides = [size / cells for size, cells in zip(image_size, shape[2:], strict=True)]
     return strides[0].is_integer() and strides[0] == strides[1]
-
-
-def default_providers() -> list[str]:
-    """CUDA before CPU where torch sees a GPU and the runtime was built for it, else the CPU alone."""
-    cuda = torch.cuda.is_available() and "CUDAExecutionProvider" in ort.get_available_providers()
-    return ["CUDAExecutionProvider", "CPUExecutionProvider"] if cuda else ["CPUExecutionProvider"]
-
-
-def _session(model: bytes, path: str, providers: Sequence[str] | None, threads: int) -> ort.InferenceSession:
-    chosen = list(providers) if providers else default_providers()
-    available = ort.get_available_providers()
-    if unknown := [provider for provider in chosen if provider not in available]:
-        known = ", ".join(available)
-        raise UserError(f"extractor.providers: {unknown[0]} is not in this onnxruntime (it has {known})")
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    # threads that spin between runs take the cores from the decoder, whose turn it is then
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return ort.InferenceSession(model, options, providers=[_on_device(name) for name in chosen])
-    except Exception as error:  # the runtime raises bare exceptions of its own
-        raise UserError(
-            f"extractor {path} cannot be opened by onnxruntime: {' '.join(str(error).split())[:300]}"
-        ) from None
-
-
-def _on_device(provider: str) -> str | tuple[str, dict[str, str]]:
-    """The provider, CUDA's on torch's current device: each process of a distributed run has its own."""
-    if provider != "CUDAExecutionProvider" or not torch.cuda.is_available():
-        return provider
-    return provider, {"device_id": str(torch.cuda.current_device())}

@@ -54,11 +54,14 @@ class TrainedModel:
     extractor_sha256: str
     epoch: int  # 1-based
 
-    def extractor(self, onnx_path: str | None = None) -> OnnxExtractor:
+    def extractor(
+        self, onnx_path: str | None = None, detector: dict[str, Any] | None = None
+    ) -> OnnxExtractor:
         """Open the extractor the decoder was trained on.
 
         Args:
             onnx_path: where the detector lies now; by default where it lay then.
+            detector: configuration of the adapter that reads the detector's boxes; by default the run's.
 
         Raises:
             UserError: it cannot be opened, or it is another file than the one trained on.
@@ -66,13 +69,24 @@ class TrainedModel:
         node = {**self.config["extractor"], "source": None}  # inference makes no detector
         if onnx_path is not None:
             node["onnx_path"] = onnx_path
+        if detector is not None:
+            node["detector"] = detector
         extractor: OnnxExtractor = rebuild(node)
-        if extractor.digest != self.extractor_sha256:
-            raise UserError(
-                f"extractor {extractor.onnx_path} is not the file {self.path} was trained on "
-                "(its SHA-256 differs): give that one as onnx_path"
-            )
+        check_same_file(extractor, self.extractor_sha256, self.path)
         return extractor
+
+
+def check_same_file(extractor: OnnxExtractor, sha256: str, path: Path) -> None:
+    """Make sure an extractor is the one that the model at `path` was trained on.
+
+    Raises:
+        UserError: it is another file.
+    """
+    if extractor.digest != sha256:
+        raise UserError(
+            f"extractor {extractor.onnx_path} is not the file {path} was trained on "
+            "(its SHA-256 differs): give that one as onnx_path"
+        )
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -192,6 +206,8 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
         key: config.get(key)
         for key in ("data", "extractor", "model", "loss", "optimizer", "scheduler", "clicks", "seed")
     }
+    # how boxes are read at inference does not make another run
+    kept["extractor"] = {k: v for k, v in (config.get("extractor") or {}).items() if k != "detector"}
     kept["trainer"] = {
         key: value
         for key, value in (config.get("trainer") or {}).items()

@@ -444,3 +444,11 @@ def test_identity_is_plain_and_does_not_change_its_input(config):
     before = copy.deepcopy(config)
     assert identity(config) == identity(before)
     assert config == before
+
+
+def test_how_the_detectors_boxes_are_read_does_not_make_another_run(config):
+    other = copy.deepcopy(config)
+    other["extractor"]["detector"] = {"_target_": "roiseg.extractor.detector.yolo.Yolo"}
+    assert identity(other) == identity(config)
+    other["extractor"]["layers"] = ["another"]
+    assert identity(other) != identity(config)

@@ -1,0 +1,141 @@
+"""What all adapters share: which boxes are kept, and what comes out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from roiseg.common.errors import UserError
+from roiseg.geometry.boxes import Boxes, clip
+from roiseg.geometry.nms import nms
+
+Shape = Sequence[int | None]  # None: not fixed
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector finds in one picture, by falling score."""
+
+    boxes: Boxes  # [N, 4] x1, y1, x2, y2; of an adapter: pixels of the detector's input, cut to it
+    scores: NDArray[np.float32]  # [N] 0..1
+    labels: NDArray[np.int64]  # [N] the detector's own class numbers
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+class Detector(ABC):
+    """Reads boxes from the raw output of a detector's head.
+
+    Args:
+        output: name of the tensor that holds them, inner ones too; None takes the file's first output whose
+            shape fits.
+        labels: the detector's classes whose boxes are wanted; the others are not looked at. None: all.
+        score_threshold: boxes with this score or less are dropped.
+        iou_threshold: of two boxes that overlap more, of whatever wanted class, the one with the higher score
+            stays (greedy NMS); None: no NMS, for outputs that have been through one.
+        max_detections: how many boxes are kept at most, those with the highest scores.
+
+    Raises:
+        UserError: an option outside its range.
+    """
+
+    def __init__(
+        self,
+        output: str | None = None,
+        labels: Sequence[int] | None = (0,),
+        score_threshold: float = 0.25,
+        iou_threshold: float | None = 0.45,
+        max_detections: int = 100,
+    ) -> None:
+        if labels is not None and (len(labels) == 0 or min(labels) < 0):
+            raise UserError(
+                f"extractor.detector.labels must be class numbers from 0 on, or null for all, got {labels}"
+            )
+        if not 0 <= score_threshold < 1:
+            raise UserError(
+                f"extractor.detector.score_threshold must be at least 0 and below 1, got {score_threshold}"
+            )
+        if iou_threshold is not None and not 0 < iou_threshold <= 1:
+            raise UserError(
+                "extractor.detector.iou_threshold must be above 0 and at most 1, or null for no NMS, "
+                f"got {iou_threshold}"
+            )
+        if max_detections < 1:
+            raise UserError(f"extractor.detector.max_detections must be at least 1, got {max_detections}")
+        self.output = None if output is None else str(output)
+        self.labels = None if labels is None else [int(label) for label in labels]
+        self.score_threshold = float(score_threshold)
+        self.iou_threshold = None if iou_threshold is None else float(iou_threshold)
+        self.max_detections = int(max_detections)
+
+    def __call__(self, raw: NDArray[np.generic], image_size: tuple[int, int]) -> Detections:
+        """Read the boxes of one picture.
+
+        Args:
+            raw: the head's output.
+            image_size: (H, W) of the detector's input in pixels.
+
+        Raises:
+            UserError: an output of this shape is not what the adapter reads.
+        """
+        if problem := self.mismatch(raw.shape, image_size):
+            raise UserError(f"extractor.detector: the detector's output is {list(raw.shape)}, {problem}")
+        found = self.candidates(torch.from_numpy(raw.astype(np.float32)), image_size)
+        boxes, scores, labels = (tensor.numpy() for tensor in found)
+        above = np.flatnonzero(scores > self.score_threshold)
+        kept = above[nms(boxes[above], scores[above], self.iou_threshold, self.max_detections)]
+        return Detections(clip(boxes[kept], image_size), scores[kept], labels[kept].astype(np.int64))
+
+    def candidates(self, raw: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """All boxes the output holds, before any choice; plain tensor operations, which can be exported.
+
+        Args:
+            raw: the head's output of one picture, float32, of a shape that fits.
+            image_size: (H, W) of the detector's input in pixels.
+
+        Returns:
+            Boxes [A, 4] x1, y1, x2, y2 in input pixels, not cut to the input; scores [A], 0 where the class
+            is not wanted or no area of the box lies within the input; labels [A].
+        """
+        boxes, scores, labels = self.decode(raw, image_size)
+        height, width = image_size
+        across = boxes[:, 2].clamp(0, width) > boxes[:, 0].clamp(0, width)
+        down = boxes[:, 3].clamp(0, height) > boxes[:, 1].clamp(0, height)
+        return boxes, torch.where(across & down, scores, 0.0), labels
+
+    @abstractmethod
+    def mismatch(self, shape: Shape, image_size: tuple[int, int]) -> str:
+        """Why an output of this shape is not what the adapter reads, in words; empty if it is."""
+
+    @abstractmethod
+    def decode(self, raw: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, scores and labels of all that the output holds; see `candidates`."""
+
+    def best_class(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """The wanted class with the highest score, of class scores [A, C]: its scores [A] and labels [A]."""
+        wanted = range(scores.shape[1]) if self.labels is None else self.labels
+        best, index = scores[:, list(wanted)].max(dim=1)
+        return best, torch.tensor(list(wanted))[index]
+
+    def absent_label(self, classes: int) -> str:
+        """In words: which wanted label a head of so many classes does not have; empty if it has all."""
+        absent = [label for label in self.labels or [] if label >= classes]
+        return f"{classes} classes from 0 on: labels: {absent[0]} is not among them" if absent else ""
+
+
+def one_batch(shape: Shape, dimensions: int) -> bool:
+    """Is this a shape of so many dimensions, the first of which can be 1?"""
+    return len(shape) == dimensions and shape[0] in (1, None)
+
+
+def corners(boxes: Tensor) -> Tensor:
+    """Centre x, centre y, width, height -> x1, y1, x2, y2; [A, 4]."""
+    centre, half = boxes[:, :2], boxes[:, 2:] / 2
+    return torch.cat([centre - half, centre + half], dim=1)
