@@ -135,6 +135,31 @@ class RoiBatch:
         return [sample.transform.inverse().boxes(given[images == i]) for i, sample in enumerate(self.samples)]
 
 
+def close_up(
+    sample: RoiSample, image: NDArray[np.uint8], transform: Transform, rois: Boxes, rows: NDArray[np.int64]
+) -> RoiSample:
+    """An enlarged part of a sample's picture, with those of its ROIs that are seen in it.
+
+    Args:
+        sample: the whole picture.
+        image: [H, W, 3] RGB, the part at the extractor's input size.
+        transform: original -> input pixels of the part.
+        rois: [r, 4] all ROIs of the sample in original pixels.
+        rows: which of them are seen.
+    """
+    return replace(
+        sample,
+        image=image,
+        transform=transform,
+        rois=transform.boxes(rois[rows]),
+        targets=sample.targets[:0],
+        pixel_size=sample.pixel_size * sample.transform.scale / transform.scale,
+        cache_key=None,
+        found=Lookup(False),
+        rows=rows,
+    )
+
+
 def collate(samples: Sequence[RoiSample]) -> RoiBatch:
     """Join samples into a batch."""
     pictures = [sample.image for sample in samples if sample.image.size]

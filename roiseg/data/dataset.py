@@ -16,7 +16,7 @@ from roiseg.common.classes import BACKGROUND, NON_TARGET
 from roiseg.common.errors import UserError
 from roiseg.common.files import absent_files, existing_dir
 from roiseg.data.annotations import Annotations
-from roiseg.data.batch import RoiSample
+from roiseg.data.batch import RoiSample, close_up
 from roiseg.data.images import file_state, read_image
 from roiseg.data.sampling import RoiSampler
 from roiseg.data.scenes import Scene, Scenes
@@ -162,17 +162,7 @@ class RoiDataset(Dataset[RoiSample]):
         letterbox = self.views.letterbox
         assert self.zooms is not None
         return [
-            replace(
-                sample,
-                image=letterbox.apply(picture, transform),
-                transform=transform,
-                rois=transform.boxes(rois[rows]),
-                targets=sample.targets[:0],
-                pixel_size=sample.pixel_size * sample.transform.scale / transform.scale,
-                cache_key=None,
-                found=Lookup(False),
-                rows=rows,
-            )
+            close_up(sample, letterbox.apply(picture, transform), transform, rois, rows)
             for transform, rows in self.zooms.close_ups(letterbox, sample.original_size, rois)
         ]
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_mirrored_prediction import EVERY, extractor, make, run_test  # noqa: F401  (a fixture)
+from tiny_looks import EVERY, make, run_test, topleft_extractor
 from tiny_run import one_thread, tiny_data, tiny_module
 
 from roiseg.data.zooms import Zooms
@@ -22,6 +22,11 @@ ZOOMS = Zooms((1.2, 1.6), 0.75)
 def _one_thread():
     with one_thread():
         yield
+
+
+@pytest.fixture(scope="module")
+def extractor(onnx_file):
+    return topleft_extractor(onnx_file)
 
 
 def look(decoder, net, picture, transform, roi, pixel_size, grid, mirrored):
@@ -43,7 +48,7 @@ def look(decoder, net, picture, transform, roi, pixel_size, grid, mirrored):
 
 @pytest.mark.parametrize("mirror", [False, True], ids=["plain", "mirror"])
 @pytest.mark.parametrize("name", EVERY)
-def test_probabilities_are_averaged_over_all_looks(name, mirror, extractor, coco_set, tmp_path):  # noqa: F811
+def test_probabilities_are_averaged_over_all_looks(name, mirror, extractor, coco_set, tmp_path):
     decoder = make(name, extractor)
     if mirror and decoder.frame == "image":
         pytest.skip("averaged on the map: test_mirrored_prediction")
@@ -81,7 +86,7 @@ def test_probabilities_are_averaged_over_all_looks(name, mirror, extractor, coco
     assert logged["test/instance_iou"] == pytest.approx(np.mean(ious), abs=0.01)
 
 
-def test_close_ups_change_the_test_only_and_only_where_rois_are_small(extractor, coco_set, tmp_path):  # noqa: F811
+def test_close_ups_change_the_test_only_and_only_where_rois_are_small(extractor, coco_set, tmp_path):
     module = tiny_module(make("roi", extractor))
     plain, closer, none_small = (
         tiny_data(coco_set, extractor, module.decoder, zooms=zooms) for zooms in (None, ZOOMS, Zooms((50.0,)))
@@ -94,7 +99,7 @@ def test_close_ups_change_the_test_only_and_only_where_rois_are_small(extractor,
     assert all(batch.close_ups is None for batch in batches)
 
 
-def test_the_worst_are_drawn_as_they_were_measured(extractor, coco_set, tmp_path):  # noqa: F811
+def test_the_worst_are_drawn_as_they_were_measured(extractor, coco_set, tmp_path):
     """An image-frame decoder's averages lie on grids over the ROIs, not on the image."""
     module = tiny_module(make("image", extractor))
     data = tiny_data(coco_set, extractor, module.decoder, metric_size=(24, 18), zooms=ZOOMS)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
-from tiny_image_decoder import TinyImageDecoder
-from tiny_run import LAYER, one_thread, tiny_data, tiny_decoder, tiny_module, tiny_trainer
+from tiny_looks import EVERY, make, run_test, topleft_extractor
+from tiny_run import one_thread, tiny_data, tiny_module, tiny_trainer
 from torch import nn
 from torch.nn import functional as F
 
 from roiseg.decoders.base import Context, Decoder, DecoderOutput, target_probability
 from roiseg.extractor.cache.codec import Half
 from roiseg.extractor.cache.memory import MemoryCache
-from roiseg.extractor.onnx_extractor import OnnxExtractor
-from roiseg.extractor.preprocess import Preprocess
 from roiseg.geometry.roi_align import roi_align
 from roiseg.training.instances import measure_instances
 from roiseg.training.looks import average
@@ -31,10 +28,7 @@ def _one_thread():
 
 @pytest.fixture(scope="module")
 def extractor(onnx_file):
-    """Pads on the right and below only."""
-    return OnnxExtractor(
-        str(onnx_file), [LAYER], Preprocess([64, 64], align="topleft", color="bgr"), threads=1
-    )
+    return topleft_extractor(onnx_file)
 
 
 class PictureDecoder(Decoder):
@@ -52,39 +46,6 @@ class PictureDecoder(Decoder):
         else:
             seen = F.adaptive_avg_pool2d(context.image, self.output_size)[rois[:, 0].long()]
         return DecoderOutput(self.label(seen - 0.4))
-
-
-class Outputs(L.Callback):
-    """What the module returned of each batch of the test, and the batch."""
-
-    def __init__(self):
-        self.seen = []
-
-    def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
-        self.seen.append((batch, outputs))
-
-
-def run_test(module, data, folder):
-    """(logged metrics, (batch, outputs) a batch)."""
-    outputs = Outputs()
-    trainer = tiny_trainer(folder, [outputs])
-    logged = trainer.test(module, datamodule=data, verbose=False)[0]
-    module.eval()
-    return logged, outputs.seen
-
-
-def make(name, extractor):
-    torch.manual_seed(0)
-    decoders = {
-        "roi": lambda: tiny_decoder(extractor),
-        "detail and film": lambda: tiny_decoder(extractor, detail=4, film=1.0),
-        "image": lambda: TinyImageDecoder(extractor.channels, extractor.strides, (64, 64)),
-        "image, detail": lambda: TinyImageDecoder(extractor.channels, extractor.strides, (64, 64), detail=4),
-    }
-    return decoders[name]()
-
-
-EVERY = ["roi", "detail and film", "image", "image, detail"]
 
 
 @pytest.mark.parametrize("frame", ["roi", "image"])

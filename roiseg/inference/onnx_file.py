@@ -1,0 +1,119 @@
+"""An exported ONNX file, opened to be run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from torch import Tensor
+
+from roiseg.common.errors import UserError
+from roiseg.common.files import existing_file
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.extractor.preprocess import Preprocess
+from roiseg.extractor.session import default_providers
+from roiseg.inference.checkpoint import check_same_file
+from roiseg.inference.onnx_graph import IMAGE, MASKS, PIXEL_SIZE, ROIS
+from roiseg.inference.rebuild import rebuild
+
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+class OnnxFile:
+    """A decoder, alone or merged with its extractor, written by `python -m roiseg.export`.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        metadata: what the export wrote beside the graph.
+        merged: the extractor is inside: the file reads the picture.
+        image_size: (H, W) of the detector's input and of the masks.
+        preprocess: from picture to the detector's input tensor.
+
+    Raises:
+        UserError: absent, not to be opened, or not written by roiseg.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = existing_file(path, "exported ONNX", "give a file written by `python -m roiseg.export`")
+        try:
+            self.session = ort.InferenceSession(str(self.path), providers=default_providers())
+        except Exception as error:  # the runtime raises bare exceptions of its own
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{self.path} cannot be opened by onnxruntime ({reason}): export it anew"
+            ) from None
+        self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
+        self._types = {given.name: _TYPES.get(given.type) for given in self.session.get_inputs()}
+        if self.metadata.get("producer") != "roiseg" or ROIS not in self._types:
+            raise UserError(
+                f"{self.path} is no decoder written by `python -m roiseg.export`: give one that is"
+            )
+        self.merged: bool = self._read("merged")
+        self.layers: list[str] = self._read("layers")
+        height, width = self._read("image_size")
+        self.image_size = (int(height), int(width))
+        self.preprocess = Preprocess(**self._read("preprocess"))
+
+    def extractor(
+        self, onnx_path: str | None = None, detector: dict[str, Any] | None = None
+    ) -> OnnxExtractor | None:
+        """Open the detector whose features the decoder reads; None if it is inside and no other is given.
+
+        Args:
+            onnx_path: where the detector lies.
+            detector: configuration of the adapter that reads its boxes; by default the one exported.
+
+        Raises:
+            UserError: it is needed and not given, cannot be opened, or is another file than trained on.
+        """
+        if onnx_path is None:
+            if self.merged:
+                return None
+            raise UserError(
+                f"{self.path} holds the decoder alone: give the detector it was trained on as onnx_path"
+            )
+        adapter = detector if detector is not None else self._read("detector", None)
+        extractor = OnnxExtractor(onnx_path, self.layers, self.preprocess, detector=rebuild(adapter))
+        check_same_file(extractor, self.metadata["extractor_sha256"], self.path)
+        return extractor
+
+    def run(self, inputs: Tensor, features: Sequence[Tensor], rois: Tensor, pixel_size: Tensor) -> Tensor:
+        """Masks of the ROIs of one picture.
+
+        Args:
+            inputs: [1, 3, H, W] the detector's input tensor.
+            features: [1, C_l, H_l, W_l] a layer; not read by a merged file.
+            rois: [N, 4] normalised x1, y1, x2, y2.
+            pixel_size: [1] size of an input pixel, see `RoiSample`.
+
+        Returns:
+            [N, H, W] probability of the target, on the CPU.
+        """
+        known = {
+            ROIS: rois,
+            IMAGE: inputs,
+            PIXEL_SIZE: pixel_size,
+            **dict(zip(self.layers, features, strict=False)),
+        }
+        if self.merged:  # its picture has the name the detector gave it
+            known |= {name: inputs for name in self._types if name not in known}
+        given = {name: known[name].cpu().numpy().astype(dtype) for name, dtype in self._types.items()}
+        (masks,) = self.session.run([MASKS], given)
+        return torch.from_numpy(masks.astype(np.float32))
+
+    def _read(self, key: str, *default: Any) -> Any:
+        if key not in self.metadata and default:
+            return default[0]
+        try:
+            return json.loads(self.metadata[key])
+        except (KeyError, ValueError):
+            raise UserError(
+                f"{self.path}: its metadata `{key}` is missing or damaged: export it anew"
+            ) from None

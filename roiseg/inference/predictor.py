@@ -1,0 +1,286 @@
+"""The Python interface: a picture once, masks for boxes as often as wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from roiseg.common.errors import UserError
+from roiseg.data.batch import RoiBatch, RoiSample, close_up, collate
+from roiseg.data.mirror import mirror
+from roiseg.data.zooms import Zooms
+from roiseg.extractor.detector.base import Detections
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.geometry.boxes import Boxes, as_boxes, clip
+from roiseg.geometry.letterbox import Letterbox
+from roiseg.geometry.paste import paste_crop
+from roiseg.inference.masks import MaskModel, open_mask_model
+from roiseg.inference.prediction import Prediction
+
+_AT_ONCE = 64  # ROIs a decoder gets at a time: bounds its memory, whatever a picture holds
+
+
+class Predictor:
+    """Masks for boxes.
+
+    The detector runs once a picture, when its features are first needed; `predict` may then be called
+    many times at the price of the decoder.
+
+        predictor = Predictor.from_checkpoint("checkpoint_epoch_0010_416x416_6342.pth")
+        predictor.set_image(picture)
+        prediction = predictor.predict([[10, 20, 120, 300]])
+        prediction.masks()  # bool [1, H, W]
+
+    Args:
+        model: from `open_mask_model`.
+        mirrored: average with the mirror image: the detector runs twice.
+        zooms: average with close-ups of small ROIs: the detector runs again for each, in every `predict`.
+    """
+
+    def __init__(self, model: MaskModel, mirrored: bool = False, zooms: Zooms | None = None) -> None:
+        self.model = model
+        self.mirrored = mirrored
+        self.zooms = zooms
+        self._picture: NDArray[np.uint8] | None = None
+        self._letterbox: Letterbox = model.preprocess.letterbox
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        onnx_path: str | None = None,
+        device: torch.device | str | None = None,
+        detector: dict[str, Any] | None = None,
+        **looks: Any,
+    ) -> Predictor:
+        """Open a checkpoint of `python -m roiseg.train`.
+
+        Args:
+            path: the checkpoint.
+            onnx_path: where the detector lies now; None: where it lay in training.
+            device: of the decoder; None: the GPU if there is one.
+            detector: configuration of the adapter that reads the detector's boxes (`extractor.detector`);
+                None: the one of the training.
+            looks: `mirrored`, `zooms`.
+
+        Raises:
+            UserError: a file is absent, damaged, or does not fit the other.
+        """
+        return cls(open_mask_model(ckpt=path, onnx_path=onnx_path, device=device, detector=detector), **looks)
+
+    @classmethod
+    def from_onnx(
+        cls, path: str | Path, onnx_path: str | None = None, detector: dict[str, Any] | None = None
+    ) -> Predictor:
+        """Open a file of `python -m roiseg.export`.
+
+        Args:
+            path: the decoder, alone or merged with the detector.
+            onnx_path: the detector: needed if the decoder is alone, and for boxes of the detector's own.
+            detector: see `from_checkpoint`.
+
+        Raises:
+            UserError: see `from_checkpoint`.
+        """
+        return cls(open_mask_model(onnx=path, onnx_path=onnx_path, detector=detector))
+
+    @property
+    def has_detector(self) -> bool:
+        """Can `detect` be called?"""
+        return self.model.extractor is not None and self.model.extractor.detector is not None
+
+    def set_image(self, image: NDArray[np.uint8], pixel_size: float = 1.0) -> None:
+        """Choose the picture.
+
+        Args:
+            image: RGB uint8 [H, W, 3].
+            pixel_size: size of one of its pixels as in the training data: micrometres, or 1 where that gave
+                none.
+
+        Raises:
+            UserError: another shape or type.
+        """
+        if (
+            not isinstance(image, np.ndarray)
+            or image.dtype != np.uint8
+            or image.ndim != 3
+            or image.shape[2] != 3
+        ):
+            told = (
+                f"{image.dtype} {list(image.shape)}"
+                if isinstance(image, np.ndarray)
+                else type(image).__name__
+            )
+            raise UserError(f"the picture must be RGB uint8 [H, W, 3], got {told}")
+        if 0 in image.shape:
+            raise UserError(f"the picture is empty: {list(image.shape)}")
+        size = (image.shape[0], image.shape[1])
+        transform = self._letterbox.fit(*size)
+        sample = RoiSample(
+            0, 0, "", self._letterbox.apply(image, transform), transform, size,
+            np.zeros((0, 4), np.float32), _NO_TARGETS, measured=_GRID,
+            pixel_size=pixel_size / transform.scale,
+        )  # fmt: skip
+        self._picture, self._sample = image, sample
+        self._whole: RoiBatch | None = None
+        self._mirror: RoiBatch | None = None
+        self._found: Detections | None = None
+
+    def detect(self) -> Detections:
+        """The persons the frozen detector finds, in pixels of the picture; from the same run as the features.
+
+        Raises:
+            UserError: no picture, or no adapter for the detector's outputs.
+        """
+        sample = self._current()
+        if self._found is None:
+            extractor = self._detector()
+            whole = collate([sample])
+            inputs = extractor.preprocess(whole.images)
+            features, (found,) = extractor.run_with_detections(inputs)
+            if self._whole is None:
+                self._whole = replace(whole, inputs=inputs, features=features)
+            boxes = clip(sample.transform.inverse().boxes(found.boxes), sample.original_size)
+            inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # not all in the padding
+            self._found = Detections(boxes[inside], found.scores[inside], found.labels[inside])
+        return self._found
+
+    def predict(
+        self,
+        boxes: ArrayLike | None = None,
+        scores: ArrayLike | None = None,
+        points: ArrayLike | None = None,
+        threshold: float = 0.5,
+    ) -> Prediction:
+        """Masks of the persons in boxes.
+
+        Args:
+            boxes: [N, 4] x1, y1, x2, y2 in pixels of the picture; None: those of `detect`.
+            scores: [N] of the boxes; None: 1, or the detector's.
+            points: [N, P, 3] clicks for decoders that read them (`sam`): x, y in pixels of the picture, and
+                1 on the person, 0 off it, -1 no click.
+            threshold: probability from which on a pixel is mask.
+
+        Raises:
+            UserError: no picture, boxes that are none, or prompts the model does not read.
+        """
+        sample = self._current()
+        if boxes is None:
+            found = self.detect()
+            boxes, scores = found.boxes, found.scores if scores is None else scores
+        wanted = checked_boxes(boxes)
+        weights = np.ones(len(wanted)) if scores is None else np.asarray(scores)
+        if weights.shape != (len(wanted),):
+            raise UserError(
+                f"scores must be one number a box ({len(wanted)}), got shape {list(weights.shape)}"
+            )
+        clicks = None if points is None else self._clicks(points, len(wanted))
+        windows, shares, others = [], [], []
+        for start in range(0, len(wanted), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            for window, target, other in self._masks(
+                sample, wanted[part], None if clicks is None else clicks[part]
+            ):
+                windows.append(window)
+                shares.append(target)
+                others.append(other)
+        told = others if others and others[0] is not None else None
+        return Prediction(
+            sample.original_size, wanted, weights.astype(np.float32), windows, shares, told, threshold
+        )
+
+    def _masks(
+        self, sample: RoiSample, boxes: Boxes, points: Tensor | None
+    ) -> Iterator[tuple[Any, Any, Any]]:
+        """Window, target and non-target probabilities of each box, at the picture's resolution."""
+        batch = self._batch(sample, boxes, looks=points is None)
+        found = self.model.masks(batch, points)
+        (frames,) = batch.original_boxes(found.windows)
+        for index, (roi, frame) in enumerate(zip(boxes, frames, strict=True)):
+            target, window = paste_crop(found.target[index], frame, sample.original_size, within=roi)
+            other = None
+            if found.non_target is not None:
+                other, _ = paste_crop(found.non_target[index], frame, sample.original_size, within=roi)
+            yield window, target, other
+
+    def _batch(self, sample: RoiSample, boxes: Boxes, looks: bool) -> RoiBatch:
+        """The picture with ROIs; its features are computed the first time only, those of close-ups always."""
+        if self._whole is None:
+            self._whole = self.model.prepare(collate([sample]))
+        with_rois = replace(sample, rois=sample.transform.boxes(boxes))
+        if looks and self.zooms is not None:
+            with_rois = replace(with_rois, close_ups=self._close_ups(sample, boxes))
+        batch = collate([with_rois])
+        whole = replace(batch, inputs=self._whole.inputs, features=self._whole.features)
+        if looks and batch.close_ups is not None:
+            whole = replace(whole, close_ups=self._with_mirror(self.model.prepare(batch.close_ups)))
+        if looks and self.mirrored:
+            seen = mirror(replace(whole, close_ups=None))
+            if self._mirror is None:
+                self._mirror = self.model.prepare(seen)
+            seen = replace(seen, inputs=self._mirror.inputs, features=self._mirror.features)
+            whole = replace(whole, mirrored=seen)
+        return whole
+
+    def _with_mirror(self, batch: RoiBatch) -> RoiBatch:
+        return replace(batch, mirrored=self.model.prepare(mirror(batch))) if self.mirrored else batch
+
+    def _close_ups(self, sample: RoiSample, boxes: Boxes) -> list[RoiSample]:
+        assert self.zooms is not None and self._picture is not None
+        looks = self.zooms.close_ups(self._letterbox, sample.original_size, boxes)
+        return [
+            close_up(sample, self._letterbox.apply(self._picture, part), part, boxes, rows)
+            for part, rows in looks
+        ]
+
+    def _clicks(self, points: ArrayLike, count: int) -> Tensor:
+        if "points" not in self.model.prompts:
+            raise UserError(f"{self.model.path} reads no points: use a checkpoint of model=sam")
+        clicks = np.asarray(points, np.float32)
+        if clicks.ndim != 3 or clicks.shape[0] != count or clicks.shape[2] != 3:
+            raise UserError(f"points must be [{count}, P, 3] (x, y, label), got {list(clicks.shape)}")
+        clicks[..., :2] = self._sample.transform.points(clicks[..., :2])
+        return torch.from_numpy(clicks)
+
+    def _current(self) -> RoiSample:
+        if self._picture is None:
+            raise UserError("no picture yet: call set_image first")
+        return self._sample
+
+    def _detector(self) -> OnnxExtractor:
+        extractor = self.model.extractor
+        if extractor is None:
+            raise UserError(f"{self.model.path} holds the detector: give it as onnx_path, too, for its boxes")
+        return extractor
+
+
+_NO_TARGETS = np.zeros((0, 1, 1), np.uint8)
+_GRID = np.zeros(
+    (0, 56, 56), np.uint8
+)  # over each ROI, on which looks of decoders that draw on the image are averaged
+
+
+def checked_boxes(boxes: ArrayLike) -> Boxes:
+    """Boxes as float32 [N, 4].
+
+    Raises:
+        UserError: another shape, a number that is none, or a box without area.
+    """
+    try:
+        array = as_boxes(boxes)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"boxes must be [N, 4] numbers x1, y1, x2, y2 ({error})") from None
+    wrong = ~(np.isfinite(array).all(axis=1) & (array[:, 2:] > array[:, :2]).all(axis=1))
+    if wrong.any():
+        index = int(np.flatnonzero(wrong)[0])
+        raise UserError(
+            f"boxes[{index}] {array[index].tolist()} is no box: it needs x1 < x2 and y1 < y2, in pixels"
+        )
+    return array

@@ -1,0 +1,216 @@
+"""A picture once, masks for boxes as often as wanted: the same as the test of a run gives."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny_looks import EVERY, make, run_test, topleft_extractor
+from tiny_run import fit, one_thread, tiny_config, tiny_data, tiny_module
+
+from callbacks.checkpoint import EpochCheckpoint
+from roiseg.common.errors import UserError
+from roiseg.data.images import read_image
+from roiseg.data.rle import decode
+from roiseg.data.zooms import Zooms
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.inference.checkpoint import TrainedModel, describe, load_model, newest
+from roiseg.inference.masks import CheckpointModel
+from roiseg.inference.onnx_export import ExportOptions, export_model
+from roiseg.inference.predictor import Predictor
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def extractor(onnx_file):
+    return topleft_extractor(onnx_file)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(coco_set, onnx_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "checkpoints"
+    fit(coco_set, onnx_file, folder.parent, [EpochCheckpoint(folder, [64, 64])])
+    return newest(folder)
+
+
+@pytest.fixture
+def picture(coco_set):
+    return read_image(coco_set.images / "a.jpg")
+
+
+BOXES = [[10, 12, 49, 70], [36, 12, 80, 68]]
+
+
+def trained(decoder, extractor):
+    config = tiny_config(extractor.onnx_path)
+    described = describe(config, extractor)
+    return TrainedModel(
+        path=extractor.onnx_path, decoder=decoder.eval(), config=config, layers=described["layers"],
+        shapes=extractor.shapes, image_size=(64, 64), extractor_sha256=extractor.digest, epoch=1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("mirrored", "closer"), [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("name", EVERY)
+def test_masks_are_those_of_the_test(name, mirrored, closer, extractor, coco_set, tmp_path):
+    if name.startswith("image") and mirrored and closer:
+        pytest.skip("averaged on the map: test_mirrored_prediction")
+    decoder = make(name, extractor)
+    zooms = Zooms((1.2, 1.6), 0.75) if closer else None
+    data = tiny_data(
+        coco_set, extractor, decoder, pictures="detail" in name, metric_size=(56, 56), test_mirror=mirrored,
+        zooms=zooms,
+    )  # fmt: skip
+    _, seen = run_test(tiny_module(decoder), data, tmp_path)
+    predictor = Predictor(CheckpointModel(trained(decoder, extractor), extractor), mirrored, zooms)
+    compared = 0
+    for batch, outputs in seen:
+        records = iter(outputs["records"])
+        for sample, boxes in zip(batch.samples, batch.original_boxes(), strict=True):
+            predictor.set_image(read_image(coco_set.images / sample.file_name))
+            prediction = predictor.predict(boxes)
+            assert prediction.non_targets is not None and len(prediction) == len(boxes)
+            for index, truth in enumerate(sample.truths):
+                mask, wanted = prediction.mask(index), decode(truth)
+                union = np.count_nonzero(mask | wanted)
+                iou = np.count_nonzero(mask & wanted) / union
+                assert iou == pytest.approx(
+                    next(records).iou, abs=2e-3
+                )  # boxes went to input pixels and back
+                compared += 1
+    assert compared == 10
+
+
+def test_the_detector_runs_once_a_picture(checkpoint, picture, monkeypatch):
+    predictor = Predictor.from_checkpoint(checkpoint)
+    runs = []
+    real = OnnxExtractor.run
+    monkeypatch.setattr(OnnxExtractor, "run", lambda self, tensor: runs.append(1) or real(self, tensor))
+    predictor.set_image(picture)
+    first = predictor.predict(BOXES)
+    second = predictor.predict(BOXES[1:])
+    assert len(runs) == 1
+    np.testing.assert_allclose(first.probabilities[1], second.probabilities[0], atol=1e-5)
+    predictor.set_image(picture[:, ::-1].copy())
+    predictor.predict(BOXES)
+    assert len(runs) == 2
+
+
+def test_many_boxes_are_decoded_a_part_at_a_time(checkpoint, picture):
+    predictor = Predictor.from_checkpoint(checkpoint)
+    predictor.set_image(picture)
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 60, (150, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(4, 20, (150, 2))], axis=1)
+    together = predictor.predict(boxes)
+    assert len(together) == 150
+    alone = predictor.predict(boxes[140:141])
+    np.testing.assert_allclose(together.probabilities[140], alone.probabilities[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_an_exported_file_gives_the_same(merged, checkpoint, picture, onnx_file, tmp_path):
+    model = load_model(checkpoint)
+    file = tmp_path / "model.onnx"
+    export_model(model, file, ExportOptions(merged), model.extractor())
+    from_file = Predictor.from_onnx(file, None if merged else str(onnx_file))
+    from_checkpoint = Predictor.from_checkpoint(checkpoint)
+    predictions = []
+    for predictor in (from_file, from_checkpoint):
+        predictor.set_image(picture)
+        predictions.append(predictor.predict(BOXES))
+    one, other = predictions
+    assert one.non_targets is None
+    assert one.windows == other.windows
+    for index in range(2):
+        mask, wanted = one.mask(index), other.mask(index)
+        assert wanted.any() and not wanted.all()
+        # a merged mask passes through the input's pixels on its way to the picture's
+        assert np.count_nonzero(mask != wanted) <= 0.05 * np.count_nonzero(wanted)
+
+
+def test_a_picture_without_boxes_is_no_mistake(checkpoint, picture):
+    predictor = Predictor.from_checkpoint(checkpoint)
+    predictor.set_image(picture)
+    assert len(predictor.predict([])) == 0
+    assert len(predictor.predict(np.zeros((0, 4)))) == 0
+
+
+def test_scores_and_threshold_are_kept(checkpoint, picture):
+    predictor = Predictor.from_checkpoint(checkpoint)
+    predictor.set_image(picture)
+    low, high = (predictor.predict(BOXES, scores=[0.3, 0.6], threshold=t) for t in (0.2, 0.8))
+    assert low.scores.tolist() == pytest.approx([0.3, 0.6])
+    assert np.all(low.masks() >= high.masks()) and low.masks().sum() > high.masks().sum()
+
+
+def test_masks_stay_within_picture_and_box(checkpoint, picture):
+    predictor = Predictor.from_checkpoint(checkpoint)
+    predictor.set_image(picture)
+    prediction = predictor.predict([[-20, -10, 30, 40], [90, 70, 140, 120]], threshold=0.0)
+    assert prediction.windows == [(0, 0, 30, 40), (90, 70, 100, 80)]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda p, i: p.predict(BOXES), "set_image"),
+        (lambda p, i: p.set_image(i.astype(np.float32)), "float32"),
+        (lambda p, i: p.set_image(i[..., 0]), "RGB uint8"),
+        (lambda p, i: p.set_image(i[:0]), "empty"),
+        (lambda p, i: p.set_image("a.jpg"), "str"),
+        (lambda p, i: (p.set_image(i), p.predict([[5, 5, 5, 9]])), r"boxes\[0\]"),
+        (lambda p, i: (p.set_image(i), p.predict([BOXES[0], [1, 2, np.nan, 4]])), r"boxes\[1\]"),
+        (lambda p, i: (p.set_image(i), p.predict([[1, 2, 3]])), "x1, y1, x2, y2"),
+        (lambda p, i: (p.set_image(i), p.predict(BOXES, scores=[1])), "scores"),
+        (lambda p, i: (p.set_image(i), p.predict(BOXES, points=np.zeros((2, 1, 3)))), "points"),
+        (lambda p, i: (p.set_image(i), p.predict()), "detector"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(call, words, checkpoint, picture):
+    predictor = Predictor.from_checkpoint(checkpoint)
+    with pytest.raises(UserError, match=words) as caught:
+        call(predictor, picture)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", ["other", "text", "absent"])
+def test_what_is_no_exported_file_is_told_in_one_line(wrong, onnx_file, tmp_path):
+    path = {"other": onnx_file, "text": tmp_path / "x.onnx", "absent": tmp_path / "nowhere.onnx"}[wrong]
+    if wrong == "text":
+        path.write_text(json.dumps({}))
+    with pytest.raises(UserError, match=str(path.name)):
+        Predictor.from_onnx(path)
+
+
+def test_a_decoder_alone_asks_for_its_detector(checkpoint, dynamic_onnx_file, tmp_path):
+    file = tmp_path / "model.onnx"
+    export_model(load_model(checkpoint), file, ExportOptions(), None)
+    with pytest.raises(UserError, match="onnx_path"):
+        Predictor.from_onnx(file)
+    with pytest.raises(UserError, match="SHA-256"):
+        Predictor.from_onnx(file, str(dynamic_onnx_file))
+
+
+def test_clicks_reach_a_decoder_that_reads_them(extractor, picture):
+    from roiseg.decoders.sam import SamDecoder
+
+    torch.manual_seed(0)
+    decoder = SamDecoder(extractor.channels, extractor.strides, (64, 64), output_size=(32, 32))
+    predictor = Predictor(CheckpointModel(trained(decoder, extractor), extractor))
+    predictor.set_image(picture)
+    masks = [
+        predictor.predict(BOXES[:1], points=[[[x, 40, label]]]).probabilities[0]
+        for x, label in ((20, 1), (20, 0), (20, -1))
+    ]
+    none = predictor.predict(BOXES[:1]).probabilities[0]
+    assert not np.allclose(masks[0], masks[1]) and not np.allclose(masks[0], none)
