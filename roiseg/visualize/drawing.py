@@ -43,13 +43,43 @@ def blend_masks(
     masks = np.asarray(masks, dtype=np.bool_)
     if masks.ndim != 3 or (len(masks) and masks.shape[1:] != image.shape[:2]):
         raise ValueError(f"masks must be [N, {image.shape[0]}, {image.shape[1]}], got {masks.shape}")
+    height, width = image.shape[:2]
+    return blend_crops(image, list(masks), [(0, 0, width, height)] * len(masks), colors, alpha, outline)
+
+
+def blend_crops(
+    image: Image,
+    crops: Sequence[Mask],
+    windows: Sequence[tuple[int, int, int, int]],
+    colors: NDArray[np.uint8],
+    alpha: float = 0.5,
+    outline: bool = True,
+) -> Image:
+    """`blend_masks` of masks that are kept in the windows outside of which they are empty.
+
+    Args:
+        image: RGB uint8 [H, W, 3].
+        crops: N times bool [y2 - y1, x2 - x1].
+        windows: N times x1, y1, x2, y2 in whole pixels, within the image.
+        colors: RGB uint8 [N, 3] or more rows.
+        alpha: weight of the colour, 0 to 1.
+        outline: also draw the border of each mask in its full colour.
+
+    Returns:
+        RGB uint8 [H, W, 3].
+    """
+    check_image(image)
     result = image.copy()
-    largest_first = np.argsort(-masks.sum(axis=(1, 2)), kind="stable")
+    largest_first = sorted(range(len(crops)), key=lambda index: -int(crops[index].sum()))
     for index in largest_first:
+        x1, y1, x2, y2 = windows[index]
+        inside = crops[index]
         tint = np.asarray(colors[index], dtype=np.float32) * alpha
-        result[masks[index]] = np.rint(image[masks[index]] * np.float32(1 - alpha) + tint)
+        pixels = image[y1:y2, x1:x2][inside]
+        result[y1:y2, x1:x2][inside] = np.rint(pixels * np.float32(1 - alpha) + tint)
     for index in largest_first if outline else ():
-        _outline(result, masks[index], colors[index], max(1, round(min(image.shape[:2]) / 300)))
+        thickness = max(1, round(min(image.shape[:2]) / 300))
+        _outline(result, crops[index], colors[index], thickness, windows[index][:2])
     return result
 
 
@@ -62,10 +92,14 @@ def draw_outlines(image: Image, masks: Mask, color: Color, thickness: int = 1) -
     return result
 
 
-def _outline(canvas: Image, mask: Mask, color: Color, thickness: int) -> None:
-    """Draw the border of `mask` [H, W] INTO `canvas`."""
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(canvas, contours, -1, rgb(color), thickness, cv2.LINE_8)
+def _outline(
+    canvas: Image, mask: Mask, color: Color, thickness: int, corner: tuple[int, int] = (0, 0)
+) -> None:
+    """Draw the border of `mask` [h, w], whose top left pixel is `corner` x, y, INTO `canvas`."""
+    if mask.any():
+        found = mask.astype(np.uint8)
+        contours, _ = cv2.findContours(found, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=corner)
+        cv2.drawContours(canvas, contours, -1, rgb(color), thickness, cv2.LINE_8)
 
 
 def draw_boxes(image: Image, boxes: ArrayLike, color: Color = ROI_RED, thickness: int = 2) -> Image:
@@ -97,12 +131,12 @@ def draw_boxes(image: Image, boxes: ArrayLike, color: Color = ROI_RED, thickness
 def draw_numbers(
     image: Image,
     boxes: ArrayLike,
-    numbers: Sequence[int],
+    numbers: Sequence[int | str],
     colors: NDArray[np.uint8],
     size: int = 10,
     inset: int = 2,
 ) -> Image:
-    """Draw each instance's number on a small filled label at its box's top-left corner.
+    """Draw each instance's number, or other short text, on a small filled label at its box's top-left corner.
 
     The label stands on the box if there is room, else inside the corner of a large box or beside or
     below a small one, so that tiny boxes stay visible; it also moves on where an earlier label is in
@@ -111,7 +145,7 @@ def draw_numbers(
     Args:
         image: RGB uint8 [H, W, 3].
         boxes: [N, 4] x1, y1, x2, y2 in pixels of `image`.
-        numbers: N numbers.
+        numbers: N numbers or texts.
         colors: RGB uint8 [N, 3] or more rows, the labels' fill.
         size: height of the digits in pixels.
         inset: how far a label inside the corner stands off the box edge (the box line's width), pixels.

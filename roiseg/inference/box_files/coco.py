@@ -1,0 +1,146 @@
+"""Boxes of a COCO json: annotations, or a detector's results."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+from roiseg.common.errors import UserError
+from roiseg.common.files import read_json
+from roiseg.inference.box_files.given import BoxFile, GivenBoxes, Names
+from roiseg.sources.image_ids import name_number
+from roiseg.sources.source import Frame
+
+log = logging.getLogger(__name__)
+
+_READ = frozenset(
+    {"images", "annotations", "id", "file_name", "height", "width"}
+    | {"image_id", "category_id", "bbox", "iscrowd", "score"}
+)
+
+
+class CocoBoxes(BoxFile):
+    """`bbox` of every annotation or result of one category; crowds are left out.
+
+    A file of results is a list without file names: image 139 is the picture whose name is that
+    number, `000000000139.jpg`. Boxes without area are left out and counted in a warning.
+
+    Args:
+        path: the json file.
+        category_id: of the boxes read.
+
+    Raises:
+        UserError: not json, not COCO, or a record is wrong; names file, record and field.
+    """
+
+    has_ids = True
+
+    def __init__(self, path: Path, category_id: int = 1) -> None:
+        self.path = path
+        content = read_json(path, "boxes", each=lambda record: {k: record[k] for k in record if k in _READ})
+        self._images: dict[str, dict[str, Any]] | None = None
+        self._names = Names((), path)
+        if isinstance(content, dict):
+            self._images = _images(content, path)
+            self._names = Names(self._images, path)
+        self._rows = self._read(content, category_id)
+
+    def lists(self, frame_name: str) -> bool:
+        """Does it know a picture of this name (`Frame.name`)?"""
+        if self._images is not None:
+            return self._names.knows(frame_name)
+        return name_number(frame_name) in self._rows or not self._rows  # nobody was found
+
+    def find(self, frame: Frame, size: tuple[int, int]) -> GivenBoxes | None:
+        """The boxes of a picture of `size` (H, W); None where the file does not know it."""
+        if self._images is None:
+            number = name_number(frame.name)
+            return None if number is None else GivenBoxes.of_rows(self._rows.get(number, []), number)
+        name = self._names.find(frame.name)
+        if name is None:
+            return None
+        image = self._images[name]
+        said = (image.get("height"), image.get("width"))
+        if None not in said and said != size:
+            raise UserError(
+                f"boxes file {self.path} says {name} is {said[1]}x{said[0]} pixels, {frame.name} is "
+                f"{size[1]}x{size[0]}: the boxes are of another picture"
+            )
+        return GivenBoxes.of_rows(self._rows.get(image["id"], []), image["id"])
+
+    def _read(self, content: Any, category_id: int) -> dict[int, list[list[float]]]:
+        records, what = (content, "") if self._images is None else (content.get("annotations"), "annotations")
+        if not isinstance(records, list):
+            raise UserError(
+                f"boxes file {self.path} has no list `annotations`, nor is it a list of results: "
+                "it is not in COCO format"
+            )
+        ids = None if self._images is None else {image["id"] for image in self._images.values()}
+        rows: dict[int, list[list[float]]] = {}
+        empty = 0
+        for number, record in enumerate(records):
+            where = f"{what}[{number}] in boxes file {self.path}"
+            if not isinstance(record, dict):
+                raise UserError(f"{where} is not an object")
+            if record.get("category_id") != category_id or record.get("iscrowd"):
+                continue
+            image_id: Any = record.get("image_id")
+            if not _is_whole(image_id) or (ids is not None and image_id not in ids):
+                raise UserError(f"{where}: `image_id` {image_id!r} is not the id of any image in the file")
+            x, y, width, height, score = _numbers(record, where)
+            if width > 0 and height > 0:
+                rows.setdefault(image_id, []).append([x, y, x + width, y + height, score])
+            else:
+                empty += 1
+        if empty:
+            log.warning("%s: %d boxes without area left out", self.path, empty)
+        if records and not rows:
+            known = sorted(
+                {repr(record.get("category_id")) for record in records if isinstance(record, dict)}
+            )
+            raise UserError(
+                f"boxes file {self.path} has no box of category_id {category_id} "
+                f"(it has {', '.join(known[:10]) or 'no boxes'}): set another category_id"
+            )
+        return rows
+
+
+def _images(content: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
+    """Image records by file name."""
+    records = content.get("images")
+    if not isinstance(records, list):
+        raise UserError(f"boxes file {path} has no list `images`: it is not in COCO format")
+    found = {}
+    for number, record in enumerate(records):
+        where = f"images[{number}] in boxes file {path}"
+        if not isinstance(record, dict):
+            raise UserError(f"{where} is not an object")
+        name = record.get("file_name")
+        if not isinstance(name, str) or not name:
+            raise UserError(f"{where}: `file_name` must be a text, got {name!r}")
+        if not _is_whole(record.get("id")):
+            raise UserError(f"{where}: `id` must be a whole number, got {record.get('id')!r}")
+        if name in found:
+            raise UserError(f"{where}: file_name {name} occurs twice: names must be unique")
+        found[name] = record
+    return found
+
+
+def _numbers(record: dict[str, Any], where: str) -> list[float]:
+    """x, y, width, height and score of a record."""
+    bbox, score = record.get("bbox"), record.get("score", 1.0)
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_finite, bbox)):
+        raise UserError(f"{where}: `bbox` must be four finite numbers x, y, width, height, got {bbox!r}")
+    if not _is_finite(score):
+        raise UserError(f"{where}: `score` must be a finite number, got {score!r}")
+    return [*map(float, bbox), float(score)]
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,79 @@
+"""Boxes of a CSV table."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+from roiseg.common.errors import UserError
+from roiseg.common.files import existing_file
+from roiseg.inference.box_files.given import BoxFile, GivenBoxes, Names
+from roiseg.sources.source import Frame
+
+_CORNERS = ("x1", "y1", "x2", "y2")
+
+
+class CsvBoxes(BoxFile):
+    """A line a box, under a header: `file,x1,y1,x2,y2` and, if you like, `score`; other columns are ignored.
+
+    Corners are in pixels of the picture. Of a video the file is the frame's key, `NAME_000042`.
+
+    Args:
+        path: the file, UTF-8.
+
+    Raises:
+        UserError: a column is missing or a value is wrong; names file, line and column.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = existing_file(path, "boxes")
+        self._rows: dict[str, list[list[float]]] = {}
+        try:
+            with self.path.open(encoding="utf-8-sig", newline="") as stream:
+                self._read(csv.DictReader(stream, skipinitialspace=True))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(
+                f"boxes file {path} is not a CSV table in UTF-8 ({error}): save it as one"
+            ) from None
+        self._names = Names(self._rows, path)
+
+    def lists(self, frame_name: str) -> bool:
+        """Does it know a picture of this name (`Frame.name`)?"""
+        return self._names.knows(frame_name)
+
+    def find(self, frame: Frame, size: tuple[int, int]) -> GivenBoxes | None:
+        """The boxes of a picture of `size` (H, W); None where the file does not know it."""
+        name = self._names.find(frame.name)
+        return None if name is None else GivenBoxes.of_rows(self._rows[name])
+
+    def _read(self, table: csv.DictReader[str]) -> None:
+        columns = [name or "" for name in table.fieldnames or []]
+        if missing := [name for name in ("file", *_CORNERS) if name not in columns]:
+            raise UserError(
+                f"line 1 of boxes file {self.path}: column `{missing[0]}` is missing from the header "
+                f"({','.join(columns) or 'empty'}); it must have file,x1,y1,x2,y2 and may have score"
+            )
+        for row in table:
+            where = f"line {table.line_num} of boxes file {self.path}"
+            if not row["file"]:
+                raise UserError(f"{where}: `file` is empty")
+            x1, y1, x2, y2 = (_number(row[name], name, where) for name in _CORNERS)
+            if x2 <= x1 or y2 <= y1:
+                low, high = ("x1", "x2") if x2 <= x1 else ("y1", "y2")
+                raise UserError(
+                    f"{where}: `{high}` is {row[high]}, it must be more than {low}, which is {row[low]} "
+                    "(corners are wanted, not width and height)"
+                )
+            score = _number(row["score"], "score", where) if row.get("score") else 1.0
+            self._rows.setdefault(row["file"], []).append([x1, y1, x2, y2, score])
+
+
+def _number(text: str | None, column: str, where: str) -> float:
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{where}: `{column}` must be a number, got {text!r}")
+    return value

@@ -1,0 +1,39 @@
+"""Which kind of file boxes are in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from roiseg.common.errors import UserError
+from roiseg.common.files import existing_file
+from roiseg.inference.box_files.coco import CocoBoxes
+from roiseg.inference.box_files.csv_table import CsvBoxes
+from roiseg.inference.box_files.given import BoxFile
+from roiseg.inference.box_files.yolo import YoloBoxes
+
+
+def open_boxes(path: str | Path, category_id: int = 1, class_id: int = 0) -> BoxFile:
+    """Open boxes by what the path is: `.json` COCO, `.csv` a table, `.txt` or a folder YOLO.
+
+    Args:
+        path: file or folder.
+        category_id: the category read from COCO.
+        class_id: the class read from YOLO.
+
+    Raises:
+        UserError: absent, of another kind, or wrong inside.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return YoloBoxes(path, class_id)
+    path = existing_file(path, "boxes", "boxes= takes detector, coco, or a file")
+    openers = {
+        ".json": lambda: CocoBoxes(path, category_id),
+        ".csv": lambda: CsvBoxes(path),
+        ".txt": lambda: YoloBoxes(path, class_id),
+    }
+    if path.suffix.lower() not in openers:
+        raise UserError(
+            f"boxes file {path}: its kind is told by its suffix, which must be one of {', '.join(openers)}"
+        )
+    return openers[path.suffix.lower()]()

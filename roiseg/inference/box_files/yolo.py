@@ -1,0 +1,82 @@
+"""Boxes of YOLO's text files."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from roiseg.common.errors import UserError
+from roiseg.common.files import existing_file
+from roiseg.geometry.boxes import denormalize, from_cxcywh
+from roiseg.inference.box_files.given import BoxFile, GivenBoxes
+from roiseg.sources.image_files import without_suffix
+from roiseg.sources.source import Frame
+
+
+class YoloBoxes(BoxFile):
+    """A text file a picture, of the picture's name; a line a box: `class cx cy width height [score]`.
+
+    Centre, width and height are shares (0..1) of the picture. A picture whose file is absent or empty has no
+    boxes, as YOLO has it. A file is read when its picture comes.
+
+    Args:
+        path: the folder of these files, or one file for the picture of its name.
+        class_id: of the boxes read.
+    """
+
+    def __init__(self, path: Path, class_id: int = 0) -> None:
+        self.path = path if path.is_dir() else existing_file(path, "boxes")
+        self._class_id = class_id
+
+    def lists(self, frame_name: str) -> bool:
+        """Does it know a picture of this name (`Frame.name`)?"""
+        return self._file(frame_name) is not None
+
+    def find(self, frame: Frame, size: tuple[int, int]) -> GivenBoxes | None:
+        """The boxes of a picture of `size` (H, W); None where the file does not know it."""
+        path = self._file(frame.name)
+        return None if path is None else self._read(path, size)
+
+    def _file(self, frame_name: str) -> Path | None:
+        bare = without_suffix(frame_name)
+        last = bare.rpartition("/")[2]
+        if not self.path.is_dir():
+            return self.path if self.path.stem == last else None
+        return next((p for p in (self.path / f"{bare}.txt", self.path / f"{last}.txt") if p.is_file()), None)
+
+    def _read(self, path: Path, size: tuple[int, int]) -> GivenBoxes:
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (UnicodeDecodeError, OSError) as error:
+            raise UserError(f"boxes file {path} cannot be read as text ({error})") from None
+        found = [
+            _values(line.split(), f"line {n} of boxes file {path}")
+            for n, line in enumerate(lines, 1)
+            if line.strip()
+        ]
+        chosen = [values for values in found if values[0] == self._class_id]
+        corners = denormalize(from_cxcywh([values[1:5] for values in chosen]), size).tolist()
+        return GivenBoxes.of_rows([[*box, values[5]] for box, values in zip(corners, chosen, strict=True)])
+
+
+def _values(words: list[str], where: str) -> list[float]:
+    """Class, centre x, centre y, width, height, score."""
+    if len(words) not in (5, 6):
+        raise UserError(
+            f"{where} has {len(words)} values, a box has 5 or 6: class cx cy width height [score]"
+            + (" (these seem to be outlines)" if len(words) > 6 else "")
+        )
+    try:
+        values = [float(word) for word in words]
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+    for name, value in zip(("class", "cx", "cy", "width", "height", "score"), values, strict=False):
+        if not math.isfinite(value):
+            raise UserError(f"{where}: `{name}` must be a number, got {value}")
+        if name in ("width", "height") and not 0 < value <= 1:
+            raise UserError(
+                f"{where}: `{name}` is {value:g}, it must be a share of the picture, above 0 to 1"
+            )
+        if name in ("cx", "cy") and not 0 <= value <= 1:
+            raise UserError(f"{where}: `{name}` is {value:g}, it must be a share of the picture, 0 to 1")
+    return values if len(values) == 6 else [*values, 1.0]

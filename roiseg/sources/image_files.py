@@ -1,0 +1,65 @@
+"""Pictures out of image files."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from roiseg.data.images import read_image
+from roiseg.sources.source import Frame, Source
+
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif"}
+)
+
+
+class ImageFiles(Source):
+    """Image files below one folder, sorted by path; turned as their EXIF record says.
+
+    Args:
+        paths: the files.
+        root: the folder that their names are relative to.
+    """
+
+    def __init__(self, paths: Sequence[Path], root: Path) -> None:
+        self.paths = sorted(paths)
+        self.root = root
+        # a.jpg and a.png must not write the same files
+        keys = {self._name(path.with_suffix("")) for path in self.paths}
+        self._with_suffix = len(keys) < len(self.paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def names(self) -> Iterator[str]:
+        """`Frame.name` of every file."""
+        return map(self._name, self.paths)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for number, path in enumerate(self.paths):
+            key = self._name(path if self._with_suffix else path.with_suffix(""))
+            yield Frame(key, self._name(path), number, path, functools.partial(read_image, path))
+
+    def _name(self, path: Path) -> str:
+        return Path(os.path.relpath(path, self.root)).as_posix()
+
+
+def below(folder: Path) -> list[Path]:
+    """Image files in `folder` and its sub-folders; hidden ones left out."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in files if not name.startswith(".") and is_image(name)]
+    return found
+
+
+def without_suffix(name: str) -> str:
+    """A picture's name without the suffix of an image file, if it has one."""
+    return str(PurePosixPath(name).with_suffix("")) if is_image(name) else name
+
+
+def is_image(path: str | Path) -> bool:
+    """Does the name end as an image's does?"""
+    return Path(path).suffix.lower() in SUFFIXES
