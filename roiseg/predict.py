@@ -1,0 +1,158 @@
+"""`python -m roiseg.predict source=... ckpt=...`: masks of the persons in images, folders and videos."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.table import Table
+
+from roiseg.cli.build import plain
+from roiseg.cli.entry import command
+from roiseg.cli.folders import claim
+from roiseg.cli.types import check_types
+from roiseg.common.console import console
+from roiseg.common.errors import UserError
+from roiseg.inference.box_files.given import BoxFile
+from roiseg.inference.box_files.open_boxes import open_boxes
+from roiseg.inference.checkpoint import read_checkpoint
+from roiseg.inference.masks import open_mask_model
+from roiseg.inference.pictures import Pictures, Tally, knows_any
+from roiseg.inference.predictor import Predictor
+from roiseg.sources.open_source import open_source
+from roiseg.sources.source import Source
+from roiseg.writers.writer import Writer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run has counted, and where its files are."""
+
+    tally: Tally
+    seconds: float
+    folder: Path
+    places: dict[str, Path]
+
+
+def predict(cfg: DictConfig) -> Run:
+    """Predict from a composed configuration; writes nothing before everything is found and fits.
+
+    Raises:
+        UserError: a mistake in the configuration or a file; no image could be read.
+    """
+    content = plain(cfg)
+    check_types(content)
+    check(content)
+    source = open_source(content["source"])
+    writers: dict[str, Writer] = instantiate(cfg.writers, _convert_="all")
+    model = open_mask_model(*(content[key] for key in ("ckpt", "onnx", "onnx_path", "device", "detector")))
+    predictor = Predictor(model, content["mirrored"])
+    boxes = find_boxes(content, source, predictor)
+    pictures = Pictures(
+        predictor, source, boxes, content["min_score"], content["threshold"], content["pixel_size"],
+        skip=content["on_error"] == "skip",
+    )  # fmt: skip
+    folder = claim(content["output_dir"])
+    start = time.perf_counter()
+    with ExitStack() as stack:
+        takers = [stack.enter_context(writer.open(folder, source)) for writer in writers.values()]
+        for result in pictures:
+            for take in takers:
+                take(result)
+    report_left_out(pictures.tally, boxes)
+    places = {name: folder / writer.place(source) for name, writer in writers.items()}
+    return Run(pictures.tally, time.perf_counter() - start, folder, places)
+
+
+def check(content: dict[str, Any]) -> None:
+    """Refuse values that cannot be meant.
+
+    Raises:
+        UserError: names the key.
+    """
+    if content["on_error"] not in ("raise", "skip"):
+        raise UserError(f"on_error must be raise or skip, got {content['on_error']}")
+    limits = {"threshold": (0, 1), "min_score": (0, 1), "pixel_size": (0, float("inf"))}
+    for key, (low, high) in limits.items():
+        value = content[key]
+        if not isinstance(value, (int, float)) or not low <= value <= high:
+            raise UserError(f"{key} must be a number from {low} to {high}, got {value}")
+    for key in ("threshold", "pixel_size"):
+        if content[key] == 0:
+            raise UserError(f"{key} must be above 0")
+    if not content.get("writers"):
+        raise UserError("writers is empty: choose some of conf/writers, 'writers=[coco,overlay]'")
+    if content["mirrored"] and content["onnx"]:
+        raise UserError("mirrored=true needs a checkpoint: give ckpt=..., or leave it out")
+
+
+def find_boxes(content: dict[str, Any], source: Source, predictor: Predictor) -> BoxFile | None:
+    """The file that `boxes` means; None for the detector's own.
+
+    Raises:
+        UserError: there is none, or the detector's output cannot be read.
+    """
+    options = content["category_id"], content["class_id"]
+    if content["boxes"] == "detector":
+        if not predictor.has_detector:
+            raise UserError(
+                "boxes=detector needs to know how to read the detector's output: give detector=yolox, yolo, "
+                "rows, ... (conf/detector), with a merged ONNX its file as onnx_path, too; or boxes=FILE"
+            )
+        return None
+    if content["boxes"] != "coco":
+        return open_boxes(content["boxes"], *options)
+    if content["ckpt"] is None:
+        raise UserError("boxes=coco are those a checkpoint was trained on: give ckpt=..., or boxes=FILE")
+    data = read_checkpoint(content["ckpt"])["roiseg"]["config"]["data"]
+    files = [open_boxes(data[key], *options) for key in ("val_annotations", "train_annotations")]
+    return next((file for file in files if knows_any(file, source)), files[0])
+
+
+def report_left_out(tally: Tally, boxes: BoxFile | None) -> None:
+    """Warn of images that could not be read or that no boxes were given for.
+
+    Raises:
+        UserError: no image could be read.
+    """
+    if tally.skipped and not tally.images:
+        raise UserError(f"no image could be read, the first of {len(tally.skipped)}: {tally.skipped[0]}")
+    if tally.skipped:
+        log.warning("%d images skipped; the first: %s", len(tally.skipped), tally.skipped[0])
+    if tally.unlisted and boxes is not None:
+        log.warning("%d images are not in boxes file %s: nobody there", tally.unlisted, boxes.path)
+
+
+def show(run: Run) -> None:
+    """Print what was found, how long it took, and where it is."""
+    tally, table = run.tally, Table(title="prediction", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("images", f"{tally.images:,} ({tally.empty:,} without anyone)")
+    if tally.skipped:
+        table.add_row("skipped", f"{len(tally.skipped):,} that could not be read")
+    table.add_row("persons", f"{tally.persons:,}")
+    each = (seconds / max(tally.images, 1) for seconds in (tally.seconds, run.seconds))
+    table.add_row("seconds an image", "{:.3f}, with reading and writing {:.3f}".format(*each))
+    here = f"{Path.cwd()}/"
+    for name, place in run.places.items():
+        table.add_row(name, str(place).replace(here, ""))
+    console.print(table)
+
+
+@command("predict", words="source")
+def main(cfg: DictConfig) -> None:
+    """Predict, and say what was found and where it is."""
+    show(predict(cfg))
+
+
+if __name__ == "__main__":
+    main()

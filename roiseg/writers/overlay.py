@@ -1,0 +1,79 @@
+"""The picture with its instances drawn over it: pictures out of pictures, a video out of a video."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+
+from roiseg.common.errors import UserError
+from roiseg.common.files import atomic_path
+from roiseg.inference.pictures import Result
+from roiseg.sources.source import Source, Video
+from roiseg.visualize.canvas import Image
+from roiseg.visualize.drawing import blend_crops, draw_boxes, draw_numbers
+from roiseg.visualize.palette import ROI_RED, instance_colors
+from roiseg.writers.picture_files import write_rgb
+from roiseg.writers.writer import Write, Writer
+
+
+class OverlayWriter(Writer):
+    """Masks, ROI boxes in red and numbers, at the picture's own size.
+
+    A video becomes an mp4 (MPEG-4 part 2) of the same frames a second, without sound; of an odd width or
+    height the last column or row is lost, which that format does not have.
+
+    Args:
+        folder: where pictures go, and what the video is called.
+        boxes: draw boxes and numbers.
+        alpha: weight of the colours, 0 to 1.
+    """
+
+    def __init__(self, folder: str = "overlays", boxes: bool = True, alpha: float = 0.5) -> None:
+        self.folder = folder
+        self.boxes = boxes
+        self.alpha = alpha
+
+    def place(self, source: Source) -> str:
+        """The folder, or the video."""
+        return f"{self.folder}/" if source.video is None else f"{source.video.name}_{self.folder}.mp4"
+
+    @contextmanager
+    def open(self, folder: Path, source: Source) -> Iterator[Write]:
+        """Pictures are written at once, a video is there at the end."""
+        if source.video is None:
+            yield lambda result: write_rgb(
+                folder / self.folder / f"{result.frame.key}.jpg", self.draw(result)
+            )
+            return
+        with _video(folder / self.place(source), source.video) as add:
+            yield lambda result: add(self.draw(result))
+
+    def draw(self, result: Result) -> Image:
+        """The picture with its instances, RGB uint8 [H, W, 3]."""
+        found = result.prediction
+        colors = instance_colors(len(found))
+        crops = [found.crop(index) for index in range(len(found))]
+        picture = blend_crops(result.image, crops, found.windows, colors, self.alpha)
+        if not self.boxes:
+            return picture
+        shorter = min(found.size)
+        line, digits = max(1, round(shorter / 300)), max(8, round(shorter / 48))
+        picture = draw_boxes(picture, found.boxes, ROI_RED, line)
+        return draw_numbers(picture, found.boxes, range(1, len(found) + 1), colors, digits, inset=line)
+
+
+@contextmanager
+def _video(path: Path, video: Video) -> Iterator:
+    """Yield a function that adds a frame, RGB uint8 [H, W, 3]; the file is there when the block ends."""
+    height, width = video.size
+    with atomic_path(path) as temporary:
+        stream = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), video.fps, (width, height))
+        if not stream.isOpened():
+            raise UserError(f"{path}: this OpenCV cannot write mp4 videos: leave the overlay writer out")
+        try:
+            yield lambda frame: stream.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        finally:
+            stream.release()
