@@ -16,6 +16,7 @@ from roiseg.cli.entry import CONF_DIR
 from roiseg.common.errors import UserError
 from roiseg.data.copy_paste import CopyPaste
 from roiseg.decoders.base import Decoder, DecoderOutput
+from roiseg.extractor.detector.base import Detector
 
 
 def choices(group):
@@ -48,6 +49,12 @@ CASES += [f"{group}=[{c}]" for group in ("callbacks", "logger") for c in choices
 @pytest.mark.parametrize("override", CASES)
 def test_every_choice_composes_and_resolves(composing, override):
     assert plain(composing(override))["seed"] == 0
+
+
+@pytest.mark.parametrize("choice", sorted(set(choices("detector")) - {"default"}))
+def test_every_way_to_read_a_detectors_boxes_can_be_built(composing, choice):
+    cfg = composing(f"detector@extractor.detector={choice}")
+    assert isinstance(instantiate(cfg.extractor.detector, _convert_="all"), Detector)
 
 
 @pytest.mark.parametrize("level", choices("data/augment"))
