@@ -1,0 +1,65 @@
+"""`python -m roiseg.app ckpt=...`: a page on this machine that shows what checkpoints make of pictures."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from werkzeug.serving import BaseWSGIServer
+
+from roiseg.cli.build import plain
+from roiseg.cli.entry import command
+from roiseg.cli.types import check_types
+from roiseg.common.console import console
+from roiseg.inference.predictor import Predictor
+from roiseg.web.application import Application
+from roiseg.web.guard import is_loopback
+from roiseg.web.models import Model
+from roiseg.web.serve import listen
+
+
+def app(cfg: DictConfig) -> BaseWSGIServer:
+    """The server of a composed configuration, listening; `serve_forever` answers."""
+    content = plain(cfg)
+    check_types(content)
+    paths = [content["ckpt"]] + ([content["compare"]] if content["compare"] else [])
+    options = {key: content[key] for key in ("onnx_path", "device", "detector")}
+    models = [
+        Model(name, Predictor.from_checkpoint(path, **options))
+        for name, path in zip(short_names(paths), paths, strict=True)
+    ]
+    limits = instantiate(cfg.limits)
+    return listen(Application(models, limits, content["host"]), content["host"], content["port"])
+
+
+def short_names(paths: list[str]) -> list[str]:
+    """The last parts of paths, as many of them as it takes to tell them apart."""
+    parts = [Path(path).absolute().parts for path in paths]
+    for count in range(1, max(map(len, parts))):
+        names = ["/".join(part[-count:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{number}: {path}" for number, path in enumerate(paths, 1)]  # the same file twice
+
+
+@command("app")
+def main(cfg: DictConfig) -> None:
+    """Serve until interrupted."""
+    server = app(cfg)
+    address = str(server.server_address[0])
+    if not is_loopback(address):
+        console.print(
+            f"[yellow]Warning:[/] host={cfg.host} lets others in: whoever reaches this machine can use "
+            "the page, unencrypted and without a password."
+        )
+    name = f"[{address}]" if ":" in address else address
+    url = f"http://{name}:{server.port}/"
+    console.print(f"{url}  (Ctrl-C stops)", markup=False, highlight=False, soft_wrap=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

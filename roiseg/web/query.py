@@ -1,0 +1,122 @@
+"""What the page asks a model for: JSON in, checked values out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roiseg.common.errors import UserError
+
+MAX_BOXES = 500
+
+
+@dataclass(frozen=True)
+class Query:
+    """One question about one picture.
+
+    Attributes:
+        picture: name under which the picture is kept.
+        model: index of the model that is asked.
+        boxes: float32 [N, 4] x1, y1, x2, y2 in pixels of the picture.
+        scores: float32 [N].
+        threshold: probability from which on a pixel is mask.
+        image_id: of the picture, in COCO results.
+        person: index of the box whose mask alone is wanted; None: everybody's.
+        points: float32 [N, P, 3] clicks as `Predictor.predict` takes them; None: there are none.
+    """
+
+    picture: str
+    model: int
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    threshold: float = 0.5
+    image_id: int = 0
+    person: int | None = None
+    points: NDArray[np.float32] | None = None
+
+    @classmethod
+    def parse(cls, content: Any, models: int) -> Query:
+        """Read a query out of parsed JSON.
+
+        Args:
+            content: an object with the attributes above; all but `picture` may be absent.
+            models: number of models there are.
+
+        Raises:
+            UserError: a value is missing, of another type, or out of range.
+        """
+        if not isinstance(content, dict):
+            raise UserError("the request must be a JSON object")
+        if unknown := sorted(content.keys() - cls.__dataclass_fields__.keys()):
+            raise UserError(f"the request has an unknown field `{unknown[0]}`")
+        boxes = _numbers(content, "boxes", (-1, 4))
+        given = {"scores": [1.0] * len(boxes), **content}
+        scores = _numbers(given, "scores", (-1,))
+        if len(boxes) > MAX_BOXES:
+            raise UserError(f"`boxes`: {len(boxes)} are too many, {MAX_BOXES} at most")
+        if len(scores) != len(boxes):
+            raise UserError(f"`scores` has {len(scores)} numbers for {len(boxes)} boxes")
+        if not (boxes[:, 2:] > boxes[:, :2]).all():
+            raise UserError("`boxes` must be x1, y1, x2, y2 with x1 < x2 and y1 < y2")
+        person, clicked = content.get("person"), content.get("points") is not None and len(boxes)
+        return cls(
+            picture=_text(content, "picture"),
+            model=_whole(content, "model", 0, models - 1),
+            boxes=boxes,
+            scores=scores,
+            threshold=_threshold(content),
+            image_id=_whole(content, "image_id", 0, 2**53),
+            person=None if person is None else _whole(content, "person", 0, len(boxes) - 1),
+            points=_numbers(content, "points", (len(boxes), -1, 3)) if clicked else None,
+        )
+
+    def check_within(self, size: tuple[int, int]) -> None:
+        """Make sure that every box touches a picture of (H, W) pixels.
+
+        Raises:
+            UserError: one does not.
+        """
+        height, width = size
+        x1, y1, x2, y2 = self.boxes.T
+        if outside := np.flatnonzero((x1 >= width) | (y1 >= height) | (x2 <= 0) | (y2 <= 0)).tolist():
+            raise UserError(f"box {outside[0] + 1} lies outside the picture of {width} x {height} pixels")
+
+
+def _text(content: dict[str, Any], field: str) -> str:
+    value = content.get(field)
+    if not isinstance(value, str):
+        raise UserError(f"`{field}` must be text")
+    return value
+
+
+def _whole(content: dict[str, Any], field: str, low: int, high: int) -> int:
+    value = content.get(field, low)
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise UserError(f"`{field}` must be a whole number from {low} to {high}")
+    return value
+
+
+def _threshold(content: dict[str, Any]) -> float:
+    value = content.get("threshold", 0.5)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1:
+        raise UserError("`threshold` must lie between 0 and 1")
+    return float(value)
+
+
+def _numbers(content: dict[str, Any], field: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    try:
+        values = np.array(content.get(field, []), np.float32)
+        if values.ndim == len(shape) or not values.size:
+            values = values.reshape(shape)
+            if np.isfinite(values).all():
+                return values
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise UserError(f"`{field}` must be numbers in lists of shape {_shown(shape)}")
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return "[" + ", ".join("n" if length < 0 else str(length) for length in shape) + "]"

@@ -1,0 +1,284 @@
+// The page: what is shown, what the controls do. Drawing is in pane.js, the server in server.js.
+
+import { read } from "./layers.js";
+import { Pane } from "./pane.js";
+import * as server from "./server.js";
+
+const id = (name) => document.getElementById(name);
+
+const state = {
+  picture: null, // {key, name, imageId, bitmap, width, height}
+  people: [], // {number, box, score, color, points, layers: one a model}
+  selected: null, // one of them; null: all are shown
+  rubber: null, // the box being dragged
+  view: {},
+};
+let setup; // what the server said of its models
+let panes = [];
+let numbers = 0;
+let busy = 0;
+let frame = 0;
+
+// --- showing --------------------------------------------------------------------------------------
+
+function redraw() {
+  frame ||= requestAnimationFrame(() => {
+    frame = 0;
+    for (const pane of panes) pane.draw(state);
+  });
+}
+
+function refresh() {
+  state.view = {
+    style: document.querySelector("input[name=style]:checked").value,
+    targets: id("targets").checked,
+    others: id("non-targets").checked,
+    outlines: id("outlines").checked,
+    boxes: id("boxes").checked,
+    opacity: Number(id("opacity").value),
+    threshold: Number(id("threshold").value),
+  };
+  for (const name of ["opacity", "threshold"]) id(`${name}-value`).textContent = state.view[name].toFixed(2);
+  id("detect").disabled = !(state.picture && setup.detector);
+  id("nobody").hidden = state.people.length > 0;
+  id("point-hint").hidden = !(state.selected && setup.models.some((model) => model.points));
+  listPeople();
+  for (const pane of panes) {
+    const done = state.people.length > 0 && state.people.every((person) => person.layers[pane.index]);
+    for (const name of [".save-all", ".save-json"]) pane.find(name).disabled = !done;
+    pane.find(".save-one").disabled = !(done && state.selected);
+  }
+  redraw();
+}
+
+function listPeople() {
+  const rows = state.people.map((person) => {
+    const row = id("person").content.cloneNode(true).firstElementChild;
+    const [pick, remove] = row.children;
+    pick.textContent = `${person.number} · ${person.score === null ? "your box" : `detected ${person.score.toFixed(2)}`}`;
+    pick.style.setProperty("--color", `rgb(${person.color})`);
+    pick.onclick = () => select(person);
+    pick.setAttribute("aria-pressed", person === state.selected);
+    remove.setAttribute("aria-label", `Remove person ${person.number}`);
+    remove.onclick = () => drop(person);
+    return row;
+  });
+  if (rows.length > 1) rows.unshift(listAll());
+  const buttons = () => [...id("people").querySelectorAll("button")];
+  const focused = buttons().indexOf(document.activeElement);
+  id("people").replaceChildren(...rows);
+  if (focused >= 0) buttons()[Math.min(focused, buttons().length - 1)]?.focus();
+}
+
+function listAll() {
+  const row = id("person").content.cloneNode(true).firstElementChild;
+  const [pick, remove] = row.children;
+  pick.textContent = "Everybody";
+  pick.onclick = () => select(null);
+  pick.setAttribute("aria-pressed", state.selected === null);
+  remove.setAttribute("aria-label", "Remove everybody");
+  remove.onclick = () => clear();
+  return row;
+}
+
+function say(text) {
+  id("message").textContent = text;
+  id("message").hidden = !text;
+}
+
+// Run a task that talks to the server; what goes wrong is shown.
+async function during(text, task) {
+  busy++;
+  say("");
+  id("status").textContent = text;
+  document.body.classList.add("busy");
+  try {
+    return await task();
+  } catch (error) {
+    say(error.message);
+  } finally {
+    if (--busy === 0) {
+      id("status").textContent = "";
+      document.body.classList.remove("busy");
+    }
+    refresh();
+  }
+}
+
+// --- people ---------------------------------------------------------------------------------------
+
+function select(person) {
+  state.selected = person;
+  refresh();
+}
+
+function drop(person) {
+  state.people = state.people.filter((other) => other !== person);
+  if (state.selected === person) state.selected = null;
+  refresh();
+}
+
+function clear() {
+  state.people = [];
+  state.selected = null;
+  numbers = 0;
+  refresh();
+}
+
+// Add boxes with their scores (null: drawn by hand) and ask every model for their masks.
+async function add(boxes, scores) {
+  const added = boxes.map((box, i) => ({
+    number: ++numbers,
+    box,
+    score: scores[i],
+    color: setup.colors[(numbers - 1) % setup.colors.length],
+    points: [],
+    layers: [],
+  }));
+  state.people.push(...added);
+  if (added.length) await segment(added);
+  return added;
+}
+
+async function segment(people) {
+  const { picture } = state;
+  await Promise.all(panes.map(async (pane) => {
+    const answer = await server.predict(query(pane.index, people));
+    const layers = await read(answer);
+    people.forEach((person, i) => (person.layers[pane.index] = layers[i]));
+    pane.find(".time").textContent = `${answer.milliseconds} ms`;
+    if (picture === state.picture) refresh();
+  })).catch((error) => {
+    for (const person of people) if (person.layers.filter(Boolean).length < panes.length) drop(person);
+    throw error;
+  });
+}
+
+// What the server is asked about these people.
+function query(model, people) {
+  const clicks = Math.max(...people.map((person) => person.points.length), 0);
+  const padded = ({ points }) => [...points, ...Array(clicks - points.length).fill([0, 0, -1])];
+  return {
+    picture: state.picture.key,
+    model,
+    image_id: state.picture.imageId,
+    threshold: state.view.threshold,
+    boxes: people.map((person) => person.box),
+    scores: people.map((person) => person.score ?? 1),
+    ...(clicks ? { points: people.map(padded) } : {}),
+  };
+}
+
+const onPane = {
+  box: (box) => during("Segmenting…", async () => {
+    const task = add([box], [null]);
+    select(state.people.at(-1));
+    await task;
+  }),
+  pick(x, y) {
+    const area = ({ box: [x1, y1, x2, y2] }) => (x2 - x1) * (y2 - y1);
+    const inside = ({ box: [x1, y1, x2, y2] }) => x >= x1 && x < x2 && y >= y1 && y < y2;
+    const [smallest] = state.people.filter(inside).sort((a, b) => area(a) - area(b));
+    select(smallest && smallest !== state.selected ? smallest : null);
+  },
+  point(x, y, label) {
+    const person = state.selected;
+    if (!person || !setup.models.some((model) => model.points)) return;
+    person.points.push([x, y, label]);
+    during("Segmenting…", () => segment([person]));
+  },
+  rubber(box) {
+    state.rubber = box;
+    redraw();
+  },
+};
+
+// --- controls -------------------------------------------------------------------------------------
+
+function openPicture(file) {
+  return during("Opening…", async () => {
+    if (file.size > setup.max_megabytes * 1e6) {
+      throw new Error(`${file.name} is larger than ${setup.max_megabytes} MB: scale it down`);
+    }
+    const opened = await server.open(file);
+    const stem = file.name.replace(/\.[^.]*$/, "");
+    const bitmap = await createImageBitmap(file);
+    clear();
+    state.picture = {
+      key: opened.picture,
+      name: stem,
+      imageId: /^\d{1,15}$/.test(stem) ? Number(stem) : 0,
+      bitmap,
+      width: opened.width,
+      height: opened.height,
+    };
+    for (const pane of panes) pane.find(".time").textContent = "";
+  });
+}
+
+function detect() {
+  return during("Detecting…", async () => {
+    const { boxes, scores } = await server.detect({ picture: state.picture.key });
+    state.people = state.people.filter((person) => person.score === null);
+    state.selected = null;
+    if (!boxes.length) say("The detector finds nobody in this picture: drag a box yourself.");
+    await add(boxes, scores);
+  });
+}
+
+function save(pane, what) {
+  return during("Saving…", async () => {
+    const asked = query(pane.index, state.people);
+    const name = panes.length > 1 ? `${state.picture.name}_${pane.index + 1}` : state.picture.name;
+    if (what === "json") {
+      const { results } = await server.predict(asked);
+      server.save(new Blob([JSON.stringify(results, null, 1)], { type: "application/json" }), `${name}.json`);
+    } else if (what === "all") {
+      server.save(await server.mask(asked), `${name}_labels.png`);
+    } else {
+      const person = state.people.indexOf(state.selected);
+      server.save(await server.mask({ ...asked, person }), `${name}_person_${state.selected.number}.png`);
+    }
+  });
+}
+
+function listen() {
+  id("file").onchange = ({ target }) => {
+    if (target.files.length) openPicture(target.files[0]).then(() => (target.value = ""));
+  };
+  id("detect").onclick = detect;
+  for (const input of document.querySelectorAll("fieldset input[type=radio], fieldset input[type=checkbox], input[type=range]")) {
+    input.oninput = refresh;
+  }
+  id("numbers").onsubmit = (event) => {
+    event.preventDefault();
+    if (!state.picture) return say("Open a picture first.");
+    const given = new FormData(event.target);
+    onPane.box(["x1", "y1", "x2", "y2"].map((name) => Number(given.get(name))));
+  };
+  addEventListener("dragover", (event) => event.preventDefault());
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    const [file] = event.dataTransfer.files;
+    if (file) openPicture(file);
+  });
+  addEventListener("keydown", ({ key, target }) => {
+    if (target.matches("input")) return;
+    if (key === "Escape" && !state.rubber) select(null);
+    if (key === "Delete" && state.selected) drop(state.selected);
+  });
+  addEventListener("resize", redraw);
+}
+
+await during("Loading…", async () => {
+  setup = await server.models();
+  panes = setup.models.map((model, i) => new Pane(i, model.name, onPane));
+  id("panes").replaceChildren(...panes.map((pane) => pane.figure));
+  for (const pane of panes) {
+    pane.find(".save-all").onclick = () => save(pane, "all");
+    pane.find(".save-one").onclick = () => save(pane, "one");
+    pane.find(".save-json").onclick = () => save(pane, "json");
+  }
+  if (!setup.detector) id("detect").title = "The page was started without a way to read the detector's boxes";
+  listen();
+});

@@ -1,0 +1,184 @@
+// One model's view of the picture: draws it, and turns the pointer into boxes, picks and points.
+
+import { at, heat, overlay } from "./layers.js";
+
+const CLICK = 4; // a drag shorter than this many screen pixels is a click
+
+export class Pane {
+  // `on` has the functions box([x1, y1, x2, y2]), pick(x, y), point(x, y, label), rubber(box or null)
+  constructor(index, name, on) {
+    const figure = document.getElementById("pane").content.cloneNode(true).firstElementChild;
+    this.find = (selector) => figure.querySelector(selector);
+    this.index = index;
+    this.on = on;
+    this.figure = figure;
+    this.canvas = this.find(".stage canvas");
+    this.find(".name").textContent = name;
+    this.#listen();
+  }
+
+  // Draw `state` (see app.js); called at most once a frame.
+  draw(state) {
+    const { picture, selected } = state;
+    this.find(".empty").hidden = Boolean(picture);
+    this.canvas.hidden = !picture;
+    this.state = state;
+    if (!picture) return;
+    this.#fit(picture);
+    const context = this.canvas.getContext("2d");
+    context.drawImage(picture.bitmap, 0, 0, this.canvas.width, this.canvas.height);
+    for (const person of selected ? [selected] : state.people) this.#drawLayer(context, person);
+    for (const person of state.people) this.#drawBox(context, person);
+    if (state.rubber) this.#frame(context, state.rubber, "#fff", 2, [6, 4]);
+    this.canvas.setAttribute("aria-label", this.#described(state));
+    this.#drawTiles(selected?.layers[this.index]);
+  }
+
+  // The canvas has as many pixels as the screen shows of it, and no more than that.
+  #fit(picture) {
+    const shown = Math.min(this.find(".stage").clientWidth, picture.width * 2);
+    this.scale = (Math.max(shown, 1) * devicePixelRatio) / picture.width;
+    const [width, height] = [picture.width, picture.height].map((n) => Math.max(1, Math.round(n * this.scale)));
+    if (this.canvas.width !== width || this.canvas.height !== height) {
+      Object.assign(this.canvas, { width, height });
+    }
+  }
+
+  #drawLayer(context, person) {
+    const layer = person.layers[this.index];
+    if (!layer) return;
+    const { view, selected } = this.state;
+    const options = { ...view, pen: Math.max(1, Math.round((1.5 * devicePixelRatio) / this.scale)) };
+    const place = [layer.window[0], layer.window[1], layer.width, layer.height].map((n) => n * this.scale);
+    if (view.others && selected && layer.other) {
+      context.drawImage(overlay(layer, "other", null, options), ...place);
+    }
+    if (view.targets) {
+      context.drawImage(overlay(layer, "target", selected ? null : person.color, options), ...place);
+    }
+  }
+
+  #drawBox(context, person) {
+    const { view, selected } = this.state;
+    const chosen = person === selected;
+    if (!view.boxes && !chosen) return;
+    const color = `rgb(${chosen ? [255, 255, 255] : person.color})`;
+    context.globalAlpha = selected && !chosen ? 0.45 : 1;
+    this.#frame(context, person.box, color, chosen ? 2.5 : 1.75, []);
+    this.#tag(context, person, color);
+    context.globalAlpha = 1;
+    if (chosen) for (const point of person.points) this.#dot(context, point);
+  }
+
+  #frame(context, box, color, width, dashes) {
+    const [x1, y1, x2, y2] = box.map((n) => n * this.scale);
+    context.setLineDash(dashes.map((n) => n * devicePixelRatio));
+    for (const [stroke, extra] of [["rgb(0 0 0 / 0.55)", 2], [color, 0]]) {
+      context.strokeStyle = stroke;
+      context.lineWidth = (width + extra) * devicePixelRatio;
+      context.strokeRect(x1, y1, x2 - x1, y2 - y1);
+    }
+    context.setLineDash([]);
+  }
+
+  #tag(context, person, color) {
+    const size = 13 * devicePixelRatio;
+    const [x, y] = [person.box[0] * this.scale, person.box[1] * this.scale];
+    context.font = `600 ${size}px system-ui, sans-serif`;
+    const width = context.measureText(person.number).width + size * 0.8;
+    context.fillStyle = color;
+    context.fillRect(x, y, width, size * 1.4);
+    context.fillStyle = "#000";
+    context.textBaseline = "middle";
+    context.fillText(person.number, x + size * 0.4, y + size * 0.75);
+  }
+
+  #dot(context, [x, y, label]) {
+    context.beginPath();
+    context.arc(x * this.scale, y * this.scale, 5 * devicePixelRatio, 0, 2 * Math.PI);
+    context.fillStyle = label ? "#19e36b" : "#ff3b30";
+    context.fill();
+    context.lineWidth = 2 * devicePixelRatio;
+    context.strokeStyle = "#fff";
+    context.stroke();
+  }
+
+  #drawTiles(layer) {
+    this.find(".tiles").hidden = !layer;
+    if (!layer) return;
+    for (const [kind, title] of [["target", "target"], ["other", "non-target"]]) {
+      const canvas = this.find(`.tile-${kind}`);
+      canvas.parentElement.hidden = !layer[kind];
+      if (!layer[kind]) continue;
+      Object.assign(canvas, { width: layer.width, height: layer.height });
+      canvas.getContext("2d").drawImage(heat(layer, kind), 0, 0);
+      canvas.setAttribute("aria-label", `Probability of the ${title} inside the selected box, as a heat map`);
+    }
+  }
+
+  #described({ people, selected, picture }) {
+    const count = people.length === 1 ? "1 box" : `${people.length} boxes`;
+    return `${picture.name} with ${count}${selected ? `, person ${selected.number} selected` : ""}`;
+  }
+
+  // --- pointer ------------------------------------------------------------------------------------
+
+  #listen() {
+    let start = null;
+    const box = (event) => {
+      const [x, y] = this.#where(event);
+      return [Math.min(start.x, x), Math.min(start.y, y), Math.max(start.x, x), Math.max(start.y, y)];
+    };
+    this.canvas.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
+      const [x, y] = this.#where(event);
+      start = { x, y, left: event.clientX, top: event.clientY };
+      this.canvas.setPointerCapture(event.pointerId);
+    });
+    this.canvas.addEventListener("pointermove", (event) => {
+      this.#read(...this.#where(event));
+      if (start && moved(start, event)) this.on.rubber(box(event));
+    });
+    this.canvas.addEventListener("pointerup", (event) => {
+      if (!start) return;
+      const drawn = moved(start, event) ? box(event) : null;
+      this.on.rubber(null);
+      if (drawn) this.on.box(drawn);
+      else if (event.shiftKey || event.altKey) this.on.point(start.x, start.y, event.shiftKey ? 1 : 0);
+      else this.on.pick(start.x, start.y);
+      start = null;
+    });
+    const stop = () => {
+      start = null;
+      this.on.rubber(null);
+    };
+    this.canvas.addEventListener("pointercancel", stop);
+    addEventListener("keydown", (event) => event.key === "Escape" && start && stop());
+    this.canvas.addEventListener("pointerleave", () => (this.find(".readout").textContent = ""));
+  }
+
+  // The pointer in pixels of the picture, kept within it.
+  #where(event) {
+    const { left, top, width, height } = this.canvas.getBoundingClientRect();
+    const { picture } = this.state;
+    const x = ((event.clientX - left) / width) * picture.width;
+    const y = ((event.clientY - top) / height) * picture.height;
+    return [Math.min(Math.max(x, 0), picture.width), Math.min(Math.max(y, 0), picture.height)];
+  }
+
+  #read(x, y) {
+    const { people, selected } = this.state;
+    const shown = selected ? [selected] : people;
+    const parts = [`x ${Math.floor(x)}, y ${Math.floor(y)}`];
+    for (const { number, layers } of shown) {
+      const [target, other] = ["target", "other"].map((kind) => layers[this.index] && at(layers[this.index], kind, x, y));
+      if (target === null || target === undefined) continue;
+      parts.push(`person ${number}: target ${target.toFixed(2)}` + (other === null ? "" : `, non-target ${other.toFixed(2)}`));
+    }
+    this.find(".readout").textContent = parts.join(" · ");
+  }
+}
+
+function moved(start, event) {
+  return Math.abs(event.clientX - start.left) >= CLICK && Math.abs(event.clientY - start.top) >= CLICK;
+}

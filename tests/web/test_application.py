@@ -1,0 +1,363 @@
+"""The page's server without a browser and without a socket."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from predictors import EllipsePredictor
+from werkzeug.test import Client, EnvironBuilder
+
+from roiseg.web.application import STATIC, Application
+from roiseg.web.models import Model
+from roiseg.web.pictures import Limits
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+BOXES = [[4.5, 3, 30, 40.25], [20, 10, 70, 60]]  # the second one reaches beyond the picture
+
+
+def png(picture=PICTURE):
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def client(*predictors, limits=None, host="127.0.0.1"):
+    models = [Model(f"model {i}", p) for i, p in enumerate(predictors or [EllipsePredictor()])]
+    return Client(Application(models, limits or Limits(), host))
+
+
+def opened(client, picture=PICTURE):
+    response = client.post("/pictures", data=png(picture))
+    assert response.status_code == 201
+    return response.json["picture"]
+
+
+@pytest.fixture
+def two():
+    """A client of two models, and them."""
+    predictors = EllipsePredictor(), EllipsePredictor(height=0.5, tells_others=False)
+    return client(*predictors), predictors
+
+
+def expected(predictor, boxes, scores=None, threshold=0.5):
+    predictor.set_image(PICTURE)
+    return predictor.predict(boxes, np.ones(len(boxes)) if scores is None else scores, None, threshold)
+
+
+def grey(encoded):
+    return np.array(Image.open(io.BytesIO(base64.b64decode(encoded))))
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_the_page_and_its_files_are_served():
+    page = client().get("/")
+    assert page.status_code == 200
+    assert page.mimetype == "text/html"
+    kinds = {name: client().get(f"/{name}").mimetype for name in ("app.js", "style.css")}
+    assert kinds["style.css"] == "text/css"
+    assert kinds["app.js"].endswith("/javascript")  # else browsers do not run a module
+
+
+def test_nothing_on_the_page_comes_from_elsewhere():
+    for path in STATIC.iterdir():
+        assert "://" not in path.read_text(), path.name
+    policy = client().get("/").headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "http" not in policy
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../application.py", "/..%2fapplication.py", "/%2e%2e/application.py", "//etc/passwd", "/etc/passwd",
+        "/static/../../app.py", "/..\\application.py", "/app.js/", "/app.js%00", "/nothing",
+    ],
+)  # fmt: skip
+def test_no_other_file_is_served(path):
+    response = client().get(path)
+    assert response.status_code in (404, 405)
+    assert response.json["error"]
+
+
+def test_the_models_are_told():
+    told = client(EllipsePredictor(reads_points=True), EllipsePredictor(found=None)).get("/models").json
+    assert told["models"] == [{"name": "model 0", "points": True}, {"name": "model 1", "points": False}]
+    assert told["detector"] is True
+    assert client(EllipsePredictor(found=None)).get("/models").json["detector"] is False
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+def test_a_picture_is_opened():
+    answer = client().post("/pictures", data=png())
+    assert (answer.status_code, answer.json["width"], answer.json["height"]) == (201, 64, 48)
+
+
+@pytest.mark.parametrize(
+    ("content", "limits", "said"),
+    [
+        (b"", Limits(), "no JPEG or PNG"),
+        (b"GIF89a", Limits(), "no JPEG or PNG"),
+        (png()[:500], Limits(), "damaged"),
+        (png(), Limits(megabytes=(len(png()) - 1) / 1e6), "larger than"),
+        (png(), Limits(megapixels=0.001), "64 x 48 pixels"),
+    ],
+)
+def test_a_bad_picture_is_refused_in_words(content, limits, said):
+    response = client(limits=limits).post("/pictures", data=content)
+    assert 400 <= response.status_code < 500
+    assert said in response.json["error"]
+
+
+def test_a_huge_body_is_not_read():
+    class Endless(io.BytesIO):
+        def read(self, size=-1):
+            raise AssertionError("read")
+
+        readline = readinto = read
+
+    response = client().post(
+        "/pictures", input_stream=Endless(), environ_overrides={"CONTENT_LENGTH": str(10**12)}
+    )
+    assert response.status_code == 413
+    assert "error" in response.json
+
+
+# --- predictions ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [0, 1])
+def test_results_are_the_predictors_own(two, model):
+    page, predictors = two
+    query = {"picture": opened(page), "model": model, "boxes": BOXES, "scores": [0.5, 0.25], "threshold": 0.3}
+    answer = page.post("/predictions", json={**query, "image_id": 17}).json
+    wanted = expected(predictors[model], BOXES, [0.5, 0.25], 0.3)
+    assert answer["results"] == json.loads(json.dumps(wanted.to_coco(17)))
+    assert answer["size"] == [48, 64]
+    assert answer["windows"] == [list(window) for window in wanted.windows]
+
+
+def test_probabilities_are_sent_as_grey_pictures(two):
+    page, predictors = two
+    query = {"picture": opened(page), "boxes": BOXES}
+    answer = page.post("/predictions", json=query).json
+    wanted = expected(predictors[0], BOXES)
+    for sent, made in (
+        (answer["targets"], wanted.probabilities),
+        (answer["non_targets"], wanted.non_targets),
+    ):
+        for picture, values in zip(sent, made, strict=True):
+            np.testing.assert_allclose(grey(picture) / 255, values, atol=0.5 / 255 + 1e-6)
+    assert page.post("/predictions", json={**query, "model": 1}).json["non_targets"] is None
+
+
+def test_no_boxes_are_no_error(two):
+    page, _ = two
+    answer = page.post("/predictions", json={"picture": opened(page)}).json
+    assert answer["results"] == answer["targets"] == []
+
+
+def test_masks_are_saved_as_png(two):
+    page, predictors = two
+    query = {"picture": opened(page), "boxes": BOXES, "threshold": 0.4}
+    wanted = expected(predictors[0], BOXES, threshold=0.4)
+    everybody = page.post("/masks", json=query)
+    assert everybody.mimetype == "image/png"
+    assert np.array_equal(np.array(Image.open(io.BytesIO(everybody.data))), wanted.label_map())
+    one = page.post("/masks", json={**query, "person": 1})
+    assert np.array_equal(np.array(Image.open(io.BytesIO(one.data))), wanted.mask(1) * np.uint8(255))
+
+
+def test_the_detector_proposes_boxes():
+    page = client(EllipsePredictor(found=None), EllipsePredictor(found=((1, 2, 3, 4),)))
+    answer = page.post("/detections", json={"picture": opened(page)}).json
+    assert answer["boxes"] == [[1, 2, 3, 4]]
+    assert answer["scores"] == pytest.approx([0.9])
+
+
+def test_without_a_detector_the_page_says_so():
+    page = client(EllipsePredictor(found=None))
+    response = page.post("/detections", json={"picture": opened(page)})
+    assert response.status_code == 400
+    assert "detector" in response.json["error"]
+
+
+def test_points_reach_only_models_that_read_them():
+    reads, does_not = EllipsePredictor(reads_points=True), EllipsePredictor()
+    page = client(reads, does_not)
+    points = [[[5, 6, 1], [7, 8, 0]]]
+    query = {"picture": opened(page), "boxes": BOXES[:1], "points": points}
+    for model in (0, 1):
+        assert page.post("/predictions", json={**query, "model": model}).status_code == 200
+    assert reads.points.tolist() == points
+    assert does_not.points is None
+
+
+# --- what is kept, and when -----------------------------------------------------------------------
+
+
+def test_a_picture_is_read_once_a_model_until_there_is_another():
+    predictor = EllipsePredictor()
+    page = client(predictor)
+    first, second = opened(page), opened(page, PICTURE[:, ::-1])
+    for name in (first, first, second, second, first):
+        assert page.post("/predictions", json={"picture": name, "boxes": BOXES}).status_code == 200
+    assert [np.array_equal(image, PICTURE) for image in predictor.images] == [True, False, True]
+
+
+def test_a_picture_that_could_not_be_read_is_read_again(monkeypatch):
+    predictor = EllipsePredictor()
+    page = client(predictor)
+    query = {"picture": opened(page), "boxes": BOXES}
+    with monkeypatch.context() as patch:
+        patch.setattr(predictor, "set_image", lambda image: 1 / 0)
+        failed = page.post("/predictions", json=query)
+    assert failed.status_code == 500
+    assert "ZeroDivision" not in failed.text
+    assert page.post("/predictions", json=query).status_code == 200
+
+
+def test_models_work_one_at_a_time():
+    predictor = EllipsePredictor()
+    page = client(predictor)
+    names = [opened(page, np.roll(PICTURE, i)) for i in range(4)]
+    answers = {}
+
+    def ask(i):
+        query = {"picture": names[i % 4], "boxes": BOXES, "image_id": i}
+        answers[i] = page.application(ask_environ(query), lambda status, headers: None)
+
+    def ask_environ(query):
+        return EnvironBuilder("/predictions", method="POST", json=query).get_environ()
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == list(range(16))
+    assert predictor.together == 1
+
+
+# --- bad requests ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"picture": "nothing"}, "open it again"),
+        ({"picture": 3}, "`picture`"),
+        ({"model": 1}, "`model`"),
+        ({"model": "0"}, "`model`"),
+        ({"model": True}, "`model`"),
+        ({"boxes": [[1, 2, 3]]}, "`boxes`"),
+        ({"boxes": [1, 2, 3, "x"]}, "`boxes`"),
+        ({"boxes": [[1, 2, None, 4]]}, "`boxes`"),
+        ({"boxes": [[1, 2, 1e400, 4]]}, "`boxes`"),
+        ({"boxes": [[5, 2, 3, 4]]}, "x1 < x2"),
+        ({"boxes": [[64, 0, 70, 10]]}, "outside the picture"),
+        ({"boxes": [[-9, 0, -1, 10]]}, "outside the picture"),
+        ({"boxes": [[0, 0, 9, 9]] * 501}, "too many"),
+        ({"boxes": {"a": 1}}, "`boxes`"),
+        ({"scores": [1, 2]}, "`scores`"),
+        ({"threshold": 0}, "`threshold`"),
+        ({"threshold": "0.5"}, "`threshold`"),
+        ({"person": 1}, "`person`"),
+        ({"image_id": -1}, "`image_id`"),
+        ({"points": [[1, 2]]}, "`points`"),
+        ({"path": "/etc/passwd"}, "unknown field `path`"),
+    ],
+)
+def test_a_wrong_query_is_answered_in_one_line(change, said):
+    page = client()
+    query = {"picture": opened(page), "boxes": [[1, 2, 30, 40]], **change}
+    for route in ("/predictions", "/masks"):
+        response = page.post(route, data=json.dumps(query), content_type="application/json")
+        assert response.status_code in (400, 404)
+        assert said in response.json["error"]
+        assert "\n" not in response.json["error"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"3", b"\xff\xfe", b'{"picture": NaN}'])
+def test_what_is_no_json_object_is_refused(body):
+    response = client().post("/predictions", data=body, content_type="application/json")
+    assert 400 <= response.status_code < 500
+    assert response.json["error"]
+
+
+def test_json_must_say_that_it_is():
+    response = client().post("/predictions", data=b"{}", content_type="text/plain")
+    assert response.status_code == 415  # what a foreign page can send without asking
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=12,
+)
+FIELDS = ("model", "boxes", "scores", "threshold", "image_id", "person", "points")
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), JSON))
+def test_no_json_makes_the_server_fail(fields):
+    page = client()
+    query = {"picture": opened(page), "boxes": [[1, 2, 30, 40]], **fields}
+    response = page.post("/predictions", data=json.dumps(query), content_type="application/json")
+    assert response.status_code in (200, 400)
+
+
+@pytest.mark.parametrize("route", ["/pictures", "/detections", "/predictions", "/masks"])
+def test_reading_does_nothing(route):
+    assert client().get(route).status_code in (404, 405)
+
+
+# --- who may ask ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "asked", ["127.0.0.1:7860", "localhost:7860", "LocalHost", "[::1]:7860", "192.168.1.5"]
+)
+def test_an_address_is_answered(asked):
+    assert client().get("/", headers={"Host": asked}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "localhost.evil.example", "", "[", "a@b"],
+)
+def test_another_name_is_refused(asked):
+    page = client()
+    response = page.get("/", headers={"Host": asked})
+    assert response.status_code == 403
+    assert response.json["error"]
+
+
+def test_the_name_that_was_configured_is_answered():
+    assert client(host="Studio.local").get("/", headers={"Host": "studio.local:7860"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://127.0.0.1:7860", 201),
+        (None, 201),  # no browser
+        ("http://evil.example", 403),
+        ("http://127.0.0.1:7861", 403),
+        ("https://127.0.0.1:7860", 403),
+        ("null", 403),
+    ],
+)
+def test_only_its_own_page_may_post(origin, status):
+    headers = {"Host": "127.0.0.1:7860"} | ({"Origin": origin} if origin else {})
+    assert client().post("/pictures", data=png(), headers=headers).status_code == status

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from helpers import user_error
+from PIL import Image
+
+from roiseg.common.errors import UserError
+from roiseg.web.pictures import Limits, Pictures, decode
+
+GRADIENT = np.stack(np.meshgrid(np.arange(40), np.arange(30), [7]), axis=-1)[:, :, 0].astype(np.uint8)
+
+
+def encoded(picture, kind="PNG", **options):
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def png_header(width, height):
+    """A PNG that says it has so many pixels and holds none of them."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return start + struct.pack(">I", 1000) + b"IDAT"
+
+
+def test_a_png_is_read_as_it_is():
+    assert np.array_equal(decode(encoded(GRADIENT), Limits()), GRADIENT)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK"])
+def test_any_kind_of_colour_becomes_rgb(mode):
+    stream = io.BytesIO()
+    Image.fromarray(GRADIENT).convert(mode).save(stream, "JPEG" if mode == "CMYK" else "PNG")
+    picture = decode(stream.getvalue(), Limits())
+    assert picture.dtype == np.uint8
+    assert picture.shape == (30, 40, 3)
+
+
+def test_a_photo_is_turned_as_the_camera_was_held():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    tall = decode(encoded(GRADIENT, exif=exif), Limits())
+    assert np.array_equal(tall, np.rot90(GRADIENT, -1))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "WEBP"])
+def test_other_formats_are_refused(kind):
+    assert "no JPEG or PNG" in user_error(decode, encoded(GRADIENT, kind), Limits())
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\xff\xd8\xff"]
+)
+def test_what_is_no_picture_is_refused(content):
+    assert user_error(decode, content, Limits())
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_no_damage_gets_through_or_ends_in_another_error(kind):
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    whole = encoded(noise, kind)
+    for length in range(0, len(whole) - 20, 11):
+        with pytest.raises(UserError):
+            decode(whole[:length], Limits())
+
+
+def test_too_many_pixels_are_refused():
+    content = encoded(GRADIENT)  # 1200
+    assert decode(content, Limits(megapixels=0.0012)).shape
+    assert "40 x 30 pixels" in user_error(decode, content, Limits(megapixels=0.0011))
+
+
+@pytest.mark.parametrize("side", [7_000, 60_000])
+def test_pixels_are_counted_before_they_are_decoded(side):
+    assert "pixels" in user_error(decode, png_header(side, side), Limits())
+
+
+@pytest.mark.parametrize("limits", [{"megabytes": 0}, {"megapixels": -1}, {"megapixels": float("nan")}])
+def test_limits_must_be_above_zero(limits):
+    with pytest.raises(UserError, match="must be above 0"):
+        Limits(**limits)
+
+
+def test_the_pictures_not_used_for_longest_are_forgotten():
+    pictures = Pictures(kept=2)
+    first, second = pictures.add(GRADIENT), pictures.add(GRADIENT + 1)
+    assert pictures.get(first) is GRADIENT  # used again
+    third = pictures.add(GRADIENT + 2)
+    assert pictures.get(second) is None
+    assert pictures.get(first) is GRADIENT
+    assert np.array_equal(pictures.get(third), GRADIENT + 2)
+    assert len({first, second, third}) == 3
