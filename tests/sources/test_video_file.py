@@ -1,0 +1,50 @@
+"""Frames of videos that the test writes."""
+
+from __future__ import annotations
+
+import pytest
+from tiny_video import write_video
+
+from roiseg.common.errors import UserError
+from roiseg.sources.open_source import open_source
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "mp4v"), (".avi", "MJPG")])
+def test_every_frame_comes_once_in_order_as_rgb(tmp_path, suffix, codec):
+    source = open_source(str(write_video(tmp_path / f"clip.v1{suffix}", codec=codec)))
+    assert (source.video.name, source.video.size, source.video.fps) == ("clip.v1", (48, 64), 12.5)
+    assert len(source) == 12
+    for expected, frame in enumerate(source):
+        image = frame.read()
+        assert frame.number == expected
+        assert frame.key == frame.name == f"clip.v1_{expected:06d}"
+        assert frame.path is None
+        assert image.shape == (48, 64, 3)
+        assert abs(float(image[:, :28].mean()) - 20 * expected) < 4
+        assert image[:, 40:].reshape(-1, 3).mean(0) == pytest.approx([255, 0, 0], abs=12)
+    assert expected == 11
+    assert [frame.number for frame in source] == list(range(12))  # once more, from the start
+
+
+def test_a_video_that_ends_early_is_told(tmp_path, caplog):
+    path = write_video(tmp_path / "x.avi", count=60, codec="MJPG")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    source = open_source(str(path))
+    number = sum(1 for _ in source)
+    assert 0 < number < len(source) == 60
+    assert f"ends after {number} of 60 frames" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 5000, b"not a video"])
+def test_a_file_that_is_no_video_is_refused_in_one_line(tmp_path, content, capfd):
+    (tmp_path / "x.mp4").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.mp4 is neither an image nor a video"):
+        open_source(str(tmp_path / "x.mp4"))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_video_stands_alone(tmp_path):
+    path = str(write_video(tmp_path / "x.mp4", count=2))
+    with pytest.raises(UserError, match="one video alone"):
+        open_source([path, path])

@@ -1,0 +1,141 @@
+"""COCO, LabelMe and crops: read back by others' readers."""
+
+from __future__ import annotations
+
+import base64
+import json
+from io import BytesIO
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from writer_cases import BOXES, SIZE, Pictures, masks, nobody, result, write
+
+from roiseg.common.errors import UserError
+from roiseg.writers.coco import CocoWriter
+from roiseg.writers.crops import CropsWriter, grown
+from roiseg.writers.labelme import LabelmeWriter
+
+
+def test_coco_results_are_what_pycocotools_reads(tmp_path):
+    path = write(CocoWriter(category_id=3), tmp_path, [result(), nobody(), result(number=2, key="z")])
+    records = json.loads(path.read_text())
+    assert [record["image_id"] for record in records] == [100] * 4 + [102] * 4
+    assert {record["category_id"] for record in records} == {3}
+    for record, mask, box in zip(records, [*masks(), *masks()], [*BOXES, *BOXES], strict=True):
+        assert np.array_equal(coco_mask.decode(record["segmentation"]).astype(bool), mask)
+        x, y, width, height = record["bbox"]
+        assert [x, y, x + width, y + height] == pytest.approx(box.tolist(), abs=0.01)
+    images = json.loads((tmp_path / "coco_images.json").read_text())
+    assert images[1] == {"id": 101, "file_name": "x/empty.jpg", "width": 80, "height": 60}
+    assert [image["id"] for image in images] == [100, 101, 102]
+
+
+def test_coco_evaluates_the_results(tmp_path, capsys):
+    path = write(CocoWriter(), tmp_path, [result()])
+    truth = COCO()
+    truth.dataset = {
+        "images": json.loads((tmp_path / "coco_images.json").read_text()),
+        "categories": [{"id": 1, "name": "person"}],
+        "annotations": [],
+    }
+    truth.createIndex()
+    assert len(truth.loadRes(str(path)).getAnnIds(imgIds=[100])) == 4
+
+
+def test_no_results_are_an_empty_list(tmp_path):
+    assert json.loads(write(CocoWriter(), tmp_path, [nobody()]).read_text()) == []
+
+
+def test_after_an_error_no_json_is_left(tmp_path):
+    for writer in (CocoWriter(), CropsWriter()):
+        with pytest.raises(RuntimeError), writer.open(tmp_path, Pictures()) as take:  # noqa: PT012
+            take(result())
+            raise RuntimeError
+    assert [path.name for path in tmp_path.rglob("*") if path.suffix not in (".png", "")] == []
+
+
+def filled(shapes):
+    """Mask [H, W] of LabelMe's shapes, drawn by Pillow as LabelMe draws them."""
+    canvas = Image.new("1", (SIZE[1], SIZE[0]))
+    for shape in shapes:
+        ImageDraw.Draw(canvas).polygon([tuple(point) for point in shape["points"]], fill=1, outline=1)
+    return np.array(canvas)
+
+
+def test_labelme_draws_the_masks_with_holes_filled(tmp_path):
+    write(LabelmeWriter(label="human"), tmp_path, [result(path=tmp_path / "pictures/a.jpg"), nobody()])
+    content = json.loads((tmp_path / "labelme/x/a.json").read_text())
+    assert (content["imageHeight"], content["imageWidth"]) == SIZE
+    assert (tmp_path / "labelme/x" / content["imagePath"]).resolve() == tmp_path / "pictures/a.jpg"
+    assert content["imageData"] is None
+    shapes = content["shapes"]
+    assert [shape["group_id"] for shape in shapes] == [1, 2, 3, 3]  # two pieces; nobody has none
+    assert {shape["label"] for shape in shapes} == {"human"}
+    assert {shape["shape_type"] for shape in shapes} == {"polygon"}
+    first, ring, two, _ = masks()
+    ring[20:41, 30:51] |= True  # the hole lies inside
+    by_group = {number: filled([s for s in shapes if s["group_id"] == number]) for number in (1, 2, 3)}
+    assert np.array_equal(by_group[1], first)
+    assert not (by_group[2] & ~ring).any()
+    assert by_group[2][30, 40]
+    assert np.array_equal(by_group[3], two)
+    assert json.loads((tmp_path / "labelme/x/empty.json").read_text())["shapes"] == []
+
+
+def test_labelme_holds_the_frame_of_a_video(tmp_path):
+    one = result(path=None)
+    write(LabelmeWriter(), tmp_path, [one])
+    content = json.loads((tmp_path / "labelme/x/a.json").read_text())
+    picture = np.array(Image.open(BytesIO(base64.b64decode(content["imageData"]))))
+    assert np.abs(picture.astype(int) - one.image).mean() < 3
+
+
+def test_crops_hold_the_grown_boxes_and_are_listed(tmp_path):
+    one = result()
+    path = write(CropsWriter(), tmp_path, [one, nobody()])
+    records = json.loads(path.read_text())
+    assert [record["instance"] for record in records] == [1, 2, 3, 4]
+    for record, box in zip(records, BOXES.astype(float), strict=True):
+        x1, y1, x2, y2 = record["crop"]
+        crop = np.array(Image.open(tmp_path / "crops" / record["file"]))
+        assert np.array_equal(crop, one.image[y1:y2, x1:x2])
+        assert record["box"] == pytest.approx(box.tolist())
+        assert record["box_in_crop"] == pytest.approx((box - [x1, y1, x1, y1]).tolist())
+        assert (record["image"], record["image_id"], record["label"]) == ("x/a.jpg", 100, "person")
+        assert min(crop.shape[:2]) >= 16
+    x1, y1, x2, y2 = records[1]["crop"]  # 31 x 31, far from the border
+    assert (x1, y1) == (int(40.5 - 18.6), int(30.5 - 18.6))
+    assert (x2, y2) == (int(40.5 + 18.6) + 1, int(30.5 + 18.6) + 1)
+
+
+@given(
+    st.tuples(st.floats(-50, 150), st.floats(-50, 150), st.floats(0.5, 120), st.floats(0.5, 120)),
+    st.floats(1, 3), st.integers(1, 40), st.integers(1, 90), st.integers(1, 90),
+)  # fmt: skip
+def test_a_grown_box_holds_the_box_and_has_its_size(corner, ratio, min_size, height, width):
+    x, y, w, h = corner
+    x1, y1, x2, y2 = grown(np.array([x, y, x + w, y + h], np.float32), ratio, min_size, (height, width))
+    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+        assert x2 == x1 or y2 == y1
+        return
+    for first, last, low, side, length in ((x1, x2, x, w, width), (y1, y2, y, h, height)):
+        assert 0 <= first < last <= length
+        assert last - first >= min(min_size, length)
+        assert first <= max(low, 0) + 1e-3
+        assert last >= min(low + side, length) - 1e-3
+        assert last - first <= max(side * ratio + 2, min_size)
+
+
+def test_a_box_outside_of_the_picture_has_no_crop(tmp_path):
+    path = write(CropsWriter(), tmp_path, [result([np.zeros(SIZE, bool)], [[90, 5, 99, 9]])])
+    assert json.loads(path.read_text()) == []
+
+
+def test_crops_that_shrink_are_refused():
+    with pytest.raises(UserError, match="ratio"):
+        CropsWriter(ratio=0.9)

@@ -1,0 +1,91 @@
+"""Label maps, overlays, videos and figures, read by Pillow and OpenCV."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from writer_cases import BOXES, SIZE, Pictures, disc, masks, nobody, result, write
+
+from roiseg.sources.source import Video
+from roiseg.visualize.drawing import blend_masks
+from roiseg.visualize.palette import ROI_RED, instance_colors
+from roiseg.writers.label_png import LabelPngWriter
+from roiseg.writers.overlay import OverlayWriter
+from roiseg.writers.six_panel import SixPanelWriter
+
+
+def read(path):
+    return np.array(Image.open(path))
+
+
+def test_label_map_has_the_numbers_of_the_instances(tmp_path):
+    write(LabelPngWriter(), tmp_path, [result(), nobody()])
+    labels = read(tmp_path / "labels/x/a.png")
+    first, ring, two, _ = masks()
+    expected = np.zeros(SIZE, int)
+    for number, mask in ((3, two), (2, ring), (1, first)):  # the first has the highest score
+        expected[mask] = number
+    assert np.array_equal(labels, expected)
+    assert not read(tmp_path / "labels/x/empty.png").any()
+
+
+def test_more_instances_than_a_byte_counts(tmp_path):
+    boxes = np.array([[i % 20 * 4, i // 20 * 4, i % 20 * 4 + 4, i // 20 * 4 + 4] for i in range(300)], float)
+    write(LabelPngWriter(), tmp_path, [result([np.ones(SIZE, bool)] * 300, boxes)])
+    labels = read(tmp_path / "labels/x/a.png")
+    assert np.array_equal(np.unique(labels), np.arange(1, 301))
+    assert labels[57, 77] == 300
+
+
+def test_overlays_show_masks_boxes_and_numbers(tmp_path):
+    one = result()
+    write(OverlayWriter(boxes=False), tmp_path, [one, nobody()])
+    expected = blend_masks(one.image, np.stack(masks()), instance_colors(4))
+    found = read(tmp_path / "overlays/x/a.jpg")
+    assert found.shape == (*SIZE, 3)
+    assert np.abs(found.astype(int) - expected).mean() < 6  # JPEG
+    boxed = OverlayWriter().draw(one)
+    x1, _, x2, y2 = BOXES[1].astype(int)
+    assert (boxed[y2 - 1, x1 + 3 : x2 - 3] == ROI_RED).all()
+    assert np.abs(read(tmp_path / "overlays/x/empty.jpg").astype(int) - nobody().image).mean() < 6
+
+
+@pytest.mark.parametrize("fps", [12.5, 29.97])
+def test_a_video_becomes_a_video(tmp_path, fps):
+    source = Pictures(Video("clip.v1", SIZE, fps))
+    frames = [result([disc(10 + 5 * i, 30, 8)], [[0, 20, 80, 40]], f"clip_{i}", number=i) for i in range(10)]
+    writer = OverlayWriter(alpha=0.9, boxes=False)
+    path = write(writer, tmp_path, frames, source)
+    assert path.name == "clip.v1_overlays.mp4"
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    video = cv2.VideoCapture(str(path))
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(fps, abs=0.01)
+    for frame in frames:
+        found, picture = video.read()
+        assert found
+        assert picture.shape == (*SIZE, 3)
+        assert np.abs(picture[:, :, ::-1].astype(int) - writer.draw(frame)).mean() < 12
+    assert not video.read()[0]
+
+
+def test_a_video_of_odd_sides_loses_a_line(tmp_path):
+    frames = [result([], [], number=i, size=(61, 81)) for i in range(3)]
+    path = write(OverlayWriter(), tmp_path, frames, Pictures(Video("x", (61, 81), 25.0)))
+    assert cv2.VideoCapture(str(path)).read()[1].shape == (60, 80, 3)
+
+
+def test_after_an_error_no_video_is_left(tmp_path):
+    writer, source = OverlayWriter(), Pictures(Video("x", SIZE, 25.0))
+    with pytest.raises(RuntimeError), writer.open(tmp_path, source) as take:  # noqa: PT012
+        take(result())
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_six_panels_are_written(tmp_path):
+    write(SixPanelWriter(panel_height=120, panel_width=160), tmp_path, [result(), nobody()])
+    for name in ("a", "empty"):
+        figure = read(tmp_path / f"six_panel/x/{name}.png")
+        assert figure.shape == (2 * (120 + 20) + 3, 3 * 160 + 2 * 3, 3)
