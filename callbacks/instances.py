@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 
 from callbacks.gather import gather
-from roiseg.common.files import atomic_path
+from roiseg.evaluation.instance_table import write_table
 from roiseg.training.instances import InstanceRecord
 
 
 class InstanceTable(L.Callback):
-    """Writes one row an instance when the test ends, sorted by image and annotation.
-
-    The columns are those of `InstanceRecord`; boxes are rounded to a thousandth of a pixel.
+    """Writes one row an instance when the test ends, see `write_table`.
 
     Args:
         path: the csv file.
@@ -48,13 +45,3 @@ class InstanceTable(L.Callback):
         records = gather(self._records)
         if trainer.is_global_zero:
             write_table(self.path, records)
-
-
-def write_table(path: Path, records: list[InstanceRecord]) -> None:
-    """Write records as csv, whole or not at all."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(InstanceRecord._fields)
-        for record in sorted(records, key=lambda r: (r.image_id, r.annotation_id)):
-            box = {side: round(getattr(record, side), 3) for side in ("x1", "y1", "x2", "y2")}
-            writer.writerow(record._replace(**box))

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from roiseg.cli import build
+from roiseg.cli.device import existing_device
 from roiseg.cli.entry import CONF_DIR, command, explain
 from roiseg.cli.types import check_types
 from roiseg.common.console import console, track
@@ -60,21 +61,6 @@ def chosen(cfg: DictConfig) -> list[str]:
             close = ", ".join(nearest(str(name), known))
             raise UserError(f"models: there is no model `{name}` (nearest: {close}; all: {', '.join(known)})")
     return list(cfg.models or known)
-
-
-def existing_device(name: str) -> torch.device:
-    """The device `name`.
-
-    Raises:
-        UserError: torch does not know it or this machine does not have it.
-    """
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"device={name} cannot be used here ({reason}): set cpu, or cuda on a GPU machine"
-        ) from None
 
 
 def cost(name: str, overrides: list[str], extractor: OnnxExtractor, device: torch.device) -> Cost:

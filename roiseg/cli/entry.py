@@ -40,7 +40,7 @@ OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
 
 
 def command(
-    config_name: str, words: str | None = None
+    config_name: str, words: str | None = None, prepare: Callable[[list[str]], None] | None = None
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
     """Decorate `task(cfg)` into a command-line program configured by `conf/<config_name>.yaml`.
 
@@ -50,6 +50,7 @@ def command(
     Args:
         config_name: of the configuration, and of the program.
         words: key of the list that takes the words of the command line which are no `key=value`, if any.
+        prepare: called with the command line before anything is composed.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
@@ -75,6 +76,8 @@ def command(
                 sys.argv[1:] = to_overrides(sys.argv[1:], words)
             try:
                 os.environ[_USER_FULL_ERROR] = str(int(full_error))
+                if prepare is not None:
+                    prepare(sys.argv[1:])
                 return hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(
                     job
                 )()
@@ -112,7 +115,7 @@ def _fail(line: str) -> None:
 def explain(error: BaseException, config_name: str = "train") -> str | None:
     """Return the one line that tells the user what to mend, or None for an error of the program itself."""
     if isinstance(error, UserError):  # one raised in a loader process comes with that process's traceback
-        return _one_line(str(error).strip().rpartition("UserError: ")[2])
+        return _one_line(str(error).strip().rpartition(f"{type(error).__name__}: ")[2])
     if isinstance(error, InstantiationException):
         return _explain_instantiation(error)
     if isinstance(error, MissingConfigException):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import lightning as L
 import torch
@@ -24,6 +26,7 @@ from roiseg.data.folds import Folds
 from roiseg.data.mirror import mirror
 from roiseg.data.prefetch import FeatureLoader
 from roiseg.data.sampling import RoiSampler
+from roiseg.data.skipped import Skipped
 from roiseg.data.targets import TargetSpec
 from roiseg.data.views import Views
 from roiseg.data.zooms import Zooms
@@ -62,6 +65,9 @@ class RoiDataModule(L.LightningDataModule):
             of the extractor an image. Validation during training does not.
         zooms: the test averages over the whole picture and enlarged parts of it, where a ROI is small; None
             looks at the whole picture only. Validation during training does that, too.
+        on_error: an image that is missing, damaged or does not fit its record: "raise" ends the run, "skip"
+            leaves it out of its batch, with a counted warning an epoch. A training batch of which nothing is
+            left is a step without a gradient, so that steps and schedule stay those of the whole set.
     """
 
     def __init__(
@@ -90,8 +96,11 @@ class RoiDataModule(L.LightningDataModule):
         folds: Folds | None = None,
         test_mirror: bool = False,
         zooms: Zooms | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
         super().__init__()
+        if on_error not in ("raise", "skip"):
+            raise UserError(f"data.on_error must be raise or skip, got {on_error}")
         for name, value in (("batch_size", batch_size), ("val_batch_size", val_batch_size)):
             if value < 1:
                 raise UserError(f"data.{name} must be 1 or more, got {value}")
@@ -113,6 +122,8 @@ class RoiDataModule(L.LightningDataModule):
         self.folds = folds
         self.test_mirror = test_mirror
         self.zooms = zooms
+        self.on_error = on_error
+        self.skipped = {split: Skipped(split) for split in ("train", "val", "test")}
         self.category_id = category_id
         self.index_dir = index_dir
         self.min_roi_size = min_roi_size
@@ -122,6 +133,7 @@ class RoiDataModule(L.LightningDataModule):
         self.pin_memory = pin_memory
         self.seed = seed
         self.source = source
+        self.device = torch.device("cpu")  # where batches are made ready if there is no trainer
         self.first_epoch = 0  # of a resumed run: loader workers start before Lightning tells the sampler
         self._sets: dict[str, RoiDataset] = {}
         self._features: FeatureSource | None = None
@@ -133,10 +145,16 @@ class RoiDataModule(L.LightningDataModule):
             self.source.ensure()
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and check both annotation files; a mistake in either shows before training starts."""
+        """Read and check both annotation files; a mistake in either shows before training starts.
+
+        With `stage` "test", which reads every image once, only that of the test.
+        """
         if self._features is not None:
             return
         self._features = FeatureSource(self.extractor, self.cache)
+        if stage == "test":
+            self.dataset("val")
+            return
         pictures = sum(views.number * len(self.dataset(split)) for split, views in self.views.items())
         if self.cache is not None:
             self.cache.plan(pictures)
@@ -156,6 +174,7 @@ class RoiDataModule(L.LightningDataModule):
                 seed=self.seed,
                 cache=self.cache,
                 pictures=self.pictures,
+                skip_damaged=self.on_error == "skip",
             )
         return self._sets[split]
 
@@ -172,26 +191,28 @@ class RoiDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> FeatureLoader:
         """Batches of images with K drawn ROIs each."""
-        return self._loader(self.dataset("train"), self._prepare, training=True)
+        return self._loader(self.dataset("train"), self._prepare, "train")
 
     def val_dataloader(self) -> FeatureLoader:
         """Batches of images with every eligible annotated box as a ROI."""
-        return self._loader(self.dataset("val"), self._prepare)
+        return self._loader(self.dataset("val"), self._prepare, "val")
 
     def test_dataloader(self) -> FeatureLoader:
         """The validation images again: the best checkpoint is measured on them once more."""
         dataset = self.dataset("val")
         if not self.test_mirror and self.zooms is None:
-            return self._loader(dataset, self._prepare)
-        return self._loader(dataset.for_test(self.zooms), self._prepare_test)
+            return self._loader(dataset, self._prepare, "test")
+        return self._loader(dataset.for_test(self.zooms), self._prepare_test, "test")
 
     def _loader(
-        self, dataset: RoiDataset, prepare: Callable[[RoiBatch], RoiBatch], training: bool = False
+        self, dataset: RoiDataset, prepare: Callable[[RoiBatch], RoiBatch], stage: str
     ) -> FeatureLoader:
+        training = stage == "train"
         return FeatureLoader(
             dataset,
             prepare,
             ahead=_batches_ahead(self._device()),
+            skipped=self.skipped[stage],
             batch_size=self.batch_size if training else self.val_batch_size,
             sampler=EpochSampler(len(dataset), self.seed, training, self.first_epoch if training else 0),
             collate_fn=collate,
@@ -201,7 +222,7 @@ class RoiDataModule(L.LightningDataModule):
         )
 
     def _device(self) -> torch.device:
-        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        return self.device if self.trainer is None else self.trainer.strategy.root_device
 
     def _prepare(self, batch: RoiBatch) -> RoiBatch:
         return self.extract(batch.to(self._device(), non_blocking=self.pin_memory))
@@ -224,9 +245,11 @@ class RoiDataModule(L.LightningDataModule):
         return batch
 
     def samples(self, split: str, items: Sequence[int]) -> list[RoiSample]:
-        """Single items of a split, with their pictures."""
+        """Single items of a split, with their pictures; other items for those that are skipped."""
         dataset = self.dataset(split).with_pictures()
-        return [dataset[item] for item in items]
+        others = (item for item in range(len(dataset)) if item not in items)
+        found = (dataset[item] for item in itertools.chain(items, others))
+        return list(itertools.islice((sample for sample in found if not sample.skipped), len(items)))
 
 
 def _batches_ahead(device: torch.device) -> int:

@@ -35,7 +35,7 @@ def rebuild(node: Any, **extra: Any) -> Any:
     if "_target_" not in node:
         return arguments
     path = str(node["_target_"])
-    found = _locate(path)
+    found = locate(path)
     try:
         if node.get("_partial_"):
             inspect.signature(found).bind_partial(**arguments, **extra)
@@ -49,9 +49,18 @@ def rebuild(node: Any, **extra: Any) -> Any:
         ) from None
 
 
-def _locate(path: str) -> Any:
+def locate(path: str, trusted: tuple[str, ...] = _TRUSTED) -> Any:
+    """The class a checkpoint names.
+
+    Args:
+        path: dotted, with its module.
+        trusted: how the names of the modules begin that it may be in.
+
+    Raises:
+        UserError: it is in another module, does not exist, or is no class defined there.
+    """
     module, _, name = path.rpartition(".")
-    if not module.startswith(_TRUSTED) or name.startswith("_"):
+    if not module.startswith(trusted) or name.startswith("_"):
         raise UserError(f"the checkpoint asks for `{path}`, which no model is made of: it is not trusted")
     try:
         found = getattr(importlib.import_module(module), name)
@@ -60,6 +69,6 @@ def _locate(path: str) -> Any:
             f"the checkpoint needs `{path}`, which this version of roiseg does not have"
         ) from None
     # what a module imports from elsewhere is not roiseg's own
-    if not isinstance(found, type) or inspect.isabstract(found) or not found.__module__.startswith(_TRUSTED):
+    if not isinstance(found, type) or inspect.isabstract(found) or not found.__module__.startswith(trusted):
         raise UserError(f"the checkpoint asks for `{path}`, which no model is made of: it is not trusted")
     return found

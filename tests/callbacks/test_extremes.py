@@ -13,17 +13,18 @@ from pycocotools import mask as coco_mask
 from tiny_image_decoder import TinyImageDecoder
 from tiny_run import one_thread, tiny_data, tiny_extractor, tiny_module, tiny_trainer
 
-from callbacks import extremes
-from callbacks.extremes import Extremes, Prediction, Ranking
+from callbacks.extremes import Extremes
 from callbacks.instances import InstanceTable
 from roiseg.data.rle import decode
+from roiseg.evaluation import ranking as ranking_module
+from roiseg.evaluation.ranking import RankedInstance, Ranking
 from roiseg.training.instances import InstanceRecord
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def prediction(number, iou):
-    return Prediction(InstanceRecord(1, "a.jpg", number, 0, 0, 9, 9, 50, 0.0, iou, 0.5), 0, {})
+    return RankedInstance(InstanceRecord(1, "a.jpg", number, 0, 0, 9, 9, 50, 0.0, iou, 0.5), 0, {})
 
 
 def ious(ranking):
@@ -63,9 +64,11 @@ def run(request, coco_set, onnx_file, tmp_path_factory):
     mirrored = "mirrored" in request.param
     data = tiny_data(coco_set, extractor, decoder, metric_size=(20, 12), test_mirror=mirrored)
     module, callback, table = tiny_module(decoder), Watched(folder, count=4), InstanceTable(folder / "t.csv")
-    sheets, draw = {}, extremes.case_sheet
+    sheets, draw = {}, ranking_module.case_sheet
     with one_thread(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extremes, "case_sheet", lambda t, cases: sheets.update({t: cases}) or draw(t, cases))
+        patch.setattr(
+            ranking_module, "case_sheet", lambda t, cases: sheets.update({t: cases}) or draw(t, cases)
+        )
         tiny_trainer(folder, max_epochs=30, limit_val_batches=0).fit(module, datamodule=data)
         trainer = tiny_trainer(folder, [callback, table])
         for _ in range(2):

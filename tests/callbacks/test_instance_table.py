@@ -13,7 +13,8 @@ from tiny_run import one_thread, tiny_data, tiny_decoder, tiny_extractor, tiny_m
 from torch import distributed
 
 from callbacks.gather import gather
-from callbacks.instances import InstanceTable, write_table
+from callbacks.instances import InstanceTable
+from roiseg.evaluation.instance_table import write_table
 from roiseg.training.instances import InstanceRecord
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -1,0 +1,84 @@
+"""The instances that were met worst and best, and pictures of them."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from roiseg.data.dataset import RoiDataset
+from roiseg.data.images import read_image
+from roiseg.data.rle import decode_window
+from roiseg.training.instances import InstanceRecord
+from roiseg.visualize.canvas import Image
+from roiseg.visualize.cases import Case, case_sheet, surroundings
+
+
+@dataclass(frozen=True)
+class RankedInstance:
+    """One instance of a test and what was predicted for it, as RLE of the original image."""
+
+    record: InstanceRecord
+    image_index: int
+    mask: dict[str, Any]
+
+
+class Ranking:
+    """Keeps the instances of lowest rank, which is IoU times `sign`.
+
+    Args:
+        sign: 1 keeps the worst, -1 the best.
+        count: how many.
+    """
+
+    def __init__(self, sign: int, count: int) -> None:
+        self.sign = sign
+        self.count = count
+        self.kept: list[RankedInstance] = []
+
+    def wants(self, record: InstanceRecord) -> bool:
+        """Is it among the kept, as far as is known?"""
+        return len(self.kept) < self.count or self._rank(record) < self._rank(self.kept[-1].record)
+
+    def add(self, instance: RankedInstance) -> None:
+        """Take one in, and let go of the one too many."""
+        bisect.insort(self.kept, instance, key=lambda kept: self._rank(kept.record))
+        del self.kept[self.count :]
+
+    def _rank(self, record: InstanceRecord) -> tuple[float, int, int]:
+        return self.sign * record.iou, record.image_id, record.annotation_id
+
+
+def ranking_sheet(name: str, kept: Sequence[RankedInstance], dataset: RoiDataset) -> Image:
+    """A picture of ranked instances, in order.
+
+    Args:
+        name: "worst" or "best".
+        kept: at least one.
+        dataset: where their pictures and annotations are.
+    """
+    cases = [_case(dataset, instance) for instance in kept]
+    return case_sheet(f"{name} {len(kept)} of the test by instance IoU", cases)
+
+
+def _case(dataset: RoiDataset, instance: RankedInstance) -> Case:
+    """The instance's part of its picture, with all that is annotated there."""
+    record, index, annotations = instance.record, instance.image_index, dataset.annotations
+    box = np.array([record.x1, record.y1, record.x2, record.y2])
+    x1, y1, x2, y2 = window = surroundings(box, annotations.size(index))
+    instances, outlines = annotations.instances(index), annotations.outlines(index)
+    masks = np.array([decode_window(outlines.rle(i), window) for i in range(len(outlines))])
+    own = annotations.ids[instances] == record.annotation_id
+    side = np.sqrt((record.x2 - record.x1) * (record.y2 - record.y1))
+    return Case(
+        title=f"{record.file_name} #{record.annotation_id}",
+        note=f"IoU {record.iou:.2f}  side {side:.0f} px",
+        image=read_image(dataset.image_dir / record.file_name)[y1:y2, x1:x2],
+        box=box - [x1, y1, x1, y1],
+        truth=masks[own][0],
+        prediction=decode_window(instance.mask, window),
+        others=masks[~own & ~annotations.crowd[instances]],
+    )

@@ -1,0 +1,133 @@
+"""Evaluations as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from roiseg.common.classes import CLASS_NAMES
+from roiseg.evaluation.confusion import Confusion
+from roiseg.evaluation.detections import DetectionEvaluation
+from roiseg.evaluation.difference import Difference
+from roiseg.evaluation.evaluation import Evaluation
+
+_FIGURES = {
+    "test/miou": "mIoU",
+    "test/background_iou": "background IoU",
+    "test/target_iou": "target IoU",
+    "test/non_target_iou": "non-target IoU",
+    "test/dice": "Dice",
+    "test/pixel_accuracy": "pixel accuracy",
+    "test/mean_pixel_accuracy": "mean pixel accuracy",
+    "test/instance_iou": "instance IoU",
+    "test/instance_iou75": "instance IoU of 0.75 or more",
+    "test/crowded_iou": "instance IoU, crowded",
+    "test/boundary_iou": "boundary IoU",
+}
+_SHARES = {
+    "target_found": "target found",
+    "others_taken": "other persons taken for the target",
+    "target_is_others": "of what was taken: another person",
+    "target_is_background": "of what was taken: nobody",
+}
+
+
+def header_table(summary: Mapping[str, Any]) -> Table:
+    """What is measured, and on what."""
+    table = Table(title="evaluation", title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, model in summary["models"].items():
+        epoch = f", epoch {model['epoch']}" if "epoch" in model else ""
+        table.add_row(name, f"{model['file']}{epoch}, arithmetic: {model['arithmetic']}")
+    data = summary["data"]
+    fold = f" ({data['fold']})" if data["fold"] else ""
+    table.add_row("annotations", "\n".join(data["annotations"]) + fold)
+    table.add_row("ROIs", f"{data['rois']:,} in {data['images']:,} images")
+    mirror = ", its mirror image" if data["mirror"] else ""
+    zooms = data["zooms"]
+    closer = "" if zooms is None else f", close-ups {zooms['factors']} up to {zooms['longest']} of the input"
+    table.add_row("looks", f"the whole picture{mirror}{closer}")
+    return table
+
+
+def figures_table(evaluations: Mapping[str, Evaluation], off: Difference | None) -> Table:
+    """Every figure, a column an evaluation, and their difference if there are two."""
+    columns = {name: _all_figures(evaluation) for name, evaluation in evaluations.items()}
+    table = _table("annotated boxes as ROIs", "figure", *columns, *(["difference"] if off else []))
+    first = next(iter(evaluations.values()))
+    precision = {name: f"mask {name.replace('_', ' ')}" for name in first.precision if "R" not in name}
+    for key, label in (_FIGURES | precision | _SHARES).items():
+        values = [figures.get(key) for figures in columns.values()]
+        if all(value is None for value in values):
+            continue
+        change = [] if off is None else [f"{off.figures[key]:+.4f}" if key in off.figures else ""]
+        table.add_row(label, *map(_number, values), *change)
+    return table
+
+
+def bands_table(evaluations: Mapping[str, Evaluation]) -> Table:
+    """Instances by size and company, three columns an evaluation."""
+    heads = ("IoU", "0.75 or more", "boundary IoU")
+    several = len(evaluations) > 1
+    columns = [f"{name}: {head}" if several else head for name in evaluations for head in heads]
+    table = _table("by size and company", "instances", "which", "number", *columns)
+    table.columns[1].justify = "left"
+    group = None
+    for rows in zip(*(evaluation.bands for evaluation in evaluations.values()), strict=True):
+        band = rows[0]
+        table.add_row(
+            band.group if band.group != group else "", band.name, f"{band.instances:,}",
+            *(_number(v) for row in rows for v in (row.instance_iou, row.instance_iou75, row.boundary_iou)),
+        )  # fmt: skip
+        group = band.group
+    return table
+
+
+def confusion_table(confusion: Confusion) -> Table:
+    """What became of the cells of each class, in percent of them."""
+    names = [name.replace("_", "-") for name in CLASS_NAMES]
+    predicted = names if confusion.counts.shape[1] == len(names) else ["rest", "target"]
+    table = _table("cells of each class, by what was predicted", "annotated", *predicted, "cells")
+    for name, row in zip(names, confusion.counts.tolist(), strict=True):
+        total = sum(row)
+        table.add_row(name, *(f"{n / total:.1%}" if total else "" for n in row), f"{total:,}")
+    return table
+
+
+def detections_table(evaluations: Mapping[str, DetectionEvaluation]) -> Table:
+    """COCO's figures of masks and boxes."""
+    first = next(iter(evaluations.values()))
+    title = f"the detector's boxes: {first.persons:,} persons in {first.images:,} images"
+    table = _table(
+        title, "figure", *(f"{name}: {what}" for name in evaluations for what in ("masks", "boxes"))
+    )
+    for key in first.masks:
+        values = [v for e in evaluations.values() for v in (e.masks[key], e.boxes[key])]
+        table.add_row(key.replace("_", " "), *map(_number, values))
+    return table
+
+
+def difference_line(off: Difference) -> str:
+    """The largest difference of a single instance, in words."""
+    if off.largest is None:
+        return "no instance to compare"
+    return f"largest difference of an instance: IoU {off.largest:+.4f}, annotation {off.instance}"
+
+
+def _all_figures(evaluation: Evaluation) -> dict[str, Any]:
+    return evaluation.test | evaluation.precision | evaluation.target.shares()
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _table(title: str, first: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column(first)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
