@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -57,8 +56,7 @@ def main(cfg: DictConfig) -> None:
     name = f"[{address}]" if ":" in address else address
     url = f"http://{name}:{server.port}/"
     console.print(f"{url}  (Ctrl-C stops)", markup=False, highlight=False, soft_wrap=True)
-    with contextlib.suppress(KeyboardInterrupt):
-        server.serve_forever()
+    server.serve_forever()
 
 
 if __name__ == "__main__":

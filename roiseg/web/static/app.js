@@ -243,6 +243,7 @@ function save(pane, what) {
 }
 
 function listen() {
+  id("open").onclick = () => id("file").click();
   id("file").onchange = ({ target }) => {
     if (target.files.length) openPicture(target.files[0]).then(() => (target.value = ""));
   };

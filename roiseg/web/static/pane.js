@@ -42,6 +42,7 @@ export class Pane {
     if (this.canvas.width !== width || this.canvas.height !== height) {
       Object.assign(this.canvas, { width, height });
     }
+    this.canvas.dataset.width = picture.width;
   }
 
   #drawLayer(context, person) {

@@ -1,0 +1,57 @@
+"""A real Chromium for the page's tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from roiseg.web.application import Application
+from roiseg.web.models import Model
+from roiseg.web.pictures import Limits
+from roiseg.web.serve import listen
+
+_NAMES = (
+    "chromium", "chromium-headless-shell", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome",
+)  # fmt: skip
+
+
+@contextmanager
+def serving(*predictors, limits=None, host="127.0.0.1"):
+    """A running server on a free port; yields it."""
+    models = [Model(f"model {i}", predictor) for i, predictor in enumerate(predictors)]
+    server = listen(Application(models, limits or Limits(), host), host, 0)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture(scope="session")
+def serve():
+    """`with serve(predictor, ...) as server:` runs the page's server in this process."""
+    return serving
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium: `ROISEG_CHROMIUM`, one on the PATH, or the one `playwright install chromium` gets."""
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as playwright:
+        named = os.environ.get("ROISEG_CHROMIUM")
+        path = named or next(filter(None, map(shutil.which, _NAMES)), playwright.chromium.executable_path)
+        if not Path(path).is_file():
+            assert not named, f"ROISEG_CHROMIUM={named} is no file"
+            pytest.skip("no Chromium: install one, or set ROISEG_CHROMIUM to its program")
+        sandbox = [] if getattr(os, "geteuid", lambda: 1)() else ["--no-sandbox"]  # root has none
+        running = playwright.chromium.launch(executable_path=path, args=sandbox)
+        yield running
+        running.close()

@@ -1,0 +1,408 @@
+"""The page in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from predictors import EllipsePredictor
+
+from roiseg.web.pictures import Limits
+
+GREY = np.full((300, 400, 3), 128, np.uint8)  # one colour: resampling on the screen does not change it
+BOX = (100, 60, 220, 240)
+OPACITY = 0.65
+TARGET, OTHER, FIRST = (30, 144, 255), (255, 110, 30), (30, 144, 255)
+
+
+def encoded(picture=GREY, kind="PNG", **options):
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def over(color, probability, ground=(128, 128, 128)):
+    """What is seen where a colour lies over the grey with this probability."""
+    alpha = OPACITY * probability
+    return [alpha * c + (1 - alpha) * g for c, g in zip(color, ground, strict=True)]
+
+
+class Site:
+    """A user before the page."""
+
+    def __init__(self, page, server):
+        self.page, self.server = page, server
+        self.asked: list[str] = []
+        self.complaints: list[str] = []
+        page.set_default_timeout(20_000)
+        page.on("request", lambda request: self.asked.append(request.url))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("console", lambda said: said.type == "error" and self.complaints.append(said.text))
+        page.goto(f"http://127.0.0.1:{server.port}/")
+        self.settle()
+
+    def settle(self):
+        """Wait until nothing is asked of the server and all is drawn."""
+        self.page.wait_for_selector("figure")
+        self.page.wait_for_selector("body:not(.busy)")
+        self.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def open(self, content=None, name="grey.png"):
+        file = {"name": name, "mimeType": "image/png", "buffer": encoded() if content is None else content}
+        self.page.set_input_files("#file", file)
+        self.settle()
+
+    def at(self, x, y, pane=0):
+        """Where a pixel of the picture lies on the screen."""
+        return self.page.evaluate(
+            """([pane, x, y]) => {
+                const canvas = document.querySelectorAll(".stage canvas")[pane];
+                const { left, top, width } = canvas.getBoundingClientRect();
+                const scale = width / Number(canvas.dataset.width);
+                return [left + x * scale, top + y * scale];
+            }""",
+            [pane, x, y],
+        )
+
+    def drag(self, box=BOX, pane=0):
+        self.page.mouse.move(*self.at(*box[:2], pane))
+        self.page.mouse.down()
+        self.page.mouse.move(*self.at((box[0] + box[2]) / 2, box[3], pane))
+        self.page.mouse.move(*self.at(*box[2:], pane))
+        self.page.mouse.up()
+        self.settle()
+
+    def click(self, x, y, pane=0, key=None):
+        if key:
+            self.page.keyboard.down(key)
+        self.page.mouse.click(*self.at(x, y, pane))
+        if key:
+            self.page.keyboard.up(key)
+        self.settle()
+
+    def color(self, x, y, pane=0):
+        """RGB of the canvas at a pixel of the picture."""
+        return self.page.evaluate(
+            """([pane, x, y]) => {
+                const canvas = document.querySelectorAll(".stage canvas")[pane];
+                const scale = canvas.width / Number(canvas.dataset.width);
+                const place = [Math.round(x * scale), Math.round(y * scale), 1, 1];
+                return [...canvas.getContext("2d").getImageData(...place).data].slice(0, 3);
+            }""",
+            [pane, x, y],
+        )
+
+    def people(self):
+        return self.page.locator("#people .pick").all_inner_texts()
+
+    def message(self):
+        alert = self.page.get_by_role("alert")
+        return alert.inner_text() if alert.is_visible() else ""
+
+    def saved(self, selector, pane=0):
+        """(name, bytes, what the server was asked) of a download."""
+        route = "**/predictions" if "json" in selector else "**/masks"
+        with self.page.expect_request(route) as request, self.page.expect_download() as download:
+            self.page.locator(selector).nth(pane).click()
+        self.settle()
+        content = Path(download.value.path()).read_bytes()
+        return download.value.suggested_filename, content, request.value.post_data_json
+
+
+@pytest.fixture
+def visit(browser, serve):
+    """`visit(predictor, ...)` opens the page of these models; its errors fail the test."""
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        sites = []
+
+        def open_site(*predictors, limits=None):
+            server = stack.enter_context(serve(*(predictors or [EllipsePredictor()]), limits=limits))
+            page = browser.new_page(viewport={"width": 1200, "height": 800})
+            stack.callback(page.close)
+            sites.append(Site(page, server))
+            return sites[-1]
+
+        yield open_site
+        for site in sites:
+            refused = [said for said in site.complaints if "Failed to load resource" not in said]
+            assert not refused
+            own = f"http://127.0.0.1:{site.server.port}/"
+            assert not [url for url in site.asked if not url.startswith((own, "data:", "blob:"))]
+
+
+def test_a_box_is_dragged_and_a_mask_appears(visit):
+    site = visit()
+    assert site.page.title() == "roiseg"
+    site.open()
+    assert site.color(160, 150) == [128, 128, 128]
+    site.drag()
+    assert site.people() == ["1 · your box"]
+    # the middle of the ellipse, a corner of the box, and beside it
+    np.testing.assert_allclose(site.color(160, 150), over(TARGET, 1), atol=3)
+    np.testing.assert_allclose(site.color(110, 230), over(OTHER, 0.8), atol=3)
+    assert site.color(300, 150) == [128, 128, 128]
+    assert not site.message()
+
+
+def test_boxes_can_be_dragged_backwards_and_end_at_the_picture(visit):
+    site = visit()
+    site.open()
+    with site.page.expect_request("**/predictions") as request:
+        site.page.mouse.move(*site.at(60, 50))
+        site.page.mouse.down()
+        site.page.mouse.move(*site.at(-30, -20))
+        site.page.mouse.up()
+    np.testing.assert_allclose(request.value.post_data_json["boxes"], [[0, 0, 60, 50]], atol=1)
+
+
+def test_several_people_are_shown_together_or_alone(visit):
+    site = visit()
+    site.open()
+    site.drag()
+    site.drag((250, 40, 350, 200))
+    assert site.people() == ["Everybody", "1 · your box", "2 · your box"]
+    assert site.color(160, 150) == [128, 128, 128]  # the second alone
+    site.page.get_by_role("button", name="Everybody", exact=True).click()
+    site.settle()
+    np.testing.assert_allclose(site.color(160, 150), over(FIRST, 1), atol=3)
+    np.testing.assert_allclose(site.color(300, 120), over((255, 210, 0), 1), atol=3)
+    assert site.color(110, 230) == [128, 128, 128]  # non-target of the one is target of the other
+    site.click(160, 150)
+    assert site.color(300, 120) == [128, 128, 128]
+    site.click(380, 290)  # beside all boxes: everybody again
+    np.testing.assert_allclose(site.color(300, 120), over((255, 210, 0), 1), atol=3)
+    site.page.get_by_role("button", name="Remove person 1").click()
+    assert site.people() == ["2 · your box"]
+    site.settle()
+    assert site.color(160, 150) == [128, 128, 128]
+
+
+def test_the_detector_proposes_people(visit):
+    site = visit(EllipsePredictor(found=((20, 20, 120, 220), (200, 30, 330, 280))))
+    assert site.page.get_by_role("button", name="Detect people").is_disabled()
+    site.open()
+    site.page.get_by_role("button", name="Detect people").click()
+    site.settle()
+    assert site.people() == ["Everybody", "1 · detected 0.90", "2 · detected 0.50"]
+    np.testing.assert_allclose(site.color(70, 120), over(FIRST, 1), atol=3)
+    _, content, _ = site.saved(".save-json")
+    assert [result["score"] for result in json.loads(content)] == [0.9, 0.5]
+
+
+def test_nobody_is_no_error_and_no_detector_no_button(visit):
+    site = visit(EllipsePredictor(found=()))
+    site.open()
+    site.page.get_by_role("button", name="Detect people").click()
+    site.settle()
+    assert "finds nobody" in site.message()
+    without = visit(EllipsePredictor(found=None))
+    without.open()
+    assert without.page.get_by_role("button", name="Detect people").is_disabled()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"this is no picture", "no JPEG or PNG"),
+        (encoded(kind="GIF"), "no JPEG or PNG"),
+        (encoded(np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8))[:9000], "damaged"),
+        (bytes(60_000), "larger than 0.05 MB"),
+        (encoded(np.zeros((500, 500, 3), np.uint8)), "500 x 500 pixels"),
+    ],
+)
+def test_a_bad_file_gives_a_message_and_the_next_one_is_taken(visit, content, said):
+    site = visit(limits=Limits(megabytes=0.05, megapixels=0.2))
+    site.open(content, "bad.png")
+    assert said in site.message()
+    assert not site.page.locator(".stage canvas").is_visible()
+    site.open()
+    assert not site.message()
+    site.drag()
+    assert site.people()
+
+
+def test_a_bad_file_leaves_the_picture_before(visit):
+    site = visit()
+    site.open()
+    site.drag()
+    site.open(b"nothing", "bad.png")
+    assert site.message()
+    assert site.people() == ["1 · your box"]
+    np.testing.assert_allclose(site.color(160, 150), over(TARGET, 1), atol=3)
+
+
+def test_two_checkpoints_are_compared(visit):
+    tall, short = EllipsePredictor(), EllipsePredictor(height=0.5, tells_others=False)
+    site = visit(tall, short)
+    assert site.page.locator("figcaption .name").all_inner_texts() == ["model 0", "model 1"]
+    site.open()
+    site.drag(pane=1)  # a box in one is a box in both
+    x, y = 160, 200  # within the tall ellipse only: 50 of 90 pixels below the middle
+    np.testing.assert_allclose(site.color(x, y, 0), over(TARGET, 1 - (50 / 90) ** 2), atol=4)
+    assert site.color(x, y, 1) == [128, 128, 128]
+    for pane in (0, 1):
+        np.testing.assert_allclose(site.color(160, 150, pane), over(TARGET, 1), atol=3)
+    assert site.color(110, 230, 1) == [128, 128, 128]  # this one tells no non-target
+    assert [tile.is_visible() for tile in site.page.locator(".tile-other").all()] == [True, False]
+    names = [site.saved(".save-json", pane)[0] for pane in (0, 1)]
+    assert names == ["grey_1.json", "grey_2.json"]
+
+
+def test_what_is_saved_is_the_predictors_own(visit):
+    predictor = EllipsePredictor()
+    site = visit(predictor)
+    site.open(name="000000000042.png")
+    site.drag()
+    site.drag((250, 40, 350, 200))
+    site.page.locator("#threshold").fill("0.3")
+    name, content, asked = site.saved(".save-json")
+    wanted = predictor.predict(asked["boxes"], asked["scores"], None, 0.3)
+    np.testing.assert_allclose(asked["boxes"], [BOX, (250, 40, 350, 200)], atol=1)
+    assert name == "000000000042.json"
+    assert json.loads(content) == json.loads(json.dumps(wanted.to_coco(42)))
+    name, content, _ = site.saved(".save-all")
+    assert name == "000000000042_labels.png"
+    assert np.array_equal(np.array(Image.open(io.BytesIO(content))), wanted.label_map())
+    name, content, _ = site.saved(".save-one")
+    assert name == "000000000042_person_2.png"
+    assert np.array_equal(np.array(Image.open(io.BytesIO(content))) > 0, wanted.mask(1))
+
+
+def test_what_is_shown_can_be_chosen(visit):
+    site = visit()
+    site.open()
+    site.drag()
+    x, y = 160, 200
+    site.page.get_by_label("Mask", exact=True).check()
+    site.settle()
+    np.testing.assert_allclose(site.color(x, y), over(TARGET, 1), atol=3)  # 0.69, above the threshold
+    site.page.locator("#threshold").fill("0.8")
+    site.settle()
+    assert site.color(x, y) == [128, 128, 128]
+    site.page.get_by_label("Probability", exact=True).check()
+    site.page.locator("#opacity").fill("1")
+    site.settle()
+    np.testing.assert_allclose(site.color(160, 150), TARGET, atol=3)
+    site.page.get_by_label("Target", exact=True).uncheck()
+    site.page.get_by_role("checkbox", name="Non-target").uncheck()
+    site.settle()
+    assert site.color(160, 150) == site.color(110, 230) == [128, 128, 128]
+    edge = [site.color(100 + i, 150) != [128, 128, 128] for i in range(-4, 5)]
+    assert any(edge)  # the chosen box is drawn all the same
+
+
+def test_probabilities_are_told_in_maps_and_under_the_pointer(visit):
+    site = visit()
+    site.open()
+    site.drag()
+    heat = site.page.evaluate(
+        """() => {
+            const canvas = document.querySelector(".tile-target");
+            const middle = [canvas.width >> 1, canvas.height >> 1, 1, 1];
+            const context = canvas.getContext("2d");
+            return [middle, [1, 1, 1, 1]].map(place => [...context.getImageData(...place).data].slice(0, 3));
+        }"""
+    )
+    np.testing.assert_allclose(heat, [(253, 231, 37), (68, 1, 84)], atol=3)  # 1 and 0 of viridis
+    site.page.mouse.move(*site.at(160.5, 200.5))
+    assert (
+        site.page.locator(".readout").inner_text() == "x 160, y 200 · person 1: target 0.69, non-target 0.00"
+    )
+
+
+def test_the_page_works_from_the_keyboard(visit):
+    site = visit()
+    page = site.page
+    page.get_by_role("button", name="Open picture").focus()
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files({"name": "grey.png", "mimeType": "image/png", "buffer": encoded()})
+    site.settle()
+    page.locator("summary").focus()
+    page.keyboard.press("Enter")
+    for value in (*BOX, None):
+        page.keyboard.press("Tab")
+        if value is not None:
+            page.keyboard.type(str(value))
+    page.keyboard.press("Enter")
+    site.settle()
+    assert site.people() == ["1 · your box"]
+    np.testing.assert_allclose(site.color(160, 150), over(TARGET, 1), atol=3)
+    pick = page.get_by_role("button", name="1 · your box")
+    assert pick.get_attribute("aria-pressed") == "true"
+    pick.focus()
+    page.keyboard.press("Escape")
+    assert pick.get_attribute("aria-pressed") == "false"
+    page.keyboard.press("Enter")
+    page.keyboard.press("Delete")
+    assert site.people() == []
+
+
+def test_a_box_outside_the_picture_is_said_to_be_so(visit):
+    site = visit()
+    site.open()
+    site.page.locator("summary").click()
+    for name, value in zip(("x1", "y1", "x2", "y2"), (500, 10, 600, 90), strict=True):
+        site.page.locator(f"input[name={name}]").fill(str(value))
+    site.page.get_by_role("button", name="Add", exact=True).click()
+    site.settle()
+    assert "outside the picture" in site.message()
+    assert site.people() == []
+
+
+def test_a_picture_can_be_dropped(visit):
+    site = visit()
+    site.page.evaluate(
+        """content => {
+            const bytes = Uint8Array.from(atob(content), letter => letter.charCodeAt(0));
+            const dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File([bytes], "dropped.png", { type: "image/png" }));
+            document.querySelector(".empty").dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true }));
+        }""",
+        base64.b64encode(encoded()).decode(),
+    )
+    site.page.wait_for_selector(".stage canvas:visible")
+    assert site.page.locator(".stage canvas").get_attribute("aria-label").startswith("dropped")
+
+
+def test_a_turned_photo_is_seen_as_the_model_sees_it(visit):
+    predictor = EllipsePredictor()
+    site = visit(predictor)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    landscape = GREY.copy()
+    landscape[:, :40] = 0  # turned by a quarter, clockwise, this is on top
+    site.open(encoded(landscape, "JPEG", exif=exif, quality=95), "turned.jpg")
+    assert site.color(150, 20) == [0, 0, 0]
+    assert site.color(150, 380) == [128, 128, 128]
+    site.drag((100, 200, 200, 380))
+    assert predictor.images[-1].shape == (400, 300, 3)
+    np.testing.assert_allclose(site.color(150, 290), over(TARGET, 1), atol=3)
+
+
+def test_clicks_guide_models_that_read_them(visit):
+    predictor = EllipsePredictor(reads_points=True)
+    site = visit(predictor)
+    site.open()
+    site.drag()
+    site.click(150, 100, key="Shift")
+    site.click(120, 200, key="Alt")
+    np.testing.assert_allclose(predictor.points, [[[150, 100, 1], [120, 200, 0]]], atol=1)
+    assert site.people() == ["1 · your box"]
+
+
+def test_a_server_that_is_gone_is_said_to_be_so(visit):
+    site = visit()
+    site.open()
+    site.server.shutdown()
+    site.server.server_close()
+    site.drag()
+    assert "does not answer" in site.message()
+    assert site.people() == []
