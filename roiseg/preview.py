@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -10,6 +11,7 @@ from roiseg.cli import build
 from roiseg.cli.entry import command
 from roiseg.cli.types import check_types
 from roiseg.common.console import console
+from roiseg.common.errors import UserError
 from roiseg.visualize.overlays import save_png
 from roiseg.visualize.rois import PreviewSample, preview_sheet
 
@@ -21,10 +23,11 @@ def preview(cfg: DictConfig) -> Path:
     decoder = build.build_decoder(cfg, extractor)
     dataset = build.build_datamodule(cfg, extractor, decoder).dataset("train")
     dataset.spec = dataset.spec.metric_spec()  # targets over each ROI, whatever the decoder's frame
-    rows = []
-    for item in range(min(cfg.samples, len(dataset))):
-        sample = dataset[(cfg.epoch, item)]
-        rows.append(PreviewSample(sample.file_name, sample.image, sample.rois, sample.targets))
+    samples = (dataset[(cfg.epoch, item)] for item in range(len(dataset)))
+    usable = itertools.islice((sample for sample in samples if not sample.skipped), cfg.samples)
+    rows = [PreviewSample(sample.file_name, sample.image, sample.rois, sample.targets) for sample in usable]
+    if not rows:
+        raise UserError(f"no image of {cfg.data.train_images} can be shown: check samples and the images")
     path = Path(cfg.output or Path(cfg.paths.output_dir) / "preview.png")
     return save_png(path, preview_sheet(rows))
 

@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from callbacks.checkpoint import EpochCheckpoint
+from callbacks.gather import gather
 from callbacks.history import History
 from callbacks.onnx_export import OnnxExport
 from callbacks.overlays import ValidationOverlays
@@ -193,11 +194,23 @@ def summarize(
             for split in ("train", "val")
             for what, number in (("images", len(data.dataset(split))), ("rois", data.dataset(split).num_rois))
         },
+        "skipped_images": skipped_images(data),
         "feature_cache": None if data.cache is None else data.cache.summary(),
         "seed": cfg.seed,
         "resumed_from": cfg.ckpt_path,
         "versions": versions(),
         **_invocation(),
+    }
+
+
+def skipped_images(data: RoiDataModule) -> dict[str, dict[str, Any]]:
+    """How often images were left out (data.on_error=skip) in training, validation and test, and why each."""
+    return {
+        stage: {
+            "times": sum(gather([skipped.count])),
+            "reasons": sorted(set(gather(skipped.reasons))),
+        }
+        for stage, skipped in data.skipped.items()
     }
 
 

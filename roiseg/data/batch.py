@@ -55,6 +55,7 @@ class RoiSample:
     found: Lookup = field(default_factory=lambda: Lookup(False))  # what the feature cache holds of them
     rows: NDArray[np.int64] = field(default_factory=_no_ids)  # [r] of a close-up: which ROIs of its sample
     close_ups: Sequence[RoiSample] = ()  # enlarged parts of the image, with some of its ROIs
+    skipped: str = ""  # why the picture could not be used (data.on_error=skip): it is blank and has no ROIs
 
 
 @dataclass
@@ -74,6 +75,7 @@ class RoiBatch:
     rows: Tensor = _NO_ROWS  # int64 [R] of close-ups: which ROI of the batch they belong to
     close_ups: RoiBatch | None = None  # more looks at some of the ROIs, if predictions are to be averaged
     mirrored: RoiBatch | None = None  # the same ROIs in flipped pictures, if predictions are to be averaged
+    skipped: Sequence[str] = ()  # why pictures were left out, one text each
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> RoiBatch:
         """Return the batch with its tensors on `device`."""
@@ -161,7 +163,9 @@ def close_up(
 
 
 def collate(samples: Sequence[RoiSample]) -> RoiBatch:
-    """Join samples into a batch."""
+    """Join samples into a batch, but for those that are skipped; of those only, one blank picture stays."""
+    skipped = [sample.skipped for sample in samples if sample.skipped]
+    samples = [sample for sample in samples if not sample.skipped] or samples[:1]
     pictures = [sample.image for sample in samples if sample.image.size]
     stored = [sample.found.row for sample in samples if sample.found.row is not None]
     rois = [np.insert(sample.rois, 0, i, axis=1) for i, sample in enumerate(samples)]
@@ -177,6 +181,7 @@ def collate(samples: Sequence[RoiSample]) -> RoiBatch:
         samples=[_without_arrays(sample) for sample in samples],
         rows=torch.from_numpy(np.concatenate([sample.rows for sample in samples])),
         close_ups=collate(close_ups) if close_ups else None,
+        skipped=skipped,
     )
 
 

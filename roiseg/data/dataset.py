@@ -17,7 +17,7 @@ from roiseg.common.errors import UserError
 from roiseg.common.files import absent_files, existing_dir
 from roiseg.data.annotations import Annotations
 from roiseg.data.batch import RoiSample, close_up
-from roiseg.data.images import file_state, read_image
+from roiseg.data.images import DamagedImage, file_state, read_image
 from roiseg.data.sampling import RoiSampler
 from roiseg.data.scenes import Scene, Scenes
 from roiseg.data.targets import TargetSpec, draw_targets
@@ -47,9 +47,12 @@ class RoiDataset(Dataset[RoiSample]):
         seed: root of all randomness.
         cache: where features may already be; None: nowhere.
         pictures: items have their picture even where the cache holds its features.
+        skip_damaged: an item whose picture is missing or cannot be used is a blank one without ROIs, and says
+            why; else it raises.
 
     Raises:
-        UserError: the folder or an image is missing, or no instance is large enough.
+        UserError: the folder or an image (with `skip_damaged`: every image) is missing, or no instance is
+            large enough.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class RoiDataset(Dataset[RoiSample]):
         seed: int = 0,
         cache: FeatureCache | None = None,
         pictures: bool = False,
+        skip_damaged: bool = False,
     ) -> None:
         self.annotations = annotations
         self.image_dir = existing_dir(image_dir, "image", "set data.train_images / data.val_images")
@@ -73,6 +77,7 @@ class RoiDataset(Dataset[RoiSample]):
         self.seed = seed
         self.cache = cache
         self.pictures = pictures
+        self.skip_damaged = skip_damaged
         self.zooms: Zooms | None = None
         counts = annotations.eligible_counts(min_roi_size)
         self.images = np.flatnonzero(counts)  # index into annotations of each item
@@ -88,7 +93,7 @@ class RoiDataset(Dataset[RoiSample]):
     def _check_files(self) -> None:
         names = self.annotations.file_names[self.images].tolist()
         missing = absent_files(self.image_dir, names)
-        if missing:
+        if missing and not (self.skip_damaged and len(missing) < len(names)):
             raise UserError(
                 f"{len(missing)} of {len(names)} images of {self.annotations.path} are not in "
                 f"{self.image_dir}, the first is {missing[0]}: check the image folder"
@@ -101,6 +106,14 @@ class RoiDataset(Dataset[RoiSample]):
         """Return an item by index (epoch 0) or by (epoch, index)."""
         epoch, item = key if isinstance(key, tuple) else (0, key)
         index = int(self.images[item])
+        try:
+            return self._sample(index, epoch)
+        except DamagedImage as error:
+            if not self.skip_damaged:
+                raise
+            return self._skipped(index, str(error))
+
+    def _sample(self, index: int, epoch: int) -> RoiSample:
         image_id = int(self.annotations.image_ids[index])
         identity = image_id % 2**64  # numpy's seeds are not negative
         rng = np.random.default_rng((self.seed, epoch, identity))
@@ -150,6 +163,17 @@ class RoiDataset(Dataset[RoiSample]):
             non_target_shares=others.mean(axis=(1, 2)),
             close_ups=self._close_ups(sample, picture, scene.boxes[owners]) if self.zooms else (),
         )
+
+    def _skipped(self, index: int, why: str) -> RoiSample:
+        """A blank picture without ROIs, in the place of an image that cannot be used."""
+        size, letterbox = self.annotations.size(index), self.views.letterbox
+        transform = letterbox.fit(*size)
+        return RoiSample(
+            index, int(self.annotations.image_ids[index]), str(self.annotations.file_names[index]),
+            np.full((*letterbox.size, 3), letterbox.pad_value, np.uint8), transform, size,
+            np.zeros((0, 4), np.float32), np.zeros((0, *self.spec.size), np.uint8),
+            measured=np.zeros((0, *self.spec.metric_spec().size), np.uint8), skipped=why,
+        )  # fmt: skip
 
     def for_test(self, zooms: Zooms | None) -> RoiDataset:
         """The same data set, whose items have their pictures, and close-ups of small ROIs."""

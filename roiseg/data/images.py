@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,50 +13,84 @@ from PIL import Image, ImageOps
 from roiseg.common.errors import UserError
 
 MAX_PIXELS = 100_000_000
+Image.init()
+# no format whose reader starts another program, as Pillow's of PostScript does
+_FORMATS = [
+    name
+    for name in ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
+    if name in Image.OPEN
+]
+
+
+class DamagedImage(UserError):
+    """An image file that cannot be used, while others can: what `data.on_error` is about."""
 
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """Decode an image file to RGB uint8 [H, W, 3].
+    """Decode an image file, told by its content, to RGB uint8 [H, W, 3].
+
+    Of an animation the first picture is taken; of 16 bits a channel the upper 8; transparency is left out.
+
+    A picture that its EXIF orientation turns is turned. Programs differ in whether they annotate such a
+    picture before or after that, so where there is an annotation record its size must say that it was after.
 
     Args:
         path: the file.
         size: (H, W) the annotations say it has; None takes any.
 
     Raises:
-        UserError: absent, not an image, damaged, of another size, or above 100 megapixels (refused
-            before it is decoded).
+        DamagedImage: absent, not an image, damaged, of another size, turned by EXIF while its record does not
+            say that the annotations are, too, or above 100 megapixels (refused before it is decoded).
     """
     # Pillow, because OpenCV fills what is missing of a truncated JPEG with grey and says nothing
     try:
-        with Image.open(path) as file:
+        with warnings.catch_warnings(), Image.open(path, formats=_FORMATS) as file:
+            warnings.simplefilter("ignore")  # of oddities that do no harm
             width, height = file.size
             if width * height > MAX_PIXELS:
-                raise UserError(
+                raise DamagedImage(
                     f"image {path} has {width}x{height} pixels, more than {MAX_PIXELS:,}: scale it down"
                 )
-            image = np.array(ImageOps.exif_transpose(file).convert("RGB"))
+            turned = file.getexif().get(_ORIENTATION, 1) in range(2, 9)
+            image = _rgb(ImageOps.exif_transpose(file))
     except FileNotFoundError:
-        raise UserError(f"image not found: {path}") from None
+        raise DamagedImage(f"image not found: {path}") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise UserError(
+        raise DamagedImage(
             f"image {path} is damaged or no image ({error}): replace it or take it out of the set"
         ) from None
+    if size is not None and turned and size == (height, width):
+        raise DamagedImage(
+            f"image {path} is turned by its EXIF orientation, and its annotation record ({width}x{height}) "
+            "does not say that the annotations are, too: save it as it was annotated, without that tag"
+        )
     if size is not None and image.shape[:2] != size:
-        raise UserError(
+        raise DamagedImage(
             f"image {path} is {image.shape[1]}x{image.shape[0]} pixels, its annotation record says "
             f"{size[1]}x{size[0]}: the file and the json do not belong together"
         )
     return image
 
 
+_ORIENTATION = 0x0112  # EXIF tag
+
+
+def _rgb(file: Image.Image) -> NDArray[np.uint8]:
+    if file.mode in ("I", "F"):
+        raise ValueError("32 bits a pixel, of unknown range")
+    if file.mode.startswith("I;16"):  # Pillow would cut its values off at 255
+        file = Image.fromarray((np.asarray(file) >> 8).astype(np.uint8))
+    return np.array(file.convert("RGB"))
+
+
 def file_state(path: Path) -> tuple[int, int]:
     """Size in bytes and time of the last change (ns) of a file: other where its content is another.
 
     Raises:
-        UserError: there is none.
+        DamagedImage: there is none.
     """
     try:
         file = path.stat()
     except OSError:
-        raise UserError(f"image not found: {path}") from None
+        raise DamagedImage(f"image not found: {path}") from None
     return file.st_size, file.st_mtime_ns

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from roiseg.data.batch import RoiBatch
+from roiseg.data.skipped import Skipped
 
 
 class FeatureLoader(DataLoader):
@@ -25,22 +26,30 @@ class FeatureLoader(DataLoader):
         dataset: of the items.
         prepare: puts a batch on the device and fills in its features.
         ahead: batches that wait, ready, each with its features in memory; 0: in turn.
+        skipped: told of every batch, and warns of what was left out.
         **options: of torch's `DataLoader`.
     """
 
     def __init__(
-        self, dataset: Dataset, prepare: Callable[[RoiBatch], RoiBatch], ahead: int = 0, **options: Any
+        self,
+        dataset: Dataset,
+        prepare: Callable[[RoiBatch], RoiBatch],
+        ahead: int = 0,
+        skipped: Skipped | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(dataset, **options)
         self.prepare = prepare
         self.ahead = ahead
+        self.skipped = skipped
 
     def __iter__(self) -> Iterator[RoiBatch]:  # type: ignore[override]
         """Start the loader (it draws its seed in the calling thread), then the thread."""
         torch.get_num_threads()  # settles the calling thread's number, see `_work`
         batches = super().__iter__()
         in_background = self.ahead and self.num_workers
-        return self._in_background(batches) if in_background else map(self.prepare, batches)
+        ready = self._in_background(batches) if in_background else map(self.prepare, batches)
+        return ready if self.skipped is None else self.skipped.watch(ready, len(self))
 
     def _in_background(self, batches: Iterator[RoiBatch]) -> Iterator[RoiBatch]:
         ready: queue.Queue[RoiBatch | BaseException | None] = queue.Queue(self.ahead)

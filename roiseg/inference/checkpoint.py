@@ -206,7 +206,8 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
         key: config.get(key)
         for key in ("data", "extractor", "model", "loss", "optimizer", "scheduler", "clicks", "seed")
     }
-    # how boxes are read at inference does not make another run
+    # what becomes of damaged images, and how boxes are read at inference, do not make another run
+    kept["data"] = {k: v for k, v in (config.get("data") or {}).items() if k != "on_error"}
     kept["extractor"] = {k: v for k, v in (config.get("extractor") or {}).items() if k != "detector"}
     kept["trainer"] = {
         key: value

@@ -1,0 +1,238 @@
+"""Images that cannot be used: the run ends in a line, or they are left out and counted."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import CocoSet
+from tiny_run import one_thread, tiny_data, tiny_decoder, tiny_extractor, tiny_module, tiny_trainer
+
+from roiseg.common.errors import UserError
+from roiseg.data import datamodule
+from roiseg.data.augment import Augment, GeometricAugment
+from roiseg.data.bank import Bank
+from roiseg.data.batch import collate
+from roiseg.data.copy_paste import CopyPaste
+from roiseg.data.images import DamagedImage
+from roiseg.data.zooms import Zooms
+from roiseg.extractor.cache.codec import Half
+from roiseg.extractor.cache.memory import MemoryCache
+
+ITEMS = ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]
+
+
+@pytest.fixture
+def build(coco_set, onnx_file, tmp_path):
+    """A data module of the tiny set with some of its images spoilt."""
+    folders = (tmp_path / f"set{n}" for n in itertools.count())
+
+    def make(*spoilt, vanished=(), **options):
+        folder = next(folders)
+        shutil.copytree(coco_set.json.parent, folder)
+        files = CocoSet(folder / coco_set.json.name, folder / "images")
+        for name in spoilt:
+            (files.images / name).write_bytes(b"no picture")
+        for name in vanished:
+            (files.images / name).unlink()
+        extractor = tiny_extractor(onnx_file)
+        return tiny_data(files, extractor, tiny_decoder(extractor), **{"on_error": "skip"} | options)
+
+    return make
+
+
+def epoch(loader, number=0):
+    loader.sampler.set_epoch(number)
+    return list(loader)
+
+
+def images(batches):
+    return [sample.file_name for batch in batches for sample in batch.samples]
+
+
+def assert_alike(batches, others):
+    for a, b in zip(batches, others, strict=True):
+        assert images([a]) == images([b])
+        assert a.skipped == b.skipped
+        for name in ("images", "rois", "targets", "measured", "pixel_sizes"):
+            assert torch.equal(getattr(a, name), getattr(b, name)), name
+        assert torch.equal(a.features[0], b.features[0])
+
+
+def test_by_default_a_damaged_image_ends_the_epoch_with_its_line(build):
+    data = build("b.jpg", on_error="raise")
+    with pytest.raises(UserError, match=r"image .*b\.jpg is damaged"):
+        epoch(data.val_dataloader())
+
+
+def test_an_unknown_policy_is_refused_by_name(build):
+    with pytest.raises(UserError, match=r"data\.on_error must be raise or skip, got ignore"):
+        build(on_error="ignore")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_goes_on_without_the_damaged_image(build, workers):
+    whole = epoch(build(num_workers=workers).val_dataloader())
+    data = build("b.jpg", vanished=["c.jpg"], num_workers=workers)
+    batches = epoch(data.val_dataloader())
+    assert [images([batch]) for batch in batches] == [["a.jpg"], ["d.jpg"], ["e.jpg"]]
+    assert [len(batch.skipped) for batch in batches] == [1, 1, 0]
+    assert "b.jpg is damaged" in batches[0].skipped[0]
+    assert "not found" in batches[1].skipped[0]
+    for batch, before, place in zip(batches, whole, (0, 1, 0), strict=True):
+        chosen = before.rois[:, 0] == place
+        assert torch.equal(batch.rois[:, 1:], before.rois[chosen, 1:])
+        assert torch.equal(batch.targets, before.targets[chosen])
+        assert torch.equal(batch.images, before.images[place : place + 1])
+        torch.testing.assert_close(batch.features[0], before.features[0][place : place + 1])
+
+
+@pytest.mark.parametrize("stage", ["train", "val", "test"])
+def test_a_batch_of_which_nothing_is_left_has_a_blank_picture_and_no_rois(build, stage):
+    data = build("a.jpg", "b.jpg", test_mirror=True, zooms=Zooms())
+    batch = collate([data.dataset("train" if stage == "train" else "val")[n] for n in (0, 1)])
+    assert batch.images.shape == (1, 64, 64, 3)
+    assert batch.rois.shape == (0, 5)
+    assert batch.targets.shape == (0, 14, 14)
+    assert len(batch.skipped) == 2
+    module = tiny_module(tiny_decoder(data.extractor))
+    loss = module._losses(module(data.extract(batch)), batch)["loss"]
+    loss.backward()
+    assert loss == 0
+    assert all(p.grad is None or not p.grad.any() for p in module.parameters())
+    loader = getattr(data, f"{stage}_dataloader")()
+    assert sum(len(b.rois) for b in loader) == sum(
+        len(b.rois) for b in getattr(data, f"{stage}_dataloader")()
+    )
+
+
+def test_the_number_of_workers_changes_nothing(build):
+    options = {"augment": Augment(GeometricAugment(flip=0.5), paste=CopyPaste(probability=1.0, min_size=16))}
+    runs = [build("b.jpg", num_workers=workers, **options) for workers in (0, 1, 2)]
+    for number in range(2):
+        first, *others = ([
+            [batch.rois, batch.targets, batch.images, len(batch.skipped)]
+            for batch in epoch(data.train_dataloader(), number)
+        ] for data in runs)  # fmt: skip
+        for other in others:
+            for a, b in zip(first, other, strict=True):
+                assert all(torch.equal(x, y) for x, y in zip(a[:3], b[:3], strict=True))
+                assert a[3] == b[3]
+
+
+def test_someone_pasted_out_of_a_damaged_image_takes_the_item_with_them(build):
+    paste = CopyPaste(probability=1.0, people=3, min_size=16)
+    data = build("b.jpg", augment=Augment(paste=paste))
+    samples = [data.dataset("train")[n, item] for n in range(12) for item in range(5)]
+    skipped = [sample for sample in samples if sample.skipped]
+    assert {sample.file_name for sample in skipped} > {"b.jpg"}
+    assert all("b.jpg" in sample.skipped for sample in skipped)
+    assert len(skipped) < len(samples)
+
+
+@pytest.mark.parametrize("bank", [None, Bank(2)])
+def test_nothing_is_kept_of_a_blank_picture(build, bank):
+    augment = None if bank is None else Augment(GeometricAugment(flip=0.5))
+    data = build("b.jpg", "e.jpg", cache=MemoryCache(Half(), 1), bank=bank, augment=augment)
+    data.setup()
+    first, second = (epoch(data.val_dataloader()) for _ in range(2))
+    assert data.cache.counts == {"computed": 3, "held": 3}
+    for a, b in zip(first, second, strict=True):
+        assert images([a]) == images([b])
+        assert torch.equal(a.features[0], b.features[0])
+    assert sum(len(batch.skipped) for batch in epoch(data.train_dataloader())) == 2
+
+
+def test_each_epoch_warns_once_with_the_count_and_the_first(build, caplog):
+    data = build("b.jpg", "d.jpg")
+    loader = data.train_dataloader()
+    with caplog.at_level(logging.WARNING):
+        for number in range(3):
+            epoch(loader, number)
+    lines = [record.message for record in caplog.records if "on_error" in record.message]
+    assert len(lines) == 3
+    assert all("2 of 5 train images of this epoch left out; the first: image " in line for line in lines)
+    assert data.skipped["train"].count == 6
+    assert len(data.skipped["train"].reasons) == 2
+    assert data.skipped["val"].count == 0
+
+
+def test_an_epoch_that_is_broken_off_is_counted_too(build, caplog):
+    data = build("a.jpg")
+    batches = iter(data.val_dataloader())
+    next(batches)
+    assert data.skipped["val"].count == 0
+    batches.close()
+    assert data.skipped["val"].count == 1
+    assert "1 of 2 val images" in caplog.text
+
+
+def test_whoever_takes_the_last_batch_and_no_more_has_been_warned(build):
+    data = build("a.jpg")
+    list(itertools.islice(data.val_dataloader(), 3))
+    assert data.skipped["val"].count == 1
+
+
+def test_a_sound_set_warns_of_nothing(build, caplog):
+    epoch(build().train_dataloader())
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_set_of_which_nothing_is_left_ends_in_a_line(build, workers):
+    data = build(*ITEMS, num_workers=workers)
+    with pytest.raises(UserError, match=r"data\.on_error=skip: no train image can be used.*\.jpg is damaged"):
+        epoch(data.train_dataloader())
+
+
+def test_a_folder_without_any_of_the_images_is_told_at_once(build):
+    data = build(vanished=ITEMS)
+    with pytest.raises(UserError, match="5 of 5 images"):
+        data.setup()
+
+
+def test_samples_to_draw_are_those_that_can_be_used(build):
+    data = build("a.jpg", "c.jpg")
+    assert [sample.file_name for sample in data.samples("val", [0, 1])] == ["b.jpg", "d.jpg"]
+    assert [sample.file_name for sample in data.samples("val", [4])] == ["e.jpg"]
+
+
+def weights(data, folder):
+    torch.manual_seed(0)
+    module = tiny_module(tiny_decoder(data.extractor))
+    with one_thread():
+        tiny_trainer(folder).fit(module, datamodule=data)
+    return module.state_dict()
+
+
+def test_batches_made_ready_in_the_background_train_the_same_weights(build, tmp_path, monkeypatch):
+    damaged = ("a.jpg", "b.jpg", "d.jpg")
+    in_turn, data = weights(build(*damaged), tmp_path), build(*damaged, num_workers=2)
+    monkeypatch.setattr(datamodule, "_batches_ahead", lambda device: 2)
+    ahead = weights(data, tmp_path)
+    assert data.skipped["train"].count == 6
+    for name, value in in_turn.items():
+        assert torch.isfinite(value).all()
+        assert torch.equal(value, ahead[name]), name
+
+
+def test_a_record_that_fits_is_needed_to_take_a_picture(build):
+    data = build()
+    path = Path(data.paths["train"][0])
+    content = json.loads(path.read_text())
+    content["images"][1]["width"] += 1
+    path.write_text(json.dumps(content))
+    sample = data.dataset("train")[1]
+    assert "65x96" in sample.skipped
+    assert (sample.image == 114).all()
+    assert np.shape(sample.rois) == (0, 4)
+    data = build(on_error="raise")
+    Path(data.paths["train"][0]).write_text(json.dumps(content))
+    with pytest.raises(DamagedImage):
+        data.dataset("train")[1]
