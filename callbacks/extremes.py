@@ -8,9 +8,9 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.gather import gather
+from callbacks.tensorboard import writers
 from roiseg.data.batch import RoiBatch
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.data.rle import encode_window
@@ -81,6 +81,5 @@ class Extremes(L.Callback):
         assert isinstance(data, RoiDataModule)
         picture = ranking_sheet(name, kept, data.dataset("val"))
         save_png(self.output_dir / f"test_{name}.png", picture)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(f"test_{name}", picture, trainer.current_epoch, dataformats="HWC")
+        for writer in writers(trainer):
+            writer.add_image(f"test_{name}", picture, trainer.current_epoch, dataformats="HWC")

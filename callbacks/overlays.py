@@ -9,9 +9,9 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
 
+from callbacks.tensorboard import writers
 from roiseg.data.batch import RoiSample, collate
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.data.dataset import RoiDataset
@@ -54,9 +54,8 @@ class ValidationOverlays(L.Callback):
         picture = two_row_overlay(self._columns(trainer, pl_module, data), row_height=self.row_height)
         epoch = trainer.current_epoch + 1
         self.last = save_png(self.output_dir / f"validation_all_images_epoch_{epoch:04d}.png", picture)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("validation_overlays", picture, epoch, dataformats="HWC")
+        for writer in writers(trainer):
+            writer.add_image("validation_overlays", picture, epoch, dataformats="HWC")
 
     def _columns(self, trainer: L.Trainer, module: RoiSegModule, data: RoiDataModule) -> list[OverlayColumn]:
         assert self._items is not None

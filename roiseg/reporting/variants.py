@@ -25,7 +25,8 @@ _IGNORED = (
     "trainer.enable_progress_bar", "trainer.enable_model_summary",
     "callbacks.checkpoint.dirpath", "callbacks.checkpoint.keep", "callbacks.history", "callbacks.overlays",
     "callbacks.onnx_export", "callbacks.lr_monitor", "callbacks.progress",
-    "callbacks.instances", "callbacks.extremes",
+    "callbacks.instances", "callbacks.extremes", "callbacks.pr_curve", "callbacks.model_text",
+    "callbacks.hparams", "callbacks.graph",
 )  # fmt: skip
 
 Cell = tuple[Any, tuple[Any, ...]]  # (fold, (seed, *what else differs))

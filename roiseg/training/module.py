@@ -80,16 +80,17 @@ class RoiSegModule(L.LightningModule):
         )
         return losses["loss"]
 
-    def validation_step(self, batch: RoiBatch, batch_idx: int) -> None:
-        """Measure one batch."""
-        self._measure(batch, self.trainer.val_dataloaders)
+    def validation_step(self, batch: RoiBatch, batch_idx: int) -> dict[str, Any] | None:
+        """Measure one batch; returns what `test_step` does."""
+        return self._measure(batch, self.trainer.val_dataloaders)
 
     def test_step(self, batch: RoiBatch, batch_idx: int) -> dict[str, Any] | None:
         """Measure one batch; where it has mirror images or close-ups, the average of all (losses aside).
 
         Returns:
             For callbacks: `records`, one `InstanceRecord` a ROI, `probabilities` [R, h, w] of the target,
-            and `windows` [R, 4], the boxes in input pixels they are stretched over; None on a process that
+            `windows` [R, 4], the boxes in input pixels they are stretched over, and `on_rois` [R, h, w], the
+            same probabilities on the grid over each ROI that pixels are counted on; None on a process that
             has nothing to evaluate.
         """
         return self._measure(batch, self.trainer.test_dataloaders)
@@ -146,7 +147,12 @@ class RoiSegModule(L.LightningModule):
         probabilities = target_probability(seen.logits)
         records = measure_instances(probabilities, batch, seen.windows)
         self.instance_metrics.update(records)
-        return {"records": records, "probabilities": probabilities, "windows": seen.windows}
+        return {
+            "records": records,
+            "probabilities": probabilities,
+            "windows": seen.windows,
+            "on_rois": target_probability(seen.on_rois),
+        }
 
     def _log_metrics(self, stage: str) -> None:
         metrics = (self.loss_means.compute(), self.pixel_metrics.scalars(), self.instance_metrics.compute())

@@ -1,0 +1,66 @@
+"""Counts at thresholds, against a loop over pixels and against torchmetrics."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchmetrics.classification import BinaryPrecisionRecallCurve
+
+from roiseg.training.binned_curve import BinnedCurve
+
+pixels = st.lists(
+    st.tuples(st.floats(0, 1, width=32) | st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.sampled_from([0, 1, 2, 255])),
+    max_size=40,
+)  # fmt: skip
+
+
+def counted(*batches, thresholds):
+    curve = BinnedCurve(thresholds)
+    for batch in batches:
+        curve.update(
+            torch.tensor([p for p, _ in batch]).float(),
+            torch.tensor([t for _, t in batch], dtype=torch.uint8),
+        )
+    return curve.compute()
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+@given(pixels, pixels, st.sampled_from([2, 5, 101]))
+def test_counts_are_those_of_a_loop_over_thresholds_and_pixels(first, second, thresholds):
+    found = counted(first, second, thresholds=thresholds)
+    known = [(torch.tensor(p), t) for p, t in [*first, *second] if t != 255]
+    for number, limit in enumerate(torch.linspace(0, 1, thresholds)):
+        called = [t for p, t in known if p >= limit]
+        left = [t for p, t in known if p < limit]
+        expected = {
+            "true_positive_counts": called.count(1), "false_positive_counts": len(called) - called.count(1),
+            "false_negative_counts": left.count(1), "true_negative_counts": len(left) - left.count(1),
+            "precision": called.count(1) / len(called) if called else 1.0,
+            "recall": called.count(1) / max(1, called.count(1) + left.count(1)),
+        }  # fmt: skip
+        assert {name: float(values[number]) for name, values in found.items()} == pytest.approx(expected)
+
+
+def test_the_curve_is_that_of_torchmetrics():
+    generator = torch.Generator().manual_seed(0)
+    probabilities = torch.rand(3, 20, 20, generator=generator)
+    truth = torch.randint(0, 2, (3, 20, 20), generator=generator, dtype=torch.uint8)
+    truth[0, :3] = 255
+    curve, reference = BinnedCurve(64), BinaryPrecisionRecallCurve(64, ignore_index=255)
+    for part, labels in zip(probabilities, truth, strict=True):
+        curve.update(part, labels)
+        reference.update(part.flatten(), labels.flatten().long())
+    precision, recall, limits = reference.compute()
+    found = curve.compute()
+    assert len(limits) == 64
+    assert torch.allclose(found["recall"], recall[:-1])
+    assert torch.allclose(found["precision"][:-1], precision[:-2])  # at 1.0 nothing is called target
+
+
+def test_memory_does_not_grow_with_pixels():
+    curve = BinnedCurve(11)
+    curve.update(torch.rand(100_000), torch.ones(100_000, dtype=torch.uint8))
+    assert sum(state.numel() for state in (curve.target, curve.other)) == 22
+    assert curve.target.sum() == 100_000
