@@ -160,12 +160,14 @@ def _explain_instantiation(error: InstantiationException) -> str | None:
 
 def _explain_missing_choice(error: MissingConfigException) -> str:
     missing = error.missing_cfg_file or str(error)
-    if not error.options:
-        return f"configuration file `{missing}` not found under {CONF_DIR}"
     group, _, choice = missing.rpartition("/")
-    close = nearest(choice, error.options)
-    hint = f"nearest: {', '.join(close)}; " if close and len(close) < len(error.options) else ""
-    return f"no such choice: {group}={choice} ({hint}all: {', '.join(error.options)})"
+    # Hydra names the choices of a group, but not those of a list, `writers=[a,b]`
+    options = error.options or sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+    if not group or not options:
+        return f"configuration file `{missing}` not found under {CONF_DIR}"
+    close = nearest(choice, options)
+    hint = f"nearest: {', '.join(close)}; " if close and len(close) < len(options) else ""
+    return f"no such choice: {group}={choice} ({hint}all: {', '.join(options)})"
 
 
 def _explain_override(error: BaseException, config_name: str) -> str:
