@@ -96,7 +96,7 @@ def build_module(
     """The LightningModule: decoder, loss, optimiser, schedule, point prompts."""
     optimizer = instantiate(cfg.optimizer, _convert_="all")
     scheduler = instantiate(cfg.scheduler, _convert_="all") if cfg.scheduler else None
-    return RoiSegModule(decoder, loss, optimizer, scheduler, cfg.seed, description, clicks)
+    return RoiSegModule(decoder, loss, optimizer, scheduler, cfg.seed, description, clicks, cfg.max_rois)
 
 
 def class_weights(cfg: DictConfig, decoder: Decoder, data: RoiDataModule) -> list[float] | None:

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiBatch
 from roiseg.decoders.base import Context, Decoder, DecoderOutput, target_probability
+from roiseg.decoders.parts import decode_in_parts
 from roiseg.losses.composite import CompositeLoss
 from roiseg.training.clicks import Clicks
 from roiseg.training.instances import measure_instances
@@ -31,6 +32,8 @@ class RoiSegModule(L.LightningModule):
         optimizer: parameters -> optimiser.
         scheduler: (optimiser, total steps) -> schedule stepped every optimiser step; None keeps the rate.
         clicks: draws point prompts for training batches; None gives none.
+        max_rois: how many ROIs are decoded at a time. More come in parts, at no more memory than this many
+            and with the same gradients.
         seed: training randomness (dropout and the like) depends on it and the epoch only, so that a
             resumed run equals an uninterrupted one.
         description: plain numbers, texts, lists and dicts saved in every checkpoint, from which
@@ -46,8 +49,11 @@ class RoiSegModule(L.LightningModule):
         seed: int,
         description: dict[str, Any],
         clicks: Clicks | None = None,
+        max_rois: int = 128,
     ) -> None:
         super().__init__()
+        if not isinstance(max_rois, int) or max_rois < 1:
+            raise UserError(f"max_rois must be a whole number of 1 or more, got {max_rois}")
         self.decoder = decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss = loss
         self.make_optimizer = optimizer
@@ -55,21 +61,22 @@ class RoiSegModule(L.LightningModule):
         self.seed = seed
         self.description = description
         self.clicks = clicks
+        self.max_rois = max_rois
         self.pixel_metrics = PixelMetrics(decoder.num_classes)
         self.instance_metrics = InstanceMetrics()
         self.loss_means = LossMeans(["loss", *(f"loss_{name}" for name in loss.terms)])
 
     def forward(self, batch: RoiBatch) -> DecoderOutput:
         """Decode a batch whose features are filled in."""
-        return self.decoder(batch.features, batch.rois, self._context(batch))
+        return decode_in_parts(self.decoder, batch.features, batch.rois, self._context(batch), self.max_rois)
 
     def on_train_epoch_start(self) -> None:
         """Make the epoch's randomness independent of what ran before it; switch on terms that start now."""
         self.loss.epoch = self.current_epoch + 1
         torch.manual_seed(self.seed * 1_000_003 + self.current_epoch * 1009 + self.global_rank)
 
-    def training_step(self, batch: RoiBatch, batch_idx: int) -> Tensor:
-        """Return the loss of one batch."""
+    def training_step(self, batch: RoiBatch, batch_idx: int) -> dict[str, Any]:
+        """Return the `loss` of one batch and, for callbacks, the `terms` it is made of, by name."""
         losses = self._losses(self(batch), batch)
         self.log_dict(
             {f"train/{name}": value.detach() for name, value in losses.items()},
@@ -78,7 +85,10 @@ class RoiSegModule(L.LightningModule):
             batch_size=max(1, len(batch.rois)),
             sync_dist=True,
         )
-        return losses["loss"]
+        terms = {
+            name.removeprefix("loss_"): value.detach() for name, value in losses.items() if name != "loss"
+        }
+        return {"loss": losses["loss"], "terms": terms}
 
     def validation_step(self, batch: RoiBatch, batch_idx: int) -> dict[str, Any] | None:
         """Measure one batch; returns what `test_step` does."""

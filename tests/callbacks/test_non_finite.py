@@ -1,0 +1,128 @@
+"""A run whose numbers are none ends at that step, and leaves the good checkpoints alone."""
+
+from __future__ import annotations
+
+import lightning as L
+import pytest
+import torch
+from tiny_run import (
+    one_thread,
+    tiny_config,
+    tiny_data,
+    tiny_decoder,
+    tiny_extractor,
+    tiny_module,
+    tiny_trainer,
+)
+
+from callbacks.checkpoint import EpochCheckpoint
+from callbacks.non_finite import NonFinite
+from roiseg.common.errors import UserError
+from roiseg.inference.checkpoint import describe, read_checkpoint
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+STEPS = 3  # of an epoch: 5 images, 2 a step
+
+
+class Poison(L.Callback):
+    """Spoils one step (1-based, of the whole run): what it is given is called then."""
+
+    def __init__(self, step, spoil):
+        self.step = step
+        self.spoil = spoil
+        self.undo = None
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if self.undo is not None:
+            self.undo.remove()
+        self.undo = self.spoil(module) if trainer.global_step + 1 == self.step else None
+
+
+def term(name, value):
+    """A loss term that is `value`."""
+    return lambda module: module.loss.terms[name].register_forward_hook(
+        lambda _module, _given, output: output * value
+    )
+
+
+def gradient(value):
+    """One number of one parameter's gradient that is `value`."""
+
+    def spoilt(given):
+        given = given.clone()
+        given.view(-1)[0] = value
+        return given
+
+    return lambda module: next(iter(module.decoder.parameters())).register_hook(spoilt)
+
+
+def weights(module):
+    """Weights that the step leaves as infinite, with a finite loss and gradient."""
+
+    def ruin(*_):
+        next(iter(module.decoder.parameters())).data.fill_(torch.inf)
+
+    return module.trainer.optimizers[0].register_step_post_hook(ruin)
+
+
+def run(coco_set, onnx_file, folder, spoil, step, max_epochs=3, **options):
+    """Train, spoilt at `step`; returns (the message, names of the checkpoints left)."""
+    extractor = tiny_extractor(onnx_file)
+    torch.manual_seed(0)
+    decoder = tiny_decoder(extractor)
+    module = tiny_module(decoder, describe(tiny_config(onnx_file), extractor))
+    callbacks = [Poison(step, spoil), NonFinite(), EpochCheckpoint(folder / "ckpt", (64, 64))]
+    trainer = tiny_trainer(folder, callbacks, max_epochs=max_epochs, **options)
+    with one_thread(), pytest.raises(UserError) as error:
+        trainer.fit(module, datamodule=tiny_data(coco_set, extractor, decoder))
+    return str(error.value), sorted((folder / "ckpt").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (term("dice", torch.nan), "loss term `dice` is nan, the loss is nan, the gradient is nan"),
+        (term("ce", torch.inf), "loss term `ce` is inf, the loss is inf"),
+        (gradient(torch.nan), "step 2 of 3: the gradient is nan"),
+        (gradient(-torch.inf), "step 2 of 3: the gradient is inf"),
+    ],
+    ids=["nan", "inf", "nan-gradient", "inf-gradient"],
+)
+def test_the_line_names_epoch_step_and_term_and_the_good_checkpoint_stays(
+    coco_set, onnx_file, tmp_path, spoil, told
+):
+    message, left = run(coco_set, onnx_file, tmp_path, spoil, STEPS + 2)
+    assert message.startswith("epoch 2, step 2 of 3: ")
+    assert told in message
+    for hint in ("optimizer.lr (now ", "trainer.precision=32-true (now 32-true)", "loss.class_weights"):
+        assert hint in message
+    assert "\n" not in message
+    (path,) = left
+    assert path.name.startswith("checkpoint_epoch_0001_")
+    assert message.endswith(f"the last good checkpoint is {path}, where ckpt_path=last goes on")
+    content = read_checkpoint(path)["state_dict"]
+    assert all(torch.isfinite(value).all() for value in content.values() if value.is_floating_point())
+
+
+@pytest.mark.parametrize("validated", [1, 0])
+def test_weights_that_the_last_step_of_an_epoch_ruins_are_not_saved(coco_set, onnx_file, tmp_path, validated):
+    message, left = run(coco_set, onnx_file, tmp_path, weights, 2 * STEPS, limit_val_batches=validated)
+    assert message.startswith("epoch 2, after its last step: ")
+    assert "the weights' norm is inf" in message or "the weights' norm is nan" in message
+    assert len(left) == validated  # without a validation there is no mIoU to name a checkpoint by
+
+
+def test_without_a_checkpoint_the_line_says_so(coco_set, onnx_file, tmp_path):
+    message, left = run(coco_set, onnx_file, tmp_path, term("ce", torch.nan), 1)
+    assert message.startswith("epoch 1, step 1 of 3: loss term `ce` is nan")
+    assert message.endswith("there is no checkpoint yet")
+    assert not left
+
+
+def test_steps_that_arrive_late_are_named_by_their_own_number(coco_set, onnx_file, tmp_path, monkeypatch):
+    """As on a GPU, where numbers are looked at when their copy is there: here never before the epoch's end."""
+    monkeypatch.setattr("callbacks.non_finite._Step.arrived", lambda step: False)
+    message, left = run(coco_set, onnx_file, tmp_path, term("dice", torch.nan), STEPS + 1)
+    assert message.startswith("epoch 2, step 1 of 3: loss term `dice` is nan")
+    assert len(left) == 1
