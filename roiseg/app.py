@@ -37,7 +37,7 @@ def short_names(paths: list[str]) -> list[str]:
     """The last parts of paths, as many of them as it takes to tell them apart."""
     parts = [Path(path).absolute().parts for path in paths]
     for count in range(1, max(map(len, parts))):
-        names = ["/".join(part[-count:]) for part in parts]
+        names = [str(Path(*part[-count:])) for part in parts]
         if len(set(names)) == len(names):
             return names
     return [f"{number}: {path}" for number, path in enumerate(paths, 1)]  # the same file twice

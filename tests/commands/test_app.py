@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+from helpers import ROOT
+from PIL import Image
+from tiny_run import fit
+from werkzeug.serving import BaseWSGIServer
+
+from callbacks.checkpoint import EpochCheckpoint
+from roiseg import app
+from roiseg.app import short_names
+from roiseg.inference.checkpoint import newest
+from roiseg.inference.predictor import Predictor
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (72, 90, 3), np.uint8)
+BOXES = [[10.5, 8, 60, 70], [40, 20.25, 88, 66]]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(coco_set, onnx_file, tmp_path_factory):
+    """Two checkpoints of the same name in two folders."""
+    folder = tmp_path_factory.mktemp("app")
+    fit(coco_set, onnx_file, folder, [EpochCheckpoint(folder / "first", [64, 64])])
+    fit(coco_set, onnx_file, folder, [EpochCheckpoint(folder / "other", [64, 64])], seed=1)
+    first, other = newest(folder / "first"), newest(folder / "other")
+    shutil.copy(other, other.with_name(first.name))
+    return first, other.with_name(first.name)
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Start the command with these arguments; returns (process, what it has printed, the page's address)."""
+    running = []
+
+    def start(*arguments):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "roiseg.app", *map(str, arguments)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "300"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        running.append(process)
+        printed = ""
+        for line in process.stdout:
+            printed += line
+            if found := re.search(r"(http://\S+/)", line):
+                return process, printed, found[1]
+        raise AssertionError(printed)
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def post(url, content):
+    body = content if isinstance(content, bytes) else json.dumps(content).encode()
+    kind = "image/png" if isinstance(content, bytes) else "application/json"
+    request = urllib.request.Request(url, body, {"Content-Type": kind})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.load(response)
+
+
+@pytest.mark.slow
+def test_the_page_gives_what_the_predictor_gives(checkpoints, serve, tmp_path):
+    process, printed, url = serve(f"ckpt={checkpoints[0]}", f"compare={checkpoints[1]}")
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
+    assert "Warning" not in printed
+    with urllib.request.urlopen(url + "models", timeout=60) as response:
+        models = json.load(response)["models"]
+    name = checkpoints[0].name
+    assert [model["name"] for model in models] == [f"first/{name}", f"other/{name}"]
+
+    stream = io.BytesIO()
+    Image.fromarray(PICTURE).save(stream, "PNG")
+    picture = post(url + "pictures", stream.getvalue())["picture"]
+    results = []
+    for model, path in enumerate(checkpoints):
+        query = {"picture": picture, "model": model, "boxes": BOXES, "threshold": 0.4, "image_id": 5}
+        results.append(post(url + "predictions", query)["results"])
+        predictor = Predictor.from_checkpoint(path)
+        predictor.set_image(PICTURE)
+        wanted = predictor.predict(BOXES, threshold=0.4)
+        assert results[-1] == json.loads(json.dumps(wanted.to_coco(5)))
+    assert results[0] != results[1]
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        post(url + "pictures", b"no picture")
+
+    process.send_signal(signal.SIGINT)
+    rest = process.stdout.read()
+    assert process.wait(30) == 0
+    assert "Traceback" not in rest
+    assert not list(tmp_path.iterdir())  # nothing is left behind
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)])
+def test_another_address_than_this_machine_alone_is_warned_of(
+    checkpoints, run_main, monkeypatch, host, warned
+):
+    monkeypatch.setattr(BaseWSGIServer, "serve_forever", BaseWSGIServer.server_close)
+    with app.console.capture() as captured:
+        code, _ = run_main(app, f"ckpt={checkpoints[0]}", f"host={host}")
+    assert code == 0
+    assert ("without a password" in captured.get()) is warned
+    assert "http://" in captured.get()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "ckpt"),
+        (["ckpt=nothing.pth"], "nothing.pth"),
+        (["ckpt={}", "compare=nothing.pth"], "nothing.pth"),
+        (["ckpt={}", "port=70000"], "port must be"),
+        (["ckpt={}", "limits.megabytes=0"], "limits.megabytes"),
+        (["ckpt={}", "limits.megapixels=many"], "limits.megapixels"),
+        (["ckpt={}", "host=192.0.2.1"], "host=192.0.2.1"),
+        (["ckpt={}", "detector=nothing"], "detector"),
+    ],
+)
+def test_a_mistake_ends_in_one_line(checkpoints, run_main, arguments, said):
+    code, error = run_main(app, *(argument.format(checkpoints[0]) for argument in arguments))
+    assert code == 2
+    assert said in error
+    assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/b/c.pth"], ["c.pth"]),
+        (["a/c.pth", "b/d.pth"], ["c.pth", "d.pth"]),
+        (["r/a/k/c.pth", "r/b/k/c.pth"], ["a/k/c.pth", "b/k/c.pth"]),
+        (["a/c.pth", "a/c.pth"], ["1: a/c.pth", "2: a/c.pth"]),
+        (["/c.pth", "/a/c.pth"], ["/c.pth", "a/c.pth"]),
+    ],
+)
+def test_names_tell_checkpoints_apart(paths, names):
+    assert short_names(paths) == names
