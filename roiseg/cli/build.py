@@ -58,11 +58,16 @@ def build_decoder(cfg: DictConfig, extractor: OnnxExtractor) -> Decoder:
     )
 
 
-def build_datamodule(cfg: DictConfig, extractor: OnnxExtractor, decoder: Decoder) -> RoiDataModule:
-    """The data of `data=`, with targets where the decoder draws; read and checked."""
+def make_datamodule(cfg: DictConfig, extractor: OnnxExtractor, decoder: Decoder) -> RoiDataModule:
+    """The data of `data=`, with targets where the decoder draws; nothing is read, made or written yet."""
     spec = TargetSpec(decoder.frame, decoder.output_size, decoder.num_classes, decoder.image_size)
     make = instantiate(cfg.data, _partial_=True, _convert_="all")
-    data: RoiDataModule = make(extractor=extractor, spec=spec, pictures="image" in decoder.context_inputs)
+    return make(extractor=extractor, spec=spec, pictures="image" in decoder.context_inputs)
+
+
+def build_datamodule(cfg: DictConfig, extractor: OnnxExtractor, decoder: Decoder) -> RoiDataModule:
+    """The data of `data=`, made where it is absent, read and checked."""
+    data = make_datamodule(cfg, extractor, decoder)
     data.prepare_data()
     data.setup()
     return data

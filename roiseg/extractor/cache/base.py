@@ -121,6 +121,13 @@ class FeatureCache(ABC):
             wanted: bytes there should be room for, if room can be made.
         """
 
+    @abstractmethod
+    def room(self) -> tuple[int, str]:
+        """Bytes that there are for features whatever the budget, those held already included; and where.
+
+        Nothing is opened, made or removed.
+        """
+
     def plan(self, images: int) -> None:
         """Say so before anything starts if the features of so many pictures are more than it may hold."""
         wanted = images * self.row_bytes

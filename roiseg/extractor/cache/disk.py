@@ -155,6 +155,12 @@ class DiskCache(FeatureCache):
             self._count()
         return self._capacity()
 
+    def room(self) -> tuple[int, str]:
+        """See `FeatureCache`."""
+        existing = next(path for path in (self.folder, *self.folder.parents) if path.is_dir())
+        held = sum(_size(path) for path in _folders(self.folder))
+        return held + max(0, shutil.disk_usage(existing).free - _RESERVE), str(self.folder)
+
     def _capacity(self) -> int:
         return self._room + _size(self._own)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import torch
@@ -52,6 +53,10 @@ class MemoryCache(FeatureCache):
     def capacity(self, wanted: int) -> int:
         """See `FeatureCache`."""
         return self.budget
+
+    def room(self) -> tuple[int, str]:
+        """See `FeatureCache`; the machine's memory, which on a GPU is not the one that is used."""
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "memory"
 
     def _place(self, key: Key) -> int:
         """Where in the table a slot is, or would go; there is always a free place."""

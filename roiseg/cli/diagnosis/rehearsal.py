@@ -1,0 +1,81 @@
+"""A training as far as its first loss: everything it builds, and one picture."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from roiseg.cli import build
+from roiseg.cli.diagnosis.cache import cache
+from roiseg.cli.diagnosis.finding import Finding, Report
+from roiseg.cli.report import parameter_counts
+from roiseg.data.batch import RoiBatch, collate
+from roiseg.data.datamodule import RoiDataModule
+from roiseg.decoders.base import Decoder
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+
+_FEW_CELLS = 7  # a side of the median ROI on the finest tensor, below which its outline is lost
+
+
+def rehearse(cfg: DictConfig, extractor: OnnxExtractor, with_data: bool, report: Report) -> None:
+    """Build what a training builds, in its order; nothing is written.
+
+    Args:
+        cfg: the configuration.
+        extractor: the detector, opened.
+        with_data: the data set is there and whole; one picture of it is decoded.
+        report: takes the findings.
+    """
+    with report.guard("trainer"):
+        build.build_trainer(cfg, build.build_callbacks(cfg), build.build_loggers(cfg))
+    with report.guard("model"):
+        decoder = build.build_decoder(cfg, extractor)
+        number = parameter_counts(decoder)["trainable"]
+        report.add(Finding("model", "ok", f"{type(decoder).__name__}, {number:,} trainable parameters"))
+        build.build_clicks(cfg, decoder)
+        if with_data:
+            with report.guard("one picture"):
+                _decode(cfg, build.make_datamodule(cfg, extractor, decoder), decoder, report)
+
+
+def _decode(cfg: DictConfig, data: RoiDataModule, decoder: Decoder, report: Report) -> None:
+    """One training picture goes all the way to a loss."""
+    report.add(*cache(data), _cells(data, decoder))
+    batch = collate(data.samples("train", [0]))
+    data.samples("val", [0])
+    module = build.build_module(cfg, decoder, build.build_loss(cfg, decoder, data), None, {})
+    batch.inputs = data.extractor.preprocess(batch.images)
+    batch.features = data.extractor.run(batch.inputs)
+    with torch.no_grad():
+        loss, _ = module.loss(module(batch), batch.targets)
+    text = f"{batch.samples[0].file_name}, {len(batch.rois)} ROIs: loss {float(loss):.3f} before any training"
+    report.add(Finding("one picture", "ok", text))
+    with report.guard("detector's boxes", "warning"):  # training takes the annotated ones
+        report.add(_boxes(data.extractor, batch))
+
+
+def _boxes(extractor: OnnxExtractor, batch: RoiBatch) -> Finding:
+    """What the detector itself finds in the picture."""
+    if extractor.detector is None:
+        text = "not read (extractor.detector is null): training does not need them, prediction takes yours"
+        return Finding("detector's boxes", "note", text, "detector@extractor.detector=yolo, say")
+    assert batch.inputs is not None
+    _, (found,) = extractor.run_with_detections(batch.inputs)
+    return Finding("detector's boxes", "ok", f"{len(found)} in {batch.samples[0].file_name}")
+
+
+def _cells(data: RoiDataModule, decoder: Decoder) -> Finding:
+    """How many cells of the finest tensor the median training ROI covers."""
+    annotations, letterbox = data.dataset("train").annotations, data.extractor.preprocess.letterbox
+    rois = annotations.all_eligible(data.min_roi_size)
+    boxes = annotations.all_pixel_boxes()[rois]
+    scales = np.array([letterbox.fit(height, width).scale for height, width in annotations.sizes.tolist()])
+    images = np.searchsorted(annotations.first, rois, "right") - 1
+    stride = min(decoder.strides)
+    width, height = np.median((boxes[:, 2:] - boxes[:, :2]) * scales[images, None], axis=0) / stride
+    text = f"the median ROI covers {width:.1f} x {height:.1f} cells of stride {stride}"
+    if min(width, height) < _FEW_CELLS:
+        todo = "take a tensor of smaller stride, too (tensors='*' lists them), or model.detail=16"
+        return Finding("ROIs in the tensor", "note", text, todo)
+    return Finding("ROIs in the tensor", "ok", text)

@@ -1,0 +1,87 @@
+"""`python -m roiseg.doctor [any override of training]`: could training start here, and if not, why?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.table import Table
+
+from roiseg.cli import build
+from roiseg.cli.diagnosis.dataset import data_sets
+from roiseg.cli.diagnosis.detector import inputs_and_outputs, overview, tensor_table
+from roiseg.cli.diagnosis.devices import devices
+from roiseg.cli.diagnosis.files import input_files, output_folders
+from roiseg.cli.diagnosis.finding import Report
+from roiseg.cli.diagnosis.packages import packages
+from roiseg.cli.diagnosis.rehearsal import rehearse
+from roiseg.cli.diagnosis.runtime import runtime
+from roiseg.cli.entry import command
+from roiseg.cli.types import check_types
+from roiseg.common.console import console
+from roiseg.common.files import write_json
+from roiseg.extractor.graph import load_onnx
+from roiseg.extractor.tensors import list_tensors, select
+from roiseg.train import without_advice
+
+
+def examine(cfg: DictConfig) -> tuple[Report, Table | None]:
+    """Look at everything a training with this configuration needs.
+
+    Returns:
+        The report, and a table of the detector's tensors where the file is there.
+    """
+    report = Report()
+    report.add(*packages())
+    with report.guard("configuration"):
+        check_types(build.plain(cfg))
+    if not report.can_start:  # nothing below can be trusted to have the right type
+        return report, None
+    report.add(*devices(cfg.data.num_workers, cfg.trainer.accelerator))
+    report.add(*input_files(cfg), *output_folders(cfg))
+    extractor, tensors = None, None
+    if Path(cfg.extractor.onnx_path).is_file():
+        with report.guard("detector"):
+            tensors = detector(cfg, report)
+        with report.guard("extractor"):
+            extractor = build.build_extractor(cfg)
+    report.add(*runtime(cfg.extractor.providers, extractor.providers if extractor else None))
+    with_data = data_sets(cfg, report)
+    if extractor is not None:
+        with without_advice():
+            rehearse(cfg, extractor, with_data and report.can_start, report)
+    return report, tensors
+
+
+def detector(cfg: DictConfig, report: Report) -> Table:
+    """The detector's inputs and outputs, and a table of the tensors that are chosen or asked for."""
+    model = load_onnx(cfg.extractor.onnx_path)
+    report.add(*inputs_and_outputs(model))
+    tensors = list_tensors(model, instantiate(cfg.extractor.preprocess, _convert_="all").image_size)
+    report.add(overview(tensors))
+    layers = [str(layer) for layer in cfg.extractor.layers]
+    names = set(layers)
+    if cfg.tensors is not None:
+        with report.guard("tensors", state="warning"):
+            names.update(tensor.name for tensor in select(tensors, str(cfg.tensors)))
+    return tensor_table([tensor for tensor in tensors if tensor.name in names], layers)
+
+
+@command("doctor")
+def main(cfg: DictConfig) -> None:
+    """Look, and show what was found; exit code 2 where training could not start."""
+    report, tensors = examine(cfg)
+    if tensors is not None:
+        console.print(tensors)
+    console.print(report.table())
+    if cfg.output:
+        write_json(cfg.output, report.content())
+    if not report.can_start:
+        console.print("training could not start: mend what is marked error", style="bold red")
+        raise SystemExit(2)
+    console.print("training could start", style="bold green")
+
+
+if __name__ == "__main__":
+    main()

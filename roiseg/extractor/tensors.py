@@ -1,0 +1,194 @@
+"""What a detector's inner tensors are: shape, stride, and how much of the detector they need."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, ValueInfoProto, helper, shape_inference
+
+from roiseg.common.errors import UserError, nearest
+from roiseg.extractor.graph import node_reads
+
+Shape = tuple[int, ...]
+Known = dict[str, tuple[np.dtype, Shape]]  # type and shape by name
+_FLOATS = (np.dtype("float32"), np.dtype("float16"))
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor that a node of the graph produces.
+
+    Attributes:
+        name: as `extractor.layers` wants it.
+        operator: of the node that makes it.
+        shape: for one image; None where neither inference nor a run could tell.
+        stride: input pixels a cell, of a tensor that can be decoded; else None.
+        obstacle: why it cannot be decoded; empty where it can.
+        cost: share 0..1 of the whole detector's multiply-accumulates that are needed to compute it.
+    """
+
+    name: str
+    operator: str
+    shape: Shape | None
+    stride: int | None
+    obstacle: str
+    cost: float
+
+
+def list_tensors(model: ModelProto, image_size: tuple[int, int]) -> list[TensorInfo]:
+    """Describe all tensors of a detector, in the order of the graph.
+
+    Shapes come from ONNX shape inference and, where that has none, from one run on a blank image.
+
+    Args:
+        model: the whole detector.
+        image_size: (H, W) of its input.
+    """
+    picture = image_input(model)
+    known = _shapes(model, picture, image_size)
+    spent = _shares(model, known)
+    seen = _depend_on(model, picture.name)
+    found = []
+    for node in model.graph.node:
+        for name in filter(None, node.output):
+            dtype, shape = known.get(name, (None, None))
+            obstacle = _obstacle(dtype, shape, image_size) if name in seen else "does not depend on the image"
+            stride = image_size[0] // shape[2] if shape and not obstacle else None
+            found.append(TensorInfo(name, node.op_type, shape, stride, obstacle, spent[name]))
+    return found
+
+
+def select(tensors: Sequence[TensorInfo], pattern: str) -> list[TensorInfo]:
+    """The tensors whose name or operator holds `pattern`, or matches it where it has a `*` or `?`.
+
+    Raises:
+        UserError: there is none (names the nearest).
+    """
+    wanted = (pattern if set(pattern) & set("*?") else f"*{pattern}*").lower()
+    found = [t for t in tensors if any(fnmatch.fnmatchcase(w.lower(), wanted) for w in (t.name, t.operator))]
+    if not found:
+        close = ", ".join(nearest(pattern.strip("*?"), [tensor.name for tensor in tensors]))
+        hint = f"nearest: {close}" if close else "none is similar"
+        raise UserError(f"tensors: none of {len(tensors)} tensors matches `{pattern}` ({hint})")
+    return found
+
+
+def image_input(model: ModelProto) -> ValueInfoProto:
+    """The input that is not a stored weight.
+
+    Raises:
+        UserError: there is none, or several.
+    """
+    stored = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in stored]
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs) or "none"
+        raise UserError(
+            f"the detector must have one input, the image; it has {names}: export it with the image only"
+        )
+    return inputs[0]
+
+
+def _shapes(model: ModelProto, picture: ValueInfoProto, image_size: tuple[int, int]) -> Known:
+    """Type and shape of every tensor for one image, weights and input included, where known."""
+    fixed = ModelProto()
+    fixed.CopyFrom(model)
+    del fixed.graph.value_info[:]  # they may speak of another size
+    for value in fixed.graph.input:
+        if value.name == picture.name:
+            _fix(value, (1, 3, *image_size))
+    inferred = shape_inference.infer_shapes(fixed, data_prop=True).graph
+    known = {
+        t.name: (helper.tensor_dtype_to_np_dtype(t.data_type), tuple(t.dims)) for t in inferred.initializer
+    }
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
+            dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+            known[value.name] = (dtype, tuple(d.dim_value for d in tensor.shape.dim))
+    unknown = [name for node in model.graph.node for name in node.output if name and name not in known]
+    return known | _run(fixed, known[picture.name], picture.name, unknown)
+
+
+def _fix(value: ValueInfoProto, shape: Shape) -> None:
+    """Put numbers in the place of an input's free dimensions."""
+    dimensions = value.type.tensor_type.shape.dim
+    for dimension, size in zip(dimensions, shape, strict=False):
+        if not dimension.HasField("dim_value"):
+            dimension.dim_value = size
+
+
+def _run(model: ModelProto, picture: tuple[np.dtype, Shape], name: str, wanted: Sequence[str]) -> Known:
+    """Types and shapes of `wanted` from one run on a blank image; nothing where it does not run."""
+    if not wanted:
+        return {}
+    have = {output.name for output in model.graph.output}
+    model.graph.output.extend(ValueInfoProto(name=tensor) for tensor in wanted if tensor not in have)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        arrays = session.run(list(wanted), {name: np.zeros(picture[1], picture[0])})
+    except Exception:  # the runtime raises bare exceptions of its own
+        return {}
+    return {n: (a.dtype, a.shape) for n, a in zip(wanted, arrays, strict=True) if isinstance(a, np.ndarray)}
+
+
+def _obstacle(dtype: np.dtype | None, shape: Shape | None, image_size: tuple[int, int]) -> str:
+    """Why a tensor cannot be decoded; empty where it can."""
+    if shape is None:
+        return "shape unknown"
+    if dtype not in _FLOATS:
+        return f"{dtype}, not float"
+    if len(shape) != 4 or shape[0] != 1 or min(shape) < 1:
+        return "not [1, C, h, w]"
+    strides = [size / cells for size, cells in zip(image_size, shape[2:], strict=True)]
+    if not strides[0].is_integer() or strides[0] != strides[1]:
+        return f"its cells do not divide {image_size[0]}x{image_size[1]} evenly"
+    return ""
+
+
+def _depend_on(model: ModelProto, name: str) -> set[str]:
+    """The tensor `name` and all that are computed from it."""
+    found = {name}
+    for node in model.graph.node:  # each after what it reads, as ONNX demands
+        if found.intersection(node_reads(node)):
+            found.update(node.output)
+    return found
+
+
+def _shares(model: ModelProto, known: Known) -> dict[str, float]:
+    """For every tensor the share of all multiply-accumulates that it takes to compute it."""
+    nodes = model.graph.node
+    macs = np.array([_macs(node, known) for node in nodes], np.float64)
+    needed: dict[str, NDArray[np.bool_]] = {}
+    for number, node in enumerate(nodes):
+        own = np.zeros(len(nodes), bool)
+        own[number] = True
+        for name in node_reads(node):
+            if name in needed:
+                own |= needed[name]
+        needed.update(dict.fromkeys(node.output, own))
+    total = macs.sum() or 1.0
+    return {name: float(macs @ rows / total) for name, rows in needed.items()}
+
+
+def _macs(node: NodeProto, known: Known) -> int:
+    """Multiply-accumulates of a convolution or matrix product; 0 of anything else, which is small."""
+    shapes = [known[name][1] if name in known else () for name in (*node.input[:2], *node.output[:1])]
+    if len(shapes) < 3 or not all(shapes):
+        return 0
+    left, right, out = shapes
+    if node.op_type == "Conv":
+        return math.prod(out) * math.prod(right[1:])
+    if node.op_type == "ConvTranspose":
+        return math.prod(left) * math.prod(right[1:])
+    if node.op_type in ("MatMul", "Gemm"):
+        return math.prod(out) * left[-1]
+    return 0

@@ -1,0 +1,186 @@
+"""`python -m roiseg.doctor`, in this process, on the tiny set: whole, and broken in every place."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+
+import pytest
+
+import roiseg.doctor
+import roiseg.train
+
+
+@pytest.fixture
+def doctor(run_main, tiny_overrides, tmp_path, capfd):
+    """Run the doctor: returns (exit code, findings as in the JSON file, what it printed)."""
+    printed = []
+
+    def run(*overrides):
+        out = tmp_path / "doctor.json"
+        real = capfd.readouterr
+
+        def keep():
+            captured = real()
+            printed.append(captured.out)
+            return captured
+
+        capfd.readouterr = keep
+        code, stderr = run_main(roiseg.doctor, *tiny_overrides, *overrides, f"output={out}")
+        capfd.readouterr = real
+        assert out.is_file(), stderr
+        content = json.loads(out.read_text())
+        assert content["can_start"] == (code == 0)
+        return code, content["findings"], printed[-1]
+
+    return run
+
+
+def of_state(findings, *states):
+    return [finding for finding in findings if finding["state"] in states]
+
+
+def test_a_whole_configuration_could_start_and_leaves_nothing(doctor, tmp_path):
+    code, findings, printed = doctor("data/cache=disk")
+    assert code == 0, of_state(findings, "error")
+    assert not of_state(findings, "error")
+    assert "training could start" in printed
+    said = "\n".join(f"{finding['about']}: {finding['text']}" for finding in findings)
+    assert "data, train: 6 images, 5 with ROIs; 10 ROIs" in said  # of TINY_INSTANCES: no dog, crowd, small
+    assert "1 crowd regions" in said
+    assert "detector's input: images: float32 [1, 3, 64, 64]" in said
+    assert "one picture: " in said and "before any training" in said
+    assert "feature cache: 0.00 MB a picture" in said  # [32, 8, 8] in float16: 4096 bytes
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left <= {"doctor.json", "data"}
+    assert not (tmp_path / "data" / "feature_cache").exists()
+
+
+def test_what_it_says_training_does(doctor, run_train, tmp_path):
+    """Where the doctor sees no error the same overrides train."""
+    assert doctor("trainer.max_epochs=1")[0] == 0
+    assert run_train(tmp_path / "run", "trainer.max_epochs=1")["epochs"] == 1
+
+
+def test_the_same_images_in_training_and_validation_are_a_warning(doctor):
+    _, findings, _ = doctor()
+    (warning,) = [f for f in of_state(findings, "warning") if f["about"] == "data"]
+    assert "5 images" in warning["text"] or "6 images" in warning["text"]
+    assert "val_annotations" in warning["todo"]
+    _, findings, _ = doctor("data/folds=five", "data.folds.number=2")
+    assert not [f for f in of_state(findings, "warning") if f["about"] == "data"]
+
+
+BROKEN = [
+    ("extractor.onnx_path=/nowhere/d.onnx", ["/nowhere/d.onnx", "extractor.onnx_path"]),
+    ("data.train_annotations=/nowhere/t.json", ["/nowhere/t.json", "data.train_annotations"]),
+    ("data.val_annotations=/nowhere/v.json", ["/nowhere/v.json", "data.val_annotations"]),
+    ("data.train_images=/nowhere/t", ["/nowhere/t", "data.train_images"]),
+    ("data.val_images=/nowhere/v", ["/nowhere/v", "data.val_images"]),
+    ("data.category_id=77", ["77", "category_id"]),
+    ("data.min_roi_size=5000", ["5000", "min_roi_size"]),
+    ("extractor.layers=[/model.6/Conct_output_0]", ["/model.6/Conct_output_0", "/model.6/Concat_output_0"]),
+    ("extractor.layers=[/model.7/Flatten_output_0]", ["/model.7/Flatten_output_0", "[1, C, h, w]"]),
+    ("extractor.preprocess.image_size=[96,96]", ["image_size", "[1, 3, 64, 64]"]),
+    ("extractor.preprocess.image_size=[64]", ["image_size"]),
+    ("extractor.providers=[MagicProvider]", ["MagicProvider"]),
+    ("trainer.accelerator=gpu", ["gpu"]),
+    ("trainer.max_epochs=many", ["trainer.max_epochs", "many"]),
+    ("data.batch_size=0", ["data.batch_size"]),
+    ("clicks=random", ["clicks"]),
+    ("loss.class_weights=[1,2]", ["loss.class_weights"]),
+    ("paths.output_dir=/proc/no", ["/proc", "paths.output_dir"]),
+]
+
+
+@pytest.mark.parametrize(("override", "words"), BROKEN, ids=[case[0].split("=")[0] for case in BROKEN])
+def test_everything_broken_is_named(doctor, override, words, monkeypatch):
+    if "accelerator" in override:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    if override.startswith("paths") and os.geteuid() == 0:
+        monkeypatch.setattr("os.access", lambda path, mode: str(path) != "/proc")
+    code, findings, printed = doctor(override)
+    assert code == 2
+    said = " ".join(f"{f['text']} {f['todo']}" for f in of_state(findings, "error"))
+    assert all(word in said for word in words), said
+    assert "could not start" in printed
+
+
+def test_all_broken_files_are_named_at_once(doctor):
+    _, findings, _ = doctor(*(case[0] for case in BROKEN[:5]))
+    assert len(of_state(findings, "error")) == 5
+
+
+def test_missing_images_and_broken_json(doctor, coco_set, tmp_path):
+    images = shutil.copytree(coco_set.images, tmp_path / "images")
+    (images / "c.jpg").unlink()
+    code, findings, _ = doctor(f"data.train_images={images}")
+    assert code == 2 and "c.jpg" in of_state(findings, "error")[0]["text"]
+    broken = tmp_path / "broken.json"
+    broken.write_text('{"images": [')
+    code, findings, _ = doctor(f"data.train_annotations={broken}")
+    assert code == 2 and str(broken) in of_state(findings, "error")[0]["text"]
+
+
+def test_a_broken_onnx_is_named(doctor, tmp_path):
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(b"no model at all")
+    code, findings, _ = doctor(f"extractor.onnx_path={path}")
+    assert code == 2
+    assert len(of_state(findings, "error")) == 1
+    assert str(path) in of_state(findings, "error")[0]["text"]
+
+
+def test_data_and_detector_that_training_makes_are_no_error(run_main, tmp_path):
+    """In an empty folder the defaults are not there yet, and training makes them."""
+    code, stderr = run_main(roiseg.doctor, "output=doctor.json")
+    assert code == 0, stderr
+    findings = json.loads((tmp_path / "doctor.json").read_text())["findings"]
+    assert sum("not there yet" in f["text"] for f in of_state(findings, "note")) == 5
+    assert {path.name for path in tmp_path.iterdir()} == {"doctor.json"}
+
+
+def test_a_variable_that_is_not_set_is_named(run_main, monkeypatch):
+    monkeypatch.delenv("ROISEG_REALDATA", raising=False)
+    code, stderr = run_main(roiseg.doctor, "experiment=coco128_yolox", "output=doctor.json")
+    assert code == 2 and not stderr
+
+
+def test_tensors_by_pattern(doctor):
+    _, _, printed = doctor("tensors=*Concat*")
+    assert "/model.3/Concat_output_0" in printed and "/model.6/Concat_output_0" in printed
+    assert "Relu" not in printed
+    _, _, printed = doctor("tensors=Flatten")
+    assert "Flatten" in printed and "chosen" in printed and "Concat_output_0" in printed
+    assert "/model.3/" not in printed
+    code, findings, printed = doctor("tensors=Transformer")
+    assert code == 0
+    assert any("Transformer" in f["text"] for f in of_state(findings, "warning"))
+
+
+def test_a_cache_that_is_too_small_is_a_warning(doctor):
+    _, findings, _ = doctor("data/augment=none", "data/cache=disk", "data.cache.budget_gb=0.000001")
+    (warning,) = [f for f in of_state(findings, "warning") if f["about"] == "feature cache"]
+    assert "budget_gb" in warning["todo"]
+
+
+@pytest.mark.realdata
+def test_real_data(run_main, realdata, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROISEG_REALDATA", str(realdata))
+    arguments = [
+        "experiment=coco128_best",
+        "output=doctor.json",
+        f"paths.root_dir={tmp_path}",
+        "data.num_workers=0",
+    ]
+    code, stderr = run_main(roiseg.doctor, *arguments)
+    assert code == 0, stderr
+    findings = json.loads((tmp_path / "doctor.json").read_text())["findings"]
+    said = "\n".join(f"{finding['about']}: {finding['text']}" for finding in findings)
+    assert re.search("data, train: 46 images.* 161 ROIs", said) and re.search(
+        "data, val: 15 .* 35 ROIs", said
+    )
+    # strides 8, 4, 16: 64 x 52 x 52 + 32 x 104 x 104 + 128 x 26 x 26 numbers in float16
+    assert "feature cache: 1.21 MB a picture" in said

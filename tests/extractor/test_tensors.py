@@ -1,0 +1,162 @@
+"""The list of a detector's tensors, against runs of the whole file and MACs counted by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from helpers import ONNX_LAYERS, make_onnx, run_onnx, save_onnx
+from onnx import TensorProto, helper
+
+from roiseg.common.errors import UserError
+from roiseg.extractor.graph import load_onnx
+from roiseg.extractor.tensors import list_tensors, select
+
+SIZE = (64, 64)
+# multiply-accumulates of each convolution of `make_onnx` at 64x64
+MACS = [
+    32 * 32 * 8 * 27,
+    16 * 16 * 12 * 72,
+    16 * 16 * 8 * 108,
+    8 * 8 * 24 * 180,
+    8 * 8 * 8 * 216,
+    8 * 8 * 5 * 288,
+]
+
+
+@pytest.fixture(params=[1, "N"], ids=["fixed batch", "free batch"])
+def tensors(request, tmp_path):
+    path = make_onnx(tmp_path / "detector.onnx", batch=request.param)
+    return path, list_tensors(load_onnx(path), SIZE)
+
+
+def by_name(tensors):
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def test_shapes_are_those_of_a_run(tensors):
+    path, found = tensors
+    names = [tensor.name for tensor in found]
+    arrays = run_onnx(path, {"images": np.zeros((1, 3, *SIZE), np.float32)}, names)
+    assert [tensor.shape for tensor in found] == [array.shape for array in arrays]
+
+
+def test_maps_have_their_stride_and_the_others_say_why_not(tensors):
+    found = by_name(tensors[1])
+    for name, (channels, stride) in ONNX_LAYERS.items():
+        assert found[name].shape[1] == channels
+        assert (found[name].stride, found[name].obstacle) == (stride, "")
+    flat, whole = found["/model.7/Flatten_output_0"], found["/model.7/Shape_output_0"]
+    assert flat.stride is None and "C, h, w" in flat.obstacle
+    assert whole.stride is None and "int64" in whole.obstacle
+
+
+def test_cost_is_the_share_of_the_convolutions_before_a_tensor(tensors):
+    found = by_name(tensors[1])
+    assert found["/model.1/act/Relu_output_0"].cost == pytest.approx(MACS[0] / sum(MACS))
+    assert found["/model.3/Concat_output_0"].cost == pytest.approx(sum(MACS[:3]) / sum(MACS))
+    assert found["/model.5/act/Relu_output_0"].cost == pytest.approx(sum(MACS[:4]) / sum(MACS))
+    assert found["output"].cost == pytest.approx(1)
+
+
+def test_a_branch_costs_what_it_needs_itself(tmp_path):
+    """Two convolutions side by side: neither pays for the other."""
+    weights = [onnx.numpy_helper.from_array(np.ones((c, 3, 1, 1), np.float32), f"w{c}") for c in (1, 3)]
+    nodes = [helper.make_node("Conv", ["images", f"w{c}"], [f"out{c}"]) for c in (1, 3)]
+    kind = TensorProto.FLOAT
+    path = save_onnx(
+        tmp_path / "two.onnx", nodes, [helper.make_tensor_value_info("images", kind, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info(f"out{c}", kind, [1, c, 8, 8]) for c in (1, 3)], weights,
+    )  # fmt: skip
+    found = by_name(list_tensors(load_onnx(path), (8, 8)))
+    assert [found[name].cost for name in ("out1", "out3")] == [0.25, 0.75]
+
+
+def reshaped(path, target):
+    """A detector whose map goes through a Reshape to `target`, a computed shape that inference cannot follow."""
+    kind = TensorProto.FLOAT
+    nodes = [
+        helper.make_node("ReduceSum", ["images"], ["sum"], keepdims=0),
+        helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
+        helper.make_node("Cast", ["nothing"], ["shift"], to=TensorProto.INT64),
+        helper.make_node("Add", ["target", "shift"], ["computed"]),
+        helper.make_node("Reshape", ["images", "computed"], ["map"]),
+        helper.make_node("Relu", ["map"], ["output"]),
+    ]
+    constants = [
+        onnx.numpy_helper.from_array(np.zeros((), np.float32), "zero"),
+        onnx.numpy_helper.from_array(np.array(target, np.int64), "target"),
+    ]
+    return save_onnx(
+        path, nodes, [helper.make_tensor_value_info("images", kind, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("output", kind, list("abcd"))], constants,
+    )  # fmt: skip
+
+
+def test_what_inference_cannot_tell_a_run_does(tmp_path):
+    found = by_name(list_tensors(load_onnx(reshaped(tmp_path / "a.onnx", [1, 12, 4, 4])), (8, 8)))
+    assert (found["map"].shape, found["map"].stride) == ((1, 12, 4, 4), 2)
+    found = by_name(list_tensors(load_onnx(reshaped(tmp_path / "b.onnx", [1, 6, 8, 4])), (8, 8)))
+    assert found["map"].stride is None and "divide" in found["map"].obstacle
+
+
+def test_a_detector_that_does_not_run_still_has_a_list(tmp_path):
+    found = by_name(list_tensors(load_onnx(reshaped(tmp_path / "a.onnx", [1, 7, 5, 3])), (8, 8)))
+    assert found["map"].shape is None and found["map"].obstacle == "shape unknown"
+
+
+def test_constants_are_no_features(tmp_path):
+    kind = TensorProto.FLOAT
+    value = onnx.numpy_helper.from_array(np.ones((1, 1, 8, 8), np.float32))
+    nodes = [
+        helper.make_node("Constant", [], ["grid"], value=value),
+        helper.make_node("Add", ["images", "grid"], ["output"]),
+    ]
+    images = helper.make_tensor_value_info("images", kind, [1, 3, 8, 8])
+    path = save_onnx(
+        tmp_path / "grid.onnx", nodes, [images], [helper.make_tensor_value_info("output", kind, [1, 3, 8, 8])]
+    )
+    found = by_name(list_tensors(load_onnx(path), (8, 8)))
+    assert found["grid"].stride is None and "image" in found["grid"].obstacle
+    assert found["output"].stride == 1
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("Concat", ["/model.3/Concat_output_0", "/model.6/Concat_output_0"]),
+        ("*concat_output_?", ["/model.3/Concat_output_0", "/model.6/Concat_output_0"]),
+        ("GlobalAverage*", ["/model.7/GlobalAveragePool_output_0"]),  # the operator's name
+        ("output", None),
+        ("*", None),
+    ],
+)
+def test_select_by_part_or_pattern(tensors, pattern, names):
+    found = [tensor.name for tensor in select(tensors[1], pattern)]
+    assert found == (names or [tensor.name for tensor in tensors[1]])
+
+
+def test_select_nothing_names_the_nearest(tensors):
+    with pytest.raises(UserError, match=r"/model\.6/Conct.*nearest.*/model\.6/Concat_output_0"):
+        select(tensors[1], "/model.6/Conct_output_0")
+
+
+def test_a_detector_with_two_inputs_is_refused(tmp_path):
+    kind = TensorProto.FLOAT
+    infos = [helper.make_tensor_value_info(name, kind, [1, 3, 8, 8]) for name in ("a", "b", "output")]
+    path = save_onnx(
+        tmp_path / "two.onnx", [helper.make_node("Add", ["a", "b"], ["output"])], infos[:2], infos[2:]
+    )
+    with pytest.raises(UserError, match="one input"):
+        list_tensors(load_onnx(path), (8, 8))
+
+
+@pytest.mark.realdata
+def test_yolox_nano(realdata):
+    """Figures of YOLOX-Nano: 1.08 GFLOPs, that is 0.54 GMACs; known strides of its pyramid."""
+    found = by_name(list_tensors(load_onnx(realdata / "yolox_nano.onnx"), (416, 416)))
+    strides = {name: found[name].stride for name in ("717", "952", "917", "999")}
+    assert strides == {"717": 4, "952": 8, "917": 16, "999": 32}
+    assert found["952"].shape == (1, 64, 52, 52)
+    assert 0.5 < found["952"].cost < 0.8
+    assert found["output"].stride is None
