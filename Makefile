@@ -9,7 +9,7 @@ UV     := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 # folders of local wheels known to pip are made known to uv as well
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: setup demo test bench lint format tensorboard clean help
+.PHONY: setup demo test bench lint audit format tensorboard clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -40,6 +40,10 @@ lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: setup  ## ask for known vulnerabilities of every installed package (needs the network)
+	$(UV) tool run pip-audit --progress-spinner off --path \
+	  $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 format: setup  ## let ruff rewrite
 	$(BIN)/ruff check --fix .
