@@ -31,9 +31,9 @@ from roiseg.inference.onnx_graph import (
     FeatureInput,
     MaskGraph,
     export_decoder,
-    merge_with_extractor,
     save_onnx,
 )
+from roiseg.inference.onnx_merge import merge_with_extractor
 
 MODELS = ("roialign", "maskrcnn", "condinst")
 COUNTS = (1, 5, 20)

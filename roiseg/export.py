@@ -28,12 +28,14 @@ _CHECK_IMAGES = 3
 
 def export(cfg: DictConfig) -> tuple[Path, OnnxCheck]:
     """Export from a composed configuration; returns the file and how far it is from PyTorch."""
-    plain(cfg)
+    detector = plain(cfg)["detector"]
+    options = ExportOptions(cfg.merged, cfg.half, cfg.opset, cfg.boxes)
     model = load_model(cfg.ckpt)
+    if detector is not None:
+        model = model.with_detector(detector)
     path = Path(cfg.output) if cfg.output else model.path.with_suffix(".onnx")
     extractor = open_extractor(model, cfg.onnx_path, required=cfg.merged)
     samples = [] if extractor is None else validation_samples(model, extractor)
-    options = ExportOptions(cfg.merged, cfg.half, cfg.opset)
     return path, export_model(model, path, options, extractor, samples)
 
 
@@ -72,6 +74,8 @@ def main(cfg: DictConfig) -> None:
     missing = "not compared: extractor or validation images are gone"
     real = missing if check.real is None else f"{check.real:.1e}"
     table.add_row("real ROIs, largest difference", real)
+    if check.boxes is not None:
+        table.add_row("boxes, largest difference", f"{check.boxes:.1e} pixels ({check.detections} compared)")
     table.add_row("allowed", f"{check.tolerance:.0e}")
     console.print(table)
 

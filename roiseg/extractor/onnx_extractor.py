@@ -123,12 +123,8 @@ class OnnxExtractor:
         Raises:
             UserError: no `detector` was given, or what the head gives is not what it reads.
         """
-        if self.detector is None:
-            raise UserError(
-                "extractor.detector is not set, so the detector's own boxes cannot be read: say how with "
-                "detector=yolox, yolo, rows, ... (the choices in conf/detector), or give boxes"
-            )
         session, head = self._whole
+        assert self.detector is not None
         inputs, outputs = self._memory(tensor)
         detections = []
         for index in range(len(inputs)):
@@ -138,13 +134,29 @@ class OnnxExtractor:
             detections.append(self.detector(binding.get_outputs()[-1].numpy(), self.preprocess.image_size))
         return tuple(output.to(tensor.device, torch.float32) for output in outputs), detections
 
+    def head(self) -> tuple[str, tuple[int, ...]]:
+        """The tensor that `detector` reads, and its shape for one picture (an empty one).
+
+        Raises:
+            UserError: see `run_with_detections`.
+        """
+        session, name = self._whole
+        height, width = self.preprocess.image_size
+        blank = torch.zeros((1, 3, height, width), dtype=TORCH_TYPES[self._input.type])
+        (raw,) = session.run([name], {self.input_name: blank.numpy()})
+        return name, tuple(raw.shape)
+
     @cached_property
     def _whole(self) -> tuple[ort.InferenceSession, str]:
         """A session that computes the head as well, and the head's name: opened when boxes are first wanted.
 
         It is not the session of `run`: the runtime computes all a graph holds, asked for or not.
         """
-        assert self.detector is not None
+        if self.detector is None:
+            raise UserError(
+                "extractor.detector is not set, so the detector's own boxes cannot be read: say how with "
+                "detector=yolox, yolo, rows, ... (the choices in conf/detector), or give boxes"
+            )
         size = self.preprocess.image_size
         model, head = cut_with_detector(self.onnx_path, self.layers, self.detector, size)
         return open_session(model.SerializeToString(), self.onnx_path, *self._runtime), head

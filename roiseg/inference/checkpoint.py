@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,11 @@ class TrainedModel:
     image_size: tuple[int, int]  # (H, W) of the extractor's input
     extractor_sha256: str
     epoch: int  # 1-based
+
+    def with_detector(self, detector: dict[str, Any]) -> TrainedModel:
+        """The same model, the detector's own boxes read in another way: a node of conf/detector."""
+        extractor = {**self.config["extractor"], "detector": detector}
+        return replace(self, config={**self.config, "extractor": extractor})
 
     def extractor(
         self, onnx_path: str | None = None, detector: dict[str, Any] | None = None

@@ -7,29 +7,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from onnx import TensorProto
-from torch import Tensor
+from onnx import ModelProto, TensorProto
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path
-from roiseg.data.batch import RoiSample, collate
+from roiseg.data.batch import RoiSample
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.inference.checkpoint import TrainedModel
-from roiseg.inference.onnx_check import TOLERANCE, CheckInput, OnnxCheck, largest_difference, random_rois
+from roiseg.inference.onnx_boxes import BOXES, SCORES, BoxReader
+from roiseg.inference.onnx_check import TOLERANCE, OnnxCheck
+from roiseg.inference.onnx_compare import compare_decoder, compare_merged, compare_with_boxes
 from roiseg.inference.onnx_graph import (
     IMAGE,
+    MASKS,
     PIXEL_SIZE,
+    ROIS,
     FeatureInput,
     export_decoder,
-    merge_with_extractor,
     save_onnx,
 )
+from roiseg.inference.onnx_merge import merge_with_extractor
 
-_CONTEXT = {
+_TENSORS = {
+    ROIS: "float32 [N, 4] x1, y1, x2, y2 over width and height of the input, 0..1",
     IMAGE: "float32 [1, 3, H, W] the detector's input tensor",
     PIXEL_SIZE: "float32 [1] micrometres, or original pixels if the training data gave none, per input pixel",
+    BOXES: "float32 [N, 4] x1, y1, x2, y2 in pixels of the input, by falling score, after NMS",
+    SCORES: "float32 [N] the detector's scores of the boxes, 0..1",
+    MASKS: "float32 [N, H, W] probability of the target at input resolution, 0 outside the ROI",
 }
 
 
@@ -39,13 +44,23 @@ class ExportOptions:
 
     Args:
         merged: one file from image to masks, the extractor inside; else the decoder alone.
+        boxes: a merged file that finds the ROIs itself, the detector's own boxes after score threshold and
+            NMS: image -> boxes, scores, masks.
         half: the decoder's weights and arithmetic in fp16.
         opset: ONNX operator set; newer GridSample is wrong in some TensorRT versions, hence 18.
+
+    Raises:
+        UserError: boxes without merged.
     """
 
     merged: bool = False
     half: bool = False
     opset: int = 18
+    boxes: bool = False
+
+    def __post_init__(self) -> None:
+        if self.boxes and not self.merged:
+            raise UserError("boxes=true needs the detector inside the file: add merged=true")
 
 
 def export_model(
@@ -71,29 +86,58 @@ def export_model(
     """
     if options.merged and extractor is None:
         raise UserError("a merged export needs the extractor: give its onnx_path")
+    reader = box_reader(extractor) if options.boxes and extractor is not None else None
     inputs = feature_inputs(model)
     exported = export_decoder(model.decoder, inputs, model.image_size, options.opset, options.half)
     if options.merged and extractor is not None:
-        exported = merge_with_extractor(exported, extractor.onnx_path, extractor.layers)
-    # rounding starts with the picture where a merged extractor is in half precision itself
-    half = any(given.type.tensor_type.elem_type == TensorProto.FLOAT16 for given in exported.graph.input)
-    tolerance = TOLERANCE["float16" if options.half or half else "float32"]
-    decoder, size = model.decoder.float().cpu(), model.image_size
+        exported = merge_with_extractor(exported, extractor.onnx_path, extractor.layers, reader)
+    tolerance = allowed_difference(exported)
     with atomic_path(path) as temporary:
-        save_onnx(exported, temporary, _metadata(model, options))
-        random = largest_difference(temporary, decoder, size, _random_inputs(model, options, extractor))
-        real = None
-        if samples and extractor is not None:
-            given = [_real_input(model, options, extractor, sample) for sample in samples]
-            real = largest_difference(temporary, decoder, size, given)
-        check = OnnxCheck(tolerance, random, real)
+        save_onnx(exported, temporary, _metadata(model, options, exported))
+        check = compare(temporary, model, options, tolerance, extractor, samples)
         if not check.passed:
             worst = max(check.random, check.real or 0.0)
+            boxes = f", boxes by {check.boxes:.2e} pixels" if check.boxes else ""
             raise UserError(
-                f"ONNX export of {model.path} differs from PyTorch by {worst:.2e}, above {tolerance:.0e}: "
-                "no file was written"
+                f"ONNX export of {model.path} differs from PyTorch by {worst:.2e}{boxes}, above "
+                f"{tolerance:.0e}: no file was written"
             )
     return check
+
+
+def compare(
+    path: Path,
+    model: TrainedModel,
+    options: ExportOptions,
+    tolerance: float,
+    extractor: OnnxExtractor | None,
+    samples: Sequence[RoiSample],
+) -> OnnxCheck:
+    """Compare an exported file with its model in PyTorch; the arguments are those of `export_model`."""
+    if not options.merged:
+        return compare_decoder(path, model, tolerance, extractor, samples)
+    assert extractor is not None
+    compare_file = compare_with_boxes if options.boxes else compare_merged
+    return compare_file(path, model, tolerance, extractor, samples)
+
+
+def allowed_difference(exported: ModelProto) -> float:
+    """The tolerance of the comparison: larger where anything in the file, or its picture, is in fp16."""
+    half = TensorProto.FLOAT16
+    given = any(value.type.tensor_type.elem_type == half for value in exported.graph.input)
+    stored = any(weight.data_type == half for weight in exported.graph.initializer)
+    return TOLERANCE["float16" if given or stored else "float32"]
+
+
+def box_reader(extractor: OnnxExtractor) -> BoxReader:
+    """How the extractor's own boxes are read.
+
+    Raises:
+        UserError: it has no `detector`, or its output does not fit.
+    """
+    head, shape = extractor.head()
+    assert extractor.detector is not None
+    return BoxReader(extractor.detector, head, shape, extractor.preprocess.image_size)
 
 
 def feature_inputs(model: TrainedModel) -> list[FeatureInput]:
@@ -101,68 +145,22 @@ def feature_inputs(model: TrainedModel) -> list[FeatureInput]:
     return [FeatureInput(name, shape) for name, shape in zip(model.layers, model.shapes, strict=True)]
 
 
-def _metadata(model: TrainedModel, options: ExportOptions) -> dict[str, str]:
+def _metadata(model: TrainedModel, options: ExportOptions, exported: ModelProto) -> dict[str, str]:
     """What a program that runs the file must know (ONNX metadata properties)."""
+    extractor = model.config["extractor"]
+    described = [value.name for value in (*exported.graph.input, *exported.graph.output)]
+    # named by the detector
+    picture = next(v for v in described if v not in _TENSORS) if options.merged else None
     return {
         "producer": "roiseg",
         "checkpoint": model.path.name,
         "epoch": str(model.epoch),
         "image_size": json.dumps(list(model.image_size)),
         "layers": json.dumps(list(model.layers)),
-        "preprocess": json.dumps(
-            {k: v for k, v in model.config["extractor"]["preprocess"].items() if k[0] != "_"}
-        ),
-        "rois": "float32 [N, 4] x1, y1, x2, y2 over width and height of the input, 0..1",
-        "masks": "float32 [N, H, W] probability of the target at input resolution, 0 outside the ROI",
-        **{name: _CONTEXT[name] for name in model.decoder.context_inputs},
+        "preprocess": json.dumps({k: v for k, v in extractor["preprocess"].items() if k[0] != "_"}),
+        **{name: text for name, text in _TENSORS.items() if name in described},
         "merged": json.dumps(options.merged),
+        "detector": json.dumps(extractor.get("detector")),
+        "picture_input": json.dumps(picture),
         "extractor_sha256": model.extractor_sha256,
     }
-
-
-def _random_inputs(
-    model: TrainedModel, options: ExportOptions, extractor: OnnxExtractor | None
-) -> list[CheckInput]:
-    generator = torch.Generator().manual_seed(0)
-    inputs = []
-    for count in (0, 1, 3):
-        if options.merged and extractor is not None:
-            picture = torch.randint(0, 256, (*model.image_size, 3), generator=generator, dtype=torch.uint8)
-            inputs.append(_picture_input(model, extractor, picture.numpy(), random_rois(count), 1.7))
-            continue
-        features = [torch.randn((1, *shape), generator=generator) for shape in model.shapes]
-        image = torch.rand(1, 3, *model.image_size, generator=generator)
-        inputs.append(_features_input(model, features, image, random_rois(count), 1.7))
-    return inputs
-
-
-def _real_input(
-    model: TrainedModel, options: ExportOptions, extractor: OnnxExtractor, sample: RoiSample
-) -> CheckInput:
-    height, width = model.image_size
-    rois = sample.rois / np.array([width, height, width, height], np.float32)
-    if options.merged:
-        return _picture_input(model, extractor, sample.image, rois, sample.pixel_size)
-    image = extractor.preprocess(collate([sample]).images)
-    return _features_input(model, extractor.run(image), image, rois, sample.pixel_size)
-
-
-def _features_input(
-    model: TrainedModel, features: Sequence[Tensor], image: Tensor, rois: np.ndarray, pixel_size: float
-) -> CheckInput:
-    names = [given.name for given in feature_inputs(model)]
-    arrays = {name: feature.numpy() for name, feature in zip(names, features, strict=True)}
-    return CheckInput(arrays, features, rois, _context(model, image, pixel_size))
-
-
-def _picture_input(
-    model: TrainedModel, extractor: OnnxExtractor, picture: np.ndarray, rois: np.ndarray, pixel_size: float
-) -> CheckInput:
-    image = extractor.preprocess(torch.from_numpy(picture)[None])
-    arrays = {extractor.input_name: image.numpy()}
-    return CheckInput(arrays, extractor.run(image), rois, _context(model, image, pixel_size))
-
-
-def _context(model: TrainedModel, image: Tensor, pixel_size: float) -> dict[str, Tensor]:
-    values = {IMAGE: image, PIXEL_SIZE: torch.tensor([pixel_size])}
-    return {name: values[name] for name in model.decoder.context_inputs}

@@ -33,6 +33,7 @@ class OnnxFile:
     Attributes:
         metadata: what the export wrote beside the graph.
         merged: the extractor is inside: the file reads the picture.
+        finds_boxes: it also finds the boxes itself, and takes none.
         image_size: (H, W) of the detector's input and of the masks.
         preprocess: from picture to the detector's input tensor.
 
@@ -51,15 +52,21 @@ class OnnxFile:
             ) from None
         self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
         self._types = {given.name: _TYPES.get(given.type) for given in self.session.get_inputs()}
-        if self.metadata.get("producer") != "roiseg" or ROIS not in self._types:
+        if self.metadata.get("producer") != "roiseg":
             raise UserError(
                 f"{self.path} is no decoder written by `python -m roiseg.export`: give one that is"
             )
+        self.finds_boxes = ROIS not in self._types
         self.merged: bool = self._read("merged")
         self.layers: list[str] = self._read("layers")
         height, width = self._read("image_size")
         self.image_size = (int(height), int(width))
         self.preprocess = Preprocess(**self._read("preprocess"))
+
+    @property
+    def detector(self) -> dict[str, Any] | None:
+        """Configuration of the adapter that reads the detector's own boxes, if the export knew one."""
+        return self._read("detector", None)
 
     def extractor(
         self, onnx_path: str | None = None, detector: dict[str, Any] | None = None
@@ -73,13 +80,15 @@ class OnnxFile:
         Raises:
             UserError: it is needed and not given, cannot be opened, or is another file than trained on.
         """
+        if self.finds_boxes:
+            raise UserError(f"{self.path} takes no boxes, it finds its own: export it without boxes=true")
         if onnx_path is None:
             if self.merged:
                 return None
             raise UserError(
                 f"{self.path} holds the decoder alone: give the detector it was trained on as onnx_path"
             )
-        adapter = detector if detector is not None else self._read("detector", None)
+        adapter = detector if detector is not None else self.detector
         extractor = OnnxExtractor(onnx_path, self.layers, self.preprocess, detector=rebuild(adapter))
         check_same_file(extractor, self.metadata["extractor_sha256"], self.path)
         return extractor

@@ -13,12 +13,10 @@ from pathlib import Path
 
 import onnx
 import torch
-from onnx import ModelProto, TensorProto, compose, helper, version_converter
+from onnx import ModelProto, helper
 from torch import Tensor, nn
 
-from roiseg.common.errors import UserError
 from roiseg.decoders.base import Context, Decoder, target_probability
-from roiseg.extractor.graph import cut_graph, load_onnx
 from roiseg.geometry.paste import paste_masks
 
 ROIS, MASKS, IMAGE, PIXEL_SIZE = "rois", "masks", "image", "pixel_size"
@@ -103,7 +101,7 @@ def export_decoder(
     blanks = tuple(torch.zeros(1, *feature.shape) for feature in features)
     rois = torch.tensor([[0.1, 0.1, 0.6, 0.7], [0.3, 0.2, 0.9, 0.8], [0.0, 0.0, 1.0, 1.0]])
     context = {name: blank_context(name, image_size) for name in decoder.context_inputs}
-    with _quiet():
+    with quiet_export():
         program = torch.onnx.export(
             graph,
             (blanks, rois),
@@ -126,65 +124,6 @@ def export_decoder(
 def blank_context(name: str, image_size: tuple[int, int]) -> Tensor:
     """A neutral value of the exported decoder's input `image` or `pixel_size`."""
     return torch.ones(1) if name == PIXEL_SIZE else torch.zeros(1, 3, *image_size)
-
-
-def merge_with_extractor(decoder: ModelProto, extractor_path: str, layers: Sequence[str]) -> ModelProto:
-    """Join extractor and exported decoder into one image + ROIs -> masks file.
-
-    The image input is the extractor's own (preprocessed, letterboxed), with its name.
-
-    Args:
-        decoder: from `export_decoder`, feature inputs in the order of `layers`.
-        extractor_path: the detector's ONNX file.
-        layers: the tensors the decoder reads.
-
-    Raises:
-        UserError: the extractor's operator set cannot be brought to the decoder's.
-    """
-    extractor = cut_graph(load_onnx(extractor_path), layers, extractor_path)
-    opset = max(entry.version for entry in decoder.opset_import if entry.domain in ("", "ai.onnx"))
-    try:
-        extractor = version_converter.convert_version(extractor, opset)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{extractor_path} cannot be converted to ONNX opset {opset} ({reason}): "
-            "export the decoder alone (merged=false)"
-        ) from None
-    extractor = compose.add_prefix(extractor, "extractor/", rename_inputs=False, rename_outputs=False)
-    decoder = compose.add_prefix(decoder, "decoder/", rename_inputs=False, rename_outputs=False)
-    extractor.ir_version = decoder.ir_version = min(max(extractor.ir_version, decoder.ir_version), 10)
-    outputs = _as_float32(extractor, layers)
-    given = [value.name for value in decoder.graph.input]
-    pairs = list(zip(outputs, [n for n in given if n not in (ROIS, IMAGE, PIXEL_SIZE)], strict=True))
-    if IMAGE in given:
-        pairs.append((_pass_image_on(extractor), IMAGE))
-    return compose.merge_models(extractor, decoder, io_map=pairs)
-
-
-def _pass_image_on(extractor: ModelProto) -> str:
-    """Make the image input an output, too, in float32; returns that output's name."""
-    graph = extractor.graph
-    image, name = graph.input[0], "extractor/image"
-    graph.node.append(helper.make_node("Cast", [image.name], [name], to=TensorProto.FLOAT))
-    output = graph.output.add()
-    output.CopyFrom(image)
-    output.name = name
-    output.type.tensor_type.elem_type = TensorProto.FLOAT
-    return name
-
-
-def _as_float32(extractor: ModelProto, layers: Sequence[str]) -> list[str]:
-    """Cast half precision outputs of an extractor to the decoder's float32; returns the outputs' names."""
-    graph = extractor.graph
-    halves = {o.name for o in graph.output if o.type.tensor_type.elem_type == TensorProto.FLOAT16}
-    for output in graph.output:
-        if output.name in halves:
-            cast = f"{output.name}/float32"
-            graph.node.append(helper.make_node("Cast", [output.name], [cast], to=TensorProto.FLOAT))
-            output.name = cast
-            output.type.tensor_type.elem_type = TensorProto.FLOAT
-    return [f"{layer}/float32" if layer in halves else layer for layer in layers]
 
 
 def save_onnx(model: ModelProto, path: Path, metadata: dict[str, str]) -> None:
@@ -235,7 +174,7 @@ def _portable(decoder: Decoder) -> Decoder:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_export() -> Iterator[None]:
     """Keep the exporter's notices off the terminal."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]

@@ -27,7 +27,8 @@ from roiseg.geometry.paste import paste_masks
 from roiseg.inference.checkpoint import describe, load_model, newest
 from roiseg.inference.onnx_check import random_rois
 from roiseg.inference.onnx_export import ExportOptions, export_model
-from roiseg.inference.onnx_graph import merge_with_extractor, save_onnx
+from roiseg.inference.onnx_graph import save_onnx
+from roiseg.inference.onnx_merge import merge_with_extractor
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -25,7 +25,8 @@ from roiseg.extractor.preprocess import Preprocess
 from roiseg.inference.checkpoint import TrainedModel
 from roiseg.inference.onnx_check import CheckInput, OnnxCheck, largest_difference, random_rois
 from roiseg.inference.onnx_export import ExportOptions, export_model, feature_inputs
-from roiseg.inference.onnx_graph import merge_with_extractor, save_onnx
+from roiseg.inference.onnx_graph import save_onnx
+from roiseg.inference.onnx_merge import merge_with_extractor
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

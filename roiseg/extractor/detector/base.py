@@ -42,9 +42,14 @@ class Detector(ABC):
             stays (greedy NMS); None: no NMS, for outputs that have been through one.
         max_detections: how many boxes are kept at most, those with the highest scores.
 
+    Attributes:
+        free_rows: the number of boxes in the output differs from picture to picture.
+
     Raises:
         UserError: an option outside its range.
     """
+
+    free_rows = False
 
     def __init__(
         self,

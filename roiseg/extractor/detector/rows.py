@@ -30,6 +30,8 @@ class Rows(Detector):
         UserError: columns of which no box and score can be made.
     """
 
+    free_rows = True
+
     def __init__(
         self,
         columns: Sequence[str],

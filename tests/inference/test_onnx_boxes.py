@@ -1,0 +1,203 @@
+"""The detector's own boxes inside the exported file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from tiny_run import one_thread, tiny_config, tiny_decoder
+from wholebody import COLUMNS, LAYER, SIZE, red_picture, wholebody_file
+
+from roiseg.common.errors import UserError
+from roiseg.extractor.detector.rows import Rows
+from roiseg.extractor.detector.yolo import Yolo
+from roiseg.extractor.detector.yolox import Yolox
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.extractor.preprocess import Preprocess
+from roiseg.inference.checkpoint import TrainedModel
+from roiseg.inference.onnx_boxes import BoxReader, export_boxes
+from roiseg.inference.onnx_export import ExportOptions, export_model
+from roiseg.inference.onnx_file import OnnxFile
+from roiseg.inference.onnx_graph import MaskGraph
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    with one_thread():
+        yield
+
+
+def session(model):
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+# --- decoding and NMS against the adapter ---------------------------------------------------------
+
+
+def yolox_head(rng, classes=3):
+    cells = sum((SIZE[0] // s) * (SIZE[1] // s) for s in (8, 16, 32))
+    boxes = [rng.uniform(-1, 2, (cells, 2)), rng.normal(0.3, 0.8, (cells, 2))]
+    return np.concatenate([*boxes, rng.random((cells, 1 + classes))], 1)[None]
+
+
+def yolo_head(rng):
+    return np.concatenate(
+        [rng.uniform(-10, 100, (2, 126)), rng.uniform(2, 60, (2, 126)), rng.random((3, 126))]
+    )[None]
+
+
+def rows(rng, count):
+    corner = rng.uniform(-10, 80, (count, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(5, 40, (count, 2))], 1)
+    return np.concatenate(
+        [np.zeros((count, 1)), rng.integers(0, 3, (count, 1)), rng.random((count, 1)), boxes], 1
+    )
+
+
+CASES = {
+    "yolox": (Yolox(labels=[2, 0], max_detections=30), [yolox_head] * 2),
+    "yolo, all classes": (Yolo(labels=None, score_threshold=0.7), [yolo_head] * 2),
+    "rows": (Rows(COLUMNS), [lambda rng, n=n: rows(rng, n) for n in (0, 1, 2, 40)]),
+    "rows with NMS": (
+        Rows(COLUMNS, iou_threshold=0.3, labels=[0, 2], score_threshold=0),
+        [lambda rng, n=n: rows(rng, n)[None] for n in (0, 1, 2, 40)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("detector", "heads"), CASES.values(), ids=CASES)
+def test_the_graph_finds_what_the_adapter_finds(detector, heads):
+    rng = np.random.default_rng(0)
+    model = export_boxes(BoxReader(detector, "head", heads[0](rng).shape, SIZE), opset=18)
+    onnx.checker.check_model(model, full_check=True)
+    run = session(model.SerializeToString())
+    counts = []
+    for head in heads:
+        raw = head(rng).astype(np.float32)
+        boxes, scores, rois = run.run(["boxes", "scores", "rois"], {"detector_output": raw})
+        wanted = detector(raw, SIZE)
+        assert boxes.shape == wanted.boxes.shape
+        np.testing.assert_allclose(boxes, wanted.boxes, atol=1e-4)
+        np.testing.assert_allclose(scores, wanted.scores, atol=1e-6)
+        np.testing.assert_allclose(rois * [96, 64, 96, 64], wanted.boxes, atol=1e-3)
+        counts.append(len(wanted))
+    assert max(counts) > 2
+
+
+# --- picture in, boxes and masks out --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def extractor(tmp_path_factory):
+    path = wholebody_file(tmp_path_factory.mktemp("wholebody") / "wholebody.onnx")
+    return OnnxExtractor(str(path), [LAYER], Preprocess(SIZE), threads=1, detector=Rows(COLUMNS))
+
+
+@pytest.fixture(scope="module")
+def model(extractor):
+    torch.manual_seed(0)
+    node = {"_target_": "roiseg.extractor.detector.rows.Rows", "columns": COLUMNS}
+    config = tiny_config(extractor.onnx_path, [LAYER])
+    config["extractor"] |= {"detector": node}
+    config["extractor"]["preprocess"] |= {"image_size": list(SIZE), "color": "rgb"}
+    decoder = tiny_decoder(extractor)
+    for parameter in decoder.parameters():  # predictions away from 1/3
+        parameter.data += 0.1 * torch.randn(parameter.shape)
+    return TrainedModel(
+        Path("checkpoint_epoch_0001_64x96_5000.pth"), decoder.eval(), config, extractor.layers,
+        extractor.shapes, SIZE, extractor.digest, epoch=1,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def exported(model, extractor, tmp_path_factory):
+    """(file, check)."""
+    path = tmp_path_factory.mktemp("boxes") / "model.onnx"
+    return path, export_model(model, path, ExportOptions(merged=True, boxes=True), extractor)
+
+
+@pytest.mark.parametrize("cells", [[], [(2, 3)], [(0, 0), (7, 11), (4, 4), (4, 5)]], ids=len)
+def test_the_file_equals_the_adapter_followed_by_the_decoder(cells, exported, model, extractor):
+    """Zero detections are fine."""
+    image = extractor.preprocess(red_picture(*cells))
+    boxes, scores, masks = session(str(exported[0])).run(
+        ["boxes", "scores", "masks"], {"images": image.numpy()}
+    )
+    features, (found,) = extractor.run_with_detections(image)
+    assert len(found) == len(cells)
+    np.testing.assert_allclose(boxes, found.boxes, atol=1e-3)
+    np.testing.assert_allclose(scores, found.scores, atol=1e-6)
+    rois = torch.from_numpy(found.boxes / np.array([96, 64, 96, 64], np.float32))
+    with torch.no_grad():
+        wanted = MaskGraph(model.decoder, SIZE)(features, rois).numpy()
+    assert masks.shape == (len(cells), *SIZE)
+    np.testing.assert_allclose(masks, wanted, atol=1e-4)
+    assert all(mask.max() > 0.05 for mask in masks)
+
+
+def test_the_file_takes_the_picture_alone(exported):
+    run = session(str(exported[0]))
+    assert [given.name for given in run.get_inputs()] == ["images"]
+    outputs = {output.name: output.shape for output in run.get_outputs()}
+    assert list(outputs) == ["boxes", "scores", "masks"]
+    assert outputs["boxes"][1:] == [4]
+    assert outputs["masks"][1:] == list(SIZE)
+    assert all(isinstance(shape[0], str) for shape in outputs.values())
+
+
+def test_boxes_are_part_of_the_check(exported):
+    check = exported[1]
+    assert check.passed
+    assert 0 <= check.boxes <= 1e-2
+    assert check.detections > 5
+    assert check.summary()["boxes"] == check.boxes
+
+
+def test_the_metadata_says_what_comes_out(exported, model):
+    stored = OnnxFile(exported[0])
+    assert stored.finds_boxes
+    assert stored.merged
+    assert "pixels of the input" in stored.metadata["boxes"]
+    assert "scores" in stored.metadata["scores"]
+    assert "rois" not in stored.metadata
+    assert json.loads(stored.metadata["picture_input"]) == "images"
+    assert stored.detector == model.config["extractor"]["detector"]
+
+
+def test_it_takes_no_boxes_and_says_so(exported):
+    with pytest.raises(UserError, match="finds its own: export it without boxes=true"):
+        OnnxFile(exported[0]).extractor()
+
+
+def test_a_wrong_adapter_is_found_out_by_the_check(model, extractor, tmp_path, monkeypatch):
+    """The file is made with other thresholds than the comparison reads with."""
+    honest = Rows.__call__
+
+    def greedier(self, raw, image_size):
+        found = honest(self, raw, image_size)
+        return type(found)(found.boxes + 1, found.scores, found.labels)
+
+    monkeypatch.setattr(Rows, "__call__", greedier)
+    with pytest.raises(UserError, match=r"differs from PyTorch by .* boxes by"):
+        export_model(model, tmp_path / "model.onnx", ExportOptions(merged=True, boxes=True), extractor)
+    assert not list(tmp_path.iterdir())
+
+
+def test_boxes_need_the_detector_inside():
+    with pytest.raises(UserError, match="add merged=true"):
+        ExportOptions(boxes=True)
+
+
+def test_boxes_need_an_adapter(model, tmp_path):
+    plain = OnnxExtractor(model.config["extractor"]["onnx_path"], [LAYER], Preprocess(SIZE), threads=1)
+    with pytest.raises(UserError, match=r"extractor\.detector is not set"):
+        export_model(model, tmp_path / "model.onnx", ExportOptions(merged=True, boxes=True), plain)

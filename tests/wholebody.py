@@ -1,0 +1,66 @@
+"""A tiny detector of the shapes of YOLOv9 wholebody files: a feature map inside, finished rows as output."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from helpers import save_onnx
+from onnx import TensorProto, helper, numpy_helper
+
+LAYER = "/model.34/Concat_output_0"
+HEAD = "batchno_classid_score_x1y1x2y2"
+COLUMNS = ["ignored", "label", "score", "x1", "y1", "x2", "y2"]
+SIZE = (64, 96)
+
+
+def wholebody_file(path, batch=1):
+    """A detector of the user's shapes: a feature map, a score map, and [N, 7] rows, N free.
+
+    A row tells of every cell of 8 x 8 pixels whose red, averaged, is above 0.5: class 0, the red as score, and
+    the cell as box.
+    """
+    height, width = SIZE
+    rows, columns = height // 8, width // 8
+    y, x = np.meshgrid(np.arange(rows) * 8, np.arange(columns) * 8, indexing="ij")
+    cells = np.stack([x, y, x + 8, y + 8], -1).reshape(-1, 4).astype(np.float32)
+    weight = np.zeros((4, 3, 8, 8), np.float32)
+    weight[0, 0] = 1 / 64
+    weight[1, 1] = 1 / 64
+    constants = {
+        "weight": weight,
+        "cells": cells,
+        "half": np.float32(0.5),
+        "flat": np.array([-1], np.int64),
+        "column": np.array([-1, 1], np.int64),
+        "zero": np.array([0], np.int64),
+    }
+    nodes = [
+        helper.make_node("Conv", ["images", "weight"], [LAYER], strides=[8, 8]),
+        helper.make_node("Gather", [LAYER, "zero"], ["red"], axis=1),
+        helper.make_node("Reshape", ["red", "flat"], ["scores"]),
+        helper.make_node("Greater", ["scores", "half"], ["above"]),
+        helper.make_node("Compress", ["scores", "above"], ["kept_scores"], axis=0),
+        helper.make_node("Reshape", ["kept_scores", "column"], ["score"]),
+        helper.make_node("Compress", ["cells", "above"], ["boxes"], axis=0),
+        helper.make_node("Sub", ["score", "score"], ["nothing"]),
+        helper.make_node("Concat", ["nothing", "nothing", "score", "boxes"], [HEAD], axis=1),
+        helper.make_node("Sigmoid", [LAYER], ["featext"]),
+    ]
+    return save_onnx(
+        path,
+        nodes,
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, *SIZE])],
+        [
+            helper.make_tensor_value_info("featext", TensorProto.FLOAT, [batch, 4, rows, columns]),
+            helper.make_tensor_value_info(HEAD, TensorProto.FLOAT, ["N", 7]),
+        ],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+
+
+def red_picture(*cells):
+    """uint8 [1, H, W, 3] that is red (score 1) in these cells (row, column) and black elsewhere."""
+    picture = torch.zeros(1, *SIZE, 3, dtype=torch.uint8)
+    for row, column in cells:
+        picture[0, row * 8 : row * 8 + 8, column * 8 : column * 8 + 8, 0] = 255
+    return picture
