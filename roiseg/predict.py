@@ -54,7 +54,7 @@ def predict(cfg: DictConfig) -> Run:
     source = open_source(content["source"])
     writers: dict[str, Writer] = instantiate(cfg.writers, _convert_="all")
     model = open_mask_model(*(content[key] for key in ("ckpt", "onnx", "onnx_path", "device", "detector")))
-    predictor = Predictor(model, content["mirrored"])
+    predictor = Predictor(model, content["mirrored"], instantiate(cfg.zooms, _convert_="all"))
     boxes = find_boxes(content, source, predictor)
     pictures = Pictures(
         predictor, source, boxes, content["min_score"], content["threshold"], content["pixel_size"],
@@ -90,8 +90,11 @@ def check(content: dict[str, Any]) -> None:
             raise UserError(f"{key} must be above 0")
     if not content.get("writers"):
         raise UserError("writers is empty: choose some of conf/writers, 'writers=[coco,overlay]'")
-    if content["mirrored"] and content["onnx"]:
-        raise UserError("mirrored=true needs a checkpoint: give ckpt=..., or leave it out")
+    for key in ("mirrored", "zooms"):
+        if content[key] and content["onnx"]:
+            raise UserError(
+                f"{key} needs a checkpoint, an exported file looks once: give ckpt=..., or leave it out"
+            )
 
 
 def find_boxes(content: dict[str, Any], source: Source, predictor: Predictor) -> BoxFile | None:

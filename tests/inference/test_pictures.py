@@ -1,0 +1,113 @@
+"""One picture after another: what is counted, what is left out, and that nothing is kept."""
+
+from __future__ import annotations
+
+import weakref
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from roiseg.common.errors import UserError
+from roiseg.inference.box_files.given import BoxFile, GivenBoxes
+from roiseg.inference.pictures import Pictures
+from roiseg.inference.prediction import Prediction
+from roiseg.sources.source import Frame, Source
+
+DETECTED = GivenBoxes.of_rows([[1, 1, 5, 5, 0.9], [2, 2, 6, 6, 0.4]])
+
+
+class Recorder:
+    """Stands for a predictor: keeps what it was asked for, answers with empty masks."""
+
+    def __init__(self):
+        self.asked = []
+
+    def set_image(self, image, pixel_size):
+        self.value = int(image[0, 0, 0])
+        self.pixel_size = pixel_size
+
+    def detect(self):
+        return SimpleNamespace(boxes=DETECTED.boxes, scores=DETECTED.scores)
+
+    def predict(self, boxes, scores, threshold):
+        self.asked.append((self.value, boxes.tolist(), threshold))
+        windows = [(0, 0, 1, 1)] * len(boxes)
+        return Prediction((8, 8), boxes, scores, windows, [np.zeros((1, 1), np.float32)] * len(boxes))
+
+
+class Numbers(Source):
+    """Pictures of their own numbers; those of `damaged` cannot be read."""
+
+    def __init__(self, count, damaged=()):
+        self.count, self.damaged, self.made = count, damaged, []
+
+    def __len__(self):
+        return self.count
+
+    def names(self):
+        return (f"n{number}" for number in range(self.count))
+
+    def __iter__(self):
+        for number, name in enumerate(self.names()):
+            yield Frame(name, name, number, None, lambda n=number: self.picture(n))
+
+    def picture(self, number):
+        if number in self.damaged:
+            raise UserError(f"image n{number} is damaged")
+        picture = np.full((8, 8, 3), number, np.uint8)
+        self.made.append(weakref.ref(picture))
+        return picture
+
+
+class Even(BoxFile):
+    """Knows the pictures of even numbers, by their id."""
+
+    path = "even.json"
+    has_ids = True
+
+    def lists(self, frame_name):
+        return int(frame_name[1:]) % 2 == 0
+
+    def find(self, frame, size):
+        return GivenBoxes.of_rows([[0, 0, 4, 4, 1]], 1000 + frame.number) if self.lists(frame.name) else None
+
+
+def test_the_detectors_boxes_below_the_score_are_left_out():
+    predictor = Recorder()
+    results = list(Pictures(predictor, Numbers(2), min_score=0.5, threshold=0.3, pixel_size=2.5))
+    assert predictor.asked == [(n, [[1, 1, 5, 5]], 0.3) for n in range(2)]
+    assert predictor.pixel_size == 2.5
+    assert [result.image_id for result in results] == [1, 2]
+    assert [len(result.prediction) for result in results] == [1, 1]
+
+
+def test_counts_and_ids_where_a_file_knows_some_of_the_pictures():
+    pictures = Pictures(Recorder(), Numbers(5), Even())
+    assert [result.image_id for result in pictures] == [1000, -2, 1002, -4, 1004]
+    tally = pictures.tally
+    assert (tally.images, tally.persons, tally.empty, tally.unlisted, tally.skipped) == (5, 3, 2, 2, [])
+    assert tally.seconds > 0
+
+
+def test_pictures_that_cannot_be_read():
+    skipping = Pictures(Recorder(), Numbers(4, damaged=[1]), skip=True)
+    assert [result.frame.number for result in skipping] == [0, 2, 3]
+    assert skipping.tally.skipped == ["image n1 is damaged"]
+    with pytest.raises(UserError, match="n1 is damaged; on_error=skip"):
+        list(Pictures(Recorder(), Numbers(4, damaged=[1])))
+
+
+def test_boxes_of_other_pictures_are_refused_before_anything_is_done():
+    class None_(Even):
+        def lists(self, frame_name):
+            return False
+
+    with pytest.raises(UserError, match=r"even\.json names none of the pictures \(n0, \.\.\.\)"):
+        Pictures(Recorder(), Numbers(3), None_())
+
+
+def test_no_picture_is_kept():
+    source = Numbers(30)
+    for _ in Pictures(Recorder(), source):
+        assert sum(reference() is not None for reference in source.made) <= 2
