@@ -115,8 +115,9 @@ def absent_files(folder: Path, names: Iterable[str]) -> list[str]:
         parent, base = os.path.split(name)
         if parent not in listed:
             below = folder / parent
-            listed[parent] = set(os.listdir(below)) if below.is_dir() else set()
-        if base not in listed[parent] and not (folder / name).is_file():  # a file system may fold cases
+            listed[parent] = set(os.listdir(below)) if os.path.isdir(below) else set()
+        # a file system may fold cases; names it cannot have are absent, too
+        if base not in listed[parent] and not os.path.isfile(folder / name):
             absent.append(name)
     return absent
 

@@ -23,6 +23,7 @@ from roiseg.common.files import existing_file, read_json
 from roiseg.data.annotation_index import Index
 from roiseg.data.annotations import Annotations
 from roiseg.data.coco_records import HUGE, NOT_A_POLYGON, Image, Instance, check_points, pack, where_is
+from roiseg.data.images import MAX_PIXELS
 from roiseg.data.rle import checked_counts
 
 log = logging.getLogger(__name__)
@@ -121,8 +122,15 @@ def _read_images(records: Sequence[Any], path: Path) -> list[Image]:
         for key, value in values.items():
             if not _is_whole(value):
                 raise UserError(f"{where}: `{key}` must be a whole number, got {value!r}")
-            if key != "id" and not 1 <= value < 1 << 31:
-                raise UserError(f"{where}: `{key}` must be a number of pixels above 0, got {value!r}")
+            if key != "id" and not 1 <= value <= MAX_PIXELS:
+                raise UserError(
+                    f"{where}: `{key}` must be a number of pixels from 1 to {MAX_PIXELS:,}, got {value!r:.50}"
+                )
+        if values["height"] * values["width"] > MAX_PIXELS:
+            raise UserError(
+                f"{where}: {values['width']}x{values['height']} pixels (`width`, `height`) are more than "
+                f"{MAX_PIXELS:,}, which no image may have: scale it down"
+            )
         name = record.get("file_name")
         if not isinstance(name, str) or not name:
             raise UserError(f"{where}: `file_name` must be a text, got {name!r}")

@@ -58,7 +58,7 @@ def where_is(number: int, identity: int, path: Path) -> str:
 
 
 def check_points(instances: list[Instance], images: list[Image], path: Path) -> None:
-    """Refuse points far outside their image: rasterising takes memory in proportion.
+    """Refuse points far outside their image, rasterising takes memory in proportion; leave out unseen parts.
 
     Raises:
         UserError: a point is not finite or far outside; names the record.
@@ -68,6 +68,7 @@ def check_points(instances: list[Instance], images: list[Image], path: Path) -> 
         points, sizes = _points(chunk, images, [instance.parts for instance in chunk])
         wrong = ~(np.abs(points) <= _FAR * sizes)  # nan compares as False
         if not wrong.any():
+            _leave_out_unseen(chunk, points, sizes)
             continue
         ends = np.cumsum([sum(map(len, instance.parts)) for instance in chunk])
         point = int(np.flatnonzero(wrong.any(axis=1))[0])
@@ -76,6 +77,26 @@ def check_points(instances: list[Instance], images: list[Image], path: Path) -> 
         if not (np.abs(points[point]) < HUGE).all():
             raise UserError(f"{where}: {NOT_A_POLYGON}")
         raise UserError(f"{where}: `segmentation`: a polygon leaves the image by {_FAR} times its size")
+
+
+def _leave_out_unseen(
+    instances: list[Instance], points: NDArray[np.float64], sizes: NDArray[np.float64]
+) -> None:
+    """Take out the parts that lie beside their image, or on a line along one of its sides: they show nothing.
+
+    Args:
+        instances: checked records.
+        points, sizes: of all their parts, see `_points`.
+    """
+    parts = [(i, n) for i in instances for n, part in enumerate(i.parts) if part]
+    if not parts:
+        return
+    starts = np.cumsum([0] + [len(instance.parts[n]) // 2 for instance, n in parts[:-1]])
+    low = np.maximum(np.minimum.reduceat(points, starts), 0)
+    high = np.minimum(np.maximum.reduceat(points, starts), sizes[starts])
+    for index in np.flatnonzero((high <= low).any(axis=1))[::-1]:
+        instance, n = parts[index]
+        del instance.parts[n]
 
 
 def _points(

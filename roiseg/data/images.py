@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +46,7 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
     """
     # Pillow, because OpenCV fills what is missing of a truncated JPEG with grey and says nothing
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=_FORMATS) as file:
-            warnings.simplefilter("ignore")  # of oddities that do no harm
+        with _no_warnings(), Image.open(path, formats=_FORMATS) as file:
             width, height = file.size
             if width * height > MAX_PIXELS:
                 raise DamagedImage(
@@ -73,6 +74,14 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
 
 
 _ORIENTATION = 0x0112  # EXIF tag
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Without Pillow's warnings: of oddities that do no harm, and of sizes that are refused anyway."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _rgb(file: Image.Image) -> NDArray[np.uint8]:

@@ -1,0 +1,273 @@
+"""Annotation files that are wrong, odd or hostile.
+
+Each case changes a sound file of two images (ids 7 and 8, 80x64 pixels) with a person each (ids 3 and 4).
+"""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from helpers import hole_rle, rectangle, uncompressed_rle
+
+SQUARE = rectangle(10, 10, 40, 50)
+HUGE = 10**400
+
+SOUND: dict[str, Any] = {
+    "images": [
+        {"id": 7, "file_name": "a.jpg", "width": 80, "height": 64},
+        {"id": 8, "file_name": "b.jpg", "width": 80, "height": 64},
+    ],
+    "annotations": [
+        {
+            "id": 3,
+            "image_id": 7,
+            "category_id": 1,
+            "bbox": [10, 10, 30, 40],
+            "iscrowd": 0,
+            "segmentation": [SQUARE],
+        },
+        {
+            "id": 4,
+            "image_id": 8,
+            "category_id": 1,
+            "bbox": [10, 10, 30, 40],
+            "iscrowd": 0,
+            "segmentation": [SQUARE],
+        },
+    ],
+    "categories": [{"id": 1, "name": "person"}],
+}
+
+
+@dataclass(frozen=True)
+class BadAnnotations:
+    """A file and what becomes of it.
+
+    Args:
+        content: the file's bytes.
+        words: of the line that refuses it; empty: it is taken.
+        warning: what a warning says where it is taken; empty: there is none.
+    """
+
+    content: bytes
+    words: tuple[str, ...] = ()
+    warning: str = ""
+
+
+def changed(change: Callable[[dict[str, Any]], object], *words: str, warning: str = "") -> BadAnnotations:
+    content = copy.deepcopy(SOUND)
+    change(content)
+    return BadAnnotations(json.dumps(content).encode(), words, warning)
+
+
+def image(words=(), **fields):
+    return changed(lambda c: c["images"][1].update(fields), *words)
+
+
+def person(words=(), warning="", **fields):
+    return changed(lambda c: c["annotations"][1].update(fields), *words, warning=warning)
+
+
+def shape(*parts, words=(), warning=""):
+    return person(words, warning, segmentation=list(parts))
+
+
+def rle(size, counts, words=(), warning=""):
+    return person(words, warning, segmentation={"size": size, "counts": counts})
+
+
+def without(key, field):
+    return changed(lambda c: c[key][1].pop(field), f"{key}[1]", field)
+
+
+def text(content: str | bytes, *words: str) -> BadAnnotations:
+    return BadAnnotations(content.encode() if isinstance(content, str) else content, words)
+
+
+WHOLE = json.dumps(SOUND)
+NO_JSON, NO_COCO = "not valid json", "it is not in COCO format"
+LEFT_OUT = "1 instances without area left out"
+BBOX, POLYGON, NAME = (
+    ("annotations[1]", "`bbox`"),
+    ("annotations[1]", "`segmentation`"),
+    ("images[1]", "file_name"),
+)
+
+TEXTS = {
+    "empty file": text("", NO_JSON),
+    "one bracket": text("{", NO_JSON),
+    **{f"cut at {share} %": text(WHOLE[: len(WHOLE) * share // 100], NO_JSON) for share in (10, 50, 90, 99)},
+    "a comma too many": text(WHOLE[:-1] + ",}", NO_JSON, "line 1"),
+    "two documents": text(WHOLE + WHOLE, NO_JSON),
+    "a record a line": text("\n".join(map(json.dumps, SOUND["annotations"])), NO_JSON),
+    "comment": text("// people\n" + WHOLE, NO_JSON, "line 1"),
+    "single quotes": text(str(SOUND), NO_JSON),
+    "yaml": text("images:\n  - id: 7\n", NO_JSON),
+    "csv": text("id,image_id,bbox\n3,7,1\n", NO_JSON),
+    "web page": text("<html>404</html>", NO_JSON),
+    "packed": text(gzip.compress(WHOLE.encode()), NO_JSON),
+    "latin-1": text(WHOLE.replace("a.jpg", "ü.jpg").encode("latin-1"), NO_JSON),
+    "zeros": text(bytes(1000), NO_JSON),
+    "nested 100,000 deep": text("[" * 100_000, NO_JSON),
+    "a number of 10,000 digits": text('{"images": ' + "9" * 10_000 + "}", NO_JSON),
+    "utf-8 with a mark": text(b"\xef\xbb\xbf" + WHOLE.encode()),
+    "utf-16": text(WHOLE.encode("utf-16")),
+    "spread over lines": text(json.dumps(SOUND, indent=2)),
+    "nan where nothing is read": text(WHOLE.replace('"iscrowd": 0', '"area": NaN')),
+}  # fmt: skip
+
+SCHEMAS = {
+    "null": text("null", NO_COCO),
+    "list": text("[]", NO_COCO),
+    "nothing in it": text("{}", NO_COCO),
+    "a text": text('"instances"', NO_COCO),
+    "list of detections": text('[{"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]', NO_COCO),
+    "images by name": changed(lambda c: c.update(images={"a.jpg": {}}), NO_COCO),
+    "no annotations": changed(lambda c: c.pop("annotations"), NO_COCO, "annotations"),
+    "annotations null": changed(lambda c: c.update(annotations=None), NO_COCO),
+    "via": text('{"_via_img_metadata": {"a.jpg123": {"regions": []}}}', NO_COCO),
+    "labelme": text('{"shapes": [], "imagePath": "a.jpg", "imageHeight": 64}', NO_COCO),
+    "panoptic": changed(
+        lambda c: c.update(annotations=[{"image_id": 7, "segments_info": []}]), "no instance of category_id 1"
+    ),
+    "an image that is null": changed(lambda c: c["images"].append(None), "images[2]", "not an object"),
+    "an annotation that is a list": changed(lambda c: c["annotations"].append([]), "annotations[2]", "not an object"),
+    "no images at all": changed(lambda c: c["images"].clear(), "annotations[0]", "image_id"),
+    "no person at all": changed(lambda c: c["annotations"].clear(), "no instance of category_id 1", "no annotations"),
+    "dogs only": changed(lambda c: [a.update(category_id=18) for a in c["annotations"]], "category_id 1", "18"),
+    "categories as texts": changed(lambda c: [a.update(category_id="1") for a in c["annotations"]], "'1'"),
+    "categories null": changed(lambda c: [a.update(category_id=None) for a in c["annotations"]], "None"),
+    "a dog, too": changed(lambda c: c["annotations"][1].update(category_id=18, bbox="wrong")),
+    "no categories": changed(lambda c: c.pop("categories")),
+}  # fmt: skip
+
+IMAGES = {
+    **{f"image without {field}": without("images", field) for field in ("id", "width", "height", "file_name")},
+    **{
+        f"image id {value!r:.20}": image(("images[1]", "`id`"), id=value)
+        for value in (None, "8", 8.0, True, [8], HUGE, math.nan)
+    },
+    "image id twice": image(("images[1]", "id 7 occurs twice"), id=7),
+    **{
+        f"{side} {value!r:.20}": image(("images[1]", f"`{side}`"), **{side: value})
+        for side in ("width", "height")
+        for value in (0, -64, 64.5, "64", None, math.nan, math.inf, 2**31, HUGE)
+    },
+    "a record of 2,000,000,000 pixels a side": image(
+        ("images[1]", "100,000,000"), width=2_000_000_000, height=2_000_000_000
+    ),
+    **{
+        f"file_name {value!r:.24}": image(NAME, file_name=value)
+        for value in (
+            None, "", 5, ["b.jpg"], "../b.jpg", "sub/../../b.jpg", "/etc/passwd", "..", "..\\b.jpg", "C:\\b.jpg",
+            "\\\\host\\b.jpg", "file:///b.jpg", "b\0.jpg",
+        )
+    },
+    **{
+        f"file_name that is not there {number}": image(("1 of 2 images",), file_name=value)
+        for number, value in enumerate(("c.jpg", "~/b.jpg", "b\n.jpg", "b.jpg\x1b[2J", "b" * 5000, "\ud800.jpg"))
+    },
+    "file_name with a dot": image(file_name="./b.jpg"),
+    "file_name with a slash": image(file_name="b.jpg/"),
+    "file_name in other letters": image(file_name="ü ñ 人 🧍.jpg"),
+    "file_name twice": image(file_name="a.jpg"),
+    **{
+        f"pixel_size_um {value!r:.20}": image(("images[1]", "`pixel_size_um`"), pixel_size_um=value)
+        for value in (0, -1, "1", math.nan, math.inf, HUGE)
+    },
+    "pixel_size_um of one image only": image(("images[0]", "pixel_size_um"), pixel_size_um=0.5),
+}  # fmt: skip
+
+PEOPLE = {
+    **{f"person without {field}": without("annotations", field) for field in ("id", "image_id", "bbox", "segmentation")},
+    **{f"id {value!r:.20}": person(("annotations[1]", "`id`"), id=value) for value in (None, "4", 4.5, False, HUGE)},
+    "id twice": person(("annotations[1]", "id 3 occurs twice"), id=3),
+    **{
+        f"image_id {value!r:.20}": person(("annotations[1]", "`image_id`"), image_id=value)
+        for value in (None, 9, -1, "8", 8.0, [8], {}, HUGE)
+    },
+    **{
+        f"bbox {value!r:.30}": person(BBOX, bbox=value)
+        for value in (
+            None, [], [1, 2, 3], [1, 2, 3, 4, 5], "1 2 3 4", {"x": 1}, [1, 2, 3, "4"], [1, 2, 3, None],
+            [math.nan, 10, 30, 40], [10, 10, math.inf, 40], [10, 10, 30, -math.inf], [HUGE, 0, 1, 1], [True, 10, 30, 40],
+            [[10, 10], [30, 40]],
+        )
+    },
+    **{
+        f"bbox without area {value}": person(bbox=value, warning=LEFT_OUT)
+        for value in ([10, 10, 0, 40], [10, 10, 30, 0], [10, 10, -30, 40], [10, 10, -30, -40], [90, 10, 20, 20],
+                      [-50, 10, 20, 20], [10, 64, 5, 5], [0, 0, 0, 0], [1e29, 1e29, 1, 1])
+    },
+    "bbox that leaves the image": person(bbox=[-1000, -1000, 5000, 5000]),
+    "bbox of a hundredth of a pixel": person(bbox=[10, 10, 0.01, 0.01]),
+    **{f"iscrowd {value!r}": person(("annotations[1]", "`iscrowd`"), iscrowd=value) for value in (2, -1, "0", None, [])},
+    "a crowd": person(iscrowd=1),
+    "crowds only": changed(lambda c: [a.update(iscrowd=1) for a in c["annotations"]], "data.min_roi_size"),
+    "iscrowd true": person(iscrowd=True),
+}  # fmt: skip
+
+OUTLINES = {
+    **{
+        f"segmentation {value!r:.30}": person(POLYGON, segmentation=value)
+        for value in (None, 5, "polygon", [5], SQUARE, ["abc"], [None], [[[10, 10], [40, 10], [40, 50]]], [{"counts": [1]}])
+    },
+    "odd polygon": shape([10, 10, 40, 10, 40], words=POLYGON),
+    "odd polygon of seven": shape([*SQUARE, 3], words=POLYGON),
+    **{
+        f"polygon with {value!r:.20}": shape([10, 10, 40, value, 40, 50], words=POLYGON)
+        for value in (math.nan, math.inf, -math.inf, None, "1", True, HUGE, 1e9, -1e9, 1e308)
+    },
+    "no polygon": shape(warning=LEFT_OUT),
+    "empty polygon": shape([], warning=LEFT_OUT),
+    "polygon of a point": shape([10, 10], warning=LEFT_OUT),
+    "polygon of two points": shape([10, 10, 40, 50], warning=LEFT_OUT),
+    "polygon outside the image": shape(rectangle(200, 10, 240, 50), warning=LEFT_OUT),
+    "polygon above the image": shape(rectangle(10, -50, 40, -10), warning=LEFT_OUT),
+    "polygon on a line": shape([10, 10, 20, 10, 40, 10], warning=LEFT_OUT),
+    "polygon on an upright line": shape([10, 10, 10, 30, 10, 50], warning=LEFT_OUT),
+    "polygon of one place": shape([10, 10] * 4, warning=LEFT_OUT),
+    "second polygon outside the image": shape(SQUARE, rectangle(200, 10, 240, 50)),
+    "second polygon of two points": shape(SQUARE, [1, 1, 2, 2]),
+    "polygon that crosses itself": shape([10, 10, 40, 50, 40, 10, 10, 50]),
+    "polygon twice": shape(SQUARE, SQUARE),
+    "polygon partly outside": shape(rectangle(-20, -20, 40, 50)),
+    "polygon around the image": shape(rectangle(-700, -600, 780, 630)),
+    "polygon of 20,000 points": shape([float(10 + n % 30 + (n // 2 % 2)) for n in range(40_000)]),
+    "polygon below a pixel": shape([10, 10, 10.1, 10, 10.1, 10.1]),
+    "a thousand polygons": shape(*[rectangle(10, 10, 40, 50)] * 1000),
+    "rle": person(segmentation=hole_rle(64, 80, (10, 10, 40, 50), (20, 20, 30, 30))),
+    "compressed rle of another image": rle([64, 80], "Z`1", words=POLYGON),
+    "rle of a wrong size": rle([64, 81], [64 * 81], words=(*POLYGON, "RLE size")),
+    "rle of the size exchanged": rle([80, 64], [64 * 80], words=(*POLYGON, "RLE size")),
+    "rle without a size": person(POLYGON, segmentation={"counts": [5120]}),
+    "rle without counts": person(POLYGON, segmentation={"size": [64, 80]}),
+    "rle of size null": rle(None, [5120], words=POLYGON),
+    "rle of a size in fractions": rle([64.5, 80], [5120], words=POLYGON),
+    "rle too short": rle([64, 80], [10, 20], words=(*POLYGON, "add up to 30")),
+    "rle too long": rle([64, 80], [5000, 5000], words=(*POLYGON, "add up to 10000")),
+    "rle with a negative run": rle([64, 80], [-10, 5130], words=POLYGON),
+    "rle with fractions": rle([64, 80], [10.5, 5109.5], words=POLYGON),
+    "rle with texts": rle([64, 80], ["5120"], words=POLYGON),
+    "rle with a run of 400 digits": rle([64, 80], [HUGE], words=POLYGON),
+    "rle of runs that wrap around": rle([64, 80], [2**32 + 5120], words=POLYGON),
+    "rle that is a number": rle([64, 80], 5, words=POLYGON),
+    "rle of strange characters": rle([64, 80], "~~~", words=POLYGON),
+    "rle in other letters": rle([64, 80], "人", words=POLYGON),
+    "rle that ends in the middle": rle([64, 80], "oo", words=POLYGON),
+    "rle of one endless number": rle([64, 80], "o" * 500 + "0", words=POLYGON),
+    "rle of an empty text": rle([64, 80], "", words=POLYGON),
+    "rle of nothing": rle([64, 80], [5120], warning=LEFT_OUT),
+    "rle of no runs": rle([64, 80], [], words=POLYGON),
+    "rle of everything": rle([64, 80], [0, 5120]),
+    "rle with runs of no length": rle([64, 80], [0, 0, 100, 0, 0, 5020, 0]),
+    "rle of every other pixel": rle([64, 80], uncompressed_rle([[(r + c) % 2 for c in range(80)] for r in range(64)])["counts"]),
+}  # fmt: skip
+
+ANNOTATIONS = TEXTS | SCHEMAS | IMAGES | PEOPLE | OUTLINES

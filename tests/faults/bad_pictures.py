@@ -1,0 +1,216 @@
+"""Picture files that are wrong, odd or hostile.
+
+The set they belong to says 80x64 pixels (width x height), 64x80 where a case gives `record`.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+WIDTH, HEIGHT = 80, 64
+
+
+@dataclass(frozen=True)
+class BadPicture:
+    """What becomes of `a.jpg`.
+
+    Args:
+        write: gets the path of a sound JPEG and puts something else there.
+        words: of the line that refuses it; None: it is taken.
+        record: (width, height) in its annotation record.
+    """
+
+    write: Callable[[Path], object]
+    words: str | None = "damaged or no image"
+    record: tuple[int, int] = (WIDTH, HEIGHT)
+
+
+def picture(mode: str = "RGB", size: tuple[int, int] = (WIDTH, HEIGHT)) -> Image.Image:
+    """Dark left of the middle, bright right of it."""
+    shown = Image.new("RGB", size, (20, 30, 40))
+    shown.paste((240, 230, 220), (size[0] // 2, 0, *size))
+    return shown.convert(mode)
+
+
+def saved(file_format: str, mode: str = "RGB", size=(WIDTH, HEIGHT), **options):
+    return lambda path: picture(mode, size).save(path, file_format, **options)
+
+
+def data(content: bytes):
+    return lambda path: path.write_bytes(content)
+
+
+def cut(share: float, file_format: str = "JPEG", mode: str = "RGB"):
+    def write(path):
+        noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+        Image.fromarray(noise).convert(mode).save(path, file_format)
+        whole = path.read_bytes()
+        path.write_bytes(whole[: int(len(whole) * share)])
+
+    return write
+
+
+def turned(orientation: int, size=(WIDTH, HEIGHT)):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return saved("JPEG", size=size, exif=exif)
+
+
+def array(values: np.ndarray, file_format: str):
+    return lambda path: Image.fromarray(values).save(path, file_format)
+
+
+def animated(file_format: str):
+    others = [picture().rotate(180), picture().rotate(90)]
+    return saved(file_format, save_all=True, append_images=others, duration=50)
+
+
+def deep_colour(path):
+    ok, encoded = cv2.imencode(".png", np.asarray(picture(), np.uint16)[:, :, ::-1] * 257)
+    assert ok
+    path.write_bytes(encoded.tobytes())
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width: int, height: int, *chunks: bytes) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IEND", b"")
+
+
+def wrong_checksum(path):
+    picture().save(path, "PNG")
+    content = bytearray(path.read_bytes())
+    content[29] ^= 255
+    path.write_bytes(bytes(content))
+
+
+def folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def dangling(path):
+    path.unlink()
+    path.symlink_to("nowhere.jpg")
+
+
+def loop(path):
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def with_trailer(path):
+    picture().save(path, "JPEG")
+    path.write_bytes(path.read_bytes() + b"appended" * 100)
+
+
+def broken_exif(path):
+    picture().save(path, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage")
+
+
+def tiff_bomb(path):
+    entries = TiffImagePlugin.ImageFileDirectory_v2()
+    entries[270] = "x" * 10
+    picture().save(path, "TIFF", tiffinfo=entries)
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + struct.pack("<I", len(content) - 2) + content[8:])
+
+
+GREY = np.asarray(picture("L"))
+
+PICTURES = {
+    "empty": BadPicture(data(b"")),
+    "one byte": BadPicture(data(b"\xff")),
+    "zeros": BadPicture(data(bytes(5000))),
+    "text": BadPicture(data(b"this is no picture\n" * 50)),
+    "web page": BadPicture(data(b"<!DOCTYPE html><html><body>404 Not Found</body></html>")),
+    "svg": BadPicture(data(b'<svg xmlns="http://www.w3.org/2000/svg" width="80" height="64"/>')),
+    "pdf": BadPicture(saved("PDF")),
+    "postscript": BadPicture(saved("EPS")),
+    "postscript that would run": BadPicture(
+        data(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 80 64\n(%pipe%touch owned) (w) file\n%%EOF\n")
+    ),
+    "icon": BadPicture(saved("ICO", size=(32, 32))),
+    "video": BadPicture(data(b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" + bytes(500))),
+    "photoshop": BadPicture(data(b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 64, 80, 8, 3) + bytes(50))),
+    "git lfs pointer": BadPicture(data(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")),
+    "folder": BadPicture(folder),
+    "absent": BadPicture(Path.unlink, "a.jpg"),
+    "dangling link": BadPicture(dangling, "image not found"),
+    "link to itself": BadPicture(loop, "a.jpg"),
+    "jpeg cut at 1 %": BadPicture(cut(0.01)),
+    "jpeg cut at 50 %": BadPicture(cut(0.5)),
+    "jpeg cut at 95 %": BadPicture(cut(0.95)),
+    "png cut at 50 %": BadPicture(cut(0.5, "PNG")),
+    "webp cut at 50 %": BadPicture(cut(0.5, "WEBP")),
+    "tiff cut at 50 %": BadPicture(cut(0.5, "TIFF")),
+    "bmp cut at 50 %": BadPicture(cut(0.5, "BMP")),
+    "cmyk cut at 50 %": BadPicture(cut(0.5, "JPEG", "CMYK")),
+    "png with a wrong checksum": BadPicture(wrong_checksum),
+    "png without pixels": BadPicture(data(png(WIDTH, HEIGHT))),
+    "png of nothing": BadPicture(data(png(0, 0, chunk(b"IDAT", zlib.compress(b""))))),
+    "png whose text unpacks to 200 MB": BadPicture(
+        data(png(WIDTH, HEIGHT, chunk(b"zTXt", b"bomb\0\0" + zlib.compress(bytes(200_000_000), 9))))
+    ),
+    "png that claims 60000x60000": BadPicture(data(png(60_000, 60_000, chunk(b"IDAT", b"")))),
+    "110 megapixels": BadPicture(saved("PNG", "1", (11_000, 10_000)), "11000x10000 pixels, more than 100,000,000"),
+    "gif that claims 65535x65535": BadPicture(data(b"GIF89a\xff\xff\xff\xff\0\0\0,")),
+    "tiff whose directory is nowhere": BadPicture(tiff_bomb),
+    "32-bit float": BadPicture(array(GREY.astype(np.float32) / 255, "TIFF"), "32 bits"),
+    "32-bit whole numbers": BadPicture(array(GREY.astype(np.int32) * 1000, "TIFF"), "32 bits"),
+    "another size": BadPicture(saved("JPEG", size=(70, 64)), "is 70x64 pixels, its annotation record says 80x64"),
+    "width and height exchanged": BadPicture(saved("JPEG", size=(HEIGHT, WIDTH)), "is 64x80 pixels"),
+    "one pixel": BadPicture(saved("PNG", size=(1, 1)), "is 1x1 pixels"),
+    "thumbnail": BadPicture(saved("JPEG", size=(40, 32)), "is 40x32 pixels"),
+    # a turned picture is taken where the record says that its annotations are turned, too
+    **{
+        f"exif {n}, annotated upright": BadPicture(turned(n), None, (HEIGHT, WIDTH)) for n in (5, 6, 7, 8)
+    },
+    **{f"exif {n}, annotated as stored": BadPicture(turned(n), "turned by its EXIF") for n in range(2, 9)},
+    "exif 6 of a square": BadPicture(turned(6, (64, 64)), "turned by its EXIF", (64, 64)),
+    "exif 6, another size": BadPicture(turned(6, (70, 64)), "is 64x70 pixels"),
+    "exif 1": BadPicture(turned(1), None),
+    "exif 0": BadPicture(turned(0), None),
+    "exif 99": BadPicture(turned(99), None),
+    "broken exif": BadPicture(broken_exif, None),
+    "cmyk": BadPicture(saved("JPEG", "CMYK", quality=95), None),
+    "cmyk tiff": BadPicture(saved("TIFF", "CMYK"), None),
+    "16-bit grey": BadPicture(array(GREY.astype(np.uint16) * 257, "PNG"), None),
+    "16-bit grey tiff": BadPicture(array(GREY.astype(np.uint16) * 257, "TIFF"), None),
+    "16-bit colour": BadPicture(deep_colour, None),
+    "1 bit": BadPicture(saved("PNG", "1"), None),
+    "grey jpeg": BadPicture(saved("JPEG", "L"), None),
+    "grey with transparency": BadPicture(saved("PNG", "LA"), None),
+    "colour with transparency": BadPicture(saved("PNG", "RGBA"), None),
+    "palette": BadPicture(saved("PNG", "P"), None),
+    "palette with transparency": BadPicture(saved("PNG", "P", transparency=b"\0\1\2"), None),
+    "progressive": BadPicture(saved("JPEG", progressive=True), None),
+    "something after the end": BadPicture(with_trailer, None),
+    "animated gif": BadPicture(animated("GIF"), None),
+    "animated webp": BadPicture(animated("WEBP"), None),
+    "animated png": BadPicture(animated("PNG"), None),
+    "tiff of several pages": BadPicture(animated("TIFF"), None),
+    "two pictures of one camera": BadPicture(saved("MPO", save_all=True, append_images=[picture()]), None),
+    "png called jpg": BadPicture(saved("PNG"), None),
+    "bmp called jpg": BadPicture(saved("BMP"), None),
+    "webp called jpg": BadPicture(saved("WEBP", lossless=True), None),
+    "jpeg 2000 called jpg": BadPicture(saved("JPEG2000"), None),
+}  # fmt: skip
+
+
+def as_bytes(file_format: str) -> bytes:
+    stream = io.BytesIO()
+    picture().save(stream, file_format)
+    return stream.getvalue()

@@ -1,0 +1,81 @@
+"""Each wrong annotation file ends in one line that names file and field; what is taken can be used."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from faults.bad_annotations import ANNOTATIONS, SOUND
+from PIL import Image
+
+from roiseg.cli.entry import explain
+from roiseg.common.errors import UserError
+from roiseg.data.analysis import analyze
+from roiseg.data.augment import Augment
+from roiseg.data.coco_json import load_annotations
+from roiseg.data.copy_paste import CopyPaste
+from roiseg.data.dataset import RoiDataset
+from roiseg.data.sampling import RoiSampler
+from roiseg.data.targets import TargetSpec
+from roiseg.data.views import Views
+from roiseg.geometry.letterbox import Letterbox
+
+SPEC = TargetSpec("roi", (14, 14), 3, (64, 64))
+NAMES = ("a.jpg", "b.jpg", "ü ñ 人 🧍.jpg")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    for name in NAMES:
+        Image.new("RGB", (80, 64)).save(folder / name)
+    return folder
+
+
+def use(path, pictures, index_dir=None):
+    """All that training, evaluation and analysis do with annotations."""
+    annotations = load_annotations(path, index_dir=index_dir)
+    paste = Augment(paste=CopyPaste(probability=1.0, min_size=8))
+    samples = []
+    for options in ({}, {"sampler": RoiSampler()}):
+        views = Views(Letterbox((64, 64)), paste if options else Augment())
+        dataset = RoiDataset(annotations, pictures, views, SPEC, **options)
+        samples += [dataset[item] for item in range(len(dataset))]
+    return annotations, samples, analyze(annotations, min_roi_size=16, grid=14)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "error::UserWarning", "error::RuntimeWarning")
+@pytest.mark.parametrize("name", ANNOTATIONS)
+def test_an_annotation_file(tmp_path, pictures, caplog, name):
+    case = ANNOTATIONS[name]
+    path = tmp_path / "instances.json"
+    path.write_bytes(case.content)
+    if case.words:
+        with pytest.raises(UserError) as caught:
+            use(path, pictures)
+        line = explain(caught.value)
+        assert "instances.json" in line
+        assert line.isprintable()
+        for word in case.words:
+            assert word in line
+        with pytest.raises(UserError):  # nor is anything kept that a later run would open
+            use(path, pictures, tmp_path / "index")
+        return
+    for _ in range(2):  # parsed, then out of the index
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            annotations, samples, analysis = use(path, pictures, tmp_path / "index")
+        assert [case.warning in record.message for record in caplog.records] == [True] * bool(case.warning)
+        assert analysis["totals"]["rois"] >= 1
+        assert all(np.isfinite(sample.rois).all() for sample in samples)
+        for box, outline in zip(annotations.pixel_boxes(0), [annotations.outlines(0).rle(0)], strict=True):
+            assert box.tolist() == [10, 10, 40, 50]
+            assert outline["size"] == [64, 80]
+
+
+def test_the_sound_file_is_sound(tmp_path, pictures):
+    (tmp_path / "instances.json").write_text(json.dumps(SOUND))
+    _, samples, _ = use(tmp_path / "instances.json", pictures)
+    assert len(samples) == 4
