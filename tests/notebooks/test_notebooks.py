@@ -1,0 +1,80 @@
+"""The notebooks run from top to bottom, wherever they are started, and are kept without outputs."""
+
+from __future__ import annotations
+
+import os
+
+import nbformat
+import pytest
+from helpers import ROOT
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell
+
+FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+TINY = {"TRAIN_IMAGES": 8, "VAL_IMAGES": 4, "EPOCHS": 1}
+
+
+def executed(name, folder, **parameters):
+    """A notebook run in `folder`, with other parameters set after its own."""
+    notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
+    (number,) = [n for n, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ())]
+    lines = "\n".join(f"{key} = {value!r}" for key, value in parameters.items())
+    notebook.cells.insert(number + 1, new_code_cell(lines))
+    client = NotebookClient(notebook, timeout=500, resources={"metadata": {"path": str(folder)}})
+    return client.execute(env={**os.environ, "OMP_NUM_THREADS": "1", "IPYTHONDIR": str(folder / "ipython")})
+
+
+def outputs(notebook):
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def pictures(notebook):
+    return [output for output in outputs(notebook) if "image/png" in output.get("data", {})]
+
+
+def words(notebook):
+    return "\n".join(
+        output.get("text", output.get("data", {}).get("text/plain", "")) for output in outputs(notebook)
+    )
+
+
+def test_there_are_notebooks():
+    assert [path.name for path in FILES] == ["ablation.ipynb", "quickstart.ipynb"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_they_are_kept_without_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+    assert path.stat().st_size < 30_000
+
+
+@pytest.mark.slow
+def test_quickstart(tmp_path):
+    done = executed("quickstart.ipynb", ROOT / "notebooks", FOLDER=str(tmp_path), **TINY)
+    assert len(pictures(done)) == 7
+    assert not [output for output in outputs(done) if output.output_type == "error"]
+    (line,) = [line for line in words(done).splitlines() if line.startswith("pixels that agree")]
+    assert float(line.split()[-1].rstrip("%")) > 99
+    assert (tmp_path / "quickstart" / "summary.json").is_file()
+    assert list((tmp_path / "quickstart" / "onnx").glob("*.onnx"))
+
+
+@pytest.mark.slow
+def test_ablation_trains_and_then_reads_the_runs_again(tmp_path):
+    first = executed("ablation.ipynb", ROOT, FOLDER=str(tmp_path / "made"), SEEDS=[1], **TINY)
+    (sweep,) = (tmp_path / "made" / "ablation").iterdir()
+    assert len(list(sweep.glob("*/instances.csv"))) == 2
+    again = executed("ablation.ipynb", tmp_path, FOLDER=str(tmp_path / "read"), RUNS=[str(sweep)])
+    assert len(list(tmp_path.rglob("instances.csv"))) == 2
+    tables = []
+    for notebook in (first, again):
+        assert len(pictures(notebook)) == 3
+        tables += [
+            o["data"]["text/markdown"] for o in outputs(notebook) if "text/markdown" in o.get("data", {})
+        ]
+    assert tables[0] == tables[1]
+    assert "| model.num_classes=2 |" in tables[0]
+    assert "| model.num_classes=3 |" in tables[0]
