@@ -21,7 +21,9 @@ def executed(name, folder, **parameters):
     lines = "\n".join(f"{key} = {value!r}" for key, value in parameters.items())
     notebook.cells.insert(number + 1, new_code_cell(lines))
     client = NotebookClient(notebook, timeout=500, resources={"metadata": {"path": str(folder)}})
-    return client.execute(env={**os.environ, "OMP_NUM_THREADS": "1", "IPYTHONDIR": str(folder / "ipython")})
+    return client.execute(
+        env={**os.environ, "OMP_NUM_THREADS": "1", "IPYTHONDIR": f"{parameters['FOLDER']}/ipython"}
+    )
 
 
 def outputs(notebook):
