@@ -132,7 +132,9 @@ class Detector(ABC):
     def absent_label(self, classes: int) -> str:
         """In words: which wanted label a head of so many classes does not have; empty if it has all."""
         absent = [label for label in self.labels or [] if label >= classes]
-        return f"{classes} classes from 0 on: labels: {absent[0]} is not among them" if absent else ""
+        if not absent:
+            return ""
+        return f"which are {classes} classes from 0 on: extractor.detector.labels names {absent[0]}"
 
 
 def one_batch(shape: Shape, dimensions: int) -> bool:

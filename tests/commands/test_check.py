@@ -1,0 +1,168 @@
+"""`python -m roiseg.check` on files made for the purpose."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+import torch
+from helpers import run_command
+from onnx import numpy_helper
+from tiny_run import one_thread, tiny_config, tiny_decoder
+from wholebody import COLUMNS, LAYER, SIZE, wholebody_file
+
+from roiseg import check
+from roiseg.extractor.detector.rows import Rows
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.extractor.preprocess import Preprocess
+from roiseg.inference.checkpoint import describe, load_model
+from roiseg.inference.onnx_export import ExportOptions, export_model
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+FORMS = {
+    "alone": ExportOptions(),
+    "merged": ExportOptions(merged=True),
+    "boxes": ExportOptions(merged=True, boxes=True),
+}
+
+
+@pytest.fixture(scope="module")
+def extractor(tmp_path_factory):
+    path = wholebody_file(tmp_path_factory.mktemp("wholebody") / "wholebody.onnx")
+    return OnnxExtractor(str(path), [LAYER], Preprocess(SIZE), threads=1, detector=Rows(COLUMNS))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(extractor, coco_set, tmp_path_factory):
+    """A checkpoint of an untrained decoder, whose validation pictures are there."""
+    config = tiny_config(extractor.onnx_path, [LAYER])
+    config["extractor"]["detector"] = {"_target_": "roiseg.extractor.detector.rows.Rows", "columns": COLUMNS}
+    config["extractor"]["preprocess"] |= {"image_size": list(SIZE), "color": "rgb"}
+    config["data"] |= {
+        "val_annotations": str(coco_set.json), "val_images": str(coco_set.images), "category_id": 1,
+        "min_roi_size": 4,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    weights = {f"decoder.{name}": value for name, value in tiny_decoder(extractor).state_dict().items()}
+    path = tmp_path_factory.mktemp("run") / "checkpoint_epoch_0001_64x96_5000.pth"
+    torch.save({"roiseg": describe(config, extractor), "state_dict": weights, "epoch": 0}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(checkpoint, extractor, tmp_path_factory):
+    """One exported file of each form."""
+    folder = tmp_path_factory.mktemp("exported")
+    model = load_model(checkpoint)
+    with one_thread():
+        for name, options in FORMS.items():
+            export_model(model, folder / f"{name}.onnx", options, extractor)
+    return {name: folder / f"{name}.onnx" for name in FORMS}
+
+
+@pytest.fixture
+def run_check(run_main, monkeypatch):
+    """Run the command in this process: (exit code, stderr, the report, if it came so far)."""
+    reports = []
+    monkeypatch.setattr(check, "show", reports.append)
+
+    def run(*arguments):
+        reports.clear()
+        with one_thread():
+            code, error = run_main(check, "runs=1", *arguments)
+        return code, error, reports[0] if reports else None
+
+    return run
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_fresh_export_agrees_with_its_checkpoint(form, files, checkpoint, run_check):
+    code, error, report = run_check(f"onnx={files[form]}", f"ckpt={checkpoint}")
+    assert (code, error) == (0, "")
+    assert report.parity.passed
+    assert report.parity.real is not None
+    assert (report.parity.detections is not None) == (form == "boxes")
+    if form == "boxes":
+        assert len(report.trials) == 1
+    else:
+        assert [trial.rois for trial in report.trials] == [0, 1, 5, 20]
+        assert all(trial.milliseconds > 0 for trial in report.trials[1:])
+
+
+def test_the_real_command_prints_tensors_metadata_and_figures(files, checkpoint, tmp_path):
+    done = run_command(
+        ["roiseg.check", f"onnx={files['merged']}", f"ckpt={checkpoint}", "rois=[2]", "runs=3"],
+        cwd=tmp_path, env={"COLUMNS": "200"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for text in (
+        "[1, 3, 64, 96]", "rois", "masks", "checkpoint_epoch_0001_64x96_5000.pth", "extractor_sha256", "2 ROIs",
+        "random input", "real input", "The file agrees with its checkpoint.",
+    ):  # fmt: skip
+        assert text in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_checkpoint_the_file_alone_is_checked(files, run_check):
+    code, _, report = run_check(f"onnx={files['alone']}")
+    assert code == 0
+    assert report.parity is None
+
+
+def changed(path, target, change):
+    """A copy of a file whose largest weight is changed."""
+    model = onnx.load(str(path))
+    weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    weight.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(weight)), weight.name))
+    onnx.save(model, str(target))
+    return target
+
+
+def assert_one_line(code, error, *words):
+    assert code == 2
+    assert error.startswith("roiseg: error: ")
+    assert error.count("\n") == 1
+    for word in words:
+        assert word in error
+
+
+def test_another_weight_is_found_out(files, checkpoint, run_check, tmp_path):
+    path = changed(files["alone"], tmp_path / "other.onnx", lambda weight: weight + 0.1)
+    code, error, report = run_check(f"onnx={path}", f"ckpt={checkpoint}")
+    assert_one_line(code, error, "other.onnx differs from", checkpoint.name)
+    assert not report.parity.passed
+    assert run_check(f"onnx={path}")[0] == 0  # sound in itself
+
+
+def test_masks_that_are_no_numbers_are_found_out_without_a_checkpoint(files, run_check, tmp_path):
+    path = changed(files["alone"], tmp_path / "nan.onnx", lambda weight: weight * float("nan"))
+    code, error, _ = run_check(f"onnx={path}")
+    assert_one_line(code, error, "nan.onnx gives masks from nan to nan")
+
+
+def test_another_models_checkpoint_is_refused(files, checkpoint, run_check, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    content["roiseg"]["extractor_sha256"] = "0" * 64
+    torch.save(content, tmp_path / "other.pth")
+    code, error, _ = run_check(f"onnx={files['alone']}", f"ckpt={tmp_path / 'other.pth'}")
+    assert_one_line(code, error, "alone.onnx was exported from checkpoint_epoch_0001", "other.pth")
+
+
+@pytest.mark.parametrize("content", ["a detector", "garbage", "nothing"])
+def test_what_is_no_exported_file_is_refused(content, onnx_file, run_check, tmp_path):
+    path = tmp_path / "x.onnx"
+    path.write_bytes({"a detector": onnx_file.read_bytes(), "garbage": b"abc", "nothing": b""}[content])
+    code, error, _ = run_check(f"onnx={path}")
+    assert_one_line(code, error, "x.onnx")
+
+
+def test_a_merged_file_whose_detector_is_gone_says_so(files, checkpoint, run_check, tmp_path):
+    code, error, _ = run_check(
+        f"onnx={files['merged']}", f"ckpt={checkpoint}", f"onnx_path={tmp_path / 'gone.onnx'}"
+    )
+    assert_one_line(code, error, "gone.onnx")
+
+
+def test_the_file_must_be_given(run_check):
+    code, error, _ = run_check()
+    assert_one_line(code, error, "`onnx` must be given")
