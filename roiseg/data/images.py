@@ -17,7 +17,7 @@ from roiseg.common.errors import UserError
 MAX_PIXELS = 100_000_000
 Image.init()
 # no format whose reader starts another program, as Pillow's of PostScript does
-_FORMATS = [
+_FORMATS: list[str] = [
     name
     for name in ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
     if name in Image.OPEN
@@ -53,7 +53,7 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
                     f"image {path} has {width}x{height} pixels, more than {MAX_PIXELS:,}: scale it down"
                 )
             turned = file.getexif().get(_ORIENTATION, 1) in range(2, 9)
-            image = _rgb(ImageOps.exif_transpose(file))
+            image = to_rgb(ImageOps.exif_transpose(file))
     except FileNotFoundError:
         raise DamagedImage(f"image not found: {path}") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
@@ -84,7 +84,12 @@ def _no_warnings() -> Iterator[None]:
         yield
 
 
-def _rgb(file: Image.Image) -> NDArray[np.uint8]:
+def to_rgb(file: Image.Image) -> NDArray[np.uint8]:
+    """RGB uint8 [H, W, 3] of any picture; of 16 bits a channel the upper 8, without transparency.
+
+    Raises:
+        ValueError: it has 32 bits a pixel.
+    """
     if file.mode in ("I", "F"):
         raise ValueError("32 bits a pixel, of unknown range")
     if file.mode.startswith("I;16"):  # Pillow would cut its values off at 255

@@ -7,7 +7,6 @@ import logging
 import mimetypes
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
@@ -121,16 +120,14 @@ class Application:
         return _json({"boxes": boxes.tolist(), "scores": scores.tolist()})
 
     def _predictions(self, request: Request) -> Response:
-        start = perf_counter()
-        query, prediction = self._predict(request)
-        content = to_json(prediction, query.image_id)
-        return _json({**content, "milliseconds": round(1000 * (perf_counter() - start))})
+        query, (prediction, seconds) = self._predict(request)
+        return _json({**to_json(prediction, query.image_id), "milliseconds": round(1000 * seconds)})
 
     def _masks(self, request: Request) -> Response:
-        query, prediction = self._predict(request)
+        query, (prediction, _) = self._predict(request)
         return Response(mask_png(prediction, query.person), mimetype="image/png")
 
-    def _predict(self, request: Request) -> tuple[Query, Prediction]:
+    def _predict(self, request: Request) -> tuple[Query, tuple[Prediction, float]]:
         query, picture = self._query(request)
         query.check_within(picture.shape[:2])
         return query, self.models[query.model].predict(picture, query)

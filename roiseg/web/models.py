@@ -6,6 +6,7 @@ import base64
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
 import cv2
@@ -50,12 +51,17 @@ class Model:
             found = self.predictor.detect()
         return np.asarray(found.boxes, np.float32), np.asarray(found.scores, np.float32)
 
-    def predict(self, picture: Picture, query: Query) -> Prediction:
-        """Masks of the query's boxes; its clicks are for models that read them."""
+    def predict(self, picture: Picture, query: Query) -> tuple[Prediction, float]:
+        """Masks of the query's boxes, and the seconds they took, waiting for others not counted.
+
+        The first ones of a picture take the detector's time, too. Clicks are for models that read them.
+        """
         points = query.points if self.takes_points else None
         with _LOCK:
+            start = perf_counter()
             self._read(picture)
-            return self.predictor.predict(query.boxes, query.scores, points, query.threshold)
+            prediction = self.predictor.predict(query.boxes, query.scores, points, query.threshold)
+            return prediction, perf_counter() - start
 
     def _read(self, picture: Picture) -> None:
         if self._picture is not picture:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from roiseg.common.errors import UserError
+from roiseg.data.images import to_rgb
 
 Picture = NDArray[np.uint8]
 
@@ -50,7 +51,7 @@ def decode(content: bytes, limits: Limits) -> Picture:
             width, height = file.size
             if width * height > limits.megapixels * 1e6:
                 raise UserError(_too_many_pixels(f"{width} x {height} pixels", limits))
-            return np.array(ImageOps.exif_transpose(file).convert("RGB"))
+            return to_rgb(ImageOps.exif_transpose(file))
     except Image.UnidentifiedImageError:
         raise UserError("this is no JPEG or PNG picture: choose one that is") from None
     except Image.DecompressionBombError:

@@ -42,6 +42,12 @@ def test_any_kind_of_colour_becomes_rgb(mode):
     assert picture.shape == (30, 40, 3)
 
 
+def test_of_16_bits_the_upper_8_are_taken():
+    stream = io.BytesIO()
+    Image.fromarray(GRADIENT[..., 0].astype(np.uint16) * 256 + 255).save(stream, "PNG")
+    assert np.array_equal(decode(stream.getvalue(), Limits()), np.repeat(GRADIENT[..., :1], 3, axis=2))
+
+
 def test_a_photo_is_turned_as_the_camera_was_held():
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise by a quarter

@@ -13,7 +13,7 @@ export class Pane {
     this.on = on;
     this.figure = figure;
     this.canvas = this.find(".stage canvas");
-    this.find(".name").textContent = name;
+    Object.assign(this.find(".name"), { textContent: name, title: name });
     this.#listen();
   }
 
@@ -28,10 +28,10 @@ export class Pane {
     const context = this.canvas.getContext("2d");
     context.drawImage(picture.bitmap, 0, 0, this.canvas.width, this.canvas.height);
     for (const person of selected ? [selected] : state.people) this.#drawLayer(context, person);
+    this.#drawTiles(selected?.layers[this.index]);
     for (const person of state.people) this.#drawBox(context, person);
     if (state.rubber) this.#frame(context, state.rubber, "#fff", 2, [6, 4]);
     this.canvas.setAttribute("aria-label", this.#described(state));
-    this.#drawTiles(selected?.layers[this.index]);
   }
 
   // The canvas has as many pixels as the screen shows of it, and no more than that.
@@ -107,6 +107,7 @@ export class Pane {
   #drawTiles(layer) {
     this.find(".tiles").hidden = !layer;
     if (!layer) return;
+    this.#drawCrop(layer);
     for (const [kind, title] of [["target", "target"], ["other", "non-target"]]) {
       const canvas = this.find(`.tile-${kind}`);
       canvas.parentElement.hidden = !layer[kind];
@@ -115,6 +116,16 @@ export class Pane {
       canvas.getContext("2d").drawImage(heat(layer, kind), 0, 0);
       canvas.setAttribute("aria-label", `Probability of the ${title} inside the selected box, as a heat map`);
     }
+  }
+
+  // What the canvas shows of the box before boxes are drawn on it.
+  #drawCrop(layer) {
+    const canvas = this.find(".tile-box");
+    Object.assign(canvas, { width: layer.width * this.scale, height: layer.height * this.scale });
+    const [x, y] = layer.window.map((n) => n * this.scale);
+    const context = canvas.getContext("2d");
+    context.drawImage(this.canvas, x, y, canvas.width, canvas.height, 0, 0, canvas.width, canvas.height);
+    canvas.setAttribute("aria-label", "The selected box");
   }
 
   #described({ people, selected, picture }) {

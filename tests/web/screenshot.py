@@ -1,0 +1,38 @@
+"""Makes docs/app.png: `python tests/web/screenshot.py URL PICTURE PERSON OUTPUT` of a page that is running."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+
+def shoot(url: str, picture: str, person: str) -> bytes:
+    """PNG of the page with a picture's people detected and one of them selected."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 700})
+        page.set_default_timeout(300_000)
+        page.goto(url)
+        page.set_input_files("#file", picture)
+        page.click("#detect:enabled")
+        page.wait_for_selector("#people li")
+        page.wait_for_selector("body:not(.busy)")
+        page.get_by_role("button", name=f"{person} · detected").click()
+        page.wait_for_timeout(1000)
+        return page.screenshot(full_page=True)
+
+
+def main() -> None:
+    """Shoot, and write with 256 colours."""
+    url, picture, person, output = sys.argv[1:]
+    image = Image.open(io.BytesIO(shoot(url, picture, person))).convert("RGB")
+    colors = image.quantize(256, kmeans=2)
+    image.quantize(palette=colors, dither=Image.Dither.FLOYDSTEINBERG).save(output, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
