@@ -6,8 +6,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning as L
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
+
+from roiseg.common.files import atomic_path
+from roiseg.inference.checkpoint import newest
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, then moves it there.
+
+    Lightning writes it to the system's temporary folder first. From there to another file system a move is
+    a copy, which a killed process leaves half done under the final name.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write `checkpoint`; `path` holds all of it or what was there before."""
+        with atomic_path(path) as temporary:
+            torch.save(checkpoint, temporary)
 
 
 class EpochCheckpoint(ModelCheckpoint):
@@ -46,6 +65,11 @@ class EpochCheckpoint(ModelCheckpoint):
         )
         self.image_size = image_size
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Let the trainer write whole files."""
+        super().setup(trainer, pl_module, stage)
+        trainer.strategy.checkpoint_io = WholeFiles()
+
     def format_checkpoint_name(
         self,
         metrics: dict[str, Tensor],
@@ -66,3 +90,11 @@ def checkpoint_name(epoch: int, image_size: Sequence[int], miou: float) -> str:
     """File name of the checkpoint of 1-based `epoch`."""
     height, width = image_size
     return f"checkpoint_epoch_{epoch:04d}_{height}x{width}_{round(miou * 10_000):04d}.pth"
+
+
+def kept(folder: str | Path | None) -> str:
+    """What a line about the end of a run says about its checkpoints."""
+    last = newest(Path(folder)) if folder else None
+    if last is None:
+        return "there is no checkpoint yet"
+    return f"the last good checkpoint is {last}, where ckpt_path=last goes on"

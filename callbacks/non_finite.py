@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -13,8 +12,8 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from callbacks.checkpoint import kept
 from roiseg.common.errors import UserError
-from roiseg.inference.checkpoint import newest
 
 _GRADIENT = "the gradient"
 
@@ -103,7 +102,8 @@ def _check(where: str, numbers: Mapping[str, Tensor], trainer: L.Trainer) -> Non
         f"{name} is {value}" for name, value in values.items() if not torch.isfinite(torch.tensor(value))
     ]
     if wrong:
-        raise UserError(f"{where}: {', '.join(wrong)}: {_advice(trainer)}; {_kept(trainer)}")
+        left = kept(getattr(trainer.checkpoint_callback, "dirpath", None))
+        raise UserError(f"{where}: {', '.join(wrong)}: {_advice(trainer)}; {left}")
 
 
 def _advice(trainer: L.Trainer) -> str:
@@ -112,11 +112,3 @@ def _advice(trainer: L.Trainer) -> str:
         f"lower optimizer.lr (now {rate:.2g}), lower trainer.gradient_clip_val (now {clip}), "
         f"try trainer.precision=32-true (now {trainer.precision}), look at loss.class_weights"
     )
-
-
-def _kept(trainer: L.Trainer) -> str:
-    folder = getattr(trainer.checkpoint_callback, "dirpath", None)
-    last = newest(Path(folder)) if folder else None
-    if last is None:
-        return "there is no checkpoint yet"
-    return f"the last good checkpoint is {last}, where ckpt_path=last goes on"

@@ -15,7 +15,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from callbacks.checkpoint import EpochCheckpoint
+from callbacks.checkpoint import EpochCheckpoint, kept
 from callbacks.gather import gather
 from callbacks.history import History
 from callbacks.onnx_export import OnnxExport
@@ -25,9 +25,10 @@ from roiseg.cli.entry import command
 from roiseg.cli.folders import claim
 from roiseg.cli.processes import Processes
 from roiseg.cli.report import best_epoch, parameter_counts, print_summary, versions
+from roiseg.cli.signals import stoppable
 from roiseg.cli.types import check_types
 from roiseg.common.errors import UserError, nearest
-from roiseg.common.files import atomic_path, existing_file, write_json
+from roiseg.common.files import atomic_path, existing_file, remove_leftovers, write_json
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.inference.checkpoint import check_resumable, describe, find_last, read_checkpoint
@@ -42,7 +43,10 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     check_types(build.plain(cfg))
     with without_advice():  # a mistake in its settings shows before anything is written
         trainer = build.build_trainer(cfg, [], [])
-    with Processes(trainer, cfg.trainer.get("strategy", "auto")) as processes:
+    with (
+        stoppable(lambda: kept(cfg.paths.checkpoint_dir)),
+        Processes(trainer, cfg.trainer.get("strategy", "auto")) as processes,
+    ):
         summary = run(cfg, processes)
         summary["seconds"] = round(time.perf_counter() - started, 1)
         if processes.first:
@@ -108,6 +112,8 @@ def choose_folders(cfg: DictConfig, checkpoint: Path | None) -> None:
         checkpoints = checkpoint.parent
     if checkpoint is None or checkpoint.parent != checkpoints:
         output, checkpoints = claim(output), claim(checkpoints)
+    else:
+        remove_leftovers(output, checkpoints)
     output.mkdir(parents=True, exist_ok=True)
     with open_dict(cfg):
         cfg.paths.output_dir, cfg.paths.checkpoint_dir = str(output), str(checkpoints)
