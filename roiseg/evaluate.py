@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from roiseg.cli.build import plain
 from roiseg.cli.entry import command
@@ -28,6 +28,7 @@ from roiseg.evaluation.files import write_as_run, write_instances
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """Measure, show and write from a composed configuration; returns what evaluation.json holds."""
+    leave_out_training(cfg)
     check(cfg)
     models = open_models(cfg)
     first = next(iter(models.values()))
@@ -46,15 +47,23 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     return summary
 
 
+def leave_out_training(cfg: DictConfig) -> None:
+    """Ask for no training files where none are read."""
+    for kind in ("annotations", "images"):
+        if OmegaConf.is_missing(cfg.data, f"train_{kind}") and not cfg.data.folds:
+            missing = OmegaConf.is_missing(cfg.data, f"val_{kind}")
+            cfg.data[f"train_{kind}"] = "???" if missing else cfg.data[f"val_{kind}"]
+
+
 def check(cfg: DictConfig) -> None:
     """Look at the options before anything is opened.
 
     Raises:
         UserError: one is wrong.
     """
-    check_types(plain(cfg))
     if cfg.ckpt is None and cfg.onnx is None:
         raise UserError("give ckpt=... (a checkpoint), onnx=... (an exported file), or both")
+    check_types(plain(cfg))
     if cfg.boxes not in ("annotations", "detector"):
         raise UserError(f"boxes is {cfg.boxes}, it must be annotations or detector")
     if not isinstance(cfg.worst, int) or cfg.worst < 0:

@@ -111,7 +111,7 @@ def open_models(cfg: DictConfig) -> dict[str, Evaluated]:
     if trained is not None:
         extractor = trained.extractor(cfg.onnx_path, adapter)
         model = CheckpointModel(trained, extractor, existing_device(cfg.device))
-        seer = CheckpointSeer(model, cfg.precision or _precision(trained, cfg.onnx))
+        seer = CheckpointSeer(model, cfg.precision or _precision(cfg, trained))
         own_grid = trained.decoder.output_size if trained.decoder.frame == "roi" else None
         models["checkpoint"] = Evaluated(model, seer, _data(cfg, model, own_grid, model.device), trained)
     if cfg.onnx is not None:
@@ -126,10 +126,11 @@ def open_models(cfg: DictConfig) -> dict[str, Evaluated]:
     return models
 
 
-def _precision(trained: TrainedModel, onnx: str | None) -> str:
-    """The arithmetic of the checkpoint's own test; that of the exported file beside one."""
-    known = (trained.config.get("trainer") or {}).get("precision")
-    return "32-true" if onnx is not None or known is None else str(known)
+def _precision(cfg: DictConfig, trained: TrainedModel) -> str:
+    """The arithmetic of the checkpoint's own test, where that is measured anew."""
+    anew = cfg.onnx is None and cfg.boxes == "annotations"
+    known = (trained.config.get("trainer") or {}).get("precision") if anew else None
+    return "32-true" if known is None else str(known)
 
 
 def _detector_file(cfg: DictConfig, file: OnnxFile, trained: TrainedModel | None) -> str | None:

@@ -36,7 +36,8 @@ class Band(NamedTuple):
 
 
 def bands(records: Sequence[InstanceRecord], sides: Sequence[float]) -> list[Band]:
-    """Divide instances by area (COCO's classes), by side of the ROI, and by company.
+    """Divide instances by area (COCO's classes), by side of the ROI, and by company: crowded are those of
+    whose ROI other annotated persons cover more than a tenth.
 
     Args:
         records: the instances.
@@ -65,7 +66,7 @@ def _divisions(
         yield "annotated area", name, (least <= area) & (area < beyond)
     for low, high in pairwise(_SIDES):
         name = f"{low}+ px" if math.isinf(high) else f"{low}-{high} px"
-        yield "ROI side in the input", name, (low <= side) & (side < high)
-    crowded = np.array([record.non_target_share > CROWDED for record in records])
-    yield "other persons in the ROI", "crowded (above 10 %)", crowded
-    yield "other persons in the ROI", "alone (10 % or less)", ~crowded
+        yield "ROI side, input", name, (low <= side) & (side < high)
+    crowded = np.array([record.non_target_share > CROWDED for record in records], bool)
+    yield "company", "crowded", crowded
+    yield "company", "alone", ~crowded

@@ -7,7 +7,7 @@ from typing import Any
 
 from roiseg.evaluation.evaluation import Evaluation
 
-_OF_INSTANCES = ("test/instance_iou", "test/instance_iou75", "test/boundary_iou", "test/crowded_iou")
+OF_INSTANCES = ("test/instance_iou", "test/instance_iou75", "test/boundary_iou", "test/crowded_iou")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def difference(first: Evaluation, second: Evaluation) -> Difference:
     figures = {
         name: second.test[name] - value
         for name, value in first.test.items()
-        if name in second.test and (alike or name in _OF_INSTANCES)
+        if name in second.test and (alike or name in OF_INSTANCES)
     }
     for ours, theirs in (
         (first.precision, second.precision),

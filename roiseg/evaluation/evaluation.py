@@ -75,6 +75,7 @@ class Evaluator:
         self._records: list[InstanceRecord] = []
         self._results: list[dict[str, Any]] = []
         self._sides: list[float] = []
+        self._images: list[int] = []  # by index in the annotations
 
     def update(self, batch: RoiBatch) -> None:
         """Add a batch with its features, from an evaluation loader over the data set."""
@@ -89,6 +90,7 @@ class Evaluator:
                 mask = result["segmentation"]
                 mask = {**mask, "counts": mask["counts"].encode("ascii")}
                 self._ranking.add(RankedInstance(record, batch.samples[image].image_index, mask))
+        self._images += [sample.image_index for sample in batch.samples if not sample.skipped]
         self._records += records
         self._results += results
         width, height = (batch.rois[:, 3:] - batch.rois[:, 1:3]).double().cpu().unbind(dim=1)
@@ -107,7 +109,7 @@ class Evaluator:
         figures = self._pixels.scalars() | self._instances.compute()
         return Evaluation(
             {f"test/{name}": float(value) for name, value in figures.items()},
-            _precision(self.dataset, self._results),
+            _precision(self.dataset, self._images, self._results),
             bands(self._records, self._sides),
             self._classes,
             self._target,
@@ -117,12 +119,14 @@ class Evaluator:
         )
 
 
-def _precision(dataset: RoiDataset, results: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Over the instances that are ROIs: the others were not asked for."""
+def _precision(
+    dataset: RoiDataset, images: list[int], results: list[dict[str, Any]]
+) -> dict[str, float | None]:
+    """Over the instances of some images that are ROIs: the others were not asked for."""
     annotations = dataset.annotations
     truths = [
         record
-        for image in dataset.images.tolist()
+        for image in images
         for record in truth_records(annotations, image, annotations.eligible(image, dataset.min_roi_size))
     ]
-    return average_precision(truths, results, annotations.image_ids[dataset.images].tolist())
+    return average_precision(truths, results, annotations.image_ids[images].tolist())

@@ -10,7 +10,7 @@ from rich.table import Table
 from roiseg.common.classes import CLASS_NAMES
 from roiseg.evaluation.confusion import Confusion
 from roiseg.evaluation.detections import DetectionEvaluation
-from roiseg.evaluation.difference import Difference
+from roiseg.evaluation.difference import OF_INSTANCES, Difference
 from roiseg.evaluation.evaluation import Evaluation
 
 _FIGURES = {
@@ -45,7 +45,8 @@ def header_table(summary: Mapping[str, Any]) -> Table:
     data = summary["data"]
     fold = f" ({data['fold']})" if data["fold"] else ""
     table.add_row("annotations", "\n".join(data["annotations"]) + fold)
-    table.add_row("ROIs", f"{data['rois']:,} in {data['images']:,} images")
+    if summary["boxes"] == "annotations":
+        table.add_row("ROIs", f"{data['rois']:,} in {data['images']:,} images")
     mirror = ", its mirror image" if data["mirror"] else ""
     zooms = data["zooms"]
     closer = "" if zooms is None else f", close-ups {zooms['factors']} up to {zooms['longest']} of the input"
@@ -54,10 +55,13 @@ def header_table(summary: Mapping[str, Any]) -> Table:
 
 
 def figures_table(evaluations: Mapping[str, Evaluation], off: Difference | None) -> Table:
-    """Every figure, a column an evaluation, and their difference if there are two."""
-    columns = {name: _all_figures(evaluation) for name, evaluation in evaluations.items()}
-    table = _table("annotated boxes as ROIs", "figure", *columns, *(["difference"] if off else []))
+    """Every figure, a column an evaluation, and their difference if there are two.
+
+    Figures of the classes are left out where a model tells fewer classes apart than the first.
+    """
     first = next(iter(evaluations.values()))
+    columns = {name: _all_figures(evaluation, first) for name, evaluation in evaluations.items()}
+    table = _table("annotated boxes as ROIs", "figure", *columns, *(["difference"] if off else []))
     precision = {name: f"mask {name.replace('_', ' ')}" for name in first.precision if "R" not in name}
     for key, label in (_FIGURES | precision | _SHARES).items():
         values = [figures.get(key) for figures in columns.values()]
@@ -69,19 +73,18 @@ def figures_table(evaluations: Mapping[str, Evaluation], off: Difference | None)
 
 
 def bands_table(evaluations: Mapping[str, Evaluation]) -> Table:
-    """Instances by size and company, three columns an evaluation."""
-    heads = ("IoU", "0.75 or more", "boundary IoU")
-    several = len(evaluations) > 1
-    columns = [f"{name}: {head}" if several else head for name in evaluations for head in heads]
-    table = _table("by size and company", "instances", "which", "number", *columns)
+    """Instances by size and company; of a second evaluation the IoU only."""
+    others = list(evaluations)[1:]
+    heads = ["IoU", "0.75+", "boundary", *(f"{name}: IoU" for name in others)]
+    table = _table("by size and company", "instances", "which", "number", *heads)
     table.columns[1].justify = "left"
     group = None
-    for rows in zip(*(evaluation.bands for evaluation in evaluations.values()), strict=True):
-        band = rows[0]
-        table.add_row(
-            band.group if band.group != group else "", band.name, f"{band.instances:,}",
-            *(_number(v) for row in rows for v in (row.instance_iou, row.instance_iou75, row.boundary_iou)),
-        )  # fmt: skip
+    for band, *more in zip(*(evaluation.bands for evaluation in evaluations.values()), strict=True):
+        if group not in (None, band.group):
+            table.add_section()
+        figures = (band.instance_iou, band.instance_iou75, band.boundary_iou)
+        cells = map(_number, (*figures, *(other.instance_iou for other in more)))
+        table.add_row(band.group if band.group != group else "", band.name, f"{band.instances:,}", *cells)
         group = band.group
     return table
 
@@ -117,8 +120,10 @@ def difference_line(off: Difference) -> str:
     return f"largest difference of an instance: IoU {off.largest:+.4f}, annotation {off.instance}"
 
 
-def _all_figures(evaluation: Evaluation) -> dict[str, Any]:
-    return evaluation.test | evaluation.precision | evaluation.target.shares()
+def _all_figures(evaluation: Evaluation, first: Evaluation) -> dict[str, Any]:
+    alike = evaluation.classes.counts.shape == first.classes.counts.shape
+    test = {name: value for name, value in evaluation.test.items() if alike or name in OF_INSTANCES}
+    return test | evaluation.precision | evaluation.target.shares()
 
 
 def _number(value: float | None) -> str:

@@ -1,0 +1,246 @@
+"""`python -m roiseg.evaluate` from end to end: a run's own test again, exported files, mistakes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import composed
+from tiny_run import one_thread
+
+import roiseg.evaluate
+import roiseg.export
+import roiseg.report
+from roiseg.common.files import read_json
+from roiseg.train import train
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+LOOKS = ["data.test_mirror=true", "data/zooms=small", "data.zooms.longest=0.4"]
+RUNS = {
+    "plain": ["model.mid_channels=8", "model.min_channels=8", "model.depth=1"],
+    "looks, half features, bf16": [
+        "model.mid_channels=8", "model.min_channels=8", "model.depth=1", *LOOKS, "data/cache=memory",
+        "trainer.precision=bf16-mixed",
+    ],
+    "2 classes on the image": [
+        "model=unet", "model.channels=8", "model.depth=1", "model.num_classes=2", "data.metric_size=[20,12]",
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    with one_thread():
+        yield
+
+
+@pytest.fixture
+def run_of(tiny_overrides, tmp_path):
+    """Train; returns the summary."""
+    shared = [o for o in tiny_overrides if not o.startswith("model.")]
+
+    def run(*overrides):
+        extra = ["trainer.max_epochs=3", "~callbacks.onnx_export", "~callbacks.overlays"]
+        return train(composed([*shared, *extra, *overrides], tmp_path / "run"))
+
+    return run
+
+
+@pytest.fixture
+def evaluate(run_main, tmp_path):
+    """Evaluate in this process; returns what evaluation.json holds, and its folder."""
+
+    def run(*arguments):
+        folder = tmp_path / f"evaluated{len(list(tmp_path.glob('evaluated*')))}"
+        shared = (f"output_dir={folder}", "data.num_workers=0", "device=cpu")
+        code, error = run_main(roiseg.evaluate, *shared, *arguments)
+        assert code == 0, error
+        return read_json(folder / "evaluation.json", "evaluation"), folder
+
+    return run
+
+
+def rows(folder):
+    with open(folder / "instances.csv", newline="") as stream:
+        return {row["annotation_id"]: row for row in csv.DictReader(stream)}
+
+
+@pytest.mark.parametrize("options", RUNS.values(), ids=RUNS)
+def test_a_runs_own_test_is_measured_again_to_the_same_figures(run_of, evaluate, options):
+    summary = run_of(*options)
+    expected = {name: value for name, value in summary["test"].items() if "/loss" not in name}
+    told, folder = evaluate(f"ckpt={summary['best_checkpoint']}")
+    (found,) = told["evaluations"].values()
+    assert found["test"] == pytest.approx(expected, abs=1e-6)
+    trained = Path(summary["output_dir"])
+    assert (folder / "instances.csv").read_text() == (trained / "instances.csv").read_text()
+    assert (folder / "worst.png").stat().st_size > 1000
+    assert len(read_json(folder / "results.json", "results")) == len(rows(trained)) == told["data"]["rois"]
+    assert told["data"]["mirror"] is ("data.test_mirror=true" in options)
+    assert sum(sum(row.values()) for row in found["confusion"]["classes"].values()) > 0
+
+
+def test_data_and_looks_are_overridden_one_by_one(run_of, evaluate, coco_set):
+    ckpt = f"ckpt={run_of(*RUNS['looks, half features, bf16'], 'data.min_roi_size=40')['best_checkpoint']}"
+    with_looks, _ = evaluate(ckpt)
+    once, _ = evaluate(ckpt, "data.test_mirror=false", "data/zooms=none", "precision=32-true")
+    smaller, _ = evaluate(ckpt, "data.min_roi_size=16")
+    other = [f"{key}={getattr(coco_set, name)}" for key, name in (
+        ("data.val_annotations", "json"), ("data.val_images", "images"),
+    )]  # fmt: skip
+    chosen, _ = evaluate(ckpt, "data=default", *other)
+    assert once["data"]["zooms"] is None and with_looks["data"]["zooms"] is not None
+    assert with_looks["evaluations"] != once["evaluations"]
+    assert with_looks["data"]["rois"] < smaller["data"]["rois"] == 10
+    assert (chosen["data"]["rois"], chosen["data"]["mirror"], chosen["data"]["zooms"]) == (10, False, None)
+
+
+def test_a_fold_is_the_checkpoints_unless_there_are_other_files(run_of, evaluate, coco_set, tmp_path):
+    content = coco_set.content()
+    part = [image["id"] for image in content["images"]][3:]
+    for name, keep in (("first", lambda i: i not in part), ("second", lambda i: i in part)):
+        kept = {
+            "images": [image for image in content["images"] if keep(image["id"])],
+            "annotations": [a for a in content["annotations"] if keep(a["image_id"])],
+        }
+        (tmp_path / f"{name}.json").write_text(json.dumps(content | kept))
+    files = [f"data.train_annotations={tmp_path}/first.json", f"data.val_annotations={tmp_path}/second.json"]
+    summary = run_of(*RUNS["plain"], *files, "data/folds=five", "data.folds.number=2")
+    ckpt = f"ckpt={summary['best_checkpoint']}"
+    held_out, folder = evaluate(ckpt)
+    assert held_out["data"]["fold"] == "fold_0_of_2"
+    assert held_out["data"]["rois"] == summary["data"]["val_rois"]
+    assert rows(folder) == rows(Path(summary["output_dir"]))
+    everything, _ = evaluate(ckpt, f"data.val_annotations={coco_set.json}")
+    assert (everything["data"]["fold"], everything["data"]["rois"]) == (None, 10)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_an_exported_file_beside_its_checkpoint(run_of, run_main, evaluate, tmp_path, merged):
+    ckpt = run_of(*RUNS["plain"], *LOOKS, "trainer.max_epochs=8")["best_checkpoint"]
+    file = tmp_path / "exported.onnx"
+    code, error = run_main(roiseg.export, f"ckpt={ckpt}", f"output={file}", f"merged={merged}")
+    assert code == 0, error
+    told, folder = evaluate(f"ckpt={ckpt}", f"onnx={file}")
+    assert told["data"]["mirror"] is False and told["data"]["zooms"] is None
+    first, second = rows(folder / "checkpoint"), rows(folder / "onnx")
+    off = {number: float(second[number]["iou"]) - float(row["iou"]) for number, row in first.items()}
+    difference = told["difference"]
+    assert abs(difference["largest_instance_iou_difference"]) == pytest.approx(max(map(abs, off.values())))
+    assert off[str(difference["annotation_id"])] == difference["largest_instance_iou_difference"]
+    assert max(map(abs, off.values())) < 0.15  # its masks come by way of the input's pixels
+    mean = np.mean(list(off.values()))
+    assert difference["figures"]["test/instance_iou"] == pytest.approx(mean, abs=1e-6)
+    assert "test/miou" not in difference["figures"]  # of 3 classes and of 2
+    alone, _ = evaluate(f"onnx={file}", "data=default", *data_of(told), *detector_of(ckpt, merged))
+    assert alone["evaluations"]["onnx"] == told["evaluations"]["onnx"]
+
+
+def data_of(told):
+    (annotations,) = told["data"]["annotations"]
+    return [f"data.val_annotations={annotations}", f"data.val_images={Path(annotations).parent / 'images'}"]
+
+
+def detector_of(ckpt, merged):
+    content = torch.load(ckpt, weights_only=True)
+    return [] if merged else [f"onnx_path={content['roiseg']['config']['extractor']['onnx_path']}"]
+
+
+def test_evaluations_are_runs_to_the_report(run_of, run_main, evaluate, tmp_path):
+    ckpt = f"ckpt={run_of(*RUNS['plain'])['best_checkpoint']}"
+    folders = [evaluate(ckpt, option)[1] for option in ("data.test_mirror=false", "data.test_mirror=true")]
+    code, error = run_main(roiseg.report, *folders, f"output_dir={tmp_path}/report")
+    assert code == 0, error
+    variants = read_json(tmp_path / "report" / "report.json", "report")["variants"]
+    assert len(variants) == 2
+
+
+@pytest.fixture
+def checkpoint(run_of):
+    return run_of(*RUNS["plain"], "trainer.max_epochs=1")["best_checkpoint"]
+
+
+def changed(checkpoint, path, **data):
+    content = torch.load(checkpoint, weights_only=True)
+    content["roiseg"]["config"]["data"] |= data
+    torch.save(content, path)
+    return path
+
+
+def test_mistakes_end_in_one_line(checkpoint, run_main, tmp_path, onnx_file):
+    ckpt = f"ckpt={checkpoint}"
+    strange = {"_target_": "subprocess.run", "args": ["touch", str(tmp_path / "called")]}
+    mistakes = [
+        ([], ["ckpt=", "onnx="]),
+        (["ckpt=/nowhere/x.pth"], ["/nowhere/x.pth"]),
+        ([f"ckpt={onnx_file}"], ["damaged"]),
+        (["-m", "ckpt=a.pth,b.pth"], ["ckpt", "one file"]),
+        ([ckpt, "boxes=hand"], ["boxes", "hand", "annotations or detector"]),
+        ([ckpt, "boxes=detector"], ["detector="]),
+        ([ckpt, "worst=-1"], ["worst"]),
+        ([ckpt, "min_score=2"], ["min_score"]),
+        ([ckpt, "mask_quality=much"], ["mask_quality"]),
+        ([ckpt, "device=abacus"], ["device=abacus"]),
+        ([ckpt, "data.min_roi_siz=3"], ["data.min_roi_siz", "data.min_roi_size"]),
+        ([ckpt, "data=coco_persn"], ["coco_persn", "coco_person"]),
+        ([ckpt, "data.val_annotations=/nowhere/y.json"], ["/nowhere/y.json"]),
+        ([ckpt, "data.category_id=person"], ["data.category_id", "person"]),
+        ([ckpt, "onnx=/nowhere/z.onnx"], ["/nowhere/z.onnx"]),
+        ([ckpt, f"onnx={onnx_file}"], [onnx_file.name]),
+        ([f"onnx={onnx_file}", "data.val_annotations=x.json"], [onnx_file.name]),
+        (
+            [f"ckpt={changed(checkpoint, tmp_path / 'zooms.pth', zooms=strange)}"],
+            ["subprocess.run", "trusted"],
+        ),
+        ([f"ckpt={changed(checkpoint, tmp_path / 'text.pth', val_images='${oc.env:HOME}')}"], ["val_images"]),
+        (
+            [f"ckpt={changed(checkpoint, tmp_path / 'gone.pth', val_annotations='/gone.json')}"],
+            ["/gone.json"],
+        ),
+    ]
+    for arguments, words in mistakes:
+        code, error = run_main(roiseg.evaluate, "data.num_workers=0", *arguments)
+        lines = [line for line in error.splitlines() if line.strip()]
+        assert code == 2 and len(lines) == 1, (arguments, error)
+        assert all(word in lines[0] for word in ("roiseg: error: ", *words)), lines[0]
+    assert not (tmp_path / "outputs").exists() and not (tmp_path / "called").exists()
+
+
+def test_a_foreign_source_or_cache_in_a_checkpoint_is_not_even_looked_at(checkpoint, evaluate, tmp_path):
+    evil = {"_target_": "os.mkdir", "path": str(tmp_path / "made")}
+    path = changed(checkpoint, tmp_path / "evil.pth", source=evil, sampler=evil, augment=evil, bank=evil)
+    evaluate(f"ckpt={path}")
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.realdata
+def test_real_pictures_with_the_detectors_own_boxes(realdata, run_of, evaluate):
+    setting = [
+        "data=coco128_person", "extractor=yolox", "model=roialign", "model.mid_channels=8", "trainer.max_epochs=1",
+        "data.source=null", "data/folds=five", "extractor.layers=['931']",
+        f"extractor.onnx_path={realdata}/yolox_nano.onnx", "extractor.preprocess.image_size=[416,416]",
+    ]  # fmt: skip
+    files = {
+        f"data.{split}_{kind}": f"{realdata}/coco128_person/{place.format(split)}"
+        for split in ("train", "val")
+        for kind, place in (
+            ("annotations", "annotations/instances_{}2017_person_only_no_crowd.json"), ("images", "images/{}2017"),
+        )
+    }  # fmt: skip
+    summary = run_of(*setting, *(f"{key}={value}" for key, value in files.items()))
+    ckpt = f"ckpt={summary['best_checkpoint']}"
+    told, _ = evaluate(ckpt)
+    assert told["evaluations"]["checkpoint"]["test"]["test/instance_iou"] == pytest.approx(
+        summary["test"]["test/instance_iou"], abs=1e-6
+    )
+    detected, folder = evaluate(ckpt, "boxes=detector")
+    figures = detected["evaluations"]["checkpoint"]
+    assert figures["average_precision_of_boxes"]["AP50"] > 0.4  # a real detector on real people
+    assert figures["persons"] > told["data"]["rois"]
+    assert figures["found"] == len(read_json(folder / "results.json", "results")) > 0
+    assert 0 <= figures["average_precision"]["AP"] < figures["average_precision_of_boxes"]["AP"]

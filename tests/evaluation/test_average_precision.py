@@ -1,0 +1,141 @@
+"""COCO's figures against a case worked out by hand, and against the official tool called through its files."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from roiseg.data.coco_json import load_annotations
+from roiseg.evaluation.average_precision import average_precision, truth_records
+
+SIZE = (120, 160)
+
+
+def rectangle(x1, y1, x2, y2):
+    mask = np.zeros(SIZE, np.uint8, order="F")
+    mask[y1:y2, x1:x2] = 1
+    rle = coco_mask.encode(mask)
+    return {"size": list(SIZE), "counts": rle["counts"].decode()}
+
+
+def truth(number, image, box, crowd=0):
+    rle = rectangle(*box)
+    x1, y1, x2, y2 = box
+    return {
+        "id": number, "image_id": image, "category_id": 1, "iscrowd": crowd, "segmentation": rle,
+        "area": float((x2 - x1) * (y2 - y1)), "bbox": [x1, y1, x2 - x1, y2 - y1],
+    }  # fmt: skip
+
+
+def result(image, box, score):
+    x1, y1, x2, y2 = box
+    return {
+        "image_id": image, "category_id": 1, "score": score, "segmentation": rectangle(*box),
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+    }  # fmt: skip
+
+
+def test_a_case_by_hand():
+    truths = [truth(1, 1, (0, 0, 40, 40)), truth(2, 1, (60, 0, 100, 40)), truth(3, 2, (0, 0, 20, 20))]
+    results = [
+        result(1, (0, 0, 40, 40), 0.9),  # exact
+        result(2, (50, 50, 90, 90), 0.8),  # nobody
+        result(1, (60, 0, 100, 28), 0.7),  # IoU 0.7
+    ]  # the small one is not found
+    figures = average_precision(truths, results, [1, 2, 3])
+    # recall 1/3 at precision 1, recall 2/3 at precision 2/3 where IoU 0.7 suffices (0.50 ... 0.70: five of ten)
+    low, high = 34 / 101, (34 + 33 * 2 / 3) / 101
+    assert figures["AP50"] == pytest.approx(high)
+    assert figures["AP75"] == pytest.approx(low)
+    assert figures["AP"] == pytest.approx((5 * high + 5 * low) / 10)
+    assert figures["AR50"] == pytest.approx(2 / 3)
+    assert figures["AR"] == pytest.approx((5 * 2 / 3 + 5 / 3) / 10)
+    assert figures["AP_small"] == 0 and figures["AP_large"] is None
+
+
+def test_results_in_a_crowd_count_neither_for_nor_against():
+    truths = [truth(1, 1, (0, 0, 40, 40)), truth(2, 1, (60, 0, 140, 100), crowd=1)]
+    right, in_crowd, wrong = (
+        result(1, (0, 0, 40, 40), 0.5),
+        result(1, (70, 10, 90, 60), 0.9),
+        result(1, (0, 60, 40, 100), 0.9),
+    )
+    assert average_precision(truths, [right, in_crowd], [1])["AP"] == pytest.approx(1)
+    assert average_precision(truths, [right, wrong], [1])["AP"] == pytest.approx(0.5)
+
+
+def test_nothing_predicted_and_nothing_annotated():
+    assert average_precision([truth(1, 1, (0, 0, 9, 9))], [], [1])["AP"] == 0
+    assert average_precision([], [result(1, (0, 0, 9, 9), 1.0)], [1])["AP"] is None
+
+
+def test_more_than_a_hundred_persons_in_an_image_all_count():
+    boxes = [(x, y, x + 8, y + 8) for x in range(0, 160, 10) for y in range(0, 120, 10)]
+    truths = [truth(number, 1, box) for number, box in enumerate(boxes, 1)]
+    assert len(truths) > 100
+    figures = average_precision(truths, [result(1, box, 0.5) for box in boxes], [1])
+    assert figures["AP"] == pytest.approx(1) and figures["AR"] == pytest.approx(1)
+
+
+def test_it_prints_nothing(capsys):
+    average_precision([truth(1, 1, (0, 0, 9, 9))], [result(1, (0, 0, 9, 9), 1.0)], [1])
+    assert capsys.readouterr().out == ""
+
+
+boxes = st.tuples(st.integers(0, 90), st.integers(0, 60), st.integers(10, 60), st.integers(10, 55)).map(
+    lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3])
+)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 3), boxes, st.sampled_from([0, 0, 0, 1])), min_size=1, max_size=8),
+    st.lists(st.tuples(st.integers(1, 3), boxes, st.floats(0.01, 1)), min_size=1, max_size=8),
+    st.sampled_from(["segm", "bbox"]),
+)
+def test_equal_to_the_official_tool_called_through_its_own_loading(annotated, predicted, kind):
+    truths = [truth(number, *one) for number, one in enumerate(annotated, 1)]
+    results = [result(*one) for one in predicted]
+    images = [{"id": number, "height": SIZE[0], "width": SIZE[1]} for number in (1, 2, 3)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = json.loads(
+            json.dumps({"images": images, "annotations": truths, "categories": [{"id": 1}]})
+        )
+        coco.createIndex()
+        official = COCOeval(coco, coco.loadRes(json.loads(json.dumps(results))), kind)
+        official.evaluate()
+        official.accumulate()
+        official.summarize()
+    figures = average_precision(truths, results, [1, 2, 3], kind)
+    names = {0: "AP", 1: "AP50", 2: "AP75", 3: "AP_small", 4: "AP_medium", 5: "AP_large", 8: "AR", 9: "AR_small",
+             10: "AR_medium", 11: "AR_large"}  # fmt: skip
+    for at, name in names.items():
+        expected = official.stats[at]
+        assert figures[name] == (None if expected == -1 else pytest.approx(expected))
+
+
+def test_truths_are_the_wanted_instances_and_all_crowds(coco_set):
+    annotations = load_annotations(coco_set.json)
+    content = {a["id"]: a for a in coco_set.content()["annotations"]}
+    for image in range(len(annotations)):
+        wanted = annotations.eligible(image, 16)
+        records = truth_records(annotations, image, wanted)
+        ids = {r["id"] for r in records if not r["iscrowd"]}
+        assert ids == {int(annotations.ids[annotations.instances(image)[i]]) for i in wanted}
+        crowds = {
+            a["id"] for a in content.values()
+            if a["iscrowd"] and a["image_id"] == int(annotations.image_ids[image])
+        }  # fmt: skip
+        assert {r["id"] for r in records if r["iscrowd"]} == crowds
+        for record in records:
+            assert record["area"] == pytest.approx(content[record["id"]]["area"])
+            assert record["image_id"] == content[record["id"]]["image_id"]
