@@ -116,8 +116,8 @@ def find_boxes(content: dict[str, Any], source: Source, predictor: Predictor) ->
     if content["ckpt"] is None:
         raise UserError("boxes=coco are those a checkpoint was trained on: give ckpt=..., or boxes=FILE")
     data = read_checkpoint(content["ckpt"])["roiseg"]["config"]["data"]
-    files = [open_boxes(data[key], *options) for key in ("val_annotations", "train_annotations")]
-    return next((file for file in files if knows_any(file, source)), files[0])
+    validation = open_boxes(data["val_annotations"], *options)
+    return validation if knows_any(validation, source) else open_boxes(data["train_annotations"], *options)
 
 
 def report_left_out(tally: Tally, boxes: BoxFile | None) -> None:
