@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import ROOT, TINY_IMAGES, TINY_INSTANCES, run_command, write_coco
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
 
 import roiseg.train
 from roiseg.inference.checkpoint import read_checkpoint
@@ -41,7 +43,7 @@ def overrides(tiny_overrides, even_set):
     kept = [o for o in tiny_overrides if not o.startswith(("trainer=", "data.batch_size"))]
     return [
         *kept, f"data.train_annotations={even_set.json}", f"data.train_images={even_set.images}",
-        "loss=ce", "scheduler=constant", "callbacks=[history,checkpoint,overlays,instances,extremes]",
+        "loss=ce", "scheduler=constant", "callbacks=[history,checkpoint,overlays,instances,extremes,pr_curve,model_text,hparams]",
     ]  # fmt: skip
 
 
@@ -56,6 +58,13 @@ def weights(folder):
 def table(path):
     """The numbers of an instances.csv [n, 10]."""
     return np.genfromtxt(path, delimiter=",", skip_header=1, usecols=[0, *range(2, 11)], ndmin=2)
+
+
+def curves(folder):
+    """Pixels called target, and called so wrongly, at every threshold in every epoch's curve; none without."""
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    found = events.Tensors("target") if "target" in events.Tags()["tensors"] else []
+    return np.array([tensor_util.make_ndarray(event.tensor_proto)[:2] for event in found])
 
 
 def assert_same_run(several, alone):
@@ -76,6 +85,9 @@ def assert_same_run(several, alone):
         for s in (several, alone)
     )
     assert all(a.shape == b.shape and (a == b).mean() > 0.99 for a, b in zip(theirs, ours, strict=True))
+    theirs, ours = (curves(Path(s["output_dir"])) for s in (several, alone))
+    assert theirs.shape == ours.shape
+    assert np.allclose(theirs, ours, atol=0.002 * ours.max(initial=0))
     theirs, ours = (weights(Path(s["checkpoint_dir"])) for s in (several, alone))
     assert all(torch.allclose(theirs[name], ours[name], atol=1e-5) for name in ours)
 
@@ -105,6 +117,7 @@ def test_two_processes_equal_one_and_torchrun_goes_on_with_them(overrides, run_t
     assert len(list((tmp_path / "ckpt").glob("*.pth"))) == 3
     written = {p.relative_to(tmp_path).parts[0] for p in tmp_path.rglob("*") if p.is_file()}
     assert written - {"alone", "data"} == {"out", "ckpt"}
+    assert len(curves(tmp_path / "out")) == 3
     assert_same_run(summary, alone)
 
 
