@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from roiseg.cli import build
@@ -36,14 +36,14 @@ def examine(cfg: DictConfig) -> tuple[Report, Table | None]:
     report.add(*packages())
     with report.guard("configuration"):
         check_types(build.plain(cfg))
-    if not report.can_start:  # nothing below can be trusted to have the right type
-        return report, None
+    valid, tensors, extractor = report.can_start, None, None
+    with report.guard("detector"):  # also where its layers are not chosen yet
+        tensors = detector(cfg, report)
+    if not valid:  # nothing below can be trusted to have the right type
+        return report, tensors
     report.add(*devices(cfg.data.num_workers, cfg.trainer.accelerator))
     report.add(*input_files(cfg), *output_folders(cfg))
-    extractor, tensors = None, None
-    if Path(cfg.extractor.onnx_path).is_file():
-        with report.guard("detector"):
-            tensors = detector(cfg, report)
+    if tensors is not None:
         with report.guard("extractor"):
             extractor = build.build_extractor(cfg)
     report.add(*runtime(cfg.extractor.providers, extractor.providers if extractor else None))
@@ -54,18 +54,26 @@ def examine(cfg: DictConfig) -> tuple[Report, Table | None]:
     return report, tensors
 
 
-def detector(cfg: DictConfig, report: Report) -> Table:
-    """The detector's inputs and outputs, and a table of the tensors that are chosen or asked for."""
-    model = load_onnx(cfg.extractor.onnx_path)
+def detector(cfg: DictConfig, report: Report) -> Table | None:
+    """The detector's inputs and outputs, and a table of the tensors that are chosen or asked for.
+
+    Returns:
+        The table; None where the file is not there, which is said where files are looked for.
+    """
+    path = OmegaConf.select(cfg, "extractor.onnx_path")
+    if path is None or not Path(path).is_file():
+        return None
+    model = load_onnx(path)
     report.add(*inputs_and_outputs(model))
     tensors = list_tensors(model, instantiate(cfg.extractor.preprocess, _convert_="all").image_size)
     report.add(overview(tensors))
-    layers = [str(layer) for layer in cfg.extractor.layers]
-    names = set(layers)
+    layers = OmegaConf.select(cfg, "extractor.layers") or []
+    chosen = [str(layer) for layer in ([layers] if isinstance(layers, (str, int)) else layers)]
+    names = set(chosen)
     if cfg.tensors is not None:
         with report.guard("tensors", state="warning"):
             names.update(tensor.name for tensor in select(tensors, str(cfg.tensors)))
-    return tensor_table([tensor for tensor in tensors if tensor.name in names], layers)
+    return tensor_table([tensor for tensor in tensors if tensor.name in names], chosen)
 
 
 @command("doctor")

@@ -70,7 +70,9 @@ def cost(name: str, overrides: list[str], extractor: OnnxExtractor, device: torc
 
 
 def _overrides() -> list[str]:
-    return list(HydraConfig.get().overrides.task)
+    """What the command line asks for, folders of further configuration included."""
+    given = HydraConfig.get().overrides
+    return [*(o for o in given.hydra if o.startswith("hydra.searchpath=")), *given.task]
 
 
 def reached(folder: str | Path) -> dict[str, dict[str, float]]:

@@ -153,7 +153,8 @@ def _explain_instantiation(error: InstantiationException) -> str | None:
     text = str(error)
     key = re.search(r"full_key: (\S+)", text)
     where = f"configuration `{key.group(1)}`: " if key else "configuration: "
-    if isinstance(cause, (TypeError, ValueError)) or cause is None or "Error locating target" in text:
+    wrong = isinstance(cause, (TypeError, ValueError, ImportError))  # ImportError: an extra is not installed
+    if wrong or cause is None or "Error locating target" in text:
         return where + _one_line(str(cause) if cause else text.split("full_key")[0])
     return explain(cause)
 

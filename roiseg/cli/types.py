@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import typing
 from typing import Any
@@ -49,7 +50,8 @@ def _hints(target: str) -> dict[str, Any]:
     hints: dict[str, Any] = {}  # a class hands what it does not name itself on to the class it extends
     for kind in reversed(found.__mro__):
         if kind.__module__.startswith(_CHECKED):
-            hints |= typing.get_type_hints(kind.__init__)  # type: ignore[misc]
+            with contextlib.suppress(NameError):  # a type of an extra that is not installed
+                hints |= typing.get_type_hints(kind.__init__)  # type: ignore[misc]
     return hints
 
 

@@ -37,7 +37,7 @@ class OverlayColumn:
     """One image of an overlay; everything in the pixels of the original image.
 
     Attributes:
-        title: file name; the person count is added to it.
+        title: file name; the number of ROIs is added to it.
         image: RGB uint8 [H, W, 3].
         boxes: ROI boxes, float [N, 4] x1, y1, x2, y2.
         truth: annotated masks, bool [N, H, W].
@@ -110,8 +110,8 @@ def _column(column: OverlayColumn, row_height: int, title_height: int) -> Image:
     column_width = max(size[0], round(_NARROWEST * row_height))
     line = blank(_LINE, column_width, SEPARATOR)
     rows = [centred(top, row_height, column_width), line, centred(bottom, row_height, column_width)]
-    persons = "1 person" if len(boxes) == 1 else f"{len(boxes)} persons"
-    return caption(np.concatenate(rows), f"{column.title} - {persons}", title_height)
+    count = "1 ROI" if len(boxes) == 1 else f"{len(boxes)} ROIs"
+    return caption(np.concatenate(rows), f"{column.title} - {count}", title_height)
 
 
 def _resized(masks: Mask, size: tuple[int, int]) -> Mask:

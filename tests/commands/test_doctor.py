@@ -160,6 +160,22 @@ def test_tensors_by_pattern(doctor):
     assert any("Transformer" in f["text"] for f in of_state(findings, "warning"))
 
 
+def test_tensors_are_listed_before_one_is_chosen(doctor):
+    code, findings, printed = doctor("extractor.layers=???", "tensors=Concat")
+    assert code == 2
+    assert [f["text"] for f in of_state(findings, "error")] == [
+        "configuration `extractor.layers` must be given: add extractor.layers=..."
+    ]
+    assert "/model.6/Concat_output_0" in printed
+
+
+def test_a_logger_that_is_not_installed_is_named(doctor, monkeypatch):
+    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
+    code, findings, _ = doctor("logger=wandb")
+    assert code == 2
+    assert "wandb" in of_state(findings, "error")[0]["text"]
+
+
 def test_a_cache_that_is_too_small_is_a_warning(doctor):
     _, findings, _ = doctor("data/augment=none", "data/cache=disk", "data.cache.budget_gb=0.000001")
     (warning,) = [f for f in of_state(findings, "warning") if f["about"] == "feature cache"]
