@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 import torch
 from torch import Tensor
@@ -59,6 +60,8 @@ class OnnxExtractor:
             source.ensure()
         names = [layers] if isinstance(layers, (str, int)) else layers
         self.layers = [str(name) for name in names]
+        if len(set(self.layers)) < len(self.layers):
+            raise UserError(f"extractor.layers names a tensor twice: {', '.join(self.layers)}")
         self.onnx_path = str(onnx_path)
         self.preprocess = preprocess
         self.detector = detector
@@ -220,6 +223,11 @@ class OnnxExtractor:
                 raise UserError(
                     f"extractor.layers: tensor `{layer}` is {feature.dtype} {list(feature.shape)}; a decoder "
                     f"needs float [1, C, h, w] whose cells divide the input {height}x{width} evenly"
+                )
+            if not np.isfinite(feature).all():
+                raise UserError(
+                    f"extractor {self.onnx_path}: tensor `{layer}` has nan or infinite values on an empty "
+                    "picture, its weights are damaged: export or copy it anew"
                 )
         return [(f.shape[1], f.shape[2], f.shape[3]) for f in features]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -43,6 +44,10 @@ class Preprocess:
         if len(mean) != 3 or len(std) != 3 or min(abs(s) for s in std) == 0 or divisor == 0:
             raise UserError(
                 "extractor.preprocess: mean and std need 3 numbers each; std and divisor must not be 0"
+            )
+        if not all(map(math.isfinite, (divisor, *mean, *std))):
+            raise UserError(
+                f"extractor.preprocess: divisor, mean and std must be finite, got {divisor}, {mean}, {std}"
             )
         if len(image_size) != 2:
             raise UserError(f"extractor.preprocess.image_size must be [H, W], got {list(image_size)}")

@@ -73,6 +73,8 @@ class Letterbox:
             )
         if self.align not in ("center", "topleft"):
             raise UserError(f"extractor.preprocess.align must be center or topleft, got {self.align}")
+        if not 0 <= self.pad_value <= 255:
+            raise UserError(f"extractor.preprocess.pad_value must be within 0..255, got {self.pad_value}")
 
     def fit(self, height: int, width: int) -> Transform:
         """The transform that brings a whole image of `height` x `width` original pixels into the input."""

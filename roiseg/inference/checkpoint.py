@@ -115,9 +115,35 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"checkpoint {path} has format {description.get('format')}, this version of roiseg reads {FORMAT}"
         )
     missing = sorted((_KEYS - description.keys()) | ({"epoch"} - content.keys()))
-    if missing or not isinstance(description["config"], dict):
-        raise UserError(f"checkpoint {path} is incomplete (without {missing or 'config'}): use another one")
+    if missing:
+        raise UserError(f"checkpoint {path} is incomplete (without {', '.join(missing)}): use another one")
+    wrong = _impossible({**description, "epoch": content["epoch"]})
+    if wrong is not None:
+        raise UserError(f"checkpoint {path} has an impossible `{wrong}`: use another one")
     return content
+
+
+def _impossible(description: dict[str, Any]) -> str | None:
+    """The first entry of a complete description that no run writes, if there is one."""
+    config, layers, shapes = (description[key] for key in ("config", "layers", "shapes"))
+    sound = {
+        "epoch": isinstance(description["epoch"], int) and description["epoch"] >= 0,
+        "config": isinstance(config, dict)
+        and all("_target_" in (config.get(part) or ()) for part in ("model", "extractor")),
+        "layers": isinstance(layers, list) and bool(layers) and all(isinstance(name, str) for name in layers),
+        "shapes": isinstance(shapes, list) and all(_are_sizes(shape, 3) for shape in shapes),
+        "strides": isinstance(layers, list) and _are_sizes(description["strides"], len(layers)),
+        "image_size": _are_sizes(description["image_size"], 2),
+        "extractor_sha256": isinstance(description["extractor_sha256"], str),
+    }
+    if all(sound.values()) and len(shapes) != len(layers):
+        return "shapes"
+    return next((key for key, well in sound.items() if not well), None)
+
+
+def _are_sizes(value: Any, count: int) -> bool:
+    whole = isinstance(value, (list, tuple)) and all(isinstance(size, int) for size in value)
+    return whole and len(value) == count and min(value, default=0) > 0
 
 
 def load_model(path: str | Path) -> TrainedModel:
@@ -129,12 +155,15 @@ def load_model(path: str | Path) -> TrainedModel:
     content = read_checkpoint(path)
     description = content["roiseg"]
     shapes = [(int(c), int(h), int(w)) for c, h, w in description["shapes"]]
-    decoder: Decoder = rebuild(
-        description["config"]["model"],
-        in_channels=tuple(shape[0] for shape in shapes),
-        strides=tuple(description["strides"]),
-        image_size=tuple(description["image_size"]),
-    )
+    try:
+        decoder: Decoder = rebuild(
+            description["config"]["model"],
+            in_channels=tuple(shape[0] for shape in shapes),
+            strides=tuple(description["strides"]),
+            image_size=tuple(description["image_size"]),
+        )
+    except (UserError, TypeError, ValueError, RuntimeError) as error:  # options of another type, say
+        raise UserError(f"checkpoint {path}: its model cannot be built ({error})") from error
     prefix = "decoder."
     weights = {k[len(prefix) :]: v for k, v in content["state_dict"].items() if k.startswith(prefix)}
     try:
@@ -144,6 +173,8 @@ def load_model(path: str | Path) -> TrainedModel:
         raise UserError(
             f"checkpoint {path}: its weights do not fit its own configuration ({reason})"
         ) from None
+    if lost := [name for name, weight in decoder.state_dict().items() if not weight.isfinite().all()]:
+        raise UserError(f"checkpoint {path}: weight `{lost[0]}` is nan or infinite: use an earlier one")
     height, width = description["image_size"]
     return TrainedModel(
         path=Path(path),

@@ -1,0 +1,223 @@
+"""Checkpoints that are wrong, odd or hostile.
+
+Each case changes what a sound checkpoint holds, or the file itself.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class BadCheckpoint:
+    """A checkpoint and what becomes of it.
+
+    Args:
+        spoil: gets the path of a sound file.
+        words: of the line that refuses it; empty: it is read.
+        resumed: is it refused when a run is to go on from it, not when it is read for inference?
+    """
+
+    spoil: Callable[[Path], object]
+    words: tuple[str, ...]
+    resumed: bool = False
+
+
+class Runs:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("touch owned",)
+
+
+FILE = "damaged.pth"
+DAMAGED, FOREIGN = (
+    (FILE, "is damaged or holds more than"),
+    (FILE, "was not written by `python -m roiseg.train`"),
+)
+
+
+def bytes_of(change: Callable[[bytes], bytes]) -> BadCheckpoint:
+    return BadCheckpoint(lambda path: path.write_bytes(change(path.read_bytes())), DAMAGED)
+
+
+def content(change: Callable[[dict[str, Any]], object], *words: str, resumed: bool = False) -> BadCheckpoint:
+    def spoil(path):
+        loaded = torch.load(path, weights_only=True)
+        change(loaded)
+        torch.save(loaded, path)
+
+    return BadCheckpoint(spoil, (FILE, *words), resumed)
+
+
+def described(key, value, *words):
+    return content(lambda c: c["roiseg"].update({key: value}), *words)
+
+
+def modelled(words=(), **options):
+    """A checkpoint whose model has these options instead."""
+    return content(lambda c: c["roiseg"]["config"]["model"].update(options), *words)
+
+
+def targeted(target, *words):
+    return BadCheckpoint(modelled(_target_=target).spoil, words)
+
+
+def whole(make: Callable[[], Any], words=FOREIGN) -> BadCheckpoint:
+    return BadCheckpoint(lambda path: torch.save(make(), path), words)
+
+
+def weight(change: Callable[[torch.Tensor], torch.Tensor], *words: str) -> BadCheckpoint:
+    def replace(loaded):
+        name = next(name for name in loaded["state_dict"] if name.endswith("weight"))
+        loaded["state_dict"][name] = change(loaded["state_dict"][name])
+
+    return content(replace, *words)
+
+
+def with_code(path):
+    loaded = torch.load(path, weights_only=True)
+    torch.save({**loaded, "callbacks": Runs()}, path)
+
+
+def with_code_in_the_description(path):
+    loaded = torch.load(path, weights_only=True)
+    loaded["roiseg"]["config"]["model"]["depth"] = Runs()
+    torch.save(loaded, path)
+
+
+def plain_pickle(path):
+    path.write_bytes(pickle.dumps({"state_dict": Runs()}))
+
+
+def old_format(path):
+    torch.save({"state_dict": Runs()}, path, _use_new_zipfile_serialization=False)
+
+
+def zip_of_something(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "no weights")
+
+
+def zip_that_leaves(path):
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("../../owned", "x")
+
+
+def torchscript(path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(path))
+
+
+def rename_weights(loaded):
+    loaded["state_dict"] = {f"model.{name}": value for name, value in loaded["state_dict"].items()}
+
+
+def drop_weight(loaded):
+    loaded["state_dict"].pop(next(iter(loaded["state_dict"])))
+
+
+FITS = "its weights do not fit its own configuration"
+
+FILES = {
+    "empty": bytes_of(lambda b: b""),
+    "text": bytes_of(lambda b: b"this is no checkpoint\n" * 20),
+    "web page": bytes_of(lambda b: b"<!DOCTYPE html><html>404</html>"),
+    "zeros": bytes_of(lambda b: bytes(10_000)),
+    "git lfs pointer": bytes_of(lambda b: b"version https://git-lfs.github.com/spec/v1\n"),
+    **{f"cut at {share} %": bytes_of(lambda b, s=share: b[: len(b) * s // 100]) for share in (1, 25, 50, 75, 99)},
+    "its second half": bytes_of(lambda b: b[len(b) // 2 :]),
+    "absent": BadCheckpoint(Path.unlink, (FILE, "not found")),
+    "folder": BadCheckpoint(lambda path: (path.unlink(), path.mkdir()), (FILE, "is a folder")),
+    "zip of something else": BadCheckpoint(zip_of_something, DAMAGED),
+    "zip with a path that leaves its folder": BadCheckpoint(zip_that_leaves, DAMAGED),
+    "torchscript": BadCheckpoint(torchscript, (FILE,)),
+    "code beside the weights": BadCheckpoint(with_code, DAMAGED),
+    "code in the description": BadCheckpoint(with_code_in_the_description, DAMAGED),
+    "code in a plain pickle": BadCheckpoint(plain_pickle, DAMAGED),
+    "code in torch's old format": BadCheckpoint(old_format, DAMAGED),
+    "a whole module": whole(lambda: torch.nn.Linear(2, 2), DAMAGED),
+    "a tensor": whole(lambda: torch.zeros(3)),
+    "a list": whole(lambda: [1, 2]),
+    "a number": whole(lambda: 3),
+    "nothing": whole(dict),
+    "bare weights": whole(lambda: torch.nn.Linear(2, 2).state_dict()),
+    "another program's": whole(lambda: {"state_dict": {}, "epoch": 3, "hyper_parameters": {"lr": 1.0}}),
+    "another program's with our name": whole(lambda: {"state_dict": {}, "epoch": 3, "roiseg": "0.1"}),
+}  # fmt: skip
+
+DESCRIPTIONS = {
+    **{f"format {value!r}": described("format", value, "format") for value in (0, 2, "1", None)},
+    **{
+        f"without {key}": content(lambda c, k=key: c["roiseg"].pop(k), key)
+        for key in ("config", "layers", "shapes", "strides", "image_size", "extractor_sha256")
+    },
+    "without an epoch": content(lambda c: c.pop("epoch"), "epoch"),
+    "without weights": BadCheckpoint(content(lambda c: c.pop("state_dict")).spoil, FOREIGN),
+    "an epoch in words": content(lambda c: c.update(epoch="ten"), "epoch"),
+    "an epoch below 0": content(lambda c: c.update(epoch=-3), "epoch"),
+    "config of a text": described("config", "none", "config"),
+    "config without a model": content(lambda c: c["roiseg"]["config"].pop("model"), "config"),
+    "config without an extractor": content(lambda c: c["roiseg"]["config"].pop("extractor"), "config"),
+    "model null": content(lambda c: c["roiseg"]["config"].update(model=None), "config"),
+    "model of a text": content(lambda c: c["roiseg"]["config"].update(model="roialign"), "config"),
+    "model without a class": content(lambda c: c["roiseg"]["config"]["model"].pop("_target_"), "config"),
+    **{
+        f"{key} {value!r}": described(key, value, key)
+        for key, values in {
+            "shapes": (None, [], [[1, 2]], [["a", "b", "c"]], 5, [[0, 0, 0]], [[-32, 8, 8]]),
+            "strides": (None, [], ["8"], [0], 8, [8, 8, 8]),
+            "image_size": (None, [], [64], [64, "x"], 64, [0, 0], [64, 64, 3]),
+            "layers": (None, 5, [3]),
+            "extractor_sha256": (None, 5),
+        }.items()
+        for value in values
+    },
+}  # fmt: skip
+
+MODELS = {
+    **{
+        f"class {target}": targeted(target, "not trusted")
+        for target in (
+            "os.system", "subprocess.Popen", "builtins.eval", "roiseg.common.files.write_json", "roiseg.decoders.base.Decoder",
+            "roiseg.decoders.base.nn", "roiseg.decoders.roialign.__builtins__", "",
+        )
+    },
+    "a class of a later version": targeted("roiseg.decoders.roialign.RoiAlignDecoder3", "does not have"),
+    "a file of a later version": targeted("roiseg.decoders.holographic.Decoder9", "does not have"),
+    "another decoder": modelled((), _target_="roiseg.decoders.unet.UNetDecoder"),
+    "another class count": modelled((FITS,), num_classes=2),
+    "a class count of nothing": modelled((), num_classes=0),
+    "another depth": modelled((FITS,), depth=2),
+    "a depth in words": modelled((), depth="deep"),
+    "a depth below 0": modelled((), depth=-1),
+    "an option of a later version": modelled(("do not fit",), holograms=3),
+    "an output grid out of reach": modelled((), output_size=[13, 17]),
+    "an output grid of a number": modelled((), output_size=14),
+    "a weight too few": content(drop_weight, FITS),
+    "a weight too many": content(lambda c: c["state_dict"].update({"decoder.more": torch.zeros(3)}), FITS),
+    "weights of other names": content(rename_weights, FITS),
+    "weights with a prefix of torch.compile": content(
+        lambda c: c.update(state_dict={f"_orig_mod.{k}": v for k, v in c["state_dict"].items()}), FITS
+    ),
+    "a weight of another shape": weight(lambda w: w[:-1], FITS),
+    "a weight that is a text": weight(lambda w: "weight", FITS),
+    "a weight that is not a number": weight(lambda w: w * math.nan, "is nan or infinite"),
+    "a weight that is infinite": weight(lambda w: w / 0, "is nan or infinite"),
+    "weights in half precision": BadCheckpoint(weight(lambda w: w.half()).spoil, ()),
+}  # fmt: skip
+
+RESUMED = {
+    f"to go on from, without {key}": content(lambda c, k=key: c.pop(k), key, resumed=True)
+    for key in ("optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step", "pytorch-lightning_version")
+}  # fmt: skip
+
+CHECKPOINTS = FILES | DESCRIPTIONS | MODELS

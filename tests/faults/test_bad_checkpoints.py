@@ -1,0 +1,50 @@
+"""Each wrong checkpoint ends in one line; nothing in it is run."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from faults.bad_checkpoints import CHECKPOINTS, FILE
+from helpers import user_error
+from tiny_run import fit, tiny_config, tiny_extractor
+
+from callbacks.checkpoint import EpochCheckpoint
+from roiseg.cli.entry import explain
+from roiseg.common.errors import UserError
+from roiseg.inference.checkpoint import check_resumable, describe, load_model, newest
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(coco_set, onnx_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "checkpoints"
+    fit(coco_set, onnx_file, folder.parent, [EpochCheckpoint(folder, [64, 64])], max_epochs=1)
+    return newest(folder)
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_checkpoint(checkpoint, onnx_file, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    case = CHECKPOINTS[name]
+    path = shutil.copy(checkpoint, tmp_path / FILE)
+    case.spoil(tmp_path / FILE)
+    before = sorted(tmp_path.parent.rglob("*"))
+    description = describe(tiny_config(onnx_file), tiny_extractor(onnx_file))
+    if not case.words:
+        model = load_model(path)
+        assert all(torch.isfinite(p).all() for p in model.decoder.parameters())
+    else:
+        with pytest.raises(UserError) as caught:
+            load_model(path)
+        line = explain(caught.value)
+        assert line.isprintable()
+        assert FILE in line
+        for word in case.words:
+            assert word in line
+    assert "\n" not in user_error(
+        check_resumable, path, description
+    )  # a run goes on from it or is told why not
+    assert sorted(tmp_path.parent.rglob("*")) == before
