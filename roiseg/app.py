@@ -24,7 +24,8 @@ def app(cfg: DictConfig) -> BaseWSGIServer:
     content = plain(cfg)
     check_types(content)
     paths = [content["ckpt"]] + ([content["compare"]] if content["compare"] else [])
-    options = {key: content[key] for key in ("onnx_path", "device", "detector")}
+    options = {key: content[key] for key in ("onnx_path", "device", "detector", "mirrored")}
+    options["zooms"] = instantiate(cfg.zooms, _convert_="all")
     models = [
         Model(name, Predictor.from_checkpoint(path, **options))
         for name, path in zip(short_names(paths), paths, strict=True)

@@ -21,6 +21,7 @@ from werkzeug.serving import BaseWSGIServer
 from callbacks.checkpoint import EpochCheckpoint
 from roiseg import app
 from roiseg.app import short_names
+from roiseg.data.zooms import Zooms
 from roiseg.inference.checkpoint import newest
 from roiseg.inference.predictor import Predictor
 
@@ -119,6 +120,16 @@ def test_another_address_than_this_machine_alone_is_warned_of(
     assert code == 0
     assert ("without a password" in captured.get()) is warned
     assert "http://" in captured.get()
+
+
+def test_more_looks_can_be_averaged(checkpoints, run_main, monkeypatch):
+    served = []
+    monkeypatch.setattr(BaseWSGIServer, "serve_forever", lambda server: served.append(server))
+    run_main(app, f"ckpt={checkpoints[0]}", "mirrored=true", "data/zooms@zooms=small")
+    served[0].server_close()
+    (model,) = served[0].app.models
+    assert model.predictor.mirrored is True
+    assert isinstance(model.predictor.zooms, Zooms)
 
 
 @pytest.mark.parametrize(
