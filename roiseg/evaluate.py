@@ -52,7 +52,7 @@ def leave_out_training(cfg: DictConfig) -> None:
     for kind in ("annotations", "images"):
         if OmegaConf.is_missing(cfg.data, f"train_{kind}") and not cfg.data.folds:
             missing = OmegaConf.is_missing(cfg.data, f"val_{kind}")
-            cfg.data[f"train_{kind}"] = "???" if missing else cfg.data[f"val_{kind}"]
+            cfg.data[f"train_{kind}"] = "" if missing else cfg.data[f"val_{kind}"]
 
 
 def check(cfg: DictConfig) -> None:
