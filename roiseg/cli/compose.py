@@ -22,21 +22,28 @@ def compose_run(output_dir: str | Path, *overrides: str, config: str = "train") 
         cfg = compose_run("outputs/mine", "model=unet", "trainer.max_epochs=3")
         summary = roiseg.train.train(cfg)
 
-    Relative paths are meant from the checkout, wherever Python was started; `train` writes to `output_dir`,
-    or to one beside it where a run has that already.
+    Whatever folder Python was started in, the checkout is the root of all relative places. `train` writes to
+    `output_dir`, or to one beside it where a run has that already; checkpoints to `checkpoints/` beside it.
 
     Args:
-        output_dir: of the run.
+        output_dir: of the run, relative to the checkout or absolute.
         overrides: as on the command line; values with special characters need the same quotes within.
         config: `train` or another command whose configuration is built on it (`preview`, `models`).
 
     Raises:
         UserError: an override that means nothing.
     """
-    places = [f"paths.root_dir='{CHECKOUT}'", f"paths.output_dir='{CHECKOUT / output_dir}'"]
+    output = CHECKOUT / output_dir
+    places = {
+        "root_dir": CHECKOUT,
+        "output_dir": output,
+        "checkpoint_dir": output.parent / "checkpoints" / output.name,
+    }
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         try:
-            return compose(config, overrides=[*places, *overrides])
+            return compose(
+                config, overrides=[*(f"paths.{key}='{path}'" for key, path in places.items()), *overrides]
+            )
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain(error, config) or str(error)) from None

@@ -1,0 +1,40 @@
+"""The configuration that Python gets is that of the command line."""
+
+from __future__ import annotations
+
+import pytest
+from helpers import ROOT
+
+from roiseg.cli.build import plain
+from roiseg.cli.compose import compose_run
+from roiseg.common.errors import UserError
+
+
+def test_it_is_composed_with_overrides_and_lies_in_the_checkout(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = plain(compose_run("outputs/x y", "model=unet", "trainer.max_epochs=3", "data.folds=null"))
+    assert config["model"]["_target_"].endswith("UNetDecoder")
+    assert config["trainer"]["max_epochs"] == 3
+    assert config["paths"]["output_dir"] == f"{ROOT}/outputs/x y"
+    assert config["paths"]["checkpoint_dir"] == f"{ROOT}/outputs/checkpoints/x y"
+    assert config["extractor"]["onnx_path"].startswith(f"{ROOT}/")
+
+
+def test_an_absolute_folder_stays_and_configurations_do_not_mix(tmp_path):
+    first, second = (
+        compose_run(tmp_path / "a", "seed=1"),
+        compose_run(tmp_path / "b", "seed=2", config="preview"),
+    )
+    assert plain(first)["paths"]["output_dir"] == str(tmp_path / "a")
+    assert (first.seed, second.seed, "samples" in first, "samples" in second) == (1, 2, False, True)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [("model.num_clases=2", "num_classes"), ("model=unett", "unet"), ("seed=[1", "seed=[1")],
+)
+def test_a_mistake_is_one_line_that_names_it(override, named, tmp_path):
+    with pytest.raises(UserError) as caught:
+        compose_run(tmp_path, override)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
