@@ -1,0 +1,259 @@
+"""Kills a training again and again and goes on from what is left: `python -m tests.faults.kills [COUNT [SEED]]`.
+
+A tiny run is killed with SIGKILL at COUNT random moments, up to four times in a row, and started again each
+time with the same command plus `ckpt_path=last`. After each kill every file must be whole and every finished
+epoch there; at the end everything must equal the uninterrupted run's, bit for bit. Runs are forked from this
+process, which has imported everything once. Ends with code 1 if anything was lost.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+
+import contextlib
+import json
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnxscript  # noqa: F401  imported here once, not in every run
+import torch
+from rich.table import Table
+
+import roiseg.train
+from roiseg.common.console import console, progress_bar
+from roiseg.inference.checkpoint import read_checkpoint
+from tests.faults.plans import PHASES, Hooks, Plan
+from tests.faults.whole import half_written
+from tests.helpers import make_onnx, tiny_coco
+
+Results = dict[str, object]
+
+EPOCHS = 3
+IN_A_ROW = 4
+LONGEST = 600  # seconds of one run
+
+
+@dataclass
+class Report:
+    """What came of it."""
+
+    kills: Counter = field(default_factory=Counter)  # by phase
+    started: int = 0  # trainings
+    runs: int = 0  # processes
+    half_written: list[str] = field(default_factory=list)
+    lost_epochs: int = 0
+    differing: list[str] = field(default_factory=list)  # what is not as in the uninterrupted run
+    compared: int = 0
+
+    @property
+    def nothing_lost(self) -> bool:
+        return not (self.half_written or self.lost_epochs or self.differing)
+
+    def compare(self, name: str, expected: Results, found: Results, exported: bool) -> None:
+        """Note what of a training is not as in the uninterrupted one."""
+        names = {key for key in expected.keys() | found.keys() if exported or "onnx" not in key}
+        self.compared += len(names)
+        self.differing += [
+            f"{name}: {key}" for key in sorted(names) if not same(expected.get(key), found.get(key))
+        ]
+
+
+@dataclass
+class Run:
+    """One training in a folder of its own, through all its kills."""
+
+    folder: Path
+    arguments: list[str]
+
+    def start(self, plan: Plan | None, seconds: float) -> bool:
+        """Run the command until it ends or is killed; was it killed?
+
+        Args:
+            plan: when to kill it; None: it must end well.
+            seconds: that an uninterrupted run takes.
+        """
+        self.folder.mkdir(exist_ok=True)
+        again = ["ckpt_path=last"] if self.notes.exists() else []
+        sys.stdout.flush()
+        process = os.fork()
+        if process == 0:
+            self._train([*self.arguments, *again], plan)
+        if plan is not None and plan.phase == "any moment":
+            time.sleep(plan.share * seconds)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        _, status = os.waitpid(process, 0)
+        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        if not killed and status:
+            raise RuntimeError(f"the run failed ({status}):\n{self.log.read_text()[-4000:]}")
+        return killed
+
+    def _train(self, arguments: list[str], plan: Plan | None) -> None:
+        """In the forked process; does not return."""
+        code = 1
+        try:
+            signal.alarm(LONGEST)
+            log = os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            os.chdir(self.folder)
+            sys.argv[1:] = arguments
+            Hooks(plan, self.notes).install()
+            roiseg.train.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+
+    @property
+    def notes(self) -> Path:
+        return self.folder.with_suffix(".notes")
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_suffix(".log")
+
+    def noted(self, what: str) -> list[str]:
+        lines = self.notes.read_text().splitlines()
+        return [line.partition(" ")[2] for line in lines if line.split(" ")[0] == what]
+
+    def lost_epochs(self) -> int:
+        """Finished epochs that were trained once more, or whose checkpoints have gone."""
+        finished: set[str] = set()
+        repeated = 0
+        for line in self.notes.read_text().splitlines():
+            what, _, rest = line.partition(" ")
+            if what == "finished":
+                finished.add(rest)
+            if what == "starts" and int(rest) < len(finished):
+                repeated += 1
+        return repeated + sum(not Path(path).is_file() for path in finished)
+
+    def results(self) -> Results:
+        """Everything that must not hang on kills, by name."""
+        (output,) = (path.parent for path in self.folder.glob("out*/summary.json"))
+        summary = json.loads((output / "summary.json").read_text())
+        kept = ("history", "final", "best", "test", "best_epoch", "epochs", "onnx_check", "data")
+        found: Results = {f"summary {key}": summary[key] for key in kept}
+        for path in sorted(Path(summary["checkpoint_dir"]).glob("checkpoint*.pth")):
+            content = read_checkpoint(path)
+            found |= {
+                f"{path.name} {key}": content[key]
+                for key in ("state_dict", "optimizer_states", "lr_schedulers")
+            }
+        files = [*output.glob("overlays/*.png"), *output.glob("onnx/*.onnx"), output / "instances.csv"]
+        return found | {f"file {path.name}": path.read_bytes() for path in sorted(files)}
+
+
+def same(a: object, b: object) -> bool:
+    """Equal to the last bit, tensors within."""
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(same(*pair) for pair in zip(a, b, strict=True))
+    return a == b
+
+
+def command(data: Path, folder: Path, export: bool) -> list[str]:
+    """Overrides of a run that takes seconds and writes every kind of file."""
+    coco = [f"{data}/instances.json", f"{data}/images"]
+    keys = ("train_annotations", "train_images", "val_annotations", "val_images")
+    return [
+        *(f"data.{key}={value}" for key, value in zip(keys, coco * 2, strict=True)),
+        "data.source=null", "data.num_workers=0", "data.batch_size=2", "data/cache=disk",
+        "data.cache.budget_gb=0.1", f"extractor.onnx_path={data}/tiny.onnx",
+        "extractor.layers=[/model.6/Concat_output_0]", "extractor.source=null",
+        "extractor.preprocess.image_size=[64,64]", "model.mid_channels=16", "model.min_channels=8",
+        "model.depth=1", "trainer=cpu", f"trainer.max_epochs={EPOCHS}", "logger=csv",
+        f"paths.root_dir={folder}", f"paths.output_dir={folder}/out", f"paths.checkpoint_dir={folder}/ckpt",
+        *([] if export else ["~callbacks.onnx_export"]),
+    ]  # fmt: skip
+
+
+def kill(count: int, seed: int, folder: Path) -> Report:
+    """Kill runs below `folder` `count` times and look at what is left."""
+    rng, report = random.Random(seed), Report()
+    data = folder / "data"
+    data.mkdir()
+    tiny_coco(data)
+    make_onnx(data / "tiny.onnx")
+    phases = [PHASES[number % len(PHASES)] for number in range(count)]
+    exports = [phase for phase in phases if phase == "export"]  # takes longest: these kills share runs
+    others = [phase for phase in phases if phase != "export"]
+    rng.shuffle(others)
+    whole = Run(folder / "whole", command(data, folder / "whole", bool(exports)))
+    started = time.perf_counter()
+    whole.start(None, 0)
+    seconds = time.perf_counter() - started
+    expected, most = whole.results(), Counter(whole.noted("count"))
+    console.print(f"uninterrupted: {seconds:.1f} s, {dict(most)}")
+    with progress_bar() as bar:
+        task = bar.add_task("kills", total=count)
+        while todo := others or exports:
+            place = folder / f"killed{report.started}"
+            report.started += 1
+            run = Run(place, command(data, place, todo is exports))
+            ended = False
+            for phase in todo[:IN_A_ROW]:
+                ended = not run.start(Plan.draw(rng, phase, most), seconds)
+                report.runs += 1
+                report.half_written += map(str, half_written(place))
+                if ended:  # there was nothing left of this phase: it is the next run's first
+                    break
+                todo.remove(phase)
+                report.kills[phase] += 1
+                bar.advance(task)
+            if not ended:
+                run.start(None, seconds)
+                report.runs += 1
+                report.half_written += map(str, half_written(place))
+            report.lost_epochs += run.lost_epochs()
+            report.compare(place.name, expected, run.results(), todo is exports)
+    return report
+
+
+def show(report: Report) -> None:
+    table = Table(title="A training killed with SIGKILL and resumed")
+    table.add_column("")
+    table.add_column("", justify="right")
+    for phase in PHASES:
+        table.add_row(f"kills: {phase}", str(report.kills[phase]))
+    totals = {
+        "kills": report.kills.total(), "trainings": report.started, "processes": report.runs,
+        "results compared": report.compared, "half-written files": len(report.half_written),
+        "lost epochs": report.lost_epochs, "results that differ": len(report.differing),
+    }  # fmt: skip
+    for name, value in totals.items():
+        table.add_row(name, str(value))
+    console.print(table)
+    for line in (*report.half_written, *report.differing):
+        console.print(line, soft_wrap=True)
+
+
+def main() -> int:
+    given = [int(word) for word in sys.argv[1:]]
+    count, seed = (*given, *(50, 0)[len(given) :])
+    sys.argv[1:] = []
+    with tempfile.TemporaryDirectory() as folder:
+        report = kill(count, seed, Path(folder))
+    show(report)
+    return 0 if report.nothing_lost else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

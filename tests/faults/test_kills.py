@@ -1,0 +1,18 @@
+"""A handful of kills; `python -m tests.faults.kills 50` is the long form."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from helpers import run_command
+
+
+@pytest.mark.slow
+def test_a_killed_training_loses_nothing():
+    done = run_command(["tests.faults.kills", "5", "1"], timeout=590)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = dict(re.findall(r"│ ([\w -]+?) +│ +(\d+) │", done.stdout))
+    assert told["kills"] == "5"
+    assert int(told["results compared"]) >= 20
+    assert told["half-written files"] == told["lost epochs"] == told["results that differ"] == "0"

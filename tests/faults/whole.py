@@ -1,0 +1,70 @@
+"""Is every file that a run left whole?"""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import onnx
+import xxhash
+import yaml
+from PIL import Image
+
+from roiseg.data import annotation_index
+from roiseg.extractor.cache import disk
+from roiseg.inference.checkpoint import read_checkpoint
+
+LOGS = {"tensorboard", "csv"}  # appended to while a run goes on: their last line may be cut off
+
+
+def half_written(folder: Path) -> list[Path]:
+    """The files anywhere in `folder` that are not whole; temporary files and logs aside."""
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and not is_whole(path)]
+
+
+def is_whole(path: Path) -> bool:
+    """Can everything in a file be read?"""
+    if path.name.startswith(".") or path.suffix == ".tmp" or LOGS & set(path.parts):
+        return True
+    try:
+        read = _cached if "feature_cache" in path.parts and not path.suffix else READERS[path.suffix]
+        return read(path) is not False
+    except Exception:
+        return False
+
+
+def _picture(path: Path) -> None:
+    with Image.open(path) as picture:
+        picture.load()
+
+
+def _cached(path: Path) -> bool:
+    content = path.read_bytes()
+    magic, _, checksum = disk._HEADER.unpack(content[: disk._HEADER.size])
+    about = json.loads((path.parent.parent / "about.json").read_text())
+    whole = len(content) == about["file_bytes"] and magic == disk._MAGIC
+    return whole and xxhash.xxh3_64_intdigest(content[disk._HEADER.size :]) == checksum
+
+
+def _table(path: Path) -> bool:
+    with path.open(newline="") as stream:
+        rows = list(csv.reader(stream))
+    return path.read_text().endswith("\n") and len({len(row) for row in rows}) == 1
+
+
+def _index(path: Path) -> None:
+    with path.open("rb") as stream:
+        annotation_index._header(stream)
+        annotation_index._check(stream)
+
+
+READERS = {
+    ".pth": read_checkpoint,
+    ".png": _picture,
+    ".onnx": lambda path: onnx.checker.check_model(onnx.load(path), full_check=True),
+    ".json": lambda path: json.loads(path.read_text()),
+    ".yaml": lambda path: yaml.safe_load(path.read_text()),
+    ".csv": _table,
+    ".index": _index,
+}
