@@ -38,8 +38,11 @@ class OnnxCheck:
         return masks and (self.boxes or 0.0) <= self.tolerance * _BOX_TOLERANCE
 
     def summary(self) -> dict[str, float | bool | None]:
-        """For summary.json."""
-        return {**asdict(self), "passed": self.passed}
+        """For summary.json; without boxes where the file finds none."""
+        known = asdict(self)
+        if self.boxes is None:
+            del known["boxes"], known["detections"]
+        return {**known, "passed": self.passed}
 
 
 @dataclass(frozen=True)

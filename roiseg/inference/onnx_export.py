@@ -148,9 +148,11 @@ def feature_inputs(model: TrainedModel) -> list[FeatureInput]:
 def _metadata(model: TrainedModel, options: ExportOptions, exported: ModelProto) -> dict[str, str]:
     """What a program that runs the file must know (ONNX metadata properties)."""
     extractor = model.config["extractor"]
-    described = [value.name for value in (*exported.graph.input, *exported.graph.output)]
-    # named by the detector
-    picture = next(v for v in described if v not in _TENSORS) if options.merged else None
+    inputs = [value.name for value in exported.graph.input]
+    described = [*inputs, *(value.name for value in exported.graph.output)]
+    # of the detector, which has named it
+    picture = next(name for name in inputs if name not in (ROIS, PIXEL_SIZE)) if options.merged else None
+    tensors = {**_TENSORS, **({picture: _TENSORS[IMAGE]} if picture else {})}
     return {
         "producer": "roiseg",
         "checkpoint": model.path.name,
@@ -158,7 +160,7 @@ def _metadata(model: TrainedModel, options: ExportOptions, exported: ModelProto)
         "image_size": json.dumps(list(model.image_size)),
         "layers": json.dumps(list(model.layers)),
         "preprocess": json.dumps({k: v for k, v in extractor["preprocess"].items() if k[0] != "_"}),
-        **{name: text for name, text in _TENSORS.items() if name in described},
+        **{name: text for name, text in tensors.items() if name in described},
         "merged": json.dumps(options.merged),
         "detector": json.dumps(extractor.get("detector")),
         "picture_input": json.dumps(picture),

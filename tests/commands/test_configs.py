@@ -136,7 +136,8 @@ def test_sweep_presets_choose_their_plugins(composing):
 
 
 @pytest.mark.parametrize(
-    "config", ["export", "prepare", "preview", "analyze", "synthesize", "make_extractor", "report", "predict"]
+    "config",
+    ["export", "prepare", "preview", "analyze", "synthesize", "make_extractor", "report", "predict", "check"],
 )
 def test_every_command_has_a_configuration(composing, config):
     assert isinstance(composing(config=config), DictConfig)
