@@ -11,7 +11,7 @@ import torch
 
 from roiseg.cli.diagnosis.finding import Finding
 
-_SHARED = Path("/dev/shm")
+_SHARED = Path("/dev/shm")  # noqa: S108 (looked at, not written to)
 _SHARED_LEAST = 512e6  # bytes; containers often have 64 MB, and a loader's batches pass through it
 
 
