@@ -123,6 +123,8 @@ def test_every_target_exists(path):
                 yield from targets(value)
 
     for target in targets(yaml.safe_load(Path(path).read_text())):
+        if target == "???":  # what those that build on it must say
+            continue
         assert callable(get_object(target))
 
 
