@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callbacks.tensorboard import writers
+from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiSample, collate
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.data.dataset import RoiDataset
@@ -22,6 +23,8 @@ from roiseg.training.module import RoiSegModule
 from roiseg.visualize.overlays import OverlayColumn, save_png, two_row_overlay
 
 log = logging.getLogger(__name__)
+
+_LEAST = 32  # pixels a row is high
 
 
 class ValidationOverlays(L.Callback):
@@ -37,6 +40,8 @@ class ValidationOverlays(L.Callback):
     """
 
     def __init__(self, output_dir: str | Path, images: Mapping[str, int], row_height: int = 360) -> None:
+        if row_height < _LEAST:
+            raise UserError(f"callbacks.overlays.row_height must be {_LEAST} or more, got {row_height}")
         self.output_dir = Path(output_dir)
         self.images = dict(images)
         self.row_height = row_height

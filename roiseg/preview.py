@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from roiseg.cli import build
 from roiseg.cli.entry import command
 from roiseg.cli.types import check_types
+from roiseg.cli.values import check_values, check_whole
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
 from roiseg.visualize.overlays import save_png
@@ -19,6 +20,12 @@ from roiseg.visualize.rois import PreviewSample, preview_sheet
 def preview(cfg: DictConfig) -> Path:
     """Draw the first samples of an epoch as the trainer will see them; returns the picture's path."""
     check_types(build.plain(cfg))
+    check_values(cfg)
+    check_whole(cfg, "samples", 1, 1000)
+    check_whole(cfg, "epoch", 0, 10**9)
+    path = Path(cfg.output or Path(cfg.paths.output_dir) / "preview.png")
+    if path.suffix != ".png":
+        raise UserError(f"configuration `output` is {path}, it must end in .png")
     extractor = build.build_extractor(cfg)
     decoder = build.build_decoder(cfg, extractor)
     dataset = build.build_datamodule(cfg, extractor, decoder).dataset("train")
@@ -28,8 +35,10 @@ def preview(cfg: DictConfig) -> Path:
     rows = [PreviewSample(sample.file_name, sample.image, sample.rois, sample.targets) for sample in usable]
     if not rows:
         raise UserError(f"no image of {cfg.data.train_images} can be shown: check samples and the images")
-    path = Path(cfg.output or Path(cfg.paths.output_dir) / "preview.png")
-    return save_png(path, preview_sheet(rows))
+    try:
+        return save_png(path, preview_sheet(rows))
+    except OSError as error:
+        raise UserError(f"the picture cannot be written to {path} ({error.strerror})") from None
 
 
 @command("preview")

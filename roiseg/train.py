@@ -27,6 +27,7 @@ from roiseg.cli.processes import Processes
 from roiseg.cli.report import best_epoch, parameter_counts, print_summary, versions
 from roiseg.cli.signals import stoppable
 from roiseg.cli.types import check_types
+from roiseg.cli.values import check_values
 from roiseg.common.errors import UserError, nearest
 from roiseg.common.files import atomic_path, existing_file, remove_leftovers, write_json
 from roiseg.data.datamodule import RoiDataModule
@@ -39,8 +40,9 @@ log = logging.getLogger(__name__)
 def train(cfg: DictConfig) -> dict[str, Any]:
     """Run one training from a composed configuration; returns what summary.json holds."""
     started = time.perf_counter()
-    L.seed_everything(cfg.seed, workers=True, verbose=False)
     check_types(build.plain(cfg))
+    check_values(cfg)
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
     with without_advice():  # a mistake in its settings shows before anything is written
         trainer = build.build_trainer(cfg, [], [])
     with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,12 @@ def make_datamodule(cfg: DictConfig, extractor: OnnxExtractor, decoder: Decoder)
     """The data of `data=`, with targets where the decoder draws; nothing is read, made or written yet."""
     spec = TargetSpec(decoder.frame, decoder.output_size, decoder.num_classes, decoder.image_size)
     make = instantiate(cfg.data, _partial_=True, _convert_="all")
-    return make(extractor=extractor, spec=spec, pictures="image" in decoder.context_inputs)
+    try:
+        return make(extractor=extractor, spec=spec, pictures="image" in decoder.context_inputs)
+    except TypeError as error:
+        if "argument" not in str(error):  # an error of the program itself
+            raise
+        raise UserError(f"configuration `data`: {error}") from None
 
 
 def build_datamodule(cfg: DictConfig, extractor: OnnxExtractor, decoder: Decoder) -> RoiDataModule:
@@ -114,7 +120,11 @@ def class_weights(cfg: DictConfig, decoder: Decoder, data: RoiDataModule) -> lis
             raise UserError(
                 f"loss.class_weights has {len(wanted)} numbers, model.num_classes is {decoder.num_classes}"
             )
-        return [float(weight) for weight in wanted]
+        listed = list(wanted)
+        numbers = all(isinstance(weight, (int, float)) and 0 <= weight < math.inf for weight in listed)
+        if not numbers or not any(listed):
+            raise UserError(f"loss.class_weights must be numbers of 0 or more, and not all 0, got {listed}")
+        return [float(weight) for weight in listed]
     if wanted not in KINDS:
         raise UserError(
             f"loss.class_weights must be null, {', '.join(KINDS)} or a list of numbers, got {wanted}"

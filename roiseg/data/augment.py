@@ -43,6 +43,11 @@ class GeometricAugment:
             raise UserError(
                 f"augment.geometric.scale must be [low, high] with 0 < low <= high, got {self.scale}"
             )
+        for name, most in (("flip", 1), ("aspect", math.inf), ("shift", 1)):
+            if not 0 <= getattr(self, name) <= most:
+                raise UserError(
+                    f"augment.geometric.{name} must be within 0..{most}, got {getattr(self, name)}"
+                )
 
     def draw(self, letterbox: Letterbox, size: tuple[int, int], rng: np.random.Generator) -> Transform:
         """Draw the transform for an image of `size` (H, W) original pixels."""

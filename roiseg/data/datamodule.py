@@ -101,9 +101,14 @@ class RoiDataModule(L.LightningDataModule):
         super().__init__()
         if on_error not in ("raise", "skip"):
             raise UserError(f"data.on_error must be raise or skip, got {on_error}")
-        for name, value in (("batch_size", batch_size), ("val_batch_size", val_batch_size)):
-            if value < 1:
-                raise UserError(f"data.{name} must be 1 or more, got {value}")
+        least: dict[str, tuple[float, int]] = {
+            "batch_size": (batch_size, 1),
+            "val_batch_size": (val_batch_size, 1),
+        }
+        least |= {"num_workers": (num_workers, 0), "min_roi_size": (min_roi_size, 0)}
+        for name, (value, lowest) in least.items():
+            if not value >= lowest:  # nan is not
+                raise UserError(f"data.{name} must be {lowest} or more, got {value}")
         self.paths = {"train": (train_annotations, train_images), "val": (val_annotations, val_images)}
         self.extractor = extractor
         letterbox = extractor.preprocess.letterbox

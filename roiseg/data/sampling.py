@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from roiseg.common.errors import UserError
 from roiseg.geometry import boxes as box_ops
 from roiseg.geometry.boxes import Boxes
 
@@ -29,6 +31,15 @@ class RoiSampler:
     jitter_center: float = 0.08
     jitter_scale: float = 0.15
     hard_weight: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.rois_per_image < 1:
+            raise UserError(f"data.sampler.rois_per_image must be 1 or more, got {self.rois_per_image}")
+        if not 0 <= self.jitter_share <= 1:
+            raise UserError(f"data.sampler.jitter_share must be within 0..1, got {self.jitter_share}")
+        for name in ("jitter_center", "jitter_scale", "hard_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"data.sampler.{name} must be 0 or more, got {getattr(self, name)}")
 
     def draw(
         self, boxes: Boxes, eligible: NDArray[np.int64], rng: np.random.Generator, size: tuple[int, int]

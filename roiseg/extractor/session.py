@@ -50,7 +50,7 @@ def open_session(
     if threads < 0:
         raise UserError(f"extractor.threads must be 0 (the runtime chooses) or more, got {threads}")
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised as well
     options.intra_op_num_threads = threads
     # threads that spin between runs take the cores from the decoder, whose turn it is then
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -1,0 +1,163 @@
+"""Commands given bad input end in exactly one line on stderr and code 2, and leave nothing half-written.
+
+All bad configurations, and a sample of the bad files (they are checked one by one, faster, in the tests beside
+this one): `ROISEG_FAULTS=all pytest tests/faults/test_bad_commands.py` runs every file through its command.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import random
+import re
+import shutil
+
+import pytest
+from commands.conftest import run_main, tiny_overrides  # noqa: F401
+from faults.bad_annotations import ANNOTATIONS
+from faults.bad_checkpoints import CHECKPOINTS, FILE
+from faults.bad_configurations import CONFIGURATIONS
+from faults.bad_detectors import FILES as DETECTOR_FILES
+from faults.bad_pictures import PICTURES
+from faults.test_bad_pictures import set_with
+from helpers import make_onnx
+from PIL import Image
+from tiny_run import fit
+
+from callbacks.checkpoint import EpochCheckpoint
+from roiseg.inference.checkpoint import newest
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "error::UserWarning")
+
+SAMPLE = 5  # files of each kind
+OF_A_FAILED_RUN = {"config.yaml", ".roiseg_run", "metrics.csv", "hparams.yaml"}  # whole, of epochs before
+
+
+def sample(cases, **needed):
+    """Names of the bad cases of a table that are run through their command."""
+    names = sorted(name for name, case in cases.items() if case.words)
+    return names if os.environ.get("ROISEG_FAULTS") == "all" else random.Random(0).sample(names, SAMPLE)
+
+
+def assert_refused(outcome, words, folder, inputs=()):
+    """One line with these words, code 2; beside the inputs nothing but whole files."""
+    code, stderr = outcome
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    assert code == 2, stderr
+    assert len(lines) == 1, stderr
+    assert lines[0].startswith("roiseg: error: ")
+    assert "Traceback" not in stderr
+    for word in words:
+        assert word in lines[0]
+    for path in folder.rglob("*"):
+        if path.is_file() and not any(path.is_relative_to(known) for known in inputs):
+            assert not re.fullmatch(r"\..+-[a-z0-9_]{8}(\.\w+)?", path.name), path
+            kept = path.name in OF_A_FAILED_RUN or "tfevents" in path.name or "index" in path.parts
+            assert kept, path
+
+
+@pytest.fixture
+def run(run_main, tiny_overrides, tmp_path):  # noqa: F811
+    """Run a command on the tiny set with some overrides."""
+
+    def start(command, *overrides):
+        replaced = {override.lstrip("+~").split("=")[0] for override in overrides}
+        usual = []
+        if command in ("train", "preview"):
+            usual = [*tiny_overrides, "trainer.max_epochs=1"]
+        if command == "train":
+            usual.append("~callbacks.onnx_export")
+        if command == "analyze":
+            json_file = next(o for o in tiny_overrides if "train_annotations" in o).split("=")[1]
+            usual = [f"annotations={json_file}"]
+        kept = [option for option in usual if option.split("=")[0] not in replaced]
+        return run_main(importlib.import_module(f"roiseg.{command}"), *kept, *overrides)
+
+    return start
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_a_configuration(run, tmp_path, monkeypatch, name):
+    command, overrides, words = CONFIGURATIONS[name]
+    assert_refused(run(command, *overrides), words, tmp_path)
+
+
+@pytest.mark.parametrize("name", sample(PICTURES))
+@pytest.mark.parametrize("command", ["train", "preview"])
+def test_a_picture(run, tmp_path, command, name):
+    case = PICTURES[name]
+    files = set_with(tmp_path / "set", case)
+    outcome = run(command, f"data.train_annotations={files.json}", f"data.train_images={files.images}")
+    assert_refused(outcome, ["a.jpg", case.words], tmp_path, [tmp_path / "set"])
+
+
+@pytest.mark.parametrize("name", sample(PICTURES))
+def test_a_picture_that_is_skipped(run, tmp_path, name):
+    files = set_with(tmp_path / "set", PICTURES[name])
+    where = [f"data.train_annotations={files.json}", f"data.train_images={files.images}"]
+    code, stderr = run("train", *where, "data.on_error=skip", "data.batch_size=1", "test=false")
+    assert (code, stderr) == (0, "")
+    (summary,) = (json.loads(path.read_text()) for path in tmp_path.rglob("summary.json"))
+    assert summary["skipped_images"]["train"]["times"] == 1
+    assert "a.jpg" in summary["skipped_images"]["train"]["reasons"][0]
+    assert summary["skipped_images"]["val"] == {"times": 0, "reasons": []}
+
+
+@pytest.mark.parametrize("name", sample(ANNOTATIONS))
+@pytest.mark.parametrize("command", ["train", "analyze", "prepare"])
+def test_annotations(run, tmp_path, command, name):
+    case = ANNOTATIONS[name]
+    source = tmp_path / "source"
+    path = source / "annotations/instances_train2017.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(case.content)
+    for split in ("train2017", "val2017"):
+        (source / split).mkdir()
+        for picture in ("a.jpg", "b.jpg"):
+            Image.new("RGB", (80, 64)).save(source / split / picture)
+    shutil.copy(path, path.with_name("instances_val2017.json"))
+    if command == "prepare":  # it looks at less: people, images, names
+        outcome = run(command, f"source={source}", "output_dir=made", "sizes=[1]")
+        if outcome[0]:
+            assert_refused(outcome, [], tmp_path, [source])
+        return
+    given = {
+        "train": [f"data.train_annotations={path}", f"data.train_images={source / 'train2017'}"],
+        "analyze": [f"annotations={path}"],
+    }
+    outcome = run(command, *given[command])
+    if command == "analyze" and outcome[0] == 0:  # it reads no pictures
+        assert any(word in name for word in ("not there", "crowds only", "pixel"))
+        return
+    assert_refused(outcome, ["instances_train2017.json", *case.words], tmp_path, [source])
+
+
+@pytest.mark.parametrize("name", sample(DETECTOR_FILES))
+def test_a_detector(run, tmp_path, name):
+    case = DETECTOR_FILES[name]
+    (tmp_path / "nets").mkdir()
+    path = make_onnx(tmp_path / "nets/detector.onnx")
+    case.spoil(path)
+    options = [f"extractor.{key}={value}" for key, value in case.options.items()]
+    outcome = run("train", f"extractor.onnx_path={path}", *options)
+    assert_refused(outcome, case.words, tmp_path, [tmp_path / "nets", tmp_path / "secret.bin"])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(coco_set, onnx_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "checkpoints"
+    fit(coco_set, onnx_file, folder.parent, [EpochCheckpoint(folder, [64, 64])], max_epochs=1)
+    return newest(folder)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sample(CHECKPOINTS))
+def test_a_checkpoint(run, checkpoint, tmp_path, name):
+    path = tmp_path / "given" / FILE
+    path.parent.mkdir()
+    shutil.copy(checkpoint, path)
+    CHECKPOINTS[name].spoil(path)
+    outcome = run("export", f"ckpt={path}", "output=made.onnx")
+    assert_refused(outcome, CHECKPOINTS[name].words, tmp_path, [path.parent])
+    assert not (tmp_path / "owned").exists()
