@@ -98,7 +98,7 @@ def test_a_picture_of_300_persons_beside_one_of_1_reaches_the_decoder_in_bounded
 
 
 def test_what_is_kept_for_the_backward_pass_does_not_grow_with_the_number_of_persons():
-    """Beside features, ROIs and output; counted where autograd stores tensors."""
+    """Counted where autograd stores tensors: of a part it stores none, the part is decoded once more."""
 
     def kept(persons, max_rois):
         decoder = SMALL[0].make().train()
