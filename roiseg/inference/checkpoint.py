@@ -19,6 +19,7 @@ from roiseg.inference.rebuild import rebuild
 
 FORMAT = 1
 _KEYS = {"config", "layers", "shapes", "strides", "image_size", "extractor_sha256"}
+_TRAINER_STATE = {"optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step"}
 _NAME = re.compile(r"checkpoint_epoch_(\d{4,})_\d+x\d+_\d{4,5}\.pth")
 
 
@@ -194,13 +195,26 @@ def check_resumable(path: str | Path, description: dict[str, Any]) -> None:
     Raises:
         UserError: unreadable, or trained with another decoder, class count or features.
     """
-    saved = read_checkpoint(path)["roiseg"]
+    content = read_checkpoint(path)
+    if missing := sorted(_TRAINER_STATE - content.keys()):
+        raise UserError(
+            f"checkpoint {path} holds no `{missing[0]}`, so no run can go on from it: use one that "
+            "`python -m roiseg.train` has written, as it is"
+        )
+    saved = content["roiseg"]
     theirs, ours = saved["config"].get("model") or {}, description["config"]["model"]
     for key in sorted(theirs.keys() | ours.keys()):
         if theirs.get(key) != ours.get(key):
             raise UserError(
                 f"checkpoint {path} was trained with model.{key.strip('_')}={theirs.get(key)}, this run has "
                 f"{ours.get(key)}: use the same model, or start without ckpt_path"
+            )
+    for part, key in (("optimizer", "_target_"), ("loss", "learned")):  # what its other state belongs to
+        before, now = ((c["config"].get(part) or {}).get(key) for c in (saved, description))
+        if before != now:
+            raise UserError(
+                f"checkpoint {path} was trained with {part}.{key}={before}, this run has {now}: "
+                "use the same, or start without ckpt_path"
             )
     for key in ("layers", "shapes"):
         if saved[key] != description[key]:

@@ -24,12 +24,10 @@ class BadCheckpoint:
     Args:
         spoil: gets the path of a sound file.
         words: of the line that refuses it; empty: it is read.
-        resumed: is it refused when a run is to go on from it, not when it is read for inference?
     """
 
     spoil: Callable[[Path], object]
     words: tuple[str, ...]
-    resumed: bool = False
 
 
 class Runs:
@@ -50,13 +48,13 @@ def bytes_of(change: Callable[[bytes], bytes]) -> BadCheckpoint:
     return BadCheckpoint(lambda path: path.write_bytes(change(path.read_bytes())), DAMAGED)
 
 
-def content(change: Callable[[dict[str, Any]], object], *words: str, resumed: bool = False) -> BadCheckpoint:
+def content(change: Callable[[dict[str, Any]], object], *words: str) -> BadCheckpoint:
     def spoil(path):
         loaded = torch.load(path, weights_only=True)
         change(loaded)
         torch.save(loaded, path)
 
-    return BadCheckpoint(spoil, (FILE, *words), resumed)
+    return BadCheckpoint(spoil, (FILE, *words))
 
 
 def described(key, value, *words):
@@ -216,8 +214,8 @@ MODELS = {
 }  # fmt: skip
 
 RESUMED = {
-    f"to go on from, without {key}": content(lambda c, k=key: c.pop(k), key, resumed=True)
-    for key in ("optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step", "pytorch-lightning_version")
+    f"to go on from, without {key}": content(lambda c, k=key: c.pop(k), f"holds no `{key}`")
+    for key in ("optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step")
 }  # fmt: skip
 
 CHECKPOINTS = FILES | DESCRIPTIONS | MODELS
