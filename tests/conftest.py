@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,13 @@ from hypothesis import settings
 # the same examples every time, and none is failed for being slow on a busy machine
 settings.register_profile("roiseg", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("roiseg")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible():
+    """Shells start jobs in the background with SIGINT ignored, and the processes of tests would inherit that."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 
 import pytest
-from hydra import compose, initialize_config_dir
+from composing import composed
 from hydra.core.global_hydra import GlobalHydra
 
-from roiseg.cli.entry import CONF_DIR
 from roiseg.train import train
 
 
@@ -33,15 +32,6 @@ def tiny_overrides(coco_set, onnx_file):
         "trainer=cpu",
         "trainer.max_epochs=2",
     ]
-
-
-def composed(overrides, root):
-    """The training configuration with `overrides`, everything written under `root`."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
-        return compose("train", overrides=[
-            f"paths.root_dir={root}", f"paths.output_dir={root}/outputs/run", *overrides,
-        ])  # fmt: skip
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import composed
+from composing import composed
 from tiny_run import one_thread
 
 import roiseg.evaluate

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from conftest import composed
+from composing import composed
 from omegaconf import OmegaConf
 
 from roiseg.export import validation_samples

@@ -264,7 +264,7 @@ def make_yolov9_like(path):
 
 @pytest.mark.realdata
 def test_real_images_and_a_real_detector_train_draw_and_export(realdata, tmp_path):
-    from conftest import composed
+    from composing import composed
 
     from roiseg.train import train
 

@@ -1,0 +1,17 @@
+"""Configurations of commands without a command line."""
+
+from __future__ import annotations
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from roiseg.cli.entry import CONF_DIR
+
+
+def composed(overrides, root):
+    """The training configuration with `overrides`, everything written under `root`."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        return compose("train", overrides=[
+            f"paths.root_dir={root}", f"paths.output_dir={root}/outputs/run", *overrides,
+        ])  # fmt: skip
