@@ -12,7 +12,7 @@ from torch import Tensor
 
 from roiseg.common.classes import TARGET
 from roiseg.data.batch import RoiBatch
-from roiseg.decoders.base import Context, target_probability
+from roiseg.decoders.base import target_probability
 from roiseg.geometry.roi_align import resample
 from roiseg.inference.masks import CheckpointModel, OnnxModel
 from roiseg.training.looks import average
@@ -48,7 +48,6 @@ class Seer(Protocol):
 
     def see(self, batch: RoiBatch) -> Seen:
         """Predict the ROIs of a batch with its features, from an evaluation loader."""
-        ...
 
 
 class CheckpointSeer:
@@ -71,15 +70,11 @@ class CheckpointSeer:
         size = (batch.measured.shape[1], batch.measured.shape[2])
         batch = batch.to(self.model.device)
         with _autocast(self.arithmetic, self.model.device):
-            seen = average(self._logits(batch), batch, self.model.decoder, self._logits, size)
+            seen = average(self.model.logits(batch), batch, self.model.decoder, self.model.logits, size)
             shares = seen.on_rois.float().softmax(dim=1)[:, TARGET]
             return Seen(
                 target_probability(seen.logits), seen.windows, seen.on_rois.argmax(dim=1), shares >= 0.5
             )
-
-    def _logits(self, batch: RoiBatch) -> Tensor:
-        context = Context(image=batch.inputs, pixel_size=batch.pixel_sizes)
-        return self.model.decoder(batch.features, batch.rois, context).logits
 
 
 class OnnxSeer:

@@ -13,11 +13,14 @@ from roiseg.common.classes import NON_TARGET, TARGET
 from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiBatch
 from roiseg.decoders.base import Context, Decoder
+from roiseg.decoders.parts import decode_in_parts
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.inference.checkpoint import TrainedModel, load_model
 from roiseg.inference.onnx_file import OnnxFile
 from roiseg.training.looks import average
+
+_AT_ONCE = 128  # ROIs decoded at a time, as in training
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,9 @@ class MaskModel(Protocol):
     @property
     def extractor(self) -> OnnxExtractor | None:
         """The detector it was trained on; None for an ONNX file that holds it."""
-        ...
 
     def prepare(self, batch: RoiBatch) -> RoiBatch:
         """The batch with the detector's input tensor and, unless the file holds the detector, features."""
-        ...
 
     def masks(self, batch: RoiBatch, points: Tensor | None = None) -> RoiMasks:
         """Masks of the ROIs of a batch that `prepare` has been called on.
@@ -66,7 +67,6 @@ class MaskModel(Protocol):
             batch: its mirror image and close-ups, where it has them, are averaged over.
             points: [R, P, 3] clicks, see `roiseg.decoders.base.Context`.
         """
-        ...
 
 
 class CheckpointModel:
@@ -99,14 +99,15 @@ class CheckpointModel:
         batch = batch.to(self.device)
         size = (batch.measured.shape[1], batch.measured.shape[2])
         prompts = None if points is None else points.to(self.device)
-        seen = average(self._logits(batch, prompts), batch, self.decoder, self._logits, size)
+        seen = average(self.logits(batch, prompts), batch, self.decoder, self.logits, size)
         shares = seen.logits.float().softmax(dim=1).cpu()
         others = shares[:, NON_TARGET] if shares.shape[1] > NON_TARGET else None
         return RoiMasks(shares[:, TARGET], others, seen.windows.cpu())
 
-    def _logits(self, batch: RoiBatch, points: Tensor | None = None) -> Tensor:
+    def logits(self, batch: RoiBatch, points: Tensor | None = None) -> Tensor:
+        """[R, K, h, w] of a batch on this device, one look; decoded in parts, so that memory is bounded."""
         context = Context(image=batch.inputs, pixel_size=batch.pixel_sizes, points=points)
-        return self.decoder(batch.features, batch.rois, context).logits
+        return decode_in_parts(self.decoder, batch.features, batch.rois, context, _AT_ONCE).logits
 
 
 class OnnxModel:

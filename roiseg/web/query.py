@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,14 +108,12 @@ def _threshold(content: dict[str, Any]) -> float:
 
 
 def _numbers(content: dict[str, Any], field: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    try:
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
         values = np.array(content.get(field, []), np.float32)
         if values.ndim == len(shape) or not values.size:
             values = values.reshape(shape)
             if np.isfinite(values).all():
                 return values
-    except (TypeError, ValueError, OverflowError):
-        pass
     raise UserError(f"`{field}` must be numbers in lists of shape {_shown(shape)}")
 
 

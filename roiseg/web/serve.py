@@ -15,7 +15,7 @@ class _Quiet(WSGIRequestHandler):
     """Prints no line a request; what fails is logged by the application."""
 
     def log_request(self, code: Any = "-", size: Any = "-") -> None:
-        pass
+        """Nothing."""
 
 
 def listen(application: Application, host: str, port: int) -> BaseWSGIServer:
