@@ -23,7 +23,6 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
-from torch.utils.data import DataLoader
 
 from benchmarks.coco_like import IMAGES, write_set
 from benchmarks.memory import Memory, fresh
@@ -37,6 +36,7 @@ from roiseg.data.coco_json import load_annotations
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.epoch_sampler import EpochSampler
 from roiseg.data.images import read_image
+from roiseg.data.prefetch import FeatureLoader
 from roiseg.data.sampling import RoiSampler
 from roiseg.data.targets import TargetSpec
 from roiseg.data.views import Views
@@ -133,9 +133,9 @@ def epoch(given: Set, most: int) -> tuple[int, float, list[Memory]]:
     """
     dataset = dataset_of(given)
     sampler = EpochSampler(len(dataset), seed=0, shuffle=True)
-    loader = DataLoader(
-        dataset, BATCH, sampler=sampler, collate_fn=collate, num_workers=WORKERS,
-        multiprocessing_context="fork",
+    loader = FeatureLoader(
+        dataset, lambda batch: batch, batch_size=BATCH, sampler=sampler, collate_fn=collate,
+        num_workers=WORKERS, multiprocessing_context="fork",
     )  # fmt: skip
     batches = min(most, len(loader))
     images, memory, start = 0, [], 0.0

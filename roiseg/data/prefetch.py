@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -46,7 +47,8 @@ class FeatureLoader(DataLoader):
     def __iter__(self) -> Iterator[RoiBatch]:  # type: ignore[override]
         """Start the loader (it draws its seed in the calling thread), then the thread."""
         torch.get_num_threads()  # settles the calling thread's number, see `_work`
-        batches = super().__iter__()
+        with _garbage_stays_here():
+            batches = super().__iter__()
         in_background = self.ahead and self.num_workers
         ready = self._in_background(batches) if in_background else map(self.prepare, batches)
         return ready if self.skipped is None else self.skipped.watch(ready, len(self))
@@ -96,3 +98,17 @@ class FeatureLoader(DataLoader):
 def _new_stream() -> contextlib.AbstractContextManager:
     """A CUDA stream on the calling thread's GPU, if there is one; a new thread would take the first."""
     return torch.cuda.stream(torch.cuda.Stream()) if torch.cuda.is_available() else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _garbage_stays_here() -> Iterator[None]:
+    """Processes forked meanwhile never collect what this one holds or has yet to collect.
+
+    Destructors of what has threads (an ONNX Runtime session that somebody dropped, say) wait for them, in a
+    forked process for ever: the threads stayed behind.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

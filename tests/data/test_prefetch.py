@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import os
 import threading
 import time
 
@@ -105,3 +107,31 @@ def test_the_randomness_of_the_caller_is_left_alone():
         return first, torch.rand(1)
 
     assert draws() == draws()
+
+
+def collect_and_collate(numbers):
+    gc.collect()
+    return batch(numbers[0])
+
+
+def test_loader_processes_leave_the_garbage_of_this_one_alone(tmp_path):
+    """A session of ONNX Runtime with threads would wait for them there, for ever."""
+
+    class Garbage:
+        def __init__(self):
+            self.myself = self
+
+        def __del__(self):
+            (tmp_path / str(os.getpid())).touch()
+
+    gc.collect()
+    gc.disable()
+    try:
+        Garbage()
+        batches = FeatureLoader(range(4), lambda b: b, collate_fn=collect_and_collate, num_workers=2)
+        assert [value(b) for b in batches] == list(range(4))
+        assert not list(tmp_path.iterdir())
+    finally:
+        gc.enable()
+    gc.collect()
+    assert [path.name for path in tmp_path.iterdir()] == [str(os.getpid())]
