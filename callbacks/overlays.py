@@ -31,20 +31,32 @@ class ValidationOverlays(L.Callback):
     """Writes `validation_all_images_epoch_{epoch:04d}.png` after every validation.
 
     Top row: ground truth with the ROI boxes in red, instance numbers and annotated masks. Bottom row:
-    predicted masks. The same picture goes to TensorBoard.
+    predicted masks. TensorBoard gets the same picture, but ever fewer of them as a run gets long: its files
+    would grow by a megabyte an epoch.
 
     Args:
         output_dir: folder of the pictures.
         images: file name -> number of persons of the image that stands in where the set lacks it.
         row_height: height of a row in pixels.
+        in_tensorboard: TensorBoard gets the pictures of so many validations, of the next as many every
+            second, of twice as many after that every fourth, and so on; 0: none.
     """
 
-    def __init__(self, output_dir: str | Path, images: Mapping[str, int], row_height: int = 360) -> None:
+    def __init__(
+        self,
+        output_dir: str | Path,
+        images: Mapping[str, int],
+        row_height: int = 360,
+        in_tensorboard: int = 20,
+    ) -> None:
         if row_height < _LEAST:
             raise UserError(f"callbacks.overlays.row_height must be {_LEAST} or more, got {row_height}")
+        if in_tensorboard < 0:
+            raise UserError(f"callbacks.overlays.in_tensorboard must be 0 or more, got {in_tensorboard}")
         self.output_dir = Path(output_dir)
         self.images = dict(images)
         self.row_height = row_height
+        self.in_tensorboard = in_tensorboard
         self.last: Path | None = None
         self._items: list[int] | None = None
 
@@ -59,8 +71,15 @@ class ValidationOverlays(L.Callback):
         picture = two_row_overlay(self._columns(trainer, pl_module, data), row_height=self.row_height)
         epoch = trainer.current_epoch + 1
         self.last = save_png(self.output_dir / f"validation_all_images_epoch_{epoch:04d}.png", picture)
-        for writer in writers(trainer):
+        for writer in writers(trainer) if self._goes_to_tensorboard(trainer) else ():
             writer.add_image("validation_overlays", picture, epoch, dataformats="HWC")
+
+    def _goes_to_tensorboard(self, trainer: L.Trainer) -> bool:
+        validation = (trainer.current_epoch + 1) // (trainer.check_val_every_n_epoch or 1)
+        apart = 1
+        while validation > apart * self.in_tensorboard > 0:
+            apart *= 2
+        return self.in_tensorboard > 0 and validation % apart == 0
 
     def _columns(self, trainer: L.Trainer, module: RoiSegModule, data: RoiDataModule) -> list[OverlayColumn]:
         assert self._items is not None

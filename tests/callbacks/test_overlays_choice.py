@@ -3,6 +3,8 @@ from __future__ import annotations
 import cv2
 import pytest
 from helpers import rectangle, write_coco
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import fit
 
 from callbacks.overlays import ValidationOverlays, choose_items
@@ -98,3 +100,17 @@ def test_a_run_leaves_one_picture_an_epoch_named_by_it(precision, coco_set, onnx
     assert overlays.last == tmp_path / "overlays" / files[-1]
     picture = cv2.imread(str(overlays.last))
     assert picture.shape[0] > 2 * 80
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("most", "every", "shown"), [(2, 1, [1, 2, 4, 8]), (3, 1, [1, 2, 3, 4, 6, 8]), (2, 3, [3, 6]), (0, 1, [])]
+)
+def test_tensorboard_gets_fewer_and_fewer_pictures(coco_set, onnx_file, tmp_path, most, every, shown):
+    overlays = ValidationOverlays(tmp_path, {"a.jpg": 1}, row_height=32, in_tensorboard=most)
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    fit(coco_set, onnx_file, tmp_path, [overlays], max_epochs=9, check_val_every_n_epoch=every, logger=logger)
+    found = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
+    tags = found.Tags()["images"]
+    assert [event.step for tag in tags for event in found.Images(tag)] == shown
+    assert len(list(tmp_path.glob("*.png"))) == 9 // every
