@@ -1,0 +1,133 @@
+"""How much a process holds while it works on and on: memory, file handles, threads, children, outputs."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from benchmarks.memory import Memory
+
+BLOCKS = 10  # into which the second half is cut: neighbouring samples are alike, their means less so
+_STUDENT = 2.306  # of 95 %, BLOCKS - 2 degrees of freedom
+STEEP = 0.5  # MB per 1,000 steps that count as growth: 5 MB in 10,000 steps
+
+
+@dataclass(frozen=True)
+class Level:
+    """What is held at one moment.
+
+    Attributes:
+        step: what has been done so far.
+        seconds: of a clock.
+        resident, own: MB of this process and its children, see `Memory`.
+        handles: open files and sockets of this process.
+        workers_handles: of its children.
+        threads: of this process and its children.
+        children: processes that it started and that are there, ended ones that nobody waited for included.
+        files, size: number and bytes of what lies in each folder of outputs.
+    """
+
+    step: int
+    seconds: float
+    resident: float
+    own: float
+    handles: int
+    workers_handles: int
+    threads: int
+    children: int
+    files: dict[str, int]
+    size: dict[str, int]
+
+    @classmethod
+    def now(cls, step: int, folders: dict[str, Path] | None = None) -> Level:
+        """Look at this process, its children, and some folders."""
+        children = descendants(os.getpid())
+        processes = [os.getpid(), *children]
+        memory = [Memory.of(process) for process in processes]
+        found = {
+            name: [path.stat().st_size for path in folder.rglob("[!.]*") if path.is_file()]
+            for name, folder in (folders or {}).items()
+        }
+        return cls(
+            step, time.perf_counter(), sum(m.resident for m in memory), sum(m.own for m in memory),
+            _count(os.getpid(), "fd"), sum(_count(child, "fd") for child in children),
+            sum(_count(process, "task") for process in processes), len(children),
+            {name: len(sizes) for name, sizes in found.items()},
+            {name: sum(sizes) for name, sizes in found.items()},
+        )  # fmt: skip
+
+
+def descendants(process: int) -> list[int]:
+    """The children of a process, and theirs."""
+    tasks = Path(f"/proc/{process}/task").glob("*/children")
+    children = [int(number) for task in tasks for number in task.read_text().split()]
+    return [*children, *(number for child in children for number in descendants(child))]
+
+
+def _count(process: int, what: str) -> int:
+    return len(os.listdir(f"/proc/{process}/{what}"))
+
+
+class Watch(L.Callback):
+    """Appends a `Level` to a file at the beginning of every n-th epoch.
+
+    Args:
+        path: the file, a json a line.
+        folders: name -> folder of outputs.
+        every_n_epochs: n.
+    """
+
+    def __init__(self, path: str, folders: dict[str, str], every_n_epochs: int) -> None:
+        self.path = path
+        self.folders = {name: Path(folder) for name, folder in folders.items()}
+        self.every_n_epochs = every_n_epochs
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch % self.every_n_epochs:
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.flush()
+        with open(self.path, "a") as stream:
+            stream.write(json.dumps(asdict(Level.now(trainer.global_step, self.folders))) + "\n")
+
+
+def read_levels(path: Path) -> list[Level]:
+    """What `Watch` has written."""
+    return [Level(**json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def slope(levels: Sequence[Level], value: Callable[[Level], float]) -> tuple[float, float]:
+    """Growth of a value per 1,000 steps over the second half, by least squares, and its 95 % interval's half.
+
+    The line goes through the means of BLOCKS parts.
+    """
+    half = levels[len(levels) // 2 :]
+    parts = [part for part in np.array_split(np.arange(len(half)), BLOCKS) if len(part)]
+    x = np.array([np.mean([half[i].step for i in part]) for part in parts]) / 1000
+    y = np.array([np.mean([value(half[i]) for i in part]) for part in parts])
+    if len(parts) < BLOCKS:
+        return float("nan"), float("inf")
+    centred = x - x.mean()
+    rise = float(centred @ y / (centred @ centred))
+    rest = y - y.mean() - rise * centred
+    error = float(np.sqrt(rest @ rest / (len(x) - 2) / (centred @ centred)))
+    return rise, _STUDENT * error
+
+
+def is_flat(levels: Sequence[Level], value: Callable[[Level], float]) -> bool:
+    """Is a count no higher at the end than it was early on, though it goes up and down?
+
+    Every value of the last third is above every one of the first only where something grows; the very first
+    sample does not count.
+    """
+    third = max(1, len(levels) // 3)
+    return min(map(value, levels[-third:])) <= max(map(value, levels[1 : 1 + third]))

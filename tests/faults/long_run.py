@@ -1,0 +1,181 @@
+"""Works on and on and looks whether anything grows: `python -m tests.faults.long_run [STEPS]`.
+
+A training of STEPS optimiser steps (default 10,000) with validation, overlays and a checkpoint every 30 of
+them; then STEPS / 5 pictures and STEPS / 5 frames of a video through a predictor, and STEPS / 20 requests
+to the page; each in a process of its own. Ends with code 1 if handles, threads, children, memory or outputs
+grow, or the work gets slower. Memory and speed are not judged below 2,000 steps.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from benchmarks.memory import fresh
+from roiseg.common.console import console
+from roiseg.inference.checkpoint import newest
+from tests.faults import long_use
+from tests.faults.kills import command
+from tests.faults.levels import STEEP, Level, is_flat, read_levels, slope
+from tests.helpers import make_onnx, person, run_command, write_coco
+
+IMAGES = 60
+BATCH = 2
+KEPT = 3  # checkpoints
+JUDGED = 2000  # steps from which on memory and speed are judged
+SLOWER = 1.25  # the second half may take this many times as long as the first, on a machine that others use
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the verdict."""
+
+    what: str
+    told: str
+    good: bool
+
+
+def train(steps: int, folder: Path) -> list[Level]:
+    """A training in a process of its own, in `folder`; what it held at the beginning of every epoch."""
+    data = folder / "data"
+    data.mkdir()
+    make_onnx(data / "tiny.onnx")
+    rng = np.random.default_rng(0)
+    people = [
+        {"file": f"{n:03d}.jpg", "segmentation": person(float(x), 6.0, float(rng.integers(40, 80)))}
+        for n in range(IMAGES)
+        for x in ((30, 62) if n % 2 else (45,))
+    ]
+    train_set = write_coco(data, {f"{n:03d}.jpg": (96, 96) for n in range(IMAGES)}, people)
+    val_set = write_coco(
+        data / "val", {f"{n:03d}.jpg": (96, 96) for n in range(6)}, [p for p in people if p["file"] < "006"]
+    )
+    places = {
+        "tensorboard": f"{folder}/out/tensorboard", "csv": f"{folder}/out/csv",
+        "overlays": f"{folder}/out/overlays", "checkpoints": f"{folder}/ckpt",
+    }  # fmt: skip
+    done = run_command(
+        [
+            "roiseg.train", *command(data, folder, export=False),
+            f"data.val_annotations={val_set.json}", f"data.val_images={val_set.images}",
+            f"data.train_annotations={train_set.json}", f"data.train_images={train_set.images}",
+            "data.num_workers=2", f"trainer.max_epochs={steps // (IMAGES // BATCH)}",
+            "logger=[tensorboard,csv]", f"callbacks.checkpoint.keep={KEPT}", "extractor.threads=1",
+            "+callbacks.watch._target_=tests.faults.levels.Watch", f"+callbacks.watch.path={folder}/levels",
+            "+callbacks.watch.every_n_epochs=1",
+            *(f"+callbacks.watch.folders.{name}={place}" for name, place in places.items()),
+        ],
+        cwd=folder, timeout=None,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(done.stdout + done.stderr)
+    return read_levels(folder / "levels")
+
+
+# --- verdict --------------------------------------------------------------------------------------
+
+
+def judge(levels: Sequence[Level], steps: int) -> list[Finding]:
+    """What grows."""
+    counts: dict[str, Callable[[Level], float]] = {
+        "file handles": lambda level: level.handles,
+        "file handles of workers": lambda level: level.workers_handles,
+        "threads": lambda level: level.threads,
+        "child processes": lambda level: level.children,
+    }
+    findings = [
+        Finding(name, f"{value(levels[1]):.0f} .. {value(levels[-1]):.0f}", is_flat(levels, value))
+        for name, value in counts.items()
+    ]
+    for name, value in (("own memory", lambda at: at.own), ("resident memory", lambda at: at.resident)):
+        rise, half = slope(levels, value)
+        told = f"{value(levels[-1]):.0f} MB, {rise:+.2f} +- {half:.2f} MB per 1,000 steps"
+        findings.append(Finding(name, told, steps < JUDGED or rise - half < STEEP))
+    early, late = (pace(half) for half in (levels[1 : len(levels) // 2 + 1], levels[len(levels) // 2 :]))
+    told = f"{100 * early:.2f} s per 100 steps in the first half, {100 * late:.2f} s in the second"
+    findings.append(Finding("speed", told, steps < JUDGED or late < SLOWER * early))
+    return findings + judge_outputs(levels)
+
+
+def judge_outputs(levels: Sequence[Level]) -> list[Finding]:
+    """Files are one an epoch at most, those that are appended to stay one, and an epoch adds equally much."""
+    findings = []
+    for name in levels[-1].files:
+        half = len(levels) // 2
+        first, second = (
+            (b.size[name] - a.size[name]) / half for a, b in ((levels[1], levels[1 + half - 1]), (levels[-1 - half], levels[-1]))
+        )  # fmt: skip
+        told = (
+            f"{levels[-1].files[name]} files, {levels[-1].size[name] / 1e6:.2f} MB; an epoch adds "
+            f"{first / 1e3:.2f} kB in the first half, {second / 1e3:.2f} kB in the second"
+        )
+        number = {"tensorboard": 2, "csv": 2, "checkpoints": KEPT, "overlays": len(levels) - 1}[name]
+        findings.append(Finding(name, told, levels[-1].files[name] <= number))
+    return findings
+
+
+def pace(levels: Sequence[Level]) -> float:
+    """Seconds a step: the median, because others use the machine, too."""
+    return statistics.median(
+        (b.seconds - a.seconds) / (b.step - a.step) for a, b in itertools.pairwise(levels)
+    )
+
+
+def show(title: str, levels: Sequence[Level], findings: Sequence[Finding]) -> None:
+    """Ten of the samples, and the verdict."""
+    table = Table(title=title)
+    names = ("step", "s per 100", "resident MB", "own MB", "handles", "workers'", "threads", "children")
+    for name in (*names, *(f"{folder} kB" for folder in levels[-1].size)):
+        table.add_column(name, justify="right")
+    chosen = np.unique(np.linspace(0, len(levels) - 1, 11).round().astype(int))
+    for before, number in zip([None, *chosen], chosen, strict=False):
+        at = levels[number]
+        between = "" if before is None else f"{100 * pace(levels[before : number + 1]):.2f}"
+        table.add_row(
+            f"{at.step:,}", between, f"{at.resident:.0f}", f"{at.own:.1f}", str(at.handles),
+            str(at.workers_handles), str(at.threads), str(at.children),
+            *(f"{size / 1e3:,.0f}" for size in at.size.values()),
+        )  # fmt: skip
+    console.print(table)
+    for finding in findings:
+        verdict = "[green]flat[/]" if finding.good else "[red]GROWS[/]"
+        console.print(f"{finding.what}: {finding.told}: {verdict}", highlight=False, soft_wrap=True)
+
+
+def main() -> int:
+    steps = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    good = True
+    with tempfile.TemporaryDirectory(prefix="roiseg-long-") as place:
+        folder = Path(place)
+        levels = train(steps, folder)
+        checkpoint = newest(folder / "ckpt")
+        assert checkpoint is not None
+        works: dict[str, tuple[int, Callable[[], list[Level]]]] = {
+            f"training of {steps:,} steps": (steps, lambda: levels),
+            **{
+                f"{name} ({number:,})": (number, lambda use=use, n=number: fresh(use, checkpoint, n))
+                for name, use, number in (
+                    ("pictures through a predictor", long_use.pictures, steps // 5),
+                    ("frames of a video", long_use.frames, steps // 5),
+                    ("requests to the page", long_use.requests, steps // 20),
+                )
+            },
+        }
+        for title, (number, work) in works.items():
+            found = work()
+            findings = judge(found, number)
+            show(title, found, findings)
+            good &= all(finding.good for finding in findings)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""A model in use, for long: pictures through the Python interface, a video, the page."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from PIL import Image
+from werkzeug.test import Client
+
+from roiseg.cli.entry import CONF_DIR
+from roiseg.inference.predictor import Predictor
+from roiseg.predict import predict
+from roiseg.sources.source import Source
+from roiseg.web.application import Application
+from roiseg.web.models import Model
+from roiseg.writers.writer import Write, Writer
+from tests.faults.levels import Level
+from tests.tiny_video import write_video
+
+SAMPLES = 60
+BOXES = [[5, 5, 40, 60], [20, 10, 60, 70]]
+
+
+def pictures(checkpoint: Path, number: int) -> list[Level]:
+    """Pictures of many sizes through `Predictor`, two ROIs each."""
+    torch.set_num_threads(1)
+    predictor, rng, levels = Predictor.from_checkpoint(checkpoint, device="cpu"), np.random.default_rng(0), []
+    for done in range(number):
+        _sample(levels, done, number)
+        height, width = rng.integers(64, 400, 2)
+        predictor.set_image(rng.integers(0, 256, (height, width, 3), np.uint8))
+        predictor.predict(BOXES).masks()
+    return levels
+
+
+def frames(checkpoint: Path, number: int) -> list[Level]:
+    """A video through `roiseg.predict`, which writes another video and COCO results."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        video = write_video(folder / "long.mp4", number, size=(240, 320))
+        rows = [f"long_{n:06d},{','.join(map(str, box))}" for n in range(number) for box in BOXES]
+        (folder / "boxes.csv").write_text("\n".join(["file,x1,y1,x2,y2", *rows]))
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+            cfg = compose("predict", overrides=[
+                f"source={video}", f"ckpt={checkpoint}", "device=cpu", f"boxes={folder}/boxes.csv",
+                f"output_dir={folder}/out", "+writers.levels._target_=tests.faults.long_use.LevelWriter",
+            ])  # fmt: skip
+        predict(cfg)
+        return LevelWriter.levels
+
+
+class LevelWriter(Writer):
+    """Samples while results are written."""
+
+    levels: ClassVar[list[Level]] = []
+
+    def place(self, source: Source) -> str:
+        return ""
+
+    @contextmanager
+    def open(self, folder: Path, source: Source) -> Iterator[Write]:
+        yield lambda result: _sample(self.levels, result.frame.number, len(source))
+
+
+def requests(checkpoint: Path, number: int) -> list[Level]:
+    """A picture opened, masks asked for, a mask fetched, again and again."""
+    torch.set_num_threads(1)
+    model = Model("tiny", Predictor.from_checkpoint(checkpoint, device="cpu"))
+    client, rng, levels = Client(Application([model])), np.random.default_rng(0), []
+    for done in range(0, number, 3):
+        _sample(levels, done, number)
+        stream = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (400, 600, 3), np.uint8)).save(stream, "PNG")
+        name = client.post("/pictures", data=stream.getvalue()).json["picture"]
+        query = {"picture": name, "model": 0, "boxes": BOXES}
+        assert client.post("/predictions", json=query).status_code == 200
+        assert client.post("/masks", json=query).status_code == 200
+    return levels
+
+
+def _sample(levels: list[Level], done: int, number: int) -> None:
+    if done >= len(levels) * number / SAMPLES:
+        levels.append(Level.now(done))
