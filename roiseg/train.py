@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from callbacks.checkpoint import EpochCheckpoint, kept
 from callbacks.gather import gather
 from callbacks.history import History
+from callbacks.in_epoch import InEpochCheckpoint
 from callbacks.onnx_export import OnnxExport
 from callbacks.overlays import ValidationOverlays
 from roiseg.cli import build
@@ -25,14 +26,14 @@ from roiseg.cli.entry import command
 from roiseg.cli.folders import claim
 from roiseg.cli.processes import Processes
 from roiseg.cli.report import best_epoch, parameter_counts, print_summary, versions
-from roiseg.cli.signals import stoppable
 from roiseg.cli.types import check_types
 from roiseg.cli.values import check_values
 from roiseg.common.errors import UserError, nearest
 from roiseg.common.files import atomic_path, existing_file, remove_leftovers, write_json
+from roiseg.common.signals import Stop, stoppable
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.extractor.onnx_extractor import OnnxExtractor
-from roiseg.inference.checkpoint import check_resumable, describe, find_last, read_checkpoint
+from roiseg.inference.checkpoint import check_resumable, describe, find_last, progress, read_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +47,11 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     with without_advice():  # a mistake in its settings shows before anything is written
         trainer = build.build_trainer(cfg, [], [])
     with (
-        stoppable(lambda: kept(cfg.paths.checkpoint_dir)),
+        stoppable(lambda: kept(cfg.paths.checkpoint_dir)) as stop,
         Processes(trainer, cfg.trainer.get("strategy", "auto")) as processes,
     ):
-        summary = run(cfg, processes)
+        stop.quiet = not processes.first
+        summary = run(cfg, processes, stop)
         summary["seconds"] = round(time.perf_counter() - started, 1)
         if processes.first:
             write_json(Path(cfg.paths.output_dir) / "summary.json", summary)
@@ -57,7 +59,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     return summary
 
 
-def run(cfg: DictConfig, processes: Processes) -> dict[str, Any]:
+def run(cfg: DictConfig, processes: Processes, stop: Stop) -> dict[str, Any]:
     """Build, train and test, together with the other processes if there are any."""
     with processes.in_turn():
         extractor = build.build_extractor(cfg)
@@ -69,10 +71,13 @@ def run(cfg: DictConfig, processes: Processes) -> dict[str, Any]:
             choose_folders(cfg, find_checkpoint(cfg, extractor))
     checkpoint = share_folders(cfg, processes)
     if checkpoint is not None:
-        data.first_epoch = read_checkpoint(checkpoint)["epoch"] + 1
+        data.first_epoch, data.first_batch = progress(read_checkpoint(checkpoint))
     description = describe(build.plain(cfg), extractor)
     module = build.build_module(cfg, decoder, loss, clicks, description)
     callbacks, loggers = build.build_callbacks(cfg), build.build_loggers(cfg)
+    for callback in callbacks:
+        if isinstance(callback, InEpochCheckpoint):
+            callback.stop = stop
     with without_advice():
         trainer = build.build_trainer(cfg, callbacks, loggers)
     processes.hand_over(trainer)
@@ -165,6 +170,7 @@ _ADVICE = (
     ".*smaller than the logging interval.*",
     ".*LeafSpec.*is deprecated.*",
     ".*was used without a .* scheduler.*",
+    ".*checkpoint that ended before the epoch ended.*",  # data.first_batch
     ".*recommended to use .self.log.*sync_dist=True.*",  # metrics are of all processes already
     ".*it is recommended to use .Trainer.devices=1.*",  # evaluation repeats no image
     ".*method of metric .* was called before.*",  # on a process without an image to evaluate

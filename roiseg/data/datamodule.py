@@ -139,7 +139,8 @@ class RoiDataModule(L.LightningDataModule):
         self.seed = seed
         self.source = source
         self.device = torch.device("cpu")  # where batches are made ready if there is no trainer
-        self.first_epoch = 0  # of a resumed run: loader workers start before Lightning tells the sampler
+        # where a resumed run begins: loader workers start before Lightning tells the sampler
+        self.first_epoch, self.first_batch = 0, 0
         self._sets: dict[str, RoiDataset] = {}
         self._features: FeatureSource | None = None
 
@@ -213,13 +214,14 @@ class RoiDataModule(L.LightningDataModule):
         self, dataset: RoiDataset, prepare: Callable[[RoiBatch], RoiBatch], stage: str
     ) -> FeatureLoader:
         training = stage == "train"
+        begins = (self.first_epoch, self.first_batch * self.batch_size) if training else (0, 0)
         return FeatureLoader(
             dataset,
             prepare,
             ahead=_batches_ahead(self._device()),
             skipped=self.skipped[stage],
             batch_size=self.batch_size if training else self.val_batch_size,
-            sampler=EpochSampler(len(dataset), self.seed, training, self.first_epoch if training else 0),
+            sampler=EpochSampler(len(dataset), self.seed, training, *begins),
             collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

@@ -22,13 +22,16 @@ class EpochSampler(Sampler[tuple[int, int]]):
         seed: root of the order.
         shuffle: True for training; False keeps the order and repeats nothing.
         first_epoch: epoch of the first iteration.
+        done: positions of this process's share that the first epoch leaves out, because a run before has
+            visited them. The length stays that of the whole epoch.
     """
 
-    def __init__(self, length: int, seed: int, shuffle: bool, first_epoch: int = 0) -> None:
+    def __init__(self, length: int, seed: int, shuffle: bool, first_epoch: int = 0, done: int = 0) -> None:
         self.length = length
         self.seed = seed
         self.shuffle = shuffle
         self.epoch = first_epoch
+        self._done = {first_epoch: done}
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration (Lightning calls this)."""
@@ -48,7 +51,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             order = torch.randperm(self.length, generator=generator)
-        return iter([(self.epoch, int(order[position])) for position in self._share()])
+        share = self._share()[self._done.get(self.epoch, 0) :]
+        return iter([(self.epoch, int(order[position])) for position in share])
 
     def _share(self) -> list[int]:
         """Positions of the order that this process visits."""

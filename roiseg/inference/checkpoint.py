@@ -21,6 +21,7 @@ FORMAT = 1
 _KEYS = {"config", "layers", "shapes", "strides", "image_size", "extractor_sha256"}
 _TRAINER_STATE = {"optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step"}
 _NAME = re.compile(r"checkpoint_epoch_(\d{4,})_\d+x\d+_\d{4,5}\.pth")
+_IN_EPOCH = re.compile(r"checkpoint_in_epoch_(\d{4,})\.pth")
 
 
 def describe(config: dict[str, Any], extractor: OnnxExtractor) -> dict[str, Any]:
@@ -118,7 +119,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     missing = sorted((_KEYS - description.keys()) | ({"epoch"} - content.keys()))
     if missing:
         raise UserError(f"checkpoint {path} is incomplete (without {', '.join(missing)}): use another one")
-    wrong = _impossible({**description, "epoch": content["epoch"]})
+    wrong = _impossible({**description, **{key: content.get(key) for key in ("epoch", "in_epoch")}})
     if wrong is not None:
         raise UserError(f"checkpoint {path} has an impossible `{wrong}`: use another one")
     return content
@@ -129,6 +130,7 @@ def _impossible(description: dict[str, Any]) -> str | None:
     config, layers, shapes = (description[key] for key in ("config", "layers", "shapes"))
     sound = {
         "epoch": isinstance(description["epoch"], int) and description["epoch"] >= 0,
+        "in_epoch": description["in_epoch"] is None or _is_within(description["in_epoch"]),
         "config": isinstance(config, dict)
         and all("_target_" in (config.get(part) or ()) for part in ("model", "extractor")),
         "layers": isinstance(layers, list) and bool(layers) and all(isinstance(name, str) for name in layers),
@@ -145,6 +147,13 @@ def _impossible(description: dict[str, Any]) -> str | None:
 def _are_sizes(value: Any, count: int) -> bool:
     whole = isinstance(value, (list, tuple)) and all(isinstance(size, int) for size in value)
     return whole and len(value) == count and min(value, default=0) > 0
+
+
+def _is_within(value: Any) -> bool:
+    """Is this what a checkpoint within an epoch says of it?"""
+    if not isinstance(value, dict) or not _are_sizes([value.get("batches"), value.get("steps")], 2):
+        return False
+    return value["batches"] < value["steps"] and isinstance(value.get("losses"), dict)
 
 
 def load_model(path: str | Path) -> TrainedModel:
@@ -224,10 +233,40 @@ def check_resumable(path: str | Path, description: dict[str, Any]) -> None:
             )
 
 
+def in_epoch_name(epoch: int) -> str:
+    """File name of the checkpoint within 1-based `epoch`."""
+    return f"checkpoint_in_epoch_{epoch:04d}.pth"
+
+
 def newest(folder: Path) -> Path | None:
     """The checkpoint of the highest epoch in a folder, or None."""
-    found = [(int(match[1]), path) for path in folder.glob("*.pth") if (match := _NAME.fullmatch(path.name))]
-    return max(found)[1] if found else None
+    found = _by_progress(folder)
+    return found[-1] if found else None
+
+
+def remove_outdated(folder: Path) -> None:
+    """Remove the checkpoints within an epoch that there is a newer one of any kind to."""
+    for path in _by_progress(folder)[:-1]:
+        if _IN_EPOCH.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def _by_progress(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, that of the most training last."""
+    found = []
+    for path in folder.glob("*.pth"):
+        if match := _NAME.fullmatch(path.name):
+            found.append((int(match[1]), 0, path))
+        elif match := _IN_EPOCH.fullmatch(path.name):
+            found.append((int(match[1]) - 1, 1, path))
+    return [path for *_, path in sorted(found)]
+
+
+def progress(content: dict[str, Any]) -> tuple[int, int]:
+    """Epochs that a checkpoint has finished, and batches of the one after."""
+    if "in_epoch" in content:
+        return content["epoch"], content["in_epoch"]["batches"]
+    return content["epoch"] + 1, 0
 
 
 def find_last(checkpoint_dir: Path, config: dict[str, Any]) -> Path | None:

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
 
 from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiBatch
@@ -34,8 +36,8 @@ class RoiSegModule(L.LightningModule):
         clicks: draws point prompts for training batches; None gives none.
         max_rois: how many ROIs are decoded at a time. More come in parts, at no more memory than this many
             and with the same gradients.
-        seed: training randomness (dropout and the like) depends on it and the epoch only, so that a
-            resumed run equals an uninterrupted one.
+        seed: training randomness (dropout and the like) depends on it, the epoch and the step only, so that
+            a resumed run equals an uninterrupted one.
         description: plain numbers, texts, lists and dicts saved in every checkpoint, from which
             inference builds extractor and decoder again.
     """
@@ -64,27 +66,27 @@ class RoiSegModule(L.LightningModule):
         self.max_rois = max_rois
         self.pixel_metrics = PixelMetrics(decoder.num_classes)
         self.instance_metrics = InstanceMetrics()
-        self.loss_means = LossMeans(["loss", *(f"loss_{name}" for name in loss.terms)])
+        names = ["loss", *(f"loss_{name}" for name in loss.terms)]
+        self.loss_means = LossMeans(names)
+        self.train_means = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in names})
 
     def forward(self, batch: RoiBatch) -> DecoderOutput:
         """Decode a batch whose features are filled in."""
         return decode_in_parts(self.decoder, batch.features, batch.rois, self._context(batch), self.max_rois)
 
-    def on_train_epoch_start(self) -> None:
-        """Make the epoch's randomness independent of what ran before it; switch on terms that start now."""
+    def on_train_batch_start(self, batch: RoiBatch, batch_idx: int) -> None:
+        """Make the step's randomness independent of what ran before it; switch on terms that start now."""
         self.loss.epoch = self.current_epoch + 1
-        torch.manual_seed(self.seed * 1_000_003 + self.current_epoch * 1009 + self.global_rank)
+        step = np.random.SeedSequence((self.seed, self.current_epoch, batch_idx, self.global_rank))
+        torch.manual_seed(int(step.generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: RoiBatch, batch_idx: int) -> dict[str, Any]:
         """Return the `loss` of one batch and, for callbacks, the `terms` it is made of, by name."""
         losses = self._losses(self(batch), batch)
-        self.log_dict(
-            {f"train/{name}": value.detach() for name, value in losses.items()},
-            on_step=False,
-            on_epoch=True,
-            batch_size=max(1, len(batch.rois)),
-            sync_dist=True,
-        )
+        for name, value in losses.items():
+            mean = self._train_mean(name)
+            mean.update(value.detach(), max(1, len(batch.rois)))
+            self.log(f"train/{name}", mean, on_step=False, on_epoch=True)
         terms = {
             name.removeprefix("loss_"): value.detach() for name, value in losses.items() if name != "loss"
         }
@@ -131,6 +133,26 @@ class RoiSegModule(L.LightningModule):
         total_steps = int(total_steps)
         schedule = {"scheduler": self.make_scheduler(optimizer, total_steps=total_steps), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def train_losses(self) -> dict[str, tuple[float, float]]:
+        """Sum and weight of each training loss so far in this epoch, of all processes."""
+        found = {}
+        for name in self.train_means:
+            mean = self._train_mean(name)
+            with mean.sync_context():
+                found[name] = (float(mean.mean_value), float(mean.weight))
+        return found
+
+    def go_on_with(self, losses: dict[str, tuple[float, float]]) -> None:
+        """Continue an epoch whose training losses were `train_losses()` so far."""
+        if self.global_rank == 0:  # the sum over the processes counts them once
+            for name, (total, weight) in losses.items():
+                mean = self._train_mean(name)
+                mean.mean_value.fill_(total)
+                mean.weight.fill_(weight)
+
+    def _train_mean(self, name: str) -> Any:
+        return self.train_means[name]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the checkpoint carry what inference needs."""

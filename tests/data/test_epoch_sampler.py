@@ -87,3 +87,19 @@ def test_processes_see_in_a_step_what_one_sees_with_the_whole_batch(as_process, 
     for step in range(-(-length // whole)):
         together = [n for share in shares for n in share[step * batch : (step + 1) * batch]]
         assert sorted(together) == sorted(alone[step * whole : (step + 1) * whole])
+
+
+@pytest.mark.parametrize(("length", "world"), SIZES)
+def test_an_epoch_that_a_run_before_has_begun_goes_on_with_the_same_images(length, world, as_process):
+    for rank in range(world):
+        as_process(rank, world)
+        whole = EpochSampler(length, 3, shuffle=True, first_epoch=4)
+        share = list(whole)
+        for done in range(len(share)):
+            rest = EpochSampler(length, 3, shuffle=True, first_epoch=4, done=done)
+            assert len(rest) == len(share)
+            assert list(rest) == share[done:]
+            for sampler in (whole, rest):
+                sampler.set_epoch(5)
+            assert list(rest) == list(whole)
+            whole.set_epoch(4)

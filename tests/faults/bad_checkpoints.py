@@ -161,6 +161,10 @@ DESCRIPTIONS = {
     "without an epoch": content(lambda c: c.pop("epoch"), "epoch"),
     "without weights": BadCheckpoint(content(lambda c: c.pop("state_dict")).spoil, FOREIGN),
     "an epoch in words": content(lambda c: c.update(epoch="ten"), "epoch"),
+    "within an epoch, without batches": content(lambda c: c.update(in_epoch={"steps": 5, "losses": {}}), "in_epoch"),
+    "within an epoch, after its last step": content(
+        lambda c: c.update(in_epoch={"batches": 5, "steps": 5, "losses": {}}), "in_epoch"
+    ),
     "an epoch below 0": content(lambda c: c.update(epoch=-3), "epoch"),
     "config of a text": described("config", "none", "config"),
     "config without a model": content(lambda c: c["roiseg"]["config"].pop("model"), "config"),

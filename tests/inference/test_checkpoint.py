@@ -23,6 +23,7 @@ from roiseg.inference.checkpoint import (
     load_model,
     newest,
     read_checkpoint,
+    remove_outdated,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -333,6 +334,20 @@ def test_newest_is_the_highest_epoch_by_number(tmp_path):
     for name in names:
         (tmp_path / name).touch()
         assert newest(tmp_path).name == name
+
+
+def test_what_was_saved_within_an_epoch_is_newer_than_the_epoch_before_and_older_than_its_own(tmp_path):
+    names = [
+        "checkpoint_in_epoch_0001.pth", "checkpoint_epoch_0001_64x64_9999.pth", "checkpoint_in_epoch_0002.pth",
+        "checkpoint_epoch_0002_64x64_0001.pth", "checkpoint_in_epoch_0004.pth",
+    ]  # fmt: skip
+    for position, name in enumerate(names):
+        (tmp_path / name).touch()
+        assert newest(tmp_path).name == name
+        remove_outdated(tmp_path)
+        in_epoch = [path.name for path in tmp_path.glob("*in_epoch*")]
+        assert in_epoch == ([name] if "in_epoch" in name else [])
+        assert len(list(tmp_path.glob("checkpoint_epoch*"))) == (position + 1) // 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,142 @@
+"""A checkpoint between two steps of an epoch: when a run is told to end, and every so many steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+
+from roiseg.common.errors import UserError
+from roiseg.common.signals import Stop
+from roiseg.inference.checkpoint import in_epoch_name, remove_outdated
+from roiseg.training.module import RoiSegModule
+
+
+class InEpochCheckpoint(Checkpoint):
+    """Saves `checkpoint_in_epoch_{epoch:04d}.pth`, the first epoch 0001, from where a run goes on exactly.
+
+    A run that is told to end (SIGTERM, Ctrl-C) ends after the step it is in, or after the validation, if the
+    epoch has no more steps: then the epoch's own checkpoint is there. There is one such file at a time, and
+    none once its epoch is saved.
+
+    Args:
+        dirpath: folder of the checkpoints.
+        every_n_steps: save after every n-th optimiser step, too; None only when told to end.
+
+    Attributes:
+        stop: tells whether the run is told to end; None: signals are not looked at.
+    """
+
+    def __init__(self, dirpath: str | Path, every_n_steps: int | None = None) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise UserError(f"callbacks.in_epoch.every_n_steps must be 1 or more, got {every_n_steps}")
+        self.dirpath = Path(dirpath)
+        self.every_n_steps = every_n_steps
+        self.stop: Stop | None = None
+        self._batches: int | None = None  # of the epoch that are done, while a checkpoint is made
+        self._came_from: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse to go on within an epoch of other steps.
+
+        Raises:
+            UserError: the checkpoint was saved within an epoch of another number of steps.
+        """
+        before = self._came_from.get("steps", trainer.num_training_batches)
+        if before != trainer.num_training_batches:
+            raise UserError(
+                f"the checkpoint was saved within an epoch of {before} steps, this run's have "
+                f"{trainer.num_training_batches}: use the same images, data.batch_size and devices, or set "
+                "ckpt_path to the last checkpoint_epoch_*.pth"
+            )
+        self._take_back()
+        self._defer(True)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """See `_take_back`: the first validation comes before the training."""
+        self._take_back()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """See `_take_back`."""
+        self._take_back()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """End here if the run was told to in the epoch before, all of which is saved and logged."""
+        self._defer(True)
+        self._end_if(self._told_to_end(trainer))
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save where asked, and end if the run was told to; all other callbacks are done with this step."""
+        done = batch_idx + 1
+        if done % trainer.accumulate_grad_batches or done >= trainer.num_training_batches:
+            return
+        ends = self._told_to_end(trainer)
+        if ends or (self.every_n_steps and trainer.global_step % self.every_n_steps == 0):
+            self._batches = done
+            trainer.save_checkpoint(self.dirpath / in_epoch_name(trainer.current_epoch + 1))
+            self._batches = None
+            self._remove_outdated(trainer)
+        self._end_if(ends)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remove what a saved epoch has made useless."""
+        self._remove_outdated(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """End here if the run was told to in its last epoch: the export waits for `ckpt_path=last`."""
+        ends = self._told_to_end(trainer)
+        self._defer(False)
+        self._end_if(ends)
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """From here on a signal ends the run at once."""
+        self._defer(False)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Say how far the epoch is, and what its losses were, if this is within one."""
+        if self._batches is not None:
+            assert isinstance(pl_module, RoiSegModule)
+            checkpoint["in_epoch"] = {
+                "batches": self._batches,
+                "steps": int(trainer.num_training_batches),
+                "losses": pl_module.train_losses(),
+            }
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Go on within the epoch, if the checkpoint was made there."""
+        self._came_from = checkpoint.get("in_epoch", {})
+        if self._came_from:
+            assert isinstance(pl_module, RoiSegModule)
+            pl_module.go_on_with(self._came_from["losses"])
+
+    def _remove_outdated(self, trainer: L.Trainer) -> None:
+        if trainer.is_global_zero:
+            remove_outdated(self.dirpath)
+
+    def _take_back(self) -> None:
+        """Take signals back from Lightning, which would talk to the other processes while it handles one."""
+        if self.stop is not None:
+            self.stop.take_back()
+
+    def _defer(self, deferred: bool) -> None:
+        if self.stop is not None:
+            self.stop.deferred = deferred
+
+    def _told_to_end(self, trainer: L.Trainer) -> bool:
+        """Was any of the processes told to end?"""
+        told = self.stop is not None and self.stop.came is not None
+        return trainer.strategy.reduce_boolean_decision(told, all=False)
+
+    def _end_if(self, told: bool) -> None:
+        if told and self.stop is not None:
+            self.stop.now()

@@ -1,0 +1,193 @@
+"""A training that is told to end ends between two steps, and goes on there exactly."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from faults.kills import same
+from helpers import ROOT, run_command
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import roiseg.train
+from roiseg.common.errors import UserError
+from roiseg.inference.checkpoint import newest, progress, read_checkpoint
+from roiseg.training.module import RoiSegModule
+
+SMALL = ["data.batch_size=1", "trainer.max_epochs=2", "callbacks=[history,checkpoint,in_epoch]"]
+
+
+def tell(patch, hook, count):
+    """SIGTERM comes within the count-th call of a hook of the module."""
+    calls, original = [], getattr(RoiSegModule, hook)
+
+    def called(module, *given):
+        calls.append(hook)
+        if len(calls) == count:
+            signal.raise_signal(signal.SIGTERM)
+        return original(module, *given)
+
+    patch.setattr(RoiSegModule, hook, called)
+
+
+def cut_off(patch, epoch, batch):
+    """The run breaks off in a step, the first of both 0."""
+    original = RoiSegModule.training_step
+
+    def step(module, given, number):
+        if (module.current_epoch, number) == (epoch, batch):
+            raise UserError("power cut")
+        return original(module, given, number)
+
+    patch.setattr(RoiSegModule, "training_step", step)
+
+
+def without_model(overrides):
+    return [override for override in overrides if not override.startswith("model.")]
+
+
+def folders(root):
+    return [f"paths.output_dir={root}/out", f"paths.checkpoint_dir={root}/ckpt", f"paths.root_dir={root}"]
+
+
+def results(root):
+    """Everything of a finished run that must not hang on where it was stopped."""
+    summary = json.loads((root / "out/summary.json").read_text())
+    content = read_checkpoint(newest(root / "ckpt"))
+    kept = ("history", "final", "best", "test", "best_epoch", "epochs")
+    return {key: summary[key] for key in kept}, content
+
+
+def assert_same(found, expected):
+    assert found[0] == expected[0]
+    assert_same_state(found[1], expected[1])
+
+
+def assert_same_state(found, expected):
+    for key in ("state_dict", "optimizer_states", "lr_schedulers"):
+        assert same(found[key], expected[key]), key
+
+
+RECIPES = {
+    "plain": [],
+    "averaged": ["+callbacks=ema"],
+    "points at random": ["model=pointrend"],
+    "accumulated": ["trainer.accumulate_grad_batches=2"],
+}
+
+
+@pytest.fixture
+def stop(run_main, monkeypatch):
+    """`stop(hook, count, *command)`: the run ends in order, by a signal in the count-th call of that hook."""
+
+    def run(hook, count, *command):
+        with monkeypatch.context() as patch:
+            tell(patch, hook, count)
+            code, stderr = run_main(roiseg.train, *command, "ckpt_path=last")
+        assert code == 143, stderr
+        assert "Traceback" not in stderr
+        return stderr.strip().splitlines()[-1]
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_stopped_run_goes_on_within_the_epoch_bit_for_bit(tiny_overrides, run_main, stop, tmp_path, recipe):
+    own = tiny_overrides if recipe != "points at random" else without_model(tiny_overrides)
+    command = [*own, *SMALL, *RECIPES[recipe]]
+    code, stderr = run_main(roiseg.train, *command, *folders(tmp_path / "whole"))
+    assert code == 0, stderr
+    command += folders(tmp_path / "stopped")
+    for step in (2, 4):  # after each start; an epoch has 5
+        line = stop("training_step", step, *command)
+        last = newest(tmp_path / "stopped/ckpt")
+        assert last.name.startswith("checkpoint_in_epoch_000")
+        assert progress(read_checkpoint(last))[1] > 0
+        assert line == (
+            f"roiseg: stopped by SIGTERM: the last good checkpoint is {last}, where ckpt_path=last goes on"
+        )
+    code, stderr = run_main(roiseg.train, *command, "ckpt_path=last")
+    assert code == 0, stderr
+    assert_same(results(tmp_path / "stopped"), results(tmp_path / "whole"))
+    assert not list((tmp_path / "stopped/ckpt").glob("*in_epoch*"))
+
+
+def test_told_in_the_last_step_or_the_validation_the_epoch_is_finished_and_logged_first(
+    tiny_overrides, run_main, stop, tmp_path
+):
+    command = [*tiny_overrides, *SMALL, *folders(tmp_path)]
+    stop("training_step", 5, *command)
+    stop("validation_step", 1, *command)
+    names = [path.name[:21] for path in sorted((tmp_path / "ckpt").glob("*.pth"))]
+    assert names == ["checkpoint_epoch_0001", "checkpoint_epoch_0002"]
+    assert not (tmp_path / "out/summary.json").exists()  # it was the last epoch: no test yet
+    events = EventAccumulator(str(tmp_path / "out/tensorboard")).Reload()
+    assert len(events.Scalars("val/miou")) == len(events.Scalars("train/loss")) == 2
+    code, stderr = run_main(roiseg.train, *command, "ckpt_path=last")
+    assert code == 0, stderr
+    assert len(results(tmp_path)[0]["history"]) == 2
+
+
+def test_every_so_many_steps_there_is_a_checkpoint_to_go_on_from(
+    tiny_overrides, run_main, monkeypatch, tmp_path
+):
+    command = [*tiny_overrides, *SMALL]
+    assert run_main(roiseg.train, *command, *folders(tmp_path / "whole"))[0] == 0
+    command += [*folders(tmp_path / "crashed"), "callbacks.in_epoch.every_n_steps=2", "ckpt_path=last"]
+
+    with monkeypatch.context() as patch:
+        cut_off(patch, epoch=1, batch=4)
+        code, stderr = run_main(roiseg.train, *command)
+    assert code == 2
+    assert "power cut" in stderr
+    last = newest(tmp_path / "crashed/ckpt")
+    assert progress(read_checkpoint(last)) == (1, 3)  # steps 6 and 8 of 10 were saved
+    code, stderr = run_main(roiseg.train, *command)
+    assert code == 0, stderr
+    assert_same(results(tmp_path / "crashed"), results(tmp_path / "whole"))
+
+
+def test_an_epoch_of_other_steps_cannot_be_gone_on_with(tiny_overrides, run_main, stop, tmp_path):
+    command = [*tiny_overrides, *SMALL, *folders(tmp_path)]
+    stop("training_step", 2, *command)
+    code, stderr = run_main(roiseg.train, *command, "data.batch_size=2", "ckpt_path=last")
+    assert code == 2
+    line = stderr.strip().splitlines()[-1]
+    assert line.startswith(
+        "roiseg: error: the checkpoint was saved within an epoch of 5 steps, this run's have 3: "
+    )
+
+
+@pytest.mark.slow
+def test_several_processes_end_in_the_same_step_and_go_on_there(tiny_overrides, tmp_path):
+    several = [
+        *tiny_overrides, *SMALL, "trainer=ddp", "trainer.accelerator=cpu", "scheduler=constant",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "roiseg.train", *several, *folders(tmp_path), "trainer.max_epochs=500"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    while newest(tmp_path / "ckpt") is None:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.terminate()  # the first only: the other has to be told
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 143, stderr
+    assert "Traceback" not in stderr
+    assert stderr.count("stopped by SIGTERM") == 1
+    epochs, _ = progress(read_checkpoint(newest(tmp_path / "ckpt")))
+    few = [*several, f"trainer.max_epochs={epochs + 1}"]
+    for command in ([*few, *folders(tmp_path), "ckpt_path=last"], [*few, *folders(tmp_path / "whole")]):
+        done = run_command(["roiseg.train", *command], cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    found, expected = results(tmp_path), results(tmp_path / "whole")
+    for ours, theirs in zip(found[0]["history"], expected[0]["history"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    assert_same_state(found[1], expected[1])

@@ -1,0 +1,127 @@
+"""How a block ends that is told to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+
+import pytest
+
+from roiseg.common.signals import Stopped, stoppable
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_block_is_left_in_order_and_the_process_as_it_was(number, capsys):
+    before, left = signal.getsignal(number), []
+
+    def block():
+        with stoppable(lambda: "all is kept"):
+            try:
+                signal.raise_signal(number)
+            finally:
+                left.append(True)
+
+    with pytest.raises(Stopped) as stopped:
+        block()
+    assert left
+    assert stopped.value.code == 128 + number
+    assert capsys.readouterr().err == f"roiseg: stopped by {signal.Signals(number).name}: all is kept\n"
+    assert signal.getsignal(number) == before
+
+
+def test_an_error_that_the_signal_has_caused_elsewhere_is_not_told(capsys):
+    def block():
+        with stoppable(str):
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                raise RuntimeError("DataLoader worker is killed by signal: Terminated")
+
+    with pytest.raises(Stopped):
+        block()
+    assert "DataLoader" not in capsys.readouterr().err
+
+
+def test_errors_without_a_signal_pass_through():
+    with pytest.raises(ValueError, match="mine"), stoppable(str):
+        raise ValueError("mine")
+
+
+def test_a_deferred_signal_waits_for_its_moment(capsys):
+    def block():
+        with stoppable(lambda: "all is kept") as stop:
+            stop.deferred = True
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)  # at once: from the launcher, which got the same
+            assert stop.came == signal.SIGTERM
+            stop.now()
+
+    with pytest.raises(Stopped) as stopped:
+        block()
+    assert stopped.value.code == 143
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "roiseg: SIGTERM: ending after this step, or this validation (once more: at once)"
+    assert second == "roiseg: stopped by SIGTERM: all is kept"
+
+
+def test_a_second_signal_a_while_after_ends_at_once(monkeypatch):
+    left = []
+
+    def block():
+        with stoppable(str) as stop:
+            stop.deferred = True
+            signal.raise_signal(signal.SIGINT)
+            since = time.monotonic()
+            monkeypatch.setattr(time, "monotonic", lambda: since + 2)
+            signal.raise_signal(signal.SIGTERM)
+            left.append(True)
+
+    with pytest.raises(Stopped):
+        block()
+    assert not left
+
+
+def test_another_process_may_have_been_told(capsys):
+    def block():
+        with stoppable(str) as stop:
+            stop.quiet = True
+            stop.now()
+
+    with pytest.raises(Stopped) as stopped:
+        block()
+    assert stopped.value.code == 143
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_that_somebody_handles_is_left_to_them_in_the_same_moment(number):
+    came = []
+    before = signal.signal(number, lambda *given: came.append(given[0]))
+    try:
+        with stoppable(str) as stop:
+            signal.raise_signal(number)
+            assert came == [number]
+            stop.deferred = True
+            signal.raise_signal(number)
+            assert came == [number]
+            stop.now()
+            assert came == [number, number]
+            assert stop.came is None  # and the block goes on
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_forked_process_leaves_the_first_to_its_owner():
+    with stoppable(str):
+        process = os.fork()
+        if process == 0:
+            with contextlib.suppress(BaseException):
+                signal.raise_signal(signal.SIGTERM)
+                with contextlib.suppress(KeyboardInterrupt):
+                    signal.raise_signal(signal.SIGTERM)
+                    os._exit(1)
+                os._exit(0)
+            os._exit(2)
+        assert os.waitpid(process, 0)[1] == 0
