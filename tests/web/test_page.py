@@ -43,6 +43,7 @@ class Site:
         page.on("request", lambda request: self.asked.append(request.url))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("console", lambda said: said.type == "error" and self.complaints.append(said.text))
+        page.on("filechooser", lambda chooser: None)  # asked for only when waited for, it may come too early
         page.goto(f"http://127.0.0.1:{server.port}/")
         self.settle()
 
