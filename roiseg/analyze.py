@@ -38,11 +38,8 @@ def main(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _save_figure(analysis: dict[str, Any], path: Path) -> None:
-    try:
-        with atomic_path(path) as temporary:
-            analysis_figure(analysis).savefig(temporary)
-    except OSError as error:
-        raise UserError(f"the plots cannot be written to {path}: {error.strerror}") from None
+    with atomic_path(path) as temporary:
+        analysis_figure(analysis).savefig(temporary)
 
 
 def tables(analysis: dict[str, Any]) -> list[Table]:

@@ -35,10 +35,7 @@ def preview(cfg: DictConfig) -> Path:
     rows = [PreviewSample(sample.file_name, sample.image, sample.rois, sample.targets) for sample in usable]
     if not rows:
         raise UserError(f"no image of {cfg.data.train_images} can be shown: check samples and the images")
-    try:
-        return save_png(path, preview_sheet(rows))
-    except OSError as error:
-        raise UserError(f"the picture cannot be written to {path} ({error.strerror})") from None
+    return save_png(path, preview_sheet(rows))
 
 
 @command("preview")

@@ -83,17 +83,12 @@ def write(folder: Path, rows: Sequence[Row], metric: str, sizes: bool, said: Seq
     compared = table.differences() if len(rows) > 1 else []
     columns = [*table.figures(metric), *compared, *table.more(rows[0], metric, sizes)]
     records = [table.record(row, metric) for row in rows]
-    try:
-        _write_text(folder / "report.md", table.markdown(columns, rows, said))
-        _write_text(folder / "report.csv", table.csv_text(records))
-        variants = [record | _background(row) for record, row in zip(records, rows, strict=True)]
-        write_json(folder / "report.json", {"notes": list(said), "variants": variants})
-        with atomic_path(folder / "report.png") as path:
-            comparison_figure(records, table.TITLES[metric]).savefig(path)
-    except OSError as error:
-        raise UserError(
-            f"the report cannot be written to {folder} ({error.strerror}): set output_dir"
-        ) from None
+    _write_text(folder / "report.md", table.markdown(columns, rows, said))
+    _write_text(folder / "report.csv", table.csv_text(records))
+    variants = [record | _background(row) for record, row in zip(records, rows, strict=True)]
+    write_json(folder / "report.json", {"notes": list(said), "variants": variants})
+    with atomic_path(folder / "report.png") as path:
+        comparison_figure(records, table.TITLES[metric]).savefig(path)
     console.print(f"{folder}: report.md, report.csv, report.json, report.png", soft_wrap=True, markup=False)
 
 

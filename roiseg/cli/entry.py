@@ -7,6 +7,7 @@ import functools
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from roiseg.cli.faults import explain_fault
 from roiseg.cli.words import to_overrides
-from roiseg.common.errors import UserError, nearest
+from roiseg.common.errors import UnwritableError, UserError, nearest
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 
@@ -40,7 +42,10 @@ OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
 
 
 def command(
-    config_name: str, words: str | None = None, prepare: Callable[[list[str]], None] | None = None
+    config_name: str,
+    words: str | None = None,
+    prepare: Callable[[list[str]], None] | None = None,
+    kept: Callable[[DictConfig], str] | None = None,
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
     """Decorate `task(cfg)` into a command-line program configured by `conf/<config_name>.yaml`.
 
@@ -51,6 +56,7 @@ def command(
         config_name: of the configuration, and of the program.
         words: key of the list that takes the words of the command line which are no `key=value`, if any.
         prepare: called with the command line before anything is composed.
+        kept: says what there is of the task's work when a resource has run out.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
@@ -62,6 +68,8 @@ def command(
                 line = explain(error)
                 if line is None or _full_error():
                     raise
+                if kept is not None and (isinstance(error, UnwritableError) or explain_fault(error)):
+                    line = f"{line}; {kept(cfg)}"
                 if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs of the sweep go on
                     raise UserError(line) from None
                 _fail(line)
@@ -71,6 +79,7 @@ def command(
         @functools.wraps(task)
         def main() -> Any:
             full_error = _full_error()
+            threading.excepthook = _background_error
             os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise, so that we can word its errors
             if words is not None:
                 sys.argv[1:] = to_overrides(sys.argv[1:], words)
@@ -90,6 +99,12 @@ def command(
         return main
 
     return decorate
+
+
+def _background_error(arguments: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread ends on a full disk; the next line that is written says so in the task."""
+    if not type(arguments.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(arguments)
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -127,7 +142,8 @@ def explain(error: BaseException, config_name: str = "train") -> str | None:
         )
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return _explain_override(error, config_name)
-    return _explain_processes(str(error)) if isinstance(error, RuntimeError) else None
+    line = _explain_processes(str(error)) if isinstance(error, RuntimeError) else None
+    return line or explain_fault(error)
 
 
 def _explain_processes(text: str) -> str | None:
@@ -196,6 +212,7 @@ def _known_keys(config_name: str) -> list[str]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    running = GlobalHydra.instance().hydra  # a command may go on after a mistake
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         choices = [a for a in sys.argv[1:] if re.fullmatch(r"[a-z_]+=[\w/]+", a)]
@@ -205,6 +222,7 @@ def _known_keys(config_name: str) -> list[str]:
             )
         except HydraException:
             cfg = compose(config_name)
+    GlobalHydra.instance().hydra = running
     keys: list[str] = []
 
     def walk(node: Any, prefix: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 
@@ -12,6 +14,24 @@ class UserError(Exception):
     Its message is one line: what is wrong, in which file and field, and what to do. Commands print
     it without a traceback and exit with code 2.
     """
+
+
+class UnwritableError(UserError):
+    """A file that the system does not let us write: the disk is full, the folder read-only, and the like."""
+
+
+def disk_full(error: OSError) -> bool:
+    """Is there no room, or none for this user?"""
+    return error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
+
+
+def unwritable(path: str | os.PathLike[str], cause: OSError) -> UnwritableError:
+    """The error that says what `cause` keeps from being written, and what to do."""
+    if disk_full(cause):
+        todo = "the disk is full: free some space or give another folder"
+    else:
+        todo = "give another folder, or make this one writable"
+    return UnwritableError(f"{os.fspath(path)} cannot be written ({cause.strerror or cause}); {todo}")
 
 
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from roiseg.common.errors import UserError
+from roiseg.common.errors import UserError, disk_full, unwritable
 
 
 class Source(Protocol):
@@ -31,18 +32,56 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     The folder is made if absent. The temporary name keeps the suffix, so writers that choose the
     format by suffix work. After an error the temporary file is removed and `path` is untouched.
+
+    Raises:
+        UnwritableError: the disk is full, the folder is read-only, and the like.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
+    with _told_of(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
+        with _told_of(path):
+            try:
+                yield temporary
+            except Exception as error:
+                if not isinstance(error, (OSError, UserError)):  # a library's own, which hides the system's
+                    check_room(path.parent)
+                raise
+            temporary.chmod(0o666 & ~_umask())
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+@contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """Say of an error of the system in the block which file it has kept from being written."""
+    try:
+        yield
+    except OSError as error:
+        about = Path(error.filename or path).absolute()
+        place = path.absolute()
+        if disk_full(error) or about.parent == place.parent or place.is_relative_to(about):
+            raise unwritable(path, error) from error
+        raise  # about a file that was to be read, say
+
+
+def check_room(folder: Path, size: int = 1 << 20) -> None:
+    """Write `size` bytes to a nameless file: is there still room?
+
+    For libraries that do not tell why, or that, they could not write.
+
+    Raises:
+        OSError: there is not.
+    """
+    with tempfile.TemporaryFile(dir=folder) as stream:
+        stream.write(bytes(size))
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def remove_leftovers(*folders: Path) -> None:

@@ -142,10 +142,7 @@ def load_or_make_analysis(
     if found is not None:
         return found
     analysis = analyze(annotations, min_roi_size, grid)
-    try:
-        write_json(path, analysis)
-    except OSError as error:
-        raise UserError(f"the analysis cannot be written to {path}: {error.strerror}") from None
+    write_json(path, analysis)
     return analysis
 
 

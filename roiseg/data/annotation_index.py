@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import xxhash
 
-from roiseg.common.errors import UserError
+from roiseg.common.errors import UnwritableError, UserError
 from roiseg.common.files import atomic_path
 from roiseg.data.annotations import Annotations
 
@@ -114,8 +114,8 @@ class Index:
                 stream.write(digest.digest())
             with open(self.file, "rb") as stream:
                 return _map(self.path, self.file, stream)
-        except (OSError, ValueError) as error:
-            log.info("no annotation index %s (%s): every run parses %s", self.file, error, self.path)
+        except (UnwritableError, OSError, ValueError) as error:
+            log.info("no annotation index (%s): every run parses %s", error, self.path)
             return annotations
 
 

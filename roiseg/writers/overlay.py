@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 
 from roiseg.common.errors import UserError
-from roiseg.common.files import atomic_path
+from roiseg.common.files import atomic_path, check_room
 from roiseg.inference.pictures import Result
 from roiseg.sources.source import Source, Video
 from roiseg.visualize.canvas import Image
@@ -77,3 +77,4 @@ def _video(path: Path, video: Video) -> Iterator:
             yield lambda frame: stream.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         finally:
             stream.release()
+        check_room(path.parent)  # OpenCV does not say that it could not write

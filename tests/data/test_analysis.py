@@ -227,7 +227,7 @@ def test_a_broken_analysis_is_made_again(
 
 def test_a_folder_that_cannot_be_written_is_a_user_error(squares: CocoSet, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written to"):
+    with pytest.raises(UserError, match="cannot be written"):
         load_or_make_analysis(tmp_path / "file" / "data_analyze.json", load_annotations(squares.json))
 
 
