@@ -244,7 +244,7 @@ def _metrics(epoch: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in epoch.items() if name != "epoch"}
 
 
-@command("train")
+@command("train", kept=lambda cfg: kept(cfg.paths.checkpoint_dir))
 def main(cfg: DictConfig) -> float | None:
     """Train, and return the metric a sweeper optimises."""
     torch.set_float32_matmul_precision("high")

@@ -163,7 +163,9 @@ def _annotate(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]
 
 
 def _write_jpeg(path: Path, image: np.ndarray) -> None:
+    parameters = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    done, encoded = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), parameters)
+    if not done:
+        raise ValueError(f"OpenCV cannot encode a picture of shape {image.shape}")
     with atomic_path(path) as temporary:
-        parameters = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-        if not cv2.imwrite(str(temporary), np.ascontiguousarray(image[..., ::-1]), parameters):
-            raise UserError(f"picture {path} could not be written: check the free space")
+        temporary.write_bytes(encoded.tobytes())
