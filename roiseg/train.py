@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from callbacks.onnx_export import OnnxExport
 from callbacks.overlays import ValidationOverlays
 from roiseg.cli import build
 from roiseg.cli.entry import command
-from roiseg.cli.folders import claim
+from roiseg.cli.folders import claim, occupied
 from roiseg.cli.processes import Processes
 from roiseg.cli.report import best_epoch, parameter_counts, print_summary, versions
 from roiseg.cli.types import check_types
@@ -68,7 +68,7 @@ def run(cfg: DictConfig, processes: Processes, stop: Stop) -> dict[str, Any]:
         loss = build.build_loss(cfg, decoder, data)
         clicks = build.build_clicks(cfg, decoder)
         if processes.first:
-            choose_folders(cfg, find_checkpoint(cfg, extractor))
+            choose_folders(cfg, find_checkpoint(cfg, extractor), processes.held)
     checkpoint = share_folders(cfg, processes)
     if checkpoint is not None:
         data.first_epoch, data.first_batch = progress(read_checkpoint(checkpoint))
@@ -107,21 +107,28 @@ def find_checkpoint(cfg: DictConfig, extractor: OnnxExtractor) -> Path | None:
     return found
 
 
-def choose_folders(cfg: DictConfig, checkpoint: Path | None) -> None:
+def choose_folders(cfg: DictConfig, checkpoint: Path | None, held: ExitStack) -> None:
     """Settle where this run writes, in `cfg.paths`, and leave a copy of the configuration there.
 
     A run that goes on from the newest checkpoint of itself keeps its folders; any other gets folders
-    that no other run has.
+    that no other run has. Until `held` is closed no other process goes on in them.
+
+    Raises:
+        UserError: another process trains there just now.
     """
     output, checkpoints = Path(cfg.paths.output_dir).absolute(), Path(cfg.paths.checkpoint_dir).absolute()
     if checkpoint is not None and cfg.ckpt_path == "last" and checkpoint.parent != checkpoints:
         output = Path(read_checkpoint(checkpoint)["roiseg"]["config"]["paths"]["output_dir"])
         checkpoints = checkpoint.parent
-    if checkpoint is None or checkpoint.parent != checkpoints:
+    new = checkpoint is None or checkpoint.parent != checkpoints
+    if new:
         output, checkpoints = claim(output), claim(checkpoints)
-    else:
+    for folder in (output, checkpoints):
+        held.enter_context(occupied(folder))
+    if not new:
         remove_leftovers(output, checkpoints)
-    output.mkdir(parents=True, exist_ok=True)
+        if cfg.ckpt_path == "last":  # another process may have gone on meanwhile, and ended
+            checkpoint = find_last(checkpoints, build.plain(cfg))
     with open_dict(cfg):
         cfg.paths.output_dir, cfg.paths.checkpoint_dir = str(output), str(checkpoints)
         cfg.ckpt_path = None if checkpoint is None else str(checkpoint)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from roiseg.common.errors import UserError
+from roiseg.common.locks import TakenError, locked
 
 _MARK = ".roiseg_run"
 
@@ -24,8 +27,9 @@ def claim(folder: str | Path) -> Path:
         path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(path / _MARK, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-            return path
+            with suppress(FileNotFoundError):  # another run, which failed, has just removed it: again
+                os.close(os.open(path / _MARK, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+                return path
         except FileExistsError:
             if path.exists() and not path.is_dir():
                 raise UserError(f"output folder {path} is a file: give another paths.output_dir") from None
@@ -34,3 +38,25 @@ def claim(folder: str | Path) -> Path:
             raise UserError(
                 f"output folder {path} cannot be written ({error.strerror}): give another one"
             ) from None
+
+
+@contextmanager
+def occupied(folder: Path) -> Iterator[None]:
+    """Keep all others from going on with the run of this folder while the block runs, or this process lives.
+
+    Raises:
+        UserError: another process has it, or it cannot be written.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / _MARK, wait=False))
+        except TakenError as taken:
+            raise UserError(
+                f"the run in {folder} is still going on ({taken}): let it end before going on from it, or "
+                "start another run without ckpt_path"
+            ) from None
+        except OSError as error:
+            raise UserError(
+                f"folder {folder} cannot be written ({error.strerror}): give another one"
+            ) from None
+        yield

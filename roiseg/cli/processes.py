@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from torch.distributed import TCPStore
 
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
@@ -33,6 +35,7 @@ class Processes:
 
     Attributes:
         first: is this the one that writes?
+        held: what this process holds until the run ends.
 
     Raises:
         UserError: several processes without trainer=ddp, or in a sweep that would start them by itself.
@@ -41,6 +44,7 @@ class Processes:
     def __init__(self, trainer: L.Trainer, strategy: Any) -> None:
         self._strategy: Any = trainer.strategy
         self._alone = trainer.world_size == 1
+        self.held = ExitStack()
         self.first = self._alone or trainer.is_global_zero
         trainer.accelerator.setup_device(trainer.strategy.root_device)  # the extractor opens on it
         if self._alone:
@@ -69,10 +73,11 @@ class Processes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for process in getattr(self._strategy.launcher, "procs", ()):
-            if kind is not None:  # they may hang waiting for this one
-                process.kill()
-            process.wait(_PATIENCE)
+        with self.held:
+            for process in getattr(self._strategy.launcher, "procs", ()):
+                if kind is not None:  # they may hang waiting for this one
+                    process.kill()
+                process.wait(_PATIENCE)
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
@@ -94,10 +99,23 @@ class Processes:
     def _meet(self) -> None:
         if self._alone:
             return
+        if self._starts_others:
+            self._take_port()
         try:
             self._strategy.launcher.launch(self._strategy.setup_environment)
         except ValueError as error:  # SLURM or torchrun has started another number
             raise UserError(f"trainer.devices, trainer.num_nodes: {error}") from None
+
+    def _take_port(self) -> None:
+        """Listen where the processes will meet, from before the others are told of it.
+
+        Lightning looks for a free port and lets go of it until all have started: somebody else may have it
+        then. torch's own store on the same port of this process shares this one's server.
+        """
+        if "MASTER_PORT" not in os.environ:
+            address = self._strategy.cluster_environment.main_address
+            self._store = TCPStore(address, 0, is_master=True, wait_for_workers=False, multi_tenant=True)
+            os.environ["MASTER_PORT"] = str(self._store.port)
 
     def share(self, value: T) -> T:
         """What the first process has given, on all of them."""

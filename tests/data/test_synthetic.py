@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from roiseg.common.errors import UserError
-from roiseg.data.synthetic import SyntheticPeople, synthetic_scene
+from roiseg.data.synthetic import SyntheticPeople, dataset, synthetic_scene
 from roiseg.data.synthetic.outline import bounding_box, has_hole, rle, segmentation
 
 TRAIN, VAL = 8, 40
@@ -199,3 +200,46 @@ def test_command_makes_the_data_and_tells_about_it(tmp_path: Path) -> None:
     assert "train" in run.stdout
     assert len(list((tmp_path / "made/images/train2017").iterdir())) == 2
     assert [p.name for p in tmp_path.iterdir()] == ["made"]
+
+
+def ensure_at_once(root, start, drawn):
+    drawing = dataset.synthetic_scene
+    dataset.synthetic_scene = lambda *what: (drawn.put(what), drawing(*what))[1]
+    start.wait(60)
+    data = SyntheticPeople(root, 3, 2)
+    data.ensure()
+    json.loads(data.annotation_file("train").read_text())
+
+
+def test_processes_that_find_nothing_at_once_draw_each_picture_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    start, drawn = context.Barrier(6), context.SimpleQueue()
+    processes = [
+        context.Process(target=ensure_at_once, args=(tmp_path / "data", start, drawn)) for _ in range(6)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 6
+    found = []
+    while not drawn.empty():
+        found.append(drawn.get())
+    assert sorted(found) == sorted(
+        (0, split, n) for split, count in (("train", 3), ("val", 2)) for n in range(count)
+    )
+    alone = SyntheticPeople(tmp_path / "alone", 3, 2)
+    alone.ensure()
+    assert digests(alone) == digests(SyntheticPeople(tmp_path / "data", 3, 2))
+
+
+def test_another_process_that_is_just_starting_is_no_stranger(tmp_path: Path, monkeypatch: Any) -> None:
+    there = Path.iterdir
+
+    def meanwhile(folder):
+        (tmp_path / dataset.MARKER).write_text("{}")  # the other has come as far as this
+        return there(folder)
+
+    (tmp_path / "images/train2017").mkdir(parents=True)
+    monkeypatch.setattr(Path, "iterdir", meanwhile)
+    SyntheticPeople(tmp_path, 1, 1).ensure()

@@ -14,6 +14,7 @@ import numpy as np
 from roiseg.common.console import track
 from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path, read_json, write_json
+from roiseg.common.locks import locked
 from roiseg.data.synthetic.outline import bounding_box, segmentation
 from roiseg.data.synthetic.scene import PEOPLE_CYCLE, Scene, render_scene
 
@@ -71,16 +72,20 @@ class SyntheticPeople:
         """Make what is missing and return the root; at once if the data set is whole.
 
         The annotations of a split are written after its pictures, so a split that has annotations
-        with the same parameters is complete. An interrupted run is simply made again.
+        with the same parameters is complete. An interrupted run is simply made again. Of several
+        processes one makes it, the others wait.
 
         Raises:
             UserError: the folder holds pictures or annotations that this class did not make.
         """
-        for split in FIRST_ID:
-            if not self._complete(split):  # asked late: another process may have made it by now
-                self._claim()
-                self._make(split)
-        return Path(self.root)
+        root = Path(self.root)
+        if not all(self._complete(split) for split in FIRST_ID):
+            self._claim()
+            with locked(root / ".lock", wait=True):
+                for split in FIRST_ID:
+                    if not self._complete(split):  # asked late: another process may have made it by now
+                        self._make(split)
+        return root
 
     def _count(self, split: str) -> int:
         return self.train_images if split == "train" else self.val_images
@@ -107,12 +112,12 @@ class SyntheticPeople:
     def _claim(self) -> None:
         """Mark the root as ours, unless it holds what somebody else put there."""
         root = Path(self.root)
-        if not (root / MARKER).is_file():
-            for folder in (root / "images", root / "annotations"):
-                if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                    raise UserError(
-                        f"synthetic data: {folder} exists and was not made by roiseg: give another root"
-                    )
+        for folder in (root / "images", root / "annotations"):
+            used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+            if used and not (root / MARKER).is_file():  # asked last: another process may make it just now
+                raise UserError(
+                    f"synthetic data: {folder} exists and was not made by roiseg: give another root"
+                )
         write_json(root / MARKER, {"made_by": "python -m roiseg.synthesize"})
 
     def _make(self, split: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from roiseg.common.console import track
 from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path
+from roiseg.common.locks import locked
 from roiseg.data.synthetic.dataset import synthetic_scene
 from roiseg.data.synthetic.scene import Scene
 from roiseg.extractor.tiny import IMAGE_SIZE, Pictures, Pretraining, export_onnx, pretrain
@@ -60,12 +61,16 @@ class TinyDetector:
         return Path(path).absolute() == Path(self.path).absolute()
 
     def ensure(self) -> Path:
-        """Copy the file of the repository, or train it where that is gone; at once if it is there."""
+        """Copy the file of the repository, or train it where that is gone; at once if it is there.
+
+        Of several processes one trains it, the others wait.
+        """
         path = Path(self.path)
         if path.is_file():
             return path
         if not COMMITTED.is_file():
-            return self.make()
+            with locked(path.with_name(f".{path.name}.lock"), wait=True):
+                return path if path.is_file() else self.make()
         with atomic_path(path) as temporary:
             shutil.copyfile(COMMITTED, temporary)
         return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
@@ -10,7 +11,8 @@ import os
 import shutil
 import struct
 import time
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,7 @@ _MAGIC = b"roisegF1"
 _HEADER = struct.Struct("<8s16sQ")  # magic, content, checksum of the row
 _LEFTOVER = 3600.0  # seconds after which a temporary file has no writer any more
 _BLOCK = 1 << 20  # bytes read at a time
+_REMOVED = "removed-"  # a folder's name begins so while its files are deleted
 _RESERVE = 1_000_000_000  # bytes of the disk that stay free
 
 
@@ -45,8 +48,12 @@ class DiskCache(FeatureCache):
     """One file an image in a folder an extractor.
 
     A file is whole or absent (written beside, then renamed) and carries a checksum: a damaged one is
-    removed, reported and computed anew. Any number of processes may read and write at once. Folders of
-    other extractors make room when the budget needs it, the one opened longest ago first.
+    removed, reported and computed anew. Any number of processes may read and write at once, and all of it may
+    be deleted meanwhile. Folders of other extractors make room when the budget needs it, the one opened
+    longest ago first.
+
+    What others write is counted whenever a 16th of the room there was is filled: n processes go beyond the
+    budget by (n - 1) / 16 of it and n - 1 files at the very most, and by a few files in practice.
 
     Args:
         folder: where all extractors' folders lie.
@@ -56,7 +63,7 @@ class DiskCache(FeatureCache):
     def __init__(self, folder: str | Path, codec: Codec, budget_gb: float = 20.0) -> None:
         super().__init__(codec, budget_gb)
         self.folder = Path(folder).expanduser().absolute()
-        self._numbers = itertools.count()
+        self._temporary = (f".{uuid.uuid4().hex}-{number}.tmp" for number in itertools.count())
 
     def open(self, extractor: str, shapes: Sequence[Shape]) -> None:
         """See `FeatureCache`.
@@ -65,12 +72,10 @@ class DiskCache(FeatureCache):
             UserError: the folder cannot be written.
         """
         super().open(extractor, shapes)
-        identity = repr((extractor, self.shapes, type(self.codec).__name__, self.row_bytes))
-        self._own = self.folder / xxhash.xxh3_64_hexdigest(identity.encode())
+        self._identity = repr((extractor, self.shapes, type(self.codec).__name__, self.row_bytes))
+        self._own = self.folder / xxhash.xxh3_64_hexdigest(self._identity.encode())
         try:
-            for number in range(256):
-                (self._own / f"{number:02x}").mkdir(parents=True, exist_ok=True)
-            write_json(self._own / "about.json", {"file_bytes": self._file_bytes, "identity": identity})
+            self._make()
         except OSError as error:
             raise UserError(
                 f"data.cache.folder {self.folder} cannot be written ({error.strerror}): give another one"
@@ -78,6 +83,11 @@ class DiskCache(FeatureCache):
         _remove_leftovers(self._own)
         self._damaged = torch.zeros((), dtype=torch.int64).share_memory_()  # loader processes find them
         self._count()
+
+    def _make(self) -> None:
+        for number in range(256):
+            (self._own / f"{number:02x}").mkdir(parents=True, exist_ok=True)
+        write_json(self._own / "about.json", {"file_bytes": self._file_bytes, "identity": self._identity})
 
     @property
     def damaged(self) -> int:
@@ -99,7 +109,8 @@ class DiskCache(FeatureCache):
         except (OSError, _DamagedError) as error:
             self._damaged += 1
             log.warning("feature cache: %s is damaged (%s); computed anew", path, error)
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
             return Lookup(False)
         return Lookup(True, row)
 
@@ -151,7 +162,7 @@ class DiskCache(FeatureCache):
             if self._capacity() >= wanted:
                 break
             log.info("feature cache: %s makes room", path)
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
             self._count()
         return self._capacity()
 
@@ -170,13 +181,18 @@ class DiskCache(FeatureCache):
         return self._own / name[:2] / name[2:]
 
     def _write(self, path: Path, key: Key, row: NDArray[np.uint8]) -> bool:
-        temporary = path.with_name(f"{path.name}.{os.getpid()}-{next(self._numbers)}.tmp")
+        temporary = path.with_name(path.name + next(self._temporary))
         try:
             with open(temporary, "xb") as stream:
                 stream.write(_HEADER.pack(_MAGIC, key.content, xxhash.xxh3_64_intdigest(row.data)))
                 stream.write(row.data)
             os.replace(temporary, path)
-        except OSError as error:  # the disk is full, or the folder was removed
+        except FileNotFoundError:  # somebody has removed the folder, to make room perhaps
+            with contextlib.suppress(OSError, UserError):
+                self._make()
+            self._count()
+            return False
+        except OSError as error:  # the disk is full, say
             temporary.unlink(missing_ok=True)
             log.warning("feature cache: %s cannot be written (%s); going on", self.folder, error.strerror)
             self._room, self._unwritten = 0, 1 << 60
@@ -186,13 +202,28 @@ class DiskCache(FeatureCache):
     def _count(self) -> None:
         """Learn how much there is, and after how many files of our own to look again."""
         used = sum(_size(path) for path in _folders(self.folder))
-        on_disk = shutil.disk_usage(self.folder).free - _RESERVE
+        try:
+            on_disk = shutil.disk_usage(self.folder).free - _RESERVE
+        except OSError:  # somebody has removed the folder
+            on_disk = 0
         self._room = max(0, min(self.budget - used, on_disk))
         self._unwritten = self._room // self._file_bytes // 16 + 1
 
 
-def _folders(folder: Path) -> Iterator[Path]:
-    return (path.parent for path in folder.glob("*/about.json"))
+def _folders(folder: Path) -> list[Path]:
+    """Those of all extractors."""
+    try:
+        return [path.parent for path in folder.glob("[0-9a-f]*/about.json")]
+    except OSError:  # they are just being removed
+        return []
+
+
+def _remove(folder: Path) -> None:
+    """Remove an extractor's folder with all that other processes are writing to it just now."""
+    aside = folder.with_name(f"{_REMOVED}{uuid.uuid4().hex}")
+    with contextlib.suppress(OSError):  # another process was faster
+        folder.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _opened(folder: Path) -> float:
@@ -207,14 +238,16 @@ def _size(folder: Path) -> int:
     """Bytes of all files of an extractor's folder, which are all alike."""
     try:
         each = int(json.loads((folder / "about.json").read_text())["file_bytes"])
-    except (OSError, ValueError, KeyError):
+        return each * sum(len(os.listdir(part)) for part in folder.glob("[0-9a-f][0-9a-f]"))
+    except (OSError, ValueError, KeyError):  # it is just being removed, say
         return 0
-    return each * sum(len(os.listdir(part)) for part in folder.glob("[0-9a-f][0-9a-f]"))
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of processes that were killed while they wrote."""
-    for path in folder.glob("*/*.tmp"):
+    """Remove temporary files of processes that were killed while they wrote, and folders they removed."""
+    for path in folder.parent.glob(f"{_REMOVED}*"):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in (*folder.glob("*/*.tmp"), *folder.glob(".about-*")):
         try:
             if time.time() - path.stat().st_mtime > _LEFTOVER:
                 path.unlink()

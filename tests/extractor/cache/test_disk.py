@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import shutil
 import time
 
 import numpy as np
@@ -199,3 +200,67 @@ def test_processes_that_read_and_write_at_once_see_whole_files_only(tmp_path):
     for process in processes:
         process.join()
     assert len(files(tmp_path)) == 200
+
+
+def test_a_cache_that_is_deleted_while_in_use_is_filled_again(tmp_path):
+    cache = opened(tmp_path / "cache")
+    cache.store([key("a")], row(1))
+    shutil.rmtree(tmp_path / "cache")
+    assert not cache.look_up(key("a")).held
+    assert cache.capacity(0) >= 0
+    cache.store([key("a")], row(1))  # finds out
+    cache.store([key("b")], row(2))
+    assert held(cache, key("a"), key("b")) == [False, True]
+
+
+def test_counting_while_another_process_removes_is_no_error(tmp_path, monkeypatch):
+    cache, listdir = opened(tmp_path), os.listdir
+
+    def vanishing(path):
+        shutil.rmtree(tmp_path, ignore_errors=True)
+        return listdir(path)
+
+    monkeypatch.setattr(disk.os, "listdir", vanishing)
+    assert cache.capacity(10 * FILE) >= 0
+
+
+def test_a_folder_that_makes_room_goes_as_a_whole_with_what_is_written_to_it_just_now(tmp_path, monkeypatch):
+    old = opened(tmp_path, files=4, extractor="old")
+    old.store([key(n) for n in range(4)], torch.cat([row(n) for n in range(4)]))
+    rmtree = shutil.rmtree
+
+    def with_a_late_writer(path, ignore_errors):
+        monkeypatch.setattr(disk.shutil, "rmtree", rmtree)
+        (old._own / "00").mkdir(parents=True, exist_ok=True)  # what open files of it would be written to
+        old.store([key("late")], row(9))
+        rmtree(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(disk.shutil, "rmtree", with_a_late_writer)
+    opened(tmp_path, files=4, extractor="new").plan(4)
+    assert not [
+        p for p in tmp_path.iterdir() if not (p / "about.json").is_file()
+    ]  # nothing uncounted is left
+
+
+def test_what_a_killed_process_was_removing_is_removed(tmp_path):
+    (tmp_path / "removed-1" / "00").mkdir(parents=True)
+    opened(tmp_path)
+    assert not (tmp_path / "removed-1").exists()
+
+
+def _fill(folder, first, start):
+    cache = opened(folder, files=200)
+    start.wait(60)
+    for number in range(100):
+        cache.store([key(first + number)], row(number))
+
+
+def test_processes_that_fill_it_at_once_hardly_go_beyond_the_budget(tmp_path):
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(8)
+    processes = [context.Process(target=_fill, args=(tmp_path, 1000 * n, start)) for n in range(8)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert 200 <= len(files(tmp_path)) <= 200 + 7 * (200 / 16 + 1)

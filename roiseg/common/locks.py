@@ -1,0 +1,66 @@
+"""Locks among processes that share a file system."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+log = logging.getLogger(__name__)
+
+_TAKEN = (errno.EACCES, errno.EAGAIN)
+
+
+class TakenError(Exception):
+    """Another process holds the lock; the message names it."""
+
+
+@contextmanager
+def locked(path: Path, wait: bool) -> Iterator[None]:
+    """Hold the lock that is the file `path` (made if absent) while the block runs.
+
+    The system lets go of it when the process dies, however it does, and loader processes do not inherit it: a
+    POSIX record lock, which NFS knows, too. Within one process it locks nobody out. On a file system that has
+    no locks every process goes on.
+
+    Args:
+        path: of the lock; nothing else may open this file. It is never removed.
+        wait: for another process that holds it.
+
+    Raises:
+        TakenError: another process holds it, and `wait` is false.
+        OSError: the file cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as stream:
+        if not _take(stream):
+            stream.seek(0)
+            holder = stream.read(200).strip() or "another process"
+            if not wait:
+                raise TakenError(holder)
+            log.info("waiting for %s, which is at work on %s", holder, path.parent)
+            fcntl.lockf(stream, fcntl.LOCK_EX)
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+        stream.flush()
+        try:
+            yield
+        finally:
+            stream.truncate(0)
+
+
+def _take(stream: IO[str]) -> bool:
+    """Take the lock if nobody has it."""
+    try:
+        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _TAKEN:
+            return False
+        log.info("%s: this file system has no locks (%s)", stream.name, error.strerror)
+    return True

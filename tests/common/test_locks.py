@@ -1,0 +1,104 @@
+"""A lock keeps other processes out as long as its holder lives, and no longer."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import signal
+
+import pytest
+
+from roiseg.common import locks
+from roiseg.common.locks import TakenError, locked
+
+FORK = multiprocessing.get_context("fork")
+
+
+def hold(path, holds):
+    with locked(path, wait=True):
+        holds.set()
+        signal.pause()
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds tmp_path/lock until it is killed."""
+    holds = FORK.Event()
+    process = FORK.Process(target=hold, args=(tmp_path / "lock", holds))
+    process.start()
+    assert holds.wait(60)
+    yield process
+    process.kill()
+    process.join()
+
+
+def test_another_process_is_named_and_a_killed_one_locks_nobody_out(holder, tmp_path):
+    with pytest.raises(TakenError, match=f"process {holder.pid} on "), locked(tmp_path / "lock", wait=False):
+        pass
+    holder.kill()
+    holder.join()
+    with locked(tmp_path / "lock", wait=False):
+        assert str(os.getpid()) in (tmp_path / "lock").read_text()
+
+
+def wait_for(path, noted):
+    with locked(path, wait=True):
+        noted.put(os.getpid())
+
+
+def test_who_waits_goes_on_when_the_holder_is_killed(holder, tmp_path):
+    noted = FORK.Queue()
+    waiting = [FORK.Process(target=wait_for, args=(tmp_path / "lock", noted)) for _ in range(3)]
+    for process in waiting:
+        process.start()
+    assert noted.empty()
+    holder.kill()
+    assert {noted.get(timeout=60) for _ in waiting} == {process.pid for process in waiting}
+    for process in waiting:
+        process.join()
+
+
+def hold_with_a_child(path, holds, child):
+    with locked(path, wait=True):
+        process = FORK.Process(target=signal.pause)
+        process.start()
+        child.value = process.pid
+        holds.set()
+        signal.pause()
+
+
+def test_a_loader_process_that_outlives_the_holder_does_not_hold(tmp_path):
+    holds, child = FORK.Event(), FORK.Value("i")
+    process = FORK.Process(target=hold_with_a_child, args=(tmp_path / "lock", holds, child))
+    process.start()
+    assert holds.wait(60)
+    process.kill()
+    process.join()
+    try:
+        os.kill(child.value, 0)  # it lives
+        with locked(tmp_path / "lock", wait=False):
+            pass
+    finally:
+        os.kill(child.value, signal.SIGKILL)
+
+
+def test_it_is_let_go_after_the_block_and_after_an_error(tmp_path):
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), locked(tmp_path / "below/lock", wait=False):
+            raise ZeroDivisionError
+    noted = FORK.Queue()
+    process = FORK.Process(target=wait_for, args=(tmp_path / "below/lock", noted))
+    process.start()
+    assert noted.get(timeout=60) == process.pid
+    process.join()
+    assert (tmp_path / "below/lock").read_bytes() == b""
+
+
+def test_a_file_system_without_locks_stops_nobody(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks.fcntl, "lockf", none)
+    with locked(tmp_path / "lock", wait=False), locked(tmp_path / "lock", wait=True):
+        pass
