@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import cv2
 import onnx
 import xxhash
 import yaml
@@ -39,6 +40,18 @@ def _picture(path: Path) -> None:
         picture.load()
 
 
+def _video(path: Path) -> bool:
+    frames = 0
+    video = cv2.VideoCapture(str(path))
+    while video.read()[0]:
+        frames += 1
+    return frames == round(video.get(cv2.CAP_PROP_FRAME_COUNT)) > 0
+
+
+def _text(path: Path) -> bool:
+    return path.read_text().endswith("\n")
+
+
 def _cached(path: Path) -> bool:
     content = path.read_bytes()
     magic, _, checksum = disk._HEADER.unpack(content[: disk._HEADER.size])
@@ -67,4 +80,7 @@ READERS = {
     ".yaml": lambda path: yaml.safe_load(path.read_text()),
     ".csv": _table,
     ".index": _index,
+    ".mp4": _video,
+    ".md": _text,
+    ".txt": _text,
 }
