@@ -78,6 +78,7 @@ RECIPES = {
     "averaged": ["+callbacks=ema"],
     "points at random": ["model=pointrend"],
     "accumulated": ["trainer.accumulate_grad_batches=2"],
+    "loader processes": ["data.num_workers=2"],
 }
 
 
