@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from subprocess import Popen
 from types import TracebackType
 from typing import Any, TypeVar
 
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from torch.distributed import TCPStore
 
 from roiseg.common.console import console
@@ -19,7 +24,7 @@ from roiseg.common.errors import UserError
 
 T = TypeVar("T")
 
-_PATIENCE = 60  # seconds the first process waits at the very end for those it started
+_PATIENCE = 60  # seconds that the first process waits for those it started, and outlives one that failed
 
 
 class Processes:
@@ -105,6 +110,8 @@ class Processes:
             self._strategy.launcher.launch(self._strategy.setup_environment)
         except ValueError as error:  # SLURM or torchrun has started another number
             raise UserError(f"trainer.devices, trainer.num_nodes: {error}") from None
+        if children := self._strategy.launcher.procs:
+            _observe(children)
 
     def _take_port(self) -> None:
         """Listen where the processes will meet, from before the others are told of it.
@@ -125,3 +132,24 @@ class Processes:
         """Let the trainer that trains pass signals on to the processes started here."""
         if not self._alone and self._strategy.launcher.procs:
             trainer.strategy.launcher.procs = self._strategy.launcher.procs  # type: ignore[union-attr]
+
+
+def _observe(children: Sequence[Popen[bytes]]) -> None:
+    """Take over from Lightning's thread, which kills this process within 5 s of the failure of another.
+
+    That failure ends this process, too, as an error that has its line and its exit code, which takes a while
+    on a busy machine. What hangs in spite of it, as on a GPU, has to be killed in the end.
+    """
+    for thread in threading.enumerate():
+        if isinstance(thread, _ChildProcessObserver):
+            thread._child_processes = []  # with none to look after it ends
+    threading.Thread(target=_kill_if_hanging, args=(children,), daemon=True).start()
+
+
+def _kill_if_hanging(children: Sequence[Popen[bytes]]) -> None:
+    while not any(codes := [child.poll() for child in children]):
+        if None not in codes:
+            return
+        time.sleep(1)
+    time.sleep(_PATIENCE)
+    os.kill(os.getpid(), signal.SIGKILL)
