@@ -40,3 +40,28 @@ class LossMeans(Metric):
             for name, total, count in zip(self.names, self.sums, self.counts, strict=True)
             if count
         }
+
+
+class WeightedMean(Metric):
+    """Mean of numbers with weights, of all processes; NaN stays NaN.
+
+    torchmetrics' own mean leaves the weights out where it is told to leave NaN alone.
+    """
+
+    full_state_update = False
+    mean_value: Tensor
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for state in ("mean_value", "weight"):
+            self.add_state(state, torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, value: Tensor, weight: float) -> None:
+        """Add a number."""
+        self.mean_value += value.detach().float() * weight
+        self.weight += weight
+
+    def compute(self) -> Tensor:
+        """Their mean."""
+        return self.mean_value / self.weight

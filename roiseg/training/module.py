@@ -8,10 +8,9 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric
 
 from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiBatch
@@ -21,7 +20,7 @@ from roiseg.losses.composite import CompositeLoss
 from roiseg.training.clicks import Clicks
 from roiseg.training.instances import measure_instances
 from roiseg.training.looks import average
-from roiseg.training.loss_means import LossMeans
+from roiseg.training.loss_means import LossMeans, WeightedMean
 from roiseg.training.metrics import InstanceMetrics, PixelMetrics
 
 
@@ -68,7 +67,7 @@ class RoiSegModule(L.LightningModule):
         self.instance_metrics = InstanceMetrics()
         names = ["loss", *(f"loss_{name}" for name in loss.terms)]
         self.loss_means = LossMeans(names)
-        self.train_means = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in names})
+        self.train_means = nn.ModuleDict({name: WeightedMean() for name in names})
 
     def forward(self, batch: RoiBatch) -> DecoderOutput:
         """Decode a batch whose features are filled in."""
@@ -85,12 +84,25 @@ class RoiSegModule(L.LightningModule):
         losses = self._losses(self(batch), batch)
         for name, value in losses.items():
             mean = self._train_mean(name)
-            mean.update(value.detach(), max(1, len(batch.rois)))
+            mean.update(value.detach(), len(batch.rois))
             self.log(f"train/{name}", mean, on_step=False, on_epoch=True)
         terms = {
             name.removeprefix("loss_"): value.detach() for name, value in losses.items() if name != "loss"
         }
-        return {"loss": losses["loss"], "terms": terms}
+        return {"loss": losses["loss"] * self._share(batch), "terms": terms}
+
+    def _share(self, batch: RoiBatch) -> Tensor | float:
+        """How much a batch counts beside those of the other processes, whose gradients are averaged.
+
+        With it every ROI of a step counts the same, wherever it is: one process may have fewer than another,
+        or none, where images are left out.
+        """
+        if self.trainer.world_size == 1:
+            return 1.0
+        rois = torch.tensor(float(len(batch.rois)), device=self.device)
+        total = rois.clone()
+        distributed.all_reduce(total)
+        return rois * self.trainer.world_size / total.clamp(min=1)
 
     def validation_step(self, batch: RoiBatch, batch_idx: int) -> dict[str, Any] | None:
         """Measure one batch; returns what `test_step` does."""
