@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ class Level:
 
     Attributes:
         step: what has been done so far.
-        seconds: of a clock.
+        seconds: of processor time, of this process and its children: other programs do not matter.
         resident, own: MB of this process and its children, see `Memory`.
         handles: open files and sockets of this process.
         workers_handles: of its children.
@@ -57,7 +56,7 @@ class Level:
             for name, folder in (folders or {}).items()
         }
         return cls(
-            step, time.perf_counter(), sum(m.resident for m in memory), sum(m.own for m in memory),
+            step, sum(map(_cpu_seconds, processes)), sum(m.resident for m in memory), sum(m.own for m in memory),
             _count(os.getpid(), "fd"), sum(_count(child, "fd") for child in children),
             sum(_count(process, "task") for process in processes), len(children),
             {name: len(sizes) for name, sizes in found.items()},
@@ -74,6 +73,11 @@ def descendants(process: int) -> list[int]:
 
 def _count(process: int, what: str) -> int:
     return len(os.listdir(f"/proc/{process}/{what}"))
+
+
+def _cpu_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Watch(L.Callback):

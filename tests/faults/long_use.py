@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
+from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
-from werkzeug.test import Client
 
 from roiseg.cli.entry import CONF_DIR
 from roiseg.inference.predictor import Predictor
@@ -21,6 +23,7 @@ from roiseg.predict import predict
 from roiseg.sources.source import Source
 from roiseg.web.application import Application
 from roiseg.web.models import Model
+from roiseg.web.serve import listen
 from roiseg.writers.writer import Write, Writer
 from tests.faults.levels import Level
 from tests.tiny_video import write_video
@@ -72,19 +75,31 @@ class LevelWriter(Writer):
 
 
 def requests(checkpoint: Path, number: int) -> list[Level]:
-    """A picture opened, masks asked for, a mask fetched, again and again."""
+    """A picture opened, masks asked for, a mask fetched, again and again, over HTTP."""
     torch.set_num_threads(1)
     model = Model("tiny", Predictor.from_checkpoint(checkpoint, device="cpu"))
-    client, rng, levels = Client(Application([model])), np.random.default_rng(0), []
+    server = listen(Application([model]), "127.0.0.1", 0)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    rng, levels = np.random.default_rng(0), []
     for done in range(0, number, 3):
         _sample(levels, done, number)
         stream = io.BytesIO()
         Image.fromarray(rng.integers(0, 256, (400, 600, 3), np.uint8)).save(stream, "PNG")
-        name = client.post("/pictures", data=stream.getvalue()).json["picture"]
-        query = {"picture": name, "model": 0, "boxes": BOXES}
-        assert client.post("/predictions", json=query).status_code == 200
-        assert client.post("/masks", json=query).status_code == 200
+        name = json.loads(_post(server.port, "/pictures", stream.getvalue()))["picture"]
+        query = json.dumps({"picture": name, "model": 0, "boxes": BOXES}).encode()
+        for path in ("/predictions", "/masks"):
+            _post(server.port, path, query, "application/json")
+    server.shutdown()
+    server.server_close()
+    thread.join()
     return levels
+
+
+def _post(port: int, path: str, content: bytes, kind: str = "image/png") -> bytes:
+    asked = Request(f"http://127.0.0.1:{port}{path}", content, {"Content-Type": kind})
+    with urlopen(asked) as answer:
+        return answer.read()
 
 
 def _sample(levels: list[Level], done: int, number: int) -> None:
