@@ -30,37 +30,48 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
     no locks every process goes on.
 
     Args:
-        path: of the lock; nothing else may open this file. It is never removed.
-        wait: for another process that holds it.
+        path: of the lock; nothing else may open this file.
+        wait: for another process that holds it. The file is removed in the end, else it stays.
 
     Raises:
         TakenError: another process holds it, and `wait` is false.
         OSError: the file cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as stream:
-        if not _take(stream):
-            stream.seek(0)
-            holder = stream.read(200).strip() or "another process"
-            if not wait:
-                raise TakenError(holder)
-            log.info("waiting for %s, which is at work on %s", holder, path.parent)
-            fcntl.lockf(stream, fcntl.LOCK_EX)
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()} on {socket.gethostname()}")
-        stream.flush()
-        try:
-            yield
-        finally:
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+", encoding="utf-8") as stream:
+            _take(stream, path, wait)
+            if not _is_still(path, stream):  # who held it has removed it
+                continue
             stream.truncate(0)
+            stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+            stream.flush()
+            try:
+                yield
+            finally:
+                stream.truncate(0)
+                if wait:
+                    path.unlink(missing_ok=True)
+            return
 
 
-def _take(stream: IO[str]) -> bool:
-    """Take the lock if nobody has it."""
+def _take(stream: IO[str], path: Path, wait: bool) -> None:
     try:
         fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in _TAKEN:
-            return False
-        log.info("%s: this file system has no locks (%s)", stream.name, error.strerror)
-    return True
+        if error.errno not in _TAKEN:
+            log.info("%s: this file system has no locks (%s)", path, error.strerror)
+            return
+        stream.seek(0)
+        holder = stream.read(200).strip() or "another process"
+        if not wait:
+            raise TakenError(holder) from None
+        log.info("waiting for %s, which is at work on %s", holder, path.parent)
+        fcntl.lockf(stream, fcntl.LOCK_EX)
+
+
+def _is_still(path: Path, stream: IO[str]) -> bool:
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

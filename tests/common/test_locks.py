@@ -59,6 +59,26 @@ def test_who_waits_goes_on_when_the_holder_is_killed(holder, tmp_path):
         process.join()
 
 
+def add(path, start):
+    start.wait(60)
+    for _ in range(200):
+        with locked(path / "lock", wait=True):
+            number = int((path / "number").read_text())
+            (path / "number").write_text(str(number + 1))
+
+
+def test_one_at_a_time_and_the_file_of_the_lock_is_gone_afterwards(tmp_path):
+    (tmp_path / "number").write_text("0")
+    start = FORK.Barrier(6)
+    processes = [FORK.Process(target=add, args=(tmp_path, start)) for _ in range(6)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert (tmp_path / "number").read_text() == "1200"
+    assert [path.name for path in tmp_path.iterdir()] == ["number"]
+
+
 def hold_with_a_child(path, holds, child):
     with locked(path, wait=True):
         process = FORK.Process(target=signal.pause)
@@ -87,12 +107,12 @@ def test_it_is_let_go_after_the_block_and_after_an_error(tmp_path):
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), locked(tmp_path / "below/lock", wait=False):
             raise ZeroDivisionError
+    assert (tmp_path / "below/lock").read_bytes() == b""
     noted = FORK.Queue()
     process = FORK.Process(target=wait_for, args=(tmp_path / "below/lock", noted))
     process.start()
     assert noted.get(timeout=60) == process.pid
     process.join()
-    assert (tmp_path / "below/lock").read_bytes() == b""
 
 
 def test_a_file_system_without_locks_stops_nobody(tmp_path, monkeypatch):

@@ -542,6 +542,28 @@ def test_command_from_the_web(web: Web, source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_of_two_commands_at_once_one_downloads_and_the_other_waits(
+    web: Web, source: Path, tmp_path: Path
+) -> None:
+    sums = serve_coco(web, source)
+    overrides = [
+        f"base_url={web.url}",
+        "sizes=[8,3]",
+        *(f"md5.{name}={value}" for name, value in sums.items()),
+    ]
+    command = [sys.executable, "-m", "roiseg.prepare", *overrides]
+    both = [
+        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=200)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert "already there: everything in data is complete" in "".join(said)
+    assert len(web.gets("/zips/train2017.zip")) == 1
+    assert not [path for path in (tmp_path / "data").iterdir() if path.name not in ("images", "annotations")]
+
+
+@pytest.mark.slow
 def test_command_that_was_killed_goes_on_where_it_stopped(web: Web, source: Path, tmp_path: Path) -> None:
     sums = serve_coco(web, source)
     overrides = [

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from roiseg.common.errors import UserError
+from roiseg.common.locks import locked
 from roiseg.data.coco.check import FileReport, check_layout
 from roiseg.data.coco.layout import SPLITS, Coco, Layout, layout_of
 from roiseg.data.coco.sources import FolderSource, WebSource
@@ -69,7 +70,14 @@ def prepare(
 def _prepare(
     layout: Layout, source: str | Path | None, seed: int, images: str, base_url: str, md5: Mapping[str, str]
 ) -> Prepared:
-    origin = FolderSource(source, layout, images) if source else WebSource(base_url, md5, layout, images)
+    if source:
+        return _make(layout, FolderSource(source, layout, images), seed, images)
+    WebSource(base_url, md5, layout, images)  # its mistakes show before anything is written
+    with locked(layout.root / ".lock", wait=True):  # looked at again, after another process that downloads
+        return _make(layout, WebSource(base_url, md5, layout, images), seed, images)
+
+
+def _make(layout: Layout, origin: FolderSource | WebSource, seed: int, images: str) -> Prepared:
     # both are read before anything is written; the short one first, so that its mistakes show at once
     persons = {split: origin.persons(split) for split in reversed(SPLITS)}
     made: list[Path] = []

@@ -66,7 +66,7 @@ def copy_images(source: Path, target: Path, coco: Coco) -> int:
 def own_folder(folder: Path) -> None:
     """Make `folder` a real folder, so that nothing is written through a link into someone else's."""
     if folder.is_symlink():
-        folder.unlink()
+        folder.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
 
 

@@ -21,7 +21,7 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
-from roiseg.common.errors import UserError
+from roiseg.common.errors import UnwritableError, UserError
 from roiseg.common.files import write_json
 from roiseg.extractor.cache.base import FeatureCache, Key, Lookup
 from roiseg.extractor.cache.codec import Codec, Shape
@@ -85,9 +85,17 @@ class DiskCache(FeatureCache):
         self._count()
 
     def _make(self) -> None:
-        for number in range(256):
-            (self._own / f"{number:02x}").mkdir(parents=True, exist_ok=True)
-        write_json(self._own / "about.json", {"file_bytes": self._file_bytes, "identity": self._identity})
+        """Make the folder, again if another process removes it meanwhile."""
+        for attempts_left in reversed(range(10)):
+            try:
+                for number in range(256):
+                    (self._own / f"{number:02x}").mkdir(parents=True, exist_ok=True)
+                about = {"file_bytes": self._file_bytes, "identity": self._identity}
+                write_json(self._own / "about.json", about)
+                return
+            except (FileNotFoundError, FileExistsError, UnwritableError):
+                if not attempts_left:
+                    raise
 
     @property
     def damaged(self) -> int:

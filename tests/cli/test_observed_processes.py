@@ -1,0 +1,68 @@
+"""Processes that Lightning starts: a port from the first moment on, and time to end after a failure."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+from torch.distributed import TCPStore
+
+from roiseg.cli import processes
+from roiseg.cli.processes import Processes
+
+FORK = multiprocessing.get_context("fork")
+
+
+def test_the_port_is_taken_before_anybody_is_told_of_it(monkeypatch):
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    group = Processes.__new__(Processes)
+    group._strategy = SimpleNamespace(cluster_environment=LightningEnvironment())
+    group._take_port()
+    port = int(os.environ["MASTER_PORT"])
+    monkeypatch.delenv("MASTER_PORT")
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("", port))
+    store = TCPStore(
+        "127.0.0.1", port, is_master=True, multi_tenant=True, wait_for_workers=False
+    )  # as torch does
+    store.set("rank", "1")
+    assert TCPStore("127.0.0.1", port).get("rank") == b"1"
+
+
+def test_a_port_that_is_given_is_kept(monkeypatch):
+    monkeypatch.setenv("MASTER_PORT", "12345")
+    group = Processes.__new__(Processes)
+    group._take_port()
+    assert os.environ["MASTER_PORT"] == "12345"
+
+
+def fail_elsewhere(patience, ends):
+    """In a process of its own: another one, started by this, has failed."""
+    processes._PATIENCE = patience
+    child = subprocess.Popen([sys.executable, "-c", "raise SystemExit(2)"])
+    lightning = _ChildProcessObserver(os.getpid(), [child], 0.1)
+    lightning.start()
+    processes._observe([child])
+    lightning.join()
+    child.wait()
+    ends.put("lives")
+    if not patience:
+        signal.pause()  # hangs
+
+
+@pytest.mark.parametrize(("patience", "code"), [(3600, 0), (0, -signal.SIGKILL)])
+def test_the_first_process_outlives_the_failure_of_another_but_not_for_ever(patience, code):
+    ends = FORK.SimpleQueue()
+    first = FORK.Process(target=fail_elsewhere, args=(patience, ends))
+    first.start()
+    assert ends.get() == "lives"
+    first.join()
+    assert first.exitcode == code
