@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from roiseg.cli.faults import explain_fault
 from roiseg.cli.words import to_overrides
-from roiseg.common.errors import UnwritableError, UserError, nearest
+from roiseg.common.errors import UserError, nearest
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 
@@ -68,7 +68,7 @@ def command(
                 line = explain(error)
                 if line is None or _full_error():
                     raise
-                if kept is not None and (isinstance(error, UnwritableError) or explain_fault(error)):
+                if kept is not None and explain_fault(error):
                     line = f"{line}; {kept(cfg)}"
                 if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs of the sweep go on
                     raise UserError(line) from None
@@ -79,7 +79,7 @@ def command(
         @functools.wraps(task)
         def main() -> Any:
             full_error = _full_error()
-            threading.excepthook = _background_error
+            threading.excepthook, sys.unraisablehook = _background_error, _error_of_removal
             os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise, so that we can word its errors
             if words is not None:
                 sys.argv[1:] = to_overrides(sys.argv[1:], words)
@@ -105,6 +105,12 @@ def _background_error(arguments: threading.ExceptHookArgs) -> None:
     """TensorBoard's thread ends on a full disk; the next line that is written says so in the task."""
     if not type(arguments.thread).__module__.startswith("tensorboard."):
         threading.__excepthook__(arguments)
+
+
+def _error_of_removal(arguments: Any) -> None:
+    """A loader of torch, when it goes, misses what it has not come to make; why not is told already."""
+    if "DataLoaderIter" not in repr(arguments.object):
+        sys.__unraisablehook__(arguments)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -6,9 +6,8 @@ import errno
 import os
 import re
 import traceback
-from pathlib import Path
 
-from roiseg.common.errors import UnwritableError, unwritable
+from roiseg.common.errors import UnwritableError, out_of_memory, unwritable
 
 _UNWRITABLE = {
     getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "EFBIG")
@@ -17,35 +16,41 @@ _LESS_MEMORY = (
     "lower data.batch_size, data.val_batch_size, max_rois, data.num_workers or data.cache.budget_gb "
     "(data/cache=disk takes no memory)"
 )
-_MEMORY = re.compile(
-    r"can't allocate memory|out of memory|bad_alloc|insufficient memory|cannot allocate memory"
-    r"|failed to allocate|not enough memory|unable to allocate",
-    re.IGNORECASE,
-)
 _SHARED = re.compile(
     r"(insufficient|out of) shared memory|unable to (open|allocate) shared memory"
     r"|unable to write to file </torch|unable to mmap \d+ bytes from file </torch|shm_open",
     re.IGNORECASE | re.DOTALL,
+)
+_NO_SHARED = (
+    "loader processes pass batches through shared memory, and there is too little of it: "
+    "data.num_workers=0, or a larger /dev/shm (docker run --shm-size=4g)"
 )
 _WORKER = re.compile(
     r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\) (is killed by signal: (\w+)|exited unexpectedly)"
 )
 
 
-def explain_fault(error: BaseException) -> str | None:
-    """Say which resource has run out and which settings need less of it; None for any other error."""
-    if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is not None:
-        return str(unwritable(os.path.abspath(error.filename), error))
+def explain_fault(error: BaseException | None) -> str | None:
+    """Say which resource has run out and which settings need less of it; None for any other error.
+
+    Libraries that clear up after such an error often fail at that: what came first is told.
+    """
+    if error is None or isinstance(error, UnwritableError):
+        return None if error is None else str(error)
+    return explain_fault(error.__context__) or _explain_one(error)
+
+
+def _explain_one(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in _UNWRITABLE:
-        return _explain_nameless(error)
+        if _passes_batches(error):
+            return _NO_SHARED
+        named = error.filename and os.path.abspath(error.filename)
+        return str(unwritable(named or _log_folder(error) or "what is printed", error))
     text = str(error)
     if isinstance(error, FileNotFoundError) and "No usable temporary directory" in text:
         return f"{text}: set TMPDIR to a folder that can be written and has room"
     if _SHARED.search(text):
-        return (
-            "loader processes pass batches through shared memory, and there is too little of it: "
-            f"data.num_workers=0, or a larger {_SHARED_FOLDER} (docker run --shm-size=4g)"
-        )
+        return _NO_SHARED
     if worker := _WORKER.search(text):
         how = f"was killed ({worker[3]})" if worker[3] else "has ended"
         return (
@@ -56,19 +61,9 @@ def explain_fault(error: BaseException) -> str | None:
         return "too many open files: lower data.num_workers, or raise the limit (ulimit -n 65536)"
     if _out_of_processes(error):
         return "no more processes or threads can be started: lower data.num_workers, or raise ulimit -u"
-    if _out_of_memory(error):
+    if out_of_memory(error):
         return f"out of memory ({_first_line(text) or type(error).__name__}): {_LESS_MEMORY}"
     return None
-
-
-def _explain_nameless(error: OSError) -> str:
-    """Writing through a file that was open already; often it follows another write that has failed."""
-    before = error.__context__
-    while before is not None:
-        if isinstance(before, UnwritableError):
-            return str(before)
-        before = before.__context__
-    return str(unwritable(_log_folder(error) or "what is printed", error))
 
 
 def _log_folder(error: BaseException) -> str | None:
@@ -80,7 +75,10 @@ def _log_folder(error: BaseException) -> str | None:
     return None
 
 
-_SHARED_FOLDER = Path("/dev/shm")  # noqa: S108 (named, not written to)
+def _passes_batches(error: BaseException) -> bool:
+    """Did it arise where Python makes the locks of queues between processes?"""
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].startswith("multiprocessing.")
 
 
 def _out_of_files(error: BaseException) -> bool:
@@ -91,13 +89,6 @@ def _out_of_files(error: BaseException) -> bool:
 
 def _out_of_processes(error: BaseException) -> bool:
     return isinstance(error, BlockingIOError) or "can't start new thread" in str(error)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
-        return True
-    library = type(error).__module__.partition(".")[0] in ("torch", "onnxruntime", "cv2")
-    return (library or isinstance(error, RuntimeError)) and _MEMORY.search(str(error)) is not None
 
 
 def _first_line(text: str) -> str:

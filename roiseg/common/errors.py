@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 from collections.abc import Iterable
 
 
@@ -18,6 +19,21 @@ class UserError(Exception):
 
 class UnwritableError(UserError):
     """A file that the system does not let us write: the disk is full, the folder read-only, and the like."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Is there no memory left, of this machine or its GPU? Libraries say so in errors of their own."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    library = type(error).__module__.partition(".")[0] in ("torch", "onnxruntime", "cv2")
+    return (library or isinstance(error, RuntimeError)) and _NO_MEMORY.search(str(error)) is not None
+
+
+_NO_MEMORY = re.compile(
+    r"can't allocate memory|cannot allocate memory|unable to allocate|failed to allocate|out of memory"
+    r"|not enough memory|insufficient memory|bad_alloc",
+    re.IGNORECASE,
+)
 
 
 def disk_full(error: OSError) -> bool:

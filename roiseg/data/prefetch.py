@@ -7,10 +7,11 @@ import gc
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from roiseg.data.batch import RoiBatch
 from roiseg.data.skipped import Skipped
@@ -39,6 +40,7 @@ class FeatureLoader(DataLoader):
         skipped: Skipped | None = None,
         **options: Any,
     ) -> None:
+        options["collate_fn"] = _Sent(options.get("collate_fn", list))
         super().__init__(dataset, **options)
         self.prepare = prepare
         self.ahead = ahead
@@ -93,6 +95,36 @@ class FeatureLoader(DataLoader):
             ready.put(None)
         except BaseException as error:  # raised again where the batches are taken
             ready.put(error)
+
+
+class _Sent:
+    """Joins samples to a batch; in a loader process, to one that is ready to be sent.
+
+    Args:
+        collate: joins the samples.
+    """
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: list[Any]) -> Any:
+        batch = self.collate(samples)
+        return batch if get_worker_info() is None else _Packed(batch)
+
+
+class _Packed:
+    """What arrives as the batch it was made from.
+
+    torch moves a batch to shared memory in the thread that sends it, where an error (no room there, too many
+    open files) is printed and the batch dropped: whoever waits for it waits for ever. Here it is moved at
+    once, and an error travels like any other of the loader process.
+    """
+
+    def __init__(self, batch: Any) -> None:
+        self._content = bytes(ForkingPickler.dumps(batch))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ForkingPickler.loads, (self._content,)
 
 
 def _new_stream() -> contextlib.AbstractContextManager:

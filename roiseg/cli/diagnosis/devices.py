@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from roiseg.cli.diagnosis.finding import Finding
+from roiseg.common.memory import memory_limit
 
 _SHARED = Path("/dev/shm")  # noqa: S108 (looked at, not written to)
 _SHARED_LEAST = 512e6  # bytes; containers often have 64 MB, and a loader's batches pass through it
@@ -35,7 +36,7 @@ def cores() -> int:
 def _processor(num_workers: int) -> Iterator[Finding]:
     text = f"{cores()} cores, {torch.get_num_threads()} threads of torch"
     if hasattr(os, "sysconf"):
-        text += f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB memory"
+        text += f", {memory_limit() / 1e9:.1f} GB memory"
     yield Finding("processor", "ok", text)
     if num_workers > cores():
         text = f"data.num_workers is {num_workers}, more than there are cores"

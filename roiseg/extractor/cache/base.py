@@ -21,6 +21,15 @@ log = logging.getLogger(__name__)
 GB = 1e9
 
 
+def shared(tensor: Tensor) -> Tensor:
+    """The tensor in memory that loader processes share; as it is where there is none, and so none of them."""
+    try:
+        return tensor.share_memory_()
+    except RuntimeError as error:
+        log.debug("no shared memory: %s", error)
+        return tensor
+
+
 @dataclass(frozen=True)
 class Key:
     """Which features: `slot` is the place they are kept in, `content` what they must be made from.

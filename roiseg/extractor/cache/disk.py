@@ -21,9 +21,9 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
-from roiseg.common.errors import UnwritableError, UserError
+from roiseg.common.errors import UnwritableError, UserError, unwritable
 from roiseg.common.files import write_json
-from roiseg.extractor.cache.base import FeatureCache, Key, Lookup
+from roiseg.extractor.cache.base import FeatureCache, Key, Lookup, shared
 from roiseg.extractor.cache.codec import Codec, Shape
 
 log = logging.getLogger(__name__)
@@ -49,8 +49,8 @@ class DiskCache(FeatureCache):
 
     A file is whole or absent (written beside, then renamed) and carries a checksum: a damaged one is
     removed, reported and computed anew. Any number of processes may read and write at once, and all of it may
-    be deleted meanwhile. Folders of other extractors make room when the budget needs it, the one opened
-    longest ago first.
+    be deleted meanwhile. Where nothing can be written it is only read, with a warning. Folders of other
+    extractors make room when the budget needs it, the one opened longest ago first.
 
     What others write is counted whenever a 16th of the room there was is filled: n processes go beyond the
     budget by (n - 1) / 16 of it and n - 1 files at the very most, and by a few files in practice.
@@ -62,6 +62,7 @@ class DiskCache(FeatureCache):
 
     def __init__(self, folder: str | Path, codec: Codec, budget_gb: float = 20.0) -> None:
         super().__init__(codec, budget_gb)
+        self._writable = True
         self.folder = Path(folder).expanduser().absolute()
         self._temporary = (f".{uuid.uuid4().hex}-{number}.tmp" for number in itertools.count())
 
@@ -69,19 +70,22 @@ class DiskCache(FeatureCache):
         """See `FeatureCache`.
 
         Raises:
-            UserError: the folder cannot be written.
+            UserError: the folder cannot be one, because a file is in the way.
         """
         super().open(extractor, shapes)
         self._identity = repr((extractor, self.shapes, type(self.codec).__name__, self.row_bytes))
         self._own = self.folder / xxhash.xxh3_64_hexdigest(self._identity.encode())
+        self._damaged = shared(torch.zeros((), dtype=torch.int64))  # loader processes find them
         try:
             self._make()
-        except OSError as error:
+        except (FileExistsError, NotADirectoryError) as error:
             raise UserError(
-                f"data.cache.folder {self.folder} cannot be written ({error.strerror}): give another one"
+                f"data.cache.folder {self.folder} cannot be made ({error.strerror}): give another one"
             ) from None
+        except (OSError, UnwritableError) as error:
+            self._give_up(error)
+            return
         _remove_leftovers(self._own)
-        self._damaged = torch.zeros((), dtype=torch.int64).share_memory_()  # loader processes find them
         self._count()
 
     def _make(self) -> None:
@@ -145,6 +149,9 @@ class DiskCache(FeatureCache):
 
     def store(self, keys: Sequence[Key], rows: Tensor) -> None:
         """See `FeatureCache`."""
+        if not self._writable:
+            self.counts["refused"] += len(keys)
+            return
         for key, row in zip(keys, rows.cpu().numpy(), strict=True):
             path = self.path(key)
             replaces = path.exists()
@@ -201,11 +208,17 @@ class DiskCache(FeatureCache):
             self._count()
             return False
         except OSError as error:  # the disk is full, say
-            temporary.unlink(missing_ok=True)
-            log.warning("feature cache: %s cannot be written (%s); going on", self.folder, error.strerror)
-            self._room, self._unwritten = 0, 1 << 60
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            self._give_up(error)
             return False
         return True
+
+    def _give_up(self, error: OSError | UnwritableError) -> None:
+        """Store nothing from now on: features are only a saving."""
+        text = str(unwritable(self.folder, error) if isinstance(error, OSError) else error)
+        log.warning("feature cache: %s; going on without storing", text)
+        self._room, self._writable = 0, False
 
     def _count(self) -> None:
         """Learn how much there is, and after how many files of our own to look again."""

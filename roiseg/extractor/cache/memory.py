@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from roiseg.extractor.cache.base import FeatureCache, Key, Lookup
+from roiseg.common.errors import out_of_memory
+from roiseg.common.memory import memory_limit
+from roiseg.extractor.cache.base import GB, FeatureCache, Key, Lookup, shared
 from roiseg.extractor.cache.codec import Codec, Shape
+
+log = logging.getLogger(__name__)
 
 
 class MemoryCache(FeatureCache):
@@ -28,9 +32,16 @@ class MemoryCache(FeatureCache):
     def open(self, extractor: str, shapes: Sequence[Shape]) -> None:
         """See `FeatureCache`."""
         super().open(extractor, shapes)
+        memory, _ = self.room()
+        if self.budget > memory:
+            log.warning(
+                "feature cache: data.cache.budget_gb is %.1f, there are %.1f GB of memory: lower it",
+                self.budget / GB, memory / GB,
+            )  # fmt: skip
+            self.budget = memory
         places = 2 * max(1, self.budget // self.row_bytes) + 1
         # open addressing: slot and content of each row held, 0 where free; shared with the loaders
-        self._table = torch.zeros((places, 2), dtype=torch.int64).share_memory_()
+        self._table = shared(torch.zeros((places, 2), dtype=torch.int64))
 
     def look_up(self, key: Key) -> Lookup:
         """See `FeatureCache`."""
@@ -43,7 +54,17 @@ class MemoryCache(FeatureCache):
             if key.slot not in self._rows and (len(self._rows) + 1) * self.row_bytes > self.budget:
                 self.counts["refused"] += 1
                 continue
-            self._rows[key.slot] = row.clone()
+            try:
+                self._rows[key.slot] = row.clone()
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                log.warning(
+                    "feature cache: no memory left for more than %d pictures; going on without storing, next "
+                    "time lower data.cache.budget_gb or take data/cache=disk", len(self._rows)
+                )  # fmt: skip
+                self.budget = 0
+                return
             self._table[self._place(key)] = torch.tensor([_number(key.slot), _number(key.content)])
 
     def rows(self, keys: Sequence[Key], read: Tensor) -> Tensor:
@@ -56,7 +77,7 @@ class MemoryCache(FeatureCache):
 
     def room(self) -> tuple[int, str]:
         """See `FeatureCache`; the machine's memory, which on a GPU is not the one that is used."""
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "memory"
+        return memory_limit(), "memory"
 
     def _place(self, key: Key) -> int:
         """Where in the table a slot is, or would go; there is always a free place."""
