@@ -33,7 +33,8 @@ from roiseg.common.files import atomic_path, existing_file, remove_leftovers, wr
 from roiseg.common.signals import Stop, stoppable
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.extractor.onnx_extractor import OnnxExtractor
-from roiseg.inference.checkpoint import check_resumable, describe, find_last, progress, read_checkpoint
+from roiseg.inference.checkpoint import describe, read_checkpoint
+from roiseg.inference.resume import check_resumable, find_last, progress
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import roiseg.train
 from roiseg.common.errors import UserError
-from roiseg.inference.checkpoint import newest, progress, read_checkpoint
+from roiseg.inference.checkpoint import newest, read_checkpoint
+from roiseg.inference.resume import progress
 from roiseg.training.module import RoiSegModule
 
 SMALL = ["data.batch_size=1", "trainer.max_epochs=2", "callbacks=[history,checkpoint,in_epoch]"]

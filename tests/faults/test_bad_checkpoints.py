@@ -13,7 +13,8 @@ from tiny_run import fit, tiny_config, tiny_extractor
 from callbacks.checkpoint import EpochCheckpoint
 from roiseg.cli.entry import explain
 from roiseg.common.errors import UserError
-from roiseg.inference.checkpoint import check_resumable, describe, load_model, newest
+from roiseg.inference.checkpoint import describe, load_model, newest
+from roiseg.inference.resume import check_resumable
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -15,16 +15,8 @@ from tiny_run import LAYER, fit, tiny_config, tiny_extractor
 
 from callbacks.checkpoint import EpochCheckpoint
 from roiseg.common.errors import UserError
-from roiseg.inference.checkpoint import (
-    check_resumable,
-    describe,
-    find_last,
-    identity,
-    load_model,
-    newest,
-    read_checkpoint,
-    remove_outdated,
-)
+from roiseg.inference.checkpoint import describe, load_model, newest, read_checkpoint, remove_outdated
+from roiseg.inference.resume import check_resumable, find_last, identity
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
