@@ -64,7 +64,7 @@ class DiskCache(FeatureCache):
         super().__init__(codec, budget_gb)
         self._writable = True
         self.folder = Path(folder).expanduser().absolute()
-        self._temporary = (f".{uuid.uuid4().hex}-{number}.tmp" for number in itertools.count())
+        self._unique, self._numbers = uuid.uuid4().hex, itertools.count()
 
     def open(self, extractor: str, shapes: Sequence[Shape]) -> None:
         """See `FeatureCache`.
@@ -196,7 +196,7 @@ class DiskCache(FeatureCache):
         return self._own / name[:2] / name[2:]
 
     def _write(self, path: Path, key: Key, row: NDArray[np.uint8]) -> bool:
-        temporary = path.with_name(path.name + next(self._temporary))
+        temporary = path.with_name(f"{path.name}.{self._unique}-{next(self._numbers)}.tmp")
         try:
             with open(temporary, "xb") as stream:
                 stream.write(_HEADER.pack(_MAGIC, key.content, xxhash.xxh3_64_intdigest(row.data)))

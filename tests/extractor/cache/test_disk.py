@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import pickle
 import shutil
 import time
 
@@ -264,3 +265,10 @@ def test_processes_that_fill_it_at_once_hardly_go_beyond_the_budget(tmp_path):
     for process in processes:
         process.join()
     assert 200 <= len(files(tmp_path)) <= 200 + 7 * (200 / 16 + 1)
+
+
+def test_a_loader_process_that_is_not_forked_gets_it_too(tmp_path):
+    cache = opened(tmp_path)
+    cache.store([key("a")], row(1))
+    there = pickle.loads(pickle.dumps(cache))
+    assert held(there, key("a"), key("b")) == [True, False]
