@@ -11,7 +11,6 @@ import pytest
 import torch
 from helpers import person, user_error, write_coco
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from roiseg.common.errors import UserError
 from roiseg.data.augment import Augment, GeometricAugment, PhotometricAugment
@@ -20,6 +19,7 @@ from roiseg.data.coco_json import load_annotations
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.epoch_sampler import EpochSampler
 from roiseg.data.images import MAX_PIXELS, read_image
+from roiseg.data.prefetch import FeatureLoader
 from roiseg.data.sampling import RoiSampler
 from roiseg.data.targets import TargetSpec
 from roiseg.data.views import Views
@@ -94,7 +94,10 @@ def test_workers_give_the_same_batches_as_the_main_process(training):
     def batches(workers):
         sampler = EpochSampler(len(training), seed=1, shuffle=True)
         sampler.set_epoch(2)
-        loader = DataLoader(training, 2, sampler=sampler, collate_fn=collate, num_workers=workers)
+        loader = FeatureLoader(
+            training, lambda batch: batch, batch_size=2, sampler=sampler, collate_fn=collate,
+            num_workers=workers,
+        )  # fmt: skip
         return list(loader)
 
     alone = batches(0)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import hole_rle, person, write_coco
-from torch.utils.data import DataLoader
 
 from roiseg.common.errors import UserError
 from roiseg.data.annotation_sets import select
@@ -22,6 +21,7 @@ from roiseg.data.coco_json import load_annotations
 from roiseg.data.copy_paste import CopyPaste
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.epoch_sampler import EpochSampler
+from roiseg.data.prefetch import FeatureLoader
 from roiseg.data.sampling import RoiSampler
 from roiseg.data.targets import TargetSpec
 from roiseg.data.views import Views
@@ -80,7 +80,11 @@ def test_an_item_is_the_same_in_any_order_and_in_any_worker(files):
 
     def batches(workers):
         sampler = EpochSampler(IMAGES, seed=1, shuffle=True)
-        return list(DataLoader(dataset, 2, sampler=sampler, collate_fn=collate, num_workers=workers))
+        loader = FeatureLoader(
+            dataset, lambda batch: batch, batch_size=2, sampler=sampler, collate_fn=collate,
+            num_workers=workers,
+        )  # fmt: skip
+        return list(loader)
 
     for alone, worked in zip(batches(0), batches(2), strict=True):
         for name in ("images", "rois", "targets"):
