@@ -75,6 +75,7 @@ def _index(path: Path) -> None:
 READERS = {
     ".pth": read_checkpoint,
     ".png": _picture,
+    ".jpg": _picture,
     ".onnx": lambda path: onnx.checker.check_model(onnx.load(path), full_check=True),
     ".json": lambda path: json.loads(path.read_text()),
     ".yaml": lambda path: yaml.safe_load(path.read_text()),

@@ -1,0 +1,124 @@
+"""Commands of the program that start at the same moment, forked from this process, which has imported all."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LONGEST = 400  # seconds until what still runs counts as hanging
+
+
+@dataclass
+class Job:
+    """`python -m roiseg.COMMAND ARGUMENTS...` in a folder, which is made.
+
+    Attributes:
+        kill_after: seconds of processor time after which it is killed with SIGKILL; None: never.
+        code: how it ended: its exit code, or minus the number of the signal.
+        seconds: of processor time that it took.
+    """
+
+    command: str
+    arguments: Sequence[str]
+    folder: Path
+    kill_after: float | None = None
+    code: int | None = None
+    seconds: float = 0.0
+    process: int = field(default=0, repr=False)
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_name(f".{self.folder.name}.log")
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    @property
+    def killed(self) -> bool:
+        return self.code == -signal.SIGKILL
+
+    @property
+    def in_one_line(self) -> str:
+        """What it says if it ended as after a user's mistake, else nothing."""
+        lines = [line for line in self.output.splitlines() if line.startswith("roiseg: error: ")]
+        clear = self.code == 2 and len(lines) == 1 and "Traceback" not in self.output
+        return lines[0] if clear else ""
+
+
+def run_at_once(jobs: Sequence[Job], meanwhile: Callable[[], object] = lambda: None) -> None:
+    """Start all jobs at the same moment and wait for them; kill those that are to be killed.
+
+    Args:
+        jobs: they know afterwards how they ended.
+        meanwhile: called again and again until all have ended.
+
+    Raises:
+        TimeoutError: some hang; they have been killed.
+    """
+    waiting, gate = os.pipe()
+    sys.stdout.flush()
+    for job in jobs:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        job.process = os.fork()
+        if job.process == 0:
+            os.close(gate)
+            _be(job, waiting)
+    os.close(waiting)
+    os.close(gate)  # now
+    deadline = time.monotonic() + LONGEST
+    while running := [job for job in jobs if job.code is None and not _ended(job)]:
+        meanwhile()
+        for job in running:
+            if job.kill_after is not None and _cpu_seconds(job.process) >= job.kill_after:
+                os.kill(job.process, signal.SIGKILL)  # not waited for yet: it is this job's still
+        if time.monotonic() > deadline:
+            for job in running:
+                os.kill(job.process, signal.SIGKILL)
+                _, _, _ = os.wait4(job.process, 0)
+            raise TimeoutError("\n".join(f"hangs: {job}\n{job.output[-2000:]}" for job in running))
+        time.sleep(0.005)
+
+
+def _ended(job: Job) -> bool:
+    process, status, usage = os.wait4(job.process, os.WNOHANG)
+    if process:
+        job.code = os.waitstatus_to_exitcode(status)
+        job.seconds = usage.ru_utime + usage.ru_stime
+    return bool(process)
+
+
+def _cpu_seconds(process: int) -> float:
+    """Processor time of a child: how busy the machine is does not matter."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _be(job: Job, gate: int) -> None:
+    """In the forked process, once the gate is open; does not return."""
+    code = 1
+    try:
+        log = os.open(job.log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.chdir(job.folder)
+        sys.argv = [f"roiseg/{job.command}.py", *map(str, job.arguments)]
+        main = importlib.import_module(f"roiseg.{job.command}").main
+        os.read(gate, 1)  # until it is closed
+        main()
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
