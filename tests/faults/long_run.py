@@ -88,6 +88,7 @@ def train(steps: int, folder: Path) -> list[Level]:
 
 
 def _train(arguments: list[str], folder: Path) -> None:
+    multiprocessing.set_start_method(None, force=True)  # loaders start as they do elsewhere
     os.chdir(folder)
     log = os.open(folder / "log", os.O_CREAT | os.O_WRONLY)
     os.dup2(log, 1)
