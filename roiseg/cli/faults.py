@@ -44,7 +44,7 @@ def _explain_one(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in _UNWRITABLE:
         if _passes_batches(error):
             return _NO_SHARED
-        named = error.filename and os.path.abspath(error.filename)
+        named = error.filename and os.path.abspath(os.fsdecode(error.filename))
         return str(unwritable(named or _log_folder(error) or "what is printed", error))
     text = str(error)
     if isinstance(error, FileNotFoundError) and "No usable temporary directory" in text:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing.util
 import os
 import re
 import signal
 import sys
+import tempfile
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,10 +26,12 @@ class Outcome:
     Attributes:
         code: exit status; minus the signal that killed it.
         output: everything it wrote to stdout and stderr.
+        orphans: did it leave processes behind?
     """
 
     code: int
     output: str
+    orphans: bool = False
 
     @property
     def errors(self) -> list[str]:
@@ -34,13 +39,10 @@ class Outcome:
         return [line for line in self.output.splitlines() if line.startswith("roiseg: error: ")]
 
     @property
-    def warnings(self) -> list[str]:
-        return [line for line in self.output.splitlines() if "WARNING" in line or "Warning" in line]
-
-    @property
     def in_one_line(self) -> bool:
-        """Ended by one clear line and code 2, without a traceback."""
-        return self.code == 2 and len(self.errors) == 1 and "Traceback" not in self.output
+        """Ended by one clear line and code 2, without a traceback or a process left."""
+        clear = len(self.errors) == 1 and "Traceback" not in self.output
+        return self.code == 2 and clear and not self.orphans
 
 
 def run(
@@ -54,17 +56,27 @@ def run(
         folder: current directory.
         before: called in the new process before anything else.
     """
-    reading, writing = os.pipe()
     sys.stdout.flush()
-    process = os.fork()
-    if process == 0:
-        os.close(reading)
-        _command(command, arguments, folder, before, writing)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as stream:
-        output = stream.read().decode(errors="replace")
-    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    return Outcome(code, output)
+    with tempfile.TemporaryFile() as output:
+        process = os.fork()
+        if process == 0:
+            _command(command, arguments, folder, before, output.fileno())
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        orphans = _end_of_group(process)
+        output.seek(0)
+        return Outcome(code, output.read().decode(errors="replace"), orphans)
+
+
+def _end_of_group(process: int) -> bool:
+    """End what a process has left running; was there anything that did not end by itself?"""
+    for _ in range(200):  # loader processes look for their parent every 5 seconds
+        try:
+            os.killpg(process, 0)
+        except ProcessLookupError:
+            return False
+        time.sleep(0.05)
+    os.killpg(process, signal.SIGKILL)
+    return True
 
 
 def _command(
@@ -73,10 +85,10 @@ def _command(
     """In the forked process; does not return."""
     code = 1
     try:
+        os.setpgid(0, 0)
         signal.alarm(LONGEST)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        os.close(output)
         os.chdir(folder)
         before()
         sys.argv = [f"roiseg/{command}.py", *map(str, arguments)]
@@ -87,6 +99,7 @@ def _command(
     except BaseException:
         traceback.print_exc()
     finally:
+        multiprocessing.util._exit_function()  # what is left of the usual end
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
