@@ -17,7 +17,7 @@ import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
-from torch.distributed import TCPStore
+from torch.distributed import DistNetworkError, TCPStore
 
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
@@ -110,8 +110,16 @@ class Processes:
             self._strategy.launcher.launch(self._strategy.setup_environment)
         except ValueError as error:  # SLURM or torchrun has started another number
             raise UserError(f"trainer.devices, trainer.num_nodes: {error}") from None
-        if children := self._strategy.launcher.procs:
-            _observe(children)
+        except DistNetworkError as error:
+            if "EADDRINUSE" not in str(error):
+                raise
+            raise UserError(
+                f"MASTER_PORT={os.environ['MASTER_PORT']} is taken on this machine, by another run perhaps: "
+                "set another one, or on a single machine none, which takes a free one"
+            ) from None
+        finally:
+            if children := self._strategy.launcher.procs:
+                _observe(children)
 
     def _take_port(self) -> None:
         """Listen where the processes will meet, from before the others are told of it.

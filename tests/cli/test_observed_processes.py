@@ -17,6 +17,7 @@ from torch.distributed import TCPStore
 
 from roiseg.cli import processes
 from roiseg.cli.processes import Processes
+from roiseg.common.errors import UserError
 
 FORK = multiprocessing.get_context("fork")
 
@@ -42,6 +43,23 @@ def test_a_port_that_is_given_is_kept(monkeypatch):
     group = Processes.__new__(Processes)
     group._take_port()
     assert os.environ["MASTER_PORT"] == "12345"
+
+
+def test_a_given_port_that_is_taken_is_named(monkeypatch):
+    group = Processes.__new__(Processes)
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        group._alone = False
+        group._strategy = SimpleNamespace(
+            cluster_environment=LightningEnvironment(),
+            setup_environment=None,
+            launcher=SimpleNamespace(procs=[], launch=lambda _: TCPStore("127.0.0.1", port, is_master=True)),
+        )
+        with pytest.raises(UserError, match=f"MASTER_PORT={port} is taken"):
+            group._meet()
 
 
 def fail_elsewhere(patience, ends):
