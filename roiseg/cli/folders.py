@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from roiseg.common.errors import UserError
+from roiseg.common.errors import UserError, unwritable
 from roiseg.common.locks import TakenError, locked
 
 _MARK = ".roiseg_run"
@@ -35,9 +35,7 @@ def claim(folder: str | Path) -> Path:
                 raise UserError(f"output folder {path} is a file: give another paths.output_dir") from None
             number += 1
         except OSError as error:
-            raise UserError(
-                f"output folder {path} cannot be written ({error.strerror}): give another one"
-            ) from None
+            raise unwritable(f"output folder {path}", error) from None
 
 
 @contextmanager
