@@ -233,9 +233,14 @@ class DiskCache(FeatureCache):
 
 def _folders(folder: Path) -> list[Path]:
     """Those of all extractors."""
+    return [path.parent for path in _found(folder, "[0-9a-f]*/about.json")]
+
+
+def _found(folder: Path, pattern: str) -> list[Path]:
+    """What matches below a folder; nothing where another process is just removing it."""
     try:
-        return [path.parent for path in folder.glob("[0-9a-f]*/about.json")]
-    except OSError:  # they are just being removed
+        return list(folder.glob(pattern))
+    except OSError:
         return []
 
 
@@ -266,11 +271,9 @@ def _size(folder: Path) -> int:
 
 def _remove_leftovers(folder: Path) -> None:
     """Remove temporary files of processes that were killed while they wrote, and folders they removed."""
-    for path in folder.parent.glob(f"{_REMOVED}*"):
+    for path in _found(folder.parent, f"{_REMOVED}*"):
         shutil.rmtree(path, ignore_errors=True)
-    for path in (*folder.glob("*/*.tmp"), *folder.glob(".about-*")):
-        try:
+    for path in (*_found(folder, "*/*.tmp"), *_found(folder, ".about-*")):
+        with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _LEFTOVER:
                 path.unlink()
-        except OSError:
-            continue

@@ -214,6 +214,20 @@ def test_a_cache_that_is_deleted_while_in_use_is_filled_again(tmp_path):
     assert held(cache, key("a"), key("b")) == [False, True]
 
 
+def test_opening_while_another_process_removes_is_no_error(tmp_path, monkeypatch):
+    glob = disk.Path.glob
+
+    def vanishing(folder, pattern):
+        if pattern == "*/*.tmp":
+            raise FileNotFoundError(2, "No such file or directory")
+        return glob(folder, pattern)
+
+    monkeypatch.setattr(disk.Path, "glob", vanishing)
+    cache = opened(tmp_path)
+    cache.store([key("a")], row(1))
+    assert cache.look_up(key("a")).held
+
+
 def test_counting_while_another_process_removes_is_no_error(tmp_path, monkeypatch):
     cache, listdir = opened(tmp_path), os.listdir
 
