@@ -16,7 +16,7 @@ from benchmarks.memory import Memory
 
 BLOCKS = 10  # into which the second half is cut: neighbouring samples are alike, their means less so
 _STUDENT = 2.306  # of 95 %, BLOCKS - 2 degrees of freedom
-STEEP = 0.5  # MB per 1,000 steps that count as growth: 5 MB in 10,000 steps
+GROWTH = 2.5  # MB over the second half that count as growth: allocators settle late, too
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from roiseg.common.console import console
 from roiseg.inference.checkpoint import newest
 from tests.faults import long_use
 from tests.faults.kills import command
-from tests.faults.levels import STEEP, Level, is_flat, read_levels, slope
+from tests.faults.levels import GROWTH, Level, is_flat, read_levels, slope
 from tests.helpers import make_onnx, person, write_coco
 
 P = ParamSpec("P")
@@ -123,7 +123,8 @@ def judge(levels: Sequence[Level], steps: int) -> list[Finding]:
         rise, half = slope(levels, value)
         told = f"{value(levels[-1]):.0f} MB"
         told += f", {rise:+.2f} +- {half:.2f} MB per 1,000 steps" * (steps >= JUDGED)
-        findings.append(Finding(name, told, steps < JUDGED or rise - half < STEEP))
+        sure = (rise - half) * levels[-1].step / 2000  # MB over the second half
+        findings.append(Finding(name, told, steps < JUDGED or sure < GROWTH))
     early, late = (pace(half) for half in (levels[1 : len(levels) // 2 + 1], levels[len(levels) // 2 :]))
     told = f"{100 * early:.2f} s per 100 steps in the first half, {100 * late:.2f} s in the second"
     findings.append(Finding("processor time", told, steps < JUDGED or late < SLOWER * early))
