@@ -38,6 +38,7 @@ Results = dict[str, object]
 
 EPOCHS = 3
 IN_A_ROW = 4
+IN_EPOCH = ["callbacks.in_epoch.every_n_steps=1"]
 LONGEST = 600  # seconds of one run
 
 
@@ -209,14 +210,14 @@ def kill(count: int, seed: int, folder: Path) -> Report:
     rng.shuffle(others)
     whole = {export: Run(folder / f"whole{export}", []) for export in {bool(exports), False}}
     for export, run in whole.items():
-        run.arguments = command(data, run.folder, export)
+        run.arguments = [*command(data, run.folder, export), *IN_EPOCH]
         run.start(None, 0)
         console.print(f"uninterrupted: {run.seconds:.1f} s of CPU, {dict(Counter(run.noted('count')))}")
     with progress_bar() as bar:
         task = bar.add_task("kills", total=count)
         while todo := others or exports:
             place, example = folder / f"killed{report.started}", whole[todo is exports]
-            run = Run(place, command(data, place, todo is exports))
+            run = Run(place, [*command(data, place, todo is exports), *IN_EPOCH])
             kill_in_a_row(run, example, todo, rng, report)
             report.lost_epochs += run.lost_epochs()
             report.compare(place.name, example.results(), run.results())

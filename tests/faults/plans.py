@@ -10,6 +10,7 @@ from pathlib import Path
 
 PHASES = (
     "checkpoint", "training", "validation", "cache", "any moment", "overlay", "record", "test", "export",
+    "in epoch",
 )  # fmt: skip
 WRITES = {".pth": "checkpoint", ".png": "overlay", ".onnx": "export"}  # all else outside the cache: record
 
@@ -36,6 +37,15 @@ class Plan:
         """A random one; `most`: how many steps or files of a phase an uninterrupted run has."""
         share = rng.choice([0.0, rng.random(), 1.0]) if phase != "any moment" else rng.random()
         return cls(phase, rng.randint(1, max(1, most.get(phase, 1))), share, rng.random() < 0.25)
+
+
+def _phase(target: Path) -> str:
+    """Which phase the writing of a file is."""
+    if "feature_cache" in target.parts:
+        return "cache"
+    if target.name.startswith("checkpoint_in_epoch"):
+        return "in epoch"
+    return WRITES.get(target.suffix, "record")
 
 
 class Hooks:
@@ -86,7 +96,7 @@ class Hooks:
         return step
 
     def _write(self, replace, source: Path, target: Path) -> None:
-        phase = "cache" if "feature_cache" in target.parts else WRITES.get(target.suffix, "record")
+        phase = _phase(target)
         now = self._now(phase)
         if now and not self.plan.placed:
             os.truncate(source, int(self.plan.share * source.stat().st_size))
