@@ -11,7 +11,7 @@ from omegaconf import DictConfig, ListConfig
 
 from roiseg.cli.entry import command
 from roiseg.common.console import console
-from roiseg.common.errors import UserError
+from roiseg.common.errors import UnwritableError, UserError
 from roiseg.common.files import atomic_path, write_json
 from roiseg.reporting import table
 from roiseg.reporting.comparable import check_comparable
@@ -40,7 +40,10 @@ def report(cfg: DictConfig) -> Path:
     said = notes(rows, metric, cfg.resamples, besides) + left_out(unfinished)
     show(rows, metric, cfg.sizes, said)
     output = Path(cfg.output_dir) if cfg.output_dir else Path(common_folder(folders), "report")
-    write(output, rows, metric, cfg.sizes, said)
+    try:
+        write(output, rows, metric, cfg.sizes, said)
+    except UnwritableError as error:
+        raise UnwritableError(f"output_dir: {error}") from None
     return output
 
 

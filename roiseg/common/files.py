@@ -63,6 +63,8 @@ def _told_of(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None:  # a library's own, of what is to be written
+            raise
         about = Path(error.filename or path).absolute()
         place = path.absolute()
         if disk_full(error) or about.parent == place.parent or place.is_relative_to(about):
