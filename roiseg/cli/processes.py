@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from subprocess import Popen
@@ -50,6 +49,7 @@ class Processes:
         self._strategy: Any = trainer.strategy
         self._alone = trainer.world_size == 1
         self.held = ExitStack()
+        self._over = threading.Event()
         self.first = self._alone or trainer.is_global_zero
         trainer.accelerator.setup_device(trainer.strategy.root_device)  # the extractor opens on it
         if self._alone:
@@ -83,6 +83,7 @@ class Processes:
                 if kind is not None:  # they may hang waiting for this one
                     process.kill()
                 process.wait(_PATIENCE)
+        self._over.set()
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
@@ -119,7 +120,7 @@ class Processes:
             ) from None
         finally:
             if children := self._strategy.launcher.procs:
-                _observe(children)
+                _observe(children, self._over)
 
     def _take_port(self) -> None:
         """Listen where the processes will meet, from before the others are told of it.
@@ -142,22 +143,22 @@ class Processes:
             trainer.strategy.launcher.procs = self._strategy.launcher.procs  # type: ignore[union-attr]
 
 
-def _observe(children: Sequence[Popen[bytes]]) -> None:
+def _observe(children: Sequence[Popen[bytes]], over: threading.Event) -> None:
     """Take over from Lightning's thread, which kills this process within 5 s of the failure of another.
 
     That failure ends this process, too, as an error that has its line and its exit code, which takes a while
-    on a busy machine. What hangs in spite of it, as on a GPU, has to be killed in the end.
+    on a busy machine. What hangs in spite of it, as on a GPU, has to be killed in the end. Once the run is
+    `over`, in whatever way, nobody is.
     """
     for thread in threading.enumerate():
         if isinstance(thread, _ChildProcessObserver):
             thread._child_processes = []  # with none to look after it ends
-    threading.Thread(target=_kill_if_hanging, args=(children,), daemon=True).start()
+    threading.Thread(target=_kill_if_hanging, args=(children, over), daemon=True).start()
 
 
-def _kill_if_hanging(children: Sequence[Popen[bytes]]) -> None:
+def _kill_if_hanging(children: Sequence[Popen[bytes]], over: threading.Event) -> None:
     while not any(codes := [child.poll() for child in children]):
-        if None not in codes:
+        if None not in codes or over.wait(1):
             return
-        time.sleep(1)
-    time.sleep(_PATIENCE)
-    os.kill(os.getpid(), signal.SIGKILL)
+    if not over.wait(_PATIENCE):
+        os.kill(os.getpid(), signal.SIGKILL)

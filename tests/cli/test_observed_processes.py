@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -62,24 +63,33 @@ def test_a_given_port_that_is_taken_is_named(monkeypatch):
             group._meet()
 
 
-def fail_elsewhere(patience, ends):
+def fail_elsewhere(patience, is_over, ends):
     """In a process of its own: another one, started by this, has failed."""
+    over = threading.Event()
+    if is_over:
+        over.set()
     processes._PATIENCE = patience
     child = subprocess.Popen([sys.executable, "-c", "raise SystemExit(2)"])
     lightning = _ChildProcessObserver(os.getpid(), [child], 0.1)
     lightning.start()
-    processes._observe([child])
+    processes._observe([child], over)
     lightning.join()
     child.wait()
     ends.put("lives")
-    if not patience:
+    if is_over:
+        for thread in threading.enumerate():
+            if "_kill_if_hanging" in thread.name:
+                thread.join()
+    elif not patience:
         signal.pause()  # hangs
 
 
-@pytest.mark.parametrize(("patience", "code"), [(3600, 0), (0, -signal.SIGKILL)])
-def test_the_first_process_outlives_the_failure_of_another_but_not_for_ever(patience, code):
+@pytest.mark.parametrize(
+    ("patience", "is_over", "code"), [(3600, False, 0), (0, False, -signal.SIGKILL), (0, True, 0)]
+)
+def test_the_first_process_outlives_the_failure_of_another_but_not_for_ever(patience, is_over, code):
     ends = FORK.SimpleQueue()
-    first = FORK.Process(target=fail_elsewhere, args=(patience, ends))
+    first = FORK.Process(target=fail_elsewhere, args=(patience, is_over, ends))
     first.start()
     assert ends.get() == "lives"
     first.join()
