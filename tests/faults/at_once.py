@@ -7,12 +7,12 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
-LONGEST = 400  # seconds until what still runs counts as hanging
+from tests.faults.forked import LONGEST, be
 
 
 @dataclass
@@ -101,24 +101,12 @@ def _cpu_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _be(job: Job, gate: int) -> None:
-    """In the forked process, once the gate is open; does not return."""
-    code = 1
-    try:
-        log = os.open(job.log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.chdir(job.folder)
-        sys.argv = [f"roiseg/{job.command}.py", *map(str, job.arguments)]
-        main = importlib.import_module(f"roiseg.{job.command}").main
+def _be(job: Job, gate: int) -> NoReturn:
+    """In the forked process: the job, once the gate is open."""
+
+    def wait() -> None:
+        importlib.import_module(f"roiseg.{job.command}")
         os.read(gate, 1)  # until it is closed
-        main()
-        code = 0
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+
+    log = os.open(job.log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    be(job.command, job.arguments, job.folder, log, wait)

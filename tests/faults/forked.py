@@ -14,8 +14,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
-LONGEST = 300  # seconds of one command
+LONGEST = 400  # seconds of one command
 _TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}(\.\w+)?|.*\.tmp")
 
 
@@ -60,7 +61,7 @@ def run(
     with tempfile.TemporaryFile() as output:
         process = os.fork()
         if process == 0:
-            _command(command, arguments, folder, before, output.fileno())
+            be(command, arguments, folder, output.fileno(), before)
         code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         orphans = _end_of_group(process)
         output.seek(0)
@@ -79,10 +80,15 @@ def _end_of_group(process: int) -> bool:
     return True
 
 
-def _command(
-    command: str, arguments: Sequence[str], folder: Path, before: Callable[[], object], output: int
-) -> None:
-    """In the forked process; does not return."""
+def be(
+    command: str, arguments: Sequence[str], folder: Path, output: int, before: Callable[[], object]
+) -> NoReturn:
+    """Be a command from now on, in a forked process, which ends with it; after LONGEST by SIGALRM.
+
+    Args:
+        command, arguments, folder, before: see `run`.
+        output: file that takes what it prints.
+    """
     code = 1
     try:
         os.setpgid(0, 0)
