@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -43,9 +43,9 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
             _take(stream, path, wait)
             if not _is_still(path, stream):  # who held it has removed it
                 continue
-            stream.truncate(0)
-            stream.write(f"process {os.getpid()} on {socket.gethostname()}")
-            stream.flush()
+            with suppress(OSError):  # the disk is full: it is held all the same
+                os.ftruncate(stream.fileno(), 0)
+                os.write(stream.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
             try:
                 yield
             finally:
