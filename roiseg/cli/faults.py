@@ -30,22 +30,27 @@ _WORKER = re.compile(
 )
 
 
-def explain_fault(error: BaseException | None) -> str | None:
+def explain_fault(error: BaseException | None, log: str | None = None) -> str | None:
     """Say which resource has run out and which settings need less of it; None for any other error.
 
     Libraries that clear up after such an error often fail at that: what came first is told.
+
+    Args:
+        error: what has been raised.
+        log: folder of the log that was written at that, if any.
     """
     if error is None or isinstance(error, UnwritableError):
         return None if error is None else str(error)
-    return explain_fault(error.__context__) or _explain_one(error)
+    log = _log_folder(error) or log
+    return explain_fault(error.__context__, log) or _explain_one(error, log)
 
 
-def _explain_one(error: BaseException) -> str | None:
+def _explain_one(error: BaseException, log: str | None) -> str | None:
     if isinstance(error, OSError) and error.errno in _UNWRITABLE:
         if _passes_batches(error):
             return _NO_SHARED
         named = error.filename and os.path.abspath(os.fsdecode(error.filename))
-        return str(unwritable(named or _log_folder(error) or "what is printed", error))
+        return str(unwritable(named or log or "what is printed", error))
     text = str(error)
     if isinstance(error, FileNotFoundError) and "No usable temporary directory" in text:
         return f"{text}: set TMPDIR to a folder that can be written and has room"

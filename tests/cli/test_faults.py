@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
+from lightning.pytorch.loggers import CSVLogger
 
 from roiseg.cli.faults import explain_fault
 from roiseg.common.errors import UnwritableError
@@ -74,3 +76,13 @@ def test_a_file_that_cannot_be_written_is_named_and_nothing_of_it_is_left(tmp_pa
 def test_an_error_about_another_file_stays_what_it_is(tmp_path):
     with pytest.raises(PermissionError), atomic_path(tmp_path / "made") as _:
         raise system_error(errno.EACCES, "/elsewhere/read.jpg")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_a_log_that_cannot_be_closed_either_is_named(tmp_path):
+    logger = CSVLogger(tmp_path, name="", version="")
+    logger.log_metrics({"loss": 1.0}, 0)
+    Path(logger.log_dir, "metrics.csv").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as raised:
+        logger.save()
+    assert explain_fault(raised.value).startswith(f"{tmp_path}")
