@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import time
 
 import pytest
 from composing import composed
+from helpers import ROOT
 from hydra.core.global_hydra import GlobalHydra
 
+from roiseg.inference.checkpoint import newest
 from roiseg.train import train
 
 
@@ -65,3 +70,21 @@ def run_main(monkeypatch, capfd, tmp_path):
         return code, capfd.readouterr().err
 
     return run
+
+
+@pytest.fixture
+def start_train(tmp_path):
+    """Train in a process and process group of its own; returns the process once it has saved a checkpoint."""
+
+    def start(arguments):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "roiseg.train", *arguments],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        while newest(tmp_path / "ckpt") is None:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        return process
+
+    return start

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 from faults.kills import same
-from helpers import ROOT, run_command
+from helpers import run_command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import roiseg.train
@@ -167,18 +163,11 @@ def test_an_epoch_of_other_steps_cannot_be_gone_on_with(tiny_overrides, run_main
 
 
 @pytest.mark.slow
-def test_several_processes_end_in_the_same_step_and_go_on_there(tiny_overrides, tmp_path):
+def test_several_processes_end_in_the_same_step_and_go_on_there(tiny_overrides, start_train, tmp_path):
     several = [
         *tiny_overrides, *SMALL, "trainer=ddp", "trainer.accelerator=cpu", "scheduler=constant",
     ]  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "-m", "roiseg.train", *several, *folders(tmp_path), "trainer.max_epochs=500"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    while newest(tmp_path / "ckpt") is None:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.05)
+    process = start_train([*several, *folders(tmp_path), "trainer.max_epochs=500"])
     process.terminate()  # the first only: the other has to be told
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 143, stderr

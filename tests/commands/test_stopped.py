@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
-from helpers import ROOT
 
 import roiseg.train
 from roiseg.inference.checkpoint import newest, read_checkpoint
@@ -17,19 +13,14 @@ from roiseg.inference.checkpoint import newest, read_checkpoint
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 2)])
-def test_a_training_that_is_told_to_end_says_what_is_kept(tiny_overrides, tmp_path, number, workers):
+def test_a_training_that_is_told_to_end_says_what_is_kept(
+    tiny_overrides, start_train, tmp_path, number, workers
+):
     arguments = [
         *tiny_overrides, "trainer.max_epochs=1000", f"data.num_workers={workers}", "~callbacks.overlays",
         f"paths.output_dir={tmp_path}/out", f"paths.checkpoint_dir={tmp_path}/ckpt",
     ]  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "-m", "roiseg.train", *arguments],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    while newest(tmp_path / "ckpt") is None:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.05)
+    process = start_train(arguments)
     os.killpg(process.pid, number)  # as a terminal does, and SLURM: loader processes get it, too
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 128 + number

@@ -18,7 +18,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +26,10 @@ import onnxscript  # noqa: F401  imported here once, not in every run
 import torch
 from rich.table import Table
 
-import roiseg.train
+import roiseg.train  # noqa: F401  as well
 from roiseg.common.console import console, progress_bar
 from roiseg.inference.checkpoint import read_checkpoint
+from tests.faults.forked import be
 from tests.faults.plans import PHASES, Hooks, Plan
 from tests.faults.whole import half_written
 from tests.helpers import make_onnx, tiny_coco
@@ -39,7 +39,6 @@ Results = dict[str, object]
 EPOCHS = 3
 IN_A_ROW = 4
 IN_EPOCH = ["callbacks.in_epoch.every_n_steps=1"]
-LONGEST = 600  # seconds of one run
 
 
 @dataclass
@@ -87,7 +86,9 @@ class Run:
         sys.stdout.flush()
         process = os.fork()
         if process == 0:
-            self._train([*self.arguments, *again], plan)
+            log = os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+            hooks = Hooks(plan, self.notes)
+            be("train", [*self.arguments, *again], self.folder, log, hooks.install)
         if plan is not None and plan.phase == "any moment":
             while _running(process) and _cpu_seconds(process) < plan.share * seconds:
                 time.sleep(0.005)
@@ -98,27 +99,6 @@ class Run:
         if not killed and status:
             raise RuntimeError(f"the run failed ({status}):\n{self.log.read_text()[-4000:]}")
         return killed
-
-    def _train(self, arguments: list[str], plan: Plan | None) -> None:
-        """In the forked process; does not return."""
-        code = 1
-        try:
-            signal.alarm(LONGEST)
-            log = os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            os.chdir(self.folder)
-            sys.argv[1:] = arguments
-            Hooks(plan, self.notes).install()
-            roiseg.train.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
 
     @property
     def notes(self) -> Path:
