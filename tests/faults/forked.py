@@ -85,13 +85,15 @@ def be(
 ) -> NoReturn:
     """Be a command from now on, in a forked process, which ends with it; after LONGEST by SIGALRM.
 
+    It gets a session and process group of its own.
+
     Args:
         command, arguments, folder, before: see `run`.
         output: file that takes what it prints.
     """
     code = 1
     try:
-        os.setpgid(0, 0)
+        os.setsid()
         signal.alarm(LONGEST)
         os.dup2(output, 1)
         os.dup2(output, 2)

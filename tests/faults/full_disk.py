@@ -31,7 +31,7 @@ from rich.table import Table
 from roiseg.common.console import console, track
 from roiseg.extractor.cache import disk
 from tests.faults import forked, mounts
-from tests.faults.commands import Inputs, commands
+from tests.faults.every_command import Inputs, commands
 from tests.faults.kills import Run, same
 from tests.faults.whole import half_written
 

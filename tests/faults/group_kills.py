@@ -25,8 +25,10 @@ import lightning as L
 from rich.table import Table
 
 from roiseg.common.console import console, track
+from tests.faults.forked import be
 from tests.faults.kills import EPOCHS, Results, Run, _running, command, same
 from tests.faults.levels import descendants
+from tests.faults.plans import Hooks
 from tests.faults.whole import half_written
 from tests.helpers import ROOT, make_onnx, tiny_coco
 
@@ -110,10 +112,11 @@ class Job:
         """Start it in a process forked from this one, which has imported everything; returns its number."""
         process = os.fork()
         if process == 0:
-            os.setsid()
             os.environ["PYTHONPATH"] = str(ROOT)
             sys.modules["__main__"].__spec__ = find_spec("roiseg.train")  # what Lightning starts again
-            self.run._train([*self.arguments, *more], None)
+            log = os.open(self.run.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+            hooks = Hooks(None, self.run.notes)
+            be("train", [*self.arguments, *more], self.folder, log, hooks.install)
         return process
 
     def finish(self, *more: str) -> Results:

@@ -27,7 +27,7 @@ from rich.table import Table
 from roiseg.common.console import console, track
 from roiseg.training.module import RoiSegModule
 from tests.faults import forked, mounts
-from tests.faults.commands import Inputs, train
+from tests.faults.every_command import Inputs, train
 from tests.faults.kills import Run, same
 from tests.faults.whole import half_written
 
