@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import nbformat
 import pytest
 from helpers import ROOT
-from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
 
 FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+EXECUTE = Path(__file__).with_name("execute.py")
 TINY = {"TRAIN_IMAGES": 8, "VAL_IMAGES": 4, "EPOCHS": 1}
 
 
-def executed(name, folder, **parameters):
+def executed(name, folder, tmp_path, **parameters):
     """A notebook run in `folder`, with other parameters set after its own."""
     notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
     (number,) = [n for n, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ())]
     lines = "\n".join(f"{key} = {value!r}" for key, value in parameters.items())
     notebook.cells.insert(number + 1, new_code_cell(lines))
-    client = NotebookClient(notebook, timeout=500, resources={"metadata": {"path": str(folder)}})
-    return client.execute(
-        env={**os.environ, "OMP_NUM_THREADS": "1", "IPYTHONDIR": f"{parameters['FOLDER']}/ipython"}
-    )
+    changed, done = tmp_path / "changed.ipynb", tmp_path / "done.ipynb"
+    nbformat.write(notebook, changed)
+    run = subprocess.run(
+        [sys.executable, str(EXECUTE), str(changed), str(done)], cwd=folder, timeout=500, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "IPYTHONDIR": str(tmp_path)}, capture_output=True,
+    )  # fmt: skip
+    assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
+    return nbformat.read(done, as_version=4)
 
 
 def outputs(notebook):
@@ -55,9 +62,8 @@ def test_they_are_kept_without_outputs(path):
 
 @pytest.mark.slow
 def test_quickstart(tmp_path):
-    done = executed("quickstart.ipynb", ROOT / "notebooks", FOLDER=str(tmp_path), **TINY)
+    done = executed("quickstart.ipynb", ROOT / "notebooks", tmp_path, FOLDER=str(tmp_path), **TINY)
     assert len(pictures(done)) == 7
-    assert not [output for output in outputs(done) if output.output_type == "error"]
     (line,) = [line for line in words(done).splitlines() if line.startswith("pixels that agree")]
     assert float(line.split()[-1].rstrip("%")) > 99
     assert (tmp_path / "quickstart" / "summary.json").is_file()
@@ -66,10 +72,10 @@ def test_quickstart(tmp_path):
 
 @pytest.mark.slow
 def test_ablation_trains_and_then_reads_the_runs_again(tmp_path):
-    first = executed("ablation.ipynb", ROOT, FOLDER=str(tmp_path / "made"), SEEDS=[1], **TINY)
+    first = executed("ablation.ipynb", ROOT, tmp_path, FOLDER=str(tmp_path / "made"), SEEDS=[1], **TINY)
     (sweep,) = (tmp_path / "made" / "ablation").iterdir()
     assert len(list(sweep.glob("*/instances.csv"))) == 2
-    again = executed("ablation.ipynb", tmp_path, FOLDER=str(tmp_path / "read"), RUNS=[str(sweep)])
+    again = executed("ablation.ipynb", tmp_path, tmp_path, FOLDER=str(tmp_path / "read"), RUNS=[str(sweep)])
     assert len(list(tmp_path.rglob("instances.csv"))) == 2
     tables = []
     for notebook in (first, again):
