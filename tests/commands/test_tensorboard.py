@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
+import re
+import subprocess
+import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra.core.hydra_config
@@ -14,7 +17,6 @@ import pytest
 import torch
 from helpers import ROOT
 from omegaconf import OmegaConf
-from tensorboard import program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 from tensorboard.util import tensor_util
@@ -116,7 +118,8 @@ def test_the_table_of_hyper_parameters_shows_the_settings_and_the_test_of_each_r
         "data.batch_size": 2, "trainer.max_epochs": 2, "trainer.precision": "32-true",
     }  # fmt: skip
 
-    rows = table_of_tensorboard(tmp_path, sum(len(summary["test"]) for summary in summaries.values()))
+    with served_by_tensorboard(tmp_path, tmp_path / "tensorboard.log") as url:
+        rows = table_of_tensorboard(url, sum(len(summary["test"]) for summary in summaries.values()))
     assert len(rows) == 2
     for row in rows:
         summary = summaries[row["hparams"]["model.num_classes"]]
@@ -127,12 +130,23 @@ def test_the_table_of_hyper_parameters_shows_the_settings_and_the_test_of_each_r
     assert of_two["hparams"]["data.sampler.jitter_share"] == 0.25
 
 
-def table_of_tensorboard(folder, figures):
+@contextmanager
+def served_by_tensorboard(folder, log):
+    """The address of a TensorBoard of these runs, in a process of its own: its threads never end."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--host", "localhost"]
+    options = ["--port", "0", "--load_fast", "false", "--reload_interval", "1"]
+    with log.open("w") as stream, subprocess.Popen([*command, *options], stderr=stream) as server:
+        try:
+            while not (address := re.search(r" at (http://\S+)", log.read_text())):
+                assert server.poll() is None, log.read_text()
+                time.sleep(0.1)
+            yield address[1]
+        finally:
+            server.terminate()
+
+
+def table_of_tensorboard(url, figures):
     """Rows of the tab HPARAMS as TensorBoard itself serves them, once it has read that many `figures` of tests."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = program.TensorBoard()
-    server.configure(logdir=str(folder), host="localhost", port=0, load_fast="false", reload_interval=1)
-    url = server.launch()
 
     def ask(route, question):
         request = urllib.request.Request(
