@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -57,8 +58,11 @@ def run_main(monkeypatch, capfd, tmp_path):
     def run(module, *arguments):
         GlobalHydra.instance().clear()
         monkeypatch.chdir(tmp_path)
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        monkeypatch.delenv("ROISEG_FULL_ERROR", raising=False)
+        for name in ("HYDRA_FULL_ERROR", "ROISEG_FULL_ERROR"):  # what main sets is gone with the test
+            monkeypatch.setenv(name, "")
+            monkeypatch.delenv(name)
+        for place, hook in ((threading, "excepthook"), (sys, "unraisablehook")):
+            monkeypatch.setattr(place, hook, getattr(place, hook))
         monkeypatch.setattr(sys, "argv", [module.__file__, *map(str, arguments)])
         capfd.readouterr()
         try:
@@ -66,7 +70,7 @@ def run_main(monkeypatch, capfd, tmp_path):
             code = 0
         except SystemExit as stop:
             code = stop.code
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        os.environ.pop("HYDRA_FULL_ERROR", None)
         return code, capfd.readouterr().err
 
     return run
