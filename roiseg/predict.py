@@ -48,6 +48,8 @@ def predict(cfg: DictConfig) -> Run:
     Raises:
         UserError: a mistake in the configuration or a file; no image could be read.
     """
+    if cfg.category_id is None:
+        cfg.category_id = category_of(cfg.ckpt)
     content = plain(cfg)
     check_types(content)
     check(content)
@@ -95,6 +97,18 @@ def check(content: dict[str, Any]) -> None:
             raise UserError(
                 f"{key} needs a checkpoint, an exported file looks once: give ckpt=..., or leave it out"
             )
+
+
+def category_of(ckpt: str | None) -> int:
+    """The category that a checkpoint was trained on; 1 where none is told.
+
+    Raises:
+        UserError: the checkpoint is absent, damaged or not trusted.
+    """
+    if ckpt is None:
+        return 1
+    data = read_checkpoint(ckpt)["roiseg"]["config"].get("data") or {}
+    return int(data.get("category_id", 1))
 
 
 def find_boxes(content: dict[str, Any], source: Source, predictor: Predictor) -> BoxFile | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -73,7 +74,12 @@ def run_main(monkeypatch, capfd, tmp_path):
         os.environ.pop("HYDRA_FULL_ERROR", None)
         return code, capfd.readouterr().err
 
-    return run
+    root = logging.getLogger()
+    level = root.level
+    yield run
+    root.setLevel(level)
+    for handler in [handler for handler in root.handlers if type(handler) is logging.StreamHandler]:
+        root.removeHandler(handler)  # Hydra's, of a stream that closes now
 
 
 @pytest.fixture
