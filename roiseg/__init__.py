@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from roiseg.data.images import read_image
     from roiseg.inference.prediction import Prediction
     from roiseg.inference.predictor import Predictor
+
+# Before ONNX Runtime is imported: from 1.31 on it would note how it is used in a data base in ~/.cache, one
+# for all processes, and send that to its makers, from threads of its own.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["Prediction", "Predictor", "read_image"]
 __version__ = "0.1.0"

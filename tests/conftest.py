@@ -10,6 +10,8 @@ import pytest
 from helpers import make_onnx, tiny_coco
 from hypothesis import settings
 
+import roiseg  # noqa: F401  before ONNX Runtime, whose telemetry it turns off
+
 # the same examples every time, and none is failed for being slow on a busy machine
 settings.register_profile("roiseg", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("roiseg")
