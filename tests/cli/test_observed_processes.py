@@ -28,8 +28,7 @@ def test_the_port_is_taken_before_anybody_is_told_of_it(monkeypatch):
     group = Processes.__new__(Processes)
     group._strategy = SimpleNamespace(cluster_environment=LightningEnvironment())
     group._take_port()
-    port = int(os.environ["MASTER_PORT"])
-    monkeypatch.delenv("MASTER_PORT")
+    port = int(os.environ.pop("MASTER_PORT"))
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
         other.bind(("", port))
     store = TCPStore(
