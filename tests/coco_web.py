@@ -1,0 +1,106 @@
+"""A web server with COCO's archives, which misbehaves as it is told."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from roiseg.data.coco import SPLITS
+
+
+@dataclass
+class Web:
+    """What the server serves and how it misbehaves; `requests` holds (method, path, range, bytes sent)."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    ranges: bool = True
+    cuts: list[int] = field(default_factory=list)  # the next answers stop after so many bytes
+    claimed_size: int | None = None
+    stall_at: int | None = None  # send so many bytes of train2017.zip, then nothing until `resume` is set
+    resume: threading.Event = field(default_factory=threading.Event)
+    url: str = ""
+    requests: list[tuple[str, str, str | None, int]] = field(default_factory=list)
+
+    def gets(self, ending: str) -> list[tuple[str | None, int]]:
+        return [
+            (r, sent) for method, path, r, sent in self.requests if method == "GET" and path.endswith(ending)
+        ]
+
+
+@contextmanager
+def served() -> Iterator[Web]:
+    """A server on a free port of this machine."""
+    state = Web()
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            content = state.files.get(self.path)
+            asked = self.headers["Range"]
+            if content is None:
+                state.requests.append((self.command, self.path, asked, 0))
+                self.send_error(404)
+                return
+            start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and state.ranges else 0
+            if start >= len(content):
+                state.requests.append((self.command, self.path, asked, 0))
+                self.send_error(416)
+                return
+            body = content[start:]
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            self.send_header("Content-Length", str(state.claimed_size or len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                body = body[: state.cuts.pop(0)] if state.cuts else body
+                if state.stall_at and self.path.endswith("train2017.zip"):
+                    self.wfile.write(body[: state.stall_at])
+                    state.resume.wait(30)
+                    return
+                self.wfile.write(body)
+            state.requests.append((self.command, self.path, asked, len(body) if self.command == "GET" else 0))
+
+        do_GET = do_HEAD = answer
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Keep requests off the terminal."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        state.url = f"http://127.0.0.1:{server.server_port}"
+        yield state
+        state.resume.set()
+        server.shutdown()
+        thread.join()
+
+
+def zip_of(members: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as zipped:
+        for name, content in members.items():
+            zipped.writestr(name, content)
+    return stream.getvalue()
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
+
+
+def serve_coco(web: Web, source: Path) -> dict[str, str]:
+    """Serve `source` as COCO's archives; returns their checksums."""
+    sums = {}
+    for name in ("annotations", *SPLITS):
+        members = {f"{name}/{path.name}": path.read_bytes() for path in sorted((source / name).iterdir())}
+        place = "annotations/annotations_trainval2017" if name == "annotations" else f"zips/{name}"
+        web.files[f"/{place}.zip"] = zip_of(members)
+        sums[name] = md5(web.files[f"/{place}.zip"])
+    return sums

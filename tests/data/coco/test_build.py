@@ -1,0 +1,152 @@
+"""Annotations and images made from a folder with COCO in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coco_folder import coco_dict, contents, make, read, reference
+
+from roiseg.common.errors import UserError
+from roiseg.data.coco import SPLITS, Layout
+from roiseg.data.coco.check import check_layout, check_persons
+from roiseg.data.coco.subsets import person_only
+
+
+def test_six_files_from_a_folder(source: Path, layout: Layout) -> None:
+    prepared = make(layout.root, source)
+    assert len(prepared.reports) == 6
+    for split in SPLITS:
+        images, persons = reference(read(source / "annotations" / f"instances_{split}.json"))
+        full, eight, three = (read(layout.annotations(split, size)) for size in (None, 8, 3))
+        assert (full["images"], full["annotations"]) == (images, persons)
+        names = [{i["file_name"] for i in coco["images"]} for coco in (three, eight, full)]
+        assert names[0] <= names[1] <= names[2]
+        assert [len(n) for n in names] == [3, min(8, len(images)), len(images)]
+        assert layout.images(split).is_symlink()
+        assert all((layout.images(split) / name).is_file() for name in names[2])
+    assert sorted(p.name for p in (layout.root / "annotations").iterdir()) == sorted(
+        r.path.name for r in prepared.reports
+    )
+
+
+def test_second_run_changes_nothing_and_another_seed_only_the_subsets(source: Path, layout: Layout) -> None:
+    make(layout.root, source)
+    before = contents(layout.root)
+    assert make(layout.root, source).made == []
+    assert make(layout.root, None).made == [], "complete: nothing to download, so no network is needed"
+    assert contents(layout.root) == before
+    made = {path.name for path in make(layout.root, source, seed=1).made}
+    assert layout.annotations("train2017", 3).name in made
+    assert all(re.search(r"_\d+\.json$", name) for name in made)
+
+
+def test_what_is_missing_or_damaged_is_made_again(source: Path, layout: Layout) -> None:
+    make(layout.root, source)
+    before = contents(layout.root)
+    layout.annotations("train2017", 3).unlink()
+    full = layout.annotations("val2017")
+    full.write_bytes(full.read_bytes()[:-20])
+    made = make(layout.root, source).made
+    assert set(made) == {layout.annotations("train2017", 3), full}
+    assert {k: v[1] for k, v in contents(layout.root).items()} == {k: v[1] for k, v in before.items()}
+
+
+def test_copy_takes_only_images_with_persons_and_resumes(source: Path, layout: Layout) -> None:
+    make(layout.root, source)  # links, which copying must not write through
+    original = contents(source)
+    make(layout.root, source, images="copy")
+    assert contents(source) == original
+    folder = layout.images("train2017")
+    assert not folder.is_symlink()
+    images, _ = reference(read(source / "annotations" / "instances_train2017.json"))
+    assert {p.name for p in folder.iterdir()} == {i["file_name"] for i in images}
+    first, second, *_rest = sorted(folder.iterdir())
+    first.unlink()
+    second.write_bytes(b"cut")
+    kept = {name: stamp for name, (stamp, _) in contents(folder).items() if name != second.name}
+    make(layout.root, source, images="copy")
+    after = contents(folder)
+    assert all(after[name][0] == stamp for name, stamp in kept.items())
+    assert after[first.name][1] == (source / "train2017" / first.name).read_bytes()
+    assert after[second.name][1] == (source / "train2017" / second.name).read_bytes()
+
+
+def test_images_may_lie_under_images_and_in_the_output_itself(source: Path) -> None:
+    (source / "images").mkdir()
+    for split in SPLITS:
+        (source / split).rename(source / "images" / split)
+    for mode in ("link", "copy"):
+        make(source, source, images=mode)
+        assert not (source / "images" / "train2017").is_symlink()
+        assert len(list((source / "images" / "train2017").iterdir())) == 30
+
+
+def test_missing_image_is_named_before_anything_is_written(source: Path, layout: Layout) -> None:
+    images, _ = reference(read(source / "annotations" / "instances_train2017.json"))
+    for image in images[2:4]:
+        (source / "train2017" / image["file_name"]).unlink()
+    with pytest.raises(UserError, match=rf"2 of {len(images)} images .*first {images[2]['file_name']}"):
+        make(layout.root, source)
+    assert not layout.root.exists()
+    assert len(make(layout.root, source, images="skip").made) == 6
+
+
+def test_incomplete_folder_of_images_is_not_replaced_by_a_link(source: Path, layout: Layout) -> None:
+    layout.images("train2017").mkdir(parents=True)
+    (layout.images("train2017") / "mine.jpg").write_bytes(b"mine")
+    with pytest.raises(UserError, match="images=copy"):
+        make(layout.root, source)
+    assert (layout.images("train2017") / "mine.jpg").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("category_id", 18, "category_id 18"),
+        ("iscrowd", 1, "is a crowd"),
+        ("image_id", 10**6, "image 1000000"),
+        ("area", 0.5, "annotations differ"),
+    ],
+)
+def test_check_finds_what_is_wrong(source: Path, layout: Layout, key: str, value: Any, message: str) -> None:
+    make(layout.root, source)
+    path = layout.annotations("train2017", 8)
+    coco = read(path)
+    coco["annotations"][-1][key] = value
+    path.write_text(json.dumps(coco))
+    with pytest.raises(UserError, match=message) as caught:
+        check_layout(layout, with_images=True)
+    assert str(path) in str(caught.value)
+
+
+def test_check_refuses_a_file_name_that_leaves_the_folder() -> None:
+    coco = person_only(coco_dict(20, seed=3), "file")
+    coco["images"][0] = {**coco["images"][0], "file_name": "../x.jpg"}
+    with pytest.raises(UserError, match=r"\.\./x\.jpg"):
+        check_persons(coco, "file")
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(
+    "ROISEG_REALDATA" not in os.environ, reason="ROISEG_REALDATA (real COCO images) is not set"
+)
+def test_real_images(tmp_path: Path) -> None:
+    real = Path(os.environ["ROISEG_REALDATA"]) / "coco128_person"
+    (tmp_path / "coco" / "annotations").mkdir(parents=True)
+    for split in SPLITS:
+        file = f"annotations/instances_{split}"
+        shutil.copy(real / f"{file}_person_only_no_crowd.json", tmp_path / "coco" / f"{file}.json")
+        (tmp_path / "coco" / split).symlink_to(real / "images" / split)
+    prepared = make(tmp_path / "data", tmp_path / "coco", sizes=[500, 100])
+    counts = [(report.images, report.persons) for report in prepared.reports]
+    assert counts == [(46, 203)] * 3 + [(15, 51)] * 3
+    for split in SPLITS:
+        made = read(Layout(tmp_path / "data", ()).annotations(split))
+        original = read(real / "annotations" / f"instances_{split}_person_only_no_crowd.json")
+        assert made == original

@@ -1,0 +1,129 @@
+"""Archives from a web server: interrupted, damaged, complete."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from coco_folder import contents, make
+from coco_web import Web, md5, serve_coco, zip_of
+
+from roiseg.common.errors import UserError
+from roiseg.data.coco import Layout
+from roiseg.data.coco.download import fetch
+from roiseg.data.coco.unzip import extract
+
+DATA = random.Random(0).randbytes(300_000)
+
+
+def test_download_resumes_where_it_stopped(web: Web, tmp_path: Path) -> None:
+    web.files["/a.zip"] = DATA
+    (tmp_path / "a.zip.part").write_bytes(DATA[:120_000])
+    fetch(f"{web.url}/a.zip", tmp_path / "a.zip", md5(DATA))
+    assert (tmp_path / "a.zip").read_bytes() == DATA
+    assert web.gets("a.zip") == [("bytes=120000-", 180_000)], "no byte is sent twice"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]
+    fetch(f"{web.url}/a.zip", tmp_path / "a.zip", md5(DATA))
+    assert len(web.requests) == 1
+
+
+def test_download_that_is_complete_but_not_verified(web: Web, tmp_path: Path) -> None:
+    web.files["/a.zip"] = DATA
+    (tmp_path / "a.zip.part").write_bytes(DATA)
+    fetch(f"{web.url}/a.zip", tmp_path / "a.zip", md5(DATA))
+    assert (tmp_path / "a.zip").read_bytes() == DATA
+    assert web.gets("a.zip") == [("bytes=300000-", 0)]
+
+
+def test_download_survives_lost_connections(web: Web, tmp_path: Path) -> None:
+    web.files["/a.zip"] = DATA
+    web.cuts = [100_000, 50_000]
+    fetch(f"{web.url}/a.zip", tmp_path / "a.zip", md5(DATA))
+    assert (tmp_path / "a.zip").read_bytes() == DATA
+    assert web.gets("a.zip") == [(None, 100_000), ("bytes=100000-", 50_000), ("bytes=150000-", 150_000)]
+
+
+def test_download_starts_over_where_ranges_are_ignored(web: Web, tmp_path: Path) -> None:
+    web.files["/a.zip"] = DATA
+    web.ranges = False
+    (tmp_path / "a.zip.part").write_bytes(b"x" * 120_000)
+    fetch(f"{web.url}/a.zip", tmp_path / "a.zip", md5(DATA))
+    assert (tmp_path / "a.zip").read_bytes() == DATA
+    assert web.gets("a.zip") == [("bytes=120000-", 300_000)]
+
+
+def test_download_gives_up_and_says_how_to_go_on(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roiseg.data.coco.download.ATTEMPTS", 2)  # each further one waits twice as long
+    web.files["/a.zip"] = DATA
+    web.cuts = [90_000, 0, 0]
+    with pytest.raises(UserError, match=r"broke off at 0\.1 MB .*run the same command again"):
+        fetch(f"{web.url}/a.zip", tmp_path / "a.zip", md5(DATA))
+    assert (tmp_path / "a.zip.part").read_bytes() == DATA[:90_000]
+
+
+def test_wrong_checksum_removes_the_download(web: Web, tmp_path: Path) -> None:
+    web.files["/a.zip"] = DATA
+    with pytest.raises(UserError, match=f"md5 {md5(DATA)} instead of {'0' * 32}"):
+        fetch(f"{web.url}/a.zip", tmp_path / "a.zip", "0" * 32)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.txt", "/evil.txt", "train2017/../../evil.txt", "..\\evil.txt", "c:evil.txt"]
+)
+def test_archive_with_a_path_that_leaves_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+    archive = tmp_path / "in" / "a.zip"
+    archive.parent.mkdir()
+    archive.write_bytes(zip_of({"train2017/good.jpg": b"good", name: b"evil"}))
+    with pytest.raises(UserError, match="unsafe member"):
+        extract(archive, {"train2017/good.jpg": tmp_path / "in" / "out" / "good.jpg"})
+    assert [p.name for p in tmp_path.rglob("*")] == ["in", "a.zip"]
+
+
+def test_archive_that_is_broken_or_lacks_a_member(tmp_path: Path) -> None:
+    archive = tmp_path / "a.zip"
+    archive.write_bytes(zip_of({"a": b"1"}))
+    with pytest.raises(UserError, match="lacks 1 of 2 members, the first b"):
+        extract(archive, {"a": tmp_path / "a", "b": tmp_path / "b"})
+    archive.write_bytes(b"PK nothing")
+    with pytest.raises(UserError, match="not a proper zip"):
+        extract(archive, {"a": tmp_path / "a"})
+    damaged = bytearray(zip_of({"a": b"1" * 1000}))
+    damaged[500] = ord("2")
+    archive.write_bytes(damaged)
+    with pytest.raises(UserError, match="not a proper zip"):
+        extract(archive, {"a": tmp_path / "a"})
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]
+
+
+def test_everything_from_the_web(web: Web, source: Path, layout: Layout, tmp_path: Path) -> None:
+    sums = serve_coco(web, source)
+    web.cuts = [1000]
+    prepared = make(layout.root, None, base_url=web.url, md5=sums)
+    assert len(prepared.made) == 8
+    make(tmp_path / "other", source, images="copy")
+    expected = {name: content for name, (_, content) in contents(tmp_path / "other").items()}
+    assert {name: content for name, (_, content) in contents(layout.root).items()} == expected
+    assert not layout.downloads.exists()
+
+    web.requests.clear()
+    assert make(layout.root, None, base_url=web.url, md5=sums).made == []
+    assert web.requests == []
+
+    gone = next(layout.images("val2017").iterdir())
+    gone.unlink()
+    assert make(layout.root, None, base_url=web.url, md5=sums).made == [layout.images("val2017")]
+    assert gone.is_file()
+    assert {path for method, path, *_ in web.requests if method == "GET"} == {"/zips/val2017.zip"}
+
+
+def test_full_disk_is_found_before_the_download(web: Web, source: Path, layout: Layout) -> None:
+    sums = serve_coco(web, source)
+    web.claimed_size = 10**15
+    with pytest.raises(UserError, match=r"needs \d{7}\.\d GB, .* has \d+\.\d GB free"):
+        make(layout.root, None, base_url=web.url, md5=sums)
+    assert all(method == "HEAD" for method, *_ in web.requests)
+    assert not layout.root.exists()

@@ -1,0 +1,151 @@
+"""`python -m roiseg.prepare` as a process."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from coco_folder import contents
+from coco_web import Web, serve_coco
+
+
+def run(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HYDRA_", "ROISEG_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "roiseg.prepare", *arguments],
+        cwd=cwd, env={**environment, "no_proxy": "127.0.0.1"}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], cwd: Path, *fragments: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("roiseg: error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    for fragment in fragments:
+        assert fragment in done.stderr
+    assert not (cwd / "data").exists()
+
+
+@pytest.mark.slow
+def test_command_from_a_folder(source: Path, tmp_path: Path) -> None:
+    first = run(tmp_path, "source=coco", "sizes=[3,8]")
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.count("made data/") == 8
+    assert re.search(r"instances_train2017_person_only_no_crowd_8\.json +8 +\d+ +\d\.\d\d ", first.stdout)
+    before = contents(tmp_path / "data")
+    second = run(tmp_path, "source=coco", "sizes=[8,3]")
+    assert second.returncode == 0, second.stderr
+    assert "already there" in second.stdout
+    assert "made" not in second.stdout
+    assert contents(tmp_path / "data") == before
+    assert {p.name for p in tmp_path.iterdir()} == {"coco", "data", "outputs"}
+    assert not any(p.is_file() for p in (tmp_path / "outputs").rglob("*"))
+
+
+@pytest.mark.slow
+def test_command_from_the_web(web: Web, source: Path, tmp_path: Path) -> None:
+    sums = serve_coco(web, source)
+    overrides = [
+        f"base_url={web.url}",
+        "sizes=[8,3]",
+        *(f"md5.{name}={value}" for name, value in sums.items()),
+    ]
+    wrong = run(tmp_path, *overrides, f"md5.annotations={'0' * 32}")
+    assert wrong.returncode == 2
+    assert wrong.stderr.count("\n") == 1
+    assert f"md5 {sums['annotations']} instead of {'0' * 32}" in wrong.stderr
+    assert not any(p.is_file() for p in (tmp_path / "data").rglob("*"))
+    done = run(tmp_path, *overrides)
+    assert done.returncode == 0, done.stderr
+    assert f"downloading {web.url}/zips/train2017.zip" in done.stdout
+    assert done.stdout.count("made data/") == 8
+
+
+@pytest.mark.slow
+def test_of_two_commands_at_once_one_downloads_and_the_other_waits(
+    web: Web, source: Path, tmp_path: Path
+) -> None:
+    sums = serve_coco(web, source)
+    overrides = [
+        f"base_url={web.url}",
+        "sizes=[8,3]",
+        *(f"md5.{name}={value}" for name, value in sums.items()),
+    ]
+    command = [sys.executable, "-m", "roiseg.prepare", *overrides]
+    both = [
+        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=200)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert "already there: everything in data is complete" in "".join(said)
+    assert len(web.gets("/zips/train2017.zip")) == 1
+    assert not [path for path in (tmp_path / "data").iterdir() if path.name not in ("images", "annotations")]
+
+
+@pytest.mark.slow
+def test_command_that_was_killed_goes_on_where_it_stopped(web: Web, source: Path, tmp_path: Path) -> None:
+    sums = serve_coco(web, source)
+    overrides = [
+        f"base_url={web.url}",
+        "sizes=[8,3]",
+        *(f"md5.{name}={value}" for name, value in sums.items()),
+    ]
+    part = tmp_path / "data" / "downloads" / "train2017.zip.part"
+    web.stall_at = 20_000
+    with subprocess.Popen([sys.executable, "-m", "roiseg.prepare", *overrides], cwd=tmp_path) as process:
+        try:
+            end = time.monotonic() + 30
+            while not (part.exists() and part.stat().st_size) and time.monotonic() < end:
+                time.sleep(0.02)
+        finally:
+            process.kill()
+    have = part.stat().st_size  # what reached the disk
+    assert 0 < have <= 20_000
+    web.stall_at = None
+    web.requests.clear()
+    done = run(tmp_path, *overrides)
+    assert done.returncode == 0, done.stderr
+    size = len(web.files["/zips/train2017.zip"])
+    assert {path: web.gets(path) for m, path, *_ in web.requests if m == "GET"} == {
+        "/zips/train2017.zip": [(f"bytes={have}-", size - have)]
+    }, "annotations and val2017 were complete"
+
+
+@pytest.mark.slow
+def test_command_without_network_names_host_and_way_out(tmp_path: Path) -> None:
+    done = run(tmp_path, "base_url=http://nowhere.invalid")
+    assert_refused(done, tmp_path, "nowhere.invalid", "source=DIR")
+
+
+@pytest.mark.slow
+def test_command_names_what_the_source_lacks(source: Path, tmp_path: Path) -> None:
+    assert_refused(run(tmp_path, "source=absent"), tmp_path, "source folder not found: absent")
+    shutil.rmtree(source / "val2017")
+    (source / "annotations" / "instances_val2017.json").unlink()
+    done = run(tmp_path, "source=coco")
+    assert_refused(
+        done, tmp_path, "annotations/instances_val2017.json", "val2017/ (or images/val2017/)", "both splits"
+    )
+
+
+@pytest.mark.slow
+def test_command_names_line_and_column_of_broken_json(source: Path, tmp_path: Path) -> None:
+    path = source / "annotations" / "instances_train2017.json"
+    path.write_text('{"images": [],\n "annotations": [1, }')
+    assert_refused(run(tmp_path, "source=coco"), tmp_path, "instances_train2017.json", "line 2 column 21")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("sizes=[100,0]", "sizes must be"), ("images=move", "link, copy, skip"), ("seeed=1", "nearest: seed")],
+)
+def test_command_refuses_wrong_settings(tmp_path: Path, override: str, message: str) -> None:
+    assert_refused(run(tmp_path, "source=coco", override), tmp_path, message)

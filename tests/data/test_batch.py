@@ -1,0 +1,122 @@
+"""Items joined to a batch, and where it goes."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_dataset import IMAGE_FRAME, SIZE, make
+
+from roiseg.data.batch import RoiBatch, collate
+
+
+def test_a_batch_numbers_the_rois_by_image_in_order(evaluation):
+    samples = [evaluation[n] for n in (2, 0, 1)]
+    batch = collate(samples)
+    assert batch.images.shape == (3, *SIZE, 3)
+    assert batch.images.dtype == torch.uint8
+    assert batch.rois[:, 0].tolist() == [0, 0, 1, 1, 2]
+    assert batch.rois.dtype == torch.float32
+    np.testing.assert_array_equal(batch.rois[:, 1:], np.concatenate([s.rois for s in samples]))
+    np.testing.assert_array_equal(batch.targets, np.concatenate([s.targets for s in samples]))
+    np.testing.assert_array_equal(batch.images[1], samples[1].image)
+
+
+def test_a_batch_joins_what_is_measured(coco_set):
+    dataset = make(coco_set, spec=IMAGE_FRAME)
+    samples = [dataset[n] for n in (2, 0, 1)]
+    batch = collate(samples)
+    assert batch.measured.dtype == torch.uint8
+    np.testing.assert_array_equal(batch.measured, np.concatenate([s.measured for s in samples]))
+    assert all(len(s.measured) == len(s.targets) == len(s.image) == 0 for s in batch.samples)
+
+
+def without_rois(sample):
+    return type(sample)(
+        sample.image_index, sample.image_id, sample.file_name, sample.image, sample.transform, sample.original_size,
+        sample.rois[:0], sample.targets[:0], measured=sample.measured[:0],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("empty", [(0,), (1,), (0, 2), (0, 1, 2)])
+def test_images_without_rois_are_batched(evaluation, empty):
+    samples = [without_rois(evaluation[n]) if n in empty else evaluation[n] for n in range(3)]
+    batch = collate(samples)
+    assert batch.rois.shape == (sum(len(s.rois) for s in samples), 5)
+    assert batch.targets.shape == (len(batch.rois), 14, 14)
+    assert set(batch.rois[:, 0].int().tolist()) == set(range(3)) - set(empty)
+    assert [len(boxes) for boxes in batch.original_boxes()] == [len(s.rois) for s in samples]
+
+
+def test_rois_are_taken_back_to_original_pixels(training, evaluation):
+    batch = collate([evaluation[n] for n in range(len(evaluation))])
+    for sample, boxes in zip(batch.samples, batch.original_boxes(), strict=True):
+        annotations = evaluation.annotations
+        eligible = annotations.eligible(sample.image_index, 16)
+        np.testing.assert_allclose(boxes, annotations.pixel_boxes(sample.image_index)[eligible], atol=1e-3)
+    mirrored = collate([training[epoch, 0] for epoch in range(6)])
+    assert any(sample.transform.scale_x < 0 for sample in mirrored.samples)
+    for boxes in mirrored.original_boxes():
+        assert (boxes[:, :2] < boxes[:, 2:]).all()
+
+
+def test_moving_a_batch_keeps_everything(evaluation):
+    batch = collate([evaluation[0]])
+    batch.features = (torch.ones(1, 2, 3, 3),)
+    moved = batch.to("cpu")
+    assert torch.equal(moved.rois, batch.rois)
+    assert torch.equal(moved.features[0], batch.features[0])
+    assert moved.samples is batch.samples
+
+
+def test_windows_are_taken_back_to_original_pixels_each_by_its_own_image(training):
+    batch = collate([training[epoch, n] for epoch, n in ((0, 0), (1, 1), (2, 0), (3, 2), (4, 3))])
+    windows = torch.tensor([[0.0, 0, 64, 64]]).expand(len(batch.rois), 4)
+    mirrored = 0
+    for sample, boxes in zip(batch.samples, batch.original_boxes(windows), strict=True):
+        t = sample.transform
+        edges = [(0 - t.shift_x) / t.scale_x, (64 - t.shift_x) / t.scale_x]
+        tops = [-t.shift_y / t.scale_y, (64 - t.shift_y) / t.scale_y]
+        want = [min(edges), tops[0], max(edges), tops[1]]
+        np.testing.assert_allclose(boxes, [want] * 3, atol=1e-3)
+        mirrored += t.scale_x < 0
+    assert mirrored
+
+
+def test_windows_of_no_rois_are_none(evaluation):
+    batch = collate([without_rois(evaluation[n]) for n in range(2)])
+    assert [boxes.shape for boxes in batch.original_boxes(torch.zeros(0, 4))] == [(0, 4), (0, 4)]
+
+
+def filled(dataset):
+    """A batch in which every field holds something."""
+    batch = collate([dataset[0], dataset[1]])
+    return replace(batch, features=(torch.ones(2, 3, 4, 4),), inputs=torch.ones(2, 3, *SIZE))
+
+
+def test_every_tensor_of_a_batch_moves(coco_set):
+    batch = filled(make(coco_set, spec=IMAGE_FRAME))
+    others = [field.name for field in fields(RoiBatch) if "RoiBatch" in str(field.type)]
+    moved = replace(batch, **dict.fromkeys(others, batch)).to("meta")
+    for field in fields(RoiBatch):
+        value = getattr(moved, field.name)
+        if field.name in others:
+            assert value.images.device.type == value.features[0].device.type == "meta", field
+        elif field.name not in ("samples", "pictured", "skipped"):
+            tensors = value if isinstance(value, tuple) else (value,)
+            assert {t.device.type for t in tensors} == {"meta"}, field
+
+
+def test_a_batch_without_features_moves_too(evaluation):
+    moved = collate([evaluation[0]]).to("meta")
+    assert moved.features == ()
+    assert moved.inputs is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU's driver pins memory")
+def test_pinning_pins_everything_a_loader_fills_in(coco_set):
+    batch = collate([make(coco_set, spec=IMAGE_FRAME)[0]]).pin_memory()
+    for name in ("images", "rois", "targets", "measured", "pixel_sizes", "stored"):
+        assert getattr(batch, name).is_pinned(), name

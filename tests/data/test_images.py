@@ -1,0 +1,149 @@
+"""Pictures: missing, damaged, too large, of any kind."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from helpers import user_error
+from PIL import Image
+from tiny_dataset import SIZE, SPEC, make
+
+from roiseg.common.errors import UserError
+from roiseg.data.augment import Augment
+from roiseg.data.coco_json import load_annotations
+from roiseg.data.dataset import RoiDataset
+from roiseg.data.images import MAX_PIXELS, read_image
+from roiseg.data.views import Views
+from roiseg.geometry.letterbox import Letterbox
+
+
+def test_missing_images_are_counted_and_the_first_is_named(broken_set):
+    (broken_set.images / "b.jpg").unlink()
+    (broken_set.images / "d.jpg").unlink()
+    with pytest.raises(UserError, match=r"2 of 5 images .* the first is b\.jpg"):
+        make(broken_set)
+
+
+def test_an_image_that_is_no_item_may_be_missing(broken_set):
+    (broken_set.images / "empty.jpg").unlink()
+    assert len(make(broken_set)) == 5
+
+
+def test_a_missing_folder_is_named_with_its_setting(coco_set, tmp_path):
+    with pytest.raises(UserError, match=r"image folder not found: .*data\.train_images"):
+        RoiDataset(
+            load_annotations(coco_set.json), tmp_path / "none", Views(Letterbox(SIZE), Augment()), SPEC
+        )
+
+
+def test_an_image_that_vanishes_later_is_named(broken_set):
+    dataset = make(broken_set)
+    (broken_set.images / "b.jpg").unlink()
+    with pytest.raises(UserError, match=r"image not found: .*b\.jpg"):
+        dataset[1]
+
+
+def spoil_size(path):
+    cv2.imwrite(str(path), np.zeros((30, 20, 3), np.uint8))
+
+
+def spoil_text(path):
+    path.write_text("this is no picture\n" * 50)
+
+
+def spoil_empty(path):
+    path.write_bytes(b"")
+
+
+def spoil_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [(spoil_size, "20x30 pixels, its annotation record says 64x96"), (spoil_text, "b.jpg"),
+     (spoil_empty, "b.jpg"), (spoil_folder, "b.jpg")],
+)  # fmt: skip
+def test_an_image_that_does_not_fit_is_named(broken_set, spoil, words):
+    dataset = make(broken_set)
+    spoil(broken_set.images / "b.jpg")
+    with pytest.raises(UserError, match=words) as caught:
+        dataset[1]
+    assert str(broken_set.images / "b.jpg") in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_a_truncated_image_is_named_not_filled_with_grey(tmp_path, suffix, share):
+    path = tmp_path / f"a{suffix}"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (80, 90, 3)).astype(np.uint8))
+    assert read_image(path).shape == (80, 90, 3)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(UserError, match="damaged") as caught:
+        read_image(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tif"])
+def test_damaged_bytes_give_a_picture_or_a_named_error(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8))
+    whole = path.read_bytes()
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        data = bytearray(whole)
+        for _ in range(rng.integers(1, 4)):
+            data[rng.integers(min(len(data), 200))] = rng.integers(256)
+        path.write_bytes(bytes(data))
+        message = user_error(read_image, path)
+        assert not message or str(path) in message
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_an_image_of_too_many_pixels_is_refused_unread(tmp_path):
+    path = tmp_path / "huge.png"
+    Image.new("1", (20_000, 5_001)).save(path)
+    assert MAX_PIXELS < 20_000 * 5_001
+    with pytest.raises(UserError, match="20000x5001"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "LA"])
+def test_pictures_of_any_colour_mode_become_rgb(tmp_path, mode):
+    picture = Image.new("RGB", (20, 10), (200, 30, 60))
+    picture.paste((255, 255, 255), (10, 0, 20, 10))
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    picture.convert(mode).save(path)
+    image = read_image(path, (10, 20))
+    assert image.shape == (10, 20, 3)
+    assert image.dtype == np.uint8
+    assert (image[:, 15] > 250).all()
+    if mode in ("RGBA", "P", "CMYK"):
+        np.testing.assert_allclose(image[5, 5], [200, 30, 60], atol=30)
+
+
+def test_a_picture_is_turned_as_its_camera_says(tmp_path):
+    picture = Image.new("RGB", (30, 20))
+    picture.paste((255, 255, 255), (0, 0, 10, 20))  # the left third
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: to be turned by 90 degrees clockwise
+    picture.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    image = read_image(tmp_path / "a.jpg", (30, 20))
+    assert (image[:8] > 200).all()  # left has become the top
+    assert (image[12:] < 50).all()
+
+
+def test_colours_are_red_green_blue(tmp_path):
+    Image.new("RGB", (4, 4), (10, 20, 30)).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png")[0, 0], [10, 20, 30])
+
+
+@pytest.mark.realdata
+def test_real_images_decode_as_opencv_decodes_them(realdata):
+    for path in sorted((realdata / "coco128_person/images/val2017").glob("*.jpg"))[:5]:
+        theirs = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+        assert np.abs(read_image(path).astype(int) - theirs).max() <= 2
