@@ -19,6 +19,7 @@ from roiseg.cli.folders import claim
 from roiseg.cli.types import check_types
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
+from roiseg.evaluation.stored_data import stored_values
 from roiseg.inference.box_files.given import BoxFile
 from roiseg.inference.box_files.open_boxes import open_boxes
 from roiseg.inference.checkpoint import read_checkpoint
@@ -99,16 +100,27 @@ def check(content: dict[str, Any]) -> None:
             )
 
 
-def category_of(ckpt: str | None) -> int:
-    """The category that a checkpoint was trained on; 1 where none is told.
+def trained_on(ckpt: str | None) -> dict[str, Any]:
+    """Files and category of the data that a checkpoint was trained on, as far as it tells.
 
     Raises:
         UserError: the checkpoint is absent, damaged or not trusted.
     """
-    if ckpt is None:
-        return 1
-    data = read_checkpoint(ckpt)["roiseg"]["config"].get("data") or {}
-    return int(data.get("category_id", 1))
+    return {} if ckpt is None else stored_values(read_checkpoint(ckpt)["roiseg"]["config"], Path(ckpt))
+
+
+def category_of(ckpt: str | None) -> int:
+    """The category that a checkpoint was trained on; 1 where none is told.
+
+    Raises:
+        UserError: the checkpoint is absent, damaged or not trusted, or its category is no number.
+    """
+    category = trained_on(ckpt).get("category_id", 1)
+    if not isinstance(category, int):
+        raise UserError(
+            f"checkpoint {ckpt} has an impossible data.category_id, {category!r}: give category_id="
+        )
+    return category
 
 
 def find_boxes(content: dict[str, Any], source: Source, predictor: Predictor) -> BoxFile | None:
@@ -129,9 +141,15 @@ def find_boxes(content: dict[str, Any], source: Source, predictor: Predictor) ->
         return open_boxes(content["boxes"], *options)
     if content["ckpt"] is None:
         raise UserError("boxes=coco are those a checkpoint was trained on: give ckpt=..., or boxes=FILE")
-    data = read_checkpoint(content["ckpt"])["roiseg"]["config"]["data"]
-    validation = open_boxes(data["val_annotations"], *options)
-    return validation if knows_any(validation, source) else open_boxes(data["train_annotations"], *options)
+    data = trained_on(content["ckpt"])
+    files = [data[key] for key in ("val_annotations", "train_annotations") if data.get(key)]
+    if not files:
+        raise UserError(f"checkpoint {content['ckpt']} does not tell its annotations: give boxes=FILE")
+    for file in files:
+        found = open_boxes(file, *options)
+        if knows_any(found, source):
+            break
+    return found
 
 
 def report_left_out(tally: Tally, boxes: BoxFile | None) -> None:

@@ -181,6 +181,40 @@ def test_the_annotations_of_the_training(run, checkpoint, coco_set, table, tmp_p
     assert len(results(tmp_path / "out")) == 2
 
 
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"category_id": "x"}, "impossible data.category_id, 'x'"),
+        ({"category_id": None}, "impossible data.category_id, None"),
+        ({"val_annotations": None, "train_annotations": None}, "does not tell its annotations: give boxes="),
+        ({"val_annotations": "${oc.env:HOME}"}, "is not trusted"),
+    ],
+)
+def test_what_a_checkpoint_tells_of_its_data_is_not_believed_blindly(
+    run, checkpoint, coco_set, tmp_path, data, words
+):
+    content = torch.load(checkpoint, weights_only=True)
+    content["roiseg"]["config"]["data"] |= data
+    torch.save(content, tmp_path / "x.pth")
+    code, stderr = run(f"source={coco_set.images}/d.jpg", "boxes=coco", ckpt="x.pth")
+    assert code == 2
+    assert words in one_line(stderr)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_category_is_the_checkpoints_unless_another_is_given(run, checkpoint, coco_set, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    content["roiseg"]["config"]["data"]["category_id"] = 18
+    torch.save(content, tmp_path / "x.pth")
+    boxes = f"boxes={coco_set.json}"
+    for arguments, category in (([], 18), (["category_id=1"], 1)):
+        code, stderr = run(
+            f"source={coco_set.images}", boxes, *arguments, f"output_dir=out{category}", ckpt="x.pth"
+        )
+        assert code == 0, stderr
+        assert {record["category_id"] for record in results(tmp_path / f"out{category}")} == {category}
+
+
 def test_an_exported_file_gives_what_the_checkpoint_gives(
     run, checkpoint, coco_set, onnx_file, table, tmp_path
 ):
