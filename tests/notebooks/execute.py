@@ -44,7 +44,7 @@ class Hook(DisplayHook):
     """Keeps the value of a cell."""
 
     def write_output_prompt(self):
-        pass
+        """Notebooks number their cells."""
 
     def write_format_data(self, format_dict, md_dict=None):
         keep("execute_result", format_dict, md_dict)

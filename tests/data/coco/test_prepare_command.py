@@ -23,6 +23,11 @@ def run(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+def from_the_web(web: Web, sums: dict[str, str]) -> list[str]:
+    """Overrides that take COCO from a server, with these checksums."""
+    return [f"base_url={web.url}", "sizes=[8,3]", *(f"md5.{name}={value}" for name, value in sums.items())]
+
+
 def assert_refused(done: subprocess.CompletedProcess[str], cwd: Path, *fragments: str) -> None:
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("roiseg: error: ")
@@ -51,11 +56,7 @@ def test_command_from_a_folder(source: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_command_from_the_web(web: Web, source: Path, tmp_path: Path) -> None:
     sums = serve_coco(web, source)
-    overrides = [
-        f"base_url={web.url}",
-        "sizes=[8,3]",
-        *(f"md5.{name}={value}" for name, value in sums.items()),
-    ]
+    overrides = from_the_web(web, sums)
     wrong = run(tmp_path, *overrides, f"md5.annotations={'0' * 32}")
     assert wrong.returncode == 2
     assert wrong.stderr.count("\n") == 1
@@ -71,12 +72,7 @@ def test_command_from_the_web(web: Web, source: Path, tmp_path: Path) -> None:
 def test_of_two_commands_at_once_one_downloads_and_the_other_waits(
     web: Web, source: Path, tmp_path: Path
 ) -> None:
-    sums = serve_coco(web, source)
-    overrides = [
-        f"base_url={web.url}",
-        "sizes=[8,3]",
-        *(f"md5.{name}={value}" for name, value in sums.items()),
-    ]
+    overrides = from_the_web(web, serve_coco(web, source))
     command = [sys.executable, "-m", "roiseg.prepare", *overrides]
     both = [
         subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -91,12 +87,7 @@ def test_of_two_commands_at_once_one_downloads_and_the_other_waits(
 
 @pytest.mark.slow
 def test_command_that_was_killed_goes_on_where_it_stopped(web: Web, source: Path, tmp_path: Path) -> None:
-    sums = serve_coco(web, source)
-    overrides = [
-        f"base_url={web.url}",
-        "sizes=[8,3]",
-        *(f"md5.{name}={value}" for name, value in sums.items()),
-    ]
+    overrides = from_the_web(web, serve_coco(web, source))
     part = tmp_path / "data" / "downloads" / "train2017.zip.part"
     web.stall_at = 20_000
     with subprocess.Popen([sys.executable, "-m", "roiseg.prepare", *overrides], cwd=tmp_path) as process:
