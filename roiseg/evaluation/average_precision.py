@@ -50,7 +50,8 @@ def average_precision(
     """Average precision and recall over all images.
 
     Args:
-        truths: COCO annotations of one category; results in crowds count neither for nor against.
+        truths: COCO annotations of one category, their ids not read; results in crowds count neither for nor
+            against.
         results: COCO results of that category: `image_id`, `segmentation` (RLE), `bbox`, `score`.
         image_ids: all images that were looked at, those without truth or result included.
         kind: "segm" compares masks, "bbox" boxes.
@@ -83,18 +84,16 @@ def _completed(results: Sequence[dict[str, Any]], kind: str) -> list[dict[str, A
             coco_mask.area(result["segmentation"]) if kind == "segm" else np.prod(result["bbox"][2:])
         )
 
-    return [
-        {**result, "id": number, "category_id": 1, "iscrowd": 0, "area": area(result)}
-        for number, result in enumerate(results, 1)
-    ]
+    return [{**result, "category_id": 1, "iscrowd": 0, "area": area(result)} for result in results]
 
 
 def _index(records: Sequence[dict[str, Any]], image_ids: Sequence[int]) -> COCO:
+    """Records under ids of their own: the tool reads 0 as "no match", and of equal ids keeps one record."""
     index = COCO()
     unread = {"height": 0, "width": 0}  # an RLE has a size of its own
     index.dataset = {
         "images": [{"id": int(image_id), **unread} for image_id in image_ids],
-        "annotations": [dict(record) for record in records],
+        "annotations": [{**record, "id": number} for number, record in enumerate(records, 1)],
         "categories": [{"id": 1}],
     }
     index.createIndex()

@@ -126,10 +126,10 @@ class IouScore(LossTerm):
 
 @torch.no_grad()
 def true_iou(given: LossInput, candidates: Tensor) -> Tensor:
-    """[R, M] IoU of the target's mask in candidates [R, M, K, h, w] with the truth."""
+    """[R, M] IoU of the target's mask in candidates [R, M, K, h, w] with the truth; 0 if both are empty."""
     weights = given.weights[:, None]
     drawn = candidates.argmax(dim=2) == TARGET
     truth = (given.target == TARGET)[:, None]
     overlap = (weights * (drawn & truth)).sum(dim=(2, 3))
     union = (weights * (drawn | truth)).sum(dim=(2, 3))
-    return torch.where(union > 0, overlap / union.clamp(min=1e-6), torch.ones_like(union))
+    return overlap / union.clamp(min=1e-6)

@@ -24,7 +24,7 @@ class InstanceRecord(NamedTuple):
         x1, y1, x2, y2: its annotated box, the ROI, in original pixels.
         area: of the annotated mask, in original pixels.
         non_target_share: share 0..1 of the ROI's cells that other annotated persons cover.
-        iou: of predicted and annotated mask.
+        iou: of predicted and annotated mask; 0 where nothing is annotated, whatever is predicted.
         boundary_iou: of those of their pixels that are near their edges (Cheng et al., 2021).
     """
 
@@ -121,7 +121,7 @@ def _union(a: Window, b: Window) -> Window:
 
 def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 1.0
+    return np.count_nonzero(a & b) / union if union else 0.0
 
 
 def _boundary(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
 
-from roiseg.common.classes import CLASS_NAMES, IGNORE
+from roiseg.common.classes import CLASS_NAMES, IGNORE, TARGET
 from roiseg.data.analysis import CROWDED
 from roiseg.training.instances import InstanceRecord
 
@@ -20,7 +20,8 @@ class PixelMetrics(MetricCollection):
 
     `miou`: mean over classes of IoU; `pixel_accuracy`; `mean_pixel_accuracy`: mean over classes of recall;
     `dice`: mean over classes of Dice (= F1); per class: `<class>_iou`, `<class>_dice`. Means leave out a
-    class that is neither predicted nor true anywhere; its own figures are 0.
+    class that is neither predicted nor true anywhere; its own figures are 0. A ROI without a target pixel
+    says nothing of a target and is not counted; without any other all figures are 0.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -41,11 +42,12 @@ class PixelMetrics(MetricCollection):
     def update(self, predicted: Tensor, truth: Tensor) -> None:  # type: ignore[override]
         """Count the pixels of class maps [R, h, w]; 255 in `truth` is ignored."""
         if predicted.numel():  # torchmetrics cannot reshape nothing
-            super().update(predicted, truth)
+            empty = (truth != TARGET).flatten(1).all(dim=1)
+            super().update(predicted, truth.masked_fill(empty[:, None, None], IGNORE))
 
     def scalars(self) -> dict[str, Tensor]:
         """Scalars by name."""
-        result = self.compute()
+        result = {name: value.nan_to_num(0) for name, value in self.compute().items()}  # nothing was counted
         for kind in ("iou", "dice"):
             for name, value in zip(CLASS_NAMES, result.pop(f"class_{kind}"), strict=False):
                 result[f"{name}_{kind}"] = value

@@ -86,6 +86,19 @@ def test_more_than_a_hundred_persons_in_an_image_all_count():
     assert figures["AP"] == pytest.approx(1) and figures["AR"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("ids", [(0, 1), (1, 0), (-1, -2), (5, 5)])
+@pytest.mark.parametrize("kind", ["segm", "bbox"])
+def test_no_id_of_an_annotation_matters(ids, kind):
+    """The tool alone reads 0 as no match, and keeps one of two records of an id (files that are joined)."""
+    boxes = [(0, 0, 40, 40), (60, 0, 100, 40)]
+    truths = [
+        truth(identity, image, box) for image, (identity, box) in enumerate(zip(ids, boxes, strict=True))
+    ]
+    results = [result(image, box, 0.9) for image, box in enumerate(boxes)]
+    figures = average_precision(truths, results, [0, 1], kind)
+    assert figures["AP"] == figures["AR"] == 1
+
+
 def test_it_prints_nothing(capsys):
     average_precision([truth(1, 1, (0, 0, 9, 9))], [result(1, (0, 0, 9, 9), 1.0)], [1])
     assert capsys.readouterr().out == ""

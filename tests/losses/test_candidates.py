@@ -11,7 +11,7 @@ from roiseg.common.errors import UserError
 from roiseg.losses.base import LossInput
 from roiseg.losses.bce_dice import BceDice
 from roiseg.losses.boundary import BoundaryCrossEntropy, BoundaryDistance
-from roiseg.losses.candidates import CandidateMinimum, IouScore, true_iou
+from roiseg.losses.candidates import CandidateMinimum, IouScore
 from roiseg.losses.cross_entropy import CrossEntropy
 from roiseg.losses.dice import Dice
 from roiseg.losses.focal import FocalCrossEntropy
@@ -222,12 +222,6 @@ def test_score_is_measured_against_the_iou_of_each_candidate(squared, classes, e
             errors.append((float(iou[r, m]) - true) ** 2 if squared else abs(float(iou[r, m]) - true))
     got = IouScore(squared)(given(candidates, target, iou, emphasis=emphasis))
     assert got.item() == pytest.approx(sum(errors) / len(errors), rel=1e-9)
-
-
-def test_nothing_drawn_where_nothing_is_has_an_iou_of_one():
-    candidates, target = torch.zeros(1, 1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)
-    candidates[:, :, 0] = 1
-    assert true_iou(given(candidates, target), candidates).item() == 1
 
 
 def test_the_score_learns_and_the_masks_do_not():

@@ -10,7 +10,10 @@ from pycocotools import mask as coco_mask
 
 from roiseg.common.classes import CLASS_NAMES
 from roiseg.data.batch import RoiBatch, RoiSample
+from roiseg.evaluation.average_precision import average_precision
 from roiseg.geometry.letterbox import Transform
+from roiseg.losses.base import LossInput
+from roiseg.losses.candidates import true_iou
 from roiseg.training.instances import InstanceRecord, measure_instances
 from roiseg.training.metrics import InstanceMetrics, PixelMetrics
 
@@ -67,7 +70,7 @@ def test_two_class_metrics_do_not_speak_of_the_non_target():
     assert not [name for name in metrics.scalars() if "non_target" in name]
 
 
-@pytest.mark.parametrize("only", [[0, 1], [1], [0, 2]])
+@pytest.mark.parametrize("only", [[0, 1], [1], [1, 2]])
 def test_a_class_that_never_occurs_is_left_out_of_means_and_is_itself_0(only):
     predicted, truth = class_maps(3, only=only)
     metrics = PixelMetrics(3)
@@ -315,10 +318,51 @@ def test_a_perfect_prediction_scores_1():
     }
 
 
-def test_an_annotation_without_pixels_agrees_with_an_empty_prediction_only():
-    nothing = np.zeros((10, 10), bool)
-    assert measure(torch.zeros(2, 2), [2, 2, 8, 8], nothing)["instance_iou"] == 1
-    assert measure(torch.ones(2, 2), [2, 2, 8, 8], nothing)["instance_iou"] == 0
+NOTHING = {"size": [10, 10], "counts": rle(np.zeros((10, 10)))["counts"]}
+
+
+def pixel_scores(predicted):
+    metrics = PixelMetrics(3)
+    metrics.update(predicted, torch.tensor([0, 2, 255, 0]).expand(1, 2, 4))
+    return list(scalars(metrics).values())
+
+
+def precision_of(results):
+    truth = {
+        "image_id": 1,
+        "iscrowd": 0,
+        "category_id": 1,
+        "segmentation": NOTHING,
+        "area": 0,
+        "bbox": [0] * 4,
+    }
+    return [value or 0 for value in average_precision([truth], results, [1]).values()]
+
+
+def score_of_candidates(drawn):
+    target, logits = torch.zeros(1, 4, 4, dtype=torch.long), torch.zeros(1, 1, 3, 4, 4)
+    logits[:, :, drawn] = 1
+    return true_iou(LossInput(logits[:, 0], target, emphasis=torch.ones(1, 4, 4)), logits).flatten().tolist()
+
+
+EMPTY = np.zeros((10, 10), bool)
+SCORES_OF_AN_EMPTY_TRUTH = {
+    "instances, empty": lambda: measure(torch.zeros(2, 2), [2, 2, 8, 8], EMPTY).values(),
+    "instances, drawn": lambda: measure(torch.ones(2, 2), [2, 2, 8, 8], EMPTY).values(),
+    "pixels, empty": lambda: pixel_scores(torch.tensor([0, 2, 0, 0]).expand(1, 2, 4)),
+    "pixels, drawn": lambda: pixel_scores(torch.ones(1, 2, 4, dtype=torch.long)),
+    "precision, nothing found": lambda: precision_of([]),
+    "precision, empty": lambda: precision_of(
+        [{"image_id": 1, "segmentation": NOTHING, "score": 1.0, "bbox": [0, 0, 0, 0]}]
+    ),
+    "candidates, empty": lambda: score_of_candidates(0),
+    "candidates, drawn": lambda: score_of_candidates(1),
+}
+
+
+@pytest.mark.parametrize("scores", SCORES_OF_AN_EMPTY_TRUTH.values(), ids=SCORES_OF_AN_EMPTY_TRUTH)
+def test_an_empty_truth_scores_0_whatever_is_predicted(scores):
+    assert set(map(float, scores())) == {0.0}
 
 
 def test_instances_of_a_huge_image_are_measured_in_the_window_they_fill():
