@@ -36,21 +36,9 @@ class InEpochCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self.stop: Stop | None = None
         self._batches: int | None = None  # of the epoch that are done, while a checkpoint is made
-        self._came_from: dict[str, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse to go on within an epoch of other steps.
-
-        Raises:
-            UserError: the checkpoint was saved within an epoch of another number of steps.
-        """
-        before = self._came_from.get("steps", trainer.num_training_batches)
-        if before != trainer.num_training_batches:
-            raise UserError(
-                f"the checkpoint was saved within an epoch of {before} steps, this run's have "
-                f"{trainer.num_training_batches}: use the same images, data.batch_size and devices, or set "
-                "ckpt_path to the last checkpoint_epoch_*.pth"
-            )
+        """From here on a signal waits for the end of the step."""
         self._take_back()
         self._defer(True)
 
@@ -114,10 +102,9 @@ class InEpochCheckpoint(Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Go on within the epoch, if the checkpoint was made there."""
-        self._came_from = checkpoint.get("in_epoch", {})
-        if self._came_from:
+        if within := checkpoint.get("in_epoch"):
             assert isinstance(pl_module, RoiSegModule)
-            pl_module.go_on_with(self._came_from["losses"])
+            pl_module.go_on_with(within["losses"])
 
     def _remove_outdated(self, trainer: L.Trainer) -> None:
         if trainer.is_global_zero:

@@ -33,7 +33,7 @@ from roiseg.common.files import atomic_path, existing_file, remove_leftovers, wr
 from roiseg.common.signals import Stop, stoppable
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.extractor.onnx_extractor import OnnxExtractor
-from roiseg.inference.checkpoint import describe, read_checkpoint
+from roiseg.inference.checkpoint import describe, newest, read_checkpoint
 from roiseg.inference.resume import check_resumable, find_last, progress
 
 log = logging.getLogger(__name__)
@@ -64,12 +64,13 @@ def run(cfg: DictConfig, processes: Processes, stop: Stop) -> dict[str, Any]:
     """Build, train and test, together with the other processes if there are any."""
     with processes.in_turn():
         extractor = build.build_extractor(cfg)
+        found = find_checkpoint(cfg, extractor) if processes.first else None
         decoder = build.build_decoder(cfg, extractor)
         data = build.build_datamodule(cfg, extractor, decoder)
         loss = build.build_loss(cfg, decoder, data)
         clicks = build.build_clicks(cfg, decoder)
         if processes.first:
-            choose_folders(cfg, find_checkpoint(cfg, extractor), processes.held)
+            choose_folders(cfg, found, processes.held)
     checkpoint = share_folders(cfg, processes)
     if checkpoint is not None:
         data.first_epoch, data.first_batch = progress(read_checkpoint(checkpoint))
@@ -129,7 +130,7 @@ def choose_folders(cfg: DictConfig, checkpoint: Path | None, held: ExitStack) ->
     if not new:
         remove_leftovers(output, checkpoints)
         if cfg.ckpt_path == "last":  # another process may have gone on meanwhile, and ended
-            checkpoint = find_last(checkpoints, build.plain(cfg))
+            checkpoint = newest(checkpoints)
     with open_dict(cfg):
         cfg.paths.output_dir, cfg.paths.checkpoint_dir = str(output), str(checkpoints)
         cfg.ckpt_path = None if checkpoint is None else str(checkpoint)

@@ -1,7 +1,9 @@
-"""Going on from a checkpoint: which one, whether it fits, and where it was."""
+"""Resuming from a checkpoint: which one, whether it fits, and where it was."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,28 @@ from roiseg.common.errors import UserError
 from roiseg.inference.checkpoint import newest, read_checkpoint
 
 _TRAINER_STATE = {"optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step"}
+# what makes a run this run and not another
+_PARTS = (
+    "seed", "data", "extractor", "model", "loss", "optimizer", "scheduler", "clicks", "trainer", "callbacks",
+)  # fmt: skip
+# but for these: where it writes, how long it trains, what becomes of damaged images, how boxes are read
+_SAME_RUN = (
+    "data.on_error", "extractor.detector*", "callbacks.*.*", "trainer.default_root_dir",
+    "trainer.max_epochs", "trainer.max_steps", "trainer.max_time",
+)  # fmt: skip
+# what a resumed run takes from its own configuration, not from the checkpoint, and may therefore change;
+# the detector's SHA-256 is compared whatever its path
+_HONOURED = (
+    "data.train_annotations", "data.train_images", "data.val_annotations", "data.val_images", "data.source*",
+    "data.index_dir", "data.num_workers", "data.pin_memory", "data.val_batch_size", "data.cache*",
+    "data.test_mirror", "data.zooms*", "extractor.onnx_path", "extractor.source*", "extractor.providers",
+    "extractor.threads", "trainer.accelerator", "trainer.strategy*", "trainer.benchmark", "trainer.enable_*",
+    "trainer.detect_anomaly", "trainer.profiler*", "trainer.log_every_n_steps", "trainer.limit_val_batches",
+    "trainer.limit_test_batches", "trainer.num_sanity_val_steps", "trainer.check_val_every_n_epoch",
+    "callbacks*",
+)  # fmt: skip
+# of the callbacks, these are restored from the checkpoint
+_RESTORED = ("callbacks.ema", "callbacks.early_stopping.patience")
 
 
 def find_last(checkpoint_dir: Path, config: dict[str, Any]) -> Path | None:
@@ -26,34 +50,37 @@ def find_last(checkpoint_dir: Path, config: dict[str, Any]) -> Path | None:
             saved = read_checkpoint(path)["roiseg"]["config"]
         except UserError:
             continue
-        if identity(saved) == identity(config):
+        if not changes(saved, config, _SAME_RUN):
             return path
     return None
 
 
-def identity(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that makes a run this run and not another."""
-    kept = {
-        key: config.get(key)
-        for key in ("data", "extractor", "model", "loss", "optimizer", "scheduler", "clicks", "seed")
+def changes(before: dict[str, Any], now: dict[str, Any], allowed: tuple[str, ...]) -> dict[str, Any]:
+    """What differs between two configurations, but for `allowed` keys: dotted key -> (before, now)."""
+    found = _differences({k: before.get(k) for k in _PARTS}, {k: now.get(k) for k in _PARTS})
+    return {
+        key: values
+        for key, values in found
+        if key in _RESTORED or not any(fnmatchcase(key, pattern) for pattern in allowed)
     }
-    # what becomes of damaged images, and how boxes are read at inference, do not make another run
-    kept["data"] = {k: v for k, v in (config.get("data") or {}).items() if k != "on_error"}
-    kept["extractor"] = {k: v for k, v in (config.get("extractor") or {}).items() if k != "detector"}
-    kept["trainer"] = {
-        key: value
-        for key, value in (config.get("trainer") or {}).items()
-        if key not in ("max_epochs", "max_steps", "max_time", "default_root_dir")
-    }
-    kept["callbacks"] = sorted(config.get("callbacks") or {})
-    return kept
+
+
+def _differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in sorted(before.keys() | now.keys()):
+            yield from _differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)
+    elif before != now:
+        yield key, (before, now)
 
 
 def check_resumable(path: str | Path, description: dict[str, Any]) -> None:
-    """Make sure a run described by `description` can go on from a checkpoint.
+    """Make sure a run described by `description` can resume from a checkpoint.
+
+    Optimizer, schedule and progress come from the checkpoint. What they keep a changed setting from having
+    its effect is refused, so that the run's `config.yaml` is true of all its epochs.
 
     Raises:
-        UserError: unreadable, or trained with another decoder, class count or features.
+        UserError: unreadable, or trained with other settings or another detector.
     """
     content = read_checkpoint(path)
     if missing := sorted(_TRAINER_STATE - content.keys()):
@@ -62,26 +89,23 @@ def check_resumable(path: str | Path, description: dict[str, Any]) -> None:
             "`python -m roiseg.train` has written, as it is"
         )
     saved = content["roiseg"]
-    theirs, ours = saved["config"].get("model") or {}, description["config"]["model"]
-    for key in sorted(theirs.keys() | ours.keys()):
-        if theirs.get(key) != ours.get(key):
-            raise UserError(
-                f"checkpoint {path} was trained with model.{key.strip('_')}={theirs.get(key)}, this run has "
-                f"{ours.get(key)}: use the same model, or start without ckpt_path"
-            )
-    for part, key in (("optimizer", "_target_"), ("loss", "learned")):  # what its other state belongs to
-        before, now = ((c["config"].get(part) or {}).get(key) for c in (saved, description))
-        if before != now:
-            raise UserError(
-                f"checkpoint {path} was trained with {part}.{key}={before}, this run has {now}: "
-                "use the same, or start without ckpt_path"
-            )
-    for key in ("layers", "shapes"):
+    changed = changes(saved["config"], description["config"], _SAME_RUN + _HONOURED)
+    if changed:
+        told = [f"{key}={before} (this run: {now})" for key, (before, now) in changed.items()]
+        more = f" and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
+        raise UserError(
+            f"checkpoint {path} was trained with {', '.join(told[:_TOLD])}{more}: "
+            "resume with the same, or start without ckpt_path"
+        )
+    for key in ("extractor_sha256", "layers", "shapes"):
         if saved[key] != description[key]:
             raise UserError(
                 f"checkpoint {path} was trained on features with {key} {saved[key]}, this run has "
                 f"{description[key]}: use the same extractor, or start without ckpt_path"
             )
+
+
+_TOLD = 5  # settings named in one line
 
 
 def progress(content: dict[str, Any]) -> tuple[int, int]:

@@ -68,6 +68,7 @@ class RoiSegModule(L.LightningModule):
         names = ["loss", *(f"loss_{name}" for name in loss.terms)]
         self.loss_means = LossMeans(names)
         self.train_means = nn.ModuleDict({name: WeightedMean() for name in names})
+        self._resumed_steps: int | None = None
 
     def forward(self, batch: RoiBatch) -> DecoderOutput:
         """Decode a batch whose features are filled in."""
@@ -167,8 +168,26 @@ class RoiSegModule(L.LightningModule):
         return self.train_means[name]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let the checkpoint carry what inference needs."""
+        """Let the checkpoint carry what inference needs, and what a resumed run must agree with."""
         checkpoint["roiseg"] = self.description
+        checkpoint["steps"] = int(self.trainer.num_training_batches)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember how long the checkpoint's epochs were."""
+        self._resumed_steps = checkpoint.get("steps")
+
+    def on_train_start(self) -> None:
+        """Refuse to resume where an epoch has another number of steps: the schedule would be out of place.
+
+        Raises:
+            UserError: it has.
+        """
+        before, now = self._resumed_steps, self.trainer.num_training_batches
+        if before not in (None, now):
+            raise UserError(
+                f"the checkpoint was trained with epochs of {before} steps, this run's have {now}: resume "
+                "with the same images, data.batch_size and devices, or start without ckpt_path"
+            )
 
     def _context(self, batch: RoiBatch) -> Context:
         points = None

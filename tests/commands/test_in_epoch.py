@@ -6,6 +6,7 @@ import json
 import signal
 
 import pytest
+import torch
 from faults.kills import same
 from helpers import run_command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -151,15 +152,23 @@ def test_every_so_many_steps_there_is_a_checkpoint_to_go_on_from(
     assert_same(results(tmp_path / "crashed"), results(tmp_path / "whole"))
 
 
-def test_an_epoch_of_other_steps_cannot_be_gone_on_with(tiny_overrides, run_main, stop, tmp_path):
+def test_a_run_is_not_resumed_with_epochs_of_other_steps(tiny_overrides, run_main, stop, tmp_path):
     command = [*tiny_overrides, *SMALL, *folders(tmp_path)]
-    stop("training_step", 2, *command)
-    code, stderr = run_main(roiseg.train, *command, "data.batch_size=2", "ckpt_path=last")
-    assert code == 2
-    line = stderr.strip().splitlines()[-1]
-    assert line.startswith(
-        "roiseg: error: the checkpoint was saved within an epoch of 5 steps, this run's have 3: "
-    )
+    stop("training_step", 8, *command)  # an epoch and three steps
+    within = newest(tmp_path / "ckpt")
+    content = read_checkpoint(within)
+    other = tmp_path / "other.pth"
+    torch.save({**content, "steps": 3}, other)  # of a data set that has grown since
+    before = sorted(tmp_path.rglob("*.pth"))
+    for change, told in (
+        ([f"ckpt_path={other}"], "was trained with epochs of 3 steps, this run's have 5: "),
+        (["data.batch_size=2", "ckpt_path=last"], "was trained with data.batch_size=1 (this run: 2): "),
+        (["optimizer.lr=0.5", "ckpt_path=last"], "(this run: 0.5): "),
+    ):
+        code, stderr = run_main(roiseg.train, *command, *change)
+        assert code == 2
+        assert told in stderr.strip().splitlines()[-1]
+        assert sorted(tmp_path.rglob("*.pth")) == before
 
 
 @pytest.mark.slow

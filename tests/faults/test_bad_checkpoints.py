@@ -59,14 +59,3 @@ def test_a_checkpoint_to_go_on_from(checkpoint, onnx_file, tmp_path, name):
     assert load_model(path)  # good enough for inference
     line = user_error(check_resumable, path, describe(tiny_config(onnx_file), tiny_extractor(onnx_file)))
     assert all(word in line for word in RESUMED[name].words)
-
-
-@pytest.mark.parametrize(
-    ("part", "options"), [("optimizer", {"_target_": "torch.optim.SGD"}), ("loss", {"learned": True})]
-)
-def test_a_run_whose_other_state_is_of_another_kind(checkpoint, onnx_file, part, options):
-    config = tiny_config(onnx_file)
-    config[part] = {**config[part], **options}
-    line = user_error(check_resumable, checkpoint, describe(config, tiny_extractor(onnx_file)))
-    assert str(checkpoint) in line
-    assert part in line

@@ -11,7 +11,7 @@ from helpers import user_error
 from tiny_run import tiny_config, tiny_extractor
 
 from roiseg.inference.checkpoint import describe
-from roiseg.inference.resume import check_resumable, find_last, identity
+from roiseg.inference.resume import _HONOURED, _SAME_RUN, changes, check_resumable, find_last
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -25,33 +25,74 @@ def test_the_same_run_can_be_resumed(checkpoint, description):
     check_resumable(checkpoint, description)
 
 
-def test_other_data_loss_or_length_can_be_resumed(checkpoint, description):
-    description["config"]["trainer"]["max_epochs"] = 50
-    description["config"]["data"]["batch_size"] = 9
-    description["config"]["loss"] = {"terms": {}}
+def put(config, key, value):
+    *parents, last = key.split(".")
+    for parent in parents:
+        config = config.setdefault(parent, {})
+    config[last] = value
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("trainer.max_epochs", 50),
+        ("trainer.accelerator", "gpu"),
+        ("data.num_workers", 7),
+        ("data.train_images", "moved/images"),
+        ("data.cache", {"_target_": "roiseg.extractor.cache.disk.DiskCache"}),
+        ("extractor.onnx_path", "moved/tiny.onnx"),
+        ("extractor.detector", {"_target_": "roiseg.extractor.detector.yolo.Yolo"}),
+        ("callbacks.early_stopping", {"patience": 3}),
+        ("callbacks", {"history": {"x": 1}}),
+        ("logger", {"wandb": {}}),
+        ("paths.output_dir", "elsewhere"),
+        ("optimized_metric", "val/miou"),
+    ],
+)
+def test_what_a_resumed_run_honours_may_change(checkpoint, description, key, value):
+    put(description["config"], key, value)
     check_resumable(checkpoint, description)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "field"),
     [
-        ("num_classes", 2, "model.num_classes=3"),
-        ("mid_channels", 64, "model.mid_channels=8"),
-        ("output_size", [28, 28], "model.output_size=[14, 14]"),
-        ("_target_", "roiseg.decoders.other.Other", "model.target=roiseg.decoders.roialign.RoiAlignDecoder"),
-        ("new_option", 3, "model.new_option=None"),
+        ("model.num_classes", 2, "model.num_classes=3"),
+        ("model.output_size", [28, 28], "model.output_size=[14, 14]"),
+        ("model._target_", "roiseg.decoders.other.Other", "model._target_=roiseg.decoders.roialign.RoiAlign"),
+        ("model.new_option", 3, "model.new_option=None"),
+        ("optimizer.lr", 0.5, "optimizer.lr=0.01"),
+        ("optimizer._target_", "torch.optim.SGD", "optimizer._target_=None"),
+        ("scheduler.warmup", 0.3, "scheduler.warmup=0.1"),
+        ("scheduler", None, "scheduler={"),
+        ("loss.terms.ce.weight", 2.0, "loss.terms.ce.weight=1.0"),
+        ("data.batch_size", 9, "data.batch_size=2"),
+        ("data.folds", {"held_out": 2}, "data.folds=None"),
+        ("extractor.preprocess.divisor", 1.0, "extractor.preprocess.divisor=255.0"),
+        ("trainer.accumulate_grad_batches", 4, "trainer.accumulate_grad_batches=None"),
+        ("trainer.devices", 2, "trainer.devices=None"),
+        ("callbacks.ema", {"decay": 0.9}, "callbacks.ema=None"),
+        ("seed", 5, "seed=0"),
+        ("clicks", {"positive": 2}, "clicks=None"),
     ],
 )
-def test_another_model_is_a_user_error_that_names_the_field(checkpoint, description, key, value, field):
-    description["config"]["model"][key] = value
+def test_what_it_cannot_honour_is_refused_by_name(checkpoint, description, key, value, field):
+    put(description["config"], key, value)
     message = user_error(check_resumable, checkpoint, description)
     assert field in message
-    assert str(value) in message
+    assert f"(this run: {value})" in message
     assert str(checkpoint) in message
     assert "\n" not in message
 
 
-@pytest.mark.parametrize(("key", "value"), [("layers", ["other"]), ("shapes", [[32, 8, 8]])])
+def test_what_a_callback_restores_may_not_change():
+    before, now = ({"callbacks": {"early_stopping": {"patience": n, "mode": "max"}}} for n in (1, 2))
+    assert changes(before, now, _SAME_RUN + _HONOURED) == {"callbacks.early_stopping.patience": (1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("layers", ["other"]), ("shapes", [[32, 8, 8]]), ("extractor_sha256", "00ff")]
+)
 def test_other_features_are_a_user_error_that_names_the_field(checkpoint, description, key, value):
     description[key] = value
     message = user_error(check_resumable, checkpoint, description)
@@ -147,17 +188,3 @@ def test_find_last_passes_over_damaged_and_foreign_files(content, config, tmp_pa
 
 def test_find_last_where_nothing_is_yet_is_none(config, tmp_path):
     assert find_last(tmp_path / "no" / "such" / "folder", config) is None
-
-
-def test_identity_is_plain_and_does_not_change_its_input(config):
-    before = copy.deepcopy(config)
-    assert identity(config) == identity(before)
-    assert config == before
-
-
-def test_how_the_detectors_boxes_are_read_does_not_make_another_run(config):
-    other = copy.deepcopy(config)
-    other["extractor"]["detector"] = {"_target_": "roiseg.extractor.detector.yolo.Yolo"}
-    assert identity(other) == identity(config)
-    other["extractor"]["layers"] = ["another"]
-    assert identity(other) != identity(config)
