@@ -8,10 +8,13 @@ import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
+
+import xxhash
 
 from roiseg.common.errors import UserError, disk_full, unwritable
 
@@ -183,6 +186,29 @@ def _deepest(path: Path) -> str:
         if parent.is_dir():
             return f"{parent} exists, the rest does not"
     return "no part of it exists"
+
+
+def content_digest(path: str | Path) -> bytes:
+    """XXH3 (128 bits) of a file's bytes: what tells whether something kept was made from this very file.
+
+    A process reads a file once, as long as its size, times and inode stay. Size and time alone do not do:
+    programs that copy or unpack set them.
+    """
+    state = os.stat(path)
+    known = (os.fspath(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+    if known in _DIGESTS:
+        return _DIGESTS[known]
+    digest = xxhash.xxh3_128()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    if time.time_ns() - state.st_ctime_ns > _COARSE:
+        _DIGESTS[known] = digest.digest()
+    return digest.digest()
+
+
+_DIGESTS: dict[tuple[str, int, int, int, int], bytes] = {}
+_COARSE = 2 * 10**9  # ns within which a file system's clock may give two changes the same time
 
 
 def file_digest(path: str | Path) -> str:

@@ -20,12 +20,12 @@ import numpy as np
 import xxhash
 
 from roiseg.common.errors import UnwritableError, UserError
-from roiseg.common.files import atomic_path
+from roiseg.common.files import atomic_path, content_digest
 from roiseg.data.annotations import Annotations
 
 log = logging.getLogger(__name__)
 
-_NAME, _FORMAT = b"roiseg annotations ", b"0001"  # another number makes every older file stale
+_NAME, _FORMAT = b"roiseg annotations ", b"0002"  # another number makes every older file stale
 _MARK = _NAME + _FORMAT
 _ALIGN = 64  # bytes
 _DIGEST = 8  # bytes
@@ -60,8 +60,7 @@ class _State:
     """What an index is valid for."""
 
     source: str  # absolute path of the json file
-    size: int  # bytes
-    mtime_ns: int
+    content: str  # XXH3 of its bytes
     category_id: int
 
 
@@ -83,8 +82,7 @@ class Index:
             category_id: the one category that is read.
             index_dir: folder of indices.
         """
-        found = path.stat()
-        state = _State(os.path.abspath(path), found.st_size, found.st_mtime_ns, category_id)
+        state = _State(os.path.abspath(path), content_digest(path).hex(), category_id)
         return cls(path, state, Path(index_dir).expanduser())
 
     def open(self) -> IndexedAnnotations | None:
@@ -145,7 +143,10 @@ def _header(stream: BinaryIO) -> dict[str, Any]:
     length = int.from_bytes(stream.read(8), "little")
     if mark != _MARK or length > _size(stream):
         raise ValueError("its start is wrong")
-    content = json.loads(stream.read(length))
+    try:
+        content = json.loads(stream.read(length))
+    except RecursionError:
+        raise ValueError("its header is wrong") from None
     if not isinstance(content, dict) or not {"state", "without_area", "arrays"} <= content.keys():
         raise ValueError("its header is wrong")
     return {**content, "start": stream.tell()}
@@ -171,10 +172,16 @@ def _map(path: Path, file: Path, stream: BinaryIO) -> IndexedAnnotations:
     header = _header(stream)
     mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     arrays, offset = {}, header["start"]
-    for name, (dtype, shape) in header["arrays"].items():
-        flat = np.frombuffer(mapped, dtype, math.prod(shape), offset)
-        arrays[name] = flat.reshape(shape)
-        offset += -(-flat.nbytes // _ALIGN) * _ALIGN
-    return IndexedAnnotations(
-        path=path, without_area=header["without_area"], index=file, digest=mapped[-_DIGEST:], **arrays
-    )
+    try:
+        for name, (dtype, shape) in header["arrays"].items():
+            flat = np.frombuffer(mapped, dtype, math.prod(shape), offset)
+            arrays[name] = flat.reshape(shape)
+            offset += -(-flat.nbytes // _ALIGN) * _ALIGN
+        found = IndexedAnnotations(
+            path=path, without_area=header["without_area"], index=file, digest=mapped[-_DIGEST:], **arrays
+        )
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"its header is wrong: {error}") from None
+    if offset != len(mapped) - _DIGEST:
+        raise ValueError("its arrays are not those of its header")
+    return found

@@ -17,7 +17,7 @@ from roiseg.common.errors import UserError
 from roiseg.common.files import absent_files, existing_dir
 from roiseg.data.annotations import Annotations
 from roiseg.data.batch import RoiSample, close_up
-from roiseg.data.images import DamagedImage, file_state, read_image
+from roiseg.data.images import DamagedImage, image_digest, read_image
 from roiseg.data.sampling import RoiSampler
 from roiseg.data.scenes import Scene, Scenes
 from roiseg.data.targets import TargetSpec, draw_targets
@@ -202,6 +202,6 @@ class RoiDataset(Dataset[RoiSample]):
             return None, Lookup(False)
         # folds of a cross-validation have other donors, and share what has nobody pasted in
         slot = (str(path.absolute()), self.views.slot(variant), *self.scenes.slot(scene))
-        content = (*file_state(path), view.transform, view.colour_seed, *self.scenes.content(scene))
+        content = (image_digest(path), view.transform, view.colour_seed, *self.scenes.content(scene))
         key = Key.of(slot, content)
         return key, self.cache.look_up(key)

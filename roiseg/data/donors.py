@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from roiseg.data import rle
 from roiseg.data.annotations import Annotations
-from roiseg.data.images import file_state, read_image
+from roiseg.data.images import image_digest, read_image
 from roiseg.geometry.paste import Window, paste_window
 from roiseg.geometry.rasterize import Grids, unpack
 
@@ -102,6 +102,6 @@ class Donors:
         size = self.annotations.size(self.annotations.image_of(instance))
         return read_image(self.path(instance), size)[y1:y2, x1:x2]
 
-    def state(self, instance: int) -> tuple[str, int, int]:
-        """What its pixels depend on: the image's path, size in bytes and time of change."""
-        return str(self.path(instance).absolute()), *file_state(self.path(instance))
+    def state(self, instance: int) -> tuple[str, bytes]:
+        """What its pixels depend on: the image's path and content."""
+        return str(self.path(instance).absolute()), image_digest(self.path(instance))

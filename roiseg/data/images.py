@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from roiseg.common.errors import UserError
+from roiseg.common.files import content_digest
 
 MAX_PIXELS = 100_000_000
 Image.init()
@@ -97,14 +98,15 @@ def to_rgb(file: Image.Image) -> NDArray[np.uint8]:
     return np.array(file.convert("RGB"))
 
 
-def file_state(path: Path) -> tuple[int, int]:
-    """Size in bytes and time of the last change (ns) of a file: other where its content is another.
+def image_digest(path: Path) -> bytes:
+    """`content_digest` of an image file.
 
     Raises:
-        DamagedImage: there is none.
+        DamagedImage: there is none, or it cannot be read.
     """
     try:
-        file = path.stat()
-    except OSError:
+        return content_digest(path)
+    except FileNotFoundError:
         raise DamagedImage(f"image not found: {path}") from None
-    return file.st_size, file.st_mtime_ns
+    except OSError as error:
+        raise DamagedImage(f"image {path} cannot be read ({error.strerror}): check its permissions") from None

@@ -11,6 +11,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+import xxhash
 from helpers import TINY_IMAGES
 from hypothesis import given
 from hypothesis import strategies as st
@@ -128,22 +129,55 @@ def move_box(content):  # the file keeps its size
 
 @pytest.mark.parametrize("change", [drop_last, move_box])
 def test_a_changed_file_is_parsed_anew_silently(source, folder, caplog, change):
+    """Even where the new file has the size and time of the old one, as copies and archives give it."""
     load_annotations(source, index_dir=folder)
-    content = json.loads(source.read_text())
+    content, before = json.loads(source.read_text()), source.stat()
     change(content)
-    before = source.stat().st_mtime_ns
-    source.write_text(json.dumps(content))
-    os.utime(source, ns=(before, before + 1))  # the clock of a file system may be a coarse one
+    source.write_text(json.dumps(content).ljust(before.st_size))
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (source.stat().st_size, source.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
     check_equal(load_annotations(source, index_dir=folder), load_annotations(source))
     assert not caplog.records
     only_file(folder)
 
 
-def test_a_touched_file_is_parsed_anew(source, folder, parses):
+def test_a_touched_file_keeps_its_index(source, folder, parses):
     for number in range(3):
-        os.utime(source, ns=(0, number // 2))
+        os.utime(source, ns=(0, number))
         load_annotations(source, index_dir=folder)
-    assert len(parses) == 2
+    assert len(parses) == 1
+
+
+HOSTILE = {
+    "arrays that are a list": {"arrays": []},
+    "no arrays": {"arrays": {}},
+    "an array too many": {"arrays": {"more": ["<i8", [1]]}},
+    "a type numpy does not know": {"arrays": {"ids": ["person", [1]]}},
+    "objects": {"arrays": {"ids": ["|O", [1]]}},
+    "a shape of words": {"arrays": {"ids": ["<i8", ["many"]]}},
+    "a shape beyond the file": {"arrays": {"ids": ["<i8", [1 << 40]]}},
+    "arrays that end before the file": {"arrays": {"points": ["<f4", [1, 2]]}},
+    "deep nesting": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_header_that_disagrees_with_its_file_is_not_used(source, folder, parses, name):
+    """Its checksum is right: it was written so."""
+    wanted = load_annotations(source)
+    load_annotations(source, index_dir=folder)
+    file, change = only_file(folder), HOSTILE[name]
+    content, mark = file.read_bytes()[:-8], len(annotation_index._MARK)
+    end = mark + 8 + int.from_bytes(content[mark : mark + 8], "little")
+    header = json.loads(content[mark + 8 : end])
+    if isinstance(change, dict):
+        arrays = change["arrays"]
+        header["arrays"] = {**header["arrays"], **arrays} if isinstance(arrays, dict) and arrays else arrays
+        change = json.dumps(header)
+    written = content[:mark] + len(change).to_bytes(8, "little") + change.encode() + content[end:]
+    file.write_bytes(written + xxhash.xxh3_64_digest(written))
+    check_equal(load_annotations(source, index_dir=folder), wanted)
+    assert len(parses) == 3
 
 
 def test_an_index_of_another_format_is_replaced_silently(source, folder, caplog, monkeypatch, parses):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import shutil
 
+import cv2
 import kornia.augmentation as K
 import pytest
 import torch
@@ -180,7 +182,18 @@ def test_a_bank_needs_augmentation(build):
         build(bank=Bank(2), cache=MemoryCache(Half(), 1))
 
 
-def test_a_changed_image_is_computed_anew(build, tmp_path, coco_set):
+def in_place(path, content):
+    path.write_bytes(content)
+
+
+def from_beside(path, content):
+    path.with_suffix(".new").write_bytes(content)
+    path.with_suffix(".new").replace(path)
+
+
+@pytest.mark.parametrize("write", [in_place, from_beside])
+def test_an_image_is_known_by_its_content(build, tmp_path, coco_set, write):
+    """Not by its size and time, which a copy, an archive or another image of the set may have."""
     images = tmp_path / "images"
     shutil.copytree(coco_set.images, images)
     own = CocoSet(coco_set.json, images)
@@ -196,7 +209,13 @@ def test_a_changed_image_is_computed_anew(build, tmp_path, coco_set):
     assert run() == {"computed": 5}
     assert run() == {"held": 5}
     first = sorted(images.iterdir())[0]
-    first.write_bytes(first.read_bytes())
+    before = first.stat()
+    write(first, first.read_bytes())
+    assert run() == {"held": 5}
+    _, encoded = cv2.imencode(".jpg", 255 - cv2.imread(str(first)), [cv2.IMWRITE_JPEG_QUALITY, 20])
+    write(first, encoded.tobytes().ljust(before.st_size, b"\0"))
+    os.utime(first, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (first.stat().st_size, first.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
     assert run() == {"held": 4, "computed": 1}
     assert run() == {"held": 5}
 
