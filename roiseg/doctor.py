@@ -65,7 +65,7 @@ def detector(cfg: DictConfig, report: Report) -> Table | None:
         return None
     model = load_onnx(path)
     report.add(*inputs_and_outputs(model))
-    tensors = list_tensors(model, instantiate(cfg.extractor.preprocess, _convert_="all").image_size)
+    tensors = list_tensors(model, instantiate(cfg.extractor.preprocess, _convert_="all").image_size, path)
     report.add(overview(tensors))
     layers = OmegaConf.select(cfg, "extractor.layers") or []
     chosen = [str(layer) for layer in ([layers] if isinstance(layers, (str, int)) else layers)]

@@ -5,24 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, shape_inference
 
 from roiseg.common.errors import UserError, nearest
 from roiseg.common.files import existing_file
+from roiseg.extractor.external_data import external_tensors, load_small
 
 
 def load_onnx(path: str | Path) -> ModelProto:
-    """Load an ONNX file.
+    """Load an ONNX file; larger weights that lie in files of their own stay there.
 
     Raises:
         UserError: absent, or not an ONNX file.
     """
     path = existing_file(path, "extractor ONNX", "set extractor.onnx_path")
     try:
-        model = onnx.load(str(path))
-        onnx.checker.check_model(model)
+        model = onnx.load(str(path), load_external_data=False)
+        onnx.checker.check_model(str(path) if external_tensors(model) else model)
+        load_small(model, path)
     except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
@@ -103,6 +106,12 @@ def tensor_shapes(inferred: ModelProto) -> dict[str, str]:
         if value.name in shapes:
             shapes[value.name] = shape_words(value)
     return shapes
+
+
+def element_type(value: ValueInfoProto) -> np.dtype | None:
+    """The type of a tensor's numbers; None for a sequence and where the file declares none."""
+    declared = value.type.tensor_type.elem_type
+    return helper.tensor_dtype_to_np_dtype(declared) if declared else None
 
 
 def shape_words(value: ValueInfoProto) -> str:

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from roiseg.common.errors import UserError
-from roiseg.common.files import Source, file_digest
+from roiseg.common.files import Source
 from roiseg.extractor.detector.base import Detections, Detector
 from roiseg.extractor.detector.output import cut_with_detector
+from roiseg.extractor.external_data import digest_of, external_files
 from roiseg.extractor.graph import cut_graph, load_onnx
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.extractor.session import TORCH_TYPES, bind, open_session
@@ -25,7 +27,7 @@ class OnnxExtractor:
 
     The graph is cut at the named tensors. Inputs and outputs are bound to torch memory where it
     lies, so features never visit the CPU on a GPU and are not copied on a CPU. Files with a batch of
-    exactly 1 are run image by image behind the same call.
+    exactly 1, declared or in truth, are run image by image behind the same call.
 
     Args:
         onnx_path: the detector.
@@ -41,6 +43,8 @@ class OnnxExtractor:
     Attributes:
         channels: C of each layer.
         strides: input pixels per cell of each layer.
+        free_batch: the file declares a free number of images per run.
+        batched: it computes several images in one run as it computes each alone.
 
     Raises:
         UserError: absent or broken file, unknown tensor, input or feature shape that does not fit.
@@ -67,20 +71,24 @@ class OnnxExtractor:
         self.detector = detector
         self._runtime = (providers, threads)
         whole = load_onnx(onnx_path)
+        self._data_files = external_files(whole)
         model = cut_graph(whole, self.layers, self.onnx_path)
         if detector is not None and detector.output is not None:  # a wrong name is told at once
             cut_graph(whole, [detector.output], self.onnx_path, "extractor.detector.output")
         self.session = open_session(model.SerializeToString(), self.onnx_path, *self._runtime)
-        self._input, self._static_batch = self._check_input()
+        self._input = self._check_input()
         self._dtypes = [TORCH_TYPES.get(output.type) for output in self._outputs()]
-        self.shapes = self._probe()
+        blank = self._probe()
+        self.shapes = [(f.shape[1], f.shape[2], f.shape[3]) for f in blank]
         self.channels = tuple(shape[0] for shape in self.shapes)
         self.strides = tuple(preprocess.image_size[0] // shape[1] for shape in self.shapes)
+        self.free_batch = not isinstance(self._input.shape[0], int)
+        self.batched = self.free_batch and self._takes_two(blank)
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """SHA-256 of the ONNX file."""
-        return file_digest(self.onnx_path)
+        """SHA-256 of the ONNX file and of the files that hold weights of it."""
+        return digest_of(self.onnx_path, self._data_files)
 
     @property
     def identity(self) -> str:
@@ -111,7 +119,7 @@ class OnnxExtractor:
     def run(self, tensor: Tensor) -> tuple[Tensor, ...]:
         """Extract the features of preprocessed pictures [B, 3, H, W]; see `__call__`."""
         inputs, outputs = self._memory(tensor)
-        step = 1 if self._static_batch else max(1, len(inputs))
+        step = max(1, len(inputs)) if self.batched else 1
         for start in range(0, len(inputs), step):
             part = slice(start, start + step)
             self.session.run_with_iobinding(self._bind(self.session, inputs, outputs, part))
@@ -187,7 +195,7 @@ class OnnxExtractor:
         by_name = {output.name: output for output in self.session.get_outputs()}
         return [by_name[layer] for layer in self.layers]
 
-    def _check_input(self) -> tuple[Any, bool]:
+    def _check_input(self) -> Any:
         inputs = self.session.get_inputs()
         if len(inputs) != 1 or inputs[0].type not in TORCH_TYPES:
             found = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
@@ -206,10 +214,10 @@ class OnnxExtractor:
             raise UserError(
                 f"extractor {self.onnx_path} has a fixed batch of {shape[0]}: export it with batch 1 or free"
             )
-        return inputs[0], isinstance(shape[0], int)
+        return inputs[0]
 
-    def _probe(self) -> list[tuple[int, int, int]]:
-        """Run once on an empty picture to learn the features' shapes, whatever the file declares."""
+    def _probe(self) -> list[NDArray[np.generic]]:
+        """The features of a blank image: they have the true shapes, whatever the file declares."""
         height, width = self.preprocess.image_size
         blank = torch.zeros((1, 3, height, width), dtype=TORCH_TYPES[self._input.type])
         try:
@@ -229,7 +237,25 @@ class OnnxExtractor:
                     f"extractor {self.onnx_path}: tensor `{layer}` has nan or infinite values on an empty "
                     "picture, its weights are damaged: export or copy it anew"
                 )
-        return [(f.shape[1], f.shape[2], f.shape[3]) for f in features]
+        return features
+
+    def _takes_two(self, blank: list[NDArray[np.generic]]) -> bool:
+        """Is a blank image computed beside another as it is alone? Inner reshapes may count on one image."""
+        pair = torch.zeros((2, 3, *self.preprocess.image_size), dtype=TORCH_TYPES[self._input.type])
+        pair[0].uniform_(generator=torch.Generator().manual_seed(0))
+        try:
+            together = self.session.run(self.layers, {self._input.name: pair.numpy()})
+        except Exception:  # the runtime raises bare exceptions of its own
+            return False
+        return all(map(_second_is, together, blank))
+
+
+def _second_is(pair: NDArray[np.generic], alone: NDArray[np.generic]) -> bool:
+    """Is the second of two images' features that of one alone, but for the order of additions?"""
+    if pair.shape != (2, *alone.shape[1:]):
+        return False
+    difference = np.abs(pair[1].astype(np.float32) - alone[0].astype(np.float32)).max()
+    return bool(difference <= 0.01 * np.abs(pair).max())
 
 
 def _is_map(shape: tuple[int, ...], image_size: tuple[int, int]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import onnxruntime as ort
 import torch
@@ -37,7 +38,7 @@ def default_providers() -> list[str]:
 def open_session(
     model: bytes, path: str, providers: Sequence[str] | None, threads: int
 ) -> ort.InferenceSession:
-    """Open a session on a serialised model; `path` is for messages.
+    """Open a session on a serialised model, external weights of which lie beside the file `path`.
 
     Raises:
         UserError: a provider this runtime does not have, or a model it cannot open.
@@ -54,6 +55,8 @@ def open_session(
     options.intra_op_num_threads = threads
     # threads that spin between runs take the cores from the decoder, whose turn it is then
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    folder = str(Path(path).absolute().parent)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     try:
         return ort.InferenceSession(model, options, providers=[_on_device(name) for name in chosen])
     except Exception as error:  # the runtime raises bare exceptions of its own

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper, shape_inference
 
 from roiseg.common.errors import UserError, nearest
-from roiseg.extractor.graph import node_reads
+from roiseg.extractor.graph import element_type, node_reads
+from roiseg.extractor.session import open_session
 
 Shape = tuple[int, ...]
 Known = dict[str, tuple[np.dtype, Shape]]  # type and shape by name
@@ -41,7 +41,7 @@ class TensorInfo:
     cost: float
 
 
-def list_tensors(model: ModelProto, image_size: tuple[int, int]) -> list[TensorInfo]:
+def list_tensors(model: ModelProto, image_size: tuple[int, int], path: str = "") -> list[TensorInfo]:
     """Describe all tensors of a detector, in the order of the graph.
 
     Shapes come from ONNX shape inference and, where that has none, from one run on a blank image.
@@ -49,9 +49,10 @@ def list_tensors(model: ModelProto, image_size: tuple[int, int]) -> list[TensorI
     Args:
         model: the whole detector.
         image_size: (H, W) of its input.
+        path: its file, beside which external weights lie.
     """
     picture = image_input(model)
-    known = _shapes(model, picture, image_size)
+    known = _shapes(model, picture, image_size, path)
     spent = _shares(model, known)
     seen = _depend_on(model, picture.name)
     found = []
@@ -87,15 +88,15 @@ def image_input(model: ModelProto) -> ValueInfoProto:
     """
     stored = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in stored]
-    if len(inputs) != 1:
+    if len(inputs) != 1 or element_type(inputs[0]) is None:
         names = ", ".join(value.name for value in inputs) or "none"
         raise UserError(
-            f"the detector must have one input, the image; it has {names}: export it with the image only"
+            f"the detector must have one input, the image, a tensor; it has {names}: export it with the image only"
         )
     return inputs[0]
 
 
-def _shapes(model: ModelProto, picture: ValueInfoProto, image_size: tuple[int, int]) -> Known:
+def _shapes(model: ModelProto, picture: ValueInfoProto, image_size: tuple[int, int], path: str) -> Known:
     """Type and shape of every tensor for one image, weights and input included, where known."""
     fixed = ModelProto()
     fixed.CopyFrom(model)
@@ -108,12 +109,11 @@ def _shapes(model: ModelProto, picture: ValueInfoProto, image_size: tuple[int, i
         t.name: (helper.tensor_dtype_to_np_dtype(t.data_type), tuple(t.dims)) for t in inferred.initializer
     }
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
-        tensor = value.type.tensor_type
-        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
-            dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        tensor, dtype = value.type.tensor_type, element_type(value)
+        if dtype and tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
             known[value.name] = (dtype, tuple(d.dim_value for d in tensor.shape.dim))
     unknown = [name for node in model.graph.node for name in node.output if name and name not in known]
-    return known | _run(fixed, known[picture.name], picture.name, unknown)
+    return known | _run(fixed, known[picture.name], picture.name, unknown, path)
 
 
 def _fix(value: ValueInfoProto, shape: Shape) -> None:
@@ -124,16 +124,16 @@ def _fix(value: ValueInfoProto, shape: Shape) -> None:
             dimension.dim_value = size
 
 
-def _run(model: ModelProto, picture: tuple[np.dtype, Shape], name: str, wanted: Sequence[str]) -> Known:
+def _run(
+    model: ModelProto, picture: tuple[np.dtype, Shape], name: str, wanted: Sequence[str], path: str
+) -> Known:
     """Types and shapes of `wanted` from one run on a blank image; nothing where it does not run."""
     if not wanted:
         return {}
     have = {output.name for output in model.graph.output}
     model.graph.output.extend(ValueInfoProto(name=tensor) for tensor in wanted if tensor not in have)
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
     try:
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = open_session(model.SerializeToString(), path, ["CPUExecutionProvider"], 0)
         arrays = session.run(list(wanted), {name: np.zeros(picture[1], picture[0])})
     except Exception:  # the runtime raises bare exceptions of its own
         return {}

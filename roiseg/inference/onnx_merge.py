@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from onnx import ModelProto, TensorProto, compose, helper, version_converter
+from onnx import ModelProto, TensorProto, compose, external_data_helper, helper, inliner, version_converter
 
 from roiseg.common.errors import UserError
+from roiseg.extractor import external_data
 from roiseg.extractor.graph import cut_graph, load_onnx
 from roiseg.inference.onnx_boxes import RAW, BoxReader, export_boxes
 from roiseg.inference.onnx_graph import IMAGE, PIXEL_SIZE, ROIS
@@ -32,11 +34,15 @@ def merge_with_extractor(
         [N] (see `export_boxes`) as well.
 
     Raises:
-        UserError: the extractor's operator set cannot be brought to the decoder's.
+        UserError: the extractor's operator set cannot be brought to the decoder's, or both together are more
+            than one file can hold.
     """
     wanted = [*layers, *([] if reader is None else [reader.head])]
     opset = max(entry.version for entry in decoder.opset_import if entry.domain in ("", "ai.onnx"))
-    extractor = _convert(cut_graph(load_onnx(extractor_path), wanted, extractor_path), opset, extractor_path)
+    extractor = cut_graph(load_onnx(extractor_path), wanted, extractor_path)
+    extractor = _convert(
+        _self_contained(extractor, decoder.ByteSize(), extractor_path), opset, extractor_path
+    )
     extractor = compose.add_prefix(extractor, _PREFIX, rename_inputs=False)
     decoder = compose.add_prefix(decoder, "decoder/", rename_inputs=False, rename_outputs=False)
     extractor.ir_version = decoder.ir_version = min(max(extractor.ir_version, decoder.ir_version), 10)
@@ -52,6 +58,18 @@ def merge_with_extractor(
         extractor = compose.merge_models(extractor, boxes, io_map=[(head, RAW)])
         pairs.append((ROIS, ROIS))
     return compose.merge_models(extractor, decoder, io_map=pairs)
+
+
+def _self_contained(extractor: ModelProto, decoder_size: int, path: str) -> ModelProto:
+    """The extractor with its external weights loaded and its local functions written out."""
+    size = external_data.full_size(extractor) + decoder_size
+    if size > external_data.LARGEST:
+        raise UserError(
+            f"{path} and the decoder together are {size / 1e9:.1f} GB, more than one ONNX file can hold "
+            f"({external_data.LARGEST / 1e9:.1f} GB): export the decoder alone (merged=false)"
+        )
+    external_data_helper.load_external_data_for_model(extractor, str(Path(path).parent))
+    return inliner.inline_local_functions(extractor) if extractor.functions else extractor
 
 
 def _convert(extractor: ModelProto, opset: int, path: str) -> ModelProto:

@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
+from faults.bad_detectors import external
 from helpers import ONNX_LAYERS, make_onnx, run_onnx, save_onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -191,6 +192,19 @@ def test_the_file_is_not_touched(tmp_path):
     assert path.stat().st_mtime_ns == stamp
     assert extractor.digest == hashlib.sha256(before).hexdigest()
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_identity_covers_weights_in_a_file_of_their_own(tmp_path):
+    path = make_onnx(tmp_path / "detector.onnx")
+    external("weights.bin", "weights.bin")(path)
+    before, graph = extractor_of(path, LAYERS), path.read_bytes()
+    weights = bytearray((tmp_path / "weights.bin").read_bytes())
+    weights[3] ^= 0x40
+    (tmp_path / "weights.bin").write_bytes(weights)
+    after = extractor_of(path, LAYERS)
+    assert path.read_bytes() == graph
+    assert before.digest != after.digest
+    assert before.identity != after.identity
 
 
 def test_the_users_detector_by_its_input_tensor_name_and_shape(tmp_path):

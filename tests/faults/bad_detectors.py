@@ -130,6 +130,72 @@ def external(location: str, where: str | None = None, share: float = 1.0, link: 
     return spoil
 
 
+def renamed(old: str, new: str):
+    """Give a tensor another name."""
+
+    def rename(loaded):
+        values = [*loaded.graph.output, *loaded.graph.value_info]
+        for value in values:
+            value.name = new if value.name == old else value.name
+        for node in loaded.graph.node:
+            for names in (node.input, node.output):
+                names[:] = [new if name == old else name for name in names]
+
+    return rename
+
+
+def local_functions(loaded):
+    """Every Relu becomes the call of a function of the file's own."""
+    opset = helper.make_opsetid("", loaded.opset_import[0].version)
+    body = [helper.make_node("Relu", ["x"], ["y"])]
+    loaded.functions.append(helper.make_function("own", "Act", ["x"], ["y"], body, [opset]))
+    loaded.opset_import.append(helper.make_opsetid("own", 1))
+    for node in loaded.graph.node:
+        if node.op_type == "Relu":
+            node.op_type, node.domain = "Act", "own"
+
+
+def one_image_inside(mixed: bool):
+    """A free batch that the features do not have: a reshape to one image, or one that mixes images up."""
+
+    def spoil(path):
+        loaded = onnx.load(str(make_onnx(path, batch="N")))
+        nodes = loaded.graph.node
+        place = next(place for place, node in enumerate(nodes, 1) if LAYER in node.output)
+        nodes[place - 1].output[0] = "plain"
+        shapes = {"inner": [32, -1, 64] if mixed else [1, 32, 8, 8], "outer": [-1, 32, 8, 8]}
+        for name, shape in shapes.items():
+            loaded.graph.initializer.append(numpy_helper.from_array(np.array(shape), f"{name} shape"))
+        source = "plain"
+        for kind, shape, target in [
+            ("Reshape", "inner shape", "inner"),
+            ("Transpose", "", "turned"),
+            ("Reshape", "outer shape", LAYER),
+        ]:
+            options = {"perm": [1, 0, 2] if mixed else [0, 1, 2, 3]} if kind == "Transpose" else {}
+            inputs = [source, shape] if shape else [source]
+            nodes.insert(place, helper.make_node(kind, inputs, [target], **options))
+            source, place = target, place + 1
+        path.write_bytes(loaded.SerializeToString())
+
+    return spoil
+
+
+def output_type(elem_type):
+    return model(lambda m: setattr(m.graph.output[0].type.tensor_type, "elem_type", elem_type))
+
+
+def sequence_output(loaded):
+    loaded.graph.node.append(helper.make_node("SequenceConstruct", [LAYER], ["sequence"]))
+    del loaded.graph.output[:]
+    loaded.graph.output.append(helper.make_tensor_sequence_value_info("sequence", TensorProto.FLOAT, None))
+
+
+def properties(loaded):
+    helper.set_model_props(loaded, {"names": "{0: '[/x]'}", "": "", "stride": "\x00\n"})
+    loaded.producer_name, loaded.model_version = "[/x]\n", -5
+
+
 FILE, UNUSABLE = "detector.onnx", "is not a usable ONNX model"
 NO_TENSOR = "has no tensor"
 
@@ -225,4 +291,19 @@ INPUTS = {
     "threads below 0": option("extractor.threads", threads=-5),
 }  # fmt: skip
 
-DETECTORS = FILES | TENSORS | INPUTS
+ODD = {
+    "a free batch that is one inside": BadDetector(one_image_inside(mixed=False)),
+    "a free batch whose images are mixed up inside": BadDetector(one_image_inside(mixed=True)),
+    "local functions": model(local_functions),
+    "an output without a type": output_type(TensorProto.UNDEFINED),
+    "an output of words": output_type(TensorProto.STRING),
+    "an output in 8 bits": output_type(TensorProto.FLOAT8E4M3FN),
+    "an output that is a sequence": model(sequence_output),
+    "no output": model(lambda m: m.graph.ClearField("output")),
+    "a negative side": model(lambda m: setattr(m.graph.output[0].type.tensor_type.shape.dim[0], "dim_value", -1)),
+    "a name with markup": model(renamed("/model.5/Conv_output_0", "[/x]")),
+    "a name of two lines": model(renamed("output", "out\nput[/red]")),
+    "odd properties": model(properties),
+}  # fmt: skip
+
+DETECTORS = FILES | TENSORS | INPUTS | ODD

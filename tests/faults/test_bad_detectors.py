@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
 from faults.bad_detectors import DETECTORS, LAYER
 from helpers import make_onnx
+from rich.console import Console
 
+from roiseg.cli.diagnosis.detector import inputs_and_outputs, overview, tensor_table
+from roiseg.cli.diagnosis.finding import Report
 from roiseg.cli.entry import explain
 from roiseg.common.errors import UserError
+from roiseg.extractor.detector.rows import Rows
+from roiseg.extractor.detector.yolo import Yolo
+from roiseg.extractor.graph import load_onnx
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
+from roiseg.extractor.tensors import list_tensors
 
 OF_EXTRACTOR = ("onnx_path", "layers", "providers", "threads")
 
@@ -35,6 +44,8 @@ def test_a_detector(tmp_path, name):
         extractor, features = open_detector(path, case.options)
         assert [f.shape[1:] for f in features] == [torch.Size(shape) for shape in extractor.shapes]
         assert all(torch.isfinite(f).all() for f in features)
+        for feature in features:  # two like images
+            torch.testing.assert_close(feature[0], feature[1])
     else:
         with pytest.raises(UserError) as caught:
             open_detector(path, case.options)
@@ -43,3 +54,23 @@ def test_a_detector(tmp_path, name):
         for word in case.words:
             assert word in line
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_what_the_doctor_and_the_boxes_see_of_it(tmp_path, name):
+    """It can be described and its head looked for, or is refused in a line."""
+    (tmp_path / "nets").mkdir()
+    path = make_onnx(tmp_path / "nets" / "detector.onnx")
+    DETECTORS[name].spoil(path)
+    report = Report()
+    with report.guard("detector"):
+        model = load_onnx(path)
+        report.add(*inputs_and_outputs(model))
+        tensors = list_tensors(model, (64, 64), str(path))
+        report.add(overview(tensors))
+        Console(file=io.StringIO()).print(tensor_table(tensors, [LAYER]))
+    Console(file=io.StringIO()).print(report.table())
+    for adapter in (Yolo(), Rows(["x1", "y1", "x2", "y2", "score"])):
+        with report.guard("boxes"):
+            OnnxExtractor(str(path), [LAYER], Preprocess((64, 64)), threads=1, detector=adapter).head()
+    assert all(finding.text.isprintable() for finding in report.findings if finding.state == "error")

@@ -13,6 +13,8 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from faults.bad_detectors import external, local_functions
+from faults.bad_detectors import model as changed
 from helpers import ROOT, make_onnx, run_onnx
 from onnx.reference import ReferenceEvaluator
 from tiny_run import LAYER, SECOND_LAYER, one_thread, tiny_config, tiny_data, tiny_decoder, tiny_extractor
@@ -20,6 +22,8 @@ from tiny_run import LAYER, SECOND_LAYER, one_thread, tiny_config, tiny_data, ti
 from roiseg.common.errors import UserError
 from roiseg.decoders.base import target_probability
 from roiseg.decoders.roialign import RoiAlignDecoder
+from roiseg.extractor import external_data
+from roiseg.extractor.graph import load_onnx
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.inference.checkpoint import TrainedModel
@@ -301,12 +305,20 @@ def test_a_merged_export_without_the_extractor_is_a_user_error(square, tmp_path)
 
 @pytest.mark.parametrize(
     ("options", "tolerance"),
-    [({}, 1e-4), ({"batch": "N"}, 1e-4), ({"dtype": "float16"}, 2e-2)],
-    ids=["static", "free batch", "fp16"],
+    [
+        ({}, 1e-4),
+        ({"batch": "N"}, 1e-4),
+        ({"dtype": "float16"}, 2e-2),
+        ({"spoil": external("weights.bin", "weights.bin")}, 1e-4),
+        ({"spoil": changed(local_functions).spoil}, 1e-4),
+    ],
+    ids=["static", "free batch", "fp16", "external weights", "local functions"],
 )
 def test_extractors_of_every_kind_can_be_merged(options, tolerance, alone, wide, tmp_path):
     """Two layers; the decoder's file of `alone` is used again."""
-    detector = make_onnx(tmp_path / "detector.onnx", size=WIDE, **options)
+    sound = {key: value for key, value in options.items() if key != "spoil"}
+    detector = make_onnx(tmp_path / "detector.onnx", size=WIDE, **sound)
+    options.get("spoil", lambda path: None)(detector)
     extractor = OnnxExtractor(str(detector), list(LAYERS), Preprocess(WIDE), threads=1)
     model = merge_with_extractor(onnx.load(str(alone[0])), str(detector), LAYERS)
     save_onnx(model, tmp_path / "merged.onnx", {})
@@ -319,6 +331,19 @@ def test_extractors_of_every_kind_can_be_merged(options, tolerance, alone, wide,
     picture = given.onnx_inputs["images"].astype(options.get("dtype", "float32"))
     (masks,) = session(tmp_path / "merged.onnx").run(["masks"], {"images": picture, "rois": rois})
     np.testing.assert_allclose(masks, expected_masks(wide, extractor(images), rois), atol=tolerance)
+
+
+def test_a_merged_file_that_would_be_too_large_is_refused_and_weights_are_not_read(
+    alone, tmp_path, monkeypatch
+):
+    """The limit of 2 GB, lowered: external weights stay outside until they are merged."""
+    detector = make_onnx(tmp_path / "detector.onnx", size=WIDE)
+    external("weights.bin", "weights.bin")(detector)
+    assert load_onnx(detector).ByteSize() < (tmp_path / "weights.bin").stat().st_size
+    decoder = onnx.load(str(alone[0]))
+    monkeypatch.setattr(external_data, "LARGEST", decoder.ByteSize() + detector.stat().st_size)
+    with pytest.raises(UserError, match=r"detector\.onnx .*more than one ONNX file can hold.*merged=false"):
+        merge_with_extractor(decoder, str(detector), LAYERS)
 
 
 # --- the check ------------------------------------------------------------------------------------

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from onnx import ModelProto, ValueInfoProto, helper
+from onnx import ModelProto, ValueInfoProto
+from rich.markup import escape
 from rich.table import Table
 
 from roiseg.cli.diagnosis.finding import Finding
-from roiseg.extractor.graph import shape_words
+from roiseg.extractor.graph import element_type, shape_words
 from roiseg.extractor.tensors import TensorInfo, image_input
 
 
@@ -19,8 +20,7 @@ def inputs_and_outputs(model: ModelProto) -> Iterator[Finding]:
 
 
 def _words(value: ValueInfoProto) -> str:
-    dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-    return f"{value.name}: {dtype} {shape_words(value)}"
+    return f"{value.name}: {element_type(value) or 'no tensor'} {shape_words(value)}"
 
 
 def overview(tensors: Sequence[TensorInfo]) -> Finding:
@@ -48,8 +48,8 @@ def tensor_table(tensors: Sequence[TensorInfo], chosen: Sequence[str]) -> Table:
         shape = "?" if tensor.shape is None else " x ".join(map(str, tensor.shape))
         style = "bold green" if tensor.name in chosen else None if tensor.stride else "dim"
         table.add_row(
-            tensor.name,
-            tensor.operator,
+            escape(tensor.name),
+            escape(tensor.operator),
             shape,
             str(tensor.stride or ""),
             f"{tensor.cost:.0%}",

@@ -8,7 +8,7 @@ from onnx import ModelProto, ValueInfoProto
 
 from roiseg.common.errors import UserError
 from roiseg.extractor.detector.base import Detector
-from roiseg.extractor.graph import cut_graph, load_onnx
+from roiseg.extractor.graph import cut_graph, element_type, load_onnx, shape_words
 
 
 def cut_with_detector(
@@ -31,17 +31,17 @@ def find_output(model: ModelProto, detector: Detector, image_size: tuple[int, in
     Raises:
         UserError: there is none; all outputs are listed.
     """
-    outputs = {output.name: declared_shape(output) for output in model.graph.output}
-    for name, shape in outputs.items():
-        if shape is None or not detector.mismatch(shape, image_size):
-            return name
-    listed = ", ".join(
-        f"{name} [{', '.join('?' if side is None else str(side) for side in shape or [])}]"
-        for name, shape in outputs.items()
-    )
-    name, shape = next(iter(outputs.items()))
-    reason = detector.mismatch(shape or [], image_size)
-    raise UserError(f"extractor.detector: no output of {path} fits ({listed}): {reason}")
+    outputs = [value for value in model.graph.output if element_type(value)]
+    reasons = []
+    for value in outputs:
+        shape = declared_shape(value)
+        reason = "" if shape is None else detector.mismatch(shape, image_size)
+        if not reason:
+            return value.name
+        reasons.append(reason)
+    listed = ", ".join(f"{value.name} {shape_words(value)}" for value in outputs) or "it has none"
+    first = reasons[0] if reasons else "set extractor.detector.output"
+    raise UserError(f"extractor.detector: no output of {path} fits ({listed}): {first}")
 
 
 def declared_shape(value: ValueInfoProto) -> list[int | None] | None:
@@ -49,4 +49,4 @@ def declared_shape(value: ValueInfoProto) -> list[int | None] | None:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None
-    return [side.dim_value if side.HasField("dim_value") else None for side in tensor.shape.dim]
+    return [side.dim_value if side.dim_value > 0 else None for side in tensor.shape.dim]

@@ -1,0 +1,75 @@
+"""Weights that lie in files beside an ONNX file: what they are, and a digest that covers them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from onnx import FunctionProto, GraphProto, ModelProto, TensorProto, external_data_helper, helper
+
+from roiseg.common.files import file_digest
+
+LARGEST = 2**31 - 1  # bytes of one serialised model
+_SMALL = 1024  # bytes; shape inference reads constants such as the shapes of a Reshape
+
+
+def external_tensors(model: ModelProto) -> list[TensorProto]:
+    """The tensors whose values lie in another file."""
+    return [tensor for tensor in _tensors(model) if external_data_helper.uses_external_data(tensor)]
+
+
+def load_small(model: ModelProto, path: Path) -> None:
+    """Load the values of small external tensors; the others stay in their files."""
+    for tensor in external_tensors(model):
+        if _size(tensor) <= _SMALL:
+            external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+            tensor.data_location = TensorProto.DEFAULT
+            del tensor.external_data[:]
+
+
+def full_size(model: ModelProto) -> int:
+    """Bytes of a model with the values of its external tensors."""
+    return model.ByteSize() + sum(map(_size, external_tensors(model)))
+
+
+def external_files(model: ModelProto) -> list[str]:
+    """The files that hold external tensors, relative to the model's folder."""
+    return sorted({_location(tensor) for tensor in external_tensors(model)})
+
+
+def digest_of(path: str | Path, files: Sequence[str]) -> str:
+    """SHA-256 of all bytes of a model: its file, and the `files` that hold its external tensors."""
+    own = file_digest(path)
+    if not files:
+        return own
+    parts = [own, *(f"{name} {file_digest(Path(path).parent / name)}" for name in files)]
+    return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()
+
+
+def _location(tensor: TensorProto) -> str:
+    return next(entry.value for entry in tensor.external_data if entry.key == "location")
+
+
+def _size(tensor: TensorProto) -> int:
+    return math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+
+
+def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """All stored tensors, also those of inner graphs and local functions."""
+    graphs: list[GraphProto | FunctionProto] = [model.graph, *model.functions]
+    while graphs:
+        graph = graphs.pop()
+        attributes = [attribute for node in graph.node for attribute in node.attribute]
+        sparse = [attribute.sparse_tensor for attribute in attributes if attribute.HasField("sparse_tensor")]
+        if isinstance(graph, GraphProto):
+            yield from graph.initializer
+            sparse += graph.sparse_initializer
+        else:
+            attributes += graph.attribute_proto
+        for attribute in attributes:
+            yield from (attribute.t, *attribute.tensors)
+            graphs += [attribute.g, *attribute.graphs]
+        for tensor in sparse:
+            yield from (tensor.values, tensor.indices)
