@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 from onnx import FunctionProto, GraphProto, ModelProto, TensorProto, external_data_helper, helper
 
 from roiseg.common.files import file_digest
@@ -34,13 +35,10 @@ def full_size(model: ModelProto) -> int:
     return model.ByteSize() + sum(map(_size, external_tensors(model)))
 
 
-def external_files(model: ModelProto) -> list[str]:
-    """The files that hold external tensors, relative to the model's folder."""
-    return sorted({_location(tensor) for tensor in external_tensors(model)})
-
-
-def digest_of(path: str | Path, files: Sequence[str]) -> str:
-    """SHA-256 of all bytes of a model: its file, and the `files` that hold its external tensors."""
+def model_digest(path: str | Path) -> str:
+    """SHA-256 of all bytes of a model: its file, and the files that hold its external tensors."""
+    model = onnx.load(str(path), load_external_data=False)
+    files = sorted({_location(tensor) for tensor in external_tensors(model)})
     own = file_digest(path)
     if not files:
         return own

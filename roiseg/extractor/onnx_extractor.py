@@ -16,7 +16,7 @@ from roiseg.common.errors import UserError
 from roiseg.common.files import Source
 from roiseg.extractor.detector.base import Detections, Detector
 from roiseg.extractor.detector.output import cut_with_detector
-from roiseg.extractor.external_data import digest_of, external_files
+from roiseg.extractor.external_data import model_digest
 from roiseg.extractor.graph import cut_graph, load_onnx
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.extractor.session import TORCH_TYPES, bind, open_session
@@ -44,6 +44,7 @@ class OnnxExtractor:
         channels: C of each layer.
         strides: input pixels per cell of each layer.
         free_batch: the file declares a free number of images per run.
+        digest: SHA-256 of the file and of the files that hold weights of it.
         batched: it computes several images in one run as it computes each alone.
 
     Raises:
@@ -71,7 +72,7 @@ class OnnxExtractor:
         self.detector = detector
         self._runtime = (providers, threads)
         whole = load_onnx(onnx_path)
-        self._data_files = external_files(whole)
+        self.digest = model_digest(self.onnx_path)
         model = cut_graph(whole, self.layers, self.onnx_path)
         if detector is not None and detector.output is not None:  # a wrong name is told at once
             cut_graph(whole, [detector.output], self.onnx_path, "extractor.detector.output")
@@ -84,11 +85,6 @@ class OnnxExtractor:
         self.strides = tuple(preprocess.image_size[0] // shape[1] for shape in self.shapes)
         self.free_batch = not isinstance(self._input.shape[0], int)
         self.batched = self.free_batch and self._takes_two(blank)
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the ONNX file and of the files that hold weights of it."""
-        return digest_of(self.onnx_path, self._data_files)
 
     @property
     def identity(self) -> str:

@@ -91,7 +91,8 @@ def image_input(model: ModelProto) -> ValueInfoProto:
     if len(inputs) != 1 or element_type(inputs[0]) is None:
         names = ", ".join(value.name for value in inputs) or "none"
         raise UserError(
-            f"the detector must have one input, the image, a tensor; it has {names}: export it with the image only"
+            f"the detector must have one input, the image, a tensor; it has {names}: "
+            "export it with the image only"
         )
     return inputs[0]
 
