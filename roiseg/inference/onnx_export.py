@@ -25,6 +25,7 @@ from roiseg.inference.onnx_graph import (
     FeatureInput,
     export_decoder,
     save_onnx,
+    seal,
 )
 from roiseg.inference.onnx_merge import merge_with_extractor
 
@@ -153,7 +154,7 @@ def _metadata(model: TrainedModel, options: ExportOptions, exported: ModelProto)
     # of the detector, which has named it
     picture = next(name for name in inputs if name not in (ROIS, PIXEL_SIZE)) if options.merged else None
     tensors = {**_TENSORS, **({picture: _TENSORS[IMAGE]} if picture else {})}
-    return {
+    metadata = {
         "producer": "roiseg",
         "checkpoint": model.path.name,
         "epoch": str(model.epoch),
@@ -166,3 +167,4 @@ def _metadata(model: TrainedModel, options: ExportOptions, exported: ModelProto)
         "picture_input": json.dumps(picture),
         "extractor_sha256": model.extractor_sha256,
     }
+    return {**metadata, "seal": seal(metadata, described)}

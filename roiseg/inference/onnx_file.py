@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.extractor.session import default_providers
 from roiseg.inference.checkpoint import check_same_file
-from roiseg.inference.onnx_graph import IMAGE, MASKS, PIXEL_SIZE, ROIS
+from roiseg.inference.onnx_graph import IMAGE, MASKS, PIXEL_SIZE, ROIS, seal
 from roiseg.inference.rebuild import rebuild
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -36,9 +37,10 @@ class OnnxFile:
         finds_boxes: it also finds the boxes itself, and takes none.
         image_size: (H, W) of the detector's input and of the masks.
         preprocess: from picture to the detector's input tensor.
+        detector: configuration of the adapter that reads the detector's own boxes, if the export knew one.
 
     Raises:
-        UserError: absent, not to be opened, or not written by roiseg.
+        UserError: missing, not to be opened, not written by roiseg, or its metadata disagrees with its graph.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -56,17 +58,45 @@ class OnnxFile:
             raise UserError(
                 f"{self.path} is no decoder written by `python -m roiseg.export`: give one that is"
             )
+        outputs = {given.name: given.shape for given in self.session.get_outputs()}
+        if self.metadata.get("seal") != seal(self.metadata, [*self._types, *outputs]):
+            raise self._differs("was changed since, or is of another version of roiseg")
         self.finds_boxes = ROIS not in self._types
-        self.merged: bool = self._read("merged")
-        self.layers: list[str] = self._read("layers")
-        height, width = self._read("image_size")
-        self.image_size = (int(height), int(width))
-        self.preprocess = Preprocess(**self._read("preprocess"))
+        try:
+            self.merged: bool = self._read("merged", bool)
+            self.layers: list[str] = self._read("layers", list)
+            height, width = self._read("image_size", list)
+            self.image_size = (int(height), int(width))
+            self.preprocess = Preprocess(**self._read("preprocess", dict))
+            self.detector: dict[str, Any] | None = self._read("detector", (dict, NoneType))
+            self._sha256 = self.metadata["extractor_sha256"]
+            contradiction = self._contradiction(outputs)
+        except (UserError, KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
+            raise self._differs(f"cannot be used ({str(error)[:200]})") from None
+        if contradiction:
+            raise self._differs(contradiction)
 
-    @property
-    def detector(self) -> dict[str, Any] | None:
-        """Configuration of the adapter that reads the detector's own boxes, if the export knew one."""
-        return self._read("detector", None)
+    def _contradiction(self, outputs: dict[str, list[Any]]) -> str | None:
+        """What the metadata says that is not so of this graph."""
+        size = list(self.image_size)
+        if not all(isinstance(name, str) for name in self.layers):
+            return f"names layers {self.layers}"
+        shapes = {given.name: given.shape for given in self.session.get_inputs()}
+        pictures = {self._read("picture_input", str)} if self.merged else {IMAGE} & shapes.keys()
+        if not self.merged and set(self.layers) != shapes.keys() - {ROIS, IMAGE, PIXEL_SIZE}:
+            return f"names layers {self.layers}, the graph reads {sorted(shapes)}"
+        if not pictures <= shapes.keys():
+            return f"names the input {pictures.pop()}, the graph reads {sorted(shapes)}"
+        if list(self.preprocess.image_size) != size:
+            return f"says image_size {size} and preprocess {list(self.preprocess.image_size)}"
+        for name, shape in {MASKS: outputs.get(MASKS), **{name: shapes[name] for name in pictures}}.items():
+            sides = zip(shape[-2:] if shape else (), size, strict=True)
+            if any(isinstance(side, int) and side != said for side, said in sides):
+                return f"says image_size {size}, `{name}` of the graph is {shape}"
+        return None
+
+    def _differs(self, how: str) -> UserError:
+        return UserError(f"{self.path}: its metadata {how}: export it anew")
 
     def extractor(
         self, onnx_path: str | None = None, detector: dict[str, Any] | None = None
@@ -90,7 +120,7 @@ class OnnxFile:
             )
         adapter = detector if detector is not None else self.detector
         extractor = OnnxExtractor(onnx_path, self.layers, self.preprocess, detector=rebuild(adapter))
-        check_same_file(extractor, self.metadata["extractor_sha256"], self.path)
+        check_same_file(extractor, self._sha256, self.path)
         return extractor
 
     def run(self, inputs: Tensor, features: Sequence[Tensor], rois: Tensor, pixel_size: Tensor) -> Tensor:
@@ -117,12 +147,9 @@ class OnnxFile:
         (masks,) = self.session.run([MASKS], given)
         return torch.from_numpy(masks.astype(np.float32))
 
-    def _read(self, key: str, *default: Any) -> Any:
-        if key not in self.metadata and default:
-            return default[0]
-        try:
-            return json.loads(self.metadata[key])
-        except (KeyError, ValueError):
-            raise UserError(
-                f"{self.path}: its metadata `{key}` is missing or damaged: export it anew"
-            ) from None
+    def _read(self, key: str, kind: type | tuple[type, ...]) -> Any:
+        """An entry of the metadata; raises KeyError, TypeError or ValueError where there is none such."""
+        value = json.loads(self.metadata[key])
+        if not isinstance(value, kind):
+            raise TypeError(f"`{key}` is {value!r}")
+        return value

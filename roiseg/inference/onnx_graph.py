@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import io
+import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +134,24 @@ def save_onnx(model: ModelProto, path: Path, metadata: dict[str, str]) -> None:
     helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString())
+
+
+def seal(metadata: Mapping[str, str], tensors: Iterable[str]) -> str:
+    """SHA-256 of what an export writes beside a graph; entries that other programs add do not count.
+
+    Args:
+        metadata: of the file.
+        tensors: names of the graph's inputs and outputs.
+    """
+    ours = {*_SEALED, *tensors}
+    entries = sorted((key, value) for key, value in metadata.items() if key in ours)
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+
+
+_SEALED = (
+    "producer", "checkpoint", "epoch", "image_size", "layers", "preprocess", "merged", "detector",
+    "picture_input", "extractor_sha256",
+)  # fmt: skip
 
 
 def _strip_notes(model: ModelProto) -> None:

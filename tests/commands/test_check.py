@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import onnx
 import pytest
 import torch
-from helpers import run_command
+from helpers import run_command, user_error
 from onnx import numpy_helper
 from tiny_run import one_thread, tiny_config, tiny_decoder
 from wholebody import COLUMNS, LAYER, SIZE, wholebody_file
@@ -16,6 +18,8 @@ from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.inference.checkpoint import describe, load_model
 from roiseg.inference.onnx_export import ExportOptions, export_model
+from roiseg.inference.onnx_file import OnnxFile
+from roiseg.inference.onnx_graph import seal
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -166,3 +170,65 @@ def test_a_merged_file_whose_detector_is_gone_says_so(files, checkpoint, run_che
 def test_the_file_must_be_given(run_check):
     code, error, _ = run_check()
     assert_one_line(code, error, "`onnx` must be given")
+
+
+# --- metadata that is not the graph's -------------------------------------------------------------
+
+
+def with_metadata(path, target, sealed=False, **entries):
+    """A copy of a file with other entries in its metadata; None removes one."""
+    model = onnx.load(str(path))
+    stored = {entry.key: entry.value for entry in model.metadata_props}
+    stored = {key: value for key, value in {**stored, **entries}.items() if value is not None}
+    if sealed:
+        stored["seal"] = seal(stored, [tensor.name for tensor in (*model.graph.input, *model.graph.output)])
+    onnx.helper.set_model_props(model, stored)
+    onnx.save(model, str(target))
+    return target
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_changed_entry_of_the_metadata_is_used(form, files, tmp_path):
+    target = tmp_path / "changed.onnx"
+    stored = OnnxFile(files[form]).metadata
+    for key, value in stored.items():
+        for changed in (value.replace("6", "7") + " ", None):
+            with_metadata(files[form], target, **{key: changed})
+            assert "export it" in user_error(OnnxFile, target) or key == "producer"
+    assert OnnxFile(with_metadata(files[form], target, added_by="another program"))
+
+
+SIZES = {"image_size": "[96, 64]", "preprocess": json.dumps({"image_size": [96, 64]})}
+
+
+@pytest.mark.parametrize(
+    ("form", "entries", "told"),
+    [
+        *((form, SIZES, "says image_size [96, 64], ") for form in FORMS),
+        ("alone", {"image_size": "[96, 64]"}, "says image_size [96, 64] and preprocess [64, 96]"),
+        ("alone", {"layers": '["another"]'}, "names layers ['another'], the graph reads"),
+        ("alone", {"merged": "true"}, "`picture_input` is None"),
+        (
+            "alone",
+            {"preprocess": json.dumps({"image_size": list(SIZE), "divisor": 0})},
+            "divisor must not be 0",
+        ),
+        ("merged", {"merged": "false"}, "the graph reads"),
+        ("merged", {"picture_input": '"photograph"'}, "names the input photograph, the graph reads"),
+    ],
+)
+def test_metadata_that_contradicts_its_graph_is_refused(form, entries, told, files, tmp_path):
+    path = with_metadata(files[form], tmp_path / "contradicting.onnx", sealed=True, **entries)
+    assert told in user_error(OnnxFile, path)
+
+
+@pytest.mark.parametrize(
+    "value", ["", "[", "null", "5", '"x"', "[1]", "[1e999, -1]", "{}", "[" * 100_000, None]
+)
+def test_odd_metadata_is_one_line(value, files, tmp_path):
+    for key in ("image_size", "layers", "preprocess", "merged", "detector", "picture_input"):
+        path = with_metadata(files["merged"], tmp_path / "odd.onnx", sealed=True, **{key: value})
+        if (key, value) not in {("detector", "null"), ("detector", "{}")}:  # no adapter, and none of its own
+            message = user_error(OnnxFile, path)
+            assert str(path) in message
+            assert len(message) < 500
