@@ -97,9 +97,36 @@ def read_run(folder: Path) -> Run:
     config = flatten(_read_yaml(folder / "config.yaml"))
     summary = read_json(folder / "summary.json", "summary")
     for key in ("test", "data", "parameters", "seconds"):
-        if key not in summary:
+        if not isinstance(summary, dict) or key not in summary:
             raise UserError(f"{folder / 'summary.json'} has no `{key}`: it is not of a run that was tested")
-    return Run(folder, _without_own_folders(config), summary, read_rois(folder / "instances.csv"))
+    for key in ("test", "data", "parameters"):
+        if not isinstance(summary[key], dict):
+            raise UserError(
+                f"{folder / 'summary.json'} is damaged, its `{key}` holds no keys: remove this run"
+            )
+    rois = read_rois(folder / "instances.csv")
+    _check_together(folder, config, summary, rois)
+    return Run(folder, _without_own_folders(config), summary, rois)
+
+
+def _check_together(folder: Path, config: dict[str, Any], summary: dict[str, Any], rois: Rois) -> None:
+    """Make sure that the files of a run are of the same run.
+
+    Raises:
+        UserError: two of them contradict each other.
+    """
+    seed, measured = config.get("seed"), float(rois.iou.mean())
+    said = (summary.get("seed", seed), summary["test"].get("test/instance_iou", measured))
+    if said[0] != seed:
+        other = f"seed {said[0]}, config.yaml {seed}"
+    elif not isinstance(said[1], (int, float)) or not abs(said[1] - measured) < _ROUNDED:
+        other = f"test/instance_iou {said[1]}, instances.csv {measured:.4f}"
+    else:
+        return
+    raise UserError(f"{folder / 'summary.json'} says {other}: they are of different runs, remove this one")
+
+
+_ROUNDED = 1e-3
 
 
 def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -119,3 +119,21 @@ def test_damaged_files_are_named(tmp_path):
     for text in ("a: [", "- 1", "\tx", "5"):
         (folder / "config.yaml").write_text(text)
         assert str(folder / "config.yaml") in user_error(read_run, folder)
+
+
+@pytest.mark.parametrize(
+    ("summary", "words"),
+    [
+        ({"seed": 3}, "says seed 3, config.yaml 0"),
+        ({"test": {"test/instance_iou": 0.9}}, "says test/instance_iou 0.9, instances.csv 0.5"),
+        ({"test": {"test/instance_iou": float("nan")}}, "instances.csv 0.5"),
+        ({"test": {"test/instance_iou": "high"}}, "instances.csv 0.5"),
+        ({"test": 5}, "its `test` holds no keys"),
+        ({"data": []}, "its `data` holds no keys"),
+    ],
+)
+def test_files_of_different_runs_are_refused(tmp_path, summary, words):
+    folder = write_run(tmp_path / "r", [0.5, 0.5], rows=rois()[:2], summary=summary)
+    message = user_error(read_run, folder)
+    assert words in message
+    assert str(folder) in message
