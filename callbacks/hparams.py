@@ -11,6 +11,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from callbacks.tensorboard import writers
 from roiseg.reporting.runs import flatten
+from roiseg.common.files import as_utf8
 from roiseg.training.module import RoiSegModule
 
 Value = str | float | int | bool
@@ -70,6 +71,6 @@ def shown(config: dict[str, Any], keys: Sequence[str]) -> dict[str, Value]:
     """The values of `keys`, as far as there are any; numbers, truth values and texts as they are."""
     values = {key: config[key] for key in dict.fromkeys(keys) if config.get(key) is not None}
     return {
-        key: value if isinstance(value, (str, float, int, bool)) else str(value)
+        key: value if isinstance(value, (float, int, bool)) else as_utf8(str(value))
         for key, value in values.items()
     }

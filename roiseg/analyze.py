@@ -7,7 +7,6 @@ from typing import Any
 
 from omegaconf import DictConfig
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from roiseg.cli.entry import command
@@ -33,7 +32,7 @@ def main(cfg: DictConfig) -> dict[str, Any]:
     _save_figure(analysis, picture)
     for table in tables(analysis):
         console.print(table)
-    console.print(f"{path}\n{picture}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"{path}\n{picture}", soft_wrap=True, highlight=False)
     return analysis
 
 
@@ -56,7 +55,7 @@ def _table(title: str, *headings: str) -> Table:
 
 
 def _totals(analysis: dict[str, Any]) -> Table:
-    table = _table(escape(analysis["source"]), "what", "value")
+    table = _table(analysis["source"], "what", "value")
     for name, count in analysis["totals"].items():
         table.add_row(name.replace("_", " "), f"{count:,}")
     overlap, size = analysis["overlap"], analysis["roi_size"]

@@ -51,12 +51,13 @@ def main(cfg: DictConfig) -> None:
     address = str(server.server_address[0])
     if not is_loopback(address):
         console.print(
-            f"[yellow]Warning:[/] host={cfg.host} lets others in: whoever reaches this machine can use "
-            "the page, unencrypted and without a password."
+            f"Warning: host={cfg.host} lets others in: whoever reaches this machine can use "
+            "the page, unencrypted and without a password.",
+            style="yellow",
         )
     name = f"[{address}]" if ":" in address else address
     url = f"http://{name}:{server.port}/"
-    console.print(f"{url}  (Ctrl-C stops)", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{url}  (Ctrl-C stops)", highlight=False, soft_wrap=True)
     server.serve_forever()
 
 

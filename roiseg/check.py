@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import onnx
 from omegaconf import DictConfig
-from rich.markup import escape
 from rich.table import Table
 
 from roiseg.cli.build import plain
@@ -77,16 +76,16 @@ def compare_with_checkpoint(file: OnnxFile, ckpt: str, onnx_path: str | None) ->
 def show(report: Report) -> None:
     """Print everything as tables."""
     file = report.file
-    tensors = Table("", "name", "type", "shape", "what", title=f"ONNX file {escape(str(file.path))}")
+    tensors = Table("", "name", "type", "shape", "what", title=f"ONNX file {file.path}")
     for kind, values in (("input", file.session.get_inputs()), ("output", file.session.get_outputs())):
         for value in values:
             shape = "[" + ", ".join(map(str, value.shape)) + "]"
             what = file.metadata.get(value.name, _what(file, value.name))
-            tensors.add_row(kind, *map(escape, (value.name, value.type[7:-1], shape, what)))
+            tensors.add_row(kind, value.name, value.type[7:-1], shape, what)
     console.print(tensors)
     metadata = Table("metadata", "value")
     for key in sorted(file.metadata):
-        metadata.add_row(escape(key), escape(file.metadata[key]))
+        metadata.add_row(key, file.metadata[key])
     console.print(metadata)
     console.print(_figures(report))
 

@@ -8,7 +8,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from roiseg.cli.entry import command
 from roiseg.common.console import console
-from roiseg.common.errors import UserError
 from roiseg.data.coco.build import prepare
 from roiseg.data.coco.check import table
 
@@ -17,15 +16,12 @@ from roiseg.data.coco.check import table
 def main(cfg: DictConfig) -> None:
     """Prepare the data set, check it, and show what is there."""
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    try:
-        prepared = prepare(**settings)
-    except KeyboardInterrupt:
-        raise UserError("interrupted; the same command goes on from here") from None
+    prepared = prepare(**settings)
     for path in prepared.made:
-        console.print(f"made {path}", soft_wrap=True, markup=False)
+        console.print(f"made {path}", soft_wrap=True)
     if not prepared.made:
         console.print(
-            f"already there: everything in {cfg.output_dir} is complete", soft_wrap=True, markup=False
+            f"already there: everything in {cfg.output_dir} is complete", soft_wrap=True
         )
     console.print(table(prepared.reports))
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig
 from roiseg.cli.entry import command
 from roiseg.common.console import console
 from roiseg.common.errors import UnwritableError, UserError
-from roiseg.common.files import atomic_path, write_json
+from roiseg.common.files import atomic_path, open_text, write_json
 from roiseg.reporting import table
 from roiseg.reporting.comparable import check_comparable
 from roiseg.reporting.compare import Row, compare
@@ -78,7 +78,7 @@ def show(rows: Sequence[Row], metric: str, sizes: bool, said: Sequence[str]) -> 
         table.show("compared with the baseline", table.differences(), rows)
     table.show("besides", table.more(rows[0], metric, sizes), rows)
     for sentence in said:
-        console.print(sentence, markup=False, highlight=False)
+        console.print(sentence, highlight=False)
 
 
 def write(folder: Path, rows: Sequence[Row], metric: str, sizes: bool, said: Sequence[str]) -> None:
@@ -92,12 +92,12 @@ def write(folder: Path, rows: Sequence[Row], metric: str, sizes: bool, said: Seq
     write_json(folder / "report.json", {"notes": list(said), "variants": variants})
     with atomic_path(folder / "report.png") as path:
         comparison_figure(records, table.TITLES[metric]).savefig(path)
-    console.print(f"{folder}: report.md, report.csv, report.json, report.png", soft_wrap=True, markup=False)
+    console.print(f"{folder}: report.md, report.csv, report.json, report.png", soft_wrap=True)
 
 
 def _write_text(path: Path, text: str) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with atomic_path(path) as temporary, open_text(temporary) as stream:
+        stream.write(text)
 
 
 def _background(row: Row) -> dict[str, Any]:

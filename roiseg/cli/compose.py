@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from roiseg.cli.entry import CONF_DIR, explain
+from roiseg.cli.words import quote
 from roiseg.common.errors import UserError
 
 CHECKOUT = CONF_DIR.parent
@@ -27,7 +28,7 @@ def compose_run(output_dir: str | Path, *overrides: str, config: str = "train") 
 
     Args:
         output_dir: of the run, relative to the checkout or absolute.
-        overrides: as on the command line; values with special characters need the same quotes within.
+        overrides: as on the command line.
         config: `train` or another command whose configuration is built on it (`preview`, `models`).
 
     Raises:
@@ -42,8 +43,7 @@ def compose_run(output_dir: str | Path, *overrides: str, config: str = "train") 
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         try:
-            return compose(
-                config, overrides=[*(f"paths.{key}='{path}'" for key, path in places.items()), *overrides]
-            )
+            own = (f"paths.{key}={path}" for key, path in places.items())
+            return compose(config, overrides=[quote(word) for word in (*own, *overrides)])
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain(error, config) or str(error)) from None

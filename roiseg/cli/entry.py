@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import re
 import sys
@@ -27,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from roiseg.cli.faults import explain_fault
 from roiseg.cli.words import to_overrides
 from roiseg.common.errors import UserError, nearest
+from roiseg.common.signals import stoppable
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 
@@ -50,7 +52,8 @@ def command(
     """Decorate `task(cfg)` into a command-line program configured by `conf/<config_name>.yaml`.
 
     A `UserError`, or a mistake Hydra finds while composing, is printed as one line on stderr and
-    ends the process with code 2. With `HYDRA_FULL_ERROR=1` the traceback is shown instead.
+    ends the process with code 2. With `HYDRA_FULL_ERROR=1` the traceback is shown instead. SIGINT and
+    SIGTERM end it in order, with one line and code 130 or 143. What the terminal cannot show is escaped.
 
     Args:
         config_name: of the configuration, and of the program.
@@ -78,11 +81,16 @@ def command(
 
         @functools.wraps(task)
         def main() -> Any:
+            with stoppable(lambda: "no file is left half-written"):
+                return run()
+
+        def run() -> Any:
             full_error = _full_error()
+            if isinstance(sys.stdout, io.TextIOWrapper):  # a name may not be UTF-8, or the terminal may not
+                sys.stdout.reconfigure(errors="backslashreplace")
             threading.excepthook, sys.unraisablehook = _background_error, _error_of_removal
             os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise, so that we can word its errors
-            if words is not None:
-                sys.argv[1:] = to_overrides(sys.argv[1:], words)
+            sys.argv[1:] = to_overrides(sys.argv[1:], words)
             try:
                 os.environ[_USER_FULL_ERROR] = str(int(full_error))
                 if prepare is not None:

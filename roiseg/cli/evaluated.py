@@ -14,6 +14,7 @@ from roiseg.cli.build import plain
 from roiseg.cli.device import existing_device
 from roiseg.cli.report import parameter_counts
 from roiseg.common.errors import UserError
+from roiseg.common.files import as_utf8
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.data.targets import TargetSpec
 from roiseg.evaluation.inside import InsideExtractor
@@ -121,7 +122,7 @@ def open_models(cfg: DictConfig) -> dict[str, Evaluated]:
             exported, OnnxSeer(exported), _data(cfg, exported, None, torch.device("cpu"))
         )
         origin = file.metadata.get("checkpoint")
-        if trained is not None and origin != trained.path.name:
+        if trained is not None and origin != as_utf8(trained.path.name):
             log.warning("%s was exported from %s, not from %s", file.path, origin, trained.path)
     return models
 

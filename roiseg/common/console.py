@@ -7,16 +7,23 @@ from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.status import Status
+from rich.text import Text
 
-console = Console()
+console = Console(markup=False, emoji=False)  # names of files may look like markup
 
 T = TypeVar("T")
+
+
+def status(text: str) -> Status:
+    """Return a spinner that shows `text` as it is while a block runs."""
+    return console.status(Text(text))
 
 
 def progress_bar() -> Progress:
     """Return a rich progress display (description, bar, n of m, time left) on the shared console."""
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
         console=console, transient=True,
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 import xxhash
 
@@ -107,6 +107,28 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def open_text(path: Path) -> TextIO:
+    """Open a file to write UTF-8; what cannot be UTF-8, as in some file names, is escaped as in json."""
+    return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+
+
+def as_utf8(text: str) -> str:
+    """Return a text that can be encoded in UTF-8; what cannot, as in some file names, is escaped as in json."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+@contextmanager
+def utf8_path(path: Path) -> Iterator[str]:
+    """Yield `path`, or where it is not UTF-8 a link to it, for libraries in C++ that take no other names."""
+    if as_utf8(str(path)) == str(path):
+        yield str(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder, f"link{as_utf8(path.suffix)}")
+        link.symlink_to(path.absolute())
+        yield str(link)
 
 
 def write_json(path: str | Path, content: Any) -> Path:

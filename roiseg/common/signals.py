@@ -89,8 +89,10 @@ class Stop:
             signal.signal(number, self._handle)
 
     def _elsewhere(self, number: int) -> Callable[[int, FrameType | None], Any] | None:
-        """Whoever else handles a signal."""
+        """Whoever else handles a signal; not a block around this one."""
         handler = self._before.get(number)
+        if isinstance(around := getattr(handler, "__self__", None), Stop):
+            return around._elsewhere(number)
         return None if handler in (None, _DEFAULTS.get(number)) else handler
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -119,7 +121,7 @@ class Stop:
 def stoppable(told: Callable[[], str]) -> Iterator[Stop]:
     """Let SIGINT and SIGTERM end a block in order: it is left as by an exception, then one line is printed.
 
-    A second signal ends the process at once.
+    A second signal ends the process at once. Of two blocks, one within the other, the inner one prints.
 
     Args:
         told: what the line says about the state that is left.

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from pycocotools import mask as coco_mask
-from rich.markup import escape
 
-from roiseg.common.console import console
+from roiseg.common.console import status
 from roiseg.common.errors import UserError
 from roiseg.common.files import existing_file, read_json
 from roiseg.data.annotation_index import Index
@@ -63,7 +62,7 @@ def load_annotations(
 
 def parse(path: Path, category_id: int) -> Annotations:
     """Parse and check a COCO instances file; see `load_annotations`."""
-    with console.status(f"reading {escape(path.name)}, {path.stat().st_size / 1e6:.0f} MB"), _no_collection():
+    with status(f"reading {path.name}, {path.stat().st_size / 1e6:.0f} MB"), _no_collection():
         content = read_json(path, "annotations", each=_compact)
         for key in ("images", "annotations"):
             if not isinstance(content, dict) or not isinstance(content.get(key), list):

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
-from roiseg.common.files import atomic_path
+from roiseg.common.files import atomic_path, open_text
 from roiseg.training.instances import InstanceRecord
 
 
@@ -15,7 +15,7 @@ def write_table(path: Path, records: Iterable[InstanceRecord]) -> None:
 
     The columns are those of `InstanceRecord`; boxes are rounded to a thousandth of a pixel.
     """
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_path(path) as temporary, open_text(temporary) as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(InstanceRecord._fields)
         for record in sorted(records, key=lambda r: (r.image_id, r.annotation_id)):

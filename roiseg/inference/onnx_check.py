@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from roiseg.common.errors import UserError
+from roiseg.common.files import utf8_path
 from roiseg.decoders.base import Decoder
 from roiseg.extractor.detector.base import Detections
 from roiseg.inference.onnx_graph import MaskGraph
@@ -85,7 +86,7 @@ def largest_difference(
         image_size: (H, W) of the masks.
         inputs: at least one.
     """
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = _session(path)
     graph = MaskGraph(decoder, image_size).eval()
     worst = 0.0
     for given in inputs:
@@ -102,7 +103,7 @@ def detected_difference(
     Returns:
         Largest difference of masks, given the file's boxes, and of scores; and of boxes, in input pixels.
     """
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = _session(path)
     graph = MaskGraph(decoder, image_size).eval()
     height, width = image_size
     masks_worst = boxes_worst = 0.0
@@ -130,6 +131,11 @@ def _run(
 def _masks(graph: MaskGraph, given: CheckInput | PictureInput, rois: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         return graph(list(given.features), torch.from_numpy(rois), **given.context).numpy()
+
+
+def _session(path: Path) -> ort.InferenceSession:
+    with utf8_path(path) as name:
+        return ort.InferenceSession(name, providers=["CPUExecutionProvider"])
 
 
 def _difference(path: Path, what: str, found: np.ndarray, expected: np.ndarray) -> float:

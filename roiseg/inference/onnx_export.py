@@ -10,7 +10,7 @@ from pathlib import Path
 from onnx import ModelProto, TensorProto
 
 from roiseg.common.errors import UserError
-from roiseg.common.files import atomic_path
+from roiseg.common.files import as_utf8, atomic_path
 from roiseg.data.batch import RoiSample
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.inference.checkpoint import TrainedModel
@@ -156,7 +156,7 @@ def _metadata(model: TrainedModel, options: ExportOptions, exported: ModelProto)
     tensors = {**_TENSORS, **({picture: _TENSORS[IMAGE]} if picture else {})}
     metadata = {
         "producer": "roiseg",
-        "checkpoint": model.path.name,
+        "checkpoint": as_utf8(model.path.name),
         "epoch": str(model.epoch),
         "image_size": json.dumps(list(model.image_size)),
         "layers": json.dumps(list(model.layers)),

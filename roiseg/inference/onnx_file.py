@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from roiseg.common.errors import UserError
-from roiseg.common.files import existing_file
+from roiseg.common.files import existing_file, utf8_path
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.extractor.session import default_providers
@@ -46,7 +46,8 @@ class OnnxFile:
     def __init__(self, path: str | Path) -> None:
         self.path = existing_file(path, "exported ONNX", "give a file written by `python -m roiseg.export`")
         try:
-            self.session = ort.InferenceSession(str(self.path), providers=default_providers())
+            with utf8_path(self.path) as name:
+                self.session = ort.InferenceSession(name, providers=default_providers())
         except Exception as error:  # the runtime raises bare exceptions of its own
             reason = " ".join(str(error).split())[:200]
             raise UserError(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roiseg.common.errors import UserError
+from roiseg.common.files import utf8_path
 from roiseg.data.images import MAX_PIXELS
 from roiseg.sources.source import Frame, Source, Video
 
@@ -80,7 +81,8 @@ class VideoFile(Source):
         return f"{self.path.stem}_{number:06d}"
 
     def _open(self) -> cv2.VideoCapture:
-        return cv2.VideoCapture(str(self.path))
+        with utf8_path(self.path) as name:
+            return cv2.VideoCapture(name)
 
 
 class _Decoded:

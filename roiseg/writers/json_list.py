@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from roiseg.common.files import atomic_path
+from roiseg.common.files import atomic_path, open_text
 
 
 @contextmanager
 def json_list(path: Path) -> Iterator[Callable[[Any], None]]:
     """Yield a function that adds an item, a line each; the file is whole when the block ends, or absent."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+    with atomic_path(path) as temporary, open_text(temporary) as stream:
         before = "[\n"
 
         def add(item: Any) -> None:

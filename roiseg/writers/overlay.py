@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 
 from roiseg.common.errors import UserError
-from roiseg.common.files import atomic_path, check_room
+from roiseg.common.files import atomic_path, check_room, utf8_path
 from roiseg.inference.pictures import Result
 from roiseg.sources.source import Source, Video
 from roiseg.visualize.canvas import Image
@@ -17,6 +17,8 @@ from roiseg.visualize.drawing import blend_crops, draw_boxes, draw_numbers
 from roiseg.visualize.palette import ROI_RED, instance_colors
 from roiseg.writers.picture_files import write_rgb
 from roiseg.writers.writer import Write, Writer
+
+_EVERY = 50  # frames from one look at whether the disk has room to the next
 
 
 class OverlayWriter(Writer):
@@ -69,12 +71,21 @@ class OverlayWriter(Writer):
 def _video(path: Path, video: Video) -> Iterator:
     """Yield a function that adds a frame, RGB uint8 [H, W, 3]; the file is there when the block ends."""
     height, width = video.size
-    with atomic_path(path) as temporary:
-        stream = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), video.fps, (width, height))
+    with atomic_path(path) as temporary, utf8_path(temporary) as name:
+        stream = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*"mp4v"), video.fps, (width, height))
         if not stream.isOpened():
             raise UserError(f"{path}: this OpenCV cannot write mp4 videos: leave the overlay writer out")
+
+        def add(frame: Image) -> None:
+            nonlocal written
+            stream.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            written += 1
+            if written % _EVERY == 0:
+                check_room(path.parent)  # OpenCV does not say that it cannot write
+
+        written = 0
         try:
-            yield lambda frame: stream.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            yield add
         finally:
             stream.release()
-        check_room(path.parent)  # OpenCV does not say that it could not write
+        check_room(path.parent)

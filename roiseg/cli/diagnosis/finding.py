@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from roiseg.cli.entry import explain
 
@@ -67,8 +67,8 @@ class Report:
             table.add_column(name, overflow="fold")
         for finding in self.findings:
             style = _STYLES[finding.state]
-            todo = f"\n[{style}]-> {escape(finding.todo)}[/]" if finding.todo else ""
-            table.add_row(f"[{style}]{finding.state}[/]", finding.about, escape(finding.text) + todo)
+            todo = (f"\n-> {finding.todo}", style) if finding.todo else ""
+            table.add_row(Text(finding.state, style), finding.about, Text.assemble(finding.text, todo))
         return table
 
     def content(self) -> dict[str, object]:

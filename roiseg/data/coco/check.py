@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.filesize import decimal
-from rich.markup import escape
 from rich.table import Table
 
-from roiseg.common.console import console
+from roiseg.common.console import status
 from roiseg.common.errors import UserError
 from roiseg.common.files import read_json
 from roiseg.data.coco.layout import PERSON, SPLITS, Coco, Layout, missing_images
@@ -114,7 +113,7 @@ def require_images(coco: Coco, folder: Path) -> None:
 
 def table(reports: list[FileReport]) -> Table:
     """Show the reports as a table for the terminal."""
-    title = escape(f"annotation files in {reports[0].path.parent}")
+    title = f"annotation files in {reports[0].path.parent}"
     shown = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     shown.add_column("file", no_wrap=True)
     for heading in ("images", "persons", "persons\n/image", "size"):
@@ -127,7 +126,7 @@ def table(reports: list[FileReport]) -> Table:
 
 
 def _checked(path: Path) -> tuple[Coco, FileReport]:
-    with console.status(f"checking {path.name}"):
+    with status(f"checking {path.name}"):
         coco = read_json(path, "annotations")
         check_persons(coco, str(path))
     return coco, FileReport(path, len(coco["images"]), len(coco["annotations"]), path.stat().st_size)

@@ -94,7 +94,7 @@ def fetch(url: str, path: Path, md5: str) -> None:
 def transfer_bar() -> Progress:
     """Return a progress display of bytes, speed and time left."""
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description}"), *columns, console=console, transient=True)
+    return Progress(TextColumn("{task.description}", markup=False), *columns, console=console, transient=True)
 
 
 def _receive(url: str, part: Path) -> None:

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from roiseg.common.console import console
+from roiseg.common.console import status
 from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path, read_json
 from roiseg.data.coco.check import check_persons
@@ -20,7 +20,7 @@ def read_persons(path: Path) -> Coco:
     Raises:
         UserError: the file is absent, broken, not a COCO instances file, or shows no person.
     """
-    with console.status(f"reading {path.name}"):
+    with status(f"reading {path.name}"):
         persons = person_only(read_json(path, "annotations"), str(path))
     check_persons(persons, str(path))
     return persons

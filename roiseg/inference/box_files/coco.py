@@ -9,7 +9,7 @@ from typing import Any
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import read_json
-from roiseg.inference.box_files.given import BoxFile, GivenBoxes, Names
+from roiseg.inference.box_files.given import BoxFile, GivenBoxes, Names, as_float32
 from roiseg.sources.image_ids import name_number
 from roiseg.sources.source import Frame
 
@@ -89,9 +89,9 @@ class CocoBoxes(BoxFile):
             image_id: Any = record.get("image_id")
             if not _is_whole(image_id) or (ids is not None and image_id not in ids):
                 raise UserError(f"{where}: `image_id` {image_id!r} is not the id of any image in the file")
-            x, y, width, height, score = _numbers(record, where)
-            if width > 0 and height > 0:
-                rows.setdefault(image_id, []).append([x, y, x + width, y + height, score])
+            x1, y1, x2, y2, score = _numbers(record, where)
+            if x2 > x1 and y2 > y1:
+                rows.setdefault(image_id, []).append([x1, y1, x2, y2, score])
             else:
                 empty += 1
         if empty:
@@ -129,17 +129,15 @@ def _images(content: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _numbers(record: dict[str, Any], where: str) -> list[float]:
-    """x, y, width, height and score of a record."""
+    """x1, y1, x2, y2 and score of a record."""
     bbox, score = record.get("bbox"), record.get("score", 1.0)
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_finite, bbox)):
-        raise UserError(f"{where}: `bbox` must be four finite numbers x, y, width, height, got {bbox!r}")
-    if not _is_finite(score):
-        raise UserError(f"{where}: `score` must be a finite number, got {score!r}")
-    return [*map(float, bbox), float(score)]
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    numbers = [*map(as_float32, bbox)] if isinstance(bbox, list) and len(bbox) == 4 else [math.nan]
+    corners = [*numbers[:2], *(as_float32(a + b) for a, b in zip(numbers, numbers[2:], strict=False))]
+    if not all(map(math.isfinite, corners)):
+        raise UserError(f"{where}: `bbox` must be four finite numbers x, y, width, height, got {bbox!r:.80}")
+    if not math.isfinite(as_float32(score)):
+        raise UserError(f"{where}: `score` must be a finite number, got {score!r:.80}")
+    return [*corners, as_float32(score)]
 
 
 def _is_whole(value: Any) -> bool:

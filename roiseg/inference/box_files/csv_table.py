@@ -8,7 +8,7 @@ from pathlib import Path
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import existing_file
-from roiseg.inference.box_files.given import BoxFile, GivenBoxes, Names
+from roiseg.inference.box_files.given import BoxFile, GivenBoxes, Names, as_float32
 from roiseg.sources.source import Frame
 
 _CORNERS = ("x1", "y1", "x2", "y2")
@@ -71,7 +71,7 @@ class CsvBoxes(BoxFile):
 
 def _number(text: str | None, column: str, where: str) -> float:
     try:
-        value = float(text or "")
+        value = as_float32(float(text or ""))
     except ValueError:
         value = math.nan
     if not math.isfinite(value):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +38,15 @@ class GivenBoxes:
         """From rows x1, y1, x2, y2, score."""
         table = np.array(rows, np.float32).reshape(-1, 5)
         return cls(as_boxes(table[:, :4]), table[:, 4], image_id)
+
+
+def as_float32(value: Any) -> float:
+    """Return a number as float; NaN for anything else, infinity where float32 ends."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return math.nan
+    with np.errstate(over="ignore"), suppress(OverflowError):
+        return float(np.float32(value))
+    return math.inf
 
 
 class BoxFile(ABC):

@@ -8,7 +8,7 @@ from pathlib import Path
 from roiseg.common.errors import UserError
 from roiseg.common.files import existing_file
 from roiseg.geometry.boxes import denormalize, from_cxcywh
-from roiseg.inference.box_files.given import BoxFile, GivenBoxes
+from roiseg.inference.box_files.given import BoxFile, GivenBoxes, as_float32
 from roiseg.sources.image_files import without_suffix
 from roiseg.sources.source import Frame
 
@@ -67,7 +67,7 @@ def _values(words: list[str], where: str) -> list[float]:
             + (" (these seem to be outlines)" if len(words) > 6 else "")
         )
     try:
-        values = [float(word) for word in words]
+        values = [as_float32(float(word)) for word in words]
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
     for name, value in zip(("class", "cx", "cy", "width", "height", "score"), values, strict=False):

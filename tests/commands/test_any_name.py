@@ -1,0 +1,56 @@
+"""Names of folders and files reach every command as a shell passes them, whatever they hold."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+
+NAME = os.fsdecode(b" \xff\xfe") + "ü=1, 'b' \"c\" [bold] (e) {f} $g #h !i&j;k\\ :smile: "
+
+
+def test_every_command_takes_any_name(run_main, tiny_overrides, coco_set, onnx_file, tmp_path):
+    """Inputs, outputs, pictures and the folders above them, all of this name."""
+    name, root = NAME, tmp_path / "[/x]"
+    shutil.copytree(coco_set.images, root / "images")
+    shutil.copy(onnx_file, root / f"{name}.onnx")
+    content = coco_set.content()
+    for image in content["images"]:
+        if image["file_name"] == "a.jpg":
+            image["file_name"] = f"{name}.jpg"
+    (root / "images/a.jpg").rename(root / f"images/{name}.jpg")
+    boxes = root / f"{name}.json"
+    boxes.write_text(json.dumps(content))
+
+    def run(command, *overrides):
+        code, stderr = run_main(importlib.import_module(f"roiseg.{command}"), *overrides)
+        assert (code, stderr) == (0, ""), ascii(command)
+
+    given = dict(override.split("=", 1) for override in tiny_overrides)
+    for split in ("train", "val"):
+        given |= {f"data.{split}_annotations": f"[/x]/{name}.json", f"data.{split}_images": f"[/x]/images"}
+    given |= {"extractor.onnx_path": f"[/x]/{name}.onnx", "paths.root_dir": str(root)}
+    usual = [f"{key}={value}" for key, value in given.items()]
+    run(
+        "train",
+        *usual,
+        "~callbacks.onnx_export",
+        "trainer.max_epochs=1",
+        f"paths.output_dir=[/x]/run",
+        f"paths.checkpoint_dir=[/x]",
+    )
+    (checkpoint,) = root.glob("checkpoint*.pth")
+    ckpt = checkpoint.rename(root / f"{name}.pth").relative_to(tmp_path)
+    run("doctor", *usual, f"output=[/x]/doctor.json")
+    run("preview", *usual, f"output=[/x]/{name}.png")
+    run("models", *usual, "models=[roialign]", f"output=[/x]/models.json")
+    run("analyze", f"annotations=[/x]/{name}.json", f"output_dir=[/x]", f"index_dir=[/x]/index")
+    run("export", f"ckpt={ckpt}", f"output=[/x]/{name}-x.onnx")
+    run("check", f"onnx=[/x]/{name}-x.onnx", f"ckpt={ckpt}", "runs=1", "rois=[1]")
+    run("evaluate", f"ckpt={ckpt}", f"onnx=[/x]/{name}-x.onnx", f"output_dir=[/x]/evaluated")
+    run("predict", f"[/x]/images", f"ckpt={ckpt}", f"boxes=[/x]/{name}.json", f"output_dir=[/x]/found", "writers=[all]")  # fmt: skip
+    run("report", "[/x]/run", f"output_dir=[/x]/report")
+    names = {image["file_name"] for image in json.loads((root / "found/images.json").read_text())}
+    assert f"{name}.jpg" in names
+    assert {path.name for path in tmp_path.iterdir()} <= {"[", "data", "outputs"}
