@@ -10,8 +10,8 @@ from hydra.core.hydra_config import HydraConfig
 from torch.utils.tensorboard.summary import hparams
 
 from callbacks.tensorboard import writers
-from roiseg.reporting.runs import flatten
 from roiseg.common.files import as_utf8
+from roiseg.reporting.runs import flatten
 from roiseg.training.module import RoiSegModule
 
 Value = str | float | int | bool

@@ -12,6 +12,7 @@ from roiseg.cli.build import plain
 from roiseg.cli.entry import command
 from roiseg.common.console import console, track
 from roiseg.common.errors import UserError
+from roiseg.common.files import utf8_path
 from roiseg.export import open_extractor, validation_samples
 from roiseg.inference.checkpoint import load_model
 from roiseg.inference.onnx_check import OnnxCheck
@@ -38,7 +39,8 @@ def check(cfg: DictConfig) -> Report:
     plain(cfg)
     file = OnnxFile(cfg.onnx)
     try:
-        onnx.checker.check_model(str(file.path), full_check=True)
+        with utf8_path(file.path) as path:
+            onnx.checker.check_model(path, full_check=True)
     except onnx.checker.ValidationError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{file.path} is no valid ONNX file ({reason}): export it anew") from None

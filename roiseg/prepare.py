@@ -20,9 +20,7 @@ def main(cfg: DictConfig) -> None:
     for path in prepared.made:
         console.print(f"made {path}", soft_wrap=True)
     if not prepared.made:
-        console.print(
-            f"already there: everything in {cfg.output_dir} is complete", soft_wrap=True
-        )
+        console.print(f"already there: everything in {cfg.output_dir} is complete", soft_wrap=True)
     console.print(table(prepared.reports))
 
 

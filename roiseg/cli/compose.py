@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from roiseg.cli.entry import CONF_DIR, explain
+from roiseg.cli.entry import CONF_DIR, explain, numeric_keys
 from roiseg.cli.words import quote
 from roiseg.common.errors import UserError
 
@@ -44,6 +44,8 @@ def compose_run(output_dir: str | Path, *overrides: str, config: str = "train") 
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         try:
             own = (f"paths.{key}={path}" for key, path in places.items())
-            return compose(config, overrides=[quote(word) for word in (*own, *overrides)])
+            return compose(
+                config, overrides=[quote(word, numeric_keys(config)) for word in (*own, *overrides)]
+            )
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain(error, config) or str(error)) from None

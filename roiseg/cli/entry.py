@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import (
     HydraException,
@@ -90,7 +91,7 @@ def command(
                 sys.stdout.reconfigure(errors="backslashreplace")
             threading.excepthook, sys.unraisablehook = _background_error, _error_of_removal
             os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise, so that we can word its errors
-            sys.argv[1:] = to_overrides(sys.argv[1:], words)
+            sys.argv[1:] = to_overrides(sys.argv[1:], words, numeric_keys(config_name))
             try:
                 os.environ[_USER_FULL_ERROR] = str(int(full_error))
                 if prepare is not None:
@@ -107,6 +108,14 @@ def command(
         return main
 
     return decorate
+
+
+def numeric_keys(config_name: str) -> set[str]:
+    """The keys of a command, not within a group, whose default is a number or a truth value."""
+    keys: dict[str, Any] = {}
+    for name in ("train", config_name):
+        keys |= yaml.safe_load((CONF_DIR / f"{name}.yaml").read_text(encoding="utf-8"))
+    return {key for key, value in keys.items() if isinstance(value, (bool, int, float))}
 
 
 def _background_error(arguments: threading.ExceptHookArgs) -> None:

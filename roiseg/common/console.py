@@ -23,8 +23,8 @@ def status(text: str) -> Status:
 def progress_bar() -> Progress:
     """Return a rich progress display (description, bar, n of m, time left) on the shared console."""
     return Progress(
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=console, transient=True,
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+        TimeRemainingColumn(), console=console, transient=True,
     )  # fmt: skip
 
 

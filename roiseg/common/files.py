@@ -115,7 +115,7 @@ def open_text(path: Path) -> TextIO:
 
 
 def as_utf8(text: str) -> str:
-    """Return a text that can be encoded in UTF-8; what cannot, as in some file names, is escaped as in json."""
+    """Return a text that UTF-8 can encode; what it cannot, as in some file names, is escaped as in json."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

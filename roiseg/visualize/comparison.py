@@ -13,6 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from roiseg.common.classes import NON_TARGET
+from roiseg.common.files import as_utf8
 from roiseg.visualize.class_map import CLASS_COLORS
 
 _SERIES = (
@@ -29,7 +30,7 @@ def comparison_figure(records: Sequence[Mapping[str, Any]], metric: str) -> Figu
         records: rows of the report (`roiseg.reporting.table.record`); the first is drawn on top.
         metric: what is measured, for the axes.
     """
-    names = [fill(record["variant"], _NAME_WIDTH) for record in records]
+    names = [fill(as_utf8(record["variant"]), _NAME_WIDTH) for record in records]
     height = 1.7 + sum(0.32 + 0.17 * name.count("\n") + 0.17 for name in names)
     figure = Figure(figsize=(11, height), dpi=110, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
     FigureCanvasAgg(figure)
@@ -44,7 +45,7 @@ def comparison_figure(records: Sequence[Mapping[str, Any]], metric: str) -> Figu
         _points(differences, records, "difference_")
         differences.axvline(0, color="black", linewidth=0.9, linestyle="--", zorder=0.5)
         baseline = next(record["variant"] for record in records if record["verdict"] == "baseline")
-        differences.set_xlabel(f"difference from {baseline}", parse_math=False)
+        differences.set_xlabel(f"difference from {as_utf8(baseline)}", parse_math=False)
         differences.set_title("difference, ROI by ROI", fontsize=11)
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)

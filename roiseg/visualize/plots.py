@@ -13,6 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from roiseg.common.classes import NON_TARGET, TARGET
+from roiseg.common.files import as_utf8
 from roiseg.visualize.class_map import CLASS_COLORS, HATCH_GRAY
 
 _LABELS = {"background": "background", "target": "target", "non_target": "non-target", "ignore": "ignore"}
@@ -36,7 +37,7 @@ def analysis_figure(analysis: Mapping[str, Any]) -> Figure:
     FigureCanvasAgg(figure)
     totals = analysis["totals"]
     figure.suptitle(
-        f"{analysis['source']}\n{totals['images']:,} images, {totals['instances']:,} instances, "
+        f"{as_utf8(analysis['source'])}\n{totals['images']:,} images, {totals['instances']:,} instances, "
         f"{totals['rois']:,} ROIs of at least {analysis['parameters']['min_roi_size']:g} px",
         fontsize=13,
         parse_math=False,

@@ -25,11 +25,11 @@ def test_every_command_takes_any_name(run_main, tiny_overrides, coco_set, onnx_f
 
     def run(command, *overrides):
         code, stderr = run_main(importlib.import_module(f"roiseg.{command}"), *overrides)
-        assert (code, stderr) == (0, ""), ascii(command)
+        assert (code, stderr) == (0, ""), f"{command}: {stderr!a}"
 
     given = dict(override.split("=", 1) for override in tiny_overrides)
     for split in ("train", "val"):
-        given |= {f"data.{split}_annotations": f"[/x]/{name}.json", f"data.{split}_images": f"[/x]/images"}
+        given |= {f"data.{split}_annotations": f"[/x]/{name}.json", f"data.{split}_images": "[/x]/images"}
     given |= {"extractor.onnx_path": f"[/x]/{name}.onnx", "paths.root_dir": str(root)}
     usual = [f"{key}={value}" for key, value in given.items()]
     run(
@@ -37,20 +37,20 @@ def test_every_command_takes_any_name(run_main, tiny_overrides, coco_set, onnx_f
         *usual,
         "~callbacks.onnx_export",
         "trainer.max_epochs=1",
-        f"paths.output_dir=[/x]/run",
-        f"paths.checkpoint_dir=[/x]",
+        "paths.output_dir=[/x]/run",
+        "paths.checkpoint_dir=[/x]",
     )
     (checkpoint,) = root.glob("checkpoint*.pth")
     ckpt = checkpoint.rename(root / f"{name}.pth").relative_to(tmp_path)
-    run("doctor", *usual, f"output=[/x]/doctor.json")
+    run("doctor", *usual, "output=[/x]/doctor.json")
     run("preview", *usual, f"output=[/x]/{name}.png")
-    run("models", *usual, "models=[roialign]", f"output=[/x]/models.json")
-    run("analyze", f"annotations=[/x]/{name}.json", f"output_dir=[/x]", f"index_dir=[/x]/index")
+    run("models", *usual, "models=[roialign]", "output=[/x]/models.json")
+    run("analyze", f"annotations=[/x]/{name}.json", "output_dir=[/x]", "index_dir=[/x]/index")
     run("export", f"ckpt={ckpt}", f"output=[/x]/{name}-x.onnx")
     run("check", f"onnx=[/x]/{name}-x.onnx", f"ckpt={ckpt}", "runs=1", "rois=[1]")
-    run("evaluate", f"ckpt={ckpt}", f"onnx=[/x]/{name}-x.onnx", f"output_dir=[/x]/evaluated")
-    run("predict", f"[/x]/images", f"ckpt={ckpt}", f"boxes=[/x]/{name}.json", f"output_dir=[/x]/found", "writers=[all]")  # fmt: skip
-    run("report", "[/x]/run", f"output_dir=[/x]/report")
-    names = {image["file_name"] for image in json.loads((root / "found/images.json").read_text())}
+    run("evaluate", f"ckpt={ckpt}", f"onnx=[/x]/{name}-x.onnx", "output_dir=[/x]/evaluated")
+    run("predict", "[/x]/images", f"ckpt={ckpt}", f"boxes=[/x]/{name}.json", "output_dir=[/x]/found", "writers=[all]")  # fmt: skip
+    run("report", "[/x]/run", "output_dir=[/x]/report")
+    names = {image["file_name"] for image in json.loads((root / "found/coco_results.json").read_text())}
     assert f"{name}.jpg" in names
     assert {path.name for path in tmp_path.iterdir()} <= {"[", "data", "outputs"}

@@ -105,7 +105,7 @@ def test_the_page_gives_what_the_predictor_gives(checkpoints, serve, tmp_path):
 
     process.send_signal(signal.SIGINT)
     rest = process.stdout.read()
-    assert process.wait(30) == 0
+    assert process.wait(30) == 130
     assert "Traceback" not in rest
     assert not list(tmp_path.iterdir())  # nothing is left behind
 

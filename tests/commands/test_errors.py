@@ -24,7 +24,7 @@ MISTAKES = {
     "unknown key of a group": (["model.depht=3"], ["model.depht", "model.depth"]),
     "unknown choice": (["model=roialing"], ["model=roialing", "roialign"]),
     "unknown experiment": (["experiment=coco_persons"], ["coco_persons", "nearest: coco_person"]),
-    "unreadable override": (["data.val_images=a[b"], ["data.val_images=a[b", "quote"]),
+    "unreadable override": (["extractor.layers=[a"], ["extractor.layers=[a", "quote"]),
     "wrong type": (["trainer.max_epochs=many"], ["trainer.max_epochs", "many", "int"]),
     "wrong type in a list": (["data.augment.geometric.scale=[1,x]"], ["data.augment.geometric.scale", "x"]),
     "text for a yes or no": (
