@@ -51,6 +51,6 @@ def test_every_command_takes_any_name(run_main, tiny_overrides, coco_set, onnx_f
     run("evaluate", f"ckpt={ckpt}", f"onnx=[/x]/{name}-x.onnx", "output_dir=[/x]/evaluated")
     run("predict", "[/x]/images", f"ckpt={ckpt}", f"boxes=[/x]/{name}.json", "output_dir=[/x]/found", "writers=[all]")  # fmt: skip
     run("report", "[/x]/run", "output_dir=[/x]/report")
-    names = {image["file_name"] for image in json.loads((root / "found/coco_results.json").read_text())}
+    names = {image["file_name"] for image in json.loads((root / "found/coco_images.json").read_text())}
     assert f"{name}.jpg" in names
     assert {path.name for path in tmp_path.iterdir()} <= {"[", "data", "outputs"}
