@@ -134,8 +134,11 @@ def find_boxes(content: dict[str, Any], source: Source, predictor: Predictor) ->
         if not predictor.has_detector:
             raise UserError(
                 "boxes=detector needs to know how to read the detector's output: give detector=yolox, yolo, "
-                "rows, ... (conf/detector), with a merged ONNX its file as onnx_path, too; or boxes=FILE"
+                "rtdetr, ... (conf/detector), with a merged ONNX its file as onnx_path, too; or boxes=FILE"
             )
+        assert predictor.model.extractor is not None and predictor.model.extractor.detector is not None
+        if doubt := predictor.model.extractor.detector.doubt_about(content["category_id"]):
+            log.warning(doubt)
         return None
     if content["boxes"] != "coco":
         return open_boxes(content["boxes"], *options)

@@ -22,6 +22,8 @@ from callbacks.in_epoch import InEpochCheckpoint
 from callbacks.onnx_export import OnnxExport
 from callbacks.overlays import ValidationOverlays
 from roiseg.cli import build
+from roiseg.cli.diagnosis.finding import Report
+from roiseg.cli.diagnosis.recall import recall
 from roiseg.cli.entry import command
 from roiseg.cli.folders import claim, occupied
 from roiseg.cli.processes import Processes
@@ -67,6 +69,8 @@ def run(cfg: DictConfig, processes: Processes, stop: Stop) -> dict[str, Any]:
         found = find_checkpoint(cfg, extractor) if processes.first else None
         decoder = build.build_decoder(cfg, extractor)
         data = build.build_datamodule(cfg, extractor, decoder)
+        if processes.first and extractor.detector is not None:
+            warn_of_detector(data)
         loss = build.build_loss(cfg, decoder, data)
         clicks = build.build_clicks(cfg, decoder)
         if processes.first:
@@ -91,6 +95,17 @@ def run(cfg: DictConfig, processes: Processes, stop: Stop) -> dict[str, Any]:
         best = str(checkpoint)  # nothing was left to train: with EMA, the averages are in the file only
     tested = test(trainer, module, data, best) if cfg.test else {}
     return {**summarize(cfg, trainer, data, tested), "parameters": parameter_counts(decoder)}
+
+
+def warn_of_detector(data: RoiDataModule) -> None:
+    """Warn where the detector does not find what is annotated: its features may be wrong, too."""
+    report = Report()
+    with report.guard("detector's boxes", "note"):  # training does not need them
+        report.add(*recall(data, images=4))
+    for finding in report.findings:
+        if finding.state == "warning":
+            log.warning("%s", ": ".join(filter(None, (finding.text, finding.todo))))
+    data.extractor.forget_head()
 
 
 def find_checkpoint(cfg: DictConfig, extractor: OnnxExtractor) -> Path | None:

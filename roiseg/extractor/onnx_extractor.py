@@ -74,8 +74,8 @@ class OnnxExtractor:
         whole = load_onnx(onnx_path)
         self.digest = model_digest(self.onnx_path)
         model = cut_graph(whole, self.layers, self.onnx_path)
-        if detector is not None and detector.output is not None:  # a wrong name is told at once
-            cut_graph(whole, [detector.output], self.onnx_path, "extractor.detector.output")
+        if detector is not None and detector.outputs:  # a wrong name is told at once
+            cut_graph(whole, detector.outputs, self.onnx_path, "extractor.detector.output")
         self.session = open_session(model.SerializeToString(), self.onnx_path, *self._runtime)
         self._input = self._check_input()
         self._dtypes = [TORCH_TYPES.get(output.type) for output in self._outputs()]
@@ -140,6 +140,10 @@ class OnnxExtractor:
             session.run_with_iobinding(binding)
             detections.append(self.detector(binding.get_outputs()[-1].numpy(), self.preprocess.image_size))
         return tuple(output.to(tensor.device, torch.float32) for output in outputs), detections
+
+    def forget_head(self) -> None:
+        """Close the session of `run_with_detections`, which is opened anew when boxes are next wanted."""
+        vars(self).pop("_whole", None)
 
     def head(self) -> tuple[str, tuple[int, ...]]:
         """The tensor that `detector` reads, and its shape for one picture (an empty one).

@@ -9,6 +9,7 @@ from onnx import ModelProto, TensorProto, compose, external_data_helper, helper,
 
 from roiseg.common.errors import UserError
 from roiseg.extractor import external_data
+from roiseg.extractor.detector.output import cut_with_detector
 from roiseg.extractor.graph import cut_graph, load_onnx
 from roiseg.inference.onnx_boxes import RAW, BoxReader, export_boxes
 from roiseg.inference.onnx_graph import IMAGE, PIXEL_SIZE, ROIS
@@ -37,12 +38,12 @@ def merge_with_extractor(
         UserError: the extractor's operator set cannot be brought to the decoder's, or both together are more
             than one file can hold.
     """
-    wanted = [*layers, *([] if reader is None else [reader.head])]
     opset = max(entry.version for entry in decoder.opset_import if entry.domain in ("", "ai.onnx"))
-    extractor = cut_graph(load_onnx(extractor_path), wanted, extractor_path)
-    extractor = _convert(
-        _self_contained(extractor, decoder.ByteSize(), extractor_path), opset, extractor_path
-    )
+    if reader is None:
+        part = cut_graph(load_onnx(extractor_path), layers, extractor_path)
+    else:
+        part, _ = cut_with_detector(extractor_path, layers, reader.detector, reader.image_size)
+    extractor = _convert(_self_contained(part, decoder.ByteSize(), extractor_path), opset, extractor_path)
     extractor = compose.add_prefix(extractor, _PREFIX, rename_inputs=False)
     decoder = compose.add_prefix(decoder, "decoder/", rename_inputs=False, rename_outputs=False)
     extractor.ir_version = decoder.ir_version = min(max(extractor.ir_version, decoder.ir_version), 10)

@@ -7,10 +7,16 @@ import os
 import re
 import shutil
 
+import cv2
+import numpy as np
 import pytest
+from wholebody import LAYER, SIZE, wholebody_file
 
 import roiseg.doctor
+import roiseg.predict
 import roiseg.train
+from roiseg.inference.predictor import Predictor
+from roiseg.sources.open_source import open_source
 
 
 @pytest.fixture
@@ -180,6 +186,58 @@ def test_a_cache_that_is_too_small_is_a_warning(doctor):
     _, findings, _ = doctor("data/augment=none", "data/cache=disk", "data.cache.budget_gb=0.000001")
     (warning,) = [f for f in of_state(findings, "warning") if f["about"] == "feature cache"]
     assert "budget_gb" in warning["todo"]
+
+
+@pytest.fixture
+def red_cells(tmp_path):
+    """Overrides: a detector that finds red cells, and images with such, annotated as category 3."""
+    content = {"images": [], "annotations": [], "categories": [{"id": 3, "name": "car"}]}
+    for image in range(4):
+        pixels = np.zeros((*SIZE, 3), np.uint8)
+        content["images"].append(
+            {"id": image, "file_name": f"{image}.png", "height": SIZE[0], "width": SIZE[1]}
+        )
+        for x, y in ((8, 8 * image), (64, 32)):
+            pixels[y : y + 8, x : x + 8, 2] = 255  # blue, green, red
+            content["annotations"].append({
+                "id": len(content["annotations"]) + 1, "image_id": image, "category_id": 3, "iscrowd": 0,
+                "area": 64, "bbox": [x, y, 8, 8],
+                "segmentation": [[x, y, x + 8, y, x + 8, y + 8, x, y + 8]],
+            })  # fmt: skip
+        cv2.imwrite(str(tmp_path / f"{image}.png"), pixels)
+    (tmp_path / "cars.json").write_text(json.dumps(content))
+    files = [
+        f"data.{split}_{kind}={tmp_path / name}"
+        for split in ("train", "val")
+        for kind, name in (("annotations", "cars.json"), ("images", ""))
+    ]
+    return [
+        *files, "data.category_id=3", "data.min_roi_size=4", "detector@extractor.detector=wholebody",
+        f"extractor.onnx_path={wholebody_file(tmp_path / 'cells.onnx')}", f"extractor.layers=[{LAYER}]",
+        f"extractor.preprocess.image_size={list(SIZE)}",
+    ]  # fmt: skip
+
+
+def test_annotated_boxes_that_the_detector_does_not_find_are_a_warning(doctor, red_cells):
+    """Found: the labels are right, whatever the category. Not found: preprocessing and labels are named."""
+    _, findings, _ = doctor(*red_cells)
+    (finding,) = [f for f in findings if f["about"] == "detector's boxes"]
+    assert finding["state"] == "ok" and "8 of 8 annotated boxes in 4 images" in finding["text"]
+    _, findings, _ = doctor(*red_cells, "extractor.preprocess.color=bgr")
+    first, second = [f for f in of_state(findings, "warning") if f["about"] == "detector's boxes"]
+    assert "0 of 8" in first["text"] and "extractor.preprocess" in first["todo"] and "labels" in first["todo"]
+    assert "extractor.detector.labels is [0]" in second["text"] and "category is 3" in second["text"]
+
+
+def test_training_and_prediction_warn_of_a_detector_of_other_things(run_train, red_cells, tmp_path, caplog):
+    override = ["extractor.preprocess.color=bgr", "trainer.max_epochs=1", "test=false"]
+    summary = run_train(tmp_path / "run", *red_cells, *override)
+    assert "0 of 8 annotated boxes" in caplog.text and "extractor.detector.labels is [0]" in caplog.text
+    caplog.clear()
+    predictor = Predictor.from_checkpoint(summary["best_checkpoint"])
+    options = {"boxes": "detector", "category_id": 3, "class_id": None}
+    assert roiseg.predict.find_boxes(options, open_source(str(tmp_path)), predictor) is None
+    assert "extractor.detector.labels is [0]" in caplog.text
 
 
 @pytest.mark.realdata

@@ -10,10 +10,13 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from onnx import helper, numpy_helper
 from tiny_run import one_thread, tiny_config, tiny_decoder
 from wholebody import COLUMNS, LAYER, SIZE, red_picture, wholebody_file
 
 from roiseg.common.errors import UserError
+from roiseg.extractor.detector.boxes_and_scores import BoxesAndScores
+from roiseg.extractor.detector.efficient_nms import EfficientNms
 from roiseg.extractor.detector.rows import Rows
 from roiseg.extractor.detector.yolo import Yolo
 from roiseg.extractor.detector.yolox import Yolox
@@ -67,6 +70,14 @@ CASES = {
     "yolox": (Yolox(labels=[2, 0], max_detections=30), [yolox_head] * 2),
     "yolo, all classes": (Yolo(labels=None, score_threshold=0.7), [yolo_head] * 2),
     "rows": (Rows(COLUMNS), [lambda rng, n=n: rows(rng, n) for n in (0, 1, 2, 40)]),
+    "boxes and class scores": (
+        BoxesAndScores("xyxy", normalized=False, labels=[2, 0]),
+        [lambda rng, n=n: np.concatenate([rows(rng, n)[:, 3:], rng.random((n, 3))], 1) for n in (0, 2, 40)],
+    ),
+    "class logits": (
+        BoxesAndScores(activation="softmax", iou_threshold=None),
+        [lambda rng: np.concatenate([rng.uniform(0.1, 0.9, (40, 4)), rng.normal(0, 3, (40, 4))], 1)],
+    ),
     "rows with NMS": (
         Rows(COLUMNS, iou_threshold=0.3, labels=[0, 2], score_threshold=0),
         [lambda rng, n=n: rows(rng, n)[None] for n in (0, 1, 2, 40)],
@@ -190,6 +201,34 @@ def test_a_wrong_adapter_is_found_out_by_the_check(model, extractor, tmp_path, m
     with pytest.raises(UserError, match=r"differs from PyTorch by .* boxes by"):
         export_model(model, tmp_path / "model.onnx", ExportOptions(merged=True, boxes=True), extractor)
     assert not list(tmp_path.iterdir())
+
+
+def test_heads_of_several_tensors_are_joined_in_the_file(model, tmp_path):
+    """Number of boxes, boxes, scores, labels: those beyond the number are not there."""
+    boxes = np.array([[[8, 8, 40, 40], [20, 4, 60, 60], [1, 1, 9, 9]]], np.float32)
+    tensors = {
+        "det_num": np.array([[2]], np.int32), "det_boxes": boxes, "det_scores": np.array([[0.6, 0.9, 0.8]], np.float32),
+        "det_classes": np.zeros((1, 3), np.int32),
+    }  # fmt: skip
+    whole = onnx.load(str(model.config["extractor"]["onnx_path"]))
+    for name, value in tensors.items():
+        whole.graph.initializer.append(numpy_helper.from_array(value, f"{name} value"))
+        whole.graph.node.append(helper.make_node("Identity", [f"{name} value"], [name]))
+    kinds = {name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in tensors.items()}
+    del whole.graph.output[1:]
+    whole.graph.output.extend(
+        helper.make_tensor_value_info(name, kinds[name], value.shape) for name, value in tensors.items()
+    )
+    onnx.save(whole, tmp_path / "detector.onnx")
+    extractor = OnnxExtractor(
+        str(tmp_path / "detector.onnx"), [LAYER], Preprocess(SIZE), threads=1, detector=EfficientNms()
+    )
+    path = tmp_path / "model.onnx"
+    assert export_model(model, path, ExportOptions(merged=True, boxes=True), extractor).passed
+    found, scores, masks = session(str(path)).run(None, {"images": np.zeros((1, 3, *SIZE), np.float32)})
+    assert found.tolist() == boxes[0, [1, 0]].tolist()
+    np.testing.assert_allclose(scores, [0.9, 0.6])
+    assert masks.shape == (2, *SIZE)
 
 
 def test_boxes_need_the_detector_inside():

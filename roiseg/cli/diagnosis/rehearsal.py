@@ -9,8 +9,9 @@ from omegaconf import DictConfig
 from roiseg.cli import build
 from roiseg.cli.diagnosis.cache import cache
 from roiseg.cli.diagnosis.finding import Finding, Report
+from roiseg.cli.diagnosis.recall import recall
 from roiseg.cli.report import parameter_counts
-from roiseg.data.batch import RoiBatch, collate
+from roiseg.data.batch import collate
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.decoders.base import Decoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
@@ -27,6 +28,11 @@ def rehearse(cfg: DictConfig, extractor: OnnxExtractor, with_data: bool, report:
         with_data: the data set is there and whole; one picture of it is decoded.
         report: takes the findings.
     """
+    if extractor.free_batch and not extractor.batched:
+        text = "its batch dimension is declared free, but it computes one image a run: images run one by one"
+        report.add(
+            Finding("detector's input", "note", text, "export it with batch 1, or a batch free throughout")
+        )
     with report.guard("trainer"):
         build.build_trainer(cfg, build.build_callbacks(cfg), build.build_loggers(cfg))
     with report.guard("model"):
@@ -52,17 +58,7 @@ def _decode(cfg: DictConfig, data: RoiDataModule, decoder: Decoder, report: Repo
     text = f"{batch.samples[0].file_name}, {len(batch.rois)} ROIs: loss {float(loss):.3f} before any training"
     report.add(Finding("one picture", "ok", text))
     with report.guard("detector's boxes", "warning"):  # training takes the annotated ones
-        report.add(_boxes(data.extractor, batch))
-
-
-def _boxes(extractor: OnnxExtractor, batch: RoiBatch) -> Finding:
-    """What the detector itself finds in the picture."""
-    if extractor.detector is None:
-        text = "not read (extractor.detector is null): training does not need them, prediction takes yours"
-        return Finding("detector's boxes", "note", text, "detector@extractor.detector=yolo, say")
-    assert batch.inputs is not None
-    _, (found,) = extractor.run_with_detections(batch.inputs)
-    return Finding("detector's boxes", "ok", f"{len(found)} in {batch.samples[0].file_name}")
+        report.add(*recall(data))
 
 
 def _cells(data: RoiDataModule, decoder: Decoder) -> Finding:

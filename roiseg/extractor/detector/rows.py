@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from roiseg.common.errors import UserError, nearest
-from roiseg.extractor.detector.base import Detector, Shape, corners, one_batch
+from roiseg.extractor.detector.base import Detector, Shape, corners, one_batch, to_pixels
 
 _FORMATS = (("x1", "y1", "x2", "y2"), ("cx", "cy", "w", "h"), ("x1", "y1", "w", "h"))
 _OTHERS = ("score", "label", "objectness", "ignored")
@@ -71,8 +71,7 @@ class Rows(Detector):
         rows = raw[0] if raw.ndim == 3 else raw
         boxes = self._boxes(rows)
         if self.normalized:
-            height, width = image_size
-            boxes = boxes * torch.tensor([width, height, width, height], dtype=boxes.dtype)
+            boxes = to_pixels(boxes, image_size)
         scores = self._column(rows, "score")
         if "objectness" in self.columns:
             scores = scores * self._column(rows, "objectness")
