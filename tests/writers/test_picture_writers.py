@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import resource
+
 import cv2
 import numpy as np
 import pytest
+from helpers import user_error
 from PIL import Image
 from writer_cases import BOXES, SIZE, Pictures, disc, masks, nobody, result, write
 
@@ -74,6 +78,27 @@ def test_a_video_of_odd_sides_loses_a_line(tmp_path):
     frames = [result([], [], number=i, size=(61, 81)) for i in range(3)]
     path = write(OverlayWriter(), tmp_path, frames, Pictures(Video("x", (61, 81), 25.0)))
     assert cv2.VideoCapture(str(path)).read()[1].shape == (60, 80, 3)
+
+
+def test_a_full_disk_is_told_while_frames_come(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    taken = []
+
+    def film():
+        with OverlayWriter().open(tmp_path, Pictures(Video("x", SIZE, 25.0))) as take:
+            for number in range(1000):
+                take(dataclasses.replace(result([], [], number=number), image=noise))
+                taken.append(number)
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, limits[1]))  # a system's limit, as a full disk is
+    try:
+        line = user_error(film)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "x_overlays.mp4 cannot be written" in line
+    assert len(taken) < 100
+    assert not list(tmp_path.iterdir())
 
 
 def test_after_an_error_no_video_is_left(tmp_path):

@@ -75,5 +75,5 @@ def _number(text: str | None, column: str, where: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UserError(f"{where}: `{column}` must be a number, got {text!r}")
+        raise UserError(f"{where}: `{column}` must be a number, got {text!r:.80}")
     return value

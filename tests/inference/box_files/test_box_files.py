@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers import user_error
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -235,6 +236,31 @@ def test_mistakes(tmp_path, name, content, words):
         open_boxes(tmp_path / name).find(frame(), SIZE)
     assert "\n" not in str(caught.value)
     assert all(word in str(caught.value) for word in [str(tmp_path), *words]), caught.value
+
+
+COCO_BOX = '[{{"image_id": 7, "category_id": 1, "bbox": [{}, {}, {}, {}], "score": {}}}]'
+ONE_BOX = {
+    "7.json": (COCO_BOX, ["1", "2", "30", "40", "0.5"]),
+    "7.csv": ("file,x1,y1,x2,y2,score\n7.jpg,{},{},{},{},{}", ["1", "2", "30", "40", "0.5"]),
+    "7.txt": ("0 {} {} {} {} {}", ["0.5", "0.5", "0.4", "0.3", "0.5"]),
+}
+
+
+@pytest.mark.parametrize("name", ONE_BOX)
+@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("value", ["1e39", "-1e39", "1" + "0" * 400, "3e38"])
+def test_what_float32_cannot_hold_is_refused(tmp_path, name, place, value):
+    text, values = ONE_BOX[name]
+    (tmp_path / name).write_text(text.format(*values[:place], value, *values[place + 1 :]))
+    found = []
+    line = user_error(lambda: found.append(open_boxes(tmp_path / name).find(frame("7.jpg"), SIZE)))
+    if line:
+        assert name in line
+        assert len(line) < 500
+        return
+    assert value == "3e38"
+    assert np.isfinite(found[0].boxes).all()
+    assert np.isfinite(found[0].scores).all()
 
 
 def test_an_absent_file_is_told(tmp_path):
