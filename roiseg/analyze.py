@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> dict[str, Any]:
     if not cfg.output_dir:
         raise UserError("output_dir is not set; the default is data/analysis")
     path = analysis_path(str(cfg.output_dir), source)
-    annotations = load_annotations(source, cfg.category_id, cfg.index_dir)
+    annotations = load_annotations(source, cfg.category_id, cfg.index_dir, cfg.crowd)
     analysis = load_or_make_analysis(path, annotations, cfg.min_roi_size, cfg.grid)
     picture = path.with_suffix(".png")
     _save_figure(analysis, picture)

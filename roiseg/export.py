@@ -56,7 +56,9 @@ def validation_samples(model: TrainedModel, extractor: OnnxExtractor) -> Sequenc
         model.decoder.frame, model.decoder.output_size, model.decoder.num_classes, model.image_size
     )
     try:
-        annotations = load_annotations(data["val_annotations"], data["category_id"])
+        annotations = load_annotations(
+            data["val_annotations"], data["category_id"], crowd=data.get("crowd", "region")
+        )
         views = Views(extractor.preprocess.letterbox, Augment())
         dataset = RoiDataset(annotations, data["val_images"], views, spec, data["min_roi_size"])
         return [dataset[item] for item in range(min(_CHECK_IMAGES, len(dataset)))]

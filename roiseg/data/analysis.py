@@ -107,7 +107,8 @@ def analyze(annotations: Annotations, min_roi_size: float = 16, grid: int = 56) 
 
 def fingerprint(annotations: Annotations, min_roi_size: float, grid: int) -> str:
     """SHA-256 of all that an analysis depends on: the file, the instances read from it, the parameters."""
-    instances = hashlib.sha256(annotations.ids.tobytes()).hexdigest()  # the file may hold several categories
+    # the file may hold several categories, and crowds may be read as instances
+    instances = hashlib.sha256(annotations.ids.tobytes() + annotations.crowd.tobytes()).hexdigest()
     parts = (_FORMAT, file_digest(annotations.path), instances, float(min_roi_size), grid)
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 

@@ -62,27 +62,29 @@ class _State:
     source: str  # absolute path of the json file
     content: str  # XXH3 of its bytes
     category_id: int
+    crowd: str
 
 
 class Index:
-    """The place of the index of one annotation file and category."""
+    """The place of the index of one annotation file, as it is read."""
 
     def __init__(self, path: Path, state: _State, index_dir: Path) -> None:
         self.path = path
         self.state = state
         place = xxhash.xxh3_64_hexdigest(os.fsencode(state.source))
-        self.file = index_dir / f"{path.stem[:80]}_{state.category_id}_{place}.index"
+        self.file = index_dir / f"{path.stem[:80]}_{state.category_id}_{state.crowd}_{place}.index"
 
     @classmethod
-    def of(cls, path: Path, category_id: int, index_dir: str | Path) -> Index:
+    def of(cls, path: Path, category_id: int, crowd: str, index_dir: str | Path) -> Index:
         """The index of the file as it is now; to be called before the file is read.
 
         Args:
             path: the json file, which exists.
             category_id: the one category that is read.
+            crowd: how crowds are read.
             index_dir: folder of indices.
         """
-        state = _State(os.path.abspath(path), content_digest(path).hex(), category_id)
+        state = _State(os.path.abspath(path), content_digest(path).hex(), category_id, crowd)
         return cls(path, state, Path(index_dir).expanduser())
 
     def open(self) -> IndexedAnnotations | None:
@@ -126,7 +128,7 @@ def _blocks(annotations: Annotations, state: _State) -> Iterator[bytes | memoryv
     arrays = {f.name: getattr(annotations, f.name) for f in fields(Annotations)}
     arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items() if isinstance(a, np.ndarray)}
     layout = {name: (array.dtype.str, array.shape) for name, array in arrays.items()}
-    content = {"state": asdict(state), "without_area": annotations.without_area, "arrays": layout}
+    content = {"state": asdict(state), "warnings": annotations.warnings, "arrays": layout}
     header = json.dumps(content).encode()
     header += b" " * (-(len(_MARK) + 8 + len(header)) % _ALIGN)
     yield _MARK + len(header).to_bytes(8, "little") + header
@@ -147,7 +149,7 @@ def _header(stream: BinaryIO) -> dict[str, Any]:
         content = json.loads(stream.read(length))
     except RecursionError:
         raise ValueError("its header is wrong") from None
-    if not isinstance(content, dict) or not {"state", "without_area", "arrays"} <= content.keys():
+    if not isinstance(content, dict) or not {"state", "warnings", "arrays"} <= content.keys():
         raise ValueError("its header is wrong")
     return {**content, "start": stream.tell()}
 
@@ -178,7 +180,7 @@ def _map(path: Path, file: Path, stream: BinaryIO) -> IndexedAnnotations:
             arrays[name] = flat.reshape(shape)
             offset += -(-flat.nbytes // _ALIGN) * _ALIGN
         found = IndexedAnnotations(
-            path=path, without_area=header["without_area"], index=file, digest=mapped[-_DIGEST:], **arrays
+            path=path, warnings=tuple(header["warnings"]), index=file, digest=mapped[-_DIGEST:], **arrays
         )
     except (AttributeError, TypeError) as error:
         raise ValueError(f"its header is wrong: {error}") from None

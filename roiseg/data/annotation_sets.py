@@ -52,7 +52,7 @@ def join(sets: Sequence[tuple[Annotations, str | Path]]) -> tuple[Annotations, P
         parts=_end_to_end([part.parts for part in parts]),
         part_ends=_end_to_end([np.append(0, part.part_ends) for part in parts])[1:],
         run_ends=_end_to_end([part.run_ends for part in parts]),
-        without_area=sum(part.without_area for part in parts),
+        warnings=tuple(warning for part in parts for warning in part.warnings),
         **joined,
     ), common
 
@@ -67,7 +67,7 @@ def select(annotations: Annotations, images: NDArray[np.int64]) -> Annotations:
     rows = {"image_ids": images, "file_names": images, "sizes": images, "pixel_sizes": images}
     rows |= {"ids": instances, "boxes": instances, "crowd": instances, "points": points, "runs": characters}
     picked: dict[str, Any] = {name: getattr(annotations, name)[index] for name, index in rows.items()}
-    own: dict[str, Any] = {"path": annotations.path, "without_area": annotations.without_area}
+    own: dict[str, Any] = {"path": annotations.path, "warnings": annotations.warnings}
     ranges: dict[str, Any] = {"first": first, "parts": parts, "part_ends": ends[1:], "run_ends": run_ends}
     assert {field.name for field in fields(Annotations)} == {*picked, *own, *ranges}
     return Annotations(**own, **picked, **ranges)

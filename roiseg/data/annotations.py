@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 
 from roiseg.data.outlines import Outlines
 from roiseg.geometry.boxes import Boxes, denormalize
@@ -38,7 +39,7 @@ class Annotations:
     points: NDArray[np.float32]  # [Q, 2] x, y, normalised
     runs: NDArray[np.uint8]  # compressed RLE counts, end to end
     run_ends: NDArray[np.int64]  # [N + 1]
-    without_area: int  # instances of the file that were left out
+    warnings: tuple[str, ...]  # what looks wrong in the file, see `roiseg.data.annotation_check`
 
     def __len__(self) -> int:
         """Number of images."""
@@ -73,6 +74,21 @@ class Annotations:
     def eligible_counts(self, min_size: float) -> NDArray[np.int64]:
         """Number of `eligible` instances of every image, [I]."""
         return np.diff(np.searchsorted(self.all_eligible(min_size), self.first))
+
+    def extents(self) -> Boxes:
+        """Boxes [N, 4] around the outlines of all instances, normalised."""
+        extents = np.empty((len(self.ids), 4), np.float32)
+        drawn = np.diff(self.parts) > 0
+        starts = np.append(0, self.part_ends)[self.parts[:-1][drawn]]
+        if len(starts):
+            extents[drawn, :2] = np.minimum.reduceat(self.points, starts)
+            extents[drawn, 2:] = np.maximum.reduceat(self.points, starts)
+        for instance in np.flatnonzero(~drawn):
+            outline = self.outline(instance)
+            height, width = outline.size
+            x, y, w, h = coco_mask.toBbox(outline.rle(0))
+            extents[instance] = x / width, y / height, (x + w) / width, (y + h) / height
+        return extents
 
     def image_of(self, instance: int) -> int:
         """The image an instance is in."""

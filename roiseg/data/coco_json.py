@@ -11,6 +11,7 @@ import logging
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -19,6 +20,7 @@ from pycocotools import mask as coco_mask
 from roiseg.common.console import status
 from roiseg.common.errors import UserError
 from roiseg.common.files import existing_file, read_json
+from roiseg.data.annotation_check import doubts
 from roiseg.data.annotation_index import Index
 from roiseg.data.annotations import Annotations
 from roiseg.data.coco_records import HUGE, NOT_A_POLYGON, Image, Instance, check_points, pack, where_is
@@ -34,33 +36,36 @@ _READ = frozenset(
 
 
 def load_annotations(
-    path: str | Path, category_id: int = 1, index_dir: str | Path | None = None
+    path: str | Path, category_id: int = 1, index_dir: str | Path | None = None, crowd: str = "region"
 ) -> Annotations:
     """Read and check a COCO instances file, or open the index that an earlier reading left.
 
-    Instances without any area (a side of 0, polygons of fewer than 3 points only) are dropped and
-    counted in a warning; instances of other categories are left out.
+    Instances without any area (a side of 0, polygons of fewer than 3 points only) are dropped; instances of
+    other categories are left out. What looks wrong is counted in warnings (`roiseg.data.annotation_check`).
 
     Args:
         path: the json file.
         category_id: the one category to read.
         index_dir: folder of indices; None: the file is parsed, and no index is written.
+        crowd: what is marked `iscrowd`: "region" of uncertain content, or "instance" as any other.
 
     Raises:
         UserError: the file is absent, broken, or a record is wrong; names file, record and field.
     """
+    if crowd not in ("region", "instance"):
+        raise UserError(f"data.crowd must be region or instance, got {crowd}")
     path = existing_file(path, "annotations")
     if index_dir is None:
-        annotations = parse(path, category_id)
+        annotations = parse(path, category_id, crowd)
     else:
-        index = Index.of(path, category_id, index_dir)
-        annotations = index.open() or index.write(parse(path, category_id))
-    if annotations.without_area:
-        log.warning("%s: %d instances without area left out", path, annotations.without_area)
+        index = Index.of(path, category_id, crowd, index_dir)
+        annotations = index.open() or index.write(parse(path, category_id, crowd))
+    for warning in annotations.warnings:
+        log.warning("%s: %s", path, warning)
     return annotations
 
 
-def parse(path: Path, category_id: int) -> Annotations:
+def parse(path: Path, category_id: int, crowd: str = "region") -> Annotations:
     """Parse and check a COCO instances file; see `load_annotations`."""
     with status(f"reading {path.name}, {path.stat().st_size / 1e6:.0f} MB"), _no_collection():
         content = read_json(path, "annotations", each=_compact)
@@ -70,6 +75,8 @@ def parse(path: Path, category_id: int) -> Annotations:
         images = _read_images(content["images"], path)
         instances = _read_instances(content["annotations"], path, images, category_id)
         check_points(instances, images, path)
+        if crowd == "instance":
+            instances = [instance._replace(crowd=False) for instance in instances]
         annotations = pack(path, images, instances)
     if not len(annotations.ids):
         known = sorted({repr(record.get("category_id")) for record in content["annotations"]})
@@ -77,7 +84,13 @@ def parse(path: Path, category_id: int) -> Annotations:
             f"annotations file {path} has no instance of category_id {category_id} "
             f"(it has {', '.join(known) or 'no annotations'}): set another category_id or give another file"
         )
-    return annotations
+    if annotations.crowd.all():
+        raise UserError(
+            f"annotations file {path}: all {len(annotations.ids):,} instances of category_id {category_id} "
+            "are marked iscrowd, so none is a ROI: data.crowd=instance reads them as instances"
+        )
+    without_area = len(instances) - len(annotations.ids)
+    return replace(annotations, warnings=tuple(doubts(annotations, without_area)))
 
 
 @contextmanager

@@ -110,7 +110,6 @@ def _points(
 
 def pack(path: Path, images: list[Image], instances: list[Instance]) -> Annotations:
     """The flat arrays of all images and of the instances with area, these in the order of the images."""
-    found = len(instances)
     instances = [instance for instance in instances if not instance.empty]
     instances.sort(key=lambda instance: instance.image)  # stable: in the order of the file
     polygons = [instance.polygons for instance in instances]
@@ -142,5 +141,5 @@ def pack(path: Path, images: list[Image], instances: list[Instance]) -> Annotati
         points=points,
         runs=np.frombuffer(b"".join(instance.counts for instance in instances), np.uint8),
         run_ends=ends([len(instance.counts) for instance in instances]),
-        without_area=found - len(instances),
+        warnings=(),
     )

@@ -46,6 +46,7 @@ class RoiDataModule(L.LightningDataModule):
             decoders; None takes the decoder's own grid, which must be in the roi frame.
         category_id: the category to segment.
         index_dir: folder of indices of annotation files, which open at once; None parses them every time.
+        crowd: what is marked `iscrowd`, see `load_annotations`.
         min_roi_size: smallest side of a ROI in original pixels.
         batch_size: images a step.
         val_batch_size: images an evaluation step.
@@ -97,6 +98,7 @@ class RoiDataModule(L.LightningDataModule):
         test_mirror: bool = False,
         zooms: Zooms | None = None,
         on_error: Literal["raise", "skip"] = "raise",
+        crowd: Literal["region", "instance"] = "region",
     ) -> None:
         super().__init__()
         if on_error not in ("raise", "skip"):
@@ -131,6 +133,7 @@ class RoiDataModule(L.LightningDataModule):
         self.skipped = {split: Skipped(split) for split in ("train", "val", "test")}
         self.category_id = category_id
         self.index_dir = index_dir
+        self.crowd = crowd
         self.min_roi_size = min_roi_size
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size
@@ -193,7 +196,7 @@ class RoiDataModule(L.LightningDataModule):
 
     def _load(self, split: str) -> tuple[Annotations, Path]:
         annotations, images = self.paths[split]
-        return load_annotations(annotations, self.category_id, self.index_dir), Path(images)
+        return load_annotations(annotations, self.category_id, self.index_dir, self.crowd), Path(images)
 
     def train_dataloader(self) -> FeatureLoader:
         """Batches of images with K drawn ROIs each."""

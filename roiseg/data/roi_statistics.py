@@ -43,7 +43,7 @@ def measure(annotations: Annotations, min_roi_size: float, grid: int) -> RoiStat
         min_roi_size: smallest side of a ROI in original pixels.
         grid: side of the grid that is laid over every ROI, in cells.
     """
-    boxes, extents = annotations.all_pixel_boxes(), _extents(annotations)
+    boxes, extents = annotations.all_pixel_boxes(), annotations.extents()
     rois = annotations.all_eligible(min_roi_size)
     images = np.searchsorted(annotations.first, rois, "right") - 1
     counts, nearest = np.zeros((len(rois), len(CLASSES)), np.int32), np.zeros(len(rois), np.float32)
@@ -78,16 +78,6 @@ def _pairs(
     window, extent = annotations.boxes[rois[roi]], extents[instance]
     near = ((extent[:, :2] < window[:, 2:]) & (extent[:, 2:] > window[:, :2])).all(axis=1)
     return _Pairs(roi, near, instance, np.cumsum(number) - number)
-
-
-def _extents(annotations: Annotations) -> Boxes:
-    """Boxes [N, 4] around the polygons of all instances, normalised; the image where there are none."""
-    extents = np.tile(np.array([0, 0, 1, 1], np.float32), (len(annotations.ids), 1))
-    drawn = np.flatnonzero(np.diff(annotations.parts))
-    starts = np.append(0, annotations.part_ends)[annotations.parts[drawn]]
-    extents[drawn, :2] = np.minimum.reduceat(annotations.points, starts)
-    extents[drawn, 2:] = np.maximum.reduceat(annotations.points, starts)
-    return extents
 
 
 def _chunks(annotations: Annotations, images: NDArray[np.int64], grid: int) -> Iterator[slice]:

@@ -13,8 +13,8 @@ from roiseg.common.errors import UserError
 from roiseg.inference.rebuild import locate
 
 _VALUES = (
-    "train_annotations", "train_images", "val_annotations", "val_images", "category_id", "min_roi_size",
-    "metric_size", "val_batch_size",
+    "train_annotations", "train_images", "val_annotations", "val_images", "category_id", "crowd",
+    "min_roi_size", "metric_size", "val_batch_size",
 )  # fmt: skip
 
 

@@ -13,8 +13,15 @@ from roiseg.reporting.rois import Rois
 from roiseg.reporting.runs import Run
 
 _FILES = ("data.train_annotations", "data.val_annotations")
-_SAME = ("data.category_id", "data.min_roi_size", "data.metric_size", "data.folds.number", "test_best")
-_DEFAULTS = {"test_best": True}  # of runs that did not have the option yet
+_SAME = (
+    "data.category_id",
+    "data.crowd",
+    "data.min_roi_size",
+    "data.metric_size",
+    "data.folds.number",
+    "test_best",
+)
+_DEFAULTS = {"test_best": True, "data.crowd": "region"}  # of runs that did not have the option yet
 _COUNTS = ("train_images", "train_rois", "val_images", "val_rois")
 _PIXELS = 0.05  # boxes are taken back to original pixels from inputs of other sizes
 _SHARE = 0.01

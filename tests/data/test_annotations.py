@@ -255,11 +255,6 @@ def test_parts_of_fewer_than_three_points_are_dropped_from_an_outline(content, l
     assert len(load(content).outlines(0).pixels(0)) == 1
 
 
-def test_a_sound_file_gives_no_warning(coco_set, caplog):
-    load_annotations(coco_set.json)
-    assert not caplog.records
-
-
 def test_other_categories_are_left_out_even_if_broken(content, load):
     content["annotations"].append({"id": 3, "category_id": 18, "bbox": "none"})
     assert list(load(content).ids) == [3]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
+from faults.bad_annotations import SOUND
 from helpers import ROOT
 
 import roiseg.train
@@ -12,11 +14,14 @@ import roiseg.train
 TEXT = (ROOT / "docs" / "troubleshooting.md").read_text()
 LINES = re.findall(r"^\| `(.*?)` \|", TEXT.partition("## No error")[0], flags=re.MULTILINE)
 
+CROWDS = {**SOUND, "annotations": [{**record, "iscrowd": 1} for record in SOUND["annotations"]]}
+
 # how each line is provoked: overrides of a training on the tiny set
 MISTAKES = {
     "annotations file not found": ["data.train_annotations=/nowhere/a.json"],
     "are not in": ["data.train_images=."],
     "has no instance": ["data.category_id=77"],
+    "so none is a ROI": ["data.train_annotations=crowds.json"],
     "no instance in": ["data.min_roi_size=5000"],
     "has no tensor": ["extractor.layers=[/model.6/Conct_output_0]"],
     "a decoder needs": ["extractor.layers=[/model.7/Flatten_output_0]"],
@@ -35,6 +40,7 @@ MISTAKES = {
 @pytest.mark.parametrize("line", LINES)
 def test_the_line_is_printed(line, run_main, tiny_overrides, tmp_path):
     (provoked,) = [mistake for words, mistake in MISTAKES.items() if words in line]
+    (tmp_path / "crowds.json").write_text(json.dumps(CROWDS))
     (tmp_path / "broken.onnx").write_bytes(b"version https://git-lfs.github.com/spec/v1")
     code, stderr = run_main(roiseg.train, *tiny_overrides, *provoked)
     assert code == 2

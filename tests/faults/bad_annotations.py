@@ -92,7 +92,8 @@ def text(content: str | bytes, *words: str) -> BadAnnotations:
 
 WHOLE = json.dumps(SOUND)
 NO_JSON, NO_COCO = "not valid json", "it is not in COCO format"
-LEFT_OUT = "1 instances without area left out"
+LEFT_OUT, CROWD = "1 instances without area left out", "1 of 2 instances are marked `iscrowd`"
+UNFIT = "1 of 2 outlines do not fit their boxes, annotation 4 of b.jpg for one"
 BBOX, POLYGON, NAME = (
     ("annotations[1]", "`bbox`"),
     ("annotations[1]", "`segmentation`"),
@@ -205,12 +206,12 @@ PEOPLE = {
         for value in ([10, 10, 0, 40], [10, 10, 30, 0], [10, 10, -30, 40], [10, 10, -30, -40], [90, 10, 20, 20],
                       [-50, 10, 20, 20], [10, 64, 5, 5], [0, 0, 0, 0], [1e29, 1e29, 1, 1])
     },
-    "bbox that leaves the image": person(bbox=[-1000, -1000, 5000, 5000]),
-    "bbox of a hundredth of a pixel": person(bbox=[10, 10, 0.01, 0.01]),
+    "bbox that leaves the image": person(bbox=[-1000, -1000, 5000, 5000], warning=UNFIT),
+    "bbox of a hundredth of a pixel": person(bbox=[10, 10, 0.01, 0.01], warning=UNFIT),
     **{f"iscrowd {value!r}": person(("annotations[1]", "`iscrowd`"), iscrowd=value) for value in (2, -1, "0", None, [])},
-    "a crowd": person(iscrowd=1),
-    "crowds only": changed(lambda c: [a.update(iscrowd=1) for a in c["annotations"]], "data.min_roi_size"),
-    "iscrowd true": person(iscrowd=True),
+    "a crowd": person(iscrowd=1, warning=CROWD),
+    "crowds only": changed(lambda c: [a.update(iscrowd=1) for a in c["annotations"]], "all 2", "data.crowd=instance"),
+    "iscrowd true": person(iscrowd=True, warning=CROWD),
 }  # fmt: skip
 
 OUTLINES = {
@@ -237,10 +238,10 @@ OUTLINES = {
     "second polygon of two points": shape(SQUARE, [1, 1, 2, 2]),
     "polygon that crosses itself": shape([10, 10, 40, 50, 40, 10, 10, 50]),
     "polygon twice": shape(SQUARE, SQUARE),
-    "polygon partly outside": shape(rectangle(-20, -20, 40, 50)),
-    "polygon around the image": shape(rectangle(-700, -600, 780, 630)),
+    "polygon partly outside": shape(rectangle(-20, -20, 40, 50), warning=UNFIT),
+    "polygon around the image": shape(rectangle(-700, -600, 780, 630), warning=UNFIT),
     "polygon of 20,000 points": shape([float(10 + n % 30 + (n // 2 % 2)) for n in range(40_000)]),
-    "polygon below a pixel": shape([10, 10, 10.1, 10, 10.1, 10.1]),
+    "polygon below a pixel": shape([10, 10, 10.1, 10, 10.1, 10.1], warning=UNFIT),
     "a thousand polygons": shape(*[rectangle(10, 10, 40, 50)] * 1000),
     "rle": person(segmentation=hole_rle(64, 80, (10, 10, 40, 50), (20, 20, 30, 30))),
     "compressed rle of another image": rle([64, 80], "Z`1", words=POLYGON),
@@ -265,9 +266,9 @@ OUTLINES = {
     "rle of an empty text": rle([64, 80], "", words=POLYGON),
     "rle of nothing": rle([64, 80], [5120], warning=LEFT_OUT),
     "rle of no runs": rle([64, 80], [], words=POLYGON),
-    "rle of everything": rle([64, 80], [0, 5120]),
-    "rle with runs of no length": rle([64, 80], [0, 0, 100, 0, 0, 5020, 0]),
-    "rle of every other pixel": rle([64, 80], uncompressed_rle([[(r + c) % 2 for c in range(80)] for r in range(64)])["counts"]),
+    "rle of everything": rle([64, 80], [0, 5120], warning=UNFIT),
+    "rle with runs of no length": rle([64, 80], [0, 0, 100, 0, 0, 5020, 0], warning=UNFIT),
+    "rle of every other pixel": rle([64, 80], uncompressed_rle([[(r + c) % 2 for c in range(80)] for r in range(64)])["counts"], warning=UNFIT),
 }  # fmt: skip
 
 ANNOTATIONS = TEXTS | SCHEMAS | IMAGES | PEOPLE | OUTLINES

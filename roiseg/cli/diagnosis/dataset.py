@@ -24,7 +24,7 @@ def data_sets(cfg: DictConfig, report: Report) -> bool:
         if not path.is_file():
             continue  # said where files are looked for
         with report.guard(f"data, {split}"):
-            found[split] = load_annotations(path, cfg.data.category_id, cfg.data.index_dir)
+            found[split] = load_annotations(path, cfg.data.category_id, cfg.data.index_dir, cfg.data.crowd)
             report.add(*_counts(split, found[split], cfg.data.min_roi_size))
     if len(found) == 2 and not cfg.data.folds:
         report.add(*_overlap(cfg, found))
@@ -42,9 +42,8 @@ def _counts(split: str, annotations: Annotations, min_roi_size: float) -> Iterat
         f"instances below {min_roi_size} pixels; {totals['crowds']:,} crowd regions"
     )
     yield Finding(f"data, {split}", "ok", text)
-    if annotations.without_area:
-        text = f"{annotations.without_area:,} instances of {annotations.path} have no area and are left out"
-        yield Finding(f"data, {split}", "warning", text, "look at their `segmentation` and `bbox`")
+    for warning in annotations.warnings:
+        yield Finding(f"data, {split}", "warning", f"{annotations.path}: {warning}")
     if split == "train" and totals["rois"] < _FEW_ROIS:
         text = f"only {totals['rois']:,} ROIs to learn from"
         todo = "data/augment=heavy data/augment/paste=people, and cross-validation (data/folds=five)"

@@ -1,0 +1,122 @@
+"""Annotations that can be read and are hardly meant so: each kind is told with its count, by training and doctor."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from helpers import ellipse, person, write_coco
+from omegaconf import OmegaConf
+
+from roiseg.cli.diagnosis.dataset import data_sets
+from roiseg.cli.diagnosis.finding import Report
+from roiseg.common.errors import UserError
+from roiseg.data.coco_json import load_annotations
+
+SIZE = (120, 200)  # H, W
+OUTLINES = [[person(40, 10, 100)], [ellipse(150, 60, 30, 20), ellipse(150, 90, 10, 15)], [person(90, 50, 60)]]
+OUTLINES += [[ellipse(20 + 16 * n, 100, 7, 12)] for n in range(5)]
+
+
+def shares(record):
+    record["segmentation"] = [
+        [v / SIZE[1 - i % 2] for i, v in enumerate(part)] for part in record["segmentation"]
+    ]
+
+
+def shares_in_box(record):
+    record["bbox"] = [v / SIZE[1 - i % 2] for i, v in enumerate(record["bbox"])]
+
+
+def corners(record):
+    x, y, w, h = record["bbox"]
+    record["bbox"] = [x, y, x + w, y + h]
+
+
+def centre(record):
+    x, y, w, h = record["bbox"]
+    record["bbox"] = [x + w / 2, y + h / 2, w, h]
+
+
+def swapped_box(record):
+    x, y, w, h = record["bbox"]
+    record["bbox"] = [y, x, h, w]
+
+
+def swapped_outline(record):
+    record["segmentation"] = [
+        [v for x, y in zip(part[::2], part[1::2], strict=True) for v in (y, x)]
+        for part in record["segmentation"]
+    ]
+
+
+def shifted(record):
+    record["segmentation"] = [[v + 0.2 * record["bbox"][2] for v in part] for part in record["segmentation"]]
+
+
+MISTAKES = {
+    shares: "`segmentation` seems to hold shares",
+    shares_in_box: "`bbox` seems to hold shares",
+    corners: "`bbox` seems to hold x1, y1, x2, y2",
+    centre: "`bbox` seems to begin with the centre",
+    swapped_box: "x and y seem to be exchanged",
+    swapped_outline: "x and y seem to be exchanged",
+    shifted: "look at `segmentation` and `bbox`",
+}
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A sound file, and a function that changes its records and reads it: warnings of training and of doctor."""
+    files = write_coco(
+        tmp_path, {"a.png": SIZE}, [{"file": "a.png", "segmentation": outline} for outline in OUTLINES]
+    )
+
+    def change(spoil, first=0, **options):
+        content = files.content()
+        for record in content["annotations"][first:]:
+            spoil(record)
+        files.json.write_text(json.dumps(content))
+        data = {"train_annotations": str(files.json), "val_annotations": "", "folds": None, "min_roi_size": 1}
+        data |= {"category_id": 1, "index_dir": str(tmp_path / "index"), "crowd": "region", **options}
+        report = Report()
+        data_sets(OmegaConf.create({"data": data}), report)
+        told = [f.text for f in report.findings if f.state != "ok" and "to learn from" not in f.text]
+        assert all(str(files.json) in text for text in told)
+        return told
+
+    change.json = files.json
+    return change
+
+
+def test_a_sound_file_is_not_doubted(made, caplog):
+    assert made(lambda record: None) == []
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("spoil", MISTAKES, ids=lambda spoil: spoil.__name__)
+def test_outlines_that_do_not_fit_their_boxes_are_told_with_count_example_and_reason(made, caplog, spoil):
+    (told,) = (text for text in made(spoil, first=1) if "without area" not in text)
+    found = re.search(r"(\d) of [78] outlines do not fit their boxes, annotation [23] of a.png for one", told)
+    assert 5 <= int(found[1]) <= 7
+    assert MISTAKES[spoil] in told
+    assert told in caplog.text
+
+
+def test_crowds_are_counted_and_may_be_read_as_instances(made, caplog):
+    (told,) = made(lambda record: record.update(iscrowd=1), first=3)
+    assert "5 of 8 instances are marked `iscrowd`" in told and "data.crowd=instance" in told
+    assert told in caplog.text
+    assert made(lambda record: None, crowd="instance") == []
+    for index in (None, made.json.parent / "index"):
+        assert not load_annotations(made.json, index_dir=index, crowd="instance").crowd.any()
+        assert load_annotations(made.json, index_dir=index).crowd.sum() == 5
+
+
+def test_a_file_of_crowds_only_is_refused(made):
+    (told,) = made(lambda record: record.update(iscrowd=1))
+    assert "all 8 instances" in told and "data.crowd=instance" in told
+    assert made(lambda record: None, crowd="instance") == []
+    with pytest.raises(UserError, match=r"data\.crowd must be region or instance, got both"):
+        load_annotations(made.json, crowd="both")
