@@ -233,6 +233,7 @@ def summarize(
             for what, number in (("images", len(data.dataset(split))), ("rois", data.dataset(split).num_rois))
         },
         "skipped_images": skipped_images(data),
+        "extractor_sha256": data.extractor.digest,
         "feature_cache": None if data.cache is None else data.cache.summary(),
         "seed": cfg.seed,
         "resumed_from": cfg.ckpt_path,

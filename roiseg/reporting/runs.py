@@ -106,6 +106,8 @@ def read_run(folder: Path) -> Run:
             )
     rois = read_rois(folder / "instances.csv")
     _check_together(folder, config, summary, rois)
+    if isinstance(digest := summary.get("extractor_sha256"), str):  # one path may have held two detectors
+        config["extractor.sha256"] = digest[:12]
     return Run(folder, _without_own_folders(config), summary, rois)
 
 

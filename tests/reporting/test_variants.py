@@ -84,6 +84,17 @@ def test_an_option_that_is_null_is_as_good_as_one_that_did_not_exist(made):
     assert names(made(([], {"seed": 1, "model__new": None}), ([], {"seed": 2}))) == ["base"]
 
 
+def test_another_detector_under_the_same_path_is_another_variant(made):
+    digests = ["a" * 64, "b" * 64, "a" * 64]
+    runs = made(
+        *(
+            ([], {"summary": {"extractor_sha256": digest}, "seed": seed})
+            for seed, digest in enumerate(digests)
+        )
+    )
+    assert names(runs) == [f"extractor.sha256={'a' * 12}", f"extractor.sha256={'b' * 12}"]
+
+
 def test_labels_win(made):
     plain = (["variant=plain"], {"variant": "plain"})
     other = (["variant=two", "model.num_classes=2"], {"variant": "two", "model__num_classes": 2})
