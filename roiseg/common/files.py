@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, BinaryIO, Protocol, TextIO
 
 import xxhash
 
@@ -121,13 +123,17 @@ def as_utf8(text: str) -> str:
 
 @contextmanager
 def utf8_path(path: Path) -> Iterator[str]:
-    """Yield `path`, or where it is not UTF-8 a link to it, for libraries in C++ that take no other names."""
+    """Yield `path` for libraries in C++; where it is not UTF-8 a link to it, since they take no other names.
+
+    Absolute: FFmpeg reads relative names such as `tcp:host:port` as addresses.
+    """
+    path = path.absolute()
     if as_utf8(str(path)) == str(path):
         yield str(path)
         return
     with tempfile.TemporaryDirectory() as folder:
         link = Path(folder, f"link{as_utf8(path.suffix)}")
-        link.symlink_to(path.absolute())
+        link.symlink_to(path)
         yield str(link)
 
 
@@ -173,7 +179,26 @@ def existing_file(path: str | Path | None, what: str, hint: str = "") -> Path:
         return path
     if path.is_dir():
         raise UserError(f"{what} file {path} is a folder; give the file itself")
+    if path.exists():
+        raise UserError(f"{what} file {path} is {NOT_REGULAR}: give a file")
     raise UserError(f"{what} file not found: {path} ({_deepest(path)}){'; ' + hint if hint else ''}")
+
+
+NOT_REGULAR = "a pipe, a socket or a device, not a regular file"
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a file for reading, without waiting for a pipe's writer.
+
+    Raises:
+        OSError: it cannot be opened, or is a pipe, a socket or a device: reading these may never end.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # Python refuses a folder in its own words
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    raise OSError(errno.EINVAL, NOT_REGULAR, os.fspath(path))
 
 
 def existing_dir(path: str | Path | None, what: str, hint: str = "") -> Path:
@@ -221,7 +246,7 @@ def content_digest(path: str | Path) -> bytes:
     if known in _DIGESTS:
         return _DIGESTS[known]
     digest = xxhash.xxh3_128()
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     if time.time_ns() - state.st_ctime_ns > _COARSE:
@@ -236,7 +261,7 @@ _COARSE = 2 * 10**9  # ns within which a file system's clock may give two change
 def file_digest(path: str | Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -20,11 +20,11 @@ from pycocotools import mask as coco_mask
 from roiseg.common.console import status
 from roiseg.common.errors import UserError
 from roiseg.common.files import existing_file, read_json
+from roiseg.common.limits import MAX_PIXELS
 from roiseg.data.annotation_check import doubts
 from roiseg.data.annotation_index import Index
 from roiseg.data.annotations import Annotations
 from roiseg.data.coco_records import HUGE, NOT_A_POLYGON, Image, Instance, check_points, pack, where_is
-from roiseg.data.images import MAX_PIXELS
 from roiseg.data.rle import checked_counts
 
 log = logging.getLogger(__name__)

@@ -7,15 +7,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from roiseg.common.errors import UserError
-from roiseg.common.files import content_digest
+from roiseg.common.files import content_digest, open_regular
+from roiseg.common.limits import MAX_PIXELS
 
-MAX_PIXELS = 100_000_000
 Image.init()
 # no format whose reader starts another program, as Pillow's of PostScript does
 _FORMATS: list[str] = [
@@ -23,6 +25,10 @@ _FORMATS: list[str] = [
     for name in ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
     if name in Image.OPEN
 ]
+# MPO: several JPEGs in one; PFM: numbers of unknown range
+SUFFIXES = frozenset(
+    suffix for suffix, name in Image.registered_extensions().items() if name in (*_FORMATS, "MPO")
+) - {".pfm"}
 
 
 class DamagedImage(UserError):
@@ -32,7 +38,8 @@ class DamagedImage(UserError):
 def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """Decode an image file, told by its content, to RGB uint8 [H, W, 3].
 
-    Of an animation the first picture is taken; of 16 bits a channel the upper 8; transparency is left out.
+    Of an animation the first picture is taken; transparency is left out. More than 8 bits a channel are
+    scaled down to 8, see `to_rgb`.
 
     A picture that its EXIF orientation turns is turned. Programs differ in whether they annotate such a
     picture before or after that, so where there is an annotation record its size must say that it was after.
@@ -47,19 +54,20 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
     """
     # Pillow, because OpenCV fills what is missing of a truncated JPEG with grey and says nothing
     try:
-        with _no_warnings(), Image.open(path, formats=_FORMATS) as file:
+        with _no_warnings(), open_regular(path) as stream, Image.open(stream, formats=_FORMATS) as file:
             width, height = file.size
             if width * height > MAX_PIXELS:
                 raise DamagedImage(
                     f"image {path} has {width}x{height} pixels, more than {MAX_PIXELS:,}: scale it down"
                 )
+            image = to_rgb(file)
             turned = file.getexif().get(_ORIENTATION, 1) in range(2, 9)
-            image = to_rgb(ImageOps.exif_transpose(file))
     except FileNotFoundError:
         raise DamagedImage(f"image not found: {path}") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        why = getattr(error, "strerror", None) or error
         raise DamagedImage(
-            f"image {path} is damaged or no image ({error}): replace it or take it out of the set"
+            f"image {path} is damaged or no image ({why}): replace it or take it out of the set"
         ) from None
     if size is not None and turned and size == (height, width):
         raise DamagedImage(
@@ -86,16 +94,34 @@ def _no_warnings() -> Iterator[None]:
 
 
 def to_rgb(file: Image.Image) -> NDArray[np.uint8]:
-    """RGB uint8 [H, W, 3] of any picture; of 16 bits a channel the upper 8, without transparency.
+    """RGB uint8 [H, W, 3] of an opened image file, turned as its EXIF orientation says, without transparency.
+
+    Of 16 bits a channel the upper 8; the upper 8 of 12 where no value needs more, as cameras save 12 in 16.
 
     Raises:
         ValueError: it has 32 bits a pixel.
     """
-    if file.mode in ("I", "F"):
+    if file.mode == "F" or (file.mode == "I" and file.format != "PPM"):
         raise ValueError("32 bits a pixel, of unknown range")
-    if file.mode.startswith("I;16"):  # Pillow would cut its values off at 255
-        file = Image.fromarray((np.asarray(file) >> 8).astype(np.uint8))
-    return np.array(file.convert("RGB"))
+    image, stream, kept = file, file.fp, str(file.tile)  # before anything is read
+    orientation = file.getexif().get(_ORIENTATION, 1)
+    if file.mode.startswith("I"):  # Pillow would cut its values off at 255
+        image = Image.fromarray(_upper_bits(np.asarray(file)))
+    elif stream is not None and any(word in kept for word in (";16", " 65535")):
+        file.load()  # tells damage, and keeps the upper 8 bits alone
+        stream.seek(0)
+        deep = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), _DEEP)
+        image = file if deep is None else Image.fromarray(_upper_bits(deep[..., ::-1]))
+    if image is not file:
+        image.getexif()[_ORIENTATION] = orientation
+    return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+_DEEP = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+
+
+def _upper_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    return (values >> (4 if values.max(initial=0) < 1 << 12 else 8)).astype(np.uint8)
 
 
 def image_digest(path: Path) -> bytes:

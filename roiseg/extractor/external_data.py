@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 from onnx import FunctionProto, GraphProto, ModelProto, TensorProto, external_data_helper, helper
 
+from roiseg.common.errors import UserError
 from roiseg.common.files import file_digest
 
 LARGEST = 2**31 - 1  # bytes of one serialised model
@@ -39,10 +40,16 @@ def model_digest(path: str | Path) -> str:
     """SHA-256 of all bytes of a model: its file, and the files that hold its external tensors."""
     model = onnx.load(str(path), load_external_data=False)
     files = sorted({_location(tensor) for tensor in external_tensors(model)})
+    folder = Path(path).absolute().parent
+    for name in files:
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"ONNX file {path}: its weights file {name} lies outside its folder: move it there"
+            )
     own = file_digest(path)
     if not files:
         return own
-    parts = [own, *(f"{name} {file_digest(Path(path).parent / name)}" for name in files)]
+    parts = [own, *(f"{name} {file_digest(folder / name)}" for name in files)]
     return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from roiseg.data.images import read_image
+from roiseg.data.images import SUFFIXES, read_image
 from roiseg.sources.source import Frame, Source
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif"}
-)
+log = logging.getLogger(__name__)
 
 
 class ImageFiles(Source):
@@ -47,11 +47,18 @@ class ImageFiles(Source):
 
 
 def below(folder: Path) -> list[Path]:
-    """Image files in `folder` and its sub-folders; hidden ones left out."""
-    found = []
+    """Image files in `folder` and its sub-folders; hidden ones left out, others counted in a warning."""
+    found, others = [], Counter[str]()
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in files if not name.startswith(".") and is_image(name)]
+        shown = [name for name in files if not name.startswith(".")]
+        found += [Path(parent, name) for name in shown if is_image(name)]
+        others.update(Path(name).suffix or "without suffix" for name in shown if not is_image(name))
+    if others:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(5))
+        log.warning(
+            "%s: %d files left out, their names are not those of images: %s", folder, others.total(), kinds
+        )
     return found
 
 

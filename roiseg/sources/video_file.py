@@ -9,16 +9,25 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from cv2.utils import logging as logs
 from numpy.typing import NDArray
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import utf8_path
-from roiseg.data.images import MAX_PIXELS
+from roiseg.common.limits import MAX_FRAMES, MAX_PIXELS
 from roiseg.sources.source import Frame, Source, Video
 
 log = logging.getLogger(__name__)
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # its complaints are none a user can read
+# local files only, and no formats that name others: playlists, scripts, stream descriptions
+_CONTAINERS = (
+    "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,av1,obu,ivf,flv,asf,ogg,mxf,gif,mjpeg,"
+    "yuv4mpegpipe,dv,nut,rm,wtv"
+)
+os.environ.setdefault(
+    "OPENCV_FFMPEG_CAPTURE_OPTIONS", f"protocol_whitelist;file|format_whitelist;{_CONTAINERS}"
+)
 
 _FPS = 25.0  # where the file does not say
 _COUNT_IS_ABOUT = 0.98  # a header's count is an estimate for many containers
@@ -51,7 +60,7 @@ class VideoFile(Source):
                 raise UserError(f"video {path} has {width}x{height} pixels, more than {MAX_PIXELS:,}")
             fps = capture.get(cv2.CAP_PROP_FPS)
             self.video = Video(path.stem, (height, width), fps if 0 < fps < 1000 else _FPS)
-            self._count = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 1)
+            self._count = min(max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 1), MAX_FRAMES)
         finally:
             capture.release()
 
@@ -81,8 +90,13 @@ class VideoFile(Source):
         return f"{self.path.stem}_{number:06d}"
 
     def _open(self) -> cv2.VideoCapture:
-        with utf8_path(self.path) as name:
-            return cv2.VideoCapture(name)
+        # other readers take names with % for patterns
+        level = logs.setLogLevel(logs.LOG_LEVEL_ERROR)  # no warning of a file that is not a video
+        try:
+            with utf8_path(self.path) as name:
+                return cv2.VideoCapture(name, cv2.CAP_FFMPEG)
+        finally:
+            logs.setLogLevel(level)
 
 
 class _Decoded:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from roiseg.common.errors import UserError
 from roiseg.data.images import to_rgb
@@ -51,7 +51,7 @@ def decode(content: bytes, limits: Limits) -> Picture:
             width, height = file.size
             if width * height > limits.megapixels * 1e6:
                 raise UserError(_too_many_pixels(f"{width} x {height} pixels", limits))
-            return to_rgb(ImageOps.exif_transpose(file))
+            return to_rgb(file)
     except Image.UnidentifiedImageError:
         raise UserError("this is no JPEG or PNG picture: choose one that is") from None
     except Image.DecompressionBombError:

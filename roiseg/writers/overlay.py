@@ -72,7 +72,7 @@ def _video(path: Path, video: Video) -> Iterator:
     """Yield a function that adds a frame, RGB uint8 [H, W, 3]; the file is there when the block ends."""
     height, width = video.size
     with atomic_path(path) as temporary, utf8_path(temporary) as name:
-        stream = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*"mp4v"), video.fps, (width, height))
+        stream = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*"mp4v"), _rate(video.fps), (width, height))
         if not stream.isOpened():
             raise UserError(f"{path}: this OpenCV cannot write mp4 videos: leave the overlay writer out")
 
@@ -89,3 +89,8 @@ def _video(path: Path, video: Video) -> Iterator:
         finally:
             stream.release()
         check_room(path.parent)
+
+
+def _rate(fps: float) -> float:
+    """Frames a second with as many decimals as MPEG-4 has room for: its ticks a second are 16 bits."""
+    return next(rate for digits in (3, 2, 1, 0) if (rate := round(fps, digits)) * 10**digits < 65_535)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+
 import cv2
 import numpy as np
 import pytest
@@ -10,12 +13,16 @@ from PIL import Image
 from tiny_dataset import SIZE, SPEC, make
 
 from roiseg.common.errors import UserError
+from roiseg.common.limits import MAX_PIXELS
 from roiseg.data.augment import Augment
 from roiseg.data.coco_json import load_annotations
 from roiseg.data.dataset import RoiDataset
-from roiseg.data.images import MAX_PIXELS, read_image
+from roiseg.data.images import image_digest, read_image
 from roiseg.data.views import Views
 from roiseg.geometry.letterbox import Letterbox
+from roiseg.inference.box_files.open_boxes import open_boxes
+from roiseg.inference.checkpoint import read_checkpoint
+from roiseg.sources.open_source import open_source
 
 
 def test_missing_images_are_counted_and_the_first_is_named(broken_set):
@@ -147,3 +154,30 @@ def test_real_images_decode_as_opencv_decodes_them(realdata):
     for path in sorted((realdata / "coco128_person/images/val2017").glob("*.jpg"))[:5]:
         theirs = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
         assert np.abs(read_image(path).astype(int) - theirs).max() <= 2
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+@pytest.mark.parametrize("suffix", [".png", ".tiff", ".ppm", ".pgm"])
+@pytest.mark.parametrize("colors", [1, 3])
+def test_of_more_than_8_bits_the_upper_8_are_kept(tmp_path, bits, suffix, colors):
+    if (suffix == ".pgm" and colors == 3) or (suffix == ".ppm" and colors == 1):
+        return
+    deep = np.linspace(0, 2**bits - 1, 40 * 30 * colors).reshape(40, 30, colors).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / f"a{suffix}"), deep[..., ::-1])
+    expected = np.broadcast_to(deep >> (bits - 8), (40, 30, 3))
+    np.testing.assert_array_equal(read_image(tmp_path / f"a{suffix}"), expected)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+def test_what_may_never_end_is_refused_unread(tmp_path, kind):
+    path = tmp_path / "a.jpg"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listening, pytest.MonkeyPatch.context() as patch:
+        if kind == "socket":
+            patch.chdir(tmp_path)
+            listening.bind("a.jpg")  # a socket's path has 100 letters at most
+        for read in (read_image, image_digest, load_annotations, read_checkpoint, open_boxes, open_source):
+            assert "a.jpg" in user_error(read, path if read is not open_source else str(path))

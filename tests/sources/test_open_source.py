@@ -27,6 +27,15 @@ def folder(tmp_path):
     return tmp_path
 
 
+def test_what_a_folder_holds_besides_images_is_counted(folder, caplog):
+    for suffix in (".jfif", ".jpe"):
+        save(folder / f"more{suffix}", format="JPEG")
+    save(folder / "more.mpo")
+    (folder / "deep/clip.mp4").touch()
+    assert len(open_source(str(folder))) == 7
+    assert "2 files left out, their names are not those of images: 1 .txt, 1 .mp4" in caplog.text
+
+
 def keys(source):
     return [frame.key for frame in source]
 

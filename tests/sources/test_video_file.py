@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from tiny_video import write_video
 
@@ -48,3 +50,31 @@ def test_a_video_stands_alone(tmp_path):
     path = str(write_video(tmp_path / "x.mp4", count=2))
     with pytest.raises(UserError, match="one video alone"):
         open_source([path, path])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "#EXTM3U\n#EXTINF:1,\nhttp://{}/a.ts\n#EXT-X-ENDLIST\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1,\n{}/x.avi\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile tcp://{}\n",
+        None,
+    ],
+)
+def test_no_file_or_name_leads_elsewhere(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        if content is None:
+            write_video(tmp_path / "x.avi", codec="MJPG").rename(f"tcp:{address}")
+            assert sum(1 for _ in open_source(f"tcp:{address}")) == 12
+        else:
+            (tmp_path / "elsewhere").mkdir()
+            write_video(tmp_path / "elsewhere/x.avi", codec="MJPG")
+            place = tmp_path / "elsewhere" if content.count("x.avi") else address
+            (tmp_path / "x.mp4").write_text(content.format(place))
+            with pytest.raises(UserError, match="neither an image nor a video"):
+                open_source("x.mp4")
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()

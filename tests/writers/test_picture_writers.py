@@ -56,7 +56,7 @@ def test_overlays_show_masks_boxes_and_numbers(tmp_path):
     assert np.abs(read(tmp_path / "overlays/x/empty.jpg").astype(int) - nobody().image).mean() < 6
 
 
-@pytest.mark.parametrize("fps", [12.5, 29.97])
+@pytest.mark.parametrize("fps", [12.5, 29.97, 66.667, 119.883, 999.99])
 def test_a_video_becomes_a_video(tmp_path, fps):
     source = Pictures(Video("clip.v1", SIZE, fps))
     frames = [result([disc(10 + 5 * i, 30, 8)], [[0, 20, 80, 40]], f"clip_{i}", number=i) for i in range(10)]
