@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from werkzeug.serving import BaseWSGIServer
 
 from roiseg.cli.build import plain
+from roiseg.cli.device import existing_device
 from roiseg.cli.entry import command
 from roiseg.cli.types import check_types
 from roiseg.common.console import console
@@ -24,7 +25,8 @@ def app(cfg: DictConfig) -> BaseWSGIServer:
     content = plain(cfg)
     check_types(content)
     paths = [content["ckpt"]] + ([content["compare"]] if content["compare"] else [])
-    options = {key: content[key] for key in ("onnx_path", "device", "detector", "mirrored")}
+    options = {key: content[key] for key in ("onnx_path", "detector", "mirrored")}
+    options["device"] = existing_device(content["device"])
     options["zooms"] = instantiate(cfg.zooms, _convert_="all")
     models = [
         Model(name, Predictor.from_checkpoint(path, **options))

@@ -24,6 +24,7 @@ from roiseg.evaluation.detections import DetectionEvaluation, evaluate_detection
 from roiseg.evaluation.difference import difference
 from roiseg.evaluation.evaluation import Evaluation, Evaluator
 from roiseg.evaluation.files import write_as_run, write_instances
+from roiseg.evaluation.seen import PRECISIONS
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
@@ -63,14 +64,14 @@ def check(cfg: DictConfig) -> None:
     """
     if cfg.ckpt is None and cfg.onnx is None:
         raise UserError("give ckpt=... (a checkpoint), onnx=... (an exported file), or both")
+    if cfg.precision is not None and cfg.precision not in PRECISIONS:
+        raise UserError(f"precision is {cfg.precision}, it must be one of {', '.join(PRECISIONS)}")
     check_types(plain(cfg))
     if cfg.boxes not in ("annotations", "detector"):
         raise UserError(f"boxes is {cfg.boxes}, it must be annotations or detector")
-    if not isinstance(cfg.worst, int) or cfg.worst < 0:
+    if cfg.worst < 0:
         raise UserError(f"worst is {cfg.worst}, it must be a whole number, 0 or more")
-    if not isinstance(cfg.mask_quality, bool):
-        raise UserError(f"mask_quality is {cfg.mask_quality}, it must be true or false")
-    if not isinstance(cfg.min_score, float) or not 0 <= cfg.min_score < 1:
+    if not 0 <= cfg.min_score < 1:
         raise UserError(f"min_score is {cfg.min_score}, it must be a number from 0 to below 1")
 
 
@@ -101,7 +102,9 @@ def on_annotations(cfg: DictConfig, models: Mapping[str, Evaluated]) -> dict[str
 
 def measure(cfg: DictConfig, name: str, model: Evaluated) -> Evaluation:
     """One model on annotated boxes, under a progress bar."""
-    evaluator = Evaluator(model.seer, model.data.dataset("val"), cfg.worst, cfg.mask_quality)
+    evaluator = Evaluator(
+        model.seer, model.data.dataset("val"), cfg.worst, cfg.mask_quality, model.data.category_id
+    )
     batches = model.data.test_dataloader()
     for batch in track(batches, f"measuring the {name}", total=len(batches)):
         evaluator.update(batch)
@@ -113,7 +116,9 @@ def on_detector(cfg: DictConfig, models: Mapping[str, Evaluated]) -> dict[str, A
     found: dict[str, DetectionEvaluation] = {}
     for name, model in models.items():
         dataset, predictor = model.data.dataset("val"), model.predictor(cfg.min_score)
-        found[name] = evaluate_detections(predictor, dataset.annotations, dataset.image_dir, cfg.mask_quality)
+        found[name] = evaluate_detections(
+            predictor, dataset.annotations, dataset.image_dir, cfg.mask_quality, model.data.category_id
+        )
     console.print(tables.detections_table(found))
     folder = claim(cfg.output_dir)
     for name, evaluation in found.items():

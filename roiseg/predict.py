@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from roiseg.cli.build import plain
+from roiseg.cli.device import existing_device
 from roiseg.cli.entry import command
 from roiseg.cli.folders import claim
 from roiseg.cli.types import check_types
@@ -49,14 +50,15 @@ def predict(cfg: DictConfig) -> Run:
     Raises:
         UserError: a mistake in the configuration or a file; no image could be read.
     """
-    if cfg.category_id is None:
-        cfg.category_id = category_of(cfg.ckpt)
     content = plain(cfg)
     check_types(content)
     check(content)
     source = open_source(content["source"])
     writers: dict[str, Writer] = instantiate(cfg.writers, _convert_="all")
-    model = open_mask_model(*(content[key] for key in ("ckpt", "onnx", "onnx_path", "device", "detector")))
+    model = open_mask_model(
+        content["ckpt"], content["onnx"], content["onnx_path"], existing_device(content["device"]),
+        content["detector"],
+    )  # fmt: skip
     predictor = Predictor(model, content["mirrored"], instantiate(cfg.zooms, _convert_="all"))
     boxes = find_boxes(content, source, predictor)
     pictures = Pictures(
@@ -109,27 +111,14 @@ def trained_on(ckpt: str | None) -> dict[str, Any]:
     return {} if ckpt is None else stored_values(read_checkpoint(ckpt)["roiseg"]["config"], Path(ckpt))
 
 
-def category_of(ckpt: str | None) -> int:
-    """The category that a checkpoint was trained on; 1 where none is told.
-
-    Raises:
-        UserError: the checkpoint is absent, damaged or not trusted, or its category is no number.
-    """
-    category = trained_on(ckpt).get("category_id", 1)
-    if not isinstance(category, int):
-        raise UserError(
-            f"checkpoint {ckpt} has an impossible data.category_id, {category!r}: give category_id="
-        )
-    return category
-
-
 def find_boxes(content: dict[str, Any], source: Source, predictor: Predictor) -> BoxFile | None:
     """The file that `boxes` means; None for the detector's own.
 
     Raises:
         UserError: there is none, or the detector's output cannot be read.
     """
-    options = content["category_id"], content["class_id"]
+    category = content["category_id"]
+    options = predictor.model.category_id if category is None else category, content["class_id"]
     if content["boxes"] == "detector":
         if not predictor.has_detector:
             raise UserError(

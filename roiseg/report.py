@@ -27,10 +27,8 @@ def report(cfg: DictConfig) -> Path:
     folders, metric = listed(cfg, "runs"), str(cfg.metric)
     if not folders:
         raise UserError("give one or more folders of runs: python -m roiseg.report outputs/sweeps/NAME")
-    if not isinstance(cfg.resamples, int) or cfg.resamples < 100:
+    if cfg.resamples < 100:
         raise UserError(f"resamples is {cfg.resamples}, it must be a whole number, 100 or more")
-    if not isinstance(cfg.sizes, bool):
-        raise UserError(f"sizes is {cfg.sizes}, it must be true or false")
     runs, unfinished = read_runs(folders)
     rois = check_comparable(runs)
     variants, besides = find_variants(runs, listed(cfg, "by"))

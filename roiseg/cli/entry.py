@@ -27,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from roiseg.cli.faults import explain_fault
+from roiseg.cli.types import check_kinds
 from roiseg.cli.words import to_overrides
 from roiseg.common.errors import UserError, nearest
 from roiseg.common.signals import stoppable
@@ -67,6 +68,8 @@ def command(
         @functools.wraps(task)
         def job(cfg: DictConfig) -> Any:
             try:
+                defaults = OmegaConf.load(CONF_DIR / f"{config_name}.yaml")
+                check_kinds(OmegaConf.to_container(cfg), OmegaConf.to_container(defaults))
                 return task(cfg)
             except Exception as error:
                 line = explain(error)

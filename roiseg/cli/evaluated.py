@@ -26,6 +26,8 @@ from roiseg.inference.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
+_SHORT = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}  # Lightning's other names
+
 
 @dataclass(frozen=True)
 class Evaluated:
@@ -131,7 +133,7 @@ def _precision(cfg: DictConfig, trained: TrainedModel) -> str:
     """The arithmetic of the checkpoint's own test, where that is measured anew."""
     anew = cfg.onnx is None and cfg.boxes == "annotations"
     known = (trained.config.get("trainer") or {}).get("precision") if anew else None
-    return "32-true" if known is None else str(known)
+    return "32-true" if known is None else _SHORT.get(str(known), str(known))
 
 
 def _detector_file(cfg: DictConfig, file: OnnxFile, trained: TrainedModel | None) -> str | None:

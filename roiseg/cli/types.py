@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from hydra.utils import get_object
@@ -73,3 +75,34 @@ def _check(value: Any, hint: Any, where: str) -> None:
     except TypeCheckError:
         wanted = hint.__name__ if inspect.isclass(hint) else str(hint).replace("typing.", "")
         raise UserError(f"configuration `{where}` is {value!r}, it must be {wanted}") from None
+
+
+def check_kinds(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Compare a command's own values with the kinds of their defaults.
+
+    A word for true or false, say, is true to Python, whatever it says.
+
+    Args:
+        values: of the command, resolved.
+        defaults: those of its configuration file; what is null, text, an empty list or a node is passed over.
+
+    Raises:
+        UserError: names the key, the value and what is expected.
+    """
+    for key, default in defaults.items():
+        kind = type(default)
+        if kind not in _KINDS or default == [] or key not in values:
+            continue
+        accepted, words = _KINDS[kind]
+        value = values[key]
+        number = kind is not bool and isinstance(value, bool)
+        if number or not isinstance(value, accepted) or (isinstance(value, float) and math.isnan(value)):
+            raise UserError(f"configuration `{key}` is {value!r}, it must be {words}")
+
+
+_KINDS: dict[type, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    list: ((list,), "a list"),
+}

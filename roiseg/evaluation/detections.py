@@ -45,7 +45,11 @@ class DetectionEvaluation:
 
 
 def evaluate_detections(
-    predictor: Predictor, annotations: Annotations, image_dir: Path, by_quality: bool = True
+    predictor: Predictor,
+    annotations: Annotations,
+    image_dir: Path,
+    by_quality: bool = True,
+    category_id: int = 1,
 ) -> DetectionEvaluation:
     """Detect and draw the persons of all images, under a progress bar. Masks are kept as RLE only.
 
@@ -57,6 +61,7 @@ def evaluate_detections(
         image_dir: folder of the images.
         by_quality: masks are ranked by the detector's score times `mask_quality`; else by the score alone.
             Boxes always are by the score.
+        category_id: of the annotations, and so of the results.
     """
     masks: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
@@ -67,7 +72,7 @@ def evaluate_detections(
         predictor.set_image(picture, float(annotations.pixel_sizes[image]))
         prediction = predictor.predict()
         for index, (box, score) in enumerate(zip(prediction.boxes, prediction.scores.tolist(), strict=True)):
-            found = coco_result(image_id, box, score, prediction.rle(index))
+            found = coco_result(image_id, category_id, box, score, prediction.rle(index))
             quality = mask_quality(prediction.probabilities[index]) if by_quality else 1.0
             boxes.append(found)
             masks.append({**found, "score": round(score * quality, 6)})

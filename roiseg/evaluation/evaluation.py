@@ -63,12 +63,16 @@ class Evaluator:
         dataset: where truth comes from; with three classes.
         worst: how many instances to keep for a sheet.
         by_quality: masks are ranked by `mask_quality` for average precision; else as they come.
+        category_id: of the annotations, and so of the results.
     """
 
-    def __init__(self, seer: Seer, dataset: RoiDataset, worst: int = 20, by_quality: bool = True) -> None:
+    def __init__(
+        self, seer: Seer, dataset: RoiDataset, worst: int = 20, by_quality: bool = True, category_id: int = 1
+    ) -> None:
         self.seer = seer
         self.dataset = dataset
         self.by_quality = by_quality
+        self.category_id = category_id
         self._pixels, self._instances = PixelMetrics(seer.num_classes), InstanceMetrics()
         self._classes, self._target = Confusion(seer.num_classes), Confusion(2)
         self._ranking = Ranking(1, worst)
@@ -82,7 +86,8 @@ class Evaluator:
         seen = self.seer.see(batch)
         self._count_cells(seen, batch.measured.cpu().long())
         records = measure_instances(seen.probabilities, batch, seen.windows)
-        results = list(batch_results(seen.probabilities, batch, seen.windows, self.by_quality))
+        found = batch_results(seen.probabilities, batch, seen.windows, self.by_quality, self.category_id)
+        results = list(found)
         self._instances.update(records)
         images = batch.rois[:, 0].long().tolist()
         for image, record, result in zip(images, records, results, strict=True):

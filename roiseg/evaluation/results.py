@@ -29,11 +29,14 @@ def mask_quality(values: NDArray[np.float32], threshold: float = 0.5) -> float:
     return float(inside.mean(dtype=np.float64)) if inside.size else 0.0
 
 
-def coco_result(image_id: int, box: Boxes, score: float, rle: dict[str, Any]) -> dict[str, Any]:
-    """One COCO result of category 1.
+def coco_result(
+    image_id: int, category_id: int, box: Boxes, score: float, rle: dict[str, Any]
+) -> dict[str, Any]:
+    """One COCO result.
 
     Args:
         image_id: of its image.
+        category_id: of its instance.
         box: [4] x1, y1, x2, y2 in original pixels.
         score: 0..1.
         rle: of the mask at the image's size; `counts` as bytes or text.
@@ -41,7 +44,7 @@ def coco_result(image_id: int, box: Boxes, score: float, rle: dict[str, Any]) ->
     x1, y1, x2, y2 = (round(float(edge), 3) for edge in box)
     return {
         "image_id": image_id,
-        "category_id": 1,
+        "category_id": category_id,
         "bbox": [x1, y1, round(x2 - x1, 3), round(y2 - y1, 3)],
         "score": round(score, 6),
         "segmentation": {"size": list(rle["size"]), "counts": _text(rle["counts"])},
@@ -49,7 +52,7 @@ def coco_result(image_id: int, box: Boxes, score: float, rle: dict[str, Any]) ->
 
 
 def batch_results(
-    probabilities: Tensor, batch: RoiBatch, windows: Tensor, by_quality: bool
+    probabilities: Tensor, batch: RoiBatch, windows: Tensor, by_quality: bool, category_id: int
 ) -> Iterator[dict[str, Any]]:
     """One COCO result a ROI of a batch, in order; 0.5 and above are mask, nothing outside the ROI is.
 
@@ -58,6 +61,7 @@ def batch_results(
         batch: its ROIs and images.
         windows: [R, 4] boxes in input pixels the probabilities are stretched over.
         by_quality: the score is `mask_quality`; else 1, as that of an annotated box.
+        category_id: of all ROIs.
     """
     maps = iter(probabilities.detach().float().cpu())
     frames, rois = batch.original_boxes(windows), batch.original_boxes()
@@ -67,7 +71,7 @@ def batch_results(
                 values, window = paste_crop(next(maps), box, sample.original_size, within=limit)
             score = mask_quality(values) if by_quality else 1.0
             rle = encode_window(values >= 0.5, window, sample.original_size)
-            yield coco_result(sample.image_id, limit, score, rle)
+            yield coco_result(sample.image_id, category_id, limit, score, rle)
 
 
 def _text(counts: bytes | str) -> str:

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from roiseg.common.classes import TARGET
+from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiBatch
 from roiseg.decoders.base import target_probability
 from roiseg.geometry.roi_align import resample
 from roiseg.inference.masks import CheckpointModel, OnnxModel
 from roiseg.training.looks import average
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # Lightning's names; the mixed ones are autocast
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,15 @@ class CheckpointSeer:
 
     Args:
         model: the decoder.
-        precision: Lightning's name of the arithmetic; `bf16-mixed` and `16-mixed` are autocast, anything
-            else is float32.
+        precision: Lightning's name of the arithmetic, one of `PRECISIONS`.
+
+    Raises:
+        UserError: another precision.
     """
 
     def __init__(self, model: CheckpointModel, precision: str = "32-true") -> None:
+        if precision not in PRECISIONS:
+            raise UserError(f"precision is {precision}, it must be one of {', '.join(PRECISIONS)}")
         self.model = model
         self.num_classes = model.decoder.num_classes
         self.arithmetic = precision

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,6 +13,17 @@ from torch import Tensor
 from roiseg.geometry.interpolation import centers_inside, paste_weights
 
 Window = tuple[int, int, int, int]  # x1, y1, x2, y2 in whole pixels; x2 and y2 excluded
+
+
+def back_to_front(areas: Sequence[int]) -> list[int]:
+    """Order in which instances are drawn: the smallest mask last, so that a small one is never hidden.
+
+    The one order of every output in which a pixel shows one instance only.
+
+    Args:
+        areas: pixels of each mask.
+    """
+    return sorted(range(len(areas)), key=lambda index: -areas[index])
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], within: Tensor | None = None) -> Tensor:

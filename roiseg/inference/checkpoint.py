@@ -55,6 +55,11 @@ class TrainedModel:
     extractor_sha256: str
     epoch: int  # 1-based
 
+    @property
+    def category_id(self) -> int:
+        """COCO's number of what it was trained on; 1 where the checkpoint does not tell."""
+        return checked_category((self.config.get("data") or {}).get("category_id", 1), self.path)
+
     def with_detector(self, detector: dict[str, Any]) -> TrainedModel:
         """The same model, the detector's own boxes read in another way: a node of conf/detector."""
         extractor = {**self.config["extractor"], "detector": detector}
@@ -80,6 +85,17 @@ class TrainedModel:
         extractor: OnnxExtractor = rebuild(node)
         check_same_file(extractor, self.extractor_sha256, self.path)
         return extractor
+
+
+def checked_category(value: Any, path: Path) -> int:
+    """A category that a file tells.
+
+    Raises:
+        UserError: it is not a whole number.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UserError(f"{path} has an impossible category_id, {value!r}: use another file")
+    return value
 
 
 def check_same_file(extractor: OnnxExtractor, sha256: str, path: Path) -> None:

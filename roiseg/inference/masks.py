@@ -17,7 +17,7 @@ from roiseg.decoders.parts import decode_in_parts
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.inference.checkpoint import TrainedModel, load_model
-from roiseg.inference.onnx_file import OnnxFile
+from roiseg.inference.onnx_file import OnnxFile, finite
 from roiseg.training.looks import average
 
 _AT_ONCE = 128  # ROIs decoded at a time, as in training
@@ -43,12 +43,14 @@ class MaskModel(Protocol):
 
     Attributes:
         path: its file.
+        category_id: COCO's number of what it was trained on.
         image_size: (H, W) of the detector's input.
         preprocess: from picture to the detector's input tensor.
         prompts: which of `prior` and `points` it reads.
     """
 
     path: Path
+    category_id: int
     image_size: tuple[int, int]
     preprocess: Preprocess
     prompts: tuple[str, ...]
@@ -82,6 +84,7 @@ class CheckpointModel:
         self, model: TrainedModel, extractor: OnnxExtractor, device: torch.device | str | None = None
     ) -> None:
         self.path = model.path
+        self.category_id = model.category_id
         self.extractor = extractor
         self.image_size = model.image_size
         self.preprocess = extractor.preprocess
@@ -107,7 +110,8 @@ class CheckpointModel:
     def logits(self, batch: RoiBatch, points: Tensor | None = None) -> Tensor:
         """[R, K, h, w] of a batch on this device, one look; decoded in parts, so that memory is bounded."""
         context = Context(image=batch.inputs, pixel_size=batch.pixel_sizes, points=points)
-        return decode_in_parts(self.decoder, batch.features, batch.rois, context, _AT_ONCE).logits
+        logits = decode_in_parts(self.decoder, batch.features, batch.rois, context, _AT_ONCE).logits
+        return finite(logits, self.path)
 
 
 class OnnxModel:
@@ -123,6 +127,7 @@ class OnnxModel:
     def __init__(self, file: OnnxFile, extractor: OnnxExtractor | None) -> None:
         self.file = file
         self.path = file.path
+        self.category_id = file.category_id
         self.extractor = extractor
         self.image_size = file.image_size
         self.preprocess = file.preprocess

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnx import ModelProto, TensorProto
+from onnx.defs import onnx_opset_version
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import as_utf8, atomic_path
@@ -29,6 +30,7 @@ from roiseg.inference.onnx_graph import (
 )
 from roiseg.inference.onnx_merge import merge_with_extractor
 
+_OLDEST = 16  # the first operator set with GridSample
 _TENSORS = {
     ROIS: "float32 [N, 4] x1, y1, x2, y2 over width and height of the input, 0..1",
     IMAGE: "float32 [1, 3, H, W] the detector's input tensor",
@@ -51,7 +53,7 @@ class ExportOptions:
         opset: ONNX operator set; newer GridSample is wrong in some TensorRT versions, hence 18.
 
     Raises:
-        UserError: boxes without merged.
+        UserError: boxes without merged, or an opset without GridSample or unknown to this ONNX.
     """
 
     merged: bool = False
@@ -62,6 +64,8 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.boxes and not self.merged:
             raise UserError("boxes=true needs the detector inside the file: add merged=true")
+        if not _OLDEST <= self.opset <= onnx_opset_version():
+            raise UserError(f"opset is {self.opset}, it must be from {_OLDEST} to {onnx_opset_version()}")
 
 
 def export_model(
@@ -92,6 +96,9 @@ def export_model(
     exported = export_decoder(model.decoder, inputs, model.image_size, options.opset, options.half)
     if options.merged and extractor is not None:
         exported = merge_with_extractor(exported, extractor.onnx_path, extractor.layers, reader)
+    written = max(entry.version for entry in exported.opset_import if entry.domain in ("", "ai.onnx"))
+    if written != options.opset:  # the exporter falls back to its own without a word
+        raise UserError(f"{model.path} cannot be exported in opset {options.opset}: use opset={written}")
     tolerance = allowed_difference(exported)
     with atomic_path(path) as temporary:
         save_onnx(exported, temporary, _metadata(model, options, exported))
@@ -162,6 +169,7 @@ def _metadata(model: TrainedModel, options: ExportOptions, exported: ModelProto)
         "layers": json.dumps(list(model.layers)),
         "preprocess": json.dumps({k: v for k, v in extractor["preprocess"].items() if k[0] != "_"}),
         **{name: text for name, text in tensors.items() if name in described},
+        "category_id": json.dumps(model.category_id),
         "merged": json.dumps(options.merged),
         "detector": json.dumps(extractor.get("detector")),
         "picture_input": json.dumps(picture),

@@ -18,7 +18,7 @@ from roiseg.common.files import existing_file, utf8_path
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.extractor.session import default_providers
-from roiseg.inference.checkpoint import check_same_file
+from roiseg.inference.checkpoint import check_same_file, checked_category
 from roiseg.inference.onnx_graph import IMAGE, MASKS, PIXEL_SIZE, ROIS, seal
 from roiseg.inference.rebuild import rebuild
 
@@ -38,6 +38,7 @@ class OnnxFile:
         image_size: (H, W) of the detector's input and of the masks.
         preprocess: from picture to the detector's input tensor.
         detector: configuration of the adapter that reads the detector's own boxes, if the export knew one.
+        category_id: COCO's number of what it was trained on.
 
     Raises:
         UserError: missing, not to be opened, not written by roiseg, or its metadata disagrees with its graph.
@@ -70,6 +71,7 @@ class OnnxFile:
             self.image_size = (int(height), int(width))
             self.preprocess = Preprocess(**self._read("preprocess", dict))
             self.detector: dict[str, Any] | None = self._read("detector", (dict, NoneType))
+            self.category_id = checked_category(json.loads(self.metadata.get("category_id", "1")), self.path)
             self._sha256 = self.metadata["extractor_sha256"]
             contradiction = self._contradiction(outputs)
         except (UserError, KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
@@ -146,7 +148,7 @@ class OnnxFile:
             known |= {name: inputs for name in self._types if name not in known}
         given = {name: known[name].cpu().numpy().astype(dtype) for name, dtype in self._types.items()}
         (masks,) = self.session.run([MASKS], given)
-        return torch.from_numpy(masks.astype(np.float32))
+        return finite(torch.from_numpy(masks.astype(np.float32)), self.path)
 
     def _read(self, key: str, kind: type | tuple[type, ...]) -> Any:
         """An entry of the metadata; raises KeyError, TypeError or ValueError where there is none such."""
@@ -154,3 +156,21 @@ class OnnxFile:
         if not isinstance(value, kind):
             raise TypeError(f"`{key}` is {value!r}")
         return value
+
+
+def finite(values: Tensor, path: Path) -> Tensor:
+    """What a model gave, unchanged: nan and infinity would pass for masks without a pixel.
+
+    Args:
+        values: its masks, or logits.
+        path: the model, for the message.
+
+    Raises:
+        UserError: a value is nan or infinite.
+    """
+    if not bool(values.isfinite().all()):
+        raise UserError(
+            f"{path} gives probabilities that are nan or infinite: use another checkpoint or export, "
+            "or precision=32-true, and look for damaged detector weights"
+        )
+    return values

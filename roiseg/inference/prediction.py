@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from roiseg.common.errors import UserError
 from roiseg.data.rle import encode_window
 from roiseg.geometry.boxes import Boxes
-from roiseg.geometry.paste import Window
+from roiseg.geometry.paste import Window, back_to_front
 
 if TYPE_CHECKING:
     import supervision
 
 Probabilities = NDArray[np.float32]
+_MOST_LABELS = np.iinfo(np.uint16).max
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Prediction:
         probabilities: N times [y2 - y1, x2 - x1] that a pixel of the window belongs to the box's person.
         non_targets: the same for the other persons in the box; None where the decoder does not tell.
         threshold: probability from which on a pixel is mask.
+        category_id: COCO's number of what the model was trained on.
     """
 
     size: tuple[int, int]
@@ -45,6 +47,7 @@ class Prediction:
     probabilities: Sequence[Probabilities]
     non_targets: Sequence[Probabilities] | None = None
     threshold: float = 0.5
+    category_id: int = 1
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -86,20 +89,34 @@ class Prediction:
         return sorted(pieces, key=cv2.contourArea, reverse=True)
 
     def label_map(self) -> NDArray[np.uint16]:
-        """[H, W] 0 where nobody is, else 1 + index of the instance; of two, that of the higher score."""
+        """[H, W] 0 where nobody is, else 1 + index of the instance; of two, that of the smaller mask.
+
+        Raises:
+            UserError: more instances than 16 bits can number.
+        """
+        if len(self) > _MOST_LABELS:
+            raise UserError(
+                f"{len(self):,} instances are more than a 16-bit label map can number ({_MOST_LABELS:,}): "
+                "give fewer boxes (min_score), or leave label maps out"
+            )
         labels = np.zeros(self.size, np.uint16)
-        for index in np.argsort(self.scores, kind="stable"):
+        for index in back_to_front([int(self.crop(index).sum()) for index in range(len(self))]):
             x1, y1, x2, y2 = self.windows[index]
             labels[y1:y2, x1:x2][self.crop(index)] = index + 1
         return labels
 
-    def to_coco(self, image_id: int, category_id: int = 1) -> list[dict[str, Any]]:
-        """COCO results: `bbox` [x, y, width, height] is the box, `score` the box's."""
+    def to_coco(self, image_id: int, category_id: int | None = None) -> list[dict[str, Any]]:
+        """COCO results: `bbox` [x, y, width, height] is the box, `score` the box's.
+
+        Args:
+            image_id: of the image.
+            category_id: None: that of the model.
+        """
         corners = np.concatenate([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], axis=1)
         return [
             {
                 "image_id": image_id,
-                "category_id": category_id,
+                "category_id": self.category_id if category_id is None else category_id,
                 "bbox": [round(float(value), 2) for value in corners[i]],
                 "score": round(float(self.scores[i]), 5),
                 "segmentation": self.rle(i),

@@ -181,6 +181,8 @@ class Predictor:
             raise UserError(
                 f"scores must be one number a box ({len(wanted)}), got shape {list(weights.shape)}"
             )
+        if not np.isfinite(weights).all():
+            raise UserError("scores must be finite numbers, one is nan or infinite")
         clicks = None if points is None else self._clicks(points, len(wanted))
         windows, shares, others = [], [], []
         for start in range(0, len(wanted), _AT_ONCE):
@@ -193,8 +195,9 @@ class Predictor:
                 others.append(other)
         told = others if others and others[0] is not None else None
         return Prediction(
-            sample.original_size, wanted, weights.astype(np.float32), windows, shares, told, threshold
-        )
+            sample.original_size, wanted, weights.astype(np.float32), windows, shares, told, threshold,
+            self.model.category_id,
+        )  # fmt: skip
 
     def _masks(
         self, sample: RoiSample, boxes: Boxes, points: Tensor | None

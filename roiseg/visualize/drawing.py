@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from roiseg.geometry.paste import back_to_front
 from roiseg.visualize.canvas import (
     BACKGROUND,
     INK,
@@ -25,7 +26,12 @@ from roiseg.visualize.palette import ROI_RED
 
 
 def blend_masks(
-    image: Image, masks: Mask, colors: NDArray[np.uint8], alpha: float = 0.5, outline: bool = True
+    image: Image,
+    masks: Mask,
+    colors: NDArray[np.uint8],
+    alpha: float = 0.5,
+    outline: bool = True,
+    areas: Sequence[int] | None = None,
 ) -> Image:
     """Tint every mask with its colour; where masks overlap the smallest is on top.
 
@@ -35,6 +41,7 @@ def blend_masks(
         colors: RGB uint8 [N, 3] or more rows.
         alpha: weight of the colour, 0 to 1.
         outline: also draw the border of each mask in its full colour.
+        areas: see `blend_crops`.
 
     Returns:
         RGB uint8 [H, W, 3].
@@ -44,7 +51,8 @@ def blend_masks(
     if masks.ndim != 3 or (len(masks) and masks.shape[1:] != image.shape[:2]):
         raise ValueError(f"masks must be [N, {image.shape[0]}, {image.shape[1]}], got {masks.shape}")
     height, width = image.shape[:2]
-    return blend_crops(image, list(masks), [(0, 0, width, height)] * len(masks), colors, alpha, outline)
+    windows = [(0, 0, width, height)] * len(masks)
+    return blend_crops(image, list(masks), windows, colors, alpha, outline, areas)
 
 
 def blend_crops(
@@ -54,6 +62,7 @@ def blend_crops(
     colors: NDArray[np.uint8],
     alpha: float = 0.5,
     outline: bool = True,
+    areas: Sequence[int] | None = None,
 ) -> Image:
     """`blend_masks` of masks that are kept in the windows outside of which they are empty.
 
@@ -64,20 +73,21 @@ def blend_crops(
         colors: RGB uint8 [N, 3] or more rows.
         alpha: weight of the colour, 0 to 1.
         outline: also draw the border of each mask in its full colour.
+        areas: N mask sizes that decide the order, see `back_to_front`; None: those of `crops`.
 
     Returns:
         RGB uint8 [H, W, 3].
     """
     check_image(image)
     result = image.copy()
-    largest_first = sorted(range(len(crops)), key=lambda index: -int(crops[index].sum()))
-    for index in largest_first:
+    order = back_to_front([int(crop.sum()) for crop in crops] if areas is None else areas)
+    for index in order:
         x1, y1, x2, y2 = windows[index]
         inside = crops[index]
         tint = np.asarray(colors[index], dtype=np.float32) * alpha
         pixels = image[y1:y2, x1:x2][inside]
         result[y1:y2, x1:x2][inside] = np.rint(pixels * np.float32(1 - alpha) + tint)
-    for index in largest_first if outline else ():
+    for index in order if outline else ():
         thickness = max(1, round(min(image.shape[:2]) / 300))
         _outline(result, crops[index], colors[index], thickness, windows[index][:2])
     return result

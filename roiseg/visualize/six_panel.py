@@ -52,7 +52,10 @@ def six_panel(
     check_image(image)
     size = fitted_size(image.shape[1], image.shape[0], panel[1], panel[0])
     corners = scale_boxes(boxes, image.shape, size)
-    small = [resize_mask(mask, size) for mask in masks]
+    small, areas = [], []  # in the order of the masks' own sizes, which small ones may round to equal ones
+    for mask in masks:
+        small.append(resize_mask(mask, size))
+        areas.append(int(mask.sum()))
     shapes = np.array(small, dtype=np.bool_).reshape(len(corners), size[1], size[0])
     colors = instance_colors(len(corners))
     reds = np.full((len(corners), 3), ROI_RED, dtype=np.uint8)
@@ -61,7 +64,7 @@ def six_panel(
 
     picture = resize_image(image, size)
     boxed = draw_boxes(picture, corners, ROI_RED, thickness)
-    tinted = blend_masks(picture, shapes, colors)
+    tinted = blend_masks(picture, shapes, colors, areas=areas)
     everything = draw_boxes(tinted, corners, ROI_RED, thickness)
     names, facts = [], []
     for number, ((x1, _, x2, _), share) in enumerate(zip(corners, shares, strict=True), 1):
@@ -71,7 +74,7 @@ def six_panel(
     panels = {
         "input": picture,
         "boxes and scores": draw_numbers(boxed, corners, shares, reds, letters, thickness),
-        "masks": blend_masks(blank(size[1], size[0], _DARK), shapes, colors, alpha=0.85),
+        "masks": blend_masks(blank(size[1], size[0], _DARK), shapes, colors, alpha=0.85, areas=areas),
         "input + masks": tinted,
         "input + masks + labels": draw_numbers(tinted, corners, names, colors, letters),
         "all": draw_numbers(everything, corners, facts, colors, letters, thickness),

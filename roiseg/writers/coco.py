@@ -21,10 +21,10 @@ class CocoWriter(Writer):
     file name is (000000000139.jpg is 139), where every name of the source is one; else its place, from 1.
 
     Args:
-        category_id: of all results.
+        category_id: of all results; None: that of the model.
     """
 
-    def __init__(self, category_id: int = 1) -> None:
+    def __init__(self, category_id: int | None = None) -> None:
         self.category_id = category_id
 
     def place(self, source: Source) -> str:

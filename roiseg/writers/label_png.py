@@ -12,7 +12,7 @@ from roiseg.writers.writer import FileWriter
 class LabelPngWriter(FileWriter):
     """A 16-bit PNG a picture: 0 where nobody is, else the instance's number from 1.
 
-    Where two overlap, the one of the higher score shows (`Prediction.label_map`). Numbers are those
+    Where two overlap, the smaller one shows, as in all outputs (`Prediction.label_map`). Numbers are those
     of the other formats; most viewers show them as black.
 
     Args:

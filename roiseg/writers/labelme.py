@@ -19,8 +19,9 @@ _VERSION = "5.5.0"  # of the format
 class LabelmeWriter(FileWriter):
     """A json file a picture, to be corrected by hand: a polygon a piece, pieces of one instance in one group.
 
-    A polygon has no holes: they are filled; pieces of one or two pixels are left out. The file names the
-    picture where it lies; a video's frame is put inside.
+    A polygon has no holes: they are filled; pieces of one or two pixels are left out. A point
+    is the middle of a pixel at the edge (pixel i is i + 0.5, as LabelMe draws and reads it). The file names
+    the picture where it lies; a video's frame is put inside.
 
     Args:
         folder: where the files go.
@@ -49,7 +50,7 @@ class LabelmeWriter(FileWriter):
         return [
             {
                 "label": self.label,
-                "points": piece.tolist(),
+                "points": (piece + 0.5).tolist(),
                 "group_id": number,
                 "description": f"score {score:.3f}",
                 "shape_type": "polygon",

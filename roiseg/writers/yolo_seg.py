@@ -14,8 +14,8 @@ class YoloSegWriter(FileWriter):
     """A text file a picture, a line an instance: `class x y x y ...`, shares (0..1) of the picture.
 
     The format has one outline an instance: pieces are joined by bridges without width, holes are filled,
-    pieces of one or two pixels are left out. A point is the middle of a pixel at the edge, by its index
-    (pixel i as i / width). Who has no pixel has no line.
+    pieces of one or two pixels are left out. A point is the middle of a pixel at the edge: pixel i is
+    (i + 0.5) / width, which truncates to the pixel's index. Who has no pixel has no line.
 
     Args:
         folder: where the files go.
@@ -32,7 +32,7 @@ class YoloSegWriter(FileWriter):
         lines = []
         for pieces in result.prediction.to_polygons():
             if pieces:
-                shares = joined(pieces).astype(float) / (width, height)
+                shares = (joined(pieces).astype(float) + 0.5) / (width, height)
                 lines.append(" ".join([str(self.class_id), *(f"{value:.6f}" for value in shares.ravel())]))
         with atomic_path(folder / f"{result.frame.key}.txt") as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="ascii")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from helpers import user_error
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from roiseg.cli.build import plain
 from roiseg.cli.entry import CONF_DIR
-from roiseg.cli.types import check_types
+from roiseg.cli.types import check_kinds, check_types
+from roiseg.common.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +70,32 @@ def test_a_wrong_type_is_named_with_its_key_and_value(composed, overrides, key, 
 )
 def test_sound_configurations_pass(composed, overrides):
     check_types(composed(*overrides))
+
+
+CASES = [
+    ("export", "merged", "garbage"),
+    ("export", "half", 1),
+    ("export", "opset", "new"),
+    ("check", "rois", 5),
+    ("check", "runs", "many"),
+    ("evaluate", "mask_quality", "garbage"),
+    ("evaluate", "worst", True),
+    ("evaluate", "min_score", "low"),
+    ("predict", "mirrored", "garbage"),
+    ("predict", "class_id", "person"),
+    ("app", "port", "http"),
+    ("report", "sizes", "garbage"),
+    ("report", "resamples", 1e3),
+    ("make_extractor", "bfloat16", "garbage"),
+    ("synthesize", "train_images", "all"),
+    ("preview", "samples", "all"),
+    ("train", "test", "garbage"),
+]
+
+
+@pytest.mark.parametrize(("name", "key", "value"), CASES)
+def test_a_command_s_own_value_of_another_kind_is_refused(name, key, value):
+    defaults = OmegaConf.to_container(OmegaConf.load(CONF_DIR / f"{name}.yaml"))
+    check_kinds(defaults, defaults)
+    with pytest.raises(UserError, match=f"configuration `{key}` is {re.escape(repr(value))}, it must be"):
+        check_kinds({**defaults, key: value}, defaults)

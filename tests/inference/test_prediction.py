@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
+from roiseg.common.errors import UserError
 from roiseg.inference.prediction import Prediction
 
 SIZE = (40, 60)
@@ -56,10 +57,15 @@ def test_coco_results_have_width_and_height():
     assert isinstance(entry["segmentation"]["counts"], str)
 
 
-def test_the_higher_score_owns_a_pixel_of_two():
-    prediction = make([(0, 0, 30, 30), (10, 10, 40, 40)], scores=[0.9, 0.3], threshold=0.0)
+def test_the_smaller_mask_owns_a_pixel_of_two():
+    prediction = make([(0, 0, 30, 30), (10, 10, 30, 30)], scores=[0.9, 0.3], threshold=0.0)
     labels = prediction.label_map()
-    assert labels[15, 15] == 1 and labels[35, 35] == 2 and labels[0, 50] == 0
+    assert labels[15, 15] == 2 and labels[5, 5] == 1 and labels[0, 50] == 0
+
+
+def test_more_instances_than_a_label_map_can_number_are_refused():
+    with pytest.raises(UserError, match=r"65,536 instances are more than a 16-bit label map"):
+        make([(0, 0, 1, 1)] * 65_536).label_map()
 
 
 def test_polygons_are_the_mask_when_filled():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -18,8 +19,10 @@ from roiseg.data.zooms import Zooms
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.inference.checkpoint import TrainedModel, describe, load_model, newest
 from roiseg.inference.masks import CheckpointModel
+from roiseg.inference.onnx_check import OnnxCheck
 from roiseg.inference.onnx_export import ExportOptions, export_model
 from roiseg.inference.predictor import Predictor
+from roiseg.web.models import to_json
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -214,3 +217,41 @@ def test_clicks_reach_a_decoder_that_reads_them(extractor, picture):
     ]
     none = predictor.predict(BOXES[:1]).probabilities[0]
     assert not np.allclose(masks[0], masks[1]) and not np.allclose(masks[0], none)
+
+
+def opened(kind, value, extractor, folder, monkeypatch):
+    """A predictor of category 7 all of whose weights are `value`; out of a checkpoint or an exported file."""
+    decoder = make("roi", extractor)
+    for weight in decoder.parameters():
+        torch.nn.init.constant_(weight, value)
+    model = trained(decoder, extractor)
+    config = {**model.config, "data": {"category_id": 7}}
+    model = dataclasses.replace(model, path=folder / "model.pth", config=config)
+    if kind == "checkpoint":
+        return Predictor(CheckpointModel(model, extractor, "cpu"))
+    monkeypatch.setattr(OnnxCheck, "passed", True)
+    export_model(model, folder / "model.onnx", ExportOptions())
+    return Predictor.from_onnx(folder / "model.onnx", extractor.onnx_path)
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "exported"])
+def test_results_have_the_category_of_the_model(kind, extractor, picture, tmp_path, monkeypatch):
+    predictor = opened(kind, 0.0, extractor, tmp_path, monkeypatch)
+    predictor.set_image(picture)
+    prediction = predictor.predict(BOXES)
+    assert {record["category_id"] for record in prediction.to_coco(1)} == {7}
+    assert {record["category_id"] for record in to_json(prediction, 1)["results"]} == {7}
+    with pytest.raises(UserError, match="scores must be finite"):
+        predictor.predict(BOXES, scores=[float("nan"), 1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [("checkpoint", "nan"), ("checkpoint", "inf"), ("exported", "nan")]
+)
+def test_probabilities_that_are_not_numbers_are_refused(
+    kind, value, extractor, picture, tmp_path, monkeypatch
+):
+    predictor = opened(kind, float(value), extractor, tmp_path, monkeypatch)
+    predictor.set_image(picture)
+    with pytest.raises(UserError, match=r"model\.(pth|onnx) gives probabilities that are nan or infinite"):
+        predictor.predict(BOXES)

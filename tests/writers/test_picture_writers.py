@@ -15,6 +15,7 @@ from writer_cases import BOXES, SIZE, Pictures, disc, masks, nobody, result, wri
 from roiseg.sources.source import Video
 from roiseg.visualize.drawing import blend_masks
 from roiseg.visualize.palette import ROI_RED, instance_colors
+from roiseg.web.models import mask_png
 from roiseg.writers.label_png import LabelPngWriter
 from roiseg.writers.overlay import OverlayWriter
 from roiseg.writers.six_panel import SixPanelWriter
@@ -29,7 +30,8 @@ def test_label_map_has_the_numbers_of_the_instances(tmp_path):
     labels = read(tmp_path / "labels/x/a.png")
     first, ring, two, _ = masks()
     expected = np.zeros(SIZE, int)
-    for number, mask in ((3, two), (2, ring), (1, first)):  # the first has the highest score
+    shapes = ((3, two), (2, ring), (1, first))
+    for number, mask in sorted(shapes, key=lambda shape: -shape[1].sum()):  # the smallest is on top
         expected[mask] = number
     assert np.array_equal(labels, expected)
     assert not read(tmp_path / "labels/x/empty.png").any()
@@ -114,3 +116,23 @@ def test_six_panels_are_written(tmp_path):
     for name in ("a", "empty"):
         figure = read(tmp_path / f"six_panel/x/{name}.png")
         assert figure.shape == (2 * (120 + 20) + 3, 3 * 160 + 2 * 3, 3)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_small_instance_in_front_of_a_large_one_shows_in_every_output(tmp_path, reverse):
+    """Whatever the scores say: label map, overlay, six panels and the page's download have one order."""
+    shapes = [disc(40, 30, 25), disc(40, 30, 4)][:: -1 if reverse else 1]
+    boxes = np.array([[10, 2, 70, 58]] * 2, np.float32)
+    one = result(shapes, boxes)  # scores fall: the first has the higher
+    small = 0 if reverse else 1
+    color = instance_colors(2)[small].astype(int)
+    assert one.prediction.label_map()[30, 40] == small + 1
+    page = cv2.imdecode(np.frombuffer(mask_png(one.prediction, None), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert page[30, 40] == small + 1
+    assert np.abs(OverlayWriter(boxes=False, alpha=1.0).draw(one)[30, 40] - color).max() <= 1
+    figure = SixPanelWriter()
+    (tmp_path / "six_panel").mkdir()
+    write(figure, tmp_path, [one])
+    panels = cv2.imread(str(tmp_path / "six_panel/x/a.png"))[..., ::-1].astype(int)
+    dark = np.rint(np.array((32, 34, 40)) * np.float32(0.15) + color * np.float32(0.85))
+    assert (np.abs(panels - dark).max(axis=-1) <= 1).sum() > 50

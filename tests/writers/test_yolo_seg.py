@@ -13,11 +13,11 @@ from roiseg.writers.yolo_seg import YoloSegWriter
 
 
 def drawn(line):
-    """Class and mask [H, W] of a line."""
+    """Class and mask [H, W] of a line, by a reader that truncates as ultralytics' does."""
     words = line.split()
     points = np.array(words[1:], float).reshape(-1, 2) * (SIZE[1], SIZE[0])
     canvas = np.zeros(SIZE, np.uint8)
-    cv2.fillPoly(canvas, [np.rint(points).astype(np.int32)], 1)
+    cv2.fillPoly(canvas, [points.astype(np.int32)], 1)
     return int(words[0]), canvas.astype(bool)
 
 

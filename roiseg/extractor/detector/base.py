@@ -100,12 +100,14 @@ class Detector(ABC):
             image_size: (H, W) of the detector's input in pixels.
 
         Raises:
-            UserError: an output of this shape is not what the adapter reads.
+            UserError: an output of this shape is not what the adapter reads, or it holds nan.
         """
         if problem := self.mismatch(raw.shape, image_size):
             raise UserError(f"extractor.detector: the detector's output is {list(raw.shape)}, {problem}")
+        if np.isnan(raw).any():  # no comparison holds for nan: its boxes would be left out without a word
+            raise UserError("the detector's output holds nan: its weights or its arithmetic are damaged")
         decoded = self.decode(torch.from_numpy(raw.astype(np.float32)), image_size)
-        some = ~(decoded[1] <= self.score_threshold)  # NaN as well
+        some = ~(decoded[1] <= self.score_threshold)
         if doubt := self.plausibility.count(decoded[0][some], decoded[1][some], image_size):
             log.warning(doubt)
         boxes, scores, labels = (tensor.numpy() for tensor in _with_area(*decoded, image_size))

@@ -50,6 +50,15 @@ function painted(layer, key, paint) {
   return canvas;
 }
 
+// Pixels of the target's mask; counted anew only where the threshold has changed.
+export function area(layer, threshold) {
+  if (layer.counted?.threshold !== threshold) {
+    const count = layer.target.reduce((sum, value) => sum + (value >= threshold * 255), 0);
+    layer.counted = { threshold, count };
+  }
+  return layer.counted.count;
+}
+
 // The overlay of the target (kind "target") or the non-target ("other"); `pen` is the outline's width.
 export function overlay(layer, kind, color, { style, opacity, threshold, outlines, pen }) {
   const values = layer[kind];

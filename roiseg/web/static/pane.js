@@ -1,6 +1,6 @@
 // One model's view of the picture: draws it, and turns the pointer into boxes, picks and points.
 
-import { at, heat, overlay } from "./layers.js";
+import { area, at, heat, overlay } from "./layers.js";
 
 const CLICK = 4; // a drag shorter than this many screen pixels is a click
 
@@ -27,11 +27,17 @@ export class Pane {
     this.#fit(picture);
     const context = this.canvas.getContext("2d");
     context.drawImage(picture.bitmap, 0, 0, this.canvas.width, this.canvas.height);
-    for (const person of selected ? [selected] : state.people) this.#drawLayer(context, person);
+    for (const person of selected ? [selected] : this.#backToFront(state)) this.#drawLayer(context, person);
     this.#drawTiles(selected?.layers[this.index]);
     for (const person of state.people) this.#drawBox(context, person);
     if (state.rubber) this.#frame(context, state.rubber, "#fff", 2, [6, 4]);
     this.canvas.setAttribute("aria-label", this.#described(state));
+  }
+
+  // The smallest mask last, as in the downloads.
+  #backToFront({ people, view }) {
+    const size = ({ layers }) => (layers[this.index] ? area(layers[this.index], view.threshold) : 0);
+    return people.map((person) => [size(person), person]).sort(([a], [b]) => b - a).map(([, person]) => person);
   }
 
   // The canvas has as many pixels as the screen shows of it, and no more than that.
