@@ -94,7 +94,7 @@ def checked_category(value: Any, path: Path) -> int:
         UserError: it is not a whole number.
     """
     if not isinstance(value, int) or isinstance(value, bool):
-        raise UserError(f"{path} has an impossible category_id, {value!r}: use another file")
+        raise UserError(f"{path} has an impossible data.category_id, {value!r}: use another file")
     return value
 
 
