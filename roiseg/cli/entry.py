@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from hydra.errors import (
     OverrideParseException,
 )
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from roiseg.cli.faults import explain_fault
@@ -69,7 +69,7 @@ def command(
         def job(cfg: DictConfig) -> Any:
             try:
                 defaults = OmegaConf.load(CONF_DIR / f"{config_name}.yaml")
-                check_kinds(OmegaConf.to_container(cfg), OmegaConf.to_container(defaults))
+                check_kinds(_resolved(cfg, defaults), OmegaConf.to_container(defaults))
                 return task(cfg)
             except Exception as error:
                 line = explain(error)
@@ -119,6 +119,15 @@ def numeric_keys(config_name: str) -> set[str]:
     for name in ("train", config_name):
         keys |= yaml.safe_load((CONF_DIR / f"{name}.yaml").read_text(encoding="utf-8"))
     return {key for key, value in keys.items() if isinstance(value, (bool, int, float))}
+
+
+def _resolved(cfg: DictConfig, keys: Iterable[Any]) -> dict[str, Any]:
+    """Values of a configuration by key; those that must be given and are not are left out."""
+    found = {str(key): cfg[key] for key in keys if key in cfg and not OmegaConf.is_missing(cfg, key)}
+    return {
+        key: OmegaConf.to_container(value) if isinstance(value, ListConfig) else value
+        for key, value in found.items()
+    }
 
 
 def _background_error(arguments: threading.ExceptHookArgs) -> None:

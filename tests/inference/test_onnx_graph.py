@@ -450,3 +450,9 @@ def test_feature_inputs_are_named_by_layer(wide):
         (LAYER, (20, 16, 24)),
         (SECOND_LAYER, (32, 8, 12)),
     ]
+
+
+@pytest.mark.parametrize("opset", [13, 99])
+def test_an_operator_set_that_cannot_be_written_is_refused(opset):
+    with pytest.raises(UserError, match=f"opset is {opset}, it must be from 16 to"):
+        ExportOptions(opset=opset)
