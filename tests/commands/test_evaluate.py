@@ -185,6 +185,7 @@ def test_mistakes_end_in_one_line(checkpoint, run_main, tmp_path, onnx_file):
         ([ckpt, "worst=-1"], ["worst"]),
         ([ckpt, "min_score=2"], ["min_score"]),
         ([ckpt, "mask_quality=much"], ["mask_quality"]),
+        ([ckpt, "precision=garbage"], ["precision", "garbage", "32-true"]),
         ([ckpt, "device=abacus"], ["device=abacus"]),
         ([ckpt, "data.min_roi_siz=3"], ["data.min_roi_siz", "data.min_roi_size"]),
         ([ckpt, "data=coco_persn"], ["coco_persn", "coco_person"]),

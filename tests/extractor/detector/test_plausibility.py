@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from roiseg.common.errors import UserError
 from roiseg.extractor.detector.boxes_and_scores import BoxesAndScores
 from roiseg.extractor.detector.rows import Rows
 from roiseg.extractor.detector.yolo import Yolo
@@ -45,16 +46,21 @@ CASES = {
         Rows(["x1", "y1", "w", "h", "score"]), Rows(CORNERS),
         np.concatenate([corners()[:, :2] + 20, [[12, 9]] * CELLS, FEW], axis=1),
     ),
-    "no numbers": (Rows(CORNERS), Rows(CORNERS), np.full((CELLS, 5), np.nan)),
 }  # fmt: skip
+
+
+def test_a_head_that_holds_nan_is_refused():
+    raw = np.concatenate([corners(), FEW], axis=1)
+    raw[3, 1] = np.nan
+    with pytest.raises(UserError, match="output holds nan"):
+        Rows(CORNERS)(raw, SIZE)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_misread_head_is_told_once(name, caplog):
     right, wrong, raw = CASES[name]
-    if name != "no numbers":
-        assert len(right(raw, SIZE)) > 3
-        assert not right.plausibility.doubt and not caplog.records
+    assert len(right(raw, SIZE)) > 3
+    assert not right.plausibility.doubt and not caplog.records
     for _ in range(3):
         wrong(raw, SIZE)
     (record,) = caplog.records
