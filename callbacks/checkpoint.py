@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from roiseg.common.files import atomic_path
+from roiseg.common.outputs import remove
 from roiseg.inference.checkpoint import newest
 
 
@@ -27,6 +28,10 @@ class WholeFiles(TorchCheckpointIO):
         """Write `checkpoint`; `path` holds all of it or what was there before."""
         with atomic_path(path) as temporary:
             torch.save(checkpoint, temporary)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove one of this run's; what a checkpoint says its run had kept is not removed elsewhere."""
+        remove(Path(path))
 
 
 class EpochCheckpoint(ModelCheckpoint):

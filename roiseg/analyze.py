@@ -13,7 +13,8 @@ from roiseg.cli.entry import command
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path, existing_file
-from roiseg.data.analysis import CLASSES, analysis_path, load_or_make_analysis
+from roiseg.common.outputs import check_output
+from roiseg.data.analysis import CLASSES, analysis_path, is_analysis, load_or_make_analysis
 from roiseg.data.coco_json import load_annotations
 from roiseg.visualize.plots import analysis_figure
 
@@ -26,9 +27,10 @@ def main(cfg: DictConfig) -> dict[str, Any]:
     if not cfg.output_dir:
         raise UserError("output_dir is not set; the default is data/analysis")
     path = analysis_path(str(cfg.output_dir), source)
+    picture = path.with_suffix(".png")
+    check_output(path, is_analysis), check_output(picture)
     annotations = load_annotations(source, cfg.category_id, cfg.index_dir, cfg.crowd)
     analysis = load_or_make_analysis(path, annotations, cfg.min_roi_size, cfg.grid)
-    picture = path.with_suffix(".png")
     _save_figure(analysis, picture)
     for table in tables(analysis):
         console.print(table)

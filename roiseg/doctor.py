@@ -21,6 +21,7 @@ from roiseg.cli.entry import command
 from roiseg.cli.types import check_types
 from roiseg.common.console import console
 from roiseg.common.files import write_json
+from roiseg.common.outputs import check_output
 from roiseg.extractor.graph import load_onnx
 from roiseg.extractor.tensors import list_tensors, select
 from roiseg.train import without_advice
@@ -79,6 +80,8 @@ def detector(cfg: DictConfig, report: Report) -> Table | None:
 @command("doctor")
 def main(cfg: DictConfig) -> None:
     """Look, and show what was found; exit code 2 where training could not start."""
+    if cfg.output:
+        check_output(cfg.output)
     report, tensors = examine(cfg)
     if tensors is not None:
         console.print(tensors)

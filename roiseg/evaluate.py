@@ -19,6 +19,7 @@ from roiseg.cli.types import check_types
 from roiseg.common.console import console, track
 from roiseg.common.errors import UserError
 from roiseg.common.files import write_json
+from roiseg.common.outputs import check_folder
 from roiseg.evaluation import tables
 from roiseg.evaluation.detections import DetectionEvaluation, evaluate_detections
 from roiseg.evaluation.difference import difference
@@ -67,6 +68,7 @@ def check(cfg: DictConfig) -> None:
     if cfg.precision is not None and cfg.precision not in PRECISIONS:
         raise UserError(f"precision is {cfg.precision}, it must be one of {', '.join(PRECISIONS)}")
     check_types(plain(cfg))
+    check_folder(cfg.output_dir, "output_dir")
     if cfg.boxes not in ("annotations", "detector"):
         raise UserError(f"boxes is {cfg.boxes}, it must be annotations or detector")
     if cfg.worst < 0:

@@ -12,6 +12,7 @@ from roiseg.cli.build import plain
 from roiseg.cli.entry import command
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
+from roiseg.common.outputs import check_output
 from roiseg.data.augment import Augment
 from roiseg.data.batch import RoiSample
 from roiseg.data.coco_json import load_annotations
@@ -33,7 +34,7 @@ def export(cfg: DictConfig) -> tuple[Path, OnnxCheck]:
     model = load_model(cfg.ckpt)
     if detector is not None:
         model = model.with_detector(detector)
-    path = Path(cfg.output) if cfg.output else model.path.with_suffix(".onnx")
+    path = check_output(cfg.output or model.path.with_suffix(".onnx"))
     extractor = open_extractor(model, cfg.onnx_path, required=cfg.merged)
     samples = [] if extractor is None else validation_samples(model, extractor)
     return path, export_model(model, path, options, extractor, samples)

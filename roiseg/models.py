@@ -18,6 +18,7 @@ from roiseg.cli.types import check_types
 from roiseg.common.console import console, track
 from roiseg.common.errors import UserError, nearest
 from roiseg.common.files import read_json, write_json
+from roiseg.common.outputs import check_output
 from roiseg.decoders.cost import Cost, measure_cost
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.reporting.runs import run_folders
@@ -101,6 +102,8 @@ def reached(folder: str | Path) -> dict[str, dict[str, float]]:
 @command("models")
 def main(cfg: DictConfig) -> None:
     """Measure, and show a table."""
+    if cfg.output:
+        check_output(cfg.output)
     figures = reached(cfg.runs) if cfg.runs else {}
     costs, refused = models(cfg)
     table = Table(title=f"decoders on {', '.join(map(str, cfg.extractor.layers))}")

@@ -16,10 +16,11 @@ from rich.table import Table
 from roiseg.cli.build import plain
 from roiseg.cli.device import existing_device
 from roiseg.cli.entry import command
-from roiseg.cli.folders import claim
+from roiseg.cli.folders import claimed
 from roiseg.cli.types import check_types
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
+from roiseg.common.outputs import check_folder, inside
 from roiseg.evaluation.stored_data import stored_values
 from roiseg.inference.box_files.given import BoxFile
 from roiseg.inference.box_files.open_boxes import open_boxes
@@ -53,6 +54,7 @@ def predict(cfg: DictConfig) -> Run:
     content = plain(cfg)
     check_types(content)
     check(content)
+    check_folder(content["output_dir"], "output_dir")
     source = open_source(content["source"])
     writers: dict[str, Writer] = instantiate(cfg.writers, _convert_="all")
     model = open_mask_model(
@@ -65,15 +67,14 @@ def predict(cfg: DictConfig) -> Run:
         predictor, source, boxes, content["min_score"], content["threshold"], content["pixel_size"],
         skip=content["on_error"] == "skip",
     )  # fmt: skip
-    folder = claim(content["output_dir"])
     start = time.perf_counter()
-    with ExitStack() as stack:
+    with claimed(content["output_dir"]) as folder, ExitStack() as stack:
+        places = {name: inside(folder, writer.place(source)) for name, writer in writers.items()}
         takers = [stack.enter_context(writer.open(folder, source)) for writer in writers.values()]
         for result in pictures:
             for take in takers:
                 take(result)
     report_left_out(pictures.tally, boxes)
-    places = {name: folder / writer.place(source) for name, writer in writers.items()}
     return Run(pictures.tally, time.perf_counter() - start, folder, places)
 
 

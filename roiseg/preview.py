@@ -13,6 +13,7 @@ from roiseg.cli.types import check_types
 from roiseg.cli.values import check_values, check_whole
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
+from roiseg.common.outputs import check_output
 from roiseg.visualize.overlays import save_png
 from roiseg.visualize.rois import PreviewSample, preview_sheet
 
@@ -26,6 +27,7 @@ def preview(cfg: DictConfig) -> Path:
     path = Path(cfg.output or Path(cfg.paths.output_dir) / "preview.png")
     if path.suffix != ".png":
         raise UserError(f"configuration `output` is {path}, it must end in .png")
+    check_output(path)
     extractor = build.build_extractor(cfg)
     decoder = build.build_decoder(cfg, extractor)
     dataset = build.build_datamodule(cfg, extractor, decoder).dataset("train")

@@ -11,8 +11,9 @@ from omegaconf import DictConfig, ListConfig
 
 from roiseg.cli.entry import command
 from roiseg.common.console import console
-from roiseg.common.errors import UnwritableError, UserError
+from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path, open_text, write_json
+from roiseg.common.outputs import check_folder, check_output
 from roiseg.reporting import table
 from roiseg.reporting.comparable import check_comparable
 from roiseg.reporting.compare import Row, compare
@@ -20,6 +21,8 @@ from roiseg.reporting.notes import notes
 from roiseg.reporting.runs import read_runs
 from roiseg.reporting.variants import find_variants
 from roiseg.visualize.comparison import comparison_figure
+
+_FILES = ("report.md", "report.csv", "report.json", "report.png")
 
 
 def report(cfg: DictConfig) -> Path:
@@ -29,6 +32,10 @@ def report(cfg: DictConfig) -> Path:
         raise UserError("give one or more folders of runs: python -m roiseg.report outputs/sweeps/NAME")
     if cfg.resamples < 100:
         raise UserError(f"resamples is {cfg.resamples}, it must be a whole number, 100 or more")
+    output = Path(cfg.output_dir) if cfg.output_dir else Path(common_folder(folders), "report")
+    check_folder(output, "output_dir")
+    for name in _FILES:
+        check_output(output / name)
     runs, unfinished = read_runs(folders)
     rois = check_comparable(runs)
     variants, besides = find_variants(runs, listed(cfg, "by"))
@@ -37,11 +44,7 @@ def report(cfg: DictConfig) -> Path:
     rows = compare(variants, rois, baseline, metric, tested, cfg.resamples)
     said = notes(rows, metric, cfg.resamples, besides) + left_out(unfinished)
     show(rows, metric, cfg.sizes, said)
-    output = Path(cfg.output_dir) if cfg.output_dir else Path(common_folder(folders), "report")
-    try:
-        write(output, rows, metric, cfg.sizes, said)
-    except UnwritableError as error:
-        raise UnwritableError(f"output_dir: {error}") from None
+    write(output, rows, metric, cfg.sizes, said)
     return output
 
 
@@ -90,7 +93,7 @@ def write(folder: Path, rows: Sequence[Row], metric: str, sizes: bool, said: Seq
     write_json(folder / "report.json", {"notes": list(said), "variants": variants})
     with atomic_path(folder / "report.png") as path:
         comparison_figure(records, table.TITLES[metric]).savefig(path)
-    console.print(f"{folder}: report.md, report.csv, report.json, report.png", soft_wrap=True)
+    console.print(f"{folder}: {', '.join(_FILES)}", soft_wrap=True)
 
 
 def _write_text(path: Path, text: str) -> None:

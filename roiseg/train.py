@@ -25,13 +25,14 @@ from roiseg.cli import build
 from roiseg.cli.diagnosis.finding import Report
 from roiseg.cli.diagnosis.recall import recall
 from roiseg.cli.entry import command
-from roiseg.cli.folders import claim, occupied
+from roiseg.cli.folders import claim, is_claimed, is_run, occupied
 from roiseg.cli.processes import Processes
 from roiseg.cli.report import best_epoch, parameter_counts, print_summary, versions
 from roiseg.cli.types import check_types
 from roiseg.cli.values import check_values
 from roiseg.common.errors import UserError, nearest
 from roiseg.common.files import atomic_path, existing_file, remove_leftovers, write_json
+from roiseg.common.outputs import check_folder, own
 from roiseg.common.signals import Stop, stoppable
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.extractor.onnx_extractor import OnnxExtractor
@@ -48,7 +49,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     check_values(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     with without_advice():  # a mistake in its settings shows before anything is written
-        trainer = build.build_trainer(cfg, [], [])
+        trainer = build.build_trainer(cfg, build.build_callbacks(cfg), [])
+    for key in ("output_dir", "checkpoint_dir"):
+        check_folder(cfg.paths[key], f"paths.{key}")
     with (
         stoppable(lambda: kept(cfg.paths.checkpoint_dir)) as stop,
         Processes(trainer, cfg.trainer.get("strategy", "auto")) as processes,
@@ -127,22 +130,25 @@ def find_checkpoint(cfg: DictConfig, extractor: OnnxExtractor) -> Path | None:
 def choose_folders(cfg: DictConfig, checkpoint: Path | None, held: ExitStack) -> None:
     """Settle where this run writes, in `cfg.paths`, and leave a copy of the configuration there.
 
-    A run that goes on from the newest checkpoint of itself keeps its folders; any other gets folders
-    that no other run has. Until `held` is closed no other process goes on in them.
+    A run that goes on from the newest checkpoint of itself keeps its folders, if they prove to be those of
+    one run: what a checkpoint says does not decide. Any other gets folders that no other run has. Until
+    `held` is closed no other process goes on in them.
 
     Raises:
         UserError: another process trains there just now.
     """
     output, checkpoints = Path(cfg.paths.output_dir).absolute(), Path(cfg.paths.checkpoint_dir).absolute()
-    if checkpoint is not None and cfg.ckpt_path == "last" and checkpoint.parent != checkpoints:
-        output = Path(read_checkpoint(checkpoint)["roiseg"]["config"]["paths"]["output_dir"])
-        checkpoints = checkpoint.parent
-    new = checkpoint is None or checkpoint.parent != checkpoints
-    if new:
-        output, checkpoints = claim(output), claim(checkpoints)
+    before = None if checkpoint is None else run_of(checkpoint)
+    if before is not None and cfg.ckpt_path == "last" and before[1] != checkpoints:
+        output, checkpoints = before
+    goes_on = checkpoint is not None and checkpoint.parent == checkpoints and is_claimed(checkpoints)
+    if before != (output, checkpoints):
+        output = claim(output)
+    if not goes_on:
+        checkpoints = claim(checkpoints)
     for folder in (output, checkpoints):
         held.enter_context(occupied(folder))
-    if not new:
+    if goes_on:
         remove_leftovers(output, checkpoints)
         if cfg.ckpt_path == "last":  # another process may have gone on meanwhile, and ended
             checkpoint = newest(checkpoints)
@@ -155,11 +161,22 @@ def choose_folders(cfg: DictConfig, checkpoint: Path | None, held: ExitStack) ->
         log.info("going on from %s", checkpoint)
 
 
+def run_of(checkpoint: Path) -> tuple[Path, Path] | None:
+    """Folders of output and checkpoints of the run that wrote a checkpoint, if they are still that run's."""
+    paths = read_checkpoint(checkpoint)["roiseg"]["config"].get("paths")
+    output = paths.get("output_dir") if isinstance(paths, dict) else None
+    if not isinstance(output, str) or not is_run(Path(output), checkpoint.parent):
+        return None
+    return Path(output), checkpoint.parent
+
+
 def share_folders(cfg: DictConfig, processes: Processes) -> Path | None:
     """Write where the first process writes; returns the checkpoint to go on from, if any."""
     keys = ("paths.output_dir", "paths.checkpoint_dir", "ckpt_path")
     for key, value in zip(keys, processes.share([OmegaConf.select(cfg, key) for key in keys]), strict=True):
         OmegaConf.update(cfg, key, value)
+    for folder in (cfg.paths.output_dir, cfg.paths.checkpoint_dir):
+        own(Path(folder))
     return None if cfg.ckpt_path is None else Path(cfg.ckpt_path)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
 import os
@@ -11,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import hydra
 import yaml
@@ -22,6 +21,7 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -30,6 +30,7 @@ from roiseg.cli.faults import explain_fault
 from roiseg.cli.types import check_kinds
 from roiseg.cli.words import to_overrides
 from roiseg.common.errors import UserError, nearest
+from roiseg.common.outputs import absent_folders, purpose, remove_empty
 from roiseg.common.signals import stoppable
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
@@ -70,7 +71,8 @@ def command(
             try:
                 defaults = OmegaConf.load(CONF_DIR / f"{config_name}.yaml")
                 check_kinds(_resolved(cfg, defaults), OmegaConf.to_container(defaults))
-                return task(cfg)
+                with purpose(config_name):
+                    return task(cfg)
             except Exception as error:
                 line = explain(error)
                 if line is None or _full_error():
@@ -81,7 +83,7 @@ def command(
                     raise UserError(line) from None
                 _fail(line)
             finally:
-                _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
+                RunFolder.remove_if_empty()
 
         @functools.wraps(task)
         def main() -> Any:
@@ -142,11 +144,26 @@ def _error_of_removal(arguments: Any) -> None:
         sys.__unraisablehook__(arguments)
 
 
-def _remove_if_empty(folder: Path) -> None:
-    """Hydra makes a folder for every run, also for one that fails at once or writes elsewhere."""
-    if folder.resolve() != Path.cwd():
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+class RunFolder(Callback):
+    """Remembers which folders Hydra makes for a run, so that one that leaves nothing leaves none of them."""
+
+    made: ClassVar[list[Path]] = []
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Look, before Hydra makes it, at the folder of the run and those above it."""
+        hydra_config = HydraConfig.instance()
+        before = hydra_config.cfg
+        hydra_config.set_config(config)  # the folder's name is made of choices
+        RunFolder.made = absent_folders(Path(config.hydra.run.dir))
+        hydra_config.cfg = before
+
+    @classmethod
+    def remove_if_empty(cls) -> None:
+        """Remove what was made and is empty; of a sweep the folder of the job."""
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            remove_empty([Path(HydraConfig.get().runtime.output_dir)])
+        else:
+            remove_empty(cls.made)
 
 
 _USER_FULL_ERROR = "ROISEG_FULL_ERROR"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
 import os
-import re
+import shutil
 import stat
 import tempfile
 import time
@@ -19,6 +18,7 @@ from typing import Any, BinaryIO, Protocol, TextIO
 import xxhash
 
 from roiseg.common.errors import UserError, disk_full, unwritable
+from roiseg.common.outputs import Proof, check_replaceable, in_own_folder, note_input, record
 
 
 class Source(Protocol):
@@ -32,34 +32,42 @@ class Source(Protocol):
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, proof: Proof | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path` that becomes `path` when the block ends without error.
 
     The folder is made if absent. The temporary name keeps the suffix, so writers that choose the
     format by suffix work. After an error the temporary file is removed and `path` is untouched.
 
+    Args:
+        path: file to write.
+        proof: what allows to replace one that is there, see `roiseg.common.outputs`.
+
     Raises:
         UnwritableError: the disk is full, the folder is read-only, and the like.
+        UserError: something is there that is not to be replaced.
     """
     path = Path(path)
+    check_replaceable(path, proof)
     with _told_of(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-    temporary = Path(name)
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=path.parent))
+    temporary = folder / f".{path.name}"
     try:
         with _told_of(path):
+            (folder / _ABOUT).write_text(_about(folder), encoding="utf-8")
+            temporary.touch()
             try:
                 yield temporary
             except Exception as error:
                 if not isinstance(error, (OSError, UserError)):  # a library's own, which hides the system's
                     check_room(path.parent)
                 raise
-            temporary.chmod(0o666 & ~_umask())
+            check_replaceable(path, proof)  # again: the block may have taken hours
+            if proof is None and not in_own_folder(path):
+                record(path, temporary)
             os.replace(temporary, path)
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -97,18 +105,26 @@ def remove_leftovers(*folders: Path) -> None:
     For folders that no other process writes to.
     """
     for folder in folders:
-        for path in folder.rglob(".*"):
-            if _TEMPORARY.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+        for path in [*folder.rglob(f"{_PREFIX}*")]:
+            if is_leftover(path):
+                shutil.rmtree(path, ignore_errors=True)
 
 
-_TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}(\.\w+)?")  # as tempfile names it
+def is_leftover(path: Path) -> bool:
+    """Does its content prove that `path` is a temporary folder of `atomic_path`?"""
+    if path.is_symlink() or not path.is_dir():
+        return False
+    try:
+        return (path / _ABOUT).read_text(encoding="utf-8") == _about(path) or not any(path.iterdir())
+    except (OSError, ValueError):
+        return False
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _about(folder: Path) -> str:
+    return f"roiseg writes a file here, then moves it one folder up: {folder.name}\n"
+
+
+_PREFIX, _ABOUT = ".roiseg-", ".about"  # of a temporary folder
 
 
 def open_text(path: Path) -> TextIO:
@@ -137,10 +153,10 @@ def utf8_path(path: Path) -> Iterator[str]:
         yield str(link)
 
 
-def write_json(path: str | Path, content: Any) -> Path:
-    """Write `content` as indented json, atomically; returns the path."""
+def write_json(path: str | Path, content: Any, proof: Proof | None = None) -> Path:
+    """Write `content` as indented json, see `atomic_path`; returns the path."""
     path = Path(path)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, proof) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return path
 
@@ -156,7 +172,7 @@ def read_json(path: str | Path, what: str, each: Callable[[dict[str, Any]], Any]
     Raises:
         UserError: the file is absent, not readable, or not json (with line and column).
     """
-    path = existing_file(path, what)
+    path = _readable_file(path, what)
     try:
         return json.loads(path.read_bytes(), object_hook=each)
     except json.JSONDecodeError as error:
@@ -169,7 +185,16 @@ def read_json(path: str | Path, what: str, each: Callable[[dict[str, Any]], Any]
 
 
 def existing_file(path: str | Path | None, what: str, hint: str = "") -> Path:
-    """Return `path` as a Path to a readable file, or raise a UserError that says where it ends."""
+    """Return `path` as a Path to a readable file, or raise a UserError that says where it ends.
+
+    The file is an input of the command from then on: no output replaces it.
+    """
+    path = _readable_file(path, what, hint)
+    note_input(path)
+    return path
+
+
+def _readable_file(path: str | Path | None, what: str, hint: str = "") -> Path:
     if path is None or str(path) == "":
         raise UserError(f"{what} file is not set{': ' + hint if hint else ''}")
     path = Path(path).expanduser()

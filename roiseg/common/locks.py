@@ -6,15 +6,19 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from roiseg.common.errors import UserError
+
 log = logging.getLogger(__name__)
 
 _TAKEN = (errno.EACCES, errno.EAGAIN)
+_HOLDER = re.compile(r"(process \d+ on \S+)?")
 
 
 class TakenError(Exception):
@@ -30,11 +34,12 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
     no locks every process goes on.
 
     Args:
-        path: of the lock; nothing else may open this file.
+        path: of the lock; nothing else may open this file. One with other content is not touched.
         wait: for another process that holds it. The file is removed in the end, else it stays.
 
     Raises:
         TakenError: another process holds it, and `wait` is false.
+        UserError: a file of that name is no lock.
         OSError: the file cannot be made.
     """
     while True:
@@ -43,6 +48,9 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
             _take(stream, path, wait)
             if not _is_still(path, stream):  # who held it has removed it
                 continue
+            stream.seek(0)
+            if not _HOLDER.fullmatch(stream.read(1000)):  # of a killed process, or empty
+                raise UserError(f"{path} is not a lock of roiseg's, which needs that name: rename it")
             with suppress(OSError):  # the disk is full: it is held all the same
                 os.ftruncate(stream.fileno(), 0)
                 os.write(stream.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())

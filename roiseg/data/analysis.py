@@ -143,8 +143,17 @@ def load_or_make_analysis(
     if found is not None:
         return found
     analysis = analyze(annotations, min_roi_size, grid)
-    write_json(path, analysis)
+    write_json(path, analysis, is_analysis)
     return analysis
+
+
+def is_analysis(path: Path) -> bool:
+    """Does a file hold what `analyze` returns, of whatever annotations?"""
+    try:
+        content = read_json(path, "analysis")
+    except UserError:
+        return False
+    return isinstance(content, dict) and {"fingerprint", "shares", "class_weights"} <= content.keys()
 
 
 def _read_fitting(path: Path, expected: str) -> dict[str, Any] | None:

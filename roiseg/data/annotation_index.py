@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import xxhash
 
-from roiseg.common.errors import UnwritableError, UserError
+from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path, content_digest
 from roiseg.data.annotations import Annotations
 
@@ -106,7 +106,7 @@ class Index:
     def write(self, annotations: Annotations) -> Annotations:
         """Write the index and return the annotations out of it; the given ones where that is not possible."""
         try:
-            with atomic_path(self.file) as temporary, open(temporary, "wb") as stream:
+            with atomic_path(self.file, _is_index) as temporary, open(temporary, "wb") as stream:
                 digest = xxhash.xxh3_64()
                 for block in _blocks(annotations, self.state):
                     digest.update(block)
@@ -114,9 +114,16 @@ class Index:
                 stream.write(digest.digest())
             with open(self.file, "rb") as stream:
                 return _map(self.path, self.file, stream)
-        except (UnwritableError, OSError, ValueError) as error:
+        except (UserError, OSError, ValueError) as error:
             log.info("no annotation index (%s): every run parses %s", error, self.path)
             return annotations
+
+
+def _is_index(path: Path) -> bool:
+    """Does a file begin as an index does, of whatever format, cut off or damaged in a few bytes perhaps?"""
+    with open(path, "rb") as stream:
+        head = stream.read(len(_NAME))
+    return sum(a != b for a, b in zip(head, _NAME, strict=False)) <= len(head) // 4
 
 
 class _OtherFormat(ValueError):

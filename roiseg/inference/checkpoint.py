@@ -13,6 +13,7 @@ import torch
 import roiseg
 from roiseg.common.errors import UserError
 from roiseg.common.files import existing_file
+from roiseg.common.outputs import remove
 from roiseg.decoders.base import Decoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.inference.rebuild import rebuild
@@ -228,7 +229,7 @@ def remove_outdated(folder: Path) -> None:
     """Remove the checkpoints within an epoch that there is a newer one of any kind to."""
     for path in _by_progress(folder)[:-1]:
         if _IN_EPOCH.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+            remove(path)
 
 
 def _by_progress(folder: Path) -> list[Path]:

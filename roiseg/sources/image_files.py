@@ -20,12 +20,15 @@ class ImageFiles(Source):
 
     Args:
         paths: the files.
-        root: the folder that their names are relative to.
+        root: the folder that their names are relative to; where some lie outside of it, what holds all is.
     """
 
     def __init__(self, paths: Sequence[Path], root: Path) -> None:
         self.paths = sorted(paths)
         self.root = root
+        if any(name.startswith("../") for name in self.names()):  # a name never leaves an output folder
+            self.paths = sorted({path.parent.resolve() / path.name for path in paths})
+            self.root = Path(os.path.commonpath([path.parent for path in self.paths]))
         # a.jpg and a.png must not write the same files
         keys = {self._name(path.with_suffix("")) for path in self.paths}
         self._with_suffix = len(keys) < len(self.paths)
@@ -43,7 +46,12 @@ class ImageFiles(Source):
             yield Frame(key, self._name(path), number, path, functools.partial(read_image, path))
 
     def _name(self, path: Path) -> str:
-        return Path(os.path.relpath(path, self.root)).as_posix()
+        return Path(os.path.relpath(without_dots(path), without_dots(self.root / "_").parent)).as_posix()
+
+
+def without_dots(path: Path) -> Path:
+    """An absolute path without `..`, which after a link means another folder than it seems to."""
+    return path.parent.resolve() / path.name if ".." in path.parts else path.absolute()
 
 
 def below(folder: Path) -> list[Path]:

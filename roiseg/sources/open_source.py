@@ -9,7 +9,7 @@ from pathlib import Path
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import existing_file
-from roiseg.sources.image_files import ImageFiles, below, is_image
+from roiseg.sources.image_files import ImageFiles, below, is_image, without_dots
 from roiseg.sources.source import Source
 from roiseg.sources.video_file import VideoFile
 
@@ -31,8 +31,8 @@ def open_source(given: str | Sequence[str]) -> Source:
     files = [source for source in sources if isinstance(source, ImageFiles)]
     if not files or len(files) < len(sources):
         raise UserError(f"source {', '.join(given) or 'is empty'}: give images, or one video alone")
-    root = Path(os.path.commonpath([source.root.absolute() for source in files]))
-    return ImageFiles(sorted({path.absolute() for source in files for path in source.paths}), root)
+    root = Path(os.path.commonpath([without_dots(source.root / "_").parent for source in files]))
+    return ImageFiles(sorted({without_dots(path) for source in files for path in source.paths}), root)
 
 
 def _open(given: str) -> Source:

@@ -48,9 +48,7 @@ class FileWriter(Writer):
     @contextmanager
     def open(self, folder: Path, source: Source) -> Iterator[Write]:
         """Nothing is kept open."""
-        target = folder / self.folder
-        target.mkdir(parents=True, exist_ok=True)
-        yield functools.partial(self.write, target)
+        yield functools.partial(self.write, folder / self.folder)
 
     @abstractmethod
     def write(self, folder: Path, result: Result) -> None:

@@ -32,6 +32,7 @@ def test_it_prints_the_table_and_writes_it_in_four_ways(run_main, sweep, tmp_pat
     assert (code, stderr) == (0, "")
     out = tmp_path / "out"
     assert sorted(path.name for path in out.iterdir()) == [
+        ".roiseg_made",
         "report.csv",
         "report.json",
         "report.md",

@@ -210,20 +210,15 @@ def test_analysis_is_made_once_and_again_when_anything_changed(
     assert json.loads(path.read_text())["pixels"]["target"] == 2400
 
 
-@pytest.mark.parametrize("broken", ['{"fingerprint": ', "[1, 2]", "", "null"])
-def test_a_broken_analysis_is_made_again(
-    squares: CocoSet, tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: str
+@pytest.mark.parametrize("other", ['{"fingerprint": ', "[1, 2]", "null"])
+def test_what_is_not_an_analysis_is_not_replaced_by_one(
+    squares: CocoSet, tmp_path: Path, caplog: pytest.LogCaptureFixture, other: str
 ) -> None:
-    annotations = load_annotations(squares.json)
     path = tmp_path / "data_analyze.json"
-    path.write_text(broken)
-    analysis = load_or_make_analysis(path, annotations)
-    assert json.loads(path.read_text()) == analysis
-    assert analysis["totals"]["rois"] == 3
-    if broken in ('{"fingerprint": ', ""):
-        told = [record for record in caplog.records if record.name == "roiseg.data.analysis"]
-        assert [record.levelname for record in told] == ["WARNING"]
-        assert "not valid json" in caplog.text
+    path.write_text(other)
+    with pytest.raises(UserError, match=r"data_analyze\.json exists, .* remove it"):
+        load_or_make_analysis(path, load_annotations(squares.json))
+    assert path.read_text() == other
 
 
 def test_a_folder_that_cannot_be_written_is_a_user_error(squares: CocoSet, tmp_path: Path) -> None:
@@ -276,7 +271,8 @@ def test_command_writes_json_and_plots_and_nothing_else(squares: CocoSet, tmp_pa
     files = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()}
     folder = "data/analysis/set_instances"
     index = next((place / "data" / "index").glob("instances_1_*.index")).relative_to(place)
-    assert files == {f"{folder}/data_analyze.json", f"{folder}/data_analyze.png", str(index)}
+    names = ("data_analyze.json", "data_analyze.png", ".roiseg_made")
+    assert files == {*(f"{folder}/{name}" for name in names), str(index)}
     assert {path.name for path in place.iterdir()} == {"data"}
     assert json.loads((place / folder / "data_analyze.json").read_text())["source"] == "instances.json"
     assert str(tmp_path) not in (place / folder / "data_analyze.json").read_text()

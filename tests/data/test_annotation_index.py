@@ -226,7 +226,7 @@ def in_the_arrays(content):
 
 
 @pytest.mark.parametrize(
-    "spoil", [in_the_arrays, lambda c: b"", lambda c: c[:-1], lambda c: c + b"x", lambda c: b"no index"]
+    "spoil", [in_the_arrays, lambda c: b"", lambda c: c[:-1], lambda c: c + b"x", lambda c: c[:5]]
 )
 def test_a_damaged_index_is_made_again_with_one_warning(source, folder, caplog, parses, spoil):
     load_annotations(source, index_dir=folder)
@@ -240,6 +240,15 @@ def test_a_damaged_index_is_made_again_with_one_warning(source, folder, caplog, 
     assert record.levelname == "WARNING"
     assert f"{file} is damaged" in record.message
     assert file.read_bytes() == sound
+
+
+def test_a_file_of_the_users_in_the_place_of_the_index_stays(source, folder, caplog):
+    load_annotations(source, index_dir=folder)
+    only_file(folder).write_text("my notes about the index")
+    with caplog.at_level(logging.INFO):
+        load_annotations(source, index_dir=folder)
+    assert only_file(folder).read_text() == "my notes about the index"
+    assert "did not write it" in caplog.text
 
 
 # --- what the parse says --------------------------------------------------------------------------

@@ -166,7 +166,11 @@ def test_ensure_repairs_an_interrupted_run(tmp_path: Path) -> None:
 def test_other_parameters_make_the_data_anew(tmp_path: Path) -> None:
     SyntheticPeople(tmp_path / "a", 3, 2).ensure()
     smaller = SyntheticPeople(tmp_path / "a", 2, 1, seed=1)
+    users = smaller.images_dir("train") / "000000000139.jpg"
+    users.write_bytes(b"mine")
     smaller.ensure()
+    assert users.read_bytes() == b"mine"
+    users.unlink()
     fresh = SyntheticPeople(tmp_path / "b", 2, 1, seed=1)
     fresh.ensure()
     assert digests(smaller) == digests(fresh)
@@ -179,6 +183,15 @@ def test_foreign_pictures_are_never_touched(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not made by roiseg"):
         SyntheticPeople(tmp_path, 2, 1).ensure()
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [foreign]
+
+
+def test_annotations_of_the_users_in_its_folder_stay(tmp_path: Path) -> None:
+    data = SyntheticPeople(tmp_path, 1, 1)
+    data.ensure()
+    data.annotation_file("train").write_text('{"info": {"description": "mine"}, "images": []}')
+    with pytest.raises(UserError, match="did not make"):
+        data.ensure()
+    assert "mine" in data.annotation_file("train").read_text()
 
 
 @pytest.mark.parametrize("wrong", [{"train_images": 0}, {"val_images": -1}, {"seed": -1}])
@@ -237,7 +250,7 @@ def test_another_process_that_is_just_starting_is_no_stranger(tmp_path: Path, mo
     there = Path.iterdir
 
     def meanwhile(folder):
-        (tmp_path / dataset.MARKER).write_text("{}")  # the other has come as far as this
+        (tmp_path / dataset.MARKER).write_text(json.dumps(dataset._MARK))  # the other has come as far as this
         return there(folder)
 
     (tmp_path / "images/train2017").mkdir(parents=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 LONGEST = 400  # seconds of one command
-_TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}(\.\w+)?|.*\.tmp")
+_TEMPORARY = re.compile(r"\.roiseg-.*|.*\.tmp")
 
 
 @dataclass(frozen=True)
@@ -115,4 +115,4 @@ def be(
 
 def temporary_files(folder: Path) -> list[Path]:
     """What writers have left behind below a folder."""
-    return [path for path in folder.rglob("*") if path.is_file() and _TEMPORARY.fullmatch(path.name)]
+    return [path for path in folder.rglob("*") if _TEMPORARY.fullmatch(path.name)]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from roiseg.common.files import _TEMPORARY
+from roiseg.common.files import is_leftover
 from tests.faults.at_once import Job, run_at_once
 from tests.faults.kills import Results, Run, same
 from tests.faults.whole import half_written
@@ -43,7 +43,7 @@ class Found:
     def look_through(self, folder: Path) -> None:
         """Note files that are not whole, and temporary ones that no kill explains."""
         self.problems += [f"half written: {path}" for path in half_written(folder)]
-        left = [p for p in folder.rglob("*") if p.suffix == ".tmp" or _TEMPORARY.fullmatch(p.name)]
+        left = [p for p in folder.rglob("*") if p.suffix == ".tmp" or is_leftover(p)]
         if self.killed:
             self.notes.append(f"{len(left)} temporary files of the killed")
         self.check(len(left) <= self.killed, f"temporary files: {left}")

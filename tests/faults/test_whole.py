@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -64,13 +66,16 @@ def test_one_bit_is_a_difference():
 
 def test_leftovers_of_killed_writes_are_removed_and_nothing_else(tmp_path):
     (tmp_path / "below").mkdir()
-    kept = [tmp_path / ".roiseg_run", tmp_path / "below" / "a-b.json", tmp_path / ".hidden"]
+    kept = [tmp_path / name for name in (".roiseg_run", "below/a-b.json", ".gitlab-settings.json")]
+    kept += [tmp_path / ".roiseg-abcdefgh" / "mine.txt", tmp_path / ".roiseg-settings"]
+    kept[3].parent.mkdir()
     for path in kept:
         path.touch()
     with atomic_path(tmp_path / "below" / "checkpoint_epoch.pth") as temporary:
-        left = temporary.with_name(temporary.name[:-5] + "x.pth")  # another one's, as a kill leaves it
-        left.touch()
+        shutil.copytree(temporary.parent, tmp_path / "copy")
+        left = temporary.parent
+    (tmp_path / "copy").rename(left)  # as a kill leaves it
     remove_leftovers(tmp_path)
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(
-        [*kept, tmp_path / "below" / "checkpoint_epoch.pth"]
+        [*kept, tmp_path / "below/checkpoint_epoch.pth", tmp_path / "below/.roiseg_made"]
     )

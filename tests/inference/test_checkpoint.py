@@ -16,6 +16,7 @@ from helpers import make_onnx, user_error
 from tiny_run import LAYER, tiny_extractor
 
 from roiseg.common.errors import UserError
+from roiseg.common.outputs import own
 from roiseg.inference.checkpoint import load_model, newest, read_checkpoint, remove_outdated
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -33,7 +34,7 @@ def assert_one_line_about(path, message):
 
 
 def test_a_run_leaves_one_checkpoint_an_epoch(run):
-    names = sorted(path.name for path in run[0].iterdir())
+    names = sorted(path.name for path in run[0].glob("[!.]*"))
     assert [re.sub(r"_\d{4,5}\.pth", "_M.pth", name) for name in names] == [
         "checkpoint_epoch_0001_64x64_M.pth",
         "checkpoint_epoch_0002_64x64_M.pth",
@@ -262,6 +263,7 @@ def test_what_was_saved_within_an_epoch_is_newer_than_the_epoch_before_and_older
         "checkpoint_in_epoch_0001.pth", "checkpoint_epoch_0001_64x64_9999.pth", "checkpoint_in_epoch_0002.pth",
         "checkpoint_epoch_0002_64x64_0001.pth", "checkpoint_in_epoch_0004.pth",
     ]  # fmt: skip
+    own(tmp_path)
     for position, name in enumerate(names):
         (tmp_path / name).touch()
         assert newest(tmp_path).name == name

@@ -65,7 +65,7 @@ def test_a_video_becomes_a_video(tmp_path, fps):
     writer = OverlayWriter(alpha=0.9, boxes=False)
     path = write(writer, tmp_path, frames, source)
     assert path.name == "clip.v1_overlays.mp4"
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert [p.name for p in tmp_path.glob("[!.]*")] == [path.name]
     video = cv2.VideoCapture(str(path))
     assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(fps, abs=0.01)
     for frame in frames:

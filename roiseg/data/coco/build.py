@@ -11,6 +11,7 @@ from typing import Any
 
 from roiseg.common.errors import UserError
 from roiseg.common.locks import locked
+from roiseg.common.outputs import check_folder
 from roiseg.data.coco.check import FileReport, check_layout
 from roiseg.data.coco.layout import SPLITS, Coco, Layout, layout_of
 from roiseg.data.coco.sources import FolderSource, WebSource
@@ -60,6 +61,7 @@ def prepare(
     if not isinstance(seed, int):
         raise UserError(f"seed must be a whole number; got {seed}")
     layout = layout_of(output_dir, sizes)
+    check_folder(layout.root, "output_dir")
     try:
         with _no_cycle_search():
             return _prepare(layout, source, seed, images, base_url, md5)

@@ -22,6 +22,7 @@ from rich.progress import (
 
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
+from roiseg.common.outputs import record
 
 ATTEMPTS = 5  # in a row, without getting any further
 TIMEOUT = 30.0  # seconds without a byte
@@ -88,6 +89,7 @@ def fetch(url: str, path: Path, md5: str) -> None:
             console.print(f"connection lost ({_reason(error)}); trying again in {wait} s", soft_wrap=True)
             time.sleep(wait)
     _verify(part, path, md5)
+    record(path, part)
     part.replace(path)
 
 

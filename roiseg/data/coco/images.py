@@ -10,6 +10,7 @@ from pathlib import Path
 from roiseg.common.console import track
 from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path
+from roiseg.common.outputs import check_replaceable, never
 from roiseg.data.coco.layout import Coco, missing_images
 
 
@@ -21,7 +22,8 @@ def link_images(source: Path, target: Path, coco: Coco) -> bool:
     """
     if target.resolve() == source.resolve():
         return False
-    if target.is_dir() and not target.is_symlink():
+    refuse_link(target)
+    if target.is_dir():
         if missing := missing_images(coco, target):
             raise UserError(
                 f"{target} is a folder, not a link, and lacks {len(missing)} images (first {missing[0]}): "
@@ -35,7 +37,7 @@ def link_images(source: Path, target: Path, coco: Coco) -> bool:
             link.symlink_to(source.resolve(), target_is_directory=True)
         except OSError as error:
             raise UserError(f"cannot link {target} to {source} ({error.strerror}): use images=copy") from None
-        os.replace(link, target)
+        os.rename(link, target)
     return True
 
 
@@ -47,27 +49,38 @@ def copy_images(source: Path, target: Path, coco: Coco) -> int:
     """
     if not target.is_symlink() and target.resolve() == source.resolve():
         return 0
-    source = source.resolve()  # before `target` goes, which may be a link on the way to it
+    link, source = target, source.resolve()  # before `target` goes, which may be a link on the way to it
+    if link.is_symlink() and link.resolve() == source:
+        link.unlink()  # as images=link makes it, of this very source
     own_folder(target)
     todo, size = [], 0
     for image in coco["images"]:
         wanted, there = source / image["file_name"], target / image["file_name"]
         length = wanted.stat().st_size
         if not there.is_file() or there.stat().st_size != length:
+            check_replaceable(there, never)
             todo.append((wanted, there))
             size += length
     require_space(target, size, f"copying {len(todo)} images to {target}")
     for wanted, there in track(todo, f"copying {target.name}", len(todo)):
-        with atomic_path(there) as temporary:
+        with atomic_path(there, never) as temporary:
             shutil.copyfile(wanted, temporary)
     return len(todo)
 
 
 def own_folder(folder: Path) -> None:
-    """Make `folder` a real folder, so that nothing is written through a link into someone else's."""
-    if folder.is_symlink():
-        folder.unlink(missing_ok=True)
+    """Make `folder`, unless a link is there: nothing is written through it into someone else's."""
+    refuse_link(folder)
     folder.mkdir(parents=True, exist_ok=True)
+
+
+def refuse_link(folder: Path) -> None:
+    """Raise a UserError where `folder` is a link, which this command cannot prove to have made."""
+    if folder.is_symlink():
+        raise UserError(
+            f"{folder} is a link to {os.readlink(folder)}, not to images of this source: remove the link, or "
+            "give another output_dir"
+        )
 
 
 def require_space(folder: Path, size: int, what: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import existing_dir, read_json
+from roiseg.common.outputs import remove, remove_record
 from roiseg.data.coco.check import check_persons, require_images
 from roiseg.data.coco.download import fetch, remote_size
 from roiseg.data.coco.images import copy_images, link_images, own_folder, require_space
@@ -81,7 +82,7 @@ class WebSource:
         if there := self.present[split]:
             return there
         name = f"instances_{split}.json"
-        extract(self._archive("annotations"), {f"annotations/{name}": self.layout.downloads / name})
+        extract(self._archive("annotations"), {f"annotations/{name}": self.layout.downloads / name}, None)
         return read_persons(self.layout.downloads / name)
 
     def place_images(self, split: str, persons: Coco) -> bool:
@@ -96,12 +97,13 @@ class WebSource:
         return True
 
     def finish(self) -> None:
-        """Remove the archives, now that what was unpacked from them is checked."""
+        """Remove what was downloaded, now that all is unpacked and checked; archives of the user's stay."""
         folder = self.layout.downloads
         for name in ("annotations", *(SPLITS if self.mode != "skip" else ())):
-            (folder / f"{name}.zip").unlink(missing_ok=True)
+            remove(folder / f"{name}.zip")
         for split in SPLITS:
-            (folder / f"instances_{split}.json").unlink(missing_ok=True)
+            remove(folder / f"instances_{split}.json")
+        remove_record(folder)
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 

@@ -13,10 +13,16 @@ from pathlib import Path, PurePosixPath
 from roiseg.common.console import track
 from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path
+from roiseg.common.outputs import Proof, never
 
 
-def extract(archive: Path, members: Mapping[str, Path]) -> int:
+def extract(archive: Path, members: Mapping[str, Path], proof: Proof | None = never) -> int:
     """Write members of an archive to the given paths; those that are there with the right size are skipped.
+
+    Args:
+        archive: the zip file.
+        members: names in the archive, and where they go.
+        proof: what allows to replace a file of another size.
 
     Returns:
         The number of files written.
@@ -38,7 +44,7 @@ def extract(archive: Path, members: Mapping[str, Path]) -> int:
             ]
             for info, path in track(todo, f"unpacking {archive.name}", len(todo)):
                 with (
-                    atomic_path(path) as temporary,
+                    atomic_path(path, proof) as temporary,
                     zipped.open(info) as packed,
                     temporary.open("wb") as unpacked,
                 ):

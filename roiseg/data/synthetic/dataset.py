@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,13 @@ from roiseg.common.console import track
 from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path, read_json, write_json
 from roiseg.common.locks import locked
+from roiseg.common.outputs import check_folder, inside, never, own, remove
 from roiseg.data.synthetic.outline import bounding_box, segmentation
 from roiseg.data.synthetic.scene import PEOPLE_CYCLE, Scene, render_scene
 
 RENDERER_VERSION = 3  # raise it when the same seed gives other pictures
 MARKER = "synthetic.json"  # says that the folder is ours to write in
+_MARK = {"made_by": "python -m roiseg.synthesize"}  # its content
 # each split draws from random streams of its own; "extractor" is for pre-training the tiny detector
 SPLITS = {"train": 1, "val": 2, "extractor": 3}
 FIRST_ID = {"train": 1, "val": 1_000_001}
@@ -111,17 +112,41 @@ class SyntheticPeople:
 
     def _claim(self) -> None:
         """Mark the root as ours, unless it holds what somebody else put there."""
-        root = Path(self.root)
+        root = check_folder(self.root, "synthetic data: root")
         for folder in (root / "images", root / "annotations"):
             used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-            if used and not (root / MARKER).is_file():  # asked last: another process may make it just now
+            if used and not self._is_marked():  # asked last: another process may make it just now
                 raise UserError(
                     f"synthetic data: {folder} exists and was not made by roiseg: give another root"
                 )
-        write_json(root / MARKER, {"made_by": "python -m roiseg.synthesize"})
+        own(root)
+        if not self._is_marked():
+            write_json(root / MARKER, _MARK, never)
+        for split in FIRST_ID:
+            self._pictures(split)
+
+    def _pictures(self, split: str) -> set[str]:
+        """Names of the pictures that annotations of this class tell of, of whatever parameters.
+
+        Raises:
+            UserError: the annotations are somebody else's.
+        """
+        path = self.annotation_file(split)
+        if not path.exists():
+            return set()
+        content = read_json(path, "synthetic annotations")
+        info = content.get("info") if isinstance(content, dict) else None
+        if not isinstance(info, dict) or info.get("description") != self._info(split)["description"]:
+            raise UserError(f"synthetic data: roiseg did not make {path}: give another root, or remove it")
+        return {image["file_name"] for image in content["images"]}
+
+    def _is_marked(self) -> bool:
+        path = Path(self.root) / MARKER
+        return path.is_file() and read_json(path, "mark of synthetic data") == _MARK
 
     def _make(self, split: str) -> None:
-        self.annotation_file(split).unlink(missing_ok=True)
+        before = self._pictures(split)
+        remove(self.annotation_file(split))
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for index in track(range(self._count(split)), f"drawing {split} pictures"):
@@ -132,7 +157,8 @@ class SyntheticPeople:
             height, width = scene.instances.shape
             images.append({"id": image_id, "file_name": name, "width": width, "height": height})
             annotations += _annotate(scene, image_id, len(annotations) + FIRST_ID[split])
-        self._remove_strangers(split, {image["file_name"] for image in images})
+        for name in before - {image["file_name"] for image in images}:
+            remove(inside(self.images_dir(split), name))
         content = {
             "info": self._info(split),
             "images": images,
@@ -141,12 +167,6 @@ class SyntheticPeople:
         }
         with atomic_path(self.annotation_file(split)) as temporary:  # not indented: outlines are long
             temporary.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
-
-    def _remove_strangers(self, split: str, names: set[str]) -> None:
-        """Delete pictures that another number of images has left in the folder."""
-        for path in self.images_dir(split).iterdir():
-            if re.fullmatch(r"\d{12}\.jpg", path.name) and path.name not in names:
-                path.unlink()
 
 
 def _annotate(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:

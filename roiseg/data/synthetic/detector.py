@@ -14,6 +14,7 @@ from roiseg.common.console import track
 from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path
 from roiseg.common.locks import locked
+from roiseg.common.outputs import check_output
 from roiseg.data.synthetic.dataset import synthetic_scene
 from roiseg.data.synthetic.scene import Scene
 from roiseg.extractor.tiny import IMAGE_SIZE, Pictures, Pretraining, export_onnx, pretrain
@@ -77,6 +78,7 @@ class TinyDetector:
 
     def make(self) -> Path:
         """Draw pictures, train, export; returns the file."""
+        check_output(self.path)
         if self.threads:
             torch.set_num_threads(self.threads)
         how = Pretraining(self.steps, self.batch_size, self.lr, self.seed, self.device, self.bfloat16)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import json
 import logging
 import os
 import shutil
 import struct
-import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,14 +23,22 @@ from roiseg.common.errors import UnwritableError, UserError, unwritable
 from roiseg.common.files import write_json
 from roiseg.extractor.cache.base import FeatureCache, Key, Lookup, shared
 from roiseg.extractor.cache.codec import Codec, Shape
+from roiseg.extractor.cache.folders import (
+    ABOUT,
+    MAGIC,
+    cache_folders,
+    is_cache,
+    opened_at,
+    remove_cache,
+    remove_outdated,
+    size_of,
+    strangers,
+)
 
 log = logging.getLogger(__name__)
 
-_MAGIC = b"roisegF1"
 _HEADER = struct.Struct("<8s16sQ")  # magic, content, checksum of the row
-_LEFTOVER = 3600.0  # seconds after which a temporary file has no writer any more
 _BLOCK = 1 << 20  # bytes read at a time
-_REMOVED = "removed-"  # a folder's name begins so while its files are deleted
 _RESERVE = 1_000_000_000  # bytes of the disk that stay free
 
 
@@ -50,7 +56,8 @@ class DiskCache(FeatureCache):
     A file is whole or absent (written beside, then renamed) and carries a checksum: a damaged one is
     removed, reported and computed anew. Any number of processes may read and write at once, and all of it may
     be deleted meanwhile. Where nothing can be written it is only read, with a warning. Folders of other
-    extractors make room when the budget needs it, the one opened longest ago first.
+    extractors make room when the budget needs it, the one opened longest ago first, see
+    `roiseg.extractor.cache.folders`.
 
     What others write is counted whenever a 16th of the room there was is filled: n processes go beyond the
     budget by (n - 1) / 16 of it and n - 1 files at the very most, and by a few files in practice.
@@ -76,6 +83,8 @@ class DiskCache(FeatureCache):
         self._identity = repr((extractor, self.shapes, type(self.codec).__name__, self.row_bytes))
         self._own = self.folder / xxhash.xxh3_64_hexdigest(self._identity.encode())
         self._damaged = shared(torch.zeros((), dtype=torch.int64))  # loader processes find them
+        if self._own.is_dir() and not is_cache(self._own, self._own.name) and strangers(self._own):
+            raise UserError(f"data.cache.folder: {self._own} holds other files: give another folder")
         try:
             self._make()
         except (FileExistsError, NotADirectoryError) as error:
@@ -85,7 +94,7 @@ class DiskCache(FeatureCache):
         except (OSError, UnwritableError) as error:
             self._give_up(error)
             return
-        _remove_leftovers(self._own)
+        remove_outdated(self._own)
         self._count()
 
     def _make(self) -> None:
@@ -95,7 +104,7 @@ class DiskCache(FeatureCache):
                 for number in range(256):
                     (self._own / f"{number:02x}").mkdir(parents=True, exist_ok=True)
                 about = {"file_bytes": self._file_bytes, "identity": self._identity}
-                write_json(self._own / "about.json", about)
+                write_json(self._own / ABOUT, about, lambda path: is_cache(path.parent, self._own.name))
                 return
             except (FileNotFoundError, FileExistsError, UnwritableError):
                 if not attempts_left:
@@ -134,7 +143,7 @@ class DiskCache(FeatureCache):
         if length > _BLOCK and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
         magic, made_from, expected = _HEADER.unpack(stream.read(_HEADER.size))
-        if magic == _MAGIC and made_from != key.content:
+        if magic == MAGIC and made_from != key.content:
             raise _StaleError
         row = np.empty(self.row_bytes, np.uint8)
         checksum, done = xxhash.xxh3_64(), 0
@@ -143,7 +152,7 @@ class DiskCache(FeatureCache):
             count = stream.readinto(block)
             checksum.update(block[:count])
             done += count or len(row)
-        if magic != _MAGIC or checksum.intdigest() != expected:
+        if magic != MAGIC or checksum.intdigest() != expected:
             raise _DamagedError("its checksum differs")
         return row
 
@@ -172,23 +181,23 @@ class DiskCache(FeatureCache):
 
     def capacity(self, wanted: int) -> int:
         """See `FeatureCache`; removes other extractors' folders, the one opened longest ago first."""
-        others = [path for path in _folders(self.folder) if path != self._own]
-        for path in sorted(others, key=_opened):
+        others = [path for path in cache_folders(self.folder) if path != self._own]
+        for path in sorted(others, key=opened_at):
             if self._capacity() >= wanted:
                 break
             log.info("feature cache: %s makes room", path)
-            _remove(path)
+            remove_cache(path)
             self._count()
         return self._capacity()
 
     def room(self) -> tuple[int, str]:
         """See `FeatureCache`."""
         existing = next(path for path in (self.folder, *self.folder.parents) if path.is_dir())
-        held = sum(_size(path) for path in _folders(self.folder))
+        held = sum(size_of(path) for path in cache_folders(self.folder))
         return held + max(0, shutil.disk_usage(existing).free - _RESERVE), str(self.folder)
 
     def _capacity(self) -> int:
-        return self._room + _size(self._own)
+        return self._room + size_of(self._own)
 
     def path(self, key: Key) -> Path:
         """The file of a key."""
@@ -199,7 +208,7 @@ class DiskCache(FeatureCache):
         temporary = path.with_name(f"{path.name}.{self._unique}-{next(self._numbers)}.tmp")
         try:
             with open(temporary, "xb") as stream:
-                stream.write(_HEADER.pack(_MAGIC, key.content, xxhash.xxh3_64_intdigest(row.data)))
+                stream.write(_HEADER.pack(MAGIC, key.content, xxhash.xxh3_64_intdigest(row.data)))
                 stream.write(row.data)
             os.replace(temporary, path)
         except FileNotFoundError:  # somebody has removed the folder, to make room perhaps
@@ -222,58 +231,10 @@ class DiskCache(FeatureCache):
 
     def _count(self) -> None:
         """Learn how much there is, and after how many files of our own to look again."""
-        used = sum(_size(path) for path in _folders(self.folder))
+        used = sum(size_of(path) for path in cache_folders(self.folder))
         try:
             on_disk = shutil.disk_usage(self.folder).free - _RESERVE
         except OSError:  # somebody has removed the folder
             on_disk = 0
         self._room = max(0, min(self.budget - used, on_disk))
         self._unwritten = self._room // self._file_bytes // 16 + 1
-
-
-def _folders(folder: Path) -> list[Path]:
-    """Those of all extractors."""
-    return [path.parent for path in _found(folder, "[0-9a-f]*/about.json")]
-
-
-def _found(folder: Path, pattern: str) -> list[Path]:
-    """What matches below a folder; nothing where another process is just removing it."""
-    try:
-        return list(folder.glob(pattern))
-    except OSError:
-        return []
-
-
-def _remove(folder: Path) -> None:
-    """Remove an extractor's folder with all that other processes are writing to it just now."""
-    aside = folder.with_name(f"{_REMOVED}{uuid.uuid4().hex}")
-    with contextlib.suppress(OSError):  # another process was faster
-        folder.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _opened(folder: Path) -> float:
-    """When an extractor's folder was opened last; another process may have removed it by now."""
-    try:
-        return (folder / "about.json").stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def _size(folder: Path) -> int:
-    """Bytes of all files of an extractor's folder, which are all alike."""
-    try:
-        each = int(json.loads((folder / "about.json").read_text())["file_bytes"])
-        return each * sum(len(os.listdir(part)) for part in folder.glob("[0-9a-f][0-9a-f]"))
-    except (OSError, ValueError, KeyError):  # it is just being removed, say
-        return 0
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of processes that were killed while they wrote, and folders they removed."""
-    for path in _found(folder.parent, f"{_REMOVED}*"):
-        shutil.rmtree(path, ignore_errors=True)
-    for path in (*_found(folder, "*/*.tmp"), *_found(folder, ".about-*")):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _LEFTOVER:
-                path.unlink()

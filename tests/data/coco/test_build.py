@@ -30,7 +30,7 @@ def test_six_files_from_a_folder(source: Path, layout: Layout) -> None:
         assert [len(n) for n in names] == [3, min(8, len(images)), len(images)]
         assert layout.images(split).is_symlink()
         assert all((layout.images(split) / name).is_file() for name in names[2])
-    assert sorted(p.name for p in (layout.root / "annotations").iterdir()) == sorted(
+    assert sorted(p.name for p in (layout.root / "annotations").glob("[!.]*")) == sorted(
         r.path.name for r in prepared.reports
     )
 
@@ -46,15 +46,30 @@ def test_second_run_changes_nothing_and_another_seed_only_the_subsets(source: Pa
     assert all(re.search(r"_\d+\.json$", name) for name in made)
 
 
-def test_what_is_missing_or_damaged_is_made_again(source: Path, layout: Layout) -> None:
+def test_what_is_missing_is_made_again_and_what_was_changed_is_named(source: Path, layout: Layout) -> None:
     make(layout.root, source)
-    before = contents(layout.root)
-    layout.annotations("train2017", 3).unlink()
-    full = layout.annotations("val2017")
+    subset, full = layout.annotations("train2017", 3), layout.annotations("val2017")
+    before = subset.read_bytes()
+    subset.unlink()
+    assert make(layout.root, source).made == [subset]
+    assert subset.read_bytes() == before
     full.write_bytes(full.read_bytes()[:-20])
-    made = make(layout.root, source).made
-    assert set(made) == {layout.annotations("train2017", 3), full}
-    assert {k: v[1] for k, v in contents(layout.root).items()} == {k: v[1] for k, v in before.items()}
+    corrected = full.read_bytes()
+    with pytest.raises(UserError, match=rf"{full.name} exists, .* remove it"):
+        make(layout.root, source)
+    assert full.read_bytes() == corrected
+
+
+def test_a_link_of_the_users_stays(source: Path, layout: Layout, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    layout.images("train2017").parent.mkdir(parents=True)
+    layout.images("train2017").symlink_to(photos)
+    for mode in ("link", "copy"):
+        with pytest.raises(UserError, match="remove the link"):
+            make(layout.root, source, images=mode)
+    assert layout.images("train2017").resolve() == photos.resolve()
+    assert not list(photos.iterdir())
 
 
 def test_copy_takes_only_images_with_persons_and_resumes(source: Path, layout: Layout) -> None:
@@ -68,7 +83,11 @@ def test_copy_takes_only_images_with_persons_and_resumes(source: Path, layout: L
     assert {p.name for p in folder.iterdir()} == {i["file_name"] for i in images}
     first, second, *_rest = sorted(folder.iterdir())
     first.unlink()
-    second.write_bytes(b"cut")
+    second.write_bytes(b"of the user's")
+    with pytest.raises(UserError, match=rf"{second.name} exists"):
+        make(layout.root, source, images="copy")
+    assert second.read_bytes() == b"of the user's"
+    second.unlink()
     kept = {name: stamp for name, (stamp, _) in contents(folder).items() if name != second.name}
     make(layout.root, source, images="copy")
     after = contents(folder)

@@ -49,8 +49,7 @@ def test_command_from_a_folder(source: Path, tmp_path: Path) -> None:
     assert "already there" in second.stdout
     assert "made" not in second.stdout
     assert contents(tmp_path / "data") == before
-    assert {p.name for p in tmp_path.iterdir()} == {"coco", "data", "outputs"}
-    assert not any(p.is_file() for p in (tmp_path / "outputs").rglob("*"))
+    assert {p.name for p in tmp_path.iterdir()} == {"coco", "data"}
 
 
 @pytest.mark.slow

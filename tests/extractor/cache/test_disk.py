@@ -1,18 +1,20 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import multiprocessing
 import os
 import pickle
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from roiseg.common.errors import UserError
-from roiseg.extractor.cache import disk
+from roiseg.extractor.cache import disk, folders
 from roiseg.extractor.cache.base import Key
 from roiseg.extractor.cache.codec import Half, Int8
 from roiseg.extractor.cache.disk import DiskCache
@@ -164,13 +166,14 @@ def test_room_on_the_disk_limits_the_budget(tmp_path, monkeypatch):
 
 def test_what_killed_writers_left_is_removed_what_others_write_now_is_not(tmp_path):
     own = opened(tmp_path)._own
-    old, fresh = own / "00" / "aa.1-0.tmp", own / "00" / "bb.1-0.tmp"
-    for path in (old, fresh):
-        path.write_bytes(b"part")
-    os.utime(old, (time.time() - 7200,) * 2)
+    name = f"{'1' * 32}-0.tmp"
+    old, fresh, users = own / "00" / f"aa.{name}", own / "00" / f"bb.{name}", own / "00" / "notes.tmp"
+    for path in (old, fresh, users):
+        path.write_bytes(folders.MAGIC[:5])
+    for path in (old, users):
+        os.utime(path, (time.time() - 7200,) * 2)
     opened(tmp_path)
-    assert not old.exists()
-    assert fresh.exists()
+    assert [path.exists() for path in (old, fresh, users)] == [False, True, True]
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path):
@@ -215,14 +218,14 @@ def test_a_cache_that_is_deleted_while_in_use_is_filled_again(tmp_path):
 
 
 def test_opening_while_another_process_removes_is_no_error(tmp_path, monkeypatch):
-    glob = disk.Path.glob
+    iterdir = Path.iterdir
 
-    def vanishing(folder, pattern):
-        if pattern == "*/*.tmp":
+    def vanishing(folder):
+        if len(folder.name) == 2:
             raise FileNotFoundError(2, "No such file or directory")
-        return glob(folder, pattern)
+        return iterdir(folder)
 
-    monkeypatch.setattr(disk.Path, "glob", vanishing)
+    monkeypatch.setattr(Path, "iterdir", vanishing)
     cache = opened(tmp_path)
     cache.store([key("a")], row(1))
     assert cache.look_up(key("a")).held
@@ -235,22 +238,21 @@ def test_counting_while_another_process_removes_is_no_error(tmp_path, monkeypatc
         shutil.rmtree(tmp_path, ignore_errors=True)
         return listdir(path)
 
-    monkeypatch.setattr(disk.os, "listdir", vanishing)
+    monkeypatch.setattr(folders.os, "listdir", vanishing)
     assert cache.capacity(10 * FILE) >= 0
 
 
 def test_a_folder_that_makes_room_goes_as_a_whole_with_what_is_written_to_it_just_now(tmp_path, monkeypatch):
     old = opened(tmp_path, files=4, extractor="old")
     old.store([key(n) for n in range(4)], torch.cat([row(n) for n in range(4)]))
-    rmtree = shutil.rmtree
+    delete = folders._delete
 
-    def with_a_late_writer(path, ignore_errors):
-        monkeypatch.setattr(disk.shutil, "rmtree", rmtree)
+    def with_a_late_writer(path):
         (old._own / "00").mkdir(parents=True, exist_ok=True)  # what open files of it would be written to
         old.store([key("late")], row(9))
-        rmtree(path, ignore_errors=ignore_errors)
+        delete(path)
 
-    monkeypatch.setattr(disk.shutil, "rmtree", with_a_late_writer)
+    monkeypatch.setattr(folders, "_delete", with_a_late_writer)
     opened(tmp_path, files=4, extractor="new").plan(4)
     assert not [
         p for p in tmp_path.iterdir() if not (p / "about.json").is_file()
@@ -258,9 +260,51 @@ def test_a_folder_that_makes_room_goes_as_a_whole_with_what_is_written_to_it_jus
 
 
 def test_what_a_killed_process_was_removing_is_removed(tmp_path):
-    (tmp_path / "removed-1" / "00").mkdir(parents=True)
+    old = opened(tmp_path, extractor="old")
+    old.store([key("a")], row(1))
+    aside = old._own.rename(tmp_path / f"removed-{'0' * 32}")
     opened(tmp_path)
-    assert not (tmp_path / "removed-1").exists()
+    assert not aside.exists()
+
+
+def users_photos(folder, name, about):
+    """A folder of the user's whose name, and a file of whose, could be the cache's."""
+    path = folder / name / "00" / ("a" * 30)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"a photograph")
+    path.with_name("b.jpg").write_bytes(b"another")
+    if about is not None:
+        (folder / name / "about.json").write_text(about)
+
+
+@pytest.mark.parametrize("about", [None, "{}", '{"file_bytes": 68, "identity": "mine"}', '["about me"]'])
+@pytest.mark.parametrize(
+    "name", ["removed-photos", f"removed-{'0' * 32}", "faces", "0123456789abcdef", "its own", "a link"]
+)
+def test_a_users_folder_that_the_cache_lives_in_keeps_everything(tmp_path, name, about):
+    if name == "its own":
+        opened(tmp_path / "elsewhere")
+        name = next((tmp_path / "elsewhere").iterdir()).name
+    mydata = tmp_path / "mydata"
+    users_photos(mydata if name != "a link" else tmp_path, "faces" if name == "a link" else name, about)
+    if name == "a link":
+        (mydata / "0123456789abcdef").mkdir(parents=True)
+        (mydata / "0123456789abcdef" / "00").symlink_to(tmp_path / "faces" / "00")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with contextlib.suppress(UserError):
+        cache = opened(mydata, files=4)
+        cache.plan(4)
+        cache.store([key(n) for n in range(4)], torch.cat([row(n) for n in range(4)]))
+    assert {path: path.read_bytes() for path in before if path.exists()} == before
+
+
+def test_an_extractors_folder_with_a_file_of_the_users_makes_no_room(tmp_path, caplog):
+    old = opened(tmp_path, files=4, extractor="old")
+    old.store([key(n) for n in range(4)], torch.cat([row(n) for n in range(4)]))
+    (old._own / "notes.txt").write_text("mine")
+    opened(tmp_path, files=4, extractor="new").plan(4)
+    assert (old._own / "notes.txt").read_text() == "mine"
+    assert "notes.txt" in caplog.text
 
 
 def _fill(folder, first, start):

@@ -1,0 +1,250 @@
+"""A command never destroys what it did not make: the rule of `roiseg.common.outputs`, for every command."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from run_folders import noisy, write_run
+from test_errors import one_line
+from tiny_run import fit, one_thread
+
+from callbacks.checkpoint import EpochCheckpoint, WholeFiles
+from roiseg.common import outputs
+from roiseg.common.errors import UserError
+from roiseg.common.files import atomic_path, existing_file, write_json
+from roiseg.inference.checkpoint import newest
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(coco_set, onnx_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "checkpoints"
+    with one_thread():
+        fit(coco_set, onnx_file, folder.parent, [EpochCheckpoint(folder, [64, 64])])
+    return newest(folder)
+
+
+# command: what it is given, with TARGET for the file it is to write, and that file's name in the output folder
+FILES = {
+    "export": ["ckpt=CHECKPOINT", "output=TARGET"],
+    "preview": ["TINY", "output=TARGET.png"],
+    "doctor": ["TINY", "output=TARGET"],
+    "models": ["TINY", "models=[coarse]", "output=TARGET"],
+    "make_extractor": ["pictures=1", "steps=1", "output=TARGET"],
+    "report": ["runs", "output_dir=FOLDER/report.csv"],
+    "analyze": ["annotations=ANNOTATIONS", "output_dir=FOLDER/data_analyze.png"],
+}
+FOLDERS = {
+    "train": [
+        "TINY",
+        "paths.output_dir=FOLDER",
+        "trainer.max_epochs=1",
+        "test=false",
+        "~callbacks.onnx_export",
+    ],
+    "evaluate": [
+        "ckpt=CHECKPOINT",
+        "data.val_annotations=ANNOTATIONS",
+        "data.val_images=IMAGES",
+        "output_dir=FOLDER",
+    ],
+    "predict": ["ckpt=CHECKPOINT", "source=IMAGES", "output_dir=FOLDER"],
+    "synthesize": ["root=FOLDER"],
+    "prepare": ["source=IMAGES", "output_dir=FOLDER"],
+}
+
+
+@pytest.fixture
+def run(run_main, tiny_overrides, checkpoint, coco_set, tmp_path):
+    """Run a command with the words of a table filled in; returns (exit code, stderr)."""
+
+    def start(command, words, target=None, folder=None):
+        known = {"CHECKPOINT": checkpoint, "IMAGES": coco_set.images, "ANNOTATIONS": coco_set.json}
+        known |= {"TARGET.png": target, "TARGET": target, "FOLDER": folder}
+        given = []
+        for word in words:
+            for name, value in known.items():
+                word = word.replace(name, str(value))
+            given += tiny_overrides if word == "TINY" else [word]
+        return run_main(importlib.import_module(f"roiseg.{command}"), *given)
+
+    return start
+
+
+def target_of(command, words, folder):
+    """The file that a row of FILES writes, and the arguments that make it do so."""
+    last = words[-1].rpartition("/")[2]
+    if "FOLDER" not in words[-1]:
+        return folder / ("x.png" if last.endswith(".png") else "x.out"), words
+    words = [*words[:-1], words[-1].removesuffix(f"/{last}")]
+    return folder / ("set_instances" if command == "analyze" else "") / last, words
+
+
+@pytest.mark.parametrize("kind", ["a file", "a link", "an input"])
+@pytest.mark.parametrize("command", FILES)
+def test_what_a_command_did_not_write_stays_and_is_told_before_the_work(
+    run, checkpoint, coco_set, tmp_path, monkeypatch, command, kind
+):
+    folder = tmp_path / "mine"
+    target, words = target_of(command, FILES[command], folder)
+    if command == "analyze":
+        target = next(
+            iter([folder / f"{coco_set.json.parent.parent.name}_{coco_set.json.stem}" / target.name])
+        )
+    target.parent.mkdir(parents=True)
+    write_run(tmp_path / "runs", noisy(0.5))
+    kept = tmp_path / "kept"
+    shutil.copy(checkpoint if kind == "an input" else coco_set.json, kept)
+    if kind == "a link":
+        target.symlink_to(kept)
+    else:
+        shutil.copy(kept, target)
+    before = kept.read_bytes()
+    code, stderr = run(command, words, target, folder)
+    assert code == 2
+    assert str(target) in one_line(stderr)
+    assert target.read_bytes() == kept.read_bytes() == before
+    assert target.is_symlink() == (kind == "a link")
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("command", FOLDERS)
+def test_a_folder_of_the_users_keeps_every_file(run, tmp_path, command):
+    folder = tmp_path / "mine"
+    names = ["overlays/a.jpg", "summary.json", "config.yaml", "coco_results.json", "evaluation.json", "notes"]
+    names += [
+        "images/train2017/000000000001.jpg",
+        "annotations/instances_train2017_person_only_no_crowd.json",
+    ]
+    for name in [*names, ".lock", "synthetic.json"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    run(command, FOLDERS[command], folder=folder)
+    assert {path: path.read_bytes() for path in before if path.exists()} == before
+
+
+@pytest.mark.parametrize("command", FILES | FOLDERS)
+def test_what_cannot_be_written_is_told_before_the_work_and_leaves_nothing(run, tmp_path, command):
+    (tmp_path / "file").write_text("in the way")
+    write_run(tmp_path / "runs", noisy(0.5))
+    before = sorted(tmp_path.rglob("*"))
+    words = (FILES | FOLDERS)[command]
+    place = tmp_path / "file" / "below"
+    code, stderr = run(command, words, place / "x.png", place)
+    assert code == 2
+    assert str(tmp_path / "file") in one_line(stderr)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["train", "preview", "predict", "evaluate", "prepare"])
+def test_a_mistake_leaves_no_empty_folders(run_main, tiny_overrides, tmp_path, command):
+    words = {"train": [*tiny_overrides, "callbacks.overlays.row_height=1"], "preview": ["samples=0"]}
+    words |= {"predict": ["source=none"], "evaluate": []}
+    (tmp_path / "mine").mkdir()
+    code, _ = run_main(importlib.import_module(f"roiseg.{command}"), *words.get(command, ["source=none"]))
+    assert code == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_file_is_replaced_by_the_command_that_wrote_it_and_not_once_it_is_changed(tmp_path):
+    path = tmp_path / "x.json"
+    for content in (1, 2):
+        with outputs.purpose("doctor"):
+            write_json(path, content)
+    for purpose, change in (("models", None), ("doctor", "3 \n")):
+        path.write_text(change or path.read_text())
+        kept = path.read_text()
+        with (
+            outputs.purpose(purpose),
+            pytest.raises(UserError, match=rf"x\.json exists, .*roiseg\.{purpose}"),
+        ):
+            write_json(path, 4)
+        assert path.read_text() == kept
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".roiseg_made", "x.json"]
+
+
+def test_an_input_is_not_replaced_even_by_the_command_that_wrote_it(tmp_path):
+    with outputs.purpose("export"):
+        write_json(tmp_path / "x.onnx", 1)
+    with outputs.purpose("export"):
+        existing_file(tmp_path / "x.onnx", "detector")
+        with pytest.raises(UserError, match="exists"):
+            write_json(tmp_path / "x.onnx", 2)
+
+
+@pytest.mark.parametrize("name", ["../photo.jpg", "link/photo.jpg", "a/../../photo.jpg"])
+def test_nothing_leaves_an_output_folder(tmp_path, name):
+    (tmp_path / "photo.jpg").write_text("mine")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path)
+    outputs.own(folder)
+    for attempt in (lambda: outputs.inside(folder, name), lambda: atomic_path(folder / name).__enter__()):
+        with pytest.raises(UserError, match="outside"):
+            attempt()
+    assert (tmp_path / "photo.jpg").read_text() == "mine"
+
+
+def test_the_overlays_of_two_sources_lie_in_the_output_folder(run, coco_set, tmp_path):
+    photos = tmp_path / "photos"
+    shutil.copytree(coco_set.images, photos / "overlays")
+    before = {path: path.read_bytes() for path in photos.rglob("*.jpg")}
+    first, second = sorted(path.name for path in before)[:2]
+    (tmp_path / "x").mkdir()
+    sources = [f"{tmp_path}/x/../photos/overlays/{first}", f"photos/overlays/{second}"]
+    code, stderr = run("predict", [*sources, "ckpt=CHECKPOINT", "boxes=ANNOTATIONS", "output_dir=photos"])
+    assert code == 0, stderr
+    assert {path: path.read_bytes() for path in photos.rglob("*.jpg")} == before
+    written = sorted(path.name for path in (tmp_path / "photos-2/overlays").iterdir())
+    assert written == sorted([first, second])
+
+
+def test_a_writers_folder_elsewhere_is_refused(run, tmp_path):
+    words = [
+        "ckpt=CHECKPOINT",
+        "source=IMAGES",
+        "boxes=ANNOTATIONS",
+        "output_dir=FOLDER",
+        f"writers.overlay.folder={tmp_path}/mine",
+    ]
+    code, stderr = run("predict", words, folder=tmp_path / "out")
+    assert code == 2
+    assert "outside the output folder" in one_line(stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checkpoints_that_a_checkpoint_names_are_not_removed_elsewhere(tmp_path):
+    users = tmp_path / "thesis" / "checkpoint_epoch_0001_64x64_0500.pth"
+    users.parent.mkdir()
+    torch.save({}, users)
+    for path in (users, users.parent):
+        WholeFiles().remove_checkpoint(path)
+    assert users.exists()
+
+
+def test_a_checkpoint_beside_a_run_does_not_decide_where_it_writes(run_train, tmp_path):
+    first = run_train(tmp_path, "trainer.max_epochs=1", "test=false")
+    thesis = tmp_path / "thesis"
+    thesis.mkdir()
+    (thesis / "config.yaml").write_text("mine")
+    path = Path(first["best_checkpoint"])
+    content = torch.load(path, weights_only=True)
+    content["roiseg"]["config"]["paths"]["output_dir"] = str(thesis)
+    copied = tmp_path / "checkpoints" / "copied" / path.name
+    copied.parent.mkdir()
+    torch.save(content, copied)
+    shutil.rmtree(path.parent)
+    before = copied.read_bytes()
+    again = run_train(tmp_path, "ckpt_path=last", "test=false", f"paths.output_dir={tmp_path}/outputs/again")
+    assert again["resumed_from"] == str(copied)
+    assert Path(again["output_dir"]) == tmp_path / "outputs/again"
+    assert Path(again["checkpoint_dir"]) == tmp_path / "checkpoints/again"
+    assert [p.name for p in thesis.iterdir()] == ["config.yaml"]
+    assert (thesis / "config.yaml").read_text() == "mine"
+    assert [p.read_bytes() for p in copied.parent.iterdir()] == [before]
