@@ -102,6 +102,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(run_train, tmp_pa
     folder = tmp_path / "cut/checkpoints/run"
     folder.mkdir(parents=True)
     shutil.copy(checkpoints(whole)[0], folder)  # as if killed in the second epoch
+    (folder / ".roiseg_run").touch()
     resumed = run_train(tmp_path / "cut", "trainer.max_epochs=3", "ckpt_path=last", *extra)
     assert resumed["resumed_from"] == str(folder / checkpoints(whole)[0].name)
     assert [p.name for p in checkpoints(resumed)] == [p.name for p in checkpoints(whole)]
