@@ -17,11 +17,11 @@ from roiseg.cli.entry import CONF_DIR, command, explain
 from roiseg.cli.types import check_types
 from roiseg.common.console import console, track
 from roiseg.common.errors import UserError, nearest
-from roiseg.common.files import read_json, write_json
+from roiseg.common.files import write_json
 from roiseg.common.outputs import check_output
 from roiseg.decoders.cost import Cost, measure_cost
 from roiseg.extractor.onnx_extractor import OnnxExtractor
-from roiseg.reporting.runs import run_folders
+from roiseg.reporting.runs import read_summary, run_folders
 
 _OWN = ("models", "output", "device", "runs")  # keys of this command; all others are for the decoders
 _METRICS = {
@@ -86,7 +86,7 @@ def reached(folder: str | Path) -> dict[str, dict[str, float]]:
     for path in (run / "summary.json" for run in run_folders([folder])):
         if not path.is_file():  # unfinished
             continue
-        summary = read_json(path, "summary")
+        summary = read_summary(path)
         name = summary.get("choices", {}).get("model")
         if name in found:
             raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -107,7 +108,8 @@ def _background(row: Row) -> dict[str, Any]:
         "run_folders": [str(run.folder) for run in row.variant.runs.values()],
         "run_seeds": row.seeds,
         "run_folds": row.folds,
-        "configuration": row.variant.differing,
+        # json has no word for infinity, which yaml has
+        "configuration": json.loads(json.dumps(row.variant.differing, default=str), parse_constant=str),
     }
 
 

@@ -49,6 +49,7 @@ from roiseg.inference.checkpoint import load_model, newest, read_checkpoint
 from roiseg.inference.masks import OnnxModel
 from roiseg.inference.onnx_export import ExportOptions, export_model
 from roiseg.inference.onnx_file import OnnxFile
+from roiseg.inference.onnx_graph import seal
 from roiseg.inference.predictor import Predictor
 from roiseg.inference.resume import check_resumable, progress
 from roiseg.reporting import table
@@ -81,6 +82,12 @@ class Outcome:
 
     counts: Counter[str] = field(default_factory=Counter)
     failures: dict[str, str] = field(default_factory=dict)
+
+    def fail(self, what: str, seed: str) -> None:
+        """Note a failure, and tell of it at once where it is new."""
+        if what not in self.failures:
+            self.failures[what] = seed
+            sys.stderr.write(f"{seed}: {what}\n")
 
 
 # --- mutations --------------------------------------------------------------------------------------
@@ -183,6 +190,10 @@ def spoil_metadata(path: Path, draw: random.Random) -> None:
         entry.value = str(draw.choice(JUNK)).encode("utf-8", "replace").decode()
     if draw.random() < 0.1:
         model.metadata_props.remove(entry)
+    if draw.random() < 0.7:  # sealed again, as whoever changes it on purpose could do
+        metadata = {prop.key: prop.value for prop in model.metadata_props}
+        tensors = [tensor.name for tensor in (*model.graph.input, *model.graph.output)]
+        onnx.helper.set_model_props(model, metadata | {"seal": seal(metadata, tensors)})
     path.write_bytes(model.SerializeToString())
 
 
@@ -389,7 +400,7 @@ def one(kind: Format, place: Path, seed: str, outcome: Outcome) -> None:
         outcome.counts["refused"] += 1
         line = explain(error) or ""
         if not line.isprintable() or len(line) > 2000 or str(place) not in str(error):
-            outcome.failures.setdefault(f"line: {line[:200]!a}", seed)
+            outcome.fail(f"line: {line[:200]!a}", seed)
     except Exception as error:
         outcome.counts["failed"] += 1
         where = [
@@ -398,9 +409,9 @@ def one(kind: Format, place: Path, seed: str, outcome: Outcome) -> None:
             if "site-packages" not in frame.filename
         ][-1]
         text = f"{Path(where.filename).name}:{where.lineno}: {type(error).__name__}: {str(error)[:150]}"
-        outcome.failures.setdefault(ascii(text), seed)
+        outcome.fail(ascii(text), seed)
     if time.perf_counter() - started > SLOW:
-        outcome.failures.setdefault(f"took {time.perf_counter() - started:.0f} s", seed)
+        outcome.fail(f"took {time.perf_counter() - started:.0f} s", seed)
 
 
 def main() -> None:
@@ -413,8 +424,6 @@ def main() -> None:
         console.quiet = False
     for name, outcome in outcomes.items():
         console.print(f"{name}: {dict(outcome.counts)}", highlight=False)
-        for failure, first in outcome.failures.items():
-            console.print(f"  {failure} ({first})", highlight=False, soft_wrap=True)
     raise SystemExit(any(outcome.failures for outcome in outcomes.values()))
 
 

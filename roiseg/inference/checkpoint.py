@@ -83,7 +83,10 @@ class TrainedModel:
             node["onnx_path"] = onnx_path
         if detector is not None:
             node["detector"] = detector
-        extractor: OnnxExtractor = rebuild(node)
+        try:
+            extractor: OnnxExtractor = rebuild(node)
+        except UserError as error:
+            raise UserError(f"checkpoint {self.path}: {error}") from None
         check_same_file(extractor, self.extractor_sha256, self.path)
         return extractor
 
@@ -148,7 +151,10 @@ def _impossible(description: dict[str, Any]) -> str | None:
         "epoch": isinstance(description["epoch"], int) and description["epoch"] >= 0,
         "in_epoch": description["in_epoch"] is None or _is_within(description["in_epoch"]),
         "config": isinstance(config, dict)
-        and all("_target_" in (config.get(part) or ()) for part in ("model", "extractor")),
+        and all(
+            isinstance(config.get(part), dict) and "_target_" in config[part]
+            for part in ("model", "extractor")
+        ),
         "layers": isinstance(layers, list) and bool(layers) and all(isinstance(name, str) for name in layers),
         "shapes": isinstance(shapes, list) and all(_are_sizes(shape, 3) for shape in shapes),
         "strides": isinstance(layers, list) and _are_sizes(description["strides"], len(layers)),

@@ -122,7 +122,11 @@ class OnnxFile:
                 f"{self.path} holds the decoder alone: give the detector it was trained on as onnx_path"
             )
         adapter = detector if detector is not None else self.detector
-        extractor = OnnxExtractor(onnx_path, self.layers, self.preprocess, detector=rebuild(adapter))
+        try:
+            reader = rebuild(adapter)
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from None
+        extractor = OnnxExtractor(onnx_path, self.layers, self.preprocess, detector=reader)
         check_same_file(extractor, self._sha256, self.path)
         return extractor
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import typing
 from typing import Any
+
+from typeguard import ForwardRefPolicy, TypeCheckError, check_type
 
 from roiseg.common.errors import UserError
 
@@ -36,6 +39,7 @@ def rebuild(node: Any, **extra: Any) -> Any:
         return arguments
     path = str(node["_target_"])
     found = locate(path)
+    _check_types(found, path, arguments)
     try:
         if node.get("_partial_"):
             inspect.signature(found).bind_partial(**arguments, **extra)
@@ -47,6 +51,16 @@ def rebuild(node: Any, **extra: Any) -> Any:
         raise UserError(
             f"the checkpoint's options do not fit `{path}` of this version of roiseg ({error})"
         ) from None
+
+
+def _check_types(found: Any, path: str, arguments: dict[str, Any]) -> None:
+    """Refuse options whose values are of other types than annotated; a file may hold any."""
+    hints = typing.get_type_hints(found.__init__)
+    for key, value in arguments.items():
+        try:
+            check_type(value, hints.get(key, Any), forward_ref_policy=ForwardRefPolicy.IGNORE)
+        except TypeCheckError:
+            raise UserError(f"the checkpoint gives `{path}` the option {key}={value!r:.80}") from None
 
 
 def locate(path: str, trusted: tuple[str, ...] = _TRUSTED) -> Any:

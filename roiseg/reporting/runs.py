@@ -95,20 +95,41 @@ def read_run(folder: Path) -> Run:
         UserError: a file is absent or not what training writes.
     """
     config = flatten(_read_yaml(folder / "config.yaml"))
-    summary = read_json(folder / "summary.json", "summary")
-    for key in ("test", "data", "parameters", "seconds"):
-        if not isinstance(summary, dict) or key not in summary:
-            raise UserError(f"{folder / 'summary.json'} has no `{key}`: it is not of a run that was tested")
-    for key in ("test", "data", "parameters"):
-        if not isinstance(summary[key], dict):
-            raise UserError(
-                f"{folder / 'summary.json'} is damaged, its `{key}` holds no keys: remove this run"
-            )
+    summary = read_summary(folder / "summary.json")
     rois = read_rois(folder / "instances.csv")
     _check_together(folder, config, summary, rois)
     if isinstance(digest := summary.get("extractor_sha256"), str):  # one path may have held two detectors
         config["extractor.sha256"] = digest[:12]
     return Run(folder, _without_own_folders(config), summary, rois)
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """What a run that was tested tells of itself.
+
+    Raises:
+        UserError: the file is absent or not what training writes.
+    """
+    summary = read_json(path, "summary")
+    for key in ("test", "data", "parameters", "seconds"):
+        if not isinstance(summary, dict) or key not in summary:
+            raise UserError(f"{path} has no `{key}`: it is not of a run that was tested")
+    sound = {
+        "test": isinstance(summary["test"], dict) and all(map(_is_number, summary["test"].values())),
+        "data": isinstance(summary["data"], dict),
+        "parameters": isinstance(summary["parameters"], dict)
+        and _is_number(summary["parameters"].get("trainable")),
+        "seconds": _is_number(summary["seconds"]),
+        "choices": isinstance(summary.get("choices", {}), dict),
+        "overrides": isinstance(summary.get("overrides", []), list)
+        and all(isinstance(word, str) for word in summary.get("overrides", [])),
+    }
+    if wrong := [key for key, well in sound.items() if not well]:
+        raise UserError(f"{path} is damaged, its `{wrong[0]}` is not what a run writes: remove this run")
+    return summary
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e300 < value < 1e300
 
 
 def _check_together(folder: Path, config: dict[str, Any], summary: dict[str, Any], rois: Rois) -> None:

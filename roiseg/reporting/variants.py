@@ -129,7 +129,9 @@ def _names(groups: Sequence[Sequence[Run]], apart: Sequence[str], by: Sequence[s
     shared = [part for part in parts[0] if all(part in other for other in parts)] if len(groups) > 1 else []
     names = [", ".join(part for part in own if part not in shared) or BASE for own in parts]
     if not by:
-        names = [group[0].config.get("variant") or name for group, name in zip(groups, names, strict=True)]
+        names = [
+            str(group[0].config.get("variant") or name) for group, name in zip(groups, names, strict=True)
+        ]
     for name in {name for name in names if names.count(name) > 1}:
         same = [number for number, other in enumerate(names) if other == name]
         configs = [groups[number][0].config for number in same]

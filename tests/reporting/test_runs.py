@@ -128,8 +128,10 @@ def test_damaged_files_are_named(tmp_path):
         ({"test": {"test/instance_iou": 0.9}}, "says test/instance_iou 0.9, instances.csv 0.5"),
         ({"test": {"test/instance_iou": float("nan")}}, "instances.csv 0.5"),
         ({"test": {"test/instance_iou": "high"}}, "instances.csv 0.5"),
-        ({"test": 5}, "its `test` holds no keys"),
-        ({"data": []}, "its `data` holds no keys"),
+        ({"test": 5}, "its `test` is not what"),
+        ({"data": []}, "its `data` is not what"),
+        ({"parameters": {}}, "its `parameters` is not what"),
+        ({"overrides": 0.5}, "its `overrides` is not what"),
     ],
 )
 def test_files_of_different_runs_are_refused(tmp_path, summary, words):
