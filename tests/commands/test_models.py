@@ -32,7 +32,8 @@ def test_figures_of_runs_stand_beside_the_costs(run_main, tiny, tmp_path, capfd)
     summary = {
         "choices": {"model": "roialign"},
         "test": {"test/target_iou": 0.6251, "test/instance_iou": 0.5},
-    }
+        "data": {}, "parameters": {"trainable": 1000}, "seconds": 2.5,
+    }  # fmt: skip
     (run / "summary.json").write_text(json.dumps(summary))
     figures = roiseg.models.reached(tmp_path / "sweep")
     assert figures == {"roialign": {"test/target_iou": 0.6251, "test/instance_iou": 0.5}}
