@@ -179,7 +179,7 @@ def test_mistakes_end_in_one_line(checkpoint, run_main, tmp_path, onnx_file):
         ([], ["ckpt=", "onnx="]),
         (["ckpt=/nowhere/x.pth"], ["/nowhere/x.pth"]),
         ([f"ckpt={onnx_file}"], ["damaged"]),
-        (["ckpt=a.pth,b.pth"], ["ckpt", "one file"]),
+        (["ckpt=a.pth,b.pth"], ["a.pth,b.pth", "not found"]),
         ([ckpt, "boxes=hand"], ["boxes", "hand", "annotations or detector"]),
         ([ckpt, "boxes=detector"], ["extractor.detector", "adapter"]),
         ([ckpt, "worst=-1"], ["worst"]),

@@ -82,7 +82,7 @@ def test_the_report_lies_with_the_runs(run_main, tmp_path):
         (["runs", "metric=ap"], ["metric", "ap", "iou"]),
         (["runs", "test=ap"], ["test/ap", "test/miou"]),
         (["runs", "sizes=some"], ["sizes", "some"]),
-        (["runs", "resamples=few"], ["resamples", "few", "100"]),
+        (["runs", "resamples=few"], ["resamples", "few", "whole number"]),
         (["runs", "resamples=10"], ["resamples", "10", "100"]),
         (["runs", "output_dir=/dev/null"], ["/dev/null", "output_dir"]),
         (["runs", "basline=x"], ["basline", "baseline"]),
