@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from callbacks.checkpoint import EpochCheckpoint, kept
@@ -182,7 +184,7 @@ def share_folders(cfg: DictConfig, processes: Processes) -> Path | None:
 
 def fit(trainer: L.Trainer, module: L.LightningModule, data: RoiDataModule, checkpoint: Path | None) -> None:
     """Train, from a checkpoint if one is given."""
-    with without_advice():
+    with without_advice(), told_by_lightning():
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 
 
@@ -190,9 +192,25 @@ def test(trainer: L.Trainer, module: L.LightningModule, data: RoiDataModule, bes
     """Measure a checkpoint (the last weights if none is given) on the validation images."""
     if best:
         module.load_state_dict(read_checkpoint(best)["state_dict"])
-    with without_advice():
+    with without_advice(), told_by_lightning():
         results = trainer.test(module, datamodule=data, verbose=False)
     return {name: float(value) for name, value in results[0].items()}
+
+
+@contextmanager
+def told_by_lightning() -> Iterator[None]:
+    """Make a user's error of what Lightning itself refuses when it sees the data.
+
+    Raises:
+        UserError: settings of the trainer that the data does not fit.
+    """
+    try:
+        yield
+    except (MisconfigurationException, ValueError) as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").startswith("lightning."):
+            raise UserError(f"configuration `trainer`: {error}") from None
+        raise
 
 
 @contextmanager

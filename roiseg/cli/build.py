@@ -165,6 +165,8 @@ def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Lo
             cfg.trainer, callbacks=callbacks, logger=loggers or False, _convert_="all", **options
         )
     except InstantiationException as error:
-        if isinstance(error.__cause__, (MisconfigurationException, RuntimeError, ImportError)):
+        if isinstance(
+            error.__cause__, (MisconfigurationException, RuntimeError, ImportError, TypeError, ValueError)
+        ):
             raise UserError(f"configuration `trainer`: {error.__cause__}") from None
         raise

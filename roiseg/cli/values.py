@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +13,20 @@ from omegaconf import DictConfig
 from roiseg.common.errors import UserError
 
 _MOST = 2**32 - 1  # that numpy takes as a seed
+
+# what Lightning takes and then crashes on, or does nothing with
+_TRAINER: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "precision": (lambda value: value in _PRECISIONS, "32-true, bf16-mixed or 16-mixed"),
+    "accumulate_grad_batches": (lambda value: value >= 1, "1 or more"),
+    "check_val_every_n_epoch": (lambda value: value >= 1, "1 or more"),
+    "val_check_interval": (lambda value: not isinstance(value, (int, float)) or value > 0, "above 0"),
+    "gradient_clip_val": (lambda value: 0 <= value < math.inf, "0 (no clipping) or more"),
+    "log_every_n_steps": (lambda value: value >= 0, "0 (never) or more"),
+    "num_sanity_val_steps": (lambda value: value >= -1, "-1 (all) or more"),
+    **{f"limit_{part}_batches": (lambda value: value > 0, "above 0") for part in ("train", "val", "test")},
+}
+# the detector's features are float32, so the decoder's weights are, too
+_PRECISIONS = ("32-true", "32", 32, "bf16-mixed", "bf16", "16-mixed", "16", 16)
 
 
 def check_values(cfg: DictConfig) -> None:
@@ -24,8 +40,9 @@ def check_values(cfg: DictConfig) -> None:
         _require(isinstance(cfg[key], bool), key, cfg[key], "true or false")
     metric = cfg.optimized_metric
     _require(metric is None or isinstance(metric, str), "optimized_metric", metric, "a metric's name or null")
-    every = cfg.trainer.get("check_val_every_n_epoch", 1)
-    _require(every is None or every >= 1, "trainer.check_val_every_n_epoch", every, "1 or more")
+    for key, (fits, wanted) in _TRAINER.items():
+        value = cfg.trainer.get(key)
+        _require(value is None or fits(value), f"trainer.{key}", value, wanted)
     rate = cfg.optimizer.get("lr", 0.0)
     _require(isinstance(rate, (int, float)), "optimizer.lr", rate, "a number")
     _check_optimizer(cfg)

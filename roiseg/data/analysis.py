@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import logging
 import math
 import os
@@ -25,7 +26,7 @@ from roiseg.data.roi_statistics import CLASSES, RoiStatistics, measure
 log = logging.getLogger(__name__)
 
 CROWDED = 0.1
-_FORMAT = 1  # another number makes every older file stale
+_FORMAT = 2  # another number makes every older file stale
 _BAND_EDGES = (0, 16, 32, 64, 96, 192, math.inf)  # sqrt(ROI area), original pixels
 _COCO_EDGES = (0, 32, 96, math.inf)
 _TOLERANCE = 1e-3  # pixels; that of `Annotations.eligible`
@@ -143,6 +144,7 @@ def load_or_make_analysis(
     if found is not None:
         return found
     analysis = analyze(annotations, min_roi_size, grid)
+    analysis["checksum"] = _checksum(analysis)
     write_json(path, analysis, is_analysis)
     return analysis
 
@@ -168,8 +170,17 @@ def _read_fitting(path: Path, expected: str) -> dict[str, Any] | None:
     if not isinstance(content, dict) or content.get("fingerprint") != expected:
         log.info("%s is of other annotations or parameters: analysing the annotations again", path)
         return None
+    if content.get("checksum") != _checksum(content):
+        log.warning("%s was changed by hand or is damaged: analysing the annotations again", path)
+        return None
     log.info("%s is up to date", path)
     return content
+
+
+def _checksum(analysis: dict[str, Any]) -> str:
+    """SHA-256 of all other entries."""
+    rest = {key: value for key, value in analysis.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest).encode()).hexdigest()
 
 
 def _check_parameters(min_roi_size: float, grid: int) -> None:

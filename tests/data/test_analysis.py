@@ -221,6 +221,17 @@ def test_what_is_not_an_analysis_is_not_replaced_by_one(
     assert path.read_text() == other
 
 
+@pytest.mark.parametrize("entry", ["class_weights", "pixels", "totals", "checksum"])
+def test_an_analysis_that_was_changed_is_made_again(
+    squares: CocoSet, tmp_path: Path, caplog: pytest.LogCaptureFixture, entry: str
+) -> None:
+    annotations, path = load_annotations(squares.json), tmp_path / "data_analyze.json"
+    wanted = load_or_make_analysis(path, annotations)
+    path.write_text(json.dumps({**wanted, entry: {"log": {"3": [1, 2, 3]}}}))
+    assert load_or_make_analysis(path, annotations) == wanted == json.loads(path.read_text())
+    assert "was changed by hand" in caplog.text
+
+
 def test_a_folder_that_cannot_be_written_is_a_user_error(squares: CocoSet, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):

@@ -74,7 +74,18 @@ TRAIN = {
     "devices in words": (["trainer.devices=all"], ["trainer", "devices"]),
     "several devices without ddp": (["trainer.devices=2"], ["trainer=ddp"]),
     "limit of half a batch": (["+trainer.limit_train_batches=-0.5"], ["limit_train_batches"]),
-    "accumulation of nothing": (["+trainer.accumulate_grad_batches=0"], ["accumulate_grad_batches"]),
+    "accumulation of nothing": (["trainer.accumulate_grad_batches=0"], ["accumulate_grad_batches", "1 or more"]),
+    **{
+        f"precision {name}": ([f"trainer.precision={name}"], ["trainer.precision", "32-true, bf16-mixed"])
+        for name in ("bf16-true", "16-true", "64-true", "transformer-engine")
+    },
+    **{
+        f"{key}={value}": ([f"++trainer.{key}={value}"], [f"trainer.{key}"])
+        for key, value in {
+            "accumulate_grad_batches": -1, "gradient_clip_val": -1, "log_every_n_steps": -1, "val_check_interval": 0,
+            "num_sanity_val_steps": -5, "limit_train_batches": 0, "limit_val_batches": 0, "limit_test_batches": 0,
+        }.items()
+    },
     "clipping in words": (["trainer.gradient_clip_val=much"], ["trainer.gradient_clip_val"]),
     "an unknown strategy": (["+trainer.strategy=magic"], ["trainer", "magic"]),
     "validation every 0 epochs": (["trainer.check_val_every_n_epoch=0"], ["check_val_every_n_epoch"]),
