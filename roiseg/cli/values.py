@@ -14,6 +14,8 @@ from roiseg.common.errors import UserError
 
 _MOST = 2**32 - 1  # that numpy takes as a seed
 
+# the detector's features are float32, so the decoder's weights are, too
+_PRECISIONS = ("32-true", "32", 32, "bf16-mixed", "bf16", "16-mixed", "16", 16)
 # what Lightning takes and then crashes on, or does nothing with
 _TRAINER: dict[str, tuple[Callable[[Any], bool], str]] = {
     "precision": (lambda value: value in _PRECISIONS, "32-true, bf16-mixed or 16-mixed"),
@@ -23,10 +25,8 @@ _TRAINER: dict[str, tuple[Callable[[Any], bool], str]] = {
     "gradient_clip_val": (lambda value: 0 <= value < math.inf, "0 (no clipping) or more"),
     "log_every_n_steps": (lambda value: value >= 0, "0 (never) or more"),
     "num_sanity_val_steps": (lambda value: value >= -1, "-1 (all) or more"),
-    **{f"limit_{part}_batches": (lambda value: value > 0, "above 0") for part in ("train", "val", "test")},
+    **{f"limit_{part}_batches": (lambda value: value > 0, "above 0") for part in ("train", "test")},
 }
-# the detector's features are float32, so the decoder's weights are, too
-_PRECISIONS = ("32-true", "32", 32, "bf16-mixed", "bf16", "16-mixed", "16", 16)
 
 
 def check_values(cfg: DictConfig) -> None:

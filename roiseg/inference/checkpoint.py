@@ -161,9 +161,18 @@ def _impossible(description: dict[str, Any]) -> str | None:
         "image_size": _are_sizes(description["image_size"], 2),
         "extractor_sha256": isinstance(description["extractor_sha256"], str),
     }
-    if all(sound.values()) and len(shapes) != len(layers):
-        return "shapes"
+    if all(sound.values()):  # and does the description agree with the configuration beside it?
+        extractor, told = config["extractor"], description["image_size"]
+        preprocess = extractor.get("preprocess")
+        size = preprocess.get("image_size", told) if isinstance(preprocess, dict) else told
+        sound["shapes"] = len(shapes) == len(layers)
+        sound["layers"] = [str(name) for name in _listed(extractor.get("layers", layers))] == layers
+        sound["image_size"] = size == list(told)
     return next((key for key, well in sound.items() if not well), None)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _are_sizes(value: Any, count: int) -> bool:

@@ -169,6 +169,7 @@ DESCRIPTIONS = {
     "config of a text": described("config", "none", "config"),
     "config without a model": content(lambda c: c["roiseg"]["config"].pop("model"), "config"),
     "config without an extractor": content(lambda c: c["roiseg"]["config"].pop("extractor"), "config"),
+    "an extractor of a text": content(lambda c: c["roiseg"]["config"].update(extractor="_target_"), "config"),
     "model null": content(lambda c: c["roiseg"]["config"].update(model=None), "config"),
     "model of a text": content(lambda c: c["roiseg"]["config"].update(model="roialign"), "config"),
     "model without a class": content(lambda c: c["roiseg"]["config"]["model"].pop("_target_"), "config"),
@@ -177,8 +178,8 @@ DESCRIPTIONS = {
         for key, values in {
             "shapes": (None, [], [[1, 2]], [["a", "b", "c"]], 5, [[0, 0, 0]], [[-32, 8, 8]]),
             "strides": (None, [], ["8"], [0], 8, [8, 8, 8]),
-            "image_size": (None, [], [64], [64, "x"], 64, [0, 0], [64, 64, 3]),
-            "layers": (None, 5, [3]),
+            "image_size": (None, [], [64], [64, "x"], 64, [0, 0], [64, 64, 3], [64, 96]),
+            "layers": (None, 5, [3], ["another"]),  # than the configuration names
             "extractor_sha256": (None, 5),
         }.items()
         for value in values

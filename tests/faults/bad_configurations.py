@@ -83,9 +83,11 @@ TRAIN = {
         f"{key}={value}": ([f"++trainer.{key}={value}"], [f"trainer.{key}"])
         for key, value in {
             "accumulate_grad_batches": -1, "gradient_clip_val": -1, "log_every_n_steps": -1, "val_check_interval": 0,
-            "num_sanity_val_steps": -5, "limit_train_batches": 0, "limit_val_batches": 0, "limit_test_batches": 0,
+            "num_sanity_val_steps": -5, "limit_train_batches": 0, "limit_test_batches": 0,
         }.items()
     },
+    "less than a batch of this set": (["+trainer.limit_train_batches=0.01"], ["limit_train_batches"]),
+    "validation after more batches than there are": (["+trainer.val_check_interval=10000"], ["val_check_interval"]),
     "clipping in words": (["trainer.gradient_clip_val=much"], ["trainer.gradient_clip_val"]),
     "an unknown strategy": (["+trainer.strategy=magic"], ["trainer", "magic"]),
     "validation every 0 epochs": (["trainer.check_val_every_n_epoch=0"], ["check_val_every_n_epoch"]),
