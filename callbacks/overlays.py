@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from callbacks.tensorboard import writers
 from roiseg.common.errors import UserError
+from roiseg.common.file_names import image_path
 from roiseg.data.batch import RoiSample, collate
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.data.dataset import RoiDataset
@@ -104,7 +105,7 @@ def _column(
     height, width = sample.original_size
     return OverlayColumn(
         title=sample.file_name,
-        image=read_image(dataset.image_dir / sample.file_name),
+        image=read_image(image_path(dataset.image_dir, sample.file_name)),
         boxes=boxes,
         truth=np.array([decode(truth) for truth in sample.truths]).reshape(-1, height, width),
         prediction=np.array(masks, dtype=bool).reshape(-1, height, width),

@@ -51,6 +51,8 @@ def predict(cfg: DictConfig) -> Run:
     Raises:
         UserError: a mistake in the configuration or a file; no image could be read.
     """
+    if cfg.crowd is None:
+        cfg.crowd = str(trained_on(cfg.ckpt).get("crowd", "region"))
     content = plain(cfg)
     check_types(content)
     check(content)
@@ -86,6 +88,8 @@ def check(content: dict[str, Any]) -> None:
     """
     if content["on_error"] not in ("raise", "skip"):
         raise UserError(f"on_error must be raise or skip, got {content['on_error']}")
+    if content["crowd"] not in ("region", "instance"):
+        raise UserError(f"crowd must be region or instance, got {content['crowd']}")
     limits = {"threshold": (0, 1), "min_score": (0, 1), "pixel_size": (0, float("inf"))}
     for key, (low, high) in limits.items():
         value = content[key]
@@ -118,8 +122,8 @@ def find_boxes(content: dict[str, Any], source: Source, predictor: Predictor) ->
     Raises:
         UserError: there is none, or the detector's output cannot be read.
     """
-    category = content["category_id"]
-    options = predictor.model.category_id if category is None else category, content["class_id"]
+    category = predictor.model.category_id if content["category_id"] is None else content["category_id"]
+    options = category, content["class_id"], content["crowd"]
     if content["boxes"] == "detector":
         if not predictor.has_detector:
             raise UserError(
@@ -155,6 +159,12 @@ def report_left_out(tally: Tally, boxes: BoxFile | None) -> None:
         raise UserError(f"no image could be read, the first of {len(tally.skipped)}: {tally.skipped[0]}")
     if tally.skipped:
         log.warning("%d images skipped; the first: %s", len(tally.skipped), tally.skipped[0])
+    if tally.turned:
+        log.warning(
+            "%d photographs are turned by their EXIF orientation, %s for one, and the boxes file does not "
+            "say whether its boxes are of the turned picture; they are read so",
+            len(tally.turned), tally.turned[0],
+        )  # fmt: skip
     if tally.unlisted and boxes is not None:
         log.warning("%d images are not in boxes file %s: nobody there", tally.unlisted, boxes.path)
 

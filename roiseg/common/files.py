@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Protocol, TextIO
 import xxhash
 
 from roiseg.common.errors import UserError, disk_full, unwritable
+from roiseg.common.file_names import image_path
 from roiseg.common.outputs import Proof, check_replaceable, in_own_folder, note_input, record
 
 
@@ -248,7 +249,7 @@ def absent_files(folder: Path, names: Iterable[str]) -> list[str]:
             below = folder / parent
             listed[parent] = set(os.listdir(below)) if os.path.isdir(below) else set()
         # a file system may fold cases; names it cannot have are absent, too
-        if base not in listed[parent] and not os.path.isfile(folder / name):
+        if base not in listed[parent] and not os.path.isfile(image_path(folder, name)):
             absent.append(name)
     return absent
 

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from roiseg.common.classes import BACKGROUND, NON_TARGET
 from roiseg.common.errors import UserError
+from roiseg.common.file_names import image_path
 from roiseg.common.files import absent_files, existing_dir
 from roiseg.data.annotations import Annotations
 from roiseg.data.batch import RoiSample, close_up
@@ -123,11 +124,11 @@ class RoiDataset(Dataset[RoiSample]):
         scene = self.scenes.draw(index, view_rng)
         view = self.views.draw(scene.boxes, scene.eligible, size, view_rng)
         transform, eligible = view.transform, view.eligible
-        cache_key, found = self._look_up(self.image_dir / file_name, variant, view, scene)
+        cache_key, found = self._look_up(image_path(self.image_dir, file_name), variant, view, scene)
         picture = image = np.zeros((0, 0, 3), np.uint8)
         if self.pictures or not found.held:
             cv2.setNumThreads(0)  # workers are the parallelism
-            picture = read_image(self.image_dir / file_name, size)
+            picture = read_image(image_path(self.image_dir, file_name), size)
             image = self.views.render(self.scenes.render(picture, scene), view)
         boxes = transform.boxes(scene.boxes)
         if self.sampler is None:

@@ -8,6 +8,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from roiseg.common.file_names import image_path
 from roiseg.data import rle
 from roiseg.data.annotations import Annotations
 from roiseg.data.images import image_digest, read_image
@@ -94,7 +95,8 @@ class Donors:
 
     def path(self, instance: int) -> Path:
         """The file of its image."""
-        return self.image_dir / str(self.annotations.file_names[self.annotations.image_of(instance)])
+        name = self.annotations.file_names[self.annotations.image_of(instance)]
+        return image_path(self.image_dir, str(name))
 
     def patch(self, instance: int, window: Window) -> NDArray[np.uint8]:
         """A window of its image, [h, w, 3]."""

@@ -61,7 +61,7 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
                     f"image {path} has {width}x{height} pixels, more than {MAX_PIXELS:,}: scale it down"
                 )
             image = to_rgb(file)
-            turned = file.getexif().get(_ORIENTATION, 1) in range(2, 9)
+            turned = _is_turned(file)
     except FileNotFoundError:
         raise DamagedImage(f"image not found: {path}") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
@@ -70,10 +70,7 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
             f"image {path} is damaged or no image ({why}): replace it or take it out of the set"
         ) from None
     if size is not None and turned and size == (height, width):
-        raise DamagedImage(
-            f"image {path} is turned by its EXIF orientation, and its annotation record ({width}x{height}) "
-            "does not say that the annotations are, too: save it as it was annotated, without that tag"
-        )
+        raise turned_otherwise(path, size)
     if size is not None and image.shape[:2] != size:
         raise DamagedImage(
             f"image {path} is {image.shape[1]}x{image.shape[0]} pixels, its annotation record says "
@@ -83,6 +80,27 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
 
 
 _ORIENTATION = 0x0112  # EXIF tag
+
+
+def _is_turned(file: Image.Image) -> bool:
+    return file.getexif().get(_ORIENTATION, 1) in range(2, 9)
+
+
+def turned_from(path: Path) -> tuple[int, int] | None:
+    """(H, W) as stored of an image file that its EXIF orientation turns; None of any other."""
+    try:
+        with _no_warnings(), Image.open(path, formats=_FORMATS) as file:
+            return (file.height, file.width) if _is_turned(file) else None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError):
+        return None  # `read_image` tells why
+
+
+def turned_otherwise(path: Path, size: tuple[int, int]) -> DamagedImage:
+    """The error of an image that is turned while its record, of `size` (H, W), may be of it as stored."""
+    return DamagedImage(
+        f"image {path} is turned by its EXIF orientation, and its annotation record ({size[1]}x{size[0]}) "
+        "does not say that the annotations are, too: save it as it was annotated, without that tag"
+    )
 
 
 @contextmanager

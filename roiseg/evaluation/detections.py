@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from roiseg.common.console import track
+from roiseg.common.file_names import image_path
 from roiseg.data.annotations import Annotations
 from roiseg.data.images import read_image
 from roiseg.evaluation.average_precision import average_precision, truth_records
@@ -68,7 +69,7 @@ def evaluate_detections(
     truths: list[dict[str, Any]] = []
     for image in track(range(len(annotations)), "detecting and measuring"):
         image_id, size = int(annotations.image_ids[image]), annotations.size(image)
-        picture = read_image(image_dir / str(annotations.file_names[image]), size)
+        picture = read_image(image_path(image_dir, str(annotations.file_names[image])), size)
         predictor.set_image(picture, float(annotations.pixel_sizes[image]))
         prediction = predictor.predict()
         for index, (box, score) in enumerate(zip(prediction.boxes, prediction.scores.tolist(), strict=True)):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from roiseg.common.file_names import image_path
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.images import read_image
 from roiseg.data.rle import decode_window
@@ -76,7 +77,7 @@ def _case(dataset: RoiDataset, instance: RankedInstance) -> Case:
     return Case(
         title=f"{record.file_name} #{record.annotation_id}",
         note=f"IoU {record.iou:.2f}  side {side:.0f} px",
-        image=read_image(dataset.image_dir / record.file_name)[y1:y2, x1:x2],
+        image=read_image(image_path(dataset.image_dir, record.file_name))[y1:y2, x1:x2],
         box=box - [x1, y1, x1, y1],
         truth=masks[own][0],
         prediction=decode_window(instance.mask, window),

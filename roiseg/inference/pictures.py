@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from roiseg.common.console import track
 from roiseg.common.errors import UserError
+from roiseg.data.images import turned_from
 from roiseg.inference.box_files.given import BoxFile, GivenBoxes
 from roiseg.inference.prediction import Prediction
 from roiseg.inference.predictor import Predictor
@@ -46,6 +47,7 @@ class Tally:
     empty: int = 0  # images without anyone
     persons: int = 0
     unlisted: int = 0  # images that the boxes' file does not know
+    turned: list[str] = field(default_factory=list)  # by EXIF, while the boxes' file has no size of them
     skipped: list[str] = field(default_factory=list)  # why an image could not be read
     seconds: float = 0.0  # of detector and decoder
 
@@ -121,6 +123,8 @@ class Pictures:
         self.tally.persons += len(prediction)
         self.tally.empty += not len(prediction)
         self.tally.unlisted += self.boxes is not None and given is None
+        if given is not None and not given.sized and frame.path is not None and turned_from(frame.path):
+            self.tally.turned.append(frame.name)
         return Result(frame, image, prediction, self._image_id(frame, given))
 
     def _image_id(self, frame: Frame, given: GivenBoxes | None) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from roiseg.cli.diagnosis.finding import Finding, Report
+from roiseg.common.file_names import normal_name
 from roiseg.data.analysis import CROWDED, analyze
 from roiseg.data.annotations import Annotations
 from roiseg.data.coco_json import load_annotations
@@ -52,10 +53,10 @@ def _counts(split: str, annotations: Annotations, min_roi_size: float) -> Iterat
 
 def _overlap(cfg: DictConfig, found: dict[str, Annotations]) -> Iterator[Finding]:
     """Are pictures of the validation trained on?"""
-    paths = [
-        {Path(cfg.data[f"{split}_images"]).absolute() / str(name) for name in annotations.file_names}
-        for split, annotations in found.items()
-    ]
+    paths = []
+    for split, of_split in found.items():
+        folder = Path(cfg.data[f"{split}_images"]).absolute()
+        paths.append({folder / normal_name(name) for name in of_split.file_names.tolist()})
     if both := paths[0] & paths[1]:
         text = f"{len(both):,} images are in training and validation, {min(both)} for one"
         todo = "give other val_annotations: figures on images that were trained on say nothing"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import read_json
+from roiseg.data.images import turned_from, turned_otherwise
 from roiseg.inference.box_files.given import BoxFile, GivenBoxes, Names, as_float32
 from roiseg.sources.image_ids import name_number
 from roiseg.sources.source import Frame
@@ -22,7 +24,7 @@ _READ = frozenset(
 
 
 class CocoBoxes(BoxFile):
-    """`bbox` of every annotation or result of one category; crowds are left out.
+    """`bbox` of every annotation or result of one category.
 
     A file of results is a list without file names: image 139 is the picture whose name is that
     number, `000000000139.jpg`. Boxes without area are left out and counted in a warning.
@@ -30,6 +32,7 @@ class CocoBoxes(BoxFile):
     Args:
         path: the json file.
         category_id: of the boxes read.
+        crowd: of boxes marked `iscrowd`: "region" leaves them out and warns, "instance" reads them.
 
     Raises:
         UserError: not json, not COCO, or a record is wrong; names file, record and field.
@@ -37,8 +40,9 @@ class CocoBoxes(BoxFile):
 
     has_ids = True
 
-    def __init__(self, path: Path, category_id: int = 1) -> None:
+    def __init__(self, path: Path, category_id: int = 1, crowd: str = "region") -> None:
         self.path = path
+        self._crowd = crowd
         content = read_json(path, "boxes", each=lambda record: {k: record[k] for k in record if k in _READ})
         self._images: dict[str, dict[str, Any]] | None = None
         self._names = Names((), path)
@@ -58,7 +62,7 @@ class CocoBoxes(BoxFile):
         if self._images is None:
             number = name_number(frame.name)
             return None if number is None else GivenBoxes.of_rows(self._rows.get(number, []), number)
-        name = self._names.find(frame.name)
+        name = self._names.find(frame.name, frame.path)
         if name is None:
             return None
         image = self._images[name]
@@ -68,7 +72,10 @@ class CocoBoxes(BoxFile):
                 f"boxes file {self.path} says {name} is {said[1]}x{said[0]} pixels, {frame.name} is "
                 f"{size[1]}x{size[0]}: the boxes are of another picture"
             )
-        return GivenBoxes.of_rows(self._rows.get(image["id"], []), image["id"])
+        if frame.path is not None and turned_from(frame.path) == said:
+            raise turned_otherwise(frame.path, size)
+        boxes = GivenBoxes.of_rows(self._rows.get(image["id"], []), image["id"])
+        return replace(boxes, sized=None not in said)
 
     def _read(self, content: Any, category_id: int) -> dict[int, list[list[float]]]:
         records, what = (content, "") if self._images is None else (content.get("annotations"), "annotations")
@@ -79,12 +86,15 @@ class CocoBoxes(BoxFile):
             )
         ids = None if self._images is None else {image["id"] for image in self._images.values()}
         rows: dict[int, list[list[float]]] = {}
-        empty = 0
+        empty = crowds = 0
         for number, record in enumerate(records):
             where = f"{what}[{number}] in boxes file {self.path}"
             if not isinstance(record, dict):
                 raise UserError(f"{where} is not an object")
-            if record.get("category_id") != category_id or record.get("iscrowd"):
+            if record.get("category_id") != category_id:
+                continue
+            if record.get("iscrowd") and self._crowd == "region":
+                crowds += 1
                 continue
             image_id: Any = record.get("image_id")
             if not _is_whole(image_id) or (ids is not None and image_id not in ids):
@@ -96,6 +106,15 @@ class CocoBoxes(BoxFile):
                 empty += 1
         if empty:
             log.warning("%s: %d boxes without area left out", self.path, empty)
+        if crowds:
+            log.warning(
+                "%s: %d boxes marked `iscrowd` left out; crowd=instance reads them as any other",
+                self.path, crowds,
+            )  # fmt: skip
+        if crowds and not rows:
+            raise UserError(
+                f"boxes file {self.path}: all boxes are marked `iscrowd`: crowd=instance reads them"
+            )
         if records and not rows:
             known = sorted(
                 {repr(record.get("category_id")) for record in records if isinstance(record, dict)}
@@ -112,7 +131,7 @@ def _images(content: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
     records = content.get("images")
     if not isinstance(records, list):
         raise UserError(f"boxes file {path} has no list `images`: it is not in COCO format")
-    found = {}
+    found, ids = {}, set[int]()
     for number, record in enumerate(records):
         where = f"images[{number}] in boxes file {path}"
         if not isinstance(record, dict):
@@ -124,6 +143,9 @@ def _images(content: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
             raise UserError(f"{where}: `id` must be a whole number, got {record.get('id')!r}")
         if name in found:
             raise UserError(f"{where}: file_name {name} occurs twice: names must be unique")
+        if record["id"] in ids:
+            raise UserError(f"{where}: id {record['id']} occurs twice; ids must be unique")
+        ids.add(record["id"])
         found[name] = record
     return found
 

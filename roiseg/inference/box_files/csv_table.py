@@ -44,7 +44,7 @@ class CsvBoxes(BoxFile):
 
     def find(self, frame: Frame, size: tuple[int, int]) -> GivenBoxes | None:
         """The boxes of a picture of `size` (H, W); None where the file does not know it."""
-        name = self._names.find(frame.name)
+        name = self._names.find(frame.name, frame.path)
         return None if name is None else GivenBoxes.of_rows(self._rows[name])
 
     def _read(self, table: csv.DictReader[str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import suppress
@@ -14,9 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roiseg.common.errors import UserError
+from roiseg.common.file_names import ends_alike, normal_name
 from roiseg.geometry.boxes import Boxes, as_boxes
 from roiseg.sources.image_files import without_suffix
 from roiseg.sources.source import Frame
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,11 +32,13 @@ class GivenBoxes:
         boxes: [N, 4] x1, y1, x2, y2 in pixels of the picture.
         scores: [N]; 1 where the file has none.
         image_id: the picture's id in the file, if it has one.
+        sized: the file says of which size the picture is, and it is.
     """
 
     boxes: Boxes
     scores: NDArray[np.float32]
     image_id: int | None = None
+    sized: bool = False
 
     @classmethod
     def of_rows(cls, rows: list[list[float]], image_id: int | None = None) -> GivenBoxes:
@@ -80,56 +87,74 @@ class BoxFile(ABC):
 class Names:
     """The names of pictures in a file, found however much of the path each side has.
 
-    A name is looked for as it is, then without suffix, then by its last part, then by that without
-    suffix; the first kind that finds one wins.
+    A name is looked for as it is, then as the end of a longer path, or a longer path's end; each with and
+    without the suffix of an image. Folders that both sides have must be the same.
     """
 
     def __init__(self, names: Iterable[str], path: Path) -> None:
         self._path = path
-        self._tables: list[dict[str, list[str]]] = [{} for _ in _FORMS]
+        self._tables: list[dict[str, list[str]]] = [{} for _ in _FORMS]  # by the last part
         self._taken: dict[str, str] = {}
+        self._told = False
         for name in names:
             for table, form in zip(self._tables, _FORMS, strict=True):
-                table.setdefault(form(name), []).append(name)
+                table.setdefault(_last(form(name)), []).append(name)
 
     def knows(self, wanted: str) -> bool:
         """Is there a name for this picture, or more than one?"""
-        return any(form(wanted) in table for table, form in zip(self._tables, _FORMS, strict=True))
+        return bool(self._candidates(wanted, None))
 
-    def find(self, wanted: str) -> str | None:
+    def find(self, wanted: str, path: Path | None = None) -> str | None:
         """The name in the file that means the picture `wanted`; None where there is none.
+
+        Args:
+            wanted: its name within the source.
+            path: its file; folders of the name in the file must be those the picture lies in.
 
         Raises:
             UserError: there are two, or another picture has had this one.
         """
+        found = self._candidates(wanted, path)
+        if len(found) > 1:
+            raise UserError(
+                f"boxes file {self._path}: {wanted} could be {found[0]} or {found[1]}: give source as "
+                "the folder that the names are relative to"
+            )
+        if not found:
+            return None
+        name, exact = found[0], normal_name(wanted) == normal_name(found[0])
+        first = self._taken.setdefault(name, wanted)
+        if first != wanted:
+            if normal_name(first) == normal_name(name) and not exact:
+                return None
+            raise UserError(
+                f"boxes file {self._path}: {name} could be {first} or {wanted}: write the names "
+                "with their folders, relative to source"
+            )
+        if not self._told and normal_name(name).count("/") < normal_name(wanted).count("/"):
+            self._told = True
+            log.warning("boxes file %s: %s is taken for %s, by its name alone", self._path, name, wanted)
+        return name
+
+    def _candidates(self, wanted: str, path: Path | None) -> list[str]:
+        whole = None if path is None else os.path.abspath(path)
+        alike: list[list[str]] = []
         for table, form in zip(self._tables, _FORMS, strict=True):
-            found = table.get(form(wanted), [])
-            if len(found) > 1:
-                raise UserError(
-                    f"boxes file {self._path}: {wanted} could be {found[0]} or {found[1]}: give source as "
-                    "the folder that the names are relative to"
-                )
-            if found:
-                first = self._taken.setdefault(found[0], wanted)
-                if first != wanted:
-                    raise UserError(
-                        f"boxes file {self._path}: {found[0]} could be {first} or {wanted}: write the names "
-                        "with their folders, relative to source"
-                    )
-                return found[0]
-        return None
-
-
-def _whole(name: str) -> str:
-    return name.replace("\\", "/")
+            name = form(wanted)
+            named = [listed for listed in table.get(_last(name), []) if ends_alike(form(listed), name)]
+            exact = [listed for listed in named if form(listed) == name]
+            if whole is not None:
+                named = [listed for listed in named if ends_alike(form(listed), form(whole))]
+            alike += [exact, named]
+        return next((some for some in (alike[0], alike[2], alike[1], alike[3]) if some), [])
 
 
 def _bare(name: str) -> str:
-    return without_suffix(_whole(name))
+    return without_suffix(normal_name(name))
 
 
 def _last(name: str) -> str:
-    return _whole(name).rpartition("/")[2]
+    return name.rpartition("/")[2]
 
 
-_FORMS = (_whole, _bare, _last, lambda name: _last(_bare(name)))
+_FORMS = (normal_name, _bare)

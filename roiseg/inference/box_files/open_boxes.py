@@ -12,13 +12,14 @@ from roiseg.inference.box_files.given import BoxFile
 from roiseg.inference.box_files.yolo import YoloBoxes
 
 
-def open_boxes(path: str | Path, category_id: int = 1, class_id: int = 0) -> BoxFile:
+def open_boxes(path: str | Path, category_id: int = 1, class_id: int = 0, crowd: str = "region") -> BoxFile:
     """Open boxes by what the path is: `.json` COCO, `.csv` a table, `.txt` or a folder YOLO.
 
     Args:
         path: file or folder.
         category_id: the category read from COCO.
         class_id: the class read from YOLO.
+        crowd: how boxes marked `iscrowd` in COCO are read, see `CocoBoxes`.
 
     Raises:
         UserError: absent, of another kind, or wrong inside.
@@ -28,7 +29,7 @@ def open_boxes(path: str | Path, category_id: int = 1, class_id: int = 0) -> Box
         return YoloBoxes(path, class_id)
     path = existing_file(path, "boxes", "boxes= takes detector, coco, or a file")
     openers = {
-        ".json": lambda: CocoBoxes(path, category_id),
+        ".json": lambda: CocoBoxes(path, category_id, crowd),
         ".csv": lambda: CsvBoxes(path),
         ".txt": lambda: YoloBoxes(path, class_id),
     }

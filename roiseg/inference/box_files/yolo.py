@@ -8,8 +8,7 @@ from pathlib import Path
 from roiseg.common.errors import UserError
 from roiseg.common.files import existing_file
 from roiseg.geometry.boxes import denormalize, from_cxcywh
-from roiseg.inference.box_files.given import BoxFile, GivenBoxes, as_float32
-from roiseg.sources.image_files import without_suffix
+from roiseg.inference.box_files.given import BoxFile, GivenBoxes, Names, as_float32
 from roiseg.sources.source import Frame
 
 
@@ -27,22 +26,19 @@ class YoloBoxes(BoxFile):
     def __init__(self, path: Path, class_id: int = 0) -> None:
         self.path = path if path.is_dir() else existing_file(path, "boxes")
         self._class_id = class_id
+        folder = self.path if self.path.is_dir() else self.path.parent
+        files = self.path.rglob("*.txt") if self.path.is_dir() else [self.path]
+        self._files = {file.relative_to(folder).as_posix().removesuffix(".txt"): file for file in files}
+        self._names = Names(self._files, self.path)
 
     def lists(self, frame_name: str) -> bool:
         """Does it know a picture of this name (`Frame.name`)?"""
-        return self._file(frame_name) is not None
+        return self._names.knows(frame_name)
 
     def find(self, frame: Frame, size: tuple[int, int]) -> GivenBoxes | None:
         """The boxes of a picture of `size` (H, W); None where the file does not know it."""
-        path = self._file(frame.name)
-        return None if path is None else self._read(path, size)
-
-    def _file(self, frame_name: str) -> Path | None:
-        bare = without_suffix(frame_name)
-        last = bare.rpartition("/")[2]
-        if not self.path.is_dir():
-            return self.path if self.path.stem == last else None
-        return next((p for p in (self.path / f"{bare}.txt", self.path / f"{last}.txt") if p.is_file()), None)
+        name = self._names.find(frame.name, frame.path)
+        return None if name is None else self._read(self._files[name], size)
 
     def _read(self, path: Path, size: tuple[int, int]) -> GivenBoxes:
         try:

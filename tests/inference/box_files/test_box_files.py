@@ -112,6 +112,11 @@ def test_crowds_and_other_categories_are_left_out_and_boxes_without_area_counted
     assert open_boxes(path).find(frame(), SIZE).boxes == pytest.approx(BOXES[:1])
     assert open_boxes(path, category_id=18).find(frame(), SIZE).boxes == pytest.approx(BOXES[1:2])
     assert "1 boxes without area left out" in caplog.text
+    assert "1 boxes marked `iscrowd` left out" in caplog.text
+    assert open_boxes(path, crowd="instance").find(frame(), SIZE).boxes == pytest.approx(BOXES[::2])
+    path.write_text(json.dumps({**content, "annotations": [third]}))
+    with pytest.raises(UserError, match="all boxes are marked `iscrowd`: crowd=instance"):
+        open_boxes(path)
 
 
 def test_a_detector_that_found_nobody_is_no_mistake(tmp_path):
@@ -140,7 +145,7 @@ def test_a_picture_of_another_size_is_refused(tmp_path):
         (["a.jpg"], "x/y/a.jpg", "a.jpg"),
         (["x\\a.jpg"], "x/a.jpg", "x\\a.jpg"),
         (["x/a"], "x/a.png", "x/a"),
-        (["x/a.png"], "y/a.jpg", "x/a.png"),
+        (["x/a.png"], "y/a.jpg", None),
         (["v1.5_000001"], "v1.5_000002", None),
         (["a.jpg"], "b.jpg", None),
     ],
@@ -189,6 +194,10 @@ COCO_MISTAKES = {
     "image twice": (
         '{"images": [{"id": 1, "file_name": "a"}, {"id": 2, "file_name": "a"}], "annotations": []}',
         ["images[1]", "file_name a", "twice"],
+    ),
+    "image id twice": (
+        '{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}], "annotations": []}',
+        ["images[1]", "id 1", "twice"],
     ),
     "image without name": ('{"images": [{"id": 1}], "annotations": []}', ["images[0]", "`file_name`"]),
     "image without id": ('{"images": [{"file_name": "a"}], "annotations": []}', ["images[0]", "`id`"]),

@@ -1,0 +1,83 @@
+"""A picture is found by its name however the list that names it was written: by training and by boxes files."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+
+import numpy as np
+import pytest
+from helpers import rectangle, write_coco
+from PIL import Image
+from tiny_dataset import make
+
+from roiseg.common.errors import UserError
+from roiseg.inference.box_files.open_boxes import open_boxes
+from roiseg.sources.open_source import open_source
+
+NAME = "dossier é/photo ü.png"
+FORMS = {
+    "as it is": NAME,
+    "composed": unicodedata.normalize("NFC", NAME),
+    "decomposed": unicodedata.normalize("NFD", NAME),
+    "backslash": NAME.replace("/", "\\"),
+    "both": unicodedata.normalize("NFD", NAME).replace("/", "\\"),
+    "with a dot": f"./{NAME}",
+}
+
+
+def box_files(folder, listed):
+    """The same box of a picture in every kind of file."""
+    record = {"id": 0, "image_id": 0, "category_id": 1, "bbox": [10, 10, 30, 40]}
+    image = {"id": 0, "file_name": listed, "width": 80, "height": 64}
+    (folder / "x.json").write_text(json.dumps({"images": [image], "annotations": [record]}))
+    (folder / "x.csv").write_text(f"file,x1,y1,x2,y2\n{listed},10,10,40,50\n", encoding="utf-8")
+    label = folder / "labels" / f"{listed.replace(chr(92), '/').rpartition('.')[0]}.txt"
+    label.parent.mkdir(parents=True, exist_ok=True)
+    label.write_text(f"0 {25 / 80} {30 / 64} {30 / 80} {40 / 64}")
+    return [open_boxes(folder / name) for name in ("x.json", "x.csv", "labels")]
+
+
+@pytest.mark.parametrize("on_disk", ["composed", "decomposed"])
+@pytest.mark.parametrize("listed", FORMS)
+def test_every_spelling_of_a_name_is_found(tmp_path, on_disk, listed):
+    files = write_coco(tmp_path, {FORMS[on_disk]: (64, 80)},
+                       [{"file": FORMS[on_disk], "segmentation": rectangle(10, 10, 40, 50)}])  # fmt: skip
+    content = files.content()
+    content["images"][0]["file_name"] = FORMS[listed]
+    files.json.write_text(json.dumps(content))
+    assert make(files)[0].image.any()
+    (frame,) = open_source(str(files.images))
+    for boxes in box_files(tmp_path, FORMS[listed]):
+        assert boxes.lists(frame.name)
+        np.testing.assert_allclose(boxes.find(frame, (64, 80)).boxes, [[10, 10, 40, 50]], atol=1e-3)
+
+
+def test_a_picture_of_the_same_name_in_another_folder_is_another(tmp_path):
+    for folder in ("day1", "day2"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (80, 64)).save(tmp_path / folder / "a.png")
+    for source, found in (("day1", 1), ("day2", 0), ("", 1)):
+        for boxes in box_files(tmp_path, "day1/a.png"):
+            frames = open_source(str(tmp_path / source))
+            assert sum(boxes.find(frame, (64, 80)) is not None for frame in frames) == found
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("size", [(64, 80), (80, 80)])
+def test_boxes_of_a_photograph_as_stored_are_not_taken_for_those_of_the_turned_one(
+    tmp_path, orientation, size
+):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", size[::-1]).save(tmp_path / "a.png", exif=exif)
+    (frame,) = open_source(str(tmp_path / "a.png"))
+    shown = frame.read().shape[:2]
+    image = {"id": 0, "file_name": "a.png", "width": size[1], "height": size[0]}
+    record = {"id": 0, "image_id": 0, "category_id": 1, "bbox": [10, 10, 30, 40]}
+    (tmp_path / "x.json").write_text(json.dumps({"images": [image], "annotations": [record]}))
+    with pytest.raises(UserError, match=r"a\.png"):
+        open_boxes(tmp_path / "x.json").find(frame, shown)
+    image = {"id": 0, "file_name": "a.png"}
+    (tmp_path / "x.json").write_text(json.dumps({"images": [image], "annotations": [record]}))
+    assert not open_boxes(tmp_path / "x.json").find(frame, shown).sized
