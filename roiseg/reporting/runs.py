@@ -114,7 +114,8 @@ def read_summary(path: Path) -> dict[str, Any]:
         if not isinstance(summary, dict) or key not in summary:
             raise UserError(f"{path} has no `{key}`: it is not of a run that was tested")
     sound = {
-        "test": isinstance(summary["test"], dict) and all(map(_is_number, summary["test"].values())),
+        "test": isinstance(summary["test"], dict)
+        and all(isinstance(value, (int, float)) for value in summary["test"].values()),
         "data": isinstance(summary["data"], dict),
         "parameters": isinstance(summary["parameters"], dict)
         and _is_number(summary["parameters"].get("trainable")),
