@@ -127,7 +127,7 @@ def test_damaged_files_are_named(tmp_path):
         ({"seed": 3}, "says seed 3, config.yaml 0"),
         ({"test": {"test/instance_iou": 0.9}}, "says test/instance_iou 0.9, instances.csv 0.5"),
         ({"test": {"test/instance_iou": float("nan")}}, "instances.csv 0.5"),
-        ({"test": {"test/instance_iou": "high"}}, "instances.csv 0.5"),
+        ({"test": {"test/instance_iou": "high"}}, "its `test` is not what"),
         ({"test": 5}, "its `test` is not what"),
         ({"data": []}, "its `data` is not what"),
         ({"parameters": {}}, "its `parameters` is not what"),
