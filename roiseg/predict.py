@@ -63,7 +63,8 @@ def predict(cfg: DictConfig) -> Run:
         content["ckpt"], content["onnx"], content["onnx_path"], existing_device(content["device"]),
         content["detector"],
     )  # fmt: skip
-    predictor = Predictor(model, content["mirrored"], instantiate(cfg.zooms, _convert_="all"))
+    zooms = instantiate(cfg.zooms, _convert_="all")
+    predictor = Predictor(model, content["mirrored"], zooms, content["max_boxes"])
     boxes = find_boxes(content, source, predictor)
     pictures = Pictures(
         predictor, source, boxes, content["min_score"], content["threshold"], content["pixel_size"],
@@ -95,6 +96,8 @@ def check(content: dict[str, Any]) -> None:
         value = content[key]
         if not isinstance(value, (int, float)) or not low <= value <= high:
             raise UserError(f"{key} must be a number from {low} to {high}, got {value}")
+    if not isinstance(content["max_boxes"], int) or content["max_boxes"] < 1:
+        raise UserError(f"max_boxes must be a whole number, 1 or more, got {content['max_boxes']}")
     for key in ("threshold", "pixel_size"):
         if content[key] == 0:
             raise UserError(f"{key} must be above 0")
@@ -176,7 +179,7 @@ def show(run: Run) -> None:
     table.add_column(overflow="fold")
     table.add_row("images", f"{tally.images:,} ({tally.empty:,} without anyone)")
     if tally.skipped:
-        table.add_row("skipped", f"{len(tally.skipped):,} that could not be read")
+        table.add_row("skipped", f"{len(tally.skipped):,}")
     table.add_row("persons", f"{tally.persons:,}")
     each = (seconds / max(tally.images, 1) for seconds in (tally.seconds, run.seconds))
     table.add_row("seconds an image", "{:.3f}, with reading and writing {:.3f}".format(*each))

@@ -14,6 +14,7 @@ from roiseg.cli.entry import command
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path, open_text, write_json
+from roiseg.common.limits import MAX_RESAMPLES
 from roiseg.common.outputs import check_folder, check_output
 from roiseg.reporting import table
 from roiseg.reporting.comparable import check_comparable
@@ -31,8 +32,10 @@ def report(cfg: DictConfig) -> Path:
     folders, metric = listed(cfg, "runs"), str(cfg.metric)
     if not folders:
         raise UserError("give one or more folders of runs: python -m roiseg.report outputs/sweeps/NAME")
-    if cfg.resamples < 100:
-        raise UserError(f"resamples is {cfg.resamples}, it must be a whole number, 100 or more")
+    if not 100 <= cfg.resamples <= MAX_RESAMPLES:
+        raise UserError(
+            f"resamples is {cfg.resamples}, it must be a whole number from 100 to {MAX_RESAMPLES:,}"
+        )
     output = Path(cfg.output_dir) if cfg.output_dir else Path(common_folder(folders), "report")
     check_folder(output, "output_dir")
     for name in _FILES:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roiseg.common.errors import UserError
+from roiseg.common.limits import OUTLINE
 from roiseg.data.annotations import Annotations
 
 NOT_A_POLYGON = "`segmentation`: a polygon must be an even list of finite numbers x, y, x, y, ..."
@@ -61,13 +62,14 @@ def check_points(instances: list[Instance], images: list[Image], path: Path) -> 
     """Refuse points far outside their image, rasterising takes memory in proportion; leave out unseen parts.
 
     Raises:
-        UserError: a point is not finite or far outside; names the record.
+        UserError: a point is not finite or far outside, or an outline too long; names the record.
     """
     for start in range(0, len(instances), _CHUNK):
         chunk = instances[start : start + _CHUNK]
         points, sizes = _points(chunk, images, [instance.parts for instance in chunk])
         wrong = ~(np.abs(points) <= _FAR * sizes)  # nan compares as False
         if not wrong.any():
+            _check_lengths(chunk, points, path)
             _leave_out_unseen(chunk, points, sizes)
             continue
         ends = np.cumsum([sum(map(len, instance.parts)) for instance in chunk])
@@ -77,6 +79,23 @@ def check_points(instances: list[Instance], images: list[Image], path: Path) -> 
         if not (np.abs(points[point]) < HUGE).all():
             raise UserError(f"{where}: {NOT_A_POLYGON}")
         raise UserError(f"{where}: `segmentation`: a polygon leaves the image by {_FAR} times its size")
+
+
+def _check_lengths(instances: list[Instance], points: NDArray[np.float64], path: Path) -> None:
+    """Refuse scribbles: pycocotools takes memory in proportion to an outline's length, and may crash.
+
+    Raises:
+        UserError: the polygons of an instance are longer than `OUTLINE` together; names the record.
+    """
+    steps = np.abs(np.diff(points, axis=0, append=points[-1:])).max(axis=1)
+    counts = [sum(map(len, instance.parts)) // 2 for instance in instances]
+    lengths = np.bincount(np.repeat(np.arange(len(instances)), counts), steps, len(instances))
+    for index in np.flatnonzero(lengths > OUTLINE)[:1]:
+        instance = instances[index]
+        raise UserError(
+            f"{where_is(instance.number, instance.id, path)}: `segmentation`: its polygons are "
+            f"{lengths[index]:,.0f} pixels long, {OUTLINE:,} at most: draw it anew, or give it as RLE"
+        )
 
 
 def _leave_out_unseen(

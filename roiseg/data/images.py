@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import content_digest, open_regular
@@ -111,7 +111,7 @@ def _no_warnings() -> Iterator[None]:
         yield
 
 
-def to_rgb(file: Image.Image) -> NDArray[np.uint8]:
+def to_rgb(file: ImageFile.ImageFile) -> NDArray[np.uint8]:
     """RGB uint8 [H, W, 3] of an opened image file, turned as its EXIF orientation says, without transparency.
 
     Of 16 bits a channel the upper 8; the upper 8 of 12 where no value needs more, as cameras save 12 in 16.
@@ -121,7 +121,8 @@ def to_rgb(file: Image.Image) -> NDArray[np.uint8]:
     """
     if file.mode == "F" or (file.mode == "I" and file.format != "PPM"):
         raise ValueError("32 bits a pixel, of unknown range")
-    image, stream, kept = file, file.fp, str(file.tile)  # before anything is read
+    image: Image.Image = file
+    stream, kept = file.fp, str(file.tile)  # before anything is read
     orientation = file.getexif().get(_ORIENTATION, 1)
     if file.mode.startswith("I"):  # Pillow would cut its values off at 255
         image = Image.fromarray(_upper_bits(np.asarray(file)))

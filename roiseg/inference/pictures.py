@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from roiseg.common.console import track
 from roiseg.common.errors import UserError
+from roiseg.common.limits import TooMuch
 from roiseg.data.images import turned_from
 from roiseg.inference.box_files.given import BoxFile, GivenBoxes
 from roiseg.inference.prediction import Prediction
@@ -48,7 +49,7 @@ class Tally:
     persons: int = 0
     unlisted: int = 0  # images that the boxes' file does not know
     turned: list[str] = field(default_factory=list)  # by EXIF, while the boxes' file has no size of them
-    skipped: list[str] = field(default_factory=list)  # why an image could not be read
+    skipped: list[str] = field(default_factory=list)  # why an image was left out
     seconds: float = 0.0  # of detector and decoder
 
 
@@ -62,7 +63,7 @@ class Pictures:
         min_score: boxes with a lower score are left out.
         threshold: probability from which on a pixel is mask.
         pixel_size: see `Predictor.set_image`.
-        skip: leave out images that cannot be read and count them; else they raise a UserError.
+        skip: leave out and count images that cannot be read or have too many boxes; else raise.
 
     Attributes:
         tally: counts of what has been iterated over.
@@ -101,11 +102,19 @@ class Pictures:
             try:
                 image = frame.read()
             except UserError as error:
-                if not self.skip:
-                    raise UserError(f"{error}; on_error=skip goes on without it") from None
-                self.tally.skipped.append(str(error))
+                self._leave_out(error)
                 continue
-            yield self._result(frame, image)
+            try:
+                result = self._result(frame, image)
+            except TooMuch as error:
+                self._leave_out(UserError(f"image {frame.name}: {error}"))
+                continue
+            yield result
+
+    def _leave_out(self, error: UserError) -> None:
+        if not self.skip:
+            raise UserError(f"{error}; on_error=skip goes on without it") from None
+        self.tally.skipped.append(str(error))
 
     def _result(self, frame: Frame, image: NDArray[np.uint8]) -> Result:
         given = None if self.boxes is None else self.boxes.find(frame, (image.shape[0], image.shape[1]))

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roiseg.common.errors import UserError
+from roiseg.common.lazy import LazyArrays
+from roiseg.common.limits import STACK_BYTES
 from roiseg.data.rle import encode_window
 from roiseg.geometry.boxes import Boxes
 from roiseg.geometry.paste import Window, back_to_front
@@ -26,8 +28,8 @@ _MOST_LABELS = np.iinfo(np.uint16).max
 class Prediction:
     """N instances of one picture, in its own pixels.
 
-    A mask is kept in the window its box touches, so that memory grows with the boxes, not with
-    the picture times the boxes.
+    A mask is what its window shows, the pixels its box touches. `Predictor` pastes it there when it is read
+    and keeps a bounded number of bytes, so read one after another, whatever their size.
 
     Attributes:
         size: (H, W) of the picture.
@@ -56,6 +58,11 @@ class Prediction:
         """Mask of an instance inside its window."""
         return self.probabilities[index] >= self.threshold
 
+    @property
+    def crops(self) -> Sequence[NDArray[np.bool_]]:
+        """`crop` of every instance, made when it is read."""
+        return LazyArrays(len(self), self.crop)
+
     def mask(self, index: int) -> NDArray[np.bool_]:
         """Mask [H, W] of an instance."""
         canvas = np.zeros(self.size, bool)
@@ -64,7 +71,16 @@ class Prediction:
         return canvas
 
     def masks(self) -> NDArray[np.bool_]:
-        """All masks [N, H, W]; holds N times the picture, which `crop` and `rle` do not."""
+        """All masks [N, H, W]; holds N times the picture, which `crop` and `rle` do not.
+
+        Raises:
+            UserError: that is more than 4 GB.
+        """
+        if (needed := len(self) * self.size[0] * self.size[1]) > STACK_BYTES:
+            raise UserError(
+                f"{len(self)} masks of {self.size[1]}x{self.size[0]} pixels are {needed / 1e9:.1f} GB in one "
+                "array: read them one after another, crop(index) or rle(index)"
+            )
         return np.array([self.mask(i) for i in range(len(self))], bool).reshape(len(self), *self.size)
 
     def rle(self, index: int) -> dict[str, Any]:

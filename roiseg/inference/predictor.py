@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from roiseg.common.errors import UserError
+from roiseg.common.lazy import LazyArrays
+from roiseg.common.limits import MASK_BYTES, MAX_BOXES, TooMuch
 from roiseg.data.batch import RoiBatch, RoiSample, close_up, collate
 from roiseg.data.mirror import mirror
 from roiseg.data.zooms import Zooms
@@ -20,7 +22,7 @@ from roiseg.extractor.detector.base import Detections
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.geometry.boxes import Boxes, as_boxes, clip
 from roiseg.geometry.letterbox import Letterbox
-from roiseg.geometry.paste import paste_crop
+from roiseg.geometry.paste import paste_crop, paste_window
 from roiseg.inference.masks import MaskModel, open_mask_model
 from roiseg.inference.prediction import Prediction
 
@@ -42,10 +44,18 @@ class Predictor:
         model: from `open_mask_model`.
         mirrored: average with the mirror image: the detector runs twice.
         zooms: average with close-ups of small ROIs: the detector runs again for each, in every `predict`.
+        max_boxes: per image.
     """
 
-    def __init__(self, model: MaskModel, mirrored: bool = False, zooms: Zooms | None = None) -> None:
+    def __init__(
+        self,
+        model: MaskModel,
+        mirrored: bool = False,
+        zooms: Zooms | None = None,
+        max_boxes: int = MAX_BOXES,
+    ) -> None:
         self.model = model
+        self.max_boxes = max_boxes
         self.mirrored = mirrored
         self.zooms = zooms
         self._picture: NDArray[np.uint8] | None = None
@@ -169,7 +179,7 @@ class Predictor:
             threshold: probability from which on a pixel is mask.
 
         Raises:
-            UserError: no picture, boxes that are none, or prompts the model does not read.
+            UserError: no picture, boxes that are none or too many, or prompts the model does not read.
         """
         sample = self._current()
         if boxes is None:
@@ -184,34 +194,30 @@ class Predictor:
         if not np.isfinite(weights).all():
             raise UserError("scores must be finite numbers, one is nan or infinite")
         clicks = None if points is None else self._clicks(points, len(wanted))
-        windows, shares, others = [], [], []
+        if len(wanted) > self.max_boxes:
+            raise TooMuch(f"{len(wanted):,} boxes in one image, {self.max_boxes:,} at most (max_boxes)")
+        grids: list[_Grid] = []
         for start in range(0, len(wanted), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
-            for window, target, other in self._masks(
-                sample, wanted[part], None if clicks is None else clicks[part]
-            ):
-                windows.append(window)
-                shares.append(target)
-                others.append(other)
-        told = others if others and others[0] is not None else None
+            grids += self._masks(sample, wanted[part], None if clicks is None else clicks[part])
+        size = sample.original_size
+        windows = [paste_window(grid.roi, size) for grid in grids]
+        told = grids and grids[0].non_target is not None
         return Prediction(
-            sample.original_size, wanted, weights.astype(np.float32), windows, shares, told, threshold,
-            self.model.category_id,
+            size, wanted, weights.astype(np.float32), windows,
+            LazyArrays(len(grids), lambda i: grids[i].paste(grids[i].target, size), MASK_BYTES),
+            LazyArrays(len(grids), lambda i: grids[i].paste(grids[i].non_target, size)) if told else None,
+            threshold, self.model.category_id,
         )  # fmt: skip
 
-    def _masks(
-        self, sample: RoiSample, boxes: Boxes, points: Tensor | None
-    ) -> Iterator[tuple[Any, Any, Any]]:
-        """Window, target and non-target probabilities of each box, at the picture's resolution."""
+    def _masks(self, sample: RoiSample, boxes: Boxes, points: Tensor | None) -> Iterator[_Grid]:
+        """Target and non-target probabilities of each box, at the decoder's resolution."""
         batch = self._batch(sample, boxes, looks=points is None)
         found = self.model.masks(batch, points)
         (frames,) = batch.original_boxes(found.windows)
         for index, (roi, frame) in enumerate(zip(boxes, frames, strict=True)):
-            target, window = paste_crop(found.target[index], frame, sample.original_size, within=roi)
-            other = None
-            if found.non_target is not None:
-                other, _ = paste_crop(found.non_target[index], frame, sample.original_size, within=roi)
-            yield window, target, other
+            other = None if found.non_target is None else found.non_target[index]
+            yield _Grid(roi, frame, found.target[index], other)
 
     def _batch(self, sample: RoiSample, boxes: Boxes, looks: bool) -> RoiBatch:
         """The picture with ROIs; its features are computed the first time only, those of close-ups always."""
@@ -262,6 +268,21 @@ class Predictor:
         if extractor is None:
             raise UserError(f"{self.model.path} holds the detector: give it as onnx_path, too, for its boxes")
         return extractor
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """What a decoder says about one box, before it is pasted; `frame` is what the grid lies over."""
+
+    roi: NDArray[np.float32]
+    frame: NDArray[np.float32]
+    target: Tensor
+    non_target: Tensor | None
+
+    def paste(self, mask: Tensor | None, size: tuple[int, int]) -> NDArray[np.float32]:
+        """The probabilities at the image's resolution, in the window that the box touches."""
+        assert mask is not None
+        return paste_crop(mask, self.frame, size, within=self.roi)[0]
 
 
 _NO_TARGETS = np.zeros((0, 1, 1), np.uint8)

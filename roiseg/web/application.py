@@ -17,7 +17,7 @@ from roiseg.common.errors import UserError
 from roiseg.inference.prediction import Prediction
 from roiseg.visualize.palette import instance_colors
 from roiseg.web.guard import check, harden
-from roiseg.web.models import Model, mask_png, to_json
+from roiseg.web.models import LOCK, Model, mask_png, to_json
 from roiseg.web.pictures import Limits, Picture, Pictures, decode
 from roiseg.web.query import Query
 
@@ -107,7 +107,8 @@ class Application:
         except RequestEntityTooLarge:
             most = f"{self.limits.megabytes:g} MB"
             raise RequestEntityTooLarge(f"the file is larger than {most}: scale the picture down") from None
-        picture = decode(content, self.limits)
+        with LOCK:
+            picture = decode(content, self.limits)
         height, width = picture.shape[:2]
         return _json({"picture": self._pictures.add(picture), "width": width, "height": height}, 201)
 
@@ -121,11 +122,15 @@ class Application:
 
     def _predictions(self, request: Request) -> Response:
         query, (prediction, seconds) = self._predict(request)
-        return _json({**to_json(prediction, query.image_id), "milliseconds": round(1000 * seconds)})
+        with LOCK:  # masks are made as they are read
+            content = to_json(prediction, query.image_id)
+        return _json({**content, "milliseconds": round(1000 * seconds)})
 
     def _masks(self, request: Request) -> Response:
         query, (prediction, _) = self._predict(request)
-        return Response(mask_png(prediction, query.person), mimetype="image/png")
+        with LOCK:
+            content = mask_png(prediction, query.person)
+        return Response(content, mimetype="image/png")
 
     def _predict(self, request: Request) -> tuple[Query, tuple[Prediction, float]]:
         query, picture = self._query(request)

@@ -18,8 +18,8 @@ from roiseg.inference.predictor import Predictor
 from roiseg.web.pictures import Picture
 from roiseg.web.query import Query
 
-# one for all models: they share the same cores or the same GPU
-_LOCK = threading.Lock()
+# one for all models and images: they share the same cores, memory or GPU
+LOCK = threading.Lock()
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Model:
         Raises:
             UserError: the predictor has no detector.
         """
-        with _LOCK:
+        with LOCK:
             self._read(picture)
             found = self.predictor.detect()
         return np.asarray(found.boxes, np.float32), np.asarray(found.scores, np.float32)
@@ -57,7 +57,7 @@ class Model:
         The first ones of a picture take the detector's time, too. Clicks are for models that read them.
         """
         points = query.points if self.takes_points else None
-        with _LOCK:
+        with LOCK:
             start = perf_counter()
             self._read(picture)
             prediction = self.predictor.predict(query.boxes, query.scores, points, query.threshold)

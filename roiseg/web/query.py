@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roiseg.common.errors import UserError
-
-MAX_BOXES = 500
+from roiseg.common.limits import PAGE_BOXES, PAGE_PIXELS
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ class Query:
         boxes = _numbers(content, "boxes", (-1, 4))
         given = {"scores": [1.0] * len(boxes), **content}
         scores = _numbers(given, "scores", (-1,))
-        if len(boxes) > MAX_BOXES:
-            raise UserError(f"`boxes`: {len(boxes)} are too many, {MAX_BOXES} at most")
+        if len(boxes) > PAGE_BOXES:
+            raise UserError(f"`boxes`: {len(boxes)} are too many, {PAGE_BOXES} at most")
         if len(scores) != len(boxes):
             raise UserError(f"`scores` has {len(scores)} numbers for {len(boxes)} boxes")
         if not (boxes[:, 2:] > boxes[:, :2]).all():
@@ -75,15 +74,21 @@ class Query:
         )
 
     def check_within(self, size: tuple[int, int]) -> None:
-        """Make sure that every box touches a picture of (H, W) pixels.
+        """Make sure that every box touches an image of (H, W) pixels, and that all are not too large.
 
         Raises:
-            UserError: one does not.
+            UserError: one does not, or they are.
         """
         height, width = size
         x1, y1, x2, y2 = self.boxes.T
         if outside := np.flatnonzero((x1 >= width) | (y1 >= height) | (x2 <= 0) | (y2 <= 0)).tolist():
             raise UserError(f"box {outside[0] + 1} lies outside the picture of {width} x {height} pixels")
+        sides = np.minimum(self.boxes[:, 2:], (width, height)) - np.maximum(self.boxes[:, :2], 0)
+        if (pixels := float(sides.prod(axis=1).sum())) > PAGE_PIXELS:
+            raise UserError(
+                f"the boxes cover {pixels / 1e6:,.0f} megapixels together, {PAGE_PIXELS / 1e6:,.0f} at most: "
+                "ask for fewer at a time"
+            )
 
 
 def _text(content: dict[str, Any], field: str) -> str:

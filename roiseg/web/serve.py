@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 import socket
+import threading
 from typing import Any
 
-from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+from werkzeug.serving import BaseWSGIServer, ThreadedWSGIServer, WSGIRequestHandler
 
 from roiseg.common.errors import UserError
+from roiseg.common.limits import IDLE_SECONDS, PAGE_CONNECTIONS
 from roiseg.web.application import Application
+
+
+class _Server(ThreadedWSGIServer):
+    """A thread a connection, for `PAGE_CONNECTIONS` at once; more are closed."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._free = threading.BoundedSemaphore(PAGE_CONNECTIONS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start its thread, if there is one left."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer, and give the thread back."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
 
 
 class _Quiet(WSGIRequestHandler):
     """Prints no line a request; what fails is logged by the application."""
+
+    timeout = IDLE_SECONDS
 
     def log_request(self, code: Any = "-", size: Any = "-") -> None:
         """Nothing."""
@@ -37,14 +63,7 @@ def listen(application: Application, host: str, port: int) -> BaseWSGIServer:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(address)
             listening.listen(64)
-            return make_server(
-                str(address[0]),
-                port,
-                application,
-                threaded=True,
-                request_handler=_Quiet,
-                fd=listening.fileno(),
-            )
+            return _Server(str(address[0]), port, application, _Quiet, fd=listening.fileno())
     except OSError as error:
         raise UserError(
             f"cannot listen on host={host} port={port} ({error.strerror}): port=0 takes a free port"

@@ -57,8 +57,7 @@ class OverlayWriter(Writer):
         """The picture with its instances, RGB uint8 [H, W, 3]."""
         found = result.prediction
         colors = instance_colors(len(found))
-        crops = [found.crop(index) for index in range(len(found))]
-        picture = blend_crops(result.image, crops, found.windows, colors, self.alpha)
+        picture = blend_crops(result.image, found.crops, found.windows, colors, self.alpha)
         if not self.boxes:
             return picture
         shorter = min(found.size)

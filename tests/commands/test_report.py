@@ -84,6 +84,7 @@ def test_the_report_lies_with_the_runs(run_main, tmp_path):
         (["runs", "sizes=some"], ["sizes", "some"]),
         (["runs", "resamples=few"], ["resamples", "few", "whole number"]),
         (["runs", "resamples=10"], ["resamples", "10", "100"]),
+        (["runs", "resamples=1000000000"], ["resamples", "1000000000", "1,000,000"]),
         (["runs", "output_dir=/dev/null"], ["/dev/null", "output_dir"]),
         (["runs", "basline=x"], ["basline", "baseline"]),
         (["runs", "mixed"], ["runs/a", "mixed", "data.min_roi_size", "16", "8"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 
 import numpy as np
@@ -174,3 +175,11 @@ def test_a_hole_and_its_size_must_be_those_of_the_image(content, load):
     content["annotations"][0]["segmentation"] = hole_rle(61, 80, (1, 1, 50, 50), (5, 5, 9, 9))
     with pytest.raises(UserError, match=r"annotations\[0\] .*RLE size \[61, 80\]"):
         load(content)
+
+
+def test_a_scribble_that_would_take_gigabytes_is_named(load):
+    zigzag = [value for n in range(1500) for value in ((9000, n) if n % 2 else (0, 9000 - n))]
+    record = {"id": 7, "image_id": 1, "category_id": 1, "iscrowd": 0, "area": 1, "bbox": [0, 0, 9000, 9000]}
+    image = {"id": 1, "file_name": "a.jpg", "width": 9000, "height": 9000}
+    with pytest.raises(UserError, match=r"annotations\[0\] .* pixels long, 2,000,000 at most"):
+        load(json.dumps({"images": [image], "annotations": [{**record, "segmentation": [zigzag]}]}))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from roiseg.common.errors import UserError
+from roiseg.common.limits import TooMuch
 from roiseg.inference.box_files.given import BoxFile, GivenBoxes
 from roiseg.inference.pictures import Pictures
 from roiseg.inference.prediction import Prediction
@@ -71,6 +72,20 @@ class Even(BoxFile):
 
     def find(self, frame, size):
         return GivenBoxes.of_rows([[0, 0, 4, 4, 1]], 1000 + frame.number) if self.lists(frame.name) else None
+
+
+def test_an_image_with_too_many_boxes_is_left_out_and_counted():
+    class Bounded(Recorder):
+        def predict(self, boxes, scores, threshold):
+            if self.value == 1:
+                raise TooMuch("20,000 boxes")
+            return super().predict(boxes, scores, threshold)
+
+    pictures = Pictures(Bounded(), Numbers(3), skip=True)
+    assert [result.frame.name for result in pictures] == ["n0", "n2"]
+    assert pictures.tally.skipped == ["image n1: 20,000 boxes"]
+    with pytest.raises(UserError, match="n1: 20,000 boxes; on_error=skip"):
+        list(Pictures(Bounded(), Numbers(3)))
 
 
 def test_the_detectors_boxes_below_the_score_are_left_out():

@@ -8,11 +8,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers import user_error
 from tiny_looks import EVERY, make, run_test, topleft_extractor
 from tiny_run import fit, one_thread, tiny_config, tiny_data, tiny_module
 
 from callbacks.checkpoint import EpochCheckpoint
 from roiseg.common.errors import UserError
+from roiseg.common.limits import TooMuch
 from roiseg.data.images import read_image
 from roiseg.data.rle import decode
 from roiseg.data.zooms import Zooms
@@ -255,3 +257,24 @@ def test_probabilities_that_are_not_numbers_are_refused(
     predictor.set_image(picture)
     with pytest.raises(UserError, match=r"model\.(pth|onnx) gives probabilities that are nan or infinite"):
         predictor.predict(BOXES)
+
+
+def test_masks_at_full_resolution_are_made_one_after_another(checkpoint, monkeypatch):
+    monkeypatch.setattr("roiseg.inference.predictor.MASK_BYTES", 2 * 4 * 600 * 500)
+    predictor = Predictor.from_checkpoint(checkpoint)
+    predictor.set_image(np.zeros((500, 600, 3), np.uint8))
+    prediction = predictor.predict(np.tile(np.float32([0, 0, 600, 500]), (6, 1)))
+    first = [prediction.probabilities[index] for index in range(6)]
+    again = [prediction.probabilities[index] for index in range(6)]
+    assert [one is two for one, two in zip(first, again, strict=True)] == [True, True, *[False] * 4]
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(prediction.masks(), np.stack(first) >= 0.5)
+    monkeypatch.setattr("roiseg.inference.prediction.STACK_BYTES", 1_000_000)
+    assert "crop(index)" in user_error(prediction.masks)
+
+
+def test_too_many_boxes_are_refused(checkpoint, picture):
+    predictor = Predictor.from_checkpoint(checkpoint)
+    predictor.set_image(picture)
+    with pytest.raises(TooMuch, match=r"20,000 boxes .* 2,000 at most"):
+        predictor.predict(np.tile(np.float32(BOXES[:1]), (20_000, 1)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import socket
@@ -97,3 +98,17 @@ def test_a_port_that_is_none_ends_in_one_line(port):
 )
 def test_loopback_addresses_are_known(address, local):
     assert is_loopback(address) is local
+
+
+def test_a_connection_without_progress_is_closed_and_there_are_not_more_than_threads(serve, monkeypatch):
+    monkeypatch.setattr("roiseg.web.serve.PAGE_CONNECTIONS", 2)
+    monkeypatch.setattr("roiseg.web.serve._Quiet.timeout", 0.5)
+    with serve(ELLIPSE) as server, contextlib.ExitStack() as stack:
+        half = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 30)) for _ in range(3)
+        ]
+        for connection in half[:2]:
+            connection.sendall(b"POST /pictures HTTP/1.1\r\nHost: x")
+        assert half[2].recv(1) == b""  # at once: both threads are taken
+        assert [connection.recv(1) for connection in half[:2]] == [b"", b""]
+        assert ask(server.port, "GET", "/")[0] == 200
