@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import multiprocessing
+import subprocess
 import sys
-import time
 
 import cv2
 import numpy as np
@@ -88,12 +87,10 @@ def test_what_is_allocated_is_counted():
 
 
 def test_children_count():
-    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
     alone = Memory.with_children()
-    child.start()
-    try:
+    command = [sys.executable, "-c", "held = b'1' * (30 << 20); print('holds', flush=True); input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout.readline() == b"holds\n"
         both = Memory.with_children()
-    finally:
-        child.kill()
-        child.join()
+        child.stdin.close()
     assert both.resident > alone.resident + 10

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import socket
@@ -12,6 +11,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from child_processes import CHILDREN, PATIENCE
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from torch.distributed import TCPStore
@@ -19,8 +19,6 @@ from torch.distributed import TCPStore
 from roiseg.cli import processes
 from roiseg.cli.processes import Processes
 from roiseg.common.errors import UserError
-
-FORK = multiprocessing.get_context("fork")
 
 
 def test_the_port_is_taken_before_anybody_is_told_of_it(monkeypatch):
@@ -75,6 +73,8 @@ def fail_elsewhere(patience, is_over, ends):
     lightning.join()
     child.wait()
     ends.put("lives")
+    ends.close()
+    ends.join_thread()  # it is told before the process may be killed
     if is_over:
         for thread in threading.enumerate():
             if "_kill_if_hanging" in thread.name:
@@ -87,9 +87,9 @@ def fail_elsewhere(patience, is_over, ends):
     ("patience", "is_over", "code"), [(3600, False, 0), (0, False, -signal.SIGKILL), (0, True, 0)]
 )
 def test_the_first_process_outlives_the_failure_of_another_but_not_for_ever(patience, is_over, code):
-    ends = FORK.SimpleQueue()
-    first = FORK.Process(target=fail_elsewhere, args=(patience, is_over, ends))
+    ends = CHILDREN.Queue()
+    first = CHILDREN.Process(target=fail_elsewhere, args=(patience, is_over, ends))
     first.start()
-    assert ends.get() == "lives"
-    first.join()
+    assert ends.get(timeout=PATIENCE) == "lives"
+    first.join(PATIENCE)
     assert first.exitcode == code

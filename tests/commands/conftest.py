@@ -7,9 +7,9 @@ import os
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
+from child_processes import wait_until
 from composing import composed
 from helpers import ROOT
 from hydra.core.global_hydra import GlobalHydra
@@ -92,9 +92,7 @@ def start_train(tmp_path):
             cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
-        while newest(tmp_path / "ckpt") is None:
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.05)
+        wait_until(lambda: newest(tmp_path / "ckpt") is not None, lambda: process.poll() is None)
         return process
 
     return start

@@ -8,10 +8,10 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from child_processes import wait_until
 from helpers import ROOT, run_command
 
 import roiseg.train
@@ -84,11 +84,8 @@ def test_a_preempted_job_is_queued_again_and_goes_on(tiny_overrides, slurm, tmp_
         [sys.executable, "-m", "roiseg.train", *arguments],
         cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("checkpoints/*_0_roialign_ce_dice/*.pth")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
+    saved = "checkpoints/*_0_roialign_ce_dice/*.pth"
+    wait_until(lambda: list(tmp_path.glob(saved)), lambda: process.poll() is None)
     os.kill(int((slurm / "pid0").read_text()), signal.SIGUSR2)  # what SLURM sends before the time is up
     _, stderr = process.communicate(timeout=200)
     assert process.returncode == 0, stderr

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import hydra.core.hydra_config
 import numpy as np
 import pytest
 import torch
+from child_processes import wait_until
 from helpers import ROOT
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -137,10 +137,9 @@ def served_by_tensorboard(folder, log):
     options = ["--port", "0", "--load_fast", "false", "--reload_interval", "1"]
     with log.open("w") as stream, subprocess.Popen([*command, *options], stderr=stream) as server:
         try:
-            while not (address := re.search(r" at (http://\S+)", log.read_text())):
-                assert server.poll() is None, log.read_text()
-                time.sleep(0.1)
-            yield address[1]
+            address = re.compile(r" at (http://\S+)")
+            wait_until(lambda: address.search(log.read_text()), lambda: server.poll() is None)
+            yield address.search(log.read_text())[1]
         finally:
             server.terminate()
 
@@ -156,12 +155,13 @@ def table_of_tensorboard(url, figures):
             return json.load(answer)
 
     groups = []
-    for _ in range(60):  # it reads the files in the background
-        groups = ask("session_groups", every(ask("experiment", {}))).get("sessionGroups", [])
+
+    def all_read():  # it reads the files in the background
+        groups[:] = ask("session_groups", every(ask("experiment", {}))).get("sessionGroups", [])
         tags = [value["name"]["tag"] for group in groups for value in group["metricValues"]]
-        if sum(tag.startswith("test/") for tag in tags) == figures:
-            break
-        time.sleep(0.5)
+        return sum(tag.startswith("test/") for tag in tags) == figures
+
+    wait_until(all_read)
     return [
         {
             "hparams": group["hparams"],

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 import signal
 
 import pytest
+from child_processes import CHILDREN, PATIENCE
 
 from roiseg.common import locks
 from roiseg.common.locks import TakenError, locked
-
-FORK = multiprocessing.get_context("fork")
 
 
 def hold(path, holds):
@@ -24,10 +22,10 @@ def hold(path, holds):
 @pytest.fixture
 def holder(tmp_path):
     """A process that holds tmp_path/lock until it is killed."""
-    holds = FORK.Event()
-    process = FORK.Process(target=hold, args=(tmp_path / "lock", holds))
+    holds = CHILDREN.Event()
+    process = CHILDREN.Process(target=hold, args=(tmp_path / "lock", holds))
     process.start()
-    assert holds.wait(60)
+    assert holds.wait(PATIENCE)
     yield process
     process.kill()
     process.join()
@@ -48,19 +46,19 @@ def wait_for(path, noted):
 
 
 def test_who_waits_goes_on_when_the_holder_is_killed(holder, tmp_path):
-    noted = FORK.Queue()
-    waiting = [FORK.Process(target=wait_for, args=(tmp_path / "lock", noted)) for _ in range(3)]
+    noted = CHILDREN.Queue()
+    waiting = [CHILDREN.Process(target=wait_for, args=(tmp_path / "lock", noted)) for _ in range(3)]
     for process in waiting:
         process.start()
     assert noted.empty()
     holder.kill()
-    assert {noted.get(timeout=60) for _ in waiting} == {process.pid for process in waiting}
+    assert {noted.get(timeout=PATIENCE) for _ in waiting} == {process.pid for process in waiting}
     for process in waiting:
         process.join()
 
 
 def add(path, start):
-    start.wait(60)
+    start.wait(PATIENCE)
     for _ in range(200):
         with locked(path / "lock", wait=True):
             number = int((path / "number").read_text())
@@ -69,30 +67,31 @@ def add(path, start):
 
 def test_one_at_a_time_and_the_file_of_the_lock_is_gone_afterwards(tmp_path):
     (tmp_path / "number").write_text("0")
-    start = FORK.Barrier(6)
-    processes = [FORK.Process(target=add, args=(tmp_path, start)) for _ in range(6)]
+    start = CHILDREN.Barrier(3)
+    processes = [CHILDREN.Process(target=add, args=(tmp_path, start)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    assert (tmp_path / "number").read_text() == "1200"
+    assert (tmp_path / "number").read_text() == "600"
     assert [path.name for path in tmp_path.iterdir()] == ["number"]
 
 
 def hold_with_a_child(path, holds, child):
     with locked(path, wait=True):
-        process = FORK.Process(target=signal.pause)
-        process.start()
-        child.value = process.pid
+        loader = os.fork()  # of a process without threads
+        if loader == 0:
+            signal.pause()
+        child.value = loader
         holds.set()
         signal.pause()
 
 
 def test_a_loader_process_that_outlives_the_holder_does_not_hold(tmp_path):
-    holds, child = FORK.Event(), FORK.Value("i")
-    process = FORK.Process(target=hold_with_a_child, args=(tmp_path / "lock", holds, child))
+    holds, child = CHILDREN.Event(), CHILDREN.Value("i")
+    process = CHILDREN.Process(target=hold_with_a_child, args=(tmp_path / "lock", holds, child))
     process.start()
-    assert holds.wait(60)
+    assert holds.wait(PATIENCE)
     process.kill()
     process.join()
     try:
@@ -108,10 +107,10 @@ def test_it_is_let_go_after_the_block_and_after_an_error(tmp_path):
         with pytest.raises(ZeroDivisionError), locked(tmp_path / "below/lock", wait=False):
             raise ZeroDivisionError
     assert (tmp_path / "below/lock").read_bytes() == b""
-    noted = FORK.Queue()
-    process = FORK.Process(target=wait_for, args=(tmp_path / "below/lock", noted))
+    noted = CHILDREN.Queue()
+    process = CHILDREN.Process(target=wait_for, args=(tmp_path / "below/lock", noted))
     process.start()
-    assert noted.get(timeout=60) == process.pid
+    assert noted.get(timeout=PATIENCE) == process.pid
     process.join()
 
 

@@ -115,7 +115,7 @@ def test_a_signal_that_somebody_handles_is_left_to_them_in_the_same_moment(numbe
 
 def test_a_forked_process_leaves_the_first_to_its_owner():
     with stoppable(str):
-        process = os.fork()
+        process = os.fork()  # as loaders are, whatever threads there are: the child calls nothing but signals
         if process == 0:
             with contextlib.suppress(BaseException):
                 signal.raise_signal(signal.SIGTERM)

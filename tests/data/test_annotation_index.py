@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
 import pickle
 import shutil
@@ -12,6 +11,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import xxhash
+from child_processes import CHILDREN, PATIENCE
 from helpers import TINY_IMAGES
 from hypothesis import given
 from hypothesis import strategies as st
@@ -294,7 +294,7 @@ def opened(arguments):
 
 def test_processes_that_start_together_do_not_disturb_each_other(source, folder):
     wanted = load_annotations(source).ids.tolist()
-    with ProcessPoolExecutor(4, multiprocessing.get_context("fork")) as pool:
+    with ProcessPoolExecutor(2, CHILDREN) as pool:
         assert list(pool.map(opened, [(source, folder)] * 16)) == [wanted] * 16
     assert not only_file(folder).name.startswith(".")
 
@@ -318,8 +318,8 @@ def where_arrays_lie(annotations):
 def test_a_spawned_process_is_given_the_file_not_a_copy(source, folder):
     annotations = load_annotations(source, index_dir=folder)
     assert len(pickle.dumps(annotations)) < 1000 < len(pickle.dumps(load_annotations(source)))
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        views, total = pool.submit(where_arrays_lie, annotations).result(timeout=120)
+    with ProcessPoolExecutor(1, CHILDREN) as pool:
+        views, total = pool.submit(where_arrays_lie, annotations).result(timeout=PATIENCE)
     assert views
     assert total == float(annotations.points.sum())
 

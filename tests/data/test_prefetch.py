@@ -3,10 +3,10 @@ from __future__ import annotations
 import gc
 import os
 import threading
-import time
 
 import pytest
 import torch
+from child_processes import wait_until
 
 from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiBatch
@@ -55,11 +55,9 @@ def test_the_next_batch_is_prepared_while_this_one_is_used():
 
 
 def test_in_turn_nothing_is_prepared_ahead():
-    prepared = []
-    batches = iter(loader(lambda b: prepared.append(value(b)) or b, ahead=0))
-    next(batches)
-    time.sleep(0.2)
-    assert prepared == [0]
+    by = []
+    next(iter(loader(lambda b: by.append(threading.current_thread()) or b, ahead=0)))
+    assert by == [threading.current_thread()]  # the caller's, which is here again
 
 
 def test_the_callers_threads_are_left_alone():
@@ -71,9 +69,9 @@ def test_the_callers_threads_are_left_alone():
 def test_no_more_than_said_wait():
     prepared = []
     batches = iter(loader(lambda b: prepared.append(value(b)) or b, ahead=2))
-    next(batches)
-    time.sleep(0.5)
-    assert len(prepared) <= 4  # the one in use, two ready, one that waits to get in
+    for taken, _ in enumerate(batches, start=1):
+        wait_until(lambda taken=taken: len(prepared) >= min(taken + 2, 6))
+        assert len(prepared) <= taken + 3  # those taken, two ready, one that waits to get in
 
 
 @pytest.mark.parametrize("ahead", [0, 1])

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from child_processes import CHILDREN, PATIENCE
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
@@ -218,23 +218,22 @@ def test_command_makes_the_data_and_tells_about_it(tmp_path: Path) -> None:
 def ensure_at_once(root, start, drawn):
     drawing = dataset.synthetic_scene
     dataset.synthetic_scene = lambda *what: (drawn.put(what), drawing(*what))[1]
-    start.wait(60)
+    start.wait(PATIENCE)
     data = SyntheticPeople(root, 3, 2)
     data.ensure()
     json.loads(data.annotation_file("train").read_text())
 
 
 def test_processes_that_find_nothing_at_once_draw_each_picture_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    start, drawn = context.Barrier(6), context.SimpleQueue()
+    start, drawn = CHILDREN.Barrier(3), CHILDREN.SimpleQueue()
     processes = [
-        context.Process(target=ensure_at_once, args=(tmp_path / "data", start, drawn)) for _ in range(6)
+        CHILDREN.Process(target=ensure_at_once, args=(tmp_path / "data", start, drawn)) for _ in range(3)
     ]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    assert [process.exitcode for process in processes] == [0] * 6
+    assert [process.exitcode for process in processes] == [0] * 3
     found = []
     while not drawn.empty():
         found.append(drawn.get())

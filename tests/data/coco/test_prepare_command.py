@@ -7,10 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from child_processes import wait_until
 from coco_folder import contents
 from coco_web import Web, serve_coco
 
@@ -91,9 +91,7 @@ def test_command_that_was_killed_goes_on_where_it_stopped(web: Web, source: Path
     web.stall_at = 20_000
     with subprocess.Popen([sys.executable, "-m", "roiseg.prepare", *overrides], cwd=tmp_path) as process:
         try:
-            end = time.monotonic() + 30
-            while not (part.exists() and part.stat().st_size) and time.monotonic() < end:
-                time.sleep(0.02)
+            wait_until(lambda: part.exists() and part.stat().st_size, lambda: process.poll() is None)
         finally:
             process.kill()
     have = part.stat().st_size  # what reached the disk

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import multiprocessing
 import os
 import pickle
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from child_processes import CHILDREN, PATIENCE
 
 from roiseg.common.errors import UserError
 from roiseg.extractor.cache import disk, folders
@@ -195,12 +195,11 @@ def _fill_and_read(folder, seed, answers):
 
 
 def test_processes_that_read_and_write_at_once_see_whole_files_only(tmp_path):
-    context = multiprocessing.get_context("fork")
-    answers = context.Queue()
-    processes = [context.Process(target=_fill_and_read, args=(tmp_path, n, answers)) for n in range(4)]
+    answers = CHILDREN.Queue()
+    processes = [CHILDREN.Process(target=_fill_and_read, args=(tmp_path, n, answers)) for n in range(2)]
     for process in processes:
         process.start()
-    assert [answers.get(timeout=60) for _ in processes] == [0] * 4
+    assert [answers.get(timeout=PATIENCE) for _ in processes] == [0] * 2
     for process in processes:
         process.join()
     assert len(files(tmp_path)) == 200
@@ -309,20 +308,19 @@ def test_an_extractors_folder_with_a_file_of_the_users_makes_no_room(tmp_path, c
 
 def _fill(folder, first, start):
     cache = opened(folder, files=200)
-    start.wait(60)
+    start.wait(PATIENCE)
     for number in range(100):
         cache.store([key(first + number)], row(number))
 
 
 def test_processes_that_fill_it_at_once_hardly_go_beyond_the_budget(tmp_path):
-    context = multiprocessing.get_context("fork")
-    start = context.Barrier(8)
-    processes = [context.Process(target=_fill, args=(tmp_path, 1000 * n, start)) for n in range(8)]
+    start = CHILDREN.Barrier(4)
+    processes = [CHILDREN.Process(target=_fill, args=(tmp_path, 1000 * n, start)) for n in range(4)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    assert 200 <= len(files(tmp_path)) <= 200 + 7 * (200 / 16 + 1)
+    assert 200 <= len(files(tmp_path)) <= 200 + 3 * (200 / 16 + 1)
 
 
 def test_a_loader_process_that_is_not_forked_gets_it_too(tmp_path):

@@ -1,0 +1,65 @@
+"""What no test may do: fork its own process, which has threads, sleep, or use a fixed port."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+WAITS = "child_processes.py"  # the one place that sleeps
+ALLOWED = {"common/test_locks.py": {"fork"}, "common/test_signals.py": {"fork"}}  # what a fork inherits
+
+
+def faults(source: str) -> set[str]:
+    """The kinds of what must not be in a test that are in this source: `fork`, `sleep`, `port`."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        given = [
+            part.value for each in node.args for part in ast.walk(each) if isinstance(part, ast.Constant)
+        ]
+        if called in ("os.fork", "os.forkpty") or (
+            called.endswith("get_context") and given != ["forkserver"]
+        ):
+            found.add("fork")
+        if called.startswith("multiprocessing.") and called.endswith((".Process", ".Pool")):
+            found.add("fork")
+        if called in ("time.sleep", "sleep"):
+            found.add("sleep")
+        if called.endswith((".bind", "create_server", "HTTPServer")) and any(
+            isinstance(value, int) and value > 0 for value in given
+        ):
+            found.add("port")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "kinds"),
+    [
+        ("os.fork()", {"fork"}),
+        ('multiprocessing.get_context("fork")', {"fork"}),
+        ("multiprocessing.Process(target=f)", {"fork"}),
+        ("time.sleep(1)", {"sleep"}),
+        ('server.bind(("", 8080))', {"port"}),
+        ('server.bind(("", 0))', set()),
+    ],
+)
+def test_each_kind_is_found(source, kinds):
+    assert faults(source) == kinds
+
+
+def test_no_test_does():
+    found = {}
+    for path in sorted(TESTS.rglob("*.py")):
+        name = path.relative_to(TESTS).as_posix()
+        if (
+            kinds := faults(path.read_text())
+            - ALLOWED.get(name, set())
+            - ({"sleep"} if name == WAITS else set())
+        ):
+            found[name] = kinds
+    assert not found
