@@ -7,7 +7,6 @@ import signal
 
 import pytest
 import torch
-from faults.kills import same
 from helpers import run_command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -16,6 +15,7 @@ from roiseg.common.errors import UserError
 from roiseg.inference.checkpoint import newest, read_checkpoint
 from roiseg.inference.resume import progress
 from roiseg.training.module import RoiSegModule
+from tools.chaos.kills import same
 
 SMALL = ["data.batch_size=1", "trainer.max_epochs=2", "callbacks=[history,checkpoint,in_epoch]"]
 

@@ -1,4 +1,4 @@
-"""The cases that hurt most; `python -m tests.faults.concurrency` is the long form."""
+"""The cases that hurt most; `python -m tools.chaos.concurrency` is the long form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from helpers import run_command
 @pytest.mark.slow
 def test_processes_at_once_lose_nothing_and_do_not_hang():
     cases = ["four killed", "evicting each other", "going on, killed"]
-    done = run_command(["tests.faults.concurrency", "1", "1", *cases], env={"COLUMNS": "200"}, timeout=590)
+    done = run_command(["tools.chaos.concurrency", "1", "1", *cases], env={"COLUMNS": "200"}, timeout=590)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = re.findall(r"│ ([\w, ]+?) +│ +(\d+) │ +(\d+) │ +(\d+) │ +(\d+) │", done.stdout)
     told = {name: tuple(map(int, numbers)) for name, *numbers in rows}

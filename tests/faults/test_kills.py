@@ -1,4 +1,4 @@
-"""A handful of kills; `python -m tests.faults.kills 50` is the long form."""
+"""A handful of kills; `python -m tools.chaos.kills 50` is the long form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from helpers import run_command
 
 @pytest.mark.slow
 def test_a_killed_training_loses_nothing():
-    done = run_command(["tests.faults.kills", "5", "1"], timeout=590)
+    done = run_command(["tools.chaos.kills", "5", "1"], timeout=590)
     assert done.returncode == 0, done.stdout + done.stderr
     told = dict(re.findall(r"│ ([\w -]+?) +│ +(\d+) │", done.stdout))
     assert told["kills"] == "5"

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
-from tests.faults.levels import Level, descendants, is_flat, slope
+from tools.chaos.levels import Level, descendants, is_flat, slope
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what processes hold is read from /proc")
 

@@ -1,4 +1,4 @@
-"""A few of the cases; `python -m tests.faults.full_disk` and `python -m tests.faults.resources` are the long forms."""
+"""A few of the cases; `python -m tools.chaos.full_disk` and `python -m tools.chaos.resources` are the long forms."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def run(*arguments):
 
 @pytest.mark.slow
 def test_a_training_that_lacks_something_ends_in_a_line_and_goes_on():
-    assert f"cases: {len(FEW)}, " in run("tests.faults.resources", *FEW)
+    assert f"cases: {len(FEW)}, " in run("tools.chaos.resources", *FEW)
 
 
 @pytest.mark.slow
 def test_a_full_disk_ends_commands_in_a_line_and_leaves_nothing_half_written():
-    told = run("tests.faults.full_disk", "2", "preview", "predict coco")
+    told = run("tools.chaos.full_disk", "2", "preview", "predict coco")
     cases, one_line, *_, wrong = re.search(r"│ all +│" + r" +(\d+) │" * 6, told).groups()
     assert cases == one_line == "5"
     assert wrong == "0"

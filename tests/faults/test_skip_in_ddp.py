@@ -12,8 +12,8 @@ from helpers import person, run_command, write_coco
 
 from roiseg.inference.checkpoint import read_checkpoint
 from roiseg.train import train
-from tests.faults.kills import command
 from tests.tiny_run import one_thread
+from tools.chaos.kills import command
 
 NAMES = [f"{n}.jpg" for n in range(8)]
 BAD = "4.jpg"

@@ -11,8 +11,8 @@ from helpers import make_onnx
 
 from roiseg.common.files import atomic_path, remove_leftovers, write_json
 from roiseg.visualize.overlays import save_png
-from tests.faults.kills import Run, same
-from tests.faults.whole import half_written
+from tools.chaos.kills import Run, same
+from tools.chaos.whole import half_written
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Kills a training again and again and goes on from what is left: `python -m tests.faults.kills [COUNT [SEED]]`.
+"""Kills a training again and again and goes on from what is left: `python -m tools.chaos.kills [COUNT [SEED]]`.
 
 A tiny run is killed with SIGKILL at COUNT random moments, up to four times in a row, and started again each
 time with the same command plus `ckpt_path=last`. After each kill every file must be whole and every finished
@@ -29,10 +29,10 @@ from rich.table import Table
 import roiseg.train  # noqa: F401  as well
 from roiseg.common.console import console, progress_bar
 from roiseg.inference.checkpoint import read_checkpoint
-from tests.faults.forked import be
-from tests.faults.plans import PHASES, Hooks, Plan
-from tests.faults.whole import half_written
 from tests.helpers import make_onnx, tiny_coco
+from tools.chaos.forked import be
+from tools.chaos.plans import PHASES, Hooks, Plan
+from tools.chaos.whole import half_written
 
 Results = dict[str, object]
 

@@ -1,4 +1,4 @@
-"""Kills one of the processes of a training: `python -m tests.faults.group_kills [COUNT [SEED]]`.
+"""Kills one of the processes of a training: `python -m tools.chaos.group_kills [COUNT [SEED]]`.
 
 Trainings with loader processes, on one process and on two (trainer=ddp). COUNT times (default 10) SIGKILL hits
 the first process, the second, or a loader, at a random step. Everything else must end by itself, every file be
@@ -25,12 +25,12 @@ import lightning as L
 from rich.table import Table
 
 from roiseg.common.console import console, track
-from tests.faults.forked import be
-from tests.faults.kills import EPOCHS, Results, Run, _running, command, same
-from tests.faults.levels import descendants
-from tests.faults.plans import Hooks
-from tests.faults.whole import half_written
 from tests.helpers import ROOT, make_onnx, tiny_coco
+from tools.chaos.forked import be
+from tools.chaos.kills import EPOCHS, Results, Run, _running, command, same
+from tools.chaos.levels import descendants
+from tools.chaos.plans import Hooks
+from tools.chaos.whole import half_written
 
 STEPS = EPOCHS * (3 + 1)  # of training and validation
 PATIENCE = 300  # seconds until what has not ended is said to hang
@@ -99,7 +99,7 @@ class Job:
         ]
         options = DDP if ddp else WORKERS
         notes = [
-            "+callbacks.notes._target_=tests.faults.group_kills.Notes",
+            "+callbacks.notes._target_=tools.chaos.group_kills.Notes",
             f"+callbacks.notes.path={folder}.notes",
         ]
         return cls(folder, [*(word for word in kept if word != "trainer=cpu" or not ddp), *options, *notes])

@@ -7,10 +7,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.faults import forked, kills
 from tests.helpers import make_onnx, tiny_coco
 from tests.run_folders import noisy, write_run
 from tests.tiny_video import write_video
+from tools.chaos import forked, kills
 
 Make = Callable[[Path], list[str]]
 WRITERS = ("coco", "crops", "labelme", "labels", "overlay", "six_panel", "yolo_seg")

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from roiseg.common.files import is_leftover
-from tests.faults.at_once import Job, run_at_once
-from tests.faults.kills import Results, Run, same
-from tests.faults.whole import half_written
+from tools.chaos.at_once import Job, run_at_once
+from tools.chaos.kills import Results, Run, same
+from tools.chaos.whole import half_written
 
 PROCESSES = 8
 TRAIN, VAL = 6, 4  # pictures

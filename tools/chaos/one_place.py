@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.faults.at_once import Job, run_at_once
-from tests.faults.kills import Run, command
-from tests.faults.sharing import PROCESSES, Found
 from tests.helpers import make_onnx, tiny_coco
+from tools.chaos.at_once import Job, run_at_once
+from tools.chaos.kills import Run, command
+from tools.chaos.sharing import PROCESSES, Found
 
 EPOCHS = 3
 

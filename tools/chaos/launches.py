@@ -10,11 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.faults.at_once import LONGEST
-from tests.faults.kills import command
-from tests.faults.one_place import tiny_data
-from tests.faults.sharing import PROCESSES, Found
 from tests.helpers import ROOT, run_command
+from tools.chaos.at_once import LONGEST
+from tools.chaos.kills import command
+from tools.chaos.one_place import tiny_data
+from tools.chaos.sharing import PROCESSES, Found
 
 DDP = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=1"]
 

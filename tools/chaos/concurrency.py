@@ -1,4 +1,4 @@
-"""Many processes at once: `python -m tests.faults.concurrency [ROUNDS [SEED [CASE...]]]`.
+"""Many processes at once: `python -m tools.chaos.concurrency [ROUNDS [SEED [CASE...]]]`.
 
 Trainings that share a cache, an index and a data set; commands that write to one place; sweeps, process groups
 and pages on one machine. Every result must be that of one process alone, bit for bit, every file whole, nobody
@@ -23,9 +23,9 @@ from rich.table import Table
 
 import roiseg.train  # noqa: F401
 from roiseg.common.console import console, track
-from tests.faults.launches import groups, pages, sweep
-from tests.faults.one_place import going_on, one_output, same_folders
-from tests.faults.sharing import CODECS, Alone, Found, Sharing, share
+from tools.chaos.launches import groups, pages, sweep
+from tools.chaos.one_place import going_on, one_output, same_folders
+from tools.chaos.sharing import CODECS, Alone, Found, Sharing, share
 
 Case = Callable[[Path], Found]
 

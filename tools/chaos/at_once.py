@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from tests.faults.forked import LONGEST, be
+from tools.chaos.forked import LONGEST, be
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Works on and on and looks whether anything grows: `python -m tests.faults.long_run [STEPS]`.
+"""Works on and on and looks whether anything grows: `python -m tools.chaos.long_run [STEPS]`.
 
 A training of STEPS optimiser steps (default 10,000) with validation, overlays and a checkpoint every 30 of
 them; then STEPS / 5 pictures and STEPS / 5 frames of a video through a predictor, and STEPS / 20 requests
@@ -29,10 +29,10 @@ from rich.table import Table
 import roiseg.train
 from roiseg.common.console import console
 from roiseg.inference.checkpoint import newest
-from tests.faults import long_use
-from tests.faults.kills import command
-from tests.faults.levels import GROWTH, Level, is_flat, read_levels, slope
 from tests.helpers import make_onnx, person, write_coco
+from tools.chaos import long_use
+from tools.chaos.kills import command
+from tools.chaos.levels import GROWTH, Level, is_flat, read_levels, slope
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -79,7 +79,7 @@ def train(steps: int, folder: Path) -> list[Level]:
         f"data.train_annotations={train_set.json}", f"data.train_images={train_set.images}",
         "data.num_workers=2", f"trainer.max_epochs={steps // (IMAGES // BATCH)}",
         "logger=[tensorboard,csv]", f"callbacks.checkpoint.keep={KEPT}", "extractor.threads=1",
-        "+callbacks.watch._target_=tests.faults.levels.Watch", f"+callbacks.watch.path={folder}/levels",
+        "+callbacks.watch._target_=tools.chaos.levels.Watch", f"+callbacks.watch.path={folder}/levels",
         "+callbacks.watch.every_n_epochs=1",
         *(f"+callbacks.watch.folders.{name}={place}" for name, place in places.items()),
     ]  # fmt: skip

@@ -25,8 +25,8 @@ from roiseg.web.application import Application
 from roiseg.web.models import Model
 from roiseg.web.serve import listen
 from roiseg.writers.writer import Write, Writer
-from tests.faults.levels import Level
 from tests.tiny_video import write_video
+from tools.chaos.levels import Level
 
 SAMPLES = 60
 BOXES = [[5, 5, 40, 60], [20, 10, 60, 70]]
@@ -55,7 +55,7 @@ def frames(checkpoint: Path, number: int) -> list[Level]:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
             cfg = compose("predict", overrides=[
                 f"source={video}", f"ckpt={checkpoint}", "device=cpu", f"boxes={folder}/boxes.csv",
-                f"output_dir={folder}/out", "+writers.levels._target_=tests.faults.long_use.LevelWriter",
+                f"output_dir={folder}/out", "+writers.levels._target_=tools.chaos.long_use.LevelWriter",
             ])  # fmt: skip
         predict(cfg)
         return LevelWriter.levels

@@ -1,4 +1,4 @@
-"""Fills the disk at every stage of every command: `python -m tests.faults.full_disk [STEPS [COMMAND...]]`.
+"""Fills the disk at every stage of every command: `python -m tools.chaos.full_disk [STEPS [COMMAND...]]`.
 
 Each command writes to a disk of its own, which is too small: STEPS sizes from a page to a page less than what it
 needs, and for a training also a full disk under each kind of output alone. It must end in one line that names what
@@ -30,10 +30,10 @@ from rich.table import Table
 
 from roiseg.common.console import console, track
 from roiseg.extractor.cache import disk
-from tests.faults import forked, mounts
-from tests.faults.every_command import Inputs, commands
-from tests.faults.kills import Run, same
-from tests.faults.whole import half_written
+from tools.chaos import forked, mounts
+from tools.chaos.every_command import Inputs, commands
+from tools.chaos.kills import Run, same
+from tools.chaos.whole import half_written
 
 PAGE = 4096
 FULL = "the disk is full|make room"
@@ -210,7 +210,7 @@ def total(reports: list[Report]) -> Report:
 
 
 def main() -> int:
-    mounts.enter("tests.faults.full_disk")
+    mounts.enter("tools.chaos.full_disk")
     steps, chosen = int((sys.argv[1:] or ["12"])[0]), sys.argv[2:]
     with tempfile.TemporaryDirectory() as root:
         inputs = Inputs(Path(root))

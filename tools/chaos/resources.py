@@ -1,4 +1,4 @@
-"""Takes memory, processors, shared memory and folders from commands: `python -m tests.faults.resources [NAME...]`.
+"""Takes memory, processors, shared memory and folders from commands: `python -m tools.chaos.resources [NAME...]`.
 
 A training must end well, or in one line that says what to do, with code 2, and leave nothing half-written and no
 process; with the same command plus `ckpt_path=last` and everything there it must then end with the results of one
@@ -26,10 +26,10 @@ from rich.table import Table
 
 from roiseg.common.console import console, track
 from roiseg.training.module import RoiSegModule
-from tests.faults import forked, mounts
-from tests.faults.every_command import Inputs, train
-from tests.faults.kills import Run, same
-from tests.faults.whole import half_written
+from tools.chaos import forked, mounts
+from tools.chaos.every_command import Inputs, train
+from tools.chaos.kills import Run, same
+from tools.chaos.whole import half_written
 
 SHARED = Path("/dev/shm")
 LOADERS = ["data.num_workers=2"]
@@ -183,7 +183,7 @@ def differing(expected: dict[str, object], folder: Path) -> list[str]:
 
 
 def main() -> int:
-    mounts.enter("tests.faults.resources")
+    mounts.enter("tools.chaos.resources")
     chosen = sys.argv[1:] or list(CASES)
     table = Table(title="Commands that lack something")
     for heading in ("lacks", "ended"):
