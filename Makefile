@@ -9,10 +9,10 @@ UV     := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 # folders of local wheels known to pip are made known to uv as well
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: setup demo test bench lint audit format tensorboard clean help
+.PHONY: setup demo test test-all bench lint audit format tensorboard clean help
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 setup: $(VENV)/.ready  ## make .venv with everything in it
 
@@ -27,11 +27,14 @@ $(VENV)/.ready: pyproject.toml | $(filter .uv/bin/uv,$(UV))
 demo: setup  ## train, draw and export on the embedded data set (under 5 minutes on 2 cores)
 	$(BIN)/python -m roiseg.train model=roialign loss=ce_dice
 
-test: setup  ## lint, types, tests with coverage
+test: setup  ## lint, types, fast tests with coverage
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal --cov --cov-report=term
+
+test-all: setup  ## the slow tests; their coverage is added to that of `make test`
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n auto --dist worksteal --cov --cov-append --cov-report=term
 
 bench: setup  ## all measurements of benchmarks/README.md (ROISEG_REALDATA=FOLDER)
 	$(BIN)/python -m benchmarks

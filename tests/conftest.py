@@ -9,12 +9,18 @@ from pathlib import Path
 import pytest
 from helpers import make_onnx, tiny_coco
 from hypothesis import settings
+from slow_tests import mark_slow
 
 import roiseg  # noqa: F401  before ONNX Runtime, whose telemetry it turns off
 
 # the same examples every time, and none is failed for being slow on a busy machine
 settings.register_profile("roiseg", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("roiseg")
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(items):
+    mark_slow(items)
 
 
 @pytest.fixture(scope="session", autouse=True)
