@@ -10,7 +10,7 @@ import pytest
 FILES = {
     "benchmarks": ("test_coco_cost", "test_decoder_benchmarks", "test_cache_benchmark", "test_ddp_benchmark",
                    "test_loops_benchmark", "test_paste_benchmark", "test_targets_benchmark"),
-    "cli": ("test_stopped",),
+    "cli": ("test_stopped_commands",),
     "commands": ("test_app", "test_cache", "test_check", "test_ddp", "test_feature_layers", "test_frames",
                  "test_in_epoch", "test_mirror_run", "test_processes", "test_slurm", "test_stopped", "test_tensorboard"),
     "docs": ("test_pages", "test_troubleshooting"),

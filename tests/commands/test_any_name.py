@@ -32,10 +32,15 @@ def test_every_command_takes_any_name(run_main, tiny_overrides, coco_set, onnx_f
         given |= {f"data.{split}_annotations": f"[/x]/{name}.json", f"data.{split}_images": "[/x]/images"}
     given |= {"extractor.onnx_path": f"[/x]/{name}.onnx", "paths.root_dir": str(root)}
     usual = [f"{key}={value}" for key, value in given.items()]
-    usual_run = [*usual, "~callbacks.onnx_export", "paths.output_dir=[/x]/run", "paths.checkpoint_dir=[/x]"]
+    usual_run = [
+        *usual,
+        "~callbacks.onnx_export",
+        "paths.output_dir=[/x]/run",
+        "paths.checkpoint_dir=[/x]/ckpt",
+    ]
     run("train", *usual_run, "trainer.max_epochs=1")
     run("train", *usual_run, "trainer.max_epochs=2", "ckpt_path=last")
-    *_, checkpoint = sorted(root.glob("checkpoint*.pth"))
+    *_, checkpoint = sorted(root.glob("ckpt/checkpoint*.pth"))
     ckpt = checkpoint.rename(root / f"{name}.pth").relative_to(tmp_path)
     run("doctor", *usual, "output=[/x]/doctor.json")
     run("preview", *usual, f"output=[/x]/{name}.png")
