@@ -90,6 +90,7 @@ def test_the_first_process_outlives_the_failure_of_another_but_not_for_ever(pati
     ends = CHILDREN.Queue()
     first = CHILDREN.Process(target=fail_elsewhere, args=(patience, is_over, ends))
     first.start()
-    assert ends.get(timeout=PATIENCE) == "lives"
+    if code == 0:  # one that is killed may not get as far as to say so
+        assert ends.get(timeout=PATIENCE) == "lives"
     first.join(PATIENCE)
     assert first.exitcode == code
