@@ -22,7 +22,7 @@ from benchmarks.peak import peak_flops
 from benchmarks.reference_head import ReferenceHead
 from benchmarks.report import show
 from benchmarks.timing import race
-from roiseg.cli.entry import CONF_DIR
+from roiseg.config.entry import CONF_DIR
 from roiseg.decoders.base import Decoder
 
 IMAGE_SIZE = (416, 416)

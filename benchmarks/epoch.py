@@ -26,7 +26,7 @@ class EpochTimes(L.Callback):
     """Times every epoch, and after it the passes over its very batches.
 
     Attributes:
-        epoch, decoder, extractor: seconds of each epoch; the extractor's only where pictures came along.
+        epoch, decoder, extractor: seconds of each epoch; the extractor's only where images came along.
     """
 
     epoch: list[float] = field(default_factory=list)

@@ -26,14 +26,14 @@ from benchmarks.report import show
 from benchmarks.timing import race
 from roiseg.decoders.base import Decoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
-from roiseg.inference.onnx_check import random_rois
-from roiseg.inference.onnx_graph import (
+from roiseg.onnx_export.graph import (
     FeatureInput,
     MaskGraph,
     export_decoder,
     save_onnx,
 )
-from roiseg.inference.onnx_merge import merge_with_extractor
+from roiseg.onnx_export.merge import merge_with_extractor
+from roiseg.onnx_export.verify import random_rois
 
 MODELS = ("roialign", "maskrcnn", "condinst")
 COUNTS = (1, 5, 20)

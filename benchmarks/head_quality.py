@@ -24,12 +24,12 @@ from torch.utils.data import DataLoader
 from benchmarks.reference_head import ReferenceHead
 from benchmarks.report import show
 from benchmarks.training import QUIET, REAL, configuration
-from roiseg.cli import build
+from roiseg.config import build
 from roiseg.data.batch import RoiBatch
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.decoders.base import Decoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
-from roiseg.train import without_advice
+from roiseg.train import silence_lightning_warnings
 
 STEPS, ROIS, IMAGES = 150, 8, 2  # ROIs and images a step
 OPTIONS = (
@@ -61,7 +61,7 @@ def settings(folder: Path, rois: int) -> DictConfig:
 
 
 def batches(data: RoiDataModule, steps: int) -> list[RoiBatch]:
-    """The first training batches, with their features and without pictures."""
+    """The first training batches, with their features and without images."""
     found: list[RoiBatch] = []
     loader = data.train_dataloader()
     assert isinstance(loader, DataLoader)
@@ -80,7 +80,7 @@ def train(cfg: DictConfig, extractor: OnnxExtractor, decoder: Decoder, steps: in
     given, held_out = batches(data, steps), list(data.val_dataloader())
     module = build.build_module(cfg, decoder, build.build_loss(cfg, decoder, data), None, {})
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    with without_advice():
+    with silence_lightning_warnings():
         trainer = L.Trainer(
             **(QUIET | {"enable_progress_bar": True}),
             precision="bf16-mixed",

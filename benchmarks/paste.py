@@ -14,10 +14,9 @@ from torch import Tensor
 from benchmarks.memory import Memory, fresh
 from benchmarks.report import show
 from roiseg.common.console import track
-from roiseg.data.mask_rle import paste_rles
-from roiseg.data.rle import encode
 from roiseg.geometry.boxes import Boxes
 from roiseg.geometry.paste import binary_mask, paste_masks
+from roiseg.geometry.rle import encode, paste_rles
 
 SIZE = (3000, 4000)
 PERSONS = 100

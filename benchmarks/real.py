@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from roiseg.common.errors import UserError
-from roiseg.common.files import existing_dir
+from roiseg.common.files import require_dir
 from roiseg.data.annotations import Annotations
 from roiseg.data.coco_json import load_annotations
 from roiseg.extractor.onnx_extractor import OnnxExtractor
@@ -22,7 +22,7 @@ def folder() -> Path:
     path = os.environ.get("ROISEG_REALDATA")
     if not path:
         raise UserError("set ROISEG_REALDATA to the folder of coco128_person/ and yolox_nano.onnx")
-    return existing_dir(path, "real data")
+    return require_dir(path, "real data")
 
 
 def persons(split: str = "train") -> Annotations:

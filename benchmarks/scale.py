@@ -1,7 +1,7 @@
 """Time and memory of annotation sets of 1,000, 8,000 and 64,115 images: straight lines?
 
 The first parse, opening the index, `analyze` against full-size masks, and an epoch of the loader. Sets
-are those of `benchmarks.coco_like`; all their pictures are one real JPEG. `--quick` leaves 64,115 out.
+are those of `benchmarks.coco_like`; all their images are one real JPEG. `--quick` leaves 64,115 out.
 """
 
 from __future__ import annotations
@@ -34,13 +34,12 @@ from roiseg.data.augment import Augment
 from roiseg.data.batch import collate
 from roiseg.data.coco_json import load_annotations
 from roiseg.data.dataset import RoiDataset
-from roiseg.data.epoch_sampler import EpochSampler
 from roiseg.data.images import read_image
 from roiseg.data.prefetch import FeatureLoader
-from roiseg.data.sampling import RoiSampler
+from roiseg.data.samplers import EpochSampler, RoiSampler
 from roiseg.data.targets import TargetSpec
 from roiseg.data.views import Views
-from roiseg.geometry.letterbox import Letterbox
+from roiseg.geometry.transform import Letterbox
 
 T = TypeVar("T")
 
@@ -118,7 +117,7 @@ def dataset_of(given: Set) -> RoiDataset:
 
 
 def open_set(given: Set) -> Cost:
-    """Open a set that has an index, and check that its pictures are there."""
+    """Open a set that has an index, and check that its images are there."""
     before, start = Memory.of(), time.perf_counter()
     kept = dataset_of(given)
     return time.perf_counter() - start, before, Memory.of() if len(kept) else before

@@ -21,10 +21,10 @@ from benchmarks.timing import race
 from roiseg.common.classes import IGNORE, NON_TARGET, TARGET
 from roiseg.common.console import track
 from roiseg.data.annotations import Annotations
-from roiseg.data.outlines import Outlines
-from roiseg.data.targets import TargetSpec, draw_targets
+from roiseg.data.targets import TargetSpec, rasterize_targets
 from roiseg.geometry.boxes import Boxes, intersection
-from roiseg.geometry.letterbox import Letterbox, Transform
+from roiseg.geometry.outlines import Outlines
+from roiseg.geometry.transform import Letterbox, Transform
 
 INPUT = (640, 640)
 SPECS = {
@@ -88,7 +88,7 @@ def as_rle(annotations: Annotations) -> Annotations:
 
 def ours(spec: TargetSpec, scene: Scene) -> NDArray[np.uint8]:
     """All ROIs of the image in one go."""
-    return draw_targets(spec, scene.outlines, scene.crowd, scene.transform, scene.rois, scene.owners)
+    return rasterize_targets(spec, scene.outlines, scene.crowd, scene.transform, scene.rois, scene.owners)
 
 
 def usual(spec: TargetSpec, scene: Scene) -> NDArray[np.uint8]:

@@ -13,11 +13,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from roiseg.cli import build
-from roiseg.cli.entry import CONF_DIR
+from roiseg.config import build
+from roiseg.config.entry import CONF_DIR
 from roiseg.data.batch import RoiBatch
 from roiseg.data.datamodule import RoiDataModule
-from roiseg.train import without_advice
+from roiseg.train import silence_lightning_warnings
 from roiseg.training.module import RoiSegModule
 
 QUIET: dict[str, Any] = {
@@ -47,7 +47,7 @@ class Run:
             "default_root_dir": str(folder),
         }
         trainer = L.Trainer(**(settings | options), callbacks=list(callbacks))
-        with without_advice():
+        with silence_lightning_warnings():
             trainer.fit(self.module, datamodule=self.data)
         return trainer
 
@@ -57,7 +57,7 @@ class Run:
         trainer = L.Trainer(
             accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
         )
-        with without_advice():
+        with silence_lightning_warnings():
             return dict(trainer.validate(self.module, datamodule=self.data, verbose=False)[0])
 
 
@@ -92,7 +92,7 @@ def decoder_step(module: RoiSegModule) -> Callable[[RoiBatch], None]:
 
 
 def extraction(data: RoiDataModule) -> Callable[[RoiBatch], None]:
-    """The extractor's run on a batch's pictures."""
+    """The extractor's run on a batch's images."""
 
     @torch.no_grad()
     def run(batch: RoiBatch) -> None:

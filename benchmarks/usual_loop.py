@@ -26,8 +26,8 @@ from roiseg.common.classes import NON_TARGET, TARGET
 from roiseg.data.batch import RoiBatch
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.images import read_image
-from roiseg.data.rle import decode
-from roiseg.geometry.letterbox import Transform
+from roiseg.geometry.rle import decode
+from roiseg.geometry.transform import Transform
 
 PERSONS = (1, 4, 16)
 ROIS = 64  # of an epoch
@@ -55,7 +55,7 @@ def crowd_scenes(folder: Path, persons: int) -> Path:
 
 
 def _moved(record: dict[str, Any], image: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    """A person in another picture: brought to at most 90 % of its size, at a random place."""
+    """A person in another image: brought to at most 90 % of its size, at a random place."""
     x, y, w, h = record["bbox"]
     scale = min(1.0, 0.9 * image["width"] / w, 0.9 * image["height"] / h)
     place = rng.uniform((0, 0), (image["width"] - w * scale, image["height"] - h * scale))
@@ -67,7 +67,7 @@ def _moved(record: dict[str, Any], image: dict[str, Any], rng: np.random.Generat
 
 
 class UsualDataset(Dataset[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]):
-    """One sample a ROI: its letterboxed picture, its box in input pixels, its target [56, 56]."""
+    """One sample a ROI: its letterboxed image, its box in input pixels, its target [56, 56]."""
 
     def __init__(self, dataset: RoiDataset) -> None:
         self.dataset = dataset

@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from callbacks.checkpoint import kept
+from callbacks.checkpoints import last_checkpoint_message
 from roiseg.common.errors import UserError
 
 _GRADIENT = "the gradient"
 
 
-class NonFinite(L.Callback):
+class StopOnNonFinite(L.Callback):
     """Stops training where a loss term or the gradient is NaN or infinite.
 
     On a GPU the numbers of a step are copied to the host while the next steps run, and looked at when they
@@ -102,7 +102,7 @@ def _check(where: str, numbers: Mapping[str, Tensor], trainer: L.Trainer) -> Non
         f"{name} is {value}" for name, value in values.items() if not torch.isfinite(torch.tensor(value))
     ]
     if wrong:
-        left = kept(getattr(trainer.checkpoint_callback, "dirpath", None))
+        left = last_checkpoint_message(getattr(trainer.checkpoint_callback, "dirpath", None))
         raise UserError(f"{where}: {', '.join(wrong)}: {_advice(trainer)}; {left}")
 
 

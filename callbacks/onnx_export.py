@@ -9,9 +9,9 @@ from typing import Any
 import lightning as L
 
 from roiseg.data.datamodule import RoiDataModule
-from roiseg.inference.checkpoint import load_model, newest
-from roiseg.inference.onnx_check import OnnxCheck
-from roiseg.inference.onnx_export import ExportOptions, export_model
+from roiseg.inference.checkpoint import load_model, newest_checkpoint
+from roiseg.onnx_export.export import ExportOptions, export_model
+from roiseg.onnx_export.verify import OnnxCheck
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,6 @@ class OnnxExport(L.Callback):
     def _checkpoint(self, checkpoints: Any) -> Path | None:
         if not self.best:
             folder = getattr(checkpoints, "dirpath", None)
-            return None if folder is None else newest(Path(folder))
+            return None if folder is None else newest_checkpoint(Path(folder))
         path = getattr(checkpoints, "best_model_path", "")
         return Path(path) if path else None

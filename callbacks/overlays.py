@@ -1,4 +1,4 @@
-"""Two-row pictures of the validation images after every epoch."""
+"""Two-row images of the validation images after every epoch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from callbacks.tensorboard import writers
 from roiseg.common.errors import UserError
-from roiseg.common.file_names import image_path
+from roiseg.common.files import image_path
 from roiseg.data.batch import RoiSample, collate
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.images import read_image
-from roiseg.data.rle import decode
 from roiseg.geometry.paste import binary_mask
+from roiseg.geometry.rle import decode
 from roiseg.training.module import RoiSegModule
 from roiseg.visualize.overlays import OverlayColumn, save_png, two_row_overlay
 
@@ -32,14 +32,14 @@ class ValidationOverlays(L.Callback):
     """Writes `validation_all_images_epoch_{epoch:04d}.png` after every validation.
 
     Top row: ground truth with the ROI boxes in red, instance numbers and annotated masks. Bottom row:
-    predicted masks. TensorBoard gets the same picture, but ever fewer of them as a run gets long: its files
+    predicted masks. TensorBoard gets the same image, but ever fewer of them as a run gets long: its files
     would grow by a megabyte an epoch.
 
     Args:
-        output_dir: folder of the pictures.
+        output_dir: folder of the images.
         images: file name -> number of persons of the image that stands in where the set lacks it.
         row_height: height of a row in pixels.
-        in_tensorboard: TensorBoard gets the pictures of so many validations, of the next as many every
+        in_tensorboard: TensorBoard gets the images of so many validations, of the next as many every
             second, of twice as many after that every fourth, and so on; 0: none.
     """
 

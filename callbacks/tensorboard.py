@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import lightning as L
+import torch
+from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from roiseg.common.errors import UserError
+from roiseg.common.files import as_utf8
+from roiseg.data.batch import RoiBatch
+from roiseg.data.datamodule import RoiDataModule
+from roiseg.decoders.base import Context, Decoder
+from roiseg.decoders.cost import Cost, measure_cost
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.metrics.precision_recall import PrecisionRecallCurve
+from roiseg.reporting.runs import flatten
+from roiseg.training.module import RoiSegModule
 
 
 def writers(trainer: L.Trainer) -> list[SummaryWriter]:
@@ -12,3 +31,219 @@ def writers(trainer: L.Trainer) -> list[SummaryWriter]:
     if not trainer.is_global_zero:
         return []
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+class ModelGraph(L.Callback):
+    """Writes the decoder's graph when training starts, traced on empty features and two ROIs.
+
+    Takes a few seconds and up to 0.4 MB of the event file, which is why it is not on by default.
+    """
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Trace and write, where someone looks at it."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, RoiDataModule) and isinstance(pl_module, RoiSegModule)
+        if found := writers(trainer):
+            decoder, training = pl_module.decoder, pl_module.decoder.training
+            inputs = tuple(tensor.to(pl_module.device) for tensor in _inputs(decoder, data))
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore")  # a trace holds for one number of ROIs: known, and enough
+                # here, not in add_graph, which compares with a second trace and minds harmless differences
+                traced = torch.jit.trace(_Traceable(decoder).eval(), inputs, check_trace=False)
+                for writer in found:
+                    writer.add_graph(traced, inputs)
+            decoder.train(training)
+
+
+class _Traceable(nn.Module):
+    """A decoder that takes tensors only."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, rois: Tensor, image: Tensor, pixel_size: Tensor, *features: Tensor) -> Tensor:
+        """Logits of the ROIs; see `Decoder.forward`."""
+        return self.decoder(list(features), rois, Context(image, pixel_size)).logits
+
+
+def _inputs(decoder: Decoder, data: RoiDataModule) -> tuple[Tensor, ...]:
+    height, width = decoder.image_size
+    box = torch.tensor([0, 0.4, 0.3, 0.6, 0.7]) * torch.tensor([0, width, height, width, height])
+    features = (torch.zeros(1, *shape) for shape in data.extractor.shapes)
+    return box.expand(2, 5), torch.zeros(1, 3, height, width), torch.ones(1), *features
+
+
+Value = str | float | int | bool
+
+
+class HyperParameters(L.Callback):
+    """Enters the run in TensorBoard's tab HPARAMS: a row with its settings and every scalar's last value.
+
+    The settings are few: choices of some configuration groups, values of some keys, and whatever the command
+    line overrides. Which columns there are is left to TensorBoard, which takes those of all runs together;
+    a list of columns in the file of one run would hide the settings that only others have.
+
+    Args:
+        groups: configuration groups whose choice is shown (`model`, `data/augment`).
+        keys: configuration keys whose value is shown (`seed`).
+        left_out: keys, and all below them, of overrides that are not shown.
+    """
+
+    def __init__(self, groups: Sequence[str], keys: Sequence[str], left_out: Sequence[str] = ()) -> None:
+        self.groups = groups
+        self.keys = keys
+        self.left_out = left_out
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Enter the settings."""
+        assert isinstance(pl_module, RoiSegModule)
+        config = flatten(pl_module.description.get("config", {}))
+        settings = {**self._choices(), **shown(config, [*self.keys, *self._overridden()])}
+        _, start, _ = hparams(settings, {})
+        self._write(trainer, start)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Mark the run as finished."""
+        _, _, end = hparams({}, {})
+        self._write(trainer, end)
+
+    def _write(self, trainer: L.Trainer, summary: Any) -> None:
+        for writer in writers(trainer):
+            writer._get_file_writer().add_summary(summary)  # `add_hparams` would open a second run
+
+    def _choices(self) -> dict[str, Value]:
+        if not HydraConfig.initialized():  # composed in Python
+            return {}
+        choices = HydraConfig.get().runtime.choices
+        return {group: choices[group] for group in self.groups if choices.get(group) is not None}
+
+    def _overridden(self) -> list[str]:
+        """Keys of the command line that are no group's choice."""
+        overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+        keys = [override.lstrip("+").partition("=")[0] for override in overrides]
+        return [
+            key for key in keys if not any(key == out or key.startswith(f"{out}.") for out in self.left_out)
+        ]
+
+
+def shown(config: dict[str, Any], keys: Sequence[str]) -> dict[str, Value]:
+    """The values of `keys`, as far as there are any; numbers, truth values and texts as they are."""
+    values = {key: config[key] for key in dict.fromkeys(keys) if config.get(key) is not None}
+    return {
+        key: value if isinstance(value, (float, int, bool)) else as_utf8(str(value))
+        for key, value in values.items()
+    }
+
+
+class ModelText(L.Callback):
+    """Writes the text `model` when training starts: features read, parts with their parameters, cost.
+
+    The cost is measured on the spot, in a second or less on most decoders.
+    """
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure and write, where someone reads it."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, RoiDataModule) and isinstance(pl_module, RoiSegModule)
+        if found := writers(trainer):
+            text = describe_model(pl_module.decoder, data.extractor)
+            for writer in found:
+                writer.add_text("model", text)
+
+
+def describe_model(decoder: Decoder, extractor: OnnxExtractor) -> str:
+    """A decoder, the features it reads and its cost, as Markdown; the decoder is left in its mode."""
+    training = decoder.training
+    with torch.random.fork_rng(devices=[]):  # measuring must not change the training that follows
+        cost = measure_cost(decoder, extractor.shapes)
+    decoder.train(training)
+    height, width = decoder.output_size
+    parts = [f"# {type(decoder).__name__}"]
+    parts.append(
+        f"{decoder.num_classes} classes on a grid of {height} x {width} over "
+        f"{'each ROI' if decoder.frame == 'roi' else 'the whole input'}"
+    )
+    parts += [_table(["feature", "channels", "height x width", "stride"], _features(extractor))]
+    parts += [_table(["part", "what", "parameters"], _parts(decoder))]
+    parts += [_table(["cost", "", "8 ROIs on one image"], _costs(cost))]
+    return "\n\n".join(parts)
+
+
+def _features(extractor: OnnxExtractor) -> Iterator[Sequence[str]]:
+    for layer, (channels, height, width), stride in zip(
+        extractor.layers, extractor.shapes, extractor.strides, strict=True
+    ):
+        yield f"`{layer}`", str(channels), f"{height} x {width}", str(stride)
+
+
+def _parts(decoder: Decoder) -> Iterator[Sequence[str]]:
+    for name, part in decoder.named_children():
+        yield f"`{name}`", type(part).__name__, f"{sum(p.numel() for p in part.parameters()):,}"
+    if own := sum(p.numel() for p in decoder.parameters(recurse=False)):
+        yield "", "its own", f"{own:,}"
+    yield "all", "", f"{sum(p.numel() for p in decoder.parameters()):,}"
+
+
+def _costs(cost: Cost) -> Iterator[Sequence[str]]:
+    yield "an image", "multiply-accumulates", f"{cost.image_macs / 1e9:.3f} G"
+    yield "a ROI more", "multiply-accumulates", f"{cost.roi_macs / 1e9:.3f} G"
+    yield "a ROI", "time here", f"{cost.roi_ms:.2f} ms"
+
+
+def _table(header: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+class PrCurve(L.Callback):
+    """Writes the precision-recall curve of the target's pixels after validations, as `target`.
+
+    Counted are the pixels of the grid over each ROI that validation's IoU counts (`data.metric_size`), of
+    all ROIs together. A curve takes 24 bytes a threshold in the event file, 3 kB with 127.
+
+    Args:
+        every_n_epochs: draw after validations of every n-th epoch only.
+        thresholds: points of the curve.
+    """
+
+    def __init__(self, every_n_epochs: int = 1, thresholds: int = 127) -> None:
+        for name, value, least in (("every_n_epochs", every_n_epochs, 1), ("thresholds", thresholds, 2)):
+            if value < least:
+                raise UserError(f"callbacks.pr_curve.{name} must be {least} or more, got {value}")
+        self.every_n_epochs = every_n_epochs
+        self.curve = PrecisionRecallCurve(thresholds)
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget the last validation."""
+        self.curve.to(pl_module.device).reset()
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the pixels of what the module has measured."""
+        if outputs is not None and self._due(trainer):
+            assert isinstance(batch, RoiBatch)
+            self.curve.update(outputs["on_rois"], batch.measured)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the curve of all processes, on the first."""
+        if not self._due(trainer):
+            return
+        curve = {name: values.cpu() for name, values in self.curve.compute().items()}
+        for writer in writers(trainer):
+            writer.add_pr_curve_raw(
+                "target", **curve, global_step=trainer.current_epoch + 1, num_thresholds=self.curve.thresholds
+            )
+
+    def _due(self, trainer: L.Trainer) -> bool:
+        logged = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
+        return (
+            logged and not trainer.sanity_checking and (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        )

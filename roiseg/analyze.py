@@ -9,11 +9,11 @@ from omegaconf import DictConfig
 from rich import box
 from rich.table import Table
 
-from roiseg.cli.entry import command
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
-from roiseg.common.files import atomic_path, existing_file
+from roiseg.common.files import atomic_path, require_file
 from roiseg.common.outputs import check_output
+from roiseg.config.entry import command
 from roiseg.data.analysis import CLASSES, analysis_path, is_analysis, load_or_make_analysis
 from roiseg.data.coco_json import load_annotations
 from roiseg.visualize.plots import analysis_figure
@@ -23,7 +23,7 @@ from roiseg.visualize.plots import analysis_figure
 def main(cfg: DictConfig) -> dict[str, Any]:
     """Analyse the annotations, write json and plots, and show the figures."""
     hint = "give annotations=FILE, or make the default data set with `python -m roiseg.synthesize`"
-    source = existing_file(str(cfg.annotations or ""), "annotations", hint)
+    source = require_file(str(cfg.annotations or ""), "annotations", hint)
     if not cfg.output_dir:
         raise UserError("output_dir is not set; the default is data/analysis")
     path = analysis_path(str(cfg.output_dir), source)

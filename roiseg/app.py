@@ -1,4 +1,4 @@
-"""`python -m roiseg.app ckpt=...`: a page on this machine that shows what checkpoints make of pictures."""
+"""`python -m roiseg.app ckpt=...`: a page on this machine that shows what checkpoints make of images."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from werkzeug.serving import BaseWSGIServer
 
-from roiseg.cli.build import plain
-from roiseg.cli.device import existing_device
-from roiseg.cli.entry import command
-from roiseg.cli.types import check_types
 from roiseg.common.console import console
+from roiseg.config.build import to_plain
+from roiseg.config.device import require_device
+from roiseg.config.entry import command
+from roiseg.config.validation import check_types
 from roiseg.inference.predictor import Predictor
 from roiseg.web.application import Application
-from roiseg.web.guard import is_loopback
 from roiseg.web.models import Model
-from roiseg.web.serve import listen
+from roiseg.web.requests import is_loopback
+from roiseg.web.server import listen
 
 
 def app(cfg: DictConfig) -> BaseWSGIServer:
     """The server of a composed configuration, listening; `serve_forever` answers."""
-    content = plain(cfg)
+    content = to_plain(cfg)
     check_types(content)
     paths = [content["ckpt"]] + ([content["compare"]] if content["compare"] else [])
     options = {key: content[key] for key in ("onnx_path", "detector", "mirrored")}
-    options["device"] = existing_device(content["device"])
+    options["device"] = require_device(content["device"])
     options["zooms"] = instantiate(cfg.zooms, _convert_="all")
     models = [
         Model(name, Predictor.from_checkpoint(path, **options))

@@ -8,17 +8,17 @@ import onnx
 from omegaconf import DictConfig
 from rich.table import Table
 
-from roiseg.cli.build import plain
-from roiseg.cli.entry import command
 from roiseg.common.console import console, track
 from roiseg.common.errors import UserError
 from roiseg.common.files import utf8_path
+from roiseg.config.build import to_plain
+from roiseg.config.entry import command
 from roiseg.export import open_extractor, validation_samples
 from roiseg.inference.checkpoint import load_model
-from roiseg.inference.onnx_check import OnnxCheck
-from roiseg.inference.onnx_export import ExportOptions, allowed_difference, compare
 from roiseg.inference.onnx_file import OnnxFile
-from roiseg.inference.onnx_trial import Trial, try_out
+from roiseg.onnx_export.export import ExportOptions, allowed_difference, compare
+from roiseg.onnx_export.timing import Timing, time_file
+from roiseg.onnx_export.verify import OnnxCheck
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Report:
     """What was found out about a file."""
 
     file: OnnxFile
-    trials: list[Trial]
+    trials: list[Timing]
     parity: OnnxCheck | None  # None: no checkpoint was given
 
 
@@ -36,7 +36,7 @@ def check(cfg: DictConfig) -> Report:
     Raises:
         UserError: it is no file of roiseg's, damaged, or does not give what it promises.
     """
-    plain(cfg)
+    to_plain(cfg)
     file = OnnxFile(cfg.onnx)
     try:
         with utf8_path(file.path) as path:
@@ -46,7 +46,7 @@ def check(cfg: DictConfig) -> Report:
         raise UserError(f"{file.path} is no valid ONNX file ({reason}): export it anew") from None
     counts = [0] if file.finds_boxes else [0, *cfg.rois]
     trials = [
-        try_out(file, count, cfg.runs if count or file.finds_boxes else 0)
+        time_file(file, count, cfg.runs if count or file.finds_boxes else 0)
         for count in track(counts, "running the file")
     ]
     parity = None if cfg.ckpt is None else compare_with_checkpoint(file, cfg.ckpt, cfg.onnx_path)
@@ -102,7 +102,7 @@ def _figures(report: Report) -> Table:
     for trial in report.trials:
         if report.file.finds_boxes:
             table.add_row(
-                f"one picture, median ({provider})",
+                f"one image, median ({provider})",
                 f"{trial.milliseconds:.1f} ms, {trial.rois} boxes in noise",
             )
         elif trial.rois:

@@ -8,35 +8,33 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from roiseg.cli import build
-from roiseg.cli.diagnosis.dataset import data_sets
-from roiseg.cli.diagnosis.detector import inputs_and_outputs, overview, tensor_table
-from roiseg.cli.diagnosis.devices import devices
-from roiseg.cli.diagnosis.files import input_files, output_folders
-from roiseg.cli.diagnosis.finding import Report
-from roiseg.cli.diagnosis.packages import packages
-from roiseg.cli.diagnosis.rehearsal import rehearse
-from roiseg.cli.diagnosis.runtime import runtime
-from roiseg.cli.entry import command
-from roiseg.cli.types import check_types
 from roiseg.common.console import console
 from roiseg.common.files import write_json
 from roiseg.common.outputs import check_output
+from roiseg.config import build
+from roiseg.config.entry import command
+from roiseg.config.validation import check_types
+from roiseg.diagnosis.dataset import data_sets
+from roiseg.diagnosis.detector import inputs_and_outputs, overview, tensor_table
+from roiseg.diagnosis.files import input_files, output_folders
+from roiseg.diagnosis.finding import Diagnosis
+from roiseg.diagnosis.machine import devices, packages, runtime
+from roiseg.diagnosis.rehearsal import rehearse
 from roiseg.extractor.graph import load_onnx
 from roiseg.extractor.tensors import list_tensors, select
-from roiseg.train import without_advice
+from roiseg.train import silence_lightning_warnings
 
 
-def examine(cfg: DictConfig) -> tuple[Report, Table | None]:
+def examine(cfg: DictConfig) -> tuple[Diagnosis, Table | None]:
     """Look at everything a training with this configuration needs.
 
     Returns:
         The report, and a table of the detector's tensors where the file is there.
     """
-    report = Report()
+    report = Diagnosis()
     report.add(*packages())
     with report.guard("configuration"):
-        check_types(build.plain(cfg))
+        check_types(build.to_plain(cfg))
     valid, tensors, extractor = report.can_start, None, None
     with report.guard("detector"):  # also where its layers are not chosen yet
         tensors = detector(cfg, report)
@@ -50,12 +48,12 @@ def examine(cfg: DictConfig) -> tuple[Report, Table | None]:
     report.add(*runtime(cfg.extractor.providers, extractor.providers if extractor else None))
     with_data = data_sets(cfg, report)
     if extractor is not None:
-        with without_advice():
+        with silence_lightning_warnings():
             rehearse(cfg, extractor, with_data and report.can_start, report)
     return report, tensors
 
 
-def detector(cfg: DictConfig, report: Report) -> Table | None:
+def detector(cfg: DictConfig, report: Diagnosis) -> Table | None:
     """The detector's inputs and outputs, and a table of the tensors that are chosen or asked for.
 
     Returns:

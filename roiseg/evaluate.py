@@ -9,23 +9,23 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from roiseg.cli.build import plain
-from roiseg.cli.entry import command
-from roiseg.cli.evaluated import Evaluated, open_models
-from roiseg.cli.folders import claim
-from roiseg.cli.from_checkpoint import offer_checkpoint
-from roiseg.cli.report import versions
-from roiseg.cli.types import check_types
 from roiseg.common.console import console, track
 from roiseg.common.errors import UserError
 from roiseg.common.files import write_json
 from roiseg.common.outputs import check_folder
+from roiseg.config.build import to_plain
+from roiseg.config.checkpoint_options import register_checkpoint_data
+from roiseg.config.entry import command
+from roiseg.config.evaluation_setup import Evaluated, open_models
+from roiseg.config.run_dir import create_unique_dir
+from roiseg.config.run_summary import package_versions
+from roiseg.config.validation import check_types
 from roiseg.evaluation import tables
 from roiseg.evaluation.detections import DetectionEvaluation, evaluate_detections
 from roiseg.evaluation.difference import difference
-from roiseg.evaluation.evaluation import Evaluation, Evaluator
-from roiseg.evaluation.files import write_as_run, write_instances
-from roiseg.evaluation.seen import PRECISIONS
+from roiseg.evaluation.evaluator import Evaluation, Evaluator
+from roiseg.evaluation.result_files import write_as_run, write_instances
+from roiseg.evaluation.roi_prediction import PRECISIONS
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     }
     console.print(tables.header_table(summary))
     summary |= (on_detector if cfg.boxes == "detector" else on_annotations)(cfg, models)
-    summary["versions"] = versions()
+    summary["versions"] = package_versions()
     folder = Path(summary["output_dir"])
     write_json(folder / "evaluation.json", summary)
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("[!.]*") if path.is_file())
@@ -67,7 +67,7 @@ def check(cfg: DictConfig) -> None:
         raise UserError("give ckpt=... (a checkpoint), onnx=... (an exported file), or both")
     if cfg.precision is not None and cfg.precision not in PRECISIONS:
         raise UserError(f"precision is {cfg.precision}, it must be one of {', '.join(PRECISIONS)}")
-    check_types(plain(cfg))
+    check_types(to_plain(cfg))
     check_folder(cfg.output_dir, "output_dir")
     if cfg.boxes not in ("annotations", "detector"):
         raise UserError(f"boxes is {cfg.boxes}, it must be annotations or detector")
@@ -91,13 +91,13 @@ def on_annotations(cfg: DictConfig, models: Mapping[str, Evaluated]) -> dict[str
         console.print(tables.confusion_table(evaluation.classes))
     if off is not None:
         console.print(tables.difference_line(off), soft_wrap=True)
-    folder = claim(cfg.output_dir)
+    folder = create_unique_dir(cfg.output_dir)
     for name, model in models.items():
         own = folder / name if len(models) > 1 else folder
         write_instances(own, found[name], model.data.dataset("val"))
         if model.trained is not None:
             summary = model.run_summary(found[name].test, seconds[name])
-            write_as_run(own, model.trained.config, plain(cfg)["data"], summary)
+            write_as_run(own, model.trained.config, to_plain(cfg)["data"], summary)
     told = {name: evaluation.summary() for name, evaluation in found.items()}
     return {"output_dir": str(folder), "evaluations": told, "difference": off and off.summary()}
 
@@ -122,7 +122,7 @@ def on_detector(cfg: DictConfig, models: Mapping[str, Evaluated]) -> dict[str, A
             predictor, dataset.annotations, dataset.image_dir, cfg.mask_quality, model.data.category_id
         )
     console.print(tables.detections_table(found))
-    folder = claim(cfg.output_dir)
+    folder = create_unique_dir(cfg.output_dir)
     for name, evaluation in found.items():
         own = folder / name if len(models) > 1 else folder
         write_json(own / "results.json", evaluation.results)
@@ -130,7 +130,7 @@ def on_detector(cfg: DictConfig, models: Mapping[str, Evaluated]) -> dict[str, A
     return {"output_dir": str(folder), "evaluations": told}
 
 
-@command("evaluate", prepare=offer_checkpoint)
+@command("evaluate", prepare=register_checkpoint_data)
 def main(cfg: DictConfig) -> None:
     """Evaluate."""
     evaluate(cfg)

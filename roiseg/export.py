@@ -8,11 +8,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.table import Table
 
-from roiseg.cli.build import plain
-from roiseg.cli.entry import command
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
 from roiseg.common.outputs import check_output
+from roiseg.config.build import to_plain
+from roiseg.config.entry import command
 from roiseg.data.augment import Augment
 from roiseg.data.batch import RoiSample
 from roiseg.data.coco_json import load_annotations
@@ -21,15 +21,15 @@ from roiseg.data.targets import TargetSpec
 from roiseg.data.views import Views
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.inference.checkpoint import TrainedModel, load_model
-from roiseg.inference.onnx_check import OnnxCheck
-from roiseg.inference.onnx_export import ExportOptions, export_model
+from roiseg.onnx_export.export import ExportOptions, export_model
+from roiseg.onnx_export.verify import OnnxCheck
 
 _CHECK_IMAGES = 3
 
 
 def export(cfg: DictConfig) -> tuple[Path, OnnxCheck]:
     """Export from a composed configuration; returns the file and how far it is from PyTorch."""
-    detector = plain(cfg)["detector"]
+    detector = to_plain(cfg)["detector"]
     options = ExportOptions(cfg.merged, cfg.half, cfg.opset, cfg.boxes)
     model = load_model(cfg.ckpt)
     if detector is not None:
@@ -51,7 +51,7 @@ def open_extractor(model: TrainedModel, onnx_path: str | None, required: bool) -
 
 
 def validation_samples(model: TrainedModel, extractor: OnnxExtractor) -> Sequence[RoiSample]:
-    """Some of the run's validation pictures, where they still are."""
+    """Some of the run's validation images, where they still are."""
     data = model.config["data"]
     spec = TargetSpec(
         model.decoder.frame, model.decoder.output_size, model.decoder.num_classes, model.image_size

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from roiseg.cli.entry import command
 from roiseg.common.console import console
-from roiseg.data.synthetic.detector import TinyDetector
+from roiseg.config.entry import command
+from roiseg.synthetic.detector_training import TinyDetector
 
 
 @command("make_extractor")
 def main(cfg: DictConfig) -> Path:
-    """Draw pictures, train, export; returns the ONNX file."""
+    """Draw images, train, export; returns the ONNX file."""
     detector = TinyDetector(
         cfg.output,
         cfg.pictures,

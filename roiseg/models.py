@@ -11,14 +11,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.table import Table
 
-from roiseg.cli import build
-from roiseg.cli.device import existing_device
-from roiseg.cli.entry import CONF_DIR, command, explain
-from roiseg.cli.types import check_types
 from roiseg.common.console import console, track
-from roiseg.common.errors import UserError, nearest
+from roiseg.common.errors import UserError, closest_matches
 from roiseg.common.files import write_json
 from roiseg.common.outputs import check_output
+from roiseg.config import build
+from roiseg.config.device import require_device
+from roiseg.config.entry import CONF_DIR, command, user_message
+from roiseg.config.validation import check_types
 from roiseg.decoders.cost import Cost, measure_cost
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.reporting.runs import read_summary, run_folders
@@ -34,8 +34,8 @@ _METRICS = {
 
 def models(cfg: DictConfig) -> tuple[dict[str, Cost], dict[str, str]]:
     """Measure decoders; returns their costs, and why the others cannot be built on these features."""
-    check_types(build.plain(cfg))
-    names, device = chosen(cfg), existing_device(cfg.device)
+    check_types(build.to_plain(cfg))
+    names, device = chosen(cfg), require_device(cfg.device)
     extractor = build.build_extractor(cfg)
     overrides = [o for o in _overrides() if o.lstrip("+").split("=")[0] not in (*_OWN, "model")]
     costs: dict[str, Cost] = {}
@@ -44,7 +44,7 @@ def models(cfg: DictConfig) -> tuple[dict[str, Cost], dict[str, str]]:
         try:
             costs[name] = cost(name, overrides, extractor, device)
         except Exception as error:
-            if (line := explain(error)) is None:
+            if (line := user_message(error)) is None:
                 raise
             refused[name] = line
     if not costs:
@@ -59,7 +59,7 @@ def chosen(cfg: DictConfig) -> list[str]:
     known = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml"))
     for name in cfg.models or ():
         if name not in known:
-            close = ", ".join(nearest(str(name), known))
+            close = ", ".join(closest_matches(str(name), known))
             raise UserError(f"models: there is no model `{name}` (nearest: {close}; all: {', '.join(known)})")
     return list(cfg.models or known)
 

@@ -13,24 +13,24 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.table import Table
 
-from roiseg.cli.build import plain
-from roiseg.cli.device import existing_device
-from roiseg.cli.entry import command
-from roiseg.cli.folders import claimed
-from roiseg.cli.types import check_types
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
 from roiseg.common.outputs import check_folder, inside
-from roiseg.evaluation.stored_data import stored_values
-from roiseg.inference.box_files.given import BoxFile
+from roiseg.config.build import to_plain
+from roiseg.config.device import require_device
+from roiseg.config.entry import command
+from roiseg.config.run_dir import claimed
+from roiseg.config.validation import check_types
+from roiseg.evaluation.checkpoint_data import trusted_values
+from roiseg.inference.box_files.base import BoxFile
 from roiseg.inference.box_files.open_boxes import open_boxes
 from roiseg.inference.checkpoint import read_checkpoint
-from roiseg.inference.masks import open_mask_model
-from roiseg.inference.pictures import Pictures, Tally, knows_any
+from roiseg.inference.image_predictions import ImagePredictions, PredictionCounts, knows_any
+from roiseg.inference.model import open_mask_model
 from roiseg.inference.predictor import Predictor
-from roiseg.sources.open_source import open_source
-from roiseg.sources.source import Source
-from roiseg.writers.writer import Writer
+from roiseg.inference.sources.open_source import open_source
+from roiseg.inference.sources.source import Source
+from roiseg.inference.writers.writer import Writer
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 class Run:
     """What a run has counted, and where its files are."""
 
-    tally: Tally
+    tally: PredictionCounts
     seconds: float
     folder: Path
     places: dict[str, Path]
@@ -53,20 +53,20 @@ def predict(cfg: DictConfig) -> Run:
     """
     if cfg.crowd is None:
         cfg.crowd = str(trained_on(cfg.ckpt).get("crowd", "region"))
-    content = plain(cfg)
+    content = to_plain(cfg)
     check_types(content)
     check(content)
     check_folder(content["output_dir"], "output_dir")
     source = open_source(content["source"])
     writers: dict[str, Writer] = instantiate(cfg.writers, _convert_="all")
     model = open_mask_model(
-        content["ckpt"], content["onnx"], content["onnx_path"], existing_device(content["device"]),
+        content["ckpt"], content["onnx"], content["onnx_path"], require_device(content["device"]),
         content["detector"],
     )  # fmt: skip
     zooms = instantiate(cfg.zooms, _convert_="all")
     predictor = Predictor(model, content["mirrored"], zooms, content["max_boxes"])
     boxes = find_boxes(content, source, predictor)
-    pictures = Pictures(
+    pictures = ImagePredictions(
         predictor, source, boxes, content["min_score"], content["threshold"], content["pixel_size"],
         skip=content["on_error"] == "skip",
     )  # fmt: skip
@@ -116,7 +116,7 @@ def trained_on(ckpt: str | None) -> dict[str, Any]:
     Raises:
         UserError: the checkpoint is absent, damaged or not trusted.
     """
-    return {} if ckpt is None else stored_values(read_checkpoint(ckpt)["roiseg"]["config"], Path(ckpt))
+    return {} if ckpt is None else trusted_values(read_checkpoint(ckpt)["roiseg"]["config"], Path(ckpt))
 
 
 def find_boxes(content: dict[str, Any], source: Source, predictor: Predictor) -> BoxFile | None:
@@ -152,7 +152,7 @@ def find_boxes(content: dict[str, Any], source: Source, predictor: Predictor) ->
     return found
 
 
-def report_left_out(tally: Tally, boxes: BoxFile | None) -> None:
+def report_left_out(tally: PredictionCounts, boxes: BoxFile | None) -> None:
     """Warn of images that could not be read or that no boxes were given for.
 
     Raises:
@@ -165,7 +165,7 @@ def report_left_out(tally: Tally, boxes: BoxFile | None) -> None:
     if tally.turned:
         log.warning(
             "%d photographs are turned by their EXIF orientation, %s for one, and the boxes file does not "
-            "say whether its boxes are of the turned picture; they are read so",
+            "say whether its boxes are of the turned image; they are read so",
             len(tally.turned), tally.turned[0],
         )  # fmt: skip
     if tally.unlisted and boxes is not None:

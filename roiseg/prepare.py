@@ -6,10 +6,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from roiseg.cli.entry import command
 from roiseg.common.console import console
-from roiseg.data.coco.build import prepare
-from roiseg.data.coco.check import table
+from roiseg.config.entry import command
+from roiseg.data.prepare.build import prepare
+from roiseg.data.prepare.check import table
 
 
 @command("prepare")

@@ -1,4 +1,4 @@
-"""`python -m roiseg.preview`: a picture of augmented training images, their ROIs and targets."""
+"""`python -m roiseg.preview`: an image of augmented training images, their ROIs and targets."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from roiseg.cli import build
-from roiseg.cli.entry import command
-from roiseg.cli.types import check_types
-from roiseg.cli.values import check_values, check_whole
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
 from roiseg.common.outputs import check_output
+from roiseg.config import build
+from roiseg.config.entry import command
+from roiseg.config.validation import check_types, check_values, check_whole
 from roiseg.visualize.overlays import save_png
 from roiseg.visualize.rois import PreviewSample, preview_sheet
 
 
 def preview(cfg: DictConfig) -> Path:
-    """Draw the first samples of an epoch as the trainer will see them; returns the picture's path."""
-    check_types(build.plain(cfg))
+    """Draw the first samples of an epoch as the trainer will see them; returns the image's path."""
+    check_types(build.to_plain(cfg))
     check_values(cfg)
     check_whole(cfg, "samples", 1, 1000)
     check_whole(cfg, "epoch", 0, 10**9)
@@ -42,7 +41,7 @@ def preview(cfg: DictConfig) -> Path:
 
 @command("preview")
 def main(cfg: DictConfig) -> None:
-    """Draw, and say where the picture is."""
+    """Draw, and say where the image is."""
     console.print(f"preview: {preview(cfg)}")
 
 

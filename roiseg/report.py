@@ -10,19 +10,19 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
-from roiseg.cli.entry import command
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path, open_text, write_json
 from roiseg.common.limits import MAX_RESAMPLES
 from roiseg.common.outputs import check_folder, check_output
-from roiseg.reporting import table
+from roiseg.config.entry import command
+from roiseg.reporting import tables as table
 from roiseg.reporting.comparable import check_comparable
 from roiseg.reporting.compare import Row, compare
-from roiseg.reporting.notes import notes
 from roiseg.reporting.runs import read_runs
+from roiseg.reporting.tables import caveats
 from roiseg.reporting.variants import find_variants
-from roiseg.visualize.comparison import comparison_figure
+from roiseg.visualize.plots import comparison_figure
 
 _FILES = ("report.md", "report.csv", "report.json", "report.png")
 
@@ -46,7 +46,7 @@ def report(cfg: DictConfig) -> Path:
     tested = [name if "/" in name else f"test/{name}" for name in listed(cfg, "test")]
     baseline = None if cfg.baseline is None else str(cfg.baseline)
     rows = compare(variants, rois, baseline, metric, tested, cfg.resamples)
-    said = notes(rows, metric, cfg.resamples, besides) + left_out(unfinished)
+    said = caveats(rows, metric, cfg.resamples, besides) + left_out(unfinished)
     show(rows, metric, cfg.sizes, said)
     write(output, rows, metric, cfg.sizes, said)
     return output
@@ -78,10 +78,10 @@ def left_out(unfinished: Mapping[Path, str]) -> list[str]:
 
 def show(rows: Sequence[Row], metric: str, sizes: bool, said: Sequence[str]) -> None:
     """The table on the terminal, in parts."""
-    table.show("reached", table.figures(metric), rows)
+    table.print_table("reached", table.figures(metric), rows)
     if len(rows) > 1:
-        table.show("compared with the baseline", table.differences(), rows)
-    table.show("besides", table.more(rows[0], metric, sizes), rows)
+        table.print_table("compared with the baseline", table.differences(), rows)
+    table.print_table("besides", table.more(rows[0], metric, sizes), rows)
     for sentence in said:
         console.print(sentence, highlight=False)
 

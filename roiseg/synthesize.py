@@ -5,10 +5,10 @@ from __future__ import annotations
 from omegaconf import DictConfig
 from rich.table import Table
 
-from roiseg.cli.entry import command
 from roiseg.common.console import console
 from roiseg.common.files import read_json
-from roiseg.data.synthetic import SyntheticPeople
+from roiseg.config.entry import command
+from roiseg.synthetic import SyntheticPeople
 
 
 @command("synthesize")

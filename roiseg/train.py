@@ -17,29 +17,26 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from callbacks.checkpoint import EpochCheckpoint, kept
-from callbacks.gather import gather
-from callbacks.history import History
-from callbacks.in_epoch import InEpochCheckpoint
+from callbacks.checkpoints import EpochCheckpoint, MidEpochCheckpoint, last_checkpoint_message
 from callbacks.onnx_export import OnnxExport
 from callbacks.overlays import ValidationOverlays
-from roiseg.cli import build
-from roiseg.cli.diagnosis.finding import Report
-from roiseg.cli.diagnosis.recall import recall
-from roiseg.cli.entry import command
-from roiseg.cli.folders import claim, is_claimed, is_run, occupied
-from roiseg.cli.processes import Processes
-from roiseg.cli.report import best_epoch, parameter_counts, print_summary, versions
-from roiseg.cli.types import check_types
-from roiseg.cli.values import check_values
-from roiseg.common.errors import UserError, nearest
-from roiseg.common.files import atomic_path, existing_file, remove_leftovers, write_json
+from callbacks.results import History, gather_from_all
+from roiseg.common.errors import UserError, closest_matches
+from roiseg.common.files import atomic_path, remove_leftovers, require_file, write_json
 from roiseg.common.outputs import check_folder, own
 from roiseg.common.signals import Stop, stoppable
+from roiseg.config import build
+from roiseg.config.entry import command
+from roiseg.config.processes import Processes
+from roiseg.config.run_dir import create_unique_dir, is_claimed, is_run, lock_run_dir
+from roiseg.config.run_summary import best_epoch, package_versions, parameter_counts, print_summary
+from roiseg.config.validation import check_types, check_values
 from roiseg.data.datamodule import RoiDataModule
+from roiseg.diagnosis.finding import Diagnosis
+from roiseg.diagnosis.recall import recall
 from roiseg.extractor.onnx_extractor import OnnxExtractor
-from roiseg.inference.checkpoint import describe, newest, read_checkpoint
-from roiseg.inference.resume import check_resumable, find_last, progress
+from roiseg.inference.checkpoint import checkpoint_metadata, newest_checkpoint, read_checkpoint
+from roiseg.training.resume import check_resumable, checkpoint_progress, find_last
 
 log = logging.getLogger(__name__)
 
@@ -47,15 +44,15 @@ log = logging.getLogger(__name__)
 def train(cfg: DictConfig) -> dict[str, Any]:
     """Run one training from a composed configuration; returns what summary.json holds."""
     started = time.perf_counter()
-    check_types(build.plain(cfg))
+    check_types(build.to_plain(cfg))
     check_values(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    with without_advice():  # a mistake in its settings shows before anything is written
+    with silence_lightning_warnings():  # a mistake in its settings shows before anything is written
         trainer = build.build_trainer(cfg, build.build_callbacks(cfg), [])
     for key in ("output_dir", "checkpoint_dir"):
         check_folder(cfg.paths[key], f"paths.{key}")
     with (
-        stoppable(lambda: kept(cfg.paths.checkpoint_dir)) as stop,
+        stoppable(lambda: last_checkpoint_message(cfg.paths.checkpoint_dir)) as stop,
         Processes(trainer, cfg.trainer.get("strategy", "auto")) as processes,
     ):
         stop.quiet = not processes.first
@@ -69,7 +66,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
 def run(cfg: DictConfig, processes: Processes, stop: Stop) -> dict[str, Any]:
     """Build, train and test, together with the other processes if there are any."""
-    with processes.in_turn():
+    with processes.rank_zero_first():
         extractor = build.build_extractor(cfg)
         found = find_checkpoint(cfg, extractor) if processes.first else None
         decoder = build.build_decoder(cfg, extractor)
@@ -79,19 +76,19 @@ def run(cfg: DictConfig, processes: Processes, stop: Stop) -> dict[str, Any]:
         loss = build.build_loss(cfg, decoder, data)
         clicks = build.build_clicks(cfg, decoder)
         if processes.first:
-            choose_folders(cfg, found, processes.held)
-    checkpoint = share_folders(cfg, processes)
+            choose_run_folders(cfg, found, processes.held)
+    checkpoint = broadcast_folders(cfg, processes)
     if checkpoint is not None:
-        data.first_epoch, data.first_batch = progress(read_checkpoint(checkpoint))
-    description = describe(build.plain(cfg), extractor)
+        data.first_epoch, data.first_batch = checkpoint_progress(read_checkpoint(checkpoint))
+    description = checkpoint_metadata(build.to_plain(cfg), extractor)
     module = build.build_module(cfg, decoder, loss, clicks, description)
     callbacks, loggers = build.build_callbacks(cfg), build.build_loggers(cfg)
     for callback in callbacks:
-        if isinstance(callback, InEpochCheckpoint):
+        if isinstance(callback, MidEpochCheckpoint):
             callback.stop = stop
-    with without_advice():
+    with silence_lightning_warnings():
         trainer = build.build_trainer(cfg, callbacks, loggers)
-    processes.hand_over(trainer)
+    processes.adopt_processes(trainer)
     for logger in loggers:
         logger.log_hyperparams(description["config"])
     fit(trainer, module, data, checkpoint)
@@ -104,7 +101,7 @@ def run(cfg: DictConfig, processes: Processes, stop: Stop) -> dict[str, Any]:
 
 def warn_of_detector(data: RoiDataModule) -> None:
     """Warn where the detector does not find what is annotated: its features may be wrong, too."""
-    report = Report()
+    report = Diagnosis()
     with report.guard("detector's boxes", "note"):  # training does not need them
         report.add(*recall(data, images=4))
     for finding in report.findings:
@@ -119,17 +116,17 @@ def find_checkpoint(cfg: DictConfig, extractor: OnnxExtractor) -> Path | None:
         return None
     if cfg.ckpt_path != "last":
         hint = "set ckpt_path to a .pth file or to `last`"
-        found: Path | None = existing_file(cfg.ckpt_path, "checkpoint", hint).absolute()
+        found: Path | None = require_file(cfg.ckpt_path, "checkpoint", hint).absolute()
     else:
-        found = find_last(Path(cfg.paths.checkpoint_dir).absolute(), build.plain(cfg))
+        found = find_last(Path(cfg.paths.checkpoint_dir).absolute(), build.to_plain(cfg))
     if found is None:
         log.warning("ckpt_path=last: this run has no checkpoint yet, it starts from the beginning")
     else:
-        check_resumable(found, describe(build.plain(cfg), extractor))
+        check_resumable(found, checkpoint_metadata(build.to_plain(cfg), extractor))
     return found
 
 
-def choose_folders(cfg: DictConfig, checkpoint: Path | None, held: ExitStack) -> None:
+def choose_run_folders(cfg: DictConfig, checkpoint: Path | None, held: ExitStack) -> None:
     """Settle where this run writes, in `cfg.paths`, and leave a copy of the configuration there.
 
     A run that goes on from the newest checkpoint of itself keeps its folders, if they prove to be those of
@@ -145,15 +142,15 @@ def choose_folders(cfg: DictConfig, checkpoint: Path | None, held: ExitStack) ->
         output, checkpoints = before
     goes_on = checkpoint is not None and checkpoint.parent == checkpoints and is_claimed(checkpoints)
     if before != (output, checkpoints):
-        output = claim(output)
+        output = create_unique_dir(output)
     if not goes_on:
-        checkpoints = claim(checkpoints)
+        checkpoints = create_unique_dir(checkpoints)
     for folder in (output, checkpoints):
-        held.enter_context(occupied(folder))
+        held.enter_context(lock_run_dir(folder))
     if goes_on:
         remove_leftovers(output, checkpoints)
         if cfg.ckpt_path == "last":  # another process may have gone on meanwhile, and ended
-            checkpoint = newest(checkpoints)
+            checkpoint = newest_checkpoint(checkpoints)
     with open_dict(cfg):
         cfg.paths.output_dir, cfg.paths.checkpoint_dir = str(output), str(checkpoints)
         cfg.ckpt_path = None if checkpoint is None else str(checkpoint)
@@ -172,10 +169,12 @@ def run_of(checkpoint: Path) -> tuple[Path, Path] | None:
     return Path(output), checkpoint.parent
 
 
-def share_folders(cfg: DictConfig, processes: Processes) -> Path | None:
+def broadcast_folders(cfg: DictConfig, processes: Processes) -> Path | None:
     """Write where the first process writes; returns the checkpoint to go on from, if any."""
     keys = ("paths.output_dir", "paths.checkpoint_dir", "ckpt_path")
-    for key, value in zip(keys, processes.share([OmegaConf.select(cfg, key) for key in keys]), strict=True):
+    for key, value in zip(
+        keys, processes.broadcast([OmegaConf.select(cfg, key) for key in keys]), strict=True
+    ):
         OmegaConf.update(cfg, key, value)
     for folder in (cfg.paths.output_dir, cfg.paths.checkpoint_dir):
         own(Path(folder))
@@ -184,7 +183,7 @@ def share_folders(cfg: DictConfig, processes: Processes) -> Path | None:
 
 def fit(trainer: L.Trainer, module: L.LightningModule, data: RoiDataModule, checkpoint: Path | None) -> None:
     """Train, from a checkpoint if one is given."""
-    with without_advice(), told_by_lightning():
+    with silence_lightning_warnings(), told_by_lightning():
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 
 
@@ -192,7 +191,7 @@ def test(trainer: L.Trainer, module: L.LightningModule, data: RoiDataModule, bes
     """Measure a checkpoint (the last weights if none is given) on the validation images."""
     if best:
         module.load_state_dict(read_checkpoint(best)["state_dict"])
-    with without_advice(), told_by_lightning():
+    with silence_lightning_warnings(), told_by_lightning():
         results = trainer.test(module, datamodule=data, verbose=False)
     return {name: float(value) for name, value in results[0].items()}
 
@@ -214,7 +213,7 @@ def told_by_lightning() -> Iterator[None]:
 
 
 @contextmanager
-def without_advice() -> Iterator[None]:
+def silence_lightning_warnings() -> Iterator[None]:
     """Keep Lightning's advice that does not apply here off the terminal."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -272,7 +271,7 @@ def summarize(
         "feature_cache": None if data.cache is None else data.cache.summary(),
         "seed": cfg.seed,
         "resumed_from": cfg.ckpt_path,
-        "versions": versions(),
+        "versions": package_versions(),
         **_invocation(),
     }
 
@@ -281,8 +280,8 @@ def skipped_images(data: RoiDataModule) -> dict[str, dict[str, Any]]:
     """How often images were left out (data.on_error=skip) in training, validation and test, and why each."""
     return {
         stage: {
-            "times": sum(gather([skipped.count])),
-            "reasons": sorted(set(gather(skipped.reasons))),
+            "times": sum(gather_from_all([skipped.count])),
+            "reasons": sorted(set(gather_from_all(skipped.reasons))),
         }
         for stage, skipped in data.skipped.items()
     }
@@ -304,7 +303,7 @@ def _metrics(epoch: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in epoch.items() if name != "epoch"}
 
 
-@command("train", kept=lambda cfg: kept(cfg.paths.checkpoint_dir))
+@command("train", kept=lambda cfg: last_checkpoint_message(cfg.paths.checkpoint_dir))
 def main(cfg: DictConfig) -> float | None:
     """Train, and return the metric a sweeper optimises."""
     torch.set_float32_matmul_precision("high")
@@ -313,7 +312,7 @@ def main(cfg: DictConfig) -> float | None:
     if name is None or not summary["best"]:
         return None
     if name not in summary["best"]:
-        close = ", ".join(nearest(name, summary["best"]))
+        close = ", ".join(closest_matches(name, summary["best"]))
         raise UserError(f"optimized_metric: no metric `{name}` was logged (nearest: {close})")
     return summary["best"][name]
 

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from roiseg.data.coco import SPLITS, Prepared, prepare
+from roiseg.data.prepare import SPLITS, Prepared, prepare
 
 NO_MD5 = dict.fromkeys(("annotations", *SPLITS), "0" * 32)
 

@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from roiseg.data.coco import SPLITS
+from roiseg.data.prepare import SPLITS
 
 
 @dataclass

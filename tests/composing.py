@@ -5,7 +5,7 @@ from __future__ import annotations
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from roiseg.cli.entry import CONF_DIR
+from roiseg.config.entry import CONF_DIR
 
 
 def composed(overrides, root):

@@ -23,14 +23,12 @@ from roiseg.decoders.roialign import RoiAlignDecoder
 from roiseg.decoders.sam import SamDecoder
 from roiseg.decoders.unet import UNetDecoder
 from roiseg.decoders.yolact import YolactDecoder
-from roiseg.losses.candidates import CandidateMinimum, IouScore
-from roiseg.losses.cross_entropy import CrossEntropy
+from roiseg.losses.cross_entropy import CrossEntropy, FocalCrossEntropy
+from roiseg.losses.deep_supervision import DeepSupervision, PointCrossEntropy
 from roiseg.losses.dice import Dice
-from roiseg.losses.focal import FocalCrossEntropy
-from roiseg.losses.points import PointCrossEntropy
-from roiseg.losses.stage import FirstStage
+from roiseg.losses.multimask import IouScore, MultimaskMinimum
 
-IMAGE_SIZE = (64, 96)  # of the pictures in these tests, pixels
+IMAGE_SIZE = (64, 96)  # of the images in these tests, pixels
 ELLIPSES = [
     (24, 30, 14, 22),
     (41, 33, 12, 20),
@@ -124,7 +122,7 @@ def fcn8s(in_channels=(6, 8, 10), strides=(4, 8, 16), fc_channels=16, dropout=0.
     return partial(Fcn8sDecoder, in_channels, strides, IMAGE_SIZE, **options)
 
 
-FIRST_STAGE = {"first": {"term": FirstStage(CrossEntropy()), "weight": 0.5}}
+FIRST_STAGE = {"first": {"term": DeepSupervision(CrossEntropy()), "weight": 0.5}}
 NARROW_CONDINST = {"mid_channels": 16, "mask_depth": 1, "roi_depth": 1}
 NARROW_YOLACT = {"mid_channels": 16, "prototypes": 12, "roi_depth": 1}
 
@@ -171,7 +169,7 @@ BEST_CANDIDATE = {
     "dice": {"term": Dice(), "weight": 1.0},
 }
 CANDIDATES = {
-    "candidates": {"term": CandidateMinimum(BEST_CANDIDATE), "weight": 1.0},
+    "candidates": {"term": MultimaskMinimum(BEST_CANDIDATE), "weight": 1.0},
     "iou": {"term": IouScore(), "weight": 1.0},
 }
 
@@ -301,7 +299,7 @@ CASES = [
 
 
 def random_features(decoder, images, seed=0):
-    """Features of `images` pictures of IMAGE_SIZE."""
+    """Features of `images` images of IMAGE_SIZE."""
     generator = torch.Generator().manual_seed(seed)
     height, width = IMAGE_SIZE
     return [
@@ -312,7 +310,7 @@ def random_features(decoder, images, seed=0):
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture of four ellipses, three of which overlap, and a ROI around each."""
+    """One image of four ellipses, three of which overlap, and a ROI around each."""
 
     features: list[torch.Tensor]
     rois: torch.Tensor

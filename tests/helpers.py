@@ -96,7 +96,7 @@ class CocoSet:
 
 
 def write_coco(folder, images, instances, name="instances.json"):
-    """Write pictures and their COCO instances file; the pictures show the instances.
+    """Write images and their COCO instances file; the images show the instances.
 
     Args:
         folder: where `images/` and the json go.

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from roiseg.decoders.base import DecoderOutput
-from roiseg.decoders.image_decoder import ImageDecoder
-from roiseg.decoders.layers import FeatureFusion
+from roiseg.decoders.layers.convolution import FeatureFusion
+from roiseg.decoders.layers.image_decoder import ImageDecoder
 
 
 class TinyImageDecoder(ImageDecoder):

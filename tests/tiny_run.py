@@ -9,12 +9,12 @@ import lightning as L
 import torch
 
 from roiseg.data.datamodule import RoiDataModule
-from roiseg.data.sampling import RoiSampler
+from roiseg.data.samplers import RoiSampler
 from roiseg.data.targets import TargetSpec
 from roiseg.decoders.roialign import RoiAlignDecoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
-from roiseg.inference.checkpoint import describe
+from roiseg.inference.checkpoint import checkpoint_metadata
 from roiseg.losses.composite import CompositeLoss
 from roiseg.losses.cross_entropy import CrossEntropy
 from roiseg.losses.dice import Dice
@@ -114,7 +114,7 @@ def fit(coco_set, onnx_file, folder, callbacks=(), seed=0, **options):
     torch.manual_seed(seed)
     decoder = tiny_decoder(extractor)
     data = tiny_data(coco_set, extractor, decoder)
-    module = tiny_module(decoder, describe(tiny_config(onnx_file), extractor), seed)
+    module = tiny_module(decoder, checkpoint_metadata(tiny_config(onnx_file), extractor), seed)
     trainer = tiny_trainer(folder, callbacks, **options)
     with one_thread():
         trainer.fit(module, datamodule=data)

@@ -30,34 +30,34 @@ import torch
 import xxhash
 import yaml
 
-from callbacks.checkpoint import EpochCheckpoint
+from callbacks.checkpoints import EpochCheckpoint
 from roiseg import report
-from roiseg.cli.entry import explain
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
+from roiseg.config.entry import user_message
 from roiseg.data.analysis import load_or_make_analysis
 from roiseg.data.class_weights import class_weights
 from roiseg.data.coco_json import load_annotations
 from roiseg.data.images import read_image
-from roiseg.data.scenes import Scenes
-from roiseg.evaluation.stored_data import stored_node, stored_values
+from roiseg.data.scene_composer import SceneComposer
+from roiseg.evaluation.checkpoint_data import trusted_node, trusted_values
 from roiseg.extractor.cache.base import Key
 from roiseg.extractor.cache.codec import Half
 from roiseg.extractor.cache.disk import DiskCache
 from roiseg.inference.box_files.open_boxes import open_boxes
-from roiseg.inference.checkpoint import load_model, newest, read_checkpoint
-from roiseg.inference.masks import OnnxModel
-from roiseg.inference.onnx_export import ExportOptions, export_model
+from roiseg.inference.checkpoint import load_model, newest_checkpoint, read_checkpoint
+from roiseg.inference.model import OnnxModel
 from roiseg.inference.onnx_file import OnnxFile
-from roiseg.inference.onnx_graph import seal
 from roiseg.inference.predictor import Predictor
-from roiseg.inference.resume import check_resumable, progress
-from roiseg.reporting import table
+from roiseg.inference.sources.source import SourceImage
+from roiseg.onnx_export.export import ExportOptions, export_model
+from roiseg.onnx_export.graph import seal
+from roiseg.reporting import tables as table
 from roiseg.reporting.comparable import check_comparable
 from roiseg.reporting.compare import compare
 from roiseg.reporting.runs import read_runs
 from roiseg.reporting.variants import find_variants
-from roiseg.sources.source import Frame
+from roiseg.training.resume import check_resumable, checkpoint_progress
 
 SLOW = 20.0  # seconds that no reader takes
 JUNK: list[Any] = [
@@ -232,11 +232,11 @@ def formats(folder: Path) -> dict[str, Format]:
 
     coco, detector = tiny_coco(folder / "coco"), make_onnx(folder / "tiny.onnx")
     fit(coco, detector, folder, [EpochCheckpoint(folder / "ckpt", [64, 64])], max_epochs=1)
-    checkpoint = newest(folder / "ckpt")
+    checkpoint = newest_checkpoint(folder / "ckpt")
     assert checkpoint is not None
     exported = folder / "exported.onnx"
     export_model(load_model(checkpoint), exported, ExportOptions(), None, [])
-    picture, frame = read_image(coco.images / "a.jpg"), Frame("a", "a.jpg", 0, None, lambda: picture)
+    picture, frame = read_image(coco.images / "a.jpg"), SourceImage("a", "a.jpg", 0, None, lambda: picture)
     sound = load_annotations(coco.json)
     description = read_checkpoint(checkpoint)["roiseg"]
 
@@ -257,12 +257,12 @@ def formats(folder: Path) -> dict[str, Format]:
 
     def read_model(path: Path) -> None:
         model = load_model(path)
-        stored_values(model.config, path)
+        trusted_values(model.config, path)
         for key, module in (("data.zooms", "roiseg.data.zooms"), ("data.folds", "roiseg.data.folds")):
-            stored_node(model.config, key, module, path)
+            trusted_node(model.config, key, module, path)
         predict(Predictor.from_checkpoint(path))
         check_resumable(path, description)
-        progress(read_checkpoint(path))
+        checkpoint_progress(read_checkpoint(path))
 
     def read_exported(path: Path) -> None:
         file = OnnxFile(path)
@@ -283,7 +283,7 @@ def formats(folder: Path) -> dict[str, Format]:
         read_annotations_of(load_annotations(path), path)
 
     def read_annotations_of(found: Any, path: Path) -> None:
-        scenes = Scenes(found, path.parent, 1)
+        scenes = SceneComposer(found, path.parent, 1)
         for index in range(len(found)):
             scene = scenes.plain(index)
             assert np.isfinite(scene.boxes).all()
@@ -398,7 +398,7 @@ def one(kind: Format, place: Path, seed: str, outcome: Outcome) -> None:
         outcome.counts["read"] += 1
     except UserError as error:
         outcome.counts["refused"] += 1
-        line = explain(error) or ""
+        line = user_message(error) or ""
         if not line.isprintable() or len(line) > 2000 or str(place) not in str(error):
             outcome.fail(f"line: {line[:200]!a}", seed)
     except Exception as error:

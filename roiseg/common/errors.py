@@ -41,7 +41,7 @@ def disk_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
 
 
-def unwritable(path: str | os.PathLike[str], cause: OSError) -> UnwritableError:
+def unwritable_error(path: str | os.PathLike[str], cause: OSError) -> UnwritableError:
     """The error that says what `cause` keeps from being written, and what to do."""
     if disk_full(cause):
         todo = "the disk is full: free some space or give another folder"
@@ -50,7 +50,7 @@ def unwritable(path: str | os.PathLike[str], cause: OSError) -> UnwritableError:
     return UnwritableError(f"{os.fspath(path)} cannot be written ({cause.strerror or cause}); {todo}")
 
 
-def nearest(name: str, choices: Iterable[str], count: int = 3) -> list[str]:
+def closest_matches(name: str, choices: Iterable[str], count: int = 3) -> list[str]:
     """Return up to `count` of `choices` most like `name`, best first (all of them if few enough)."""
     known = list(dict.fromkeys(choices))
     found = difflib.get_close_matches(name, known, n=count, cutoff=0.5)

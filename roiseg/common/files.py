@@ -10,6 +10,7 @@ import shutil
 import stat
 import tempfile
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +18,37 @@ from typing import Any, BinaryIO, Protocol, TextIO
 
 import xxhash
 
-from roiseg.common.errors import UserError, disk_full, unwritable
-from roiseg.common.file_names import image_path
+from roiseg.common.errors import UserError, disk_full, unwritable_error
 from roiseg.common.outputs import Proof, check_replaceable, in_own_folder, note_input, record
 
 
-class Source(Protocol):
+def normal_name(name: str) -> str:
+    """One form of a name: `/` between its parts, letters composed (NFC), no `.` and no empty parts."""
+    parts = unicodedata.normalize("NFC", name).replace("\\", "/").split("/")
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
+def ends_alike(a: str, b: str) -> bool:
+    """Is one of two normal names the end of the other, whole parts each?"""
+    return f"/{a}".endswith(f"/{b}") or f"/{b}".endswith(f"/{a}")
+
+
+def image_path(folder: Path, name: str) -> Path:
+    """The file of this name below a folder, however it is spelt there; the name as it is where none is."""
+    literal = folder / name
+    if os.path.exists(literal):  # False for names no file can have
+        return literal
+    path = folder
+    for part in normal_name(name).split("/"):
+        forms = (path / unicodedata.normalize(form, part) for form in ("NFC", "NFD"))
+        found = next((form for form in forms if os.path.exists(form)), None)
+        if found is None:
+            return literal
+        path = found
+    return path
+
+
+class DataSource(Protocol):
     """Something that can make the files it stands for."""
 
     def makes(self, path: str | Path) -> bool:
@@ -82,7 +108,7 @@ def _told_of(path: Path) -> Iterator[None]:
         about = Path(error.filename or path).absolute()
         place = path.absolute()
         if disk_full(error) or about.parent == place.parent or place.is_relative_to(about):
-            raise unwritable(path, error) from error
+            raise unwritable_error(path, error) from error
         raise  # about a file that was to be read, say
 
 
@@ -185,7 +211,7 @@ def read_json(path: str | Path, what: str, each: Callable[[dict[str, Any]], Any]
         raise UserError(f"{what} file {path} is not valid json ({error}): make it anew") from None
 
 
-def existing_file(path: str | Path | None, what: str, hint: str = "") -> Path:
+def require_file(path: str | Path | None, what: str, hint: str = "") -> Path:
     """Return `path` as a Path to a readable file, or raise a UserError that says where it ends.
 
     The file is an input of the command from then on: no output replaces it.
@@ -227,7 +253,7 @@ def open_regular(path: str | Path) -> BinaryIO:
     raise OSError(errno.EINVAL, NOT_REGULAR, os.fspath(path))
 
 
-def existing_dir(path: str | Path | None, what: str, hint: str = "") -> Path:
+def require_dir(path: str | Path | None, what: str, hint: str = "") -> Path:
     """Return `path` as a Path to a folder, or raise a UserError that says where it ends."""
     if path is None or str(path) == "":
         raise UserError(f"{what} folder is not set{': ' + hint if hint else ''}")
@@ -239,7 +265,7 @@ def existing_dir(path: str | Path | None, what: str, hint: str = "") -> Path:
     raise UserError(f"{what} folder not found: {path} ({_deepest(path)}){'; ' + hint if hint else ''}")
 
 
-def absent_files(folder: Path, names: Iterable[str]) -> list[str]:
+def missing_files(folder: Path, names: Iterable[str]) -> list[str]:
     """Those of `names` (relative to `folder`) that are no files; every folder is listed once."""
     listed: dict[str, set[str]] = {}
     absent = []

@@ -21,7 +21,7 @@ _TAKEN = (errno.EACCES, errno.EAGAIN)
 _HOLDER = re.compile(r"(process \d+ on \S+)?")
 
 
-class TakenError(Exception):
+class LockedError(Exception):
     """Another process holds the lock; the message names it."""
 
 
@@ -38,7 +38,7 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
         wait: for another process that holds it. The file is removed in the end, else it stays.
 
     Raises:
-        TakenError: another process holds it, and `wait` is false.
+        LockedError: another process holds it, and `wait` is false.
         UserError: a file of that name is no lock.
         OSError: the file cannot be made.
     """
@@ -73,7 +73,7 @@ def _take(stream: IO[str], path: Path, wait: bool) -> None:
         stream.seek(0)
         holder = stream.read(200).strip() or "another process"
         if not wait:
-            raise TakenError(holder) from None
+            raise LockedError(holder) from None
         log.info("waiting for %s, which is at work on %s", holder, path.parent)
         fcntl.lockf(stream, fcntl.LOCK_EX)
 

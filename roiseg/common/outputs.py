@@ -27,7 +27,7 @@ from typing import Any
 
 import xxhash
 
-from roiseg.common.errors import UserError, unwritable
+from roiseg.common.errors import UserError, unwritable_error
 from roiseg.common.locks import locked
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def check_folder(folder: str | Path, what: str = "output folder") -> Path:
         with tempfile.TemporaryFile(dir=deepest):
             pass
     except OSError as error:
-        raise unwritable(f"{what} {folder}", error) from None
+        raise unwritable_error(f"{what} {folder}", error) from None
     return folder
 
 

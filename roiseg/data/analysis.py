@@ -82,7 +82,7 @@ def analyze(annotations: Annotations, min_roi_size: float = 16, grid: int = 56) 
     per_image, images = np.unique(people, return_counts=True)
     return {
         "format": _FORMAT,
-        "fingerprint": fingerprint(annotations, min_roi_size, grid),
+        "fingerprint": analysis_fingerprint(annotations, min_roi_size, grid),
         "source": annotations.path.name,
         "parameters": {"min_roi_size": float(min_roi_size), "grid": grid},
         "definitions": DEFINITIONS,
@@ -106,7 +106,7 @@ def analyze(annotations: Annotations, min_roi_size: float = 16, grid: int = 56) 
     }
 
 
-def fingerprint(annotations: Annotations, min_roi_size: float, grid: int) -> str:
+def analysis_fingerprint(annotations: Annotations, min_roi_size: float, grid: int) -> str:
     """SHA-256 of all that an analysis depends on: the file, the instances read from it, the parameters."""
     # the file may hold several categories, and crowds may be read as instances
     instances = hashlib.sha256(annotations.ids.tobytes() + annotations.crowd.tobytes()).hexdigest()
@@ -140,7 +140,7 @@ def load_or_make_analysis(
     """
     _check_parameters(min_roi_size, grid)
     path = Path(path)
-    found = _read_fitting(path, fingerprint(annotations, min_roi_size, grid))
+    found = _read_fitting(path, analysis_fingerprint(annotations, min_roi_size, grid))
     if found is not None:
         return found
     analysis = analyze(annotations, min_roi_size, grid)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from roiseg.data.outlines import Outlines
 from roiseg.geometry.boxes import Boxes, denormalize
+from roiseg.geometry.outlines import Outlines
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Image augmentation before the extractor sees the picture.
+"""Image augmentation before the extractor sees the image.
 
 Geometry is one axis-aligned `Transform` in place of the plain letterbox, so outlines, boxes and ROIs
 follow it exactly and nothing is resampled twice. Colour, blur and noise come from kornia. People of other
-pictures are pasted in before all that (`roiseg.data.copy_paste`).
+images are pasted in before all that (`roiseg.data.copy_paste`).
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from torch import nn
 
 from roiseg.common.errors import UserError
 from roiseg.data.copy_paste import CopyPaste
-from roiseg.geometry.letterbox import Letterbox, Transform
+from roiseg.geometry.transform import Letterbox, Transform
 
 
 @dataclass(frozen=True)
 class GeometricAugment:
-    """Flip, zoom, aspect change and shift (crop) of the whole picture.
+    """Flip, zoom, aspect change and shift (crop) of the whole image.
 
     Args:
         flip: probability of a left-right mirror image.
         scale: (low, high) zoom relative to the letterbox, drawn log-uniformly; above 1 crops.
         aspect: width is multiplied by a factor within 1 / (1 + aspect) .. 1 + aspect.
-        shift: share (0..1) of the free room (padding or overhang) the picture may move in; 0 keeps
+        shift: share (0..1) of the free room (padding or overhang) the image may move in; 0 keeps
             it centred.
     """
 
@@ -64,12 +64,12 @@ class GeometricAugment:
         return Transform(new_w / width, new_h / height, float(left), float(top))
 
     def _offset(self, room: int, rng: np.random.Generator) -> int:
-        """Where the picture starts along an axis with `room` pixels to spare (negative: overhang)."""
+        """Where the image starts along an axis with `room` pixels to spare (negative: overhang)."""
         return round(room / 2 + room / 2 * self.shift * rng.uniform(-1, 1))
 
 
 class PhotometricAugment:
-    """Runs kornia image augmentations one after another on a single picture.
+    """Runs kornia image augmentations one after another on a single image.
 
     Args:
         transforms: modules float [1, 3, H, W] RGB in 0..1 -> the same; each draws its own
@@ -80,7 +80,7 @@ class PhotometricAugment:
         self.transforms = list(transforms)
 
     def __call__(self, image: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-        """Augment an RGB picture [H, W, 3]; the same seed gives the same picture."""
+        """Augment an RGB image [H, W, 3]; the same seed gives the same image."""
         picture = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.default_generator.manual_seed(seed)  # the CPU's alone; a GPU's state is not forked
@@ -91,7 +91,7 @@ class PhotometricAugment:
 
 @dataclass(frozen=True)
 class Augment:
-    """Everything that changes a training picture; any part may be None."""
+    """Everything that changes a training image; any part may be None."""
 
     geometric: GeometricAugment | None = None
     photometric: PhotometricAugment | None = None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from roiseg.extractor.cache.base import Key, Lookup
 from roiseg.geometry.boxes import Boxes
-from roiseg.geometry.letterbox import Transform
+from roiseg.geometry.transform import Transform
 
 _NO_IMAGES = torch.zeros((0, 1, 1, 3), dtype=torch.uint8)
 _NO_ROWS = torch.zeros(0, dtype=torch.int64)
@@ -55,27 +55,27 @@ class RoiSample:
     found: Lookup = field(default_factory=lambda: Lookup(False))  # what the feature cache holds of them
     rows: NDArray[np.int64] = field(default_factory=_no_ids)  # [r] of a close-up: which ROIs of its sample
     close_ups: Sequence[RoiSample] = ()  # enlarged parts of the image, with some of its ROIs
-    skipped: str = ""  # why the picture could not be used (data.on_error=skip): it is blank and has no ROIs
+    skipped: str = ""  # why the image could not be used (data.on_error=skip): it is blank and has no ROIs
 
 
 @dataclass
 class RoiBatch:
     """Images, and the ROIs that hang on them, sorted by image."""
 
-    images: Tensor  # uint8 [P, H, W, 3] RGB of the samples that have a picture, in order
+    images: Tensor  # uint8 [P, H, W, 3] RGB of the samples that have an image, in order
     rois: Tensor  # float32 [R, 5] image index, x1, y1, x2, y2 in input pixels
     targets: Tensor  # uint8 [R, h, w] in the decoder's frame
     samples: Sequence[RoiSample]  # for what only some readers need: names, transforms, truths
     measured: Tensor = field(default_factory=lambda: torch.from_numpy(_no_targets()))  # see RoiSample
     pixel_sizes: Tensor = field(default_factory=lambda: torch.ones(0))  # float32 [B], see RoiSample
-    pictured: Sequence[bool] = ()  # [B] which samples have a picture
+    pictured: Sequence[bool] = ()  # [B] which samples have an image
     stored: Tensor = _NOTHING  # uint8 [S, row bytes] encoded features that the loader found, in order
     features: tuple[Tensor, ...] = ()  # [B, C_l, H_l, W_l] a layer, set once the extractor has run
     inputs: Tensor | None = None  # float32 [P, 3, H, W], the detector's input tensor, set with the features
     rows: Tensor = _NO_ROWS  # int64 [R] of close-ups: which ROI of the batch they belong to
     close_ups: RoiBatch | None = None  # more looks at some of the ROIs, if predictions are to be averaged
-    mirrored: RoiBatch | None = None  # the same ROIs in flipped pictures, if predictions are to be averaged
-    skipped: Sequence[str] = ()  # why pictures were left out, one text each
+    mirrored: RoiBatch | None = None  # the same ROIs in flipped images, if predictions are to be averaged
+    skipped: Sequence[str] = ()  # why images were left out, one text each
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> RoiBatch:
         """Return the batch with its tensors on `device`."""
@@ -140,10 +140,10 @@ class RoiBatch:
 def close_up(
     sample: RoiSample, image: NDArray[np.uint8], transform: Transform, rois: Boxes, rows: NDArray[np.int64]
 ) -> RoiSample:
-    """An enlarged part of a sample's picture, with those of its ROIs that are seen in it.
+    """An enlarged part of a sample's image, with those of its ROIs that are seen in it.
 
     Args:
-        sample: the whole picture.
+        sample: the whole image.
         image: [H, W, 3] RGB, the part at the extractor's input size.
         transform: original -> input pixels of the part.
         rois: [r, 4] all ROIs of the sample in original pixels.
@@ -163,7 +163,7 @@ def close_up(
 
 
 def collate(samples: Sequence[RoiSample]) -> RoiBatch:
-    """Join samples into a batch, but for those that are skipped; of those only, one blank picture stays."""
+    """Join samples into a batch, but for those that are skipped; of those only, one blank image stays."""
     skipped = [sample.skipped for sample in samples if sample.skipped]
     samples = [sample for sample in samples if not sample.skipped] or samples[:1]
     pictures = [sample.image for sample in samples if sample.image.size]

@@ -19,13 +19,13 @@ from pycocotools import mask as coco_mask
 
 from roiseg.common.console import status
 from roiseg.common.errors import UserError
-from roiseg.common.files import existing_file, read_json
+from roiseg.common.files import read_json, require_file
 from roiseg.common.limits import MAX_PIXELS
 from roiseg.data.annotation_check import doubts
 from roiseg.data.annotation_index import Index
 from roiseg.data.annotations import Annotations
 from roiseg.data.coco_records import HUGE, NOT_A_POLYGON, Image, Instance, check_points, pack, where_is
-from roiseg.data.rle import checked_counts
+from roiseg.geometry.rle import checked_counts
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def load_annotations(
     """
     if crowd not in ("region", "instance"):
         raise UserError(f"data.crowd must be region or instance, got {crowd}")
-    path = existing_file(path, "annotations")
+    path = require_file(path, "annotations")
     if index_dir is None:
         annotations = parse(path, category_id, crowd)
     else:

@@ -1,7 +1,7 @@
-"""Copy-paste: which people are pasted into a picture, and where.
+"""Copy-paste: which people are pasted into an image, and where.
 
 Ghiasi et al., "Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation",
-CVPR 2021. There, donors are placed anywhere. Here most stand beside a person of the picture, about as tall
+CVPR 2021. There, donors are placed anywhere. Here most stand beside a person of the image, about as tall
 and on the same ground, so that boxes overlap and both classes, target and non-target, are hard.
 """
 
@@ -10,25 +10,124 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from roiseg.common.errors import UserError
-from roiseg.data.donors import Donors
+from roiseg.common.files import image_path
+from roiseg.data.annotations import Annotations
+from roiseg.data.images import image_digest, read_image
+from roiseg.geometry import rle
 from roiseg.geometry.boxes import Boxes
-from roiseg.geometry.paste import Window
+from roiseg.geometry.paste import Window, paste_window
+from roiseg.geometry.rasterize import Grids, unpack
+
+_CELLS = 32  # along each side of the grid on which a person is judged
+_MIN_FILL = 0.25  # of its box; less is an arm or a sliver
+_MAX_COVERED = 0.1  # of its mask, by other persons: their pixels are not its own
+_TRIES = 8
+# a large neighbour is given one of this share of the people, the tallest, where none is tall enough
+_TALLEST = 0.25
+
+
+class Donors:
+    """People large enough to be pasted, no crowds, hardly covered by others.
+
+    Args:
+        annotations: the training set, and nothing but it: what is held out must not be seen.
+        image_dir: folder its file names are relative to.
+        min_size: smallest side of a donor's box in original pixels.
+    """
+
+    def __init__(self, annotations: Annotations, image_dir: Path, min_size: float) -> None:
+        self.annotations = annotations
+        self.image_dir = image_dir
+        large = annotations.all_eligible(min_size)
+        boxes = annotations.all_pixel_boxes()[large]
+        heights = boxes[:, 3] - boxes[:, 1]
+        images = annotations.image_ids[np.searchsorted(annotations.first, large, "right") - 1]
+        ids = annotations.ids[large]
+        order = np.lexsort((ids, images, heights))  # whatever the order of the images
+        self.instances, self.heights = large[order], heights[order]
+        people = np.stack([images, ids], axis=1)[order].astype("<i8")
+        self.name = xxhash.xxh3_64_hexdigest(people.tobytes())  # of this set of people
+
+    def __len__(self) -> int:
+        return len(self.instances)
+
+    def draw(self, image: int, min_height: float, rng: np.random.Generator) -> int | None:
+        """Draw an instance of another image, `min_height` pixels tall or else one of the tallest."""
+        least = min(int(np.searchsorted(self.heights, min_height)), int((1 - _TALLEST) * len(self)))
+        for _ in range(_TRIES):
+            instance = int(self.instances[rng.integers(least, len(self))])
+            if self.annotations.image_of(instance) != image and self.suits(instance):
+                return instance
+        return None
+
+    def suits(self, instance: int) -> bool:
+        """Does it fill its box well enough, and do others leave it uncovered?"""
+        image = self.annotations.image_of(instance)
+        position = instance - int(self.annotations.first[image])
+        x1, y1, x2, y2 = self.annotations.pixel_boxes(image)[position].astype(np.float64)
+        scale = np.array([[_CELLS / (x2 - x1), _CELLS / (y2 - y1)]])
+        grids = Grids(scale, -scale * (x1, y1), (_CELLS, _CELLS))
+        planes = self.annotations.outlines(image).planes(grids)
+        own = planes[:, :, position]
+        others = np.bitwise_or.reduce(np.delete(planes, position, axis=2), axis=2)
+        cells = int(unpack(own).sum())
+        covered = int(unpack(own & others).sum())
+        return cells >= _MIN_FILL * _CELLS**2 and covered <= _MAX_COVERED * cells
+
+    def window(self, instance: int) -> Window:
+        """Whole pixels of its own image that its mask lies in."""
+        outline = self.annotations.outline(instance)
+        polygons = outline.pixels(0)
+        if not polygons:
+            return rle.bounds(outline.rle(0))
+        points = np.concatenate(polygons)
+        return paste_window(np.concatenate([points.min(axis=0), points.max(axis=0)]), outline.size)
+
+    def mask(self, instance: int, window: Window, size: tuple[int, int], mirrored: bool) -> NDArray[np.bool_]:
+        """Its mask on a grid of `size` (h, w) cells stretched over a window of its image.
+
+        Drawn straight onto the grid: is a cell's centre inside its outline?
+        """
+        x1, y1, x2, y2 = window
+        scale = np.array([[size[1] / (x2 - x1), size[0] / (y2 - y1)]])
+        shift = -scale * (x1, y1)
+        if mirrored:
+            scale[0, 0], shift[0, 0] = -scale[0, 0], size[1] - shift[0, 0]
+        planes = self.annotations.outline(instance).planes(Grids(scale, shift, size))
+        return unpack(planes[:, :, 0])[0, :, : size[0]].T.astype(bool)
+
+    def path(self, instance: int) -> Path:
+        """The file of its image."""
+        name = self.annotations.file_names[self.annotations.image_of(instance)]
+        return image_path(self.image_dir, str(name))
+
+    def patch(self, instance: int, window: Window) -> NDArray[np.uint8]:
+        """A window of its image, [h, w, 3]."""
+        x1, y1, x2, y2 = window
+        size = self.annotations.size(self.annotations.image_of(instance))
+        return read_image(self.path(instance), size)[y1:y2, x1:x2]
+
+    def state(self, instance: int) -> tuple[str, bytes]:
+        """What its pixels depend on: the image's path and content."""
+        return str(self.path(instance).absolute()), image_digest(self.path(instance))
 
 
 @dataclass(frozen=True)
 class Paste:
-    """One person in one place of another picture.
+    """One person in one place of another image.
 
     Attributes:
         donor: the instance, by index in the training set.
-        window: x1, y1, x2, y2 it is cut out at, in whole pixels of its own picture.
-        place: x1, y1, x2, y2 the window is stretched over, in whole pixels of the other picture; may
+        window: x1, y1, x2, y2 it is cut out at, in whole pixels of its own image.
+        place: x1, y1, x2, y2 the window is stretched over, in whole pixels of the other image; may
             reach beyond that.
         mirrored: left and right are exchanged.
         behind: it stands behind everybody who is there already, not in front.
@@ -51,11 +150,11 @@ class Paste:
 
 @dataclass(frozen=True)
 class CopyPaste:
-    """Draws people of other training pictures, pasted beside the people of a picture.
+    """Draws people of other training images, pasted beside the people of an image.
 
     Args:
-        probability: that a picture gets any.
-        people: most that a picture gets; as many or fewer with equal probability.
+        probability: that an image gets any.
+        people: most that an image gets; as many or fewer with equal probability.
         near: share that are placed beside a person so that their boxes overlap; the others stand
             anywhere on its ground.
         behind: share that are placed behind everybody else, not in front.
@@ -147,13 +246,13 @@ _UNEVEN = 0.1  # feet are up to this share of the height above or below the neig
 def blend(
     under: NDArray[np.uint8], patch: NDArray[np.uint8], mask: NDArray[np.bool_], tone: float
 ) -> NDArray[np.uint8]:
-    """Lay a person over a part of a picture; what is outside its mask keeps every pixel.
+    """Lay a person over a part of an image; what is outside its mask keeps every pixel.
 
     Its edge, two pixels wide, shows a little of what is below: a person cut out hard would be told by it.
 
     Args:
-        under: [h, w, 3] the part of the picture.
-        patch: [h, w, 3] the donor's picture, brought to the same pixels.
+        under: [h, w, 3] the part of the image.
+        patch: [h, w, 3] the donor's image, brought to the same pixels.
         mask: [h, w] where the person is seen.
         tone: share (0..1) of the way its colours are moved to those of the rest of `under`.
     """

@@ -12,24 +12,21 @@ import lightning as L
 import torch
 
 from roiseg.common.errors import UserError
-from roiseg.common.files import Source
-from roiseg.data.annotation_sets import join
+from roiseg.common.files import DataSource
 from roiseg.data.annotations import Annotations
 from roiseg.data.augment import Augment
-from roiseg.data.bank import Bank
 from roiseg.data.batch import RoiBatch, RoiSample, collate
 from roiseg.data.coco_json import load_annotations
 from roiseg.data.dataset import RoiDataset
-from roiseg.data.epoch_sampler import EpochSampler
 from roiseg.data.features import FeatureSource
-from roiseg.data.folds import Folds
+from roiseg.data.folds import Folds, join_annotations
 from roiseg.data.mirror import mirror
 from roiseg.data.prefetch import FeatureLoader
-from roiseg.data.sampling import RoiSampler
-from roiseg.data.skipped import Skipped
+from roiseg.data.samplers import EpochSampler, RoiSampler
+from roiseg.data.skipped_images import SkippedImages
 from roiseg.data.targets import TargetSpec
-from roiseg.data.views import Views
-from roiseg.data.zooms import Zooms
+from roiseg.data.views import AugmentationPool, Views
+from roiseg.data.zooms import CropScales
 from roiseg.extractor.cache.base import FeatureCache
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 
@@ -53,19 +50,19 @@ class RoiDataModule(L.LightningDataModule):
         num_workers: loader processes.
         pin_memory: page-lock batches for faster copies to a GPU.
         sampler: draws training ROIs.
-        augment: changes training pictures.
+        augment: changes training images.
         seed: root of the data's randomness.
         source: makes the data set where it is absent, if a path above is one of its files.
         cache: keeps features between epochs (on disk: between runs); None computes them every time.
         bank: number of augmented views a training image has; without it every view is new, and only
             the validation images' features are worth keeping.
-        pictures: batches have all their pictures, for decoders that read them.
+        pictures: batches have all their images, for decoders that read them.
         folds: cross-validation: training and validation images are taken together and split anew; None
             keeps them as they are.
-        test_mirror: the test averages over every picture and its mirror image, at the price of one more run
+        test_mirror: the test averages over every image and its mirror image, at the price of one more run
             of the extractor an image. Validation during training does not.
-        zooms: the test averages over the whole picture and enlarged parts of it, where a ROI is small; None
-            looks at the whole picture only. Validation during training does that, too.
+        zooms: the test averages over the whole image and enlarged parts of it, where a ROI is small; None
+            looks at the whole image only. Validation during training does that, too.
         on_error: an image that is missing, damaged or does not fit its record: "raise" ends the run, "skip"
             leaves it out of its batch, with a counted warning an epoch. A training batch of which nothing is
             left is a step without a gradient, so that steps and schedule stay those of the whole set.
@@ -90,13 +87,13 @@ class RoiDataModule(L.LightningDataModule):
         num_workers: int = 2,
         pin_memory: bool = False,
         seed: int = 0,
-        source: Source | None = None,
+        source: DataSource | None = None,
         cache: FeatureCache | None = None,
-        bank: Bank | None = None,
+        bank: AugmentationPool | None = None,
         pictures: bool = False,
         folds: Folds | None = None,
         test_mirror: bool = False,
-        zooms: Zooms | None = None,
+        zooms: CropScales | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         crowd: Literal["region", "instance"] = "region",
     ) -> None:
@@ -130,7 +127,7 @@ class RoiDataModule(L.LightningDataModule):
         self.test_mirror = test_mirror
         self.zooms = zooms
         self.on_error = on_error
-        self.skipped = {split: Skipped(split) for split in ("train", "val", "test")}
+        self.skipped = {split: SkippedImages(split) for split in ("train", "val", "test")}
         self.category_id = category_id
         self.index_dir = index_dir
         self.crowd = crowd
@@ -191,7 +188,7 @@ class RoiDataModule(L.LightningDataModule):
         """The annotations of a split, and the folder of its images."""
         if self.folds is None:
             return self._load(split)
-        joined, images = join([self._load("train"), self._load("val")])
+        joined, images = join_annotations([self._load("train"), self._load("val")])
         return self.folds.split(joined)[split], images
 
     def _load(self, split: str) -> tuple[Annotations, Path]:
@@ -255,7 +252,7 @@ class RoiDataModule(L.LightningDataModule):
         return batch
 
     def samples(self, split: str, items: Sequence[int]) -> list[RoiSample]:
-        """Single items of a split, with their pictures; other items for those that are skipped."""
+        """Single items of a split, with their images; other items for those that are skipped."""
         dataset = self.dataset(split).with_pictures()
         others = (item for item in range(len(dataset)) if item not in items)
         found = (dataset[item] for item in itertools.chain(items, others))

@@ -1,4 +1,4 @@
-"""The image-wise dataset: a picture, its ROIs and their targets."""
+"""The image-wise dataset: an image, its ROIs and their targets."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from torch.utils.data import Dataset
 
 from roiseg.common.classes import BACKGROUND, NON_TARGET
 from roiseg.common.errors import UserError
-from roiseg.common.file_names import image_path
-from roiseg.common.files import absent_files, existing_dir
+from roiseg.common.files import image_path, missing_files, require_dir
 from roiseg.data.annotations import Annotations
 from roiseg.data.batch import RoiSample, close_up
 from roiseg.data.images import DamagedImage, image_digest, read_image
-from roiseg.data.sampling import RoiSampler
-from roiseg.data.scenes import Scene, Scenes
-from roiseg.data.targets import TargetSpec, draw_targets
+from roiseg.data.samplers import RoiSampler
+from roiseg.data.scene_composer import ComposedImage, SceneComposer
+from roiseg.data.targets import TargetSpec, rasterize_targets
 from roiseg.data.views import View, Views
-from roiseg.data.zooms import Zooms
+from roiseg.data.zooms import CropScales
 from roiseg.extractor.cache.base import FeatureCache, Key, Lookup
 from roiseg.geometry import boxes as box_ops
 from roiseg.geometry.boxes import Boxes
@@ -47,8 +46,8 @@ class RoiDataset(Dataset[RoiSample]):
             the true masks beside it (evaluation).
         seed: root of all randomness.
         cache: where features may already be; None: nowhere.
-        pictures: items have their picture even where the cache holds its features.
-        skip_damaged: an item whose picture is missing or cannot be used is a blank one without ROIs, and says
+        pictures: items have their image even where the cache holds its features.
+        skip_damaged: an item whose image is missing or cannot be used is a blank one without ROIs, and says
             why; else it raises.
 
     Raises:
@@ -70,7 +69,7 @@ class RoiDataset(Dataset[RoiSample]):
         skip_damaged: bool = False,
     ) -> None:
         self.annotations = annotations
-        self.image_dir = existing_dir(image_dir, "image", "set data.train_images / data.val_images")
+        self.image_dir = require_dir(image_dir, "image", "set data.train_images / data.val_images")
         self.views = views
         self.spec = spec
         self.min_roi_size = min_roi_size
@@ -79,7 +78,7 @@ class RoiDataset(Dataset[RoiSample]):
         self.cache = cache
         self.pictures = pictures
         self.skip_damaged = skip_damaged
-        self.zooms: Zooms | None = None
+        self.zooms: CropScales | None = None
         counts = annotations.eligible_counts(min_roi_size)
         self.images = np.flatnonzero(counts)  # index into annotations of each item
         self.num_rois = int(counts.sum())
@@ -88,12 +87,12 @@ class RoiDataset(Dataset[RoiSample]):
                 f"no instance in {annotations.path} has both sides of {min_roi_size} pixels or more: "
                 "lower data.min_roi_size or give another file"
             )
-        self.scenes = Scenes(annotations, self.image_dir, min_roi_size, views.augment.paste)
+        self.scenes = SceneComposer(annotations, self.image_dir, min_roi_size, views.augment.paste)
         self._check_files()
 
     def _check_files(self) -> None:
         names = self.annotations.file_names[self.images].tolist()
-        missing = absent_files(self.image_dir, names)
+        missing = missing_files(self.image_dir, names)
         if missing and not (self.skip_damaged and len(missing) < len(names)):
             raise UserError(
                 f"{len(missing)} of {len(names)} images of {self.annotations.path} are not in "
@@ -137,7 +136,7 @@ class RoiDataset(Dataset[RoiSample]):
             visible = box_ops.clip(boxes, self.views.letterbox.size)
             rois, owners = self.sampler.draw(visible, eligible, rng, self.views.letterbox.size)
         draw = functools.partial(
-            draw_targets,
+            rasterize_targets,
             outlines=scene.outlines,
             crowd=scene.crowd,
             transform=transform,
@@ -166,7 +165,7 @@ class RoiDataset(Dataset[RoiSample]):
         )
 
     def _skipped(self, index: int, why: str) -> RoiSample:
-        """A blank picture without ROIs, in the place of an image that cannot be used."""
+        """A blank image without ROIs, in the place of an image that cannot be used."""
         size, letterbox = self.annotations.size(index), self.views.letterbox
         transform = letterbox.fit(*size)
         return RoiSample(
@@ -176,14 +175,14 @@ class RoiDataset(Dataset[RoiSample]):
             measured=np.zeros((0, *self.spec.metric_spec().size), np.uint8), skipped=why,
         )  # fmt: skip
 
-    def for_test(self, zooms: Zooms | None) -> RoiDataset:
-        """The same data set, whose items have their pictures, and close-ups of small ROIs."""
+    def for_test(self, zooms: CropScales | None) -> RoiDataset:
+        """The same data set, whose items have their images, and close-ups of small ROIs."""
         twin = copy.copy(self)
         twin.pictures, twin.zooms = True, zooms
         return twin
 
     def _close_ups(self, sample: RoiSample, picture: NDArray[np.uint8], rois: Boxes) -> list[RoiSample]:
-        """Enlarged parts of a picture, with those of its ROIs (in original pixels) that are seen in each."""
+        """Enlarged parts of an image, with those of its ROIs (in original pixels) that are seen in each."""
         letterbox = self.views.letterbox
         assert self.zooms is not None
         return [
@@ -192,12 +191,14 @@ class RoiDataset(Dataset[RoiSample]):
         ]
 
     def with_pictures(self) -> RoiDataset:
-        """The same data set, whose items have their pictures and do not ask the cache."""
+        """The same data set, whose items have their images and do not ask the cache."""
         twin = copy.copy(self)
         twin.cache, twin.pictures = None, True
         return twin
 
-    def _look_up(self, path: Path, variant: int, view: View, scene: Scene) -> tuple[Key | None, Lookup]:
+    def _look_up(
+        self, path: Path, variant: int, view: View, scene: ComposedImage
+    ) -> tuple[Key | None, Lookup]:
         """What the cache, if any, holds of a view."""
         if self.cache is None or not self.views.number:
             return None, Lookup(False)

@@ -38,11 +38,11 @@ class DamagedImage(UserError):
 def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """Decode an image file, told by its content, to RGB uint8 [H, W, 3].
 
-    Of an animation the first picture is taken; transparency is left out. More than 8 bits a channel are
+    Of an animation the first image is taken; transparency is left out. More than 8 bits a channel are
     scaled down to 8, see `to_rgb`.
 
-    A picture that its EXIF orientation turns is turned. Programs differ in whether they annotate such a
-    picture before or after that, so where there is an annotation record its size must say that it was after.
+    An image that its EXIF orientation turns is turned. Programs differ in whether they annotate such a
+    image before or after that, so where there is an annotation record its size must say that it was after.
 
     Args:
         path: the file.

@@ -6,20 +6,20 @@ from dataclasses import replace
 
 from roiseg.data.batch import RoiBatch, RoiSample
 from roiseg.extractor.cache.base import Lookup
-from roiseg.geometry.letterbox import Transform
+from roiseg.geometry.transform import Transform
 
 
 def mirror(batch: RoiBatch) -> RoiBatch:
-    """Flip the input pictures of a batch left to right, padding included, and all that lies on them.
+    """Flip the input images of a batch left to right, padding included, and all that lies on them.
 
     Args:
-        batch: with all its pictures.
+        batch: with all its images.
 
     Returns:
         A batch of the same ROIs in the same order, whose features are still to be computed. A map over the
         ROI or over the input, flipped along x, is one of the batch given.
     """
-    assert len(batch.images) == len(batch.samples), "a batch to be mirrored needs all its pictures"
+    assert len(batch.images) == len(batch.samples), "a batch to be mirrored needs all its images"
     width = batch.images.shape[2]
     rois = batch.rois.clone()
     rois[:, 1], rois[:, 3] = width - batch.rois[:, 3], width - batch.rois[:, 1]

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from roiseg.data.batch import RoiBatch
-from roiseg.data.skipped import Skipped
+from roiseg.data.skipped_images import SkippedImages
 
 
 class FeatureLoader(DataLoader):
@@ -22,7 +22,7 @@ class FeatureLoader(DataLoader):
 
     On a GPU a thread with a stream of its own runs the extractor ahead of the decoder, so that both
     overlap. On a CPU they would only take the cores from each other: there everything happens in turn,
-    as it does without loader processes, where pictures are drawn in this process.
+    as it does without loader processes, where images are drawn in this process.
 
     Args:
         dataset: of the items.
@@ -37,7 +37,7 @@ class FeatureLoader(DataLoader):
         dataset: Dataset,
         prepare: Callable[[RoiBatch], RoiBatch],
         ahead: int = 0,
-        skipped: Skipped | None = None,
+        skipped: SkippedImages | None = None,
         **options: Any,
     ) -> None:
         options["collate_fn"] = _Sent(options.get("collate_fn", list))

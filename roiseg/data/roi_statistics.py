@@ -138,7 +138,7 @@ def _polygon_planes(
 def _count(
     planes: Planes, rois: NDArray[np.int64], pairs: _Pairs, crowd: NDArray[np.bool_], grid: int
 ) -> NDArray[np.int64]:
-    """Cells [R, 4] of each class, as `draw_targets` labels them."""
+    """Cells [R, 4] of each class, as `rasterize_targets` labels them."""
     planes[-1] &= np.uint64((1 << (grid - 1) % 64 + 1) - 1)  # below the grid
     target = planes[:, pairs.first + rois - pairs.instance[pairs.first]]
     uncertain = crowd[pairs.instance]

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roiseg.common.classes import IGNORE, NON_TARGET, TARGET
-from roiseg.data.outlines import Outlines
 from roiseg.geometry.boxes import Boxes
-from roiseg.geometry.letterbox import Transform
+from roiseg.geometry.outlines import Outlines
 from roiseg.geometry.rasterize import Grids, Planes, unpack
+from roiseg.geometry.transform import Transform
 
 Frame = Literal["roi", "image"]
 
@@ -62,7 +62,7 @@ class TargetSpec:
         )
 
 
-def draw_targets(
+def rasterize_targets(
     spec: TargetSpec,
     outlines: Outlines,
     crowd: NDArray[np.bool_],

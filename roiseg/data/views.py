@@ -1,4 +1,4 @@
-"""How a picture is shown to the detector: the letterbox, or an augmented view in its place."""
+"""How an image is shown to the detector: the letterbox, or an augmented view in its place."""
 
 from __future__ import annotations
 
@@ -7,11 +7,43 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from roiseg.common.errors import UserError
 from roiseg.data.augment import Augment
-from roiseg.data.bank import Bank
 from roiseg.geometry import boxes as box_ops
 from roiseg.geometry.boxes import Boxes
-from roiseg.geometry.letterbox import Letterbox, Transform
+from roiseg.geometry.transform import Letterbox, Transform
+
+
+@dataclass(frozen=True)
+class AugmentationPool:
+    """Each training image is seen in one of `variants` augmented views, drawn at random every epoch.
+
+    The features of a view are computed when it is first drawn and kept in the cache.
+
+    Args:
+        variants: views an image.
+        refresh: epochs after which a view is replaced by a new one, a part of the views each epoch; None
+            keeps them for good.
+        seed: of the views. Not the run's, so that runs of other seeds find their features.
+    """
+
+    variants: int = 16
+    refresh: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.variants < 1 or (self.refresh is not None and self.refresh < 1):
+            raise UserError(
+                f"data.bank: variants and refresh must be 1 or more, got {self.variants} and {self.refresh}"
+            )
+
+    def draw(self, rng: np.random.Generator, epoch: int) -> tuple[int, int]:
+        """The view an image is seen in: its number, and how often that has been replaced by then."""
+        variant = int(rng.integers(self.variants))
+        if self.refresh is None:
+            return variant, 0
+        return variant, (epoch + variant * self.refresh // self.variants) // self.refresh
+
 
 # A view in which a person keeps less than this share of its box is not used as a ROI.
 _MIN_VISIBLE = 0.4
@@ -20,7 +52,7 @@ _TRIES = 8
 
 @dataclass(frozen=True)
 class View:
-    """One way of showing one picture.
+    """One way of showing one image.
 
     Attributes:
         transform: original -> input pixels.
@@ -35,17 +67,17 @@ class View:
 
 @dataclass(frozen=True)
 class Views:
-    """Draws views of pictures and renders them.
+    """Draws views of images and renders them.
 
     Args:
         letterbox: how an image is brought to the extractor's input size.
-        augment: changes of the picture.
+        augment: changes of the image.
         bank: how many augmented views an image has; None: a new one every time.
     """
 
     letterbox: Letterbox
     augment: Augment
-    bank: Bank | None = None
+    bank: AugmentationPool | None = None
 
     @property
     def number(self) -> int:
@@ -68,7 +100,7 @@ class Views:
 
         Args:
             boxes: [n, 4] boxes of its instances in original pixels.
-            eligible: positions in `boxes` that can be a ROI in the whole picture.
+            eligible: positions in `boxes` that can be a ROI in the whole image.
             size: (H, W) of the image in original pixels.
             rng: source of randomness.
         """
@@ -77,14 +109,14 @@ class Views:
         return View(transform, seen, colour_seed)
 
     def render(self, picture: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
-        """Picture [h, w, 3] -> input [H, W, 3]."""
+        """Image [h, w, 3] -> input [H, W, 3]."""
         image = self.letterbox.apply(picture, view.transform)
         if self.augment.photometric is None or view.colour_seed is None:
             return image
         return self.augment.photometric(image, seed=view.colour_seed)
 
     def slot(self, variant: int) -> object:
-        """A name of a view of any picture: the plain one, or one of the bank's of this augmentation."""
+        """A name of a view of any image: the plain one, or one of the bank's of this augmentation."""
         if self.bank is None:
             return "plain"
         colours = self.augment.photometric.transforms if self.augment.photometric else ()

@@ -10,21 +10,21 @@ from numpy.typing import NDArray
 
 from roiseg.common.errors import UserError
 from roiseg.geometry.boxes import Boxes
-from roiseg.geometry.letterbox import Letterbox, Transform
+from roiseg.geometry.transform import Letterbox, Transform
 
 _STEP = 0.25  # of the input's sides: close-ups lie on a grid, so that neighbours share one
 
 
 @dataclass(frozen=True)
-class Zooms:
-    """Which enlarged parts of a picture are looked at, beside the whole.
+class CropScales:
+    """Which enlarged parts of an image are looked at, beside the whole.
 
     As in sliced inference (Akyon et al., SAHI, 2022), but only where a ROI is small, and a part is shared
     by all ROIs that lie in it: an image costs at most one more run of the extractor for each ROI and
     factor, mostly far fewer.
 
     Args:
-        factors: enlargements relative to the letterboxed picture, above 1.
+        factors: enlargements relative to the letterboxed image, above 1.
         longest: a ROI is looked at with every factor that leaves its longer side at this share (0..0.75) of
             the input's or less.
     """
@@ -41,11 +41,11 @@ class Zooms:
     def close_ups(
         self, letterbox: Letterbox, size: tuple[int, int], rois: Boxes
     ) -> list[tuple[Transform, NDArray[np.int64]]]:
-        """The enlarged parts of a picture.
+        """The enlarged parts of an image.
 
         Args:
             letterbox: how the whole is brought to the extractor's input.
-            size: (H, W) of the picture in original pixels.
+            size: (H, W) of the image in original pixels.
             rois: [R, 4] in original pixels.
 
         Returns:
@@ -66,7 +66,7 @@ class Zooms:
 def _part(
     letterbox: Letterbox, fit: Transform, size: tuple[int, int], factor: float, roi: NDArray[np.float32]
 ) -> Transform:
-    """The part of the enlarged picture, on the grid, in whose middle a ROI lies most nearly."""
+    """The part of the enlarged image, on the grid, in whose middle a ROI lies most nearly."""
     scales, shifts = [], []
     axes = ((fit.scale_x, fit.shift_x), (fit.scale_y, fit.shift_y))
     for axis, (scale, margin) in enumerate(axes):

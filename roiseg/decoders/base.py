@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from roiseg.common.classes import TARGET
 from roiseg.common.errors import UserError
-from roiseg.decoders.detail import DetailBranch
-from roiseg.decoders.film import Film
+from roiseg.decoders.layers.detail import DetailBranch
+from roiseg.decoders.layers.film import Film
 from roiseg.geometry.interpolation import cell_cover
 from roiseg.geometry.roi_align import resample
 
@@ -53,11 +53,11 @@ class DecoderOutput:
     inside: Tensor | None = None
 
 
-class SharedOptions(TypedDict, total=False):
+class DecoderOptions(TypedDict, total=False):
     """Options every decoder takes.
 
     film: features are modulated by the pixel size relative to this base size; None: they are not.
-    detail: width of a branch that reads the picture at the logits' resolution; None: no such branch.
+    detail: width of a branch that reads the image at the logits' resolution; None: no such branch.
     """
 
     film: float | None
@@ -82,7 +82,7 @@ class Decoder(nn.Module, ABC):
         image_size: (H, W) of the input in pixels.
         num_classes: 3, or 2 without the non-target class.
         frame, output_size: see above.
-        film, detail: see `SharedOptions`.
+        film, detail: see `DecoderOptions`.
     """
 
     provides: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.base import Context, Decoder, DecoderOutput, SharedOptions
+from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput
 
 
 class CascadeDecoder(Decoder):
@@ -24,7 +24,7 @@ class CascadeDecoder(Decoder):
         in_channels, strides, image_size, num_classes: see `Decoder`.
         first: makes the first decoder of (in_channels, strides, image_size).
         second: makes the second one, which must have its option `prior` on.
-        **shared: see `SharedOptions`; applied around both.
+        **shared: see `DecoderOptions`; applied around both.
 
     Raises:
         UserError: the decoders do not fit each other.
@@ -38,7 +38,7 @@ class CascadeDecoder(Decoder):
         first: Callable[..., Decoder],
         second: Callable[..., Decoder],
         num_classes: int = 3,
-        **shared: Unpack[SharedOptions],
+        **shared: Unpack[DecoderOptions],
     ) -> None:
         facts = {"in_channels": in_channels, "strides": strides, "image_size": image_size}
         one, two = first(**facts), second(**facts)

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.base import Context, Decoder, DecoderOutput, SharedOptions
-from roiseg.decoders.initial import msra_init, predictor_init, xavier_init
-from roiseg.decoders.roi_crop import RoiCrop
+from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput
+from roiseg.decoders.layers.convolution import msra_init, predictor_init, xavier_init
+from roiseg.decoders.layers.roi_crop import RoiCrop
 
 
 class CoarseDecoder(Decoder):
@@ -31,7 +31,7 @@ class CoarseDecoder(Decoder):
         output_size: (h, w) of the logits; the regular grid has twice as many points.
         mid_channels: width of the features and of the convolution.
         hidden: units of a fully connected layer.
-        **shared: see `SharedOptions`.
+        **shared: see `DecoderOptions`.
 
     Raises:
         UserError: an option that is no size.
@@ -46,7 +46,7 @@ class CoarseDecoder(Decoder):
         output_size: Sequence[int] = (7, 7),
         mid_channels: int = 256,
         hidden: int = 1024,
-        **shared: Unpack[SharedOptions],
+        **shared: Unpack[DecoderOptions],
     ) -> None:
         super().__init__(in_channels, strides, image_size, num_classes, "roi", output_size, **shared)
         if mid_channels < 1 or hidden < 1:

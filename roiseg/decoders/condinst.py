@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.base import Context, DecoderOutput, Frame, SharedOptions
-from roiseg.decoders.image_decoder import ImageDecoder, finer_stride
-from roiseg.decoders.layers import FeatureFusion, conv_norm_relu
-from roiseg.decoders.roi_vector import RoiVector
+from roiseg.decoders.base import Context, DecoderOptions, DecoderOutput, Frame
+from roiseg.decoders.layers.convolution import FeatureFusion, conv_norm_relu
+from roiseg.decoders.layers.image_decoder import ImageDecoder, finer_stride
+from roiseg.decoders.layers.roi_vector import RoiVector
 
 MASK_CHANNELS = 8  # of the mask features
 HEAD_CHANNELS = 8  # of the dynamic head's hidden layers
@@ -49,7 +49,7 @@ class CondInstDecoder(ImageDecoder):
         roi_depth: 3x3 convolutions on that crop.
         upsample: how much finer than the finest layer the map is.
         frame, output_size: see `ImageDecoder`.
-        **shared: see `SharedOptions`.
+        **shared: see `DecoderOptions`.
 
     Raises:
         UserError: a width, depth or `upsample` that is not possible.
@@ -68,7 +68,7 @@ class CondInstDecoder(ImageDecoder):
         upsample: int = 2,
         frame: Frame = "image",
         output_size: Sequence[int] = (56, 56),
-        **shared: Unpack[SharedOptions],
+        **shared: Unpack[DecoderOptions],
     ) -> None:
         map_stride = finer_stride(strides, upsample)
         super().__init__(

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.base import Context, Decoder, DecoderOutput, SharedOptions, grid_size
+from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput, grid_size
 from roiseg.geometry.roi_align import roi_align
 
 
@@ -24,7 +24,7 @@ class Fcn8sDecoder(Decoder):
 
     Differs from the source: the ROI is given, so RoIAlign crops it out of each layer (28, 14 and 7
     cells) and nothing else tells the net where it is; fc6 keeps the size by zero padding, and maps are
-    continued by their border cells for upsampling, where the source pads the picture by 100 pixels and
+    continued by their border cells for upsampling, where the source pads the image by 100 pixels and
     cuts the scores; fc6 and fc7 have 512 channels (4096); scores start random, not 0; the features are
     frozen. `output_size` [224, 224] gives the source's last factor of 8.
 
@@ -38,7 +38,7 @@ class Fcn8sDecoder(Decoder):
         at_once: scale the middle layer by 0.01 and the finest by 0.0001, as the source does where all
             three are trained at once.
         sampling_ratio: RoIAlign samples per cell and axis.
-        **shared: see `SharedOptions`.
+        **shared: see `DecoderOptions`.
 
     Raises:
         UserError: not three layers whose strides double; `roi_size` cannot be halved twice;
@@ -57,7 +57,7 @@ class Fcn8sDecoder(Decoder):
         dropout: float = 0.5,
         at_once: bool = False,
         sampling_ratio: int = 2,
-        **shared: Unpack[SharedOptions],
+        **shared: Unpack[DecoderOptions],
     ) -> None:
         super().__init__(in_channels, strides, image_size, num_classes, "roi", output_size, **shared)
         if fc_channels < 1 or sampling_ratio < 1 or not 0 <= dropout < 1:

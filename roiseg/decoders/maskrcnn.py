@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.base import Context, Decoder, DecoderOutput, SharedOptions, grid_size
-from roiseg.decoders.initial import msra_init, predictor_init
-from roiseg.decoders.roi_crop import RoiCrop
+from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput, grid_size
+from roiseg.decoders.layers.convolution import msra_init, predictor_init
+from roiseg.decoders.layers.roi_crop import RoiCrop
 
 
 class MaskRcnnDecoder(Decoder):
@@ -32,7 +32,7 @@ class MaskRcnnDecoder(Decoder):
         mid_channels: width of the head.
         depth: number of 3x3 convolutions.
         sampling_ratio: RoIAlign samples per cell and axis.
-        **shared: see `SharedOptions`.
+        **shared: see `DecoderOptions`.
 
     Raises:
         UserError: an option that is no size.
@@ -48,7 +48,7 @@ class MaskRcnnDecoder(Decoder):
         mid_channels: int = 256,
         depth: int = 4,
         sampling_ratio: int = 2,
-        **shared: Unpack[SharedOptions],
+        **shared: Unpack[DecoderOptions],
     ) -> None:
         height, width = grid_size("roi_size", roi_size)
         if mid_channels < 1 or depth < 0 or sampling_ratio < 1:

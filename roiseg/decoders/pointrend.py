@@ -10,10 +10,9 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.base import Context, Decoder, DecoderOutput, SharedOptions
-from roiseg.decoders.initial import msra_init, predictor_init
-from roiseg.decoders.layers import FeatureFusion
-from roiseg.geometry.point_sample import point_sample
+from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput
+from roiseg.decoders.layers.convolution import FeatureFusion, msra_init, predictor_init
+from roiseg.geometry.interpolation import point_sample
 
 
 class PointHead(nn.Module):
@@ -72,7 +71,7 @@ class PointRendDecoder(Decoder):
         importance_ratio: share of points chosen for being uncertain.
         subdivision_points: cells that get new logits after each doubling, in evaluation. Which ones is a
             matter of rounding at the margin, and so in half precision; h * w of `output_size` takes all.
-        **shared: see `SharedOptions`; applied around the coarse decoder, too.
+        **shared: see `DecoderOptions`; applied around the coarse decoder, too.
 
     Raises:
         UserError: the coarse decoder does not fit, or `output_size` cannot be reached from its grid.
@@ -95,7 +94,7 @@ class PointRendDecoder(Decoder):
         oversample_ratio: int = 3,
         importance_ratio: float = 0.75,
         subdivision_points: int = 784,
-        **shared: Unpack[SharedOptions],
+        **shared: Unpack[DecoderOptions],
     ) -> None:
         super().__init__(in_channels, strides, image_size, num_classes, "roi", output_size, **shared)
         numbers = {

@@ -15,13 +15,13 @@ from roiseg.common.errors import UserError
 from roiseg.decoders.base import (
     Context,
     Decoder,
+    DecoderOptions,
     DecoderOutput,
-    SharedOptions,
     doublings,
     grid_size,
 )
-from roiseg.decoders.layers import conv_norm_relu
-from roiseg.decoders.roi_crop import RoiCrop
+from roiseg.decoders.layers.convolution import conv_norm_relu
+from roiseg.decoders.layers.roi_crop import RoiCrop
 
 
 class PyramidDecoder(Decoder):
@@ -43,7 +43,7 @@ class PyramidDecoder(Decoder):
         depth: number of 3x3 convolutions on the coarsest grid.
         margin: cells of the coarsest grid that are seen around the ROI on each side, and cut off at the end.
         dropout: probability that a channel is left out, before each level but the last (training only).
-        **shared: see `SharedOptions`.
+        **shared: see `DecoderOptions`.
 
     Raises:
         UserError: an option is out of range, or `output_size` is not `roi_size` doubled.
@@ -65,7 +65,7 @@ class PyramidDecoder(Decoder):
         depth: int = 2,
         margin: int = 0,
         dropout: float = 0.0,
-        **shared: Unpack[SharedOptions],
+        **shared: Unpack[DecoderOptions],
     ) -> None:
         super().__init__(in_channels, strides, image_size, num_classes, "roi", output_size, **shared)
         if min(mid_channels, min_channels, base_stride) < 1 or min(depth, margin) < 0:

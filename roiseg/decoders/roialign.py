@@ -12,14 +12,14 @@ from roiseg.common.errors import UserError
 from roiseg.decoders.base import (
     Context,
     Decoder,
+    DecoderOptions,
     DecoderOutput,
-    SharedOptions,
     doublings,
     grid_size,
     required,
 )
-from roiseg.decoders.layers import conv_norm_relu
-from roiseg.decoders.roi_crop import RoiCrop
+from roiseg.decoders.layers.convolution import conv_norm_relu
+from roiseg.decoders.layers.roi_crop import RoiCrop
 
 
 class RoiAlignDecoder(Decoder):
@@ -39,7 +39,7 @@ class RoiAlignDecoder(Decoder):
         depth: number of 3x3 convolutions before upsampling.
         sampling_ratio: RoIAlign samples per cell and axis.
         prior: read the probabilities of an earlier decoder, too (`CascadeDecoder`).
-        **shared: see `SharedOptions`.
+        **shared: see `DecoderOptions`.
 
     Raises:
         UserError: `output_size` cannot be reached from `roi_size` by doubling.
@@ -60,7 +60,7 @@ class RoiAlignDecoder(Decoder):
         depth: int = 4,
         sampling_ratio: int = 2,
         prior: bool = False,
-        **shared: Unpack[SharedOptions],
+        **shared: Unpack[DecoderOptions],
     ) -> None:
         super().__init__(in_channels, strides, image_size, num_classes, "roi", output_size, **shared)
         if mid_channels < 1 or min_channels < 1 or depth < 0 or sampling_ratio < 1:

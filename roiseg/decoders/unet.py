@@ -11,11 +11,47 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.base import Context, DecoderOutput, Frame, SharedOptions, required
-from roiseg.decoders.group_norm import GroupNorm
-from roiseg.decoders.image_decoder import ImageDecoder
-from roiseg.decoders.layers import FeatureFusion, conv_norm_relu, group_count
-from roiseg.decoders.roi_maps import ROI_MAPS, roi_maps
+from roiseg.decoders.base import Context, DecoderOptions, DecoderOutput, Frame, required
+from roiseg.decoders.layers.convolution import FeatureFusion, GroupNorm, conv_norm_relu, group_count
+from roiseg.decoders.layers.image_decoder import ImageDecoder
+from roiseg.geometry.interpolation import cell_cover
+
+ROI_MAPS = ("inside", "dx", "dy", "width", "height", "relative_x", "relative_y")
+MAX_RELATIVE = 4.0  # sides of the ROI; a narrow ROI's relative coordinates would grow without end
+
+
+def roi_maps(rois: Tensor, image_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Draw the maps `ROI_MAPS` of each ROI; distances are those of cell centres from the ROI's centre.
+
+    Args:
+        rois: [R, 5] image index, x1, y1, x2, y2 in input pixels.
+        image_size: (H, W) of the input in pixels.
+        size: (h, w) of the maps.
+
+    Returns:
+        float32 [R, 7, h, w]: share of the cell inside the ROI; distance in x and y as a share of the
+        input's width and height; the ROI's width and height as such shares; distance in x and y in
+        widths and heights of the ROI, within -4..4.
+    """
+    boxes = rois[:, 1:].float()
+    cover_x, dx, width, relative_x = _along(boxes[:, 0], boxes[:, 2], image_size[1], size[1])
+    cover_y, dy, height, relative_y = _along(boxes[:, 1], boxes[:, 3], image_size[0], size[0])
+    inside = cover_y[:, :, None] * cover_x[:, None, :]
+    columns = torch.stack([dx, relative_x], dim=1)[:, :, None, :].expand(-1, -1, *size)
+    rows = torch.stack([dy, relative_y], dim=1)[:, :, :, None].expand(-1, -1, *size)
+    sides = torch.stack([width, height], dim=1)[:, :, None, None].expand(-1, -1, *size)
+    return torch.cat(
+        [inside[:, None], columns[:, :1], rows[:, :1], sides, columns[:, 1:], rows[:, 1:]], dim=1
+    )
+
+
+def _along(start: Tensor, end: Tensor, pixels: int, cells: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One axis: cover [R, cells], distance [R, cells], side [R], relative coordinate [R, cells]."""
+    edges = torch.arange(cells, dtype=start.dtype, device=start.device) * (pixels / cells)
+    cover = cell_cover(start * (cells / pixels), end * (cells / pixels), cells)
+    distance = edges + pixels / cells / 2 - ((start + end) / 2)[:, None]
+    relative = distance / (end - start).clamp(min=1e-6)[:, None]
+    return cover, distance / pixels, (end - start) / pixels, relative.clamp(-MAX_RELATIVE, MAX_RELATIVE)
 
 
 class UNetDecoder(ImageDecoder):
@@ -39,7 +75,7 @@ class UNetDecoder(ImageDecoder):
             quarter; None halves it (at most twice) as long as 4 or more pixels are left.
         frame, output_size: see `ImageDecoder`.
         prior: read the probabilities of an earlier decoder, too, as further maps (image frame only).
-        **shared: see `SharedOptions`.
+        **shared: see `DecoderOptions`.
 
     Raises:
         UserError: `map_stride` is none of these, `depth` halves the map below one cell, or `prior` in
@@ -60,7 +96,7 @@ class UNetDecoder(ImageDecoder):
         frame: Frame = "image",
         output_size: Sequence[int] = (56, 56),
         prior: bool = False,
-        **shared: Unpack[SharedOptions],
+        **shared: Unpack[DecoderOptions],
     ) -> None:
         doublings = _doublings(min(strides), map_stride)
         map_stride = min(strides) >> doublings

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.base import Context, DecoderOutput, Frame, SharedOptions
-from roiseg.decoders.image_decoder import ImageDecoder, finer_stride
-from roiseg.decoders.layers import FeatureFusion
-from roiseg.decoders.roi_vector import RoiVector
+from roiseg.decoders.base import Context, DecoderOptions, DecoderOutput, Frame
+from roiseg.decoders.layers.convolution import FeatureFusion
+from roiseg.decoders.layers.image_decoder import ImageDecoder, finer_stride
+from roiseg.decoders.layers.roi_vector import RoiVector
 
 
 class YolactDecoder(ImageDecoder):
@@ -41,7 +41,7 @@ class YolactDecoder(ImageDecoder):
         roi_depth: 3x3 convolutions on that crop.
         upsample: how much finer than the finest layer prototypes are.
         frame, output_size: see `ImageDecoder`.
-        **shared: see `SharedOptions`.
+        **shared: see `DecoderOptions`.
 
     Raises:
         UserError: a width, number, depth or `upsample` that is not possible.
@@ -60,7 +60,7 @@ class YolactDecoder(ImageDecoder):
         upsample: int = 2,
         frame: Frame = "image",
         output_size: Sequence[int] = (56, 56),
-        **shared: Unpack[SharedOptions],
+        **shared: Unpack[DecoderOptions],
     ) -> None:
         map_stride = finer_stride(strides, upsample)
         super().__init__(

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from roiseg.common.console import track
-from roiseg.common.file_names import image_path
+from roiseg.common.files import image_path
 from roiseg.data.annotations import Annotations
 from roiseg.data.images import read_image
-from roiseg.evaluation.average_precision import average_precision, truth_records
-from roiseg.evaluation.results import coco_result, mask_quality
+from roiseg.evaluation.coco_results import coco_result, mask_quality
 from roiseg.inference.predictor import Predictor
+from roiseg.metrics.average_precision import average_precision, truth_records
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from roiseg.evaluation.evaluation import Evaluation
+from roiseg.evaluation.evaluator import Evaluation
 
 OF_INSTANCES = ("test/instance_iou", "test/instance_iou75", "test/boundary_iou", "test/crowded_iou")
 
 
 @dataclass(frozen=True)
-class Difference:
+class ModelDifference:
     """Second evaluation minus first, on the same ROIs.
 
     Attributes:
@@ -34,7 +34,7 @@ class Difference:
         }
 
 
-def difference(first: Evaluation, second: Evaluation) -> Difference:
+def difference(first: Evaluation, second: Evaluation) -> ModelDifference:
     """Compare two evaluations of the same ROIs in the same order.
 
     Raises:
@@ -60,4 +60,4 @@ def difference(first: Evaluation, second: Evaluation) -> Difference:
             for name, value in ours.items()
             if value is not None and theirs.get(name) is not None
         }
-    return Difference(figures, instance, largest)
+    return ModelDifference(figures, instance, largest)

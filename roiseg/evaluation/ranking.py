@@ -1,4 +1,4 @@
-"""The instances that were met worst and best, and pictures of them."""
+"""The instances that were met worst and best, and images of them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from roiseg.common.file_names import image_path
+from roiseg.common.files import image_path
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.images import read_image
-from roiseg.data.rle import decode_window
-from roiseg.training.instances import InstanceRecord
+from roiseg.geometry.rle import decode_window
+from roiseg.metrics.instance import InstanceRecord
 from roiseg.visualize.canvas import Image
 from roiseg.visualize.cases import Case, case_sheet, surroundings
 
@@ -54,19 +54,19 @@ class Ranking:
 
 
 def ranking_sheet(name: str, kept: Sequence[RankedInstance], dataset: RoiDataset) -> Image:
-    """A picture of ranked instances, in order.
+    """An image of ranked instances, in order.
 
     Args:
         name: "worst" or "best".
         kept: at least one.
-        dataset: where their pictures and annotations are.
+        dataset: where their images and annotations are.
     """
     cases = [_case(dataset, instance) for instance in kept]
     return case_sheet(f"{name} {len(kept)} of the test by instance IoU", cases)
 
 
 def _case(dataset: RoiDataset, instance: RankedInstance) -> Case:
-    """The instance's part of its picture, with all that is annotated there."""
+    """The instance's part of its image, with all that is annotated there."""
     record, index, annotations = instance.record, instance.image_index, dataset.annotations
     box = np.array([record.x1, record.y1, record.x2, record.y2])
     x1, y1, x2, y2 = window = surroundings(box, annotations.size(index))

@@ -8,10 +8,10 @@ from typing import Any
 from rich.table import Table
 
 from roiseg.common.classes import CLASS_NAMES
-from roiseg.evaluation.confusion import Confusion
 from roiseg.evaluation.detections import DetectionEvaluation
-from roiseg.evaluation.difference import OF_INSTANCES, Difference
-from roiseg.evaluation.evaluation import Evaluation
+from roiseg.evaluation.difference import OF_INSTANCES, ModelDifference
+from roiseg.evaluation.evaluator import Evaluation
+from roiseg.metrics.confusion import Confusion
 
 _FIGURES = {
     "test/miou": "mIoU",
@@ -50,11 +50,11 @@ def header_table(summary: Mapping[str, Any]) -> Table:
     mirror = ", its mirror image" if data["mirror"] else ""
     zooms = data["zooms"]
     closer = "" if zooms is None else f", close-ups {zooms['factors']} up to {zooms['longest']} of the input"
-    table.add_row("looks", f"the whole picture{mirror}{closer}")
+    table.add_row("looks", f"the whole image{mirror}{closer}")
     return table
 
 
-def figures_table(evaluations: Mapping[str, Evaluation], off: Difference | None) -> Table:
+def figures_table(evaluations: Mapping[str, Evaluation], off: ModelDifference | None) -> Table:
     """Every figure, a column an evaluation, and their difference if there are two.
 
     Figures of the classes are left out where a model tells fewer classes apart than the first.
@@ -113,7 +113,7 @@ def detections_table(evaluations: Mapping[str, DetectionEvaluation]) -> Table:
     return table
 
 
-def difference_line(off: Difference) -> str:
+def difference_line(off: ModelDifference) -> str:
     """The largest difference of a single instance, in words."""
     if off.largest is None:
         return "no instance to compare"

@@ -10,8 +10,8 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, shape_inference
 
-from roiseg.common.errors import UserError, nearest
-from roiseg.common.files import existing_file
+from roiseg.common.errors import UserError, closest_matches
+from roiseg.common.files import require_file
 from roiseg.extractor.external_data import external_tensors, load_small
 
 
@@ -21,7 +21,7 @@ def load_onnx(path: str | Path) -> ModelProto:
     Raises:
         UserError: absent, or not an ONNX file.
     """
-    path = existing_file(path, "extractor ONNX", "set extractor.onnx_path")
+    path = require_file(path, "extractor ONNX", "set extractor.onnx_path")
     try:
         model = onnx.load(str(path), load_external_data=False)
         onnx.checker.check_model(str(path) if external_tensors(model) else model)
@@ -56,7 +56,7 @@ def cut_graph(
     known = tensor_shapes(inferred)
     for layer in layers:
         if layer not in known:
-            close = [f"{n} {known[n]}" for n in nearest(layer, known, count=5)]
+            close = [f"{n} {known[n]}" for n in closest_matches(layer, known, count=5)]
             hint = f"nearest: {', '.join(close)}" if close else f"{len(known)} tensors, none similar"
             raise UserError(f"{key}: {name} has no tensor `{layer}` ({hint})")
     graph = inferred.graph

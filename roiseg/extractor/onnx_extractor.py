@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from roiseg.common.errors import UserError
-from roiseg.common.files import Source
-from roiseg.extractor.detector.base import Detections, Detector
-from roiseg.extractor.detector.output import cut_with_detector
+from roiseg.common.files import DataSource
 from roiseg.extractor.external_data import model_digest
 from roiseg.extractor.graph import cut_graph, load_onnx
+from roiseg.extractor.postprocess.base import Detections, Detector
+from roiseg.extractor.postprocess.output import cut_with_detector
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.extractor.session import TORCH_TYPES, bind, open_session
 
@@ -32,7 +32,7 @@ class OnnxExtractor:
     Args:
         onnx_path: the detector.
         layers: names of one or more tensors [B, C, h, w].
-        preprocess: from picture to input tensor.
+        preprocess: from image to input tensor.
         providers: ONNX Runtime execution providers in order of preference; None takes CUDA where
             torch sees a GPU and the runtime was built for it, else the CPU.
         threads: CPU threads of the runtime; 0 lets it choose.
@@ -58,7 +58,7 @@ class OnnxExtractor:
         preprocess: Preprocess,
         providers: Sequence[str] | None = None,
         threads: int = 0,
-        source: Source | None = None,
+        source: DataSource | None = None,
         detector: Detector | None = None,
     ) -> None:
         if source is not None and source.makes(onnx_path):
@@ -88,7 +88,7 @@ class OnnxExtractor:
 
     @property
     def identity(self) -> str:
-        """Everything the features of a picture depend on: file, layers and preprocessing."""
+        """Everything the features of an image depend on: file, layers and preprocessing."""
         return repr((self.digest, self.layers, vars(self.preprocess)))
 
     @property
@@ -113,7 +113,7 @@ class OnnxExtractor:
         return self.run(self.preprocess(images))
 
     def run(self, tensor: Tensor) -> tuple[Tensor, ...]:
-        """Extract the features of preprocessed pictures [B, 3, H, W]; see `__call__`."""
+        """Extract the features of preprocessed images [B, 3, H, W]; see `__call__`."""
         inputs, outputs = self._memory(tensor)
         step = max(1, len(inputs)) if self.batched else 1
         for start in range(0, len(inputs), step):
@@ -122,10 +122,10 @@ class OnnxExtractor:
         return tuple(output.to(tensor.device, torch.float32) for output in outputs)
 
     def run_with_detections(self, tensor: Tensor) -> tuple[tuple[Tensor, ...], list[Detections]]:
-        """Features and the detector's own boxes of preprocessed pictures [B, 3, H, W], of one run a picture.
+        """Features and the detector's own boxes of preprocessed images [B, 3, H, W], of one run an image.
 
         Returns:
-            What `run` gives, and the detections of each picture, boxes in input pixels.
+            What `run` gives, and the detections of each image, boxes in input pixels.
 
         Raises:
             UserError: no `detector` was given, or what the head gives is not what it reads.
@@ -146,7 +146,7 @@ class OnnxExtractor:
         vars(self).pop("_whole", None)
 
     def head(self) -> tuple[str, tuple[int, ...]]:
-        """The tensor that `detector` reads, and its shape for one picture (an empty one).
+        """The tensor that `detector` reads, and its shape for one image (an empty one).
 
         Raises:
             UserError: see `run_with_detections`.
@@ -173,7 +173,7 @@ class OnnxExtractor:
         return open_session(model.SerializeToString(), self.onnx_path, *self._runtime), head
 
     def _memory(self, tensor: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The pictures as the runtime reads them, and memory for their features, both ready to be used."""
+        """The images as the runtime reads them, and memory for their features, both ready to be used."""
         inputs = tensor.to(TORCH_TYPES[self._input.type]).contiguous()
         if "CUDAExecutionProvider" not in self.providers:
             inputs = inputs.cpu()
@@ -235,7 +235,7 @@ class OnnxExtractor:
             if not np.isfinite(feature).all():
                 raise UserError(
                     f"extractor {self.onnx_path}: tensor `{layer}` has nan or infinite values on an empty "
-                    "picture, its weights are damaged: export or copy it anew"
+                    "image, its weights are damaged: export or copy it anew"
                 )
         return features
 

@@ -1,4 +1,4 @@
-"""What happens to a picture between the file and the detector's input tensor, as plain numbers."""
+"""What happens to an image between the file and the detector's input tensor, as plain numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from roiseg.common.errors import UserError
-from roiseg.geometry.letterbox import Letterbox
+from roiseg.geometry.transform import Letterbox
 
 
 class Preprocess:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper, shape_inference
 
-from roiseg.common.errors import UserError, nearest
+from roiseg.common.errors import UserError, closest_matches
 from roiseg.extractor.graph import element_type, node_reads
 from roiseg.extractor.session import open_session
 
@@ -74,7 +74,7 @@ def select(tensors: Sequence[TensorInfo], pattern: str) -> list[TensorInfo]:
     wanted = (pattern if set(pattern) & set("*?") else f"*{pattern}*").lower()
     found = [t for t in tensors if any(fnmatch.fnmatchcase(w.lower(), wanted) for w in (t.name, t.operator))]
     if not found:
-        close = ", ".join(nearest(pattern.strip("*?"), [tensor.name for tensor in tensors]))
+        close = ", ".join(closest_matches(pattern.strip("*?"), [tensor.name for tensor in tensors]))
         hint = f"nearest: {close}" if close else "none is similar"
         raise UserError(f"tensors: none of {len(tensors)} tensors matches `{pattern}` ({hint})")
     return found

@@ -12,7 +12,7 @@ import torch
 
 import roiseg
 from roiseg.common.errors import UserError
-from roiseg.common.files import existing_file
+from roiseg.common.files import require_file
 from roiseg.common.outputs import remove
 from roiseg.decoders.base import Decoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
@@ -24,7 +24,7 @@ _NAME = re.compile(r"checkpoint_epoch_(\d{4,})_\d+x\d+_\d{4,5}\.pth")
 _IN_EPOCH = re.compile(r"checkpoint_in_epoch_(\d{4,})\.pth")
 
 
-def describe(config: dict[str, Any], extractor: OnnxExtractor) -> dict[str, Any]:
+def checkpoint_metadata(config: dict[str, Any], extractor: OnnxExtractor) -> dict[str, Any]:
     """What a checkpoint carries beside weights: plain values from which inference builds everything.
 
     Args:
@@ -121,7 +121,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: absent, damaged, or not written by this program.
     """
-    path = existing_file(path, "checkpoint", "give a .pth file written by `python -m roiseg.train`")
+    path = require_file(path, "checkpoint", "give a .pth file written by `python -m roiseg.train`")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # damage surfaces as almost any error, from struct.error to AssertionError
@@ -234,7 +234,7 @@ def in_epoch_name(epoch: int) -> str:
     return f"checkpoint_in_epoch_{epoch:04d}.pth"
 
 
-def newest(folder: Path) -> Path | None:
+def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of the highest epoch in a folder, or None."""
     found = _by_progress(folder)
     return found[-1] if found else None

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from roiseg.common.errors import UserError
-from roiseg.common.files import existing_file, utf8_path
+from roiseg.common.files import require_file, utf8_path
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.extractor.session import default_providers
 from roiseg.inference.checkpoint import check_same_file, checked_category
-from roiseg.inference.onnx_graph import IMAGE, MASKS, PIXEL_SIZE, ROIS, seal
 from roiseg.inference.rebuild import rebuild
+from roiseg.onnx_export.graph import IMAGE, MASKS, PIXEL_SIZE, ROIS, seal
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -33,10 +33,10 @@ class OnnxFile:
 
     Attributes:
         metadata: what the export wrote beside the graph.
-        merged: the extractor is inside: the file reads the picture.
+        merged: the extractor is inside: the file reads the image.
         finds_boxes: it also finds the boxes itself, and takes none.
         image_size: (H, W) of the detector's input and of the masks.
-        preprocess: from picture to the detector's input tensor.
+        preprocess: from image to the detector's input tensor.
         detector: configuration of the adapter that reads the detector's own boxes, if the export knew one.
         category_id: COCO's number of what it was trained on.
 
@@ -45,7 +45,7 @@ class OnnxFile:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = existing_file(path, "exported ONNX", "give a file written by `python -m roiseg.export`")
+        self.path = require_file(path, "exported ONNX", "give a file written by `python -m roiseg.export`")
         try:
             with utf8_path(self.path) as name:
                 self.session = ort.InferenceSession(name, providers=default_providers())
@@ -131,7 +131,7 @@ class OnnxFile:
         return extractor
 
     def run(self, inputs: Tensor, features: Sequence[Tensor], rois: Tensor, pixel_size: Tensor) -> Tensor:
-        """Masks of the ROIs of one picture.
+        """Masks of the ROIs of one image.
 
         Args:
             inputs: [1, 3, H, W] the detector's input tensor.
@@ -148,7 +148,7 @@ class OnnxFile:
             PIXEL_SIZE: pixel_size,
             **dict(zip(self.layers, features, strict=False)),
         }
-        if self.merged:  # its picture has the name the detector gave it
+        if self.merged:  # its image has the name the detector gave it
             known |= {name: inputs for name in self._types if name not in known}
         given = {name: known[name].cpu().numpy().astype(dtype) for name, dtype in self._types.items()}
         (masks,) = self.session.run([MASKS], given)

@@ -1,4 +1,4 @@
-"""What one picture gives: a mask for every box, and the forms others want it in."""
+"""What one image gives: a mask for every box, and the forms others want it in."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from roiseg.common.errors import UserError
 from roiseg.common.lazy import LazyArrays
 from roiseg.common.limits import STACK_BYTES
-from roiseg.data.rle import encode_window
 from roiseg.geometry.boxes import Boxes
 from roiseg.geometry.paste import Window, back_to_front
+from roiseg.geometry.rle import encode_window
 
 if TYPE_CHECKING:
     import supervision
@@ -26,16 +26,16 @@ _MOST_LABELS = np.iinfo(np.uint16).max
 
 @dataclass(frozen=True)
 class Prediction:
-    """N instances of one picture, in its own pixels.
+    """N instances of one image, in its own pixels.
 
     A mask is what its window shows, the pixels its box touches. `Predictor` pastes it there when it is read
     and keeps a bounded number of bytes, so read one after another, whatever their size.
 
     Attributes:
-        size: (H, W) of the picture.
-        boxes: [N, 4] x1, y1, x2, y2 in pixels of the picture; no mask reaches beyond its box.
+        size: (H, W) of the image.
+        boxes: [N, 4] x1, y1, x2, y2 in pixels of the image; no mask reaches beyond its box.
         scores: [N] 0..1 the detector's; 1 where boxes were given.
-        windows: N times x1, y1, x2, y2 in whole pixels, within the picture.
+        windows: N times x1, y1, x2, y2 in whole pixels, within the image.
         probabilities: N times [y2 - y1, x2 - x1] that a pixel of the window belongs to the box's person.
         non_targets: the same for the other persons in the box; None where the decoder does not tell.
         threshold: probability from which on a pixel is mask.
@@ -71,7 +71,7 @@ class Prediction:
         return canvas
 
     def masks(self) -> NDArray[np.bool_]:
-        """All masks [N, H, W]; holds N times the picture, which `crop` and `rle` do not.
+        """All masks [N, H, W]; holds N times the image, which `crop` and `rle` do not.
 
         Raises:
             UserError: that is more than 4 GB.
@@ -92,7 +92,7 @@ class Prediction:
         """Outlines of a mask's pieces, largest first.
 
         Returns:
-            [P, 2] x, y each, P >= 3, in pixels of the picture, through the middles of the pixels at the edge
+            [P, 2] x, y each, P >= 3, in pixels of the image, through the middles of the pixels at the edge
             (index i as i, as OpenCV and label tools have it). Holes are not told; pieces of one or two pixels
             are left out.
         """

@@ -1,4 +1,4 @@
-"""The Python interface: a picture once, masks for boxes as often as wanted."""
+"""The Python interface: an image once, masks for boxes as often as wanted."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from roiseg.common.lazy import LazyArrays
 from roiseg.common.limits import MASK_BYTES, MAX_BOXES, TooMuch
 from roiseg.data.batch import RoiBatch, RoiSample, close_up, collate
 from roiseg.data.mirror import mirror
-from roiseg.data.zooms import Zooms
-from roiseg.extractor.detector.base import Detections
+from roiseg.data.zooms import CropScales
 from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.extractor.postprocess.base import Detections
 from roiseg.geometry.boxes import Boxes, as_boxes, clip
-from roiseg.geometry.letterbox import Letterbox
 from roiseg.geometry.paste import paste_crop, paste_window
-from roiseg.inference.masks import MaskModel, open_mask_model
+from roiseg.geometry.transform import Letterbox
+from roiseg.inference.model import MaskModel, open_mask_model
 from roiseg.inference.prediction import Prediction
 
-_AT_ONCE = 64  # ROIs a decoder gets at a time: bounds its memory, whatever a picture holds
+_AT_ONCE = 64  # ROIs a decoder gets at a time: bounds its memory, whatever an image holds
 
 
 class Predictor:
     """Masks for boxes.
 
-    The detector runs once a picture, when its features are first needed; `predict` may then be called
+    The detector runs once an image, when its features are first needed; `predict` may then be called
     many times at the price of the decoder.
 
         predictor = Predictor.from_checkpoint("checkpoint_epoch_0010_416x416_6342.pth")
-        predictor.set_image(picture)
+        predictor.set_image(image)
         prediction = predictor.predict([[10, 20, 120, 300]])
         prediction.masks()  # bool [1, H, W]
 
@@ -51,7 +51,7 @@ class Predictor:
         self,
         model: MaskModel,
         mirrored: bool = False,
-        zooms: Zooms | None = None,
+        zooms: CropScales | None = None,
         max_boxes: int = MAX_BOXES,
     ) -> None:
         self.model = model
@@ -107,7 +107,7 @@ class Predictor:
         return self.model.extractor is not None and self.model.extractor.detector is not None
 
     def set_image(self, image: NDArray[np.uint8], pixel_size: float = 1.0) -> None:
-        """Choose the picture.
+        """Choose the image.
 
         Args:
             image: RGB uint8 [H, W, 3].
@@ -128,9 +128,9 @@ class Predictor:
                 if isinstance(image, np.ndarray)
                 else type(image).__name__
             )
-            raise UserError(f"the picture must be RGB uint8 [H, W, 3], got {told}")
+            raise UserError(f"the image must be RGB uint8 [H, W, 3], got {told}")
         if 0 in image.shape:
-            raise UserError(f"the picture is empty: {list(image.shape)}")
+            raise UserError(f"the image is empty: {list(image.shape)}")
         size = (image.shape[0], image.shape[1])
         transform = self._letterbox.fit(*size)
         sample = RoiSample(
@@ -144,10 +144,10 @@ class Predictor:
         self._found: Detections | None = None
 
     def detect(self) -> Detections:
-        """The persons the frozen detector finds, in pixels of the picture; from the same run as the features.
+        """The persons the frozen detector finds, in pixels of the image; from the same run as the features.
 
         Raises:
-            UserError: no picture, or no adapter for the detector's outputs.
+            UserError: no image, or no adapter for the detector's outputs.
         """
         sample = self._current()
         if self._found is None:
@@ -172,14 +172,14 @@ class Predictor:
         """Masks of the persons in boxes.
 
         Args:
-            boxes: [N, 4] x1, y1, x2, y2 in pixels of the picture; None: those of `detect`.
+            boxes: [N, 4] x1, y1, x2, y2 in pixels of the image; None: those of `detect`.
             scores: [N] of the boxes; None: 1, or the detector's.
-            points: [N, P, 3] clicks for decoders that read them (`sam`): x, y in pixels of the picture, and
+            points: [N, P, 3] clicks for decoders that read them (`sam`): x, y in pixels of the image, and
                 1 on the person, 0 off it, -1 no click.
             threshold: probability from which on a pixel is mask.
 
         Raises:
-            UserError: no picture, boxes that are none or too many, or prompts the model does not read.
+            UserError: no image, boxes that are none or too many, or prompts the model does not read.
         """
         sample = self._current()
         if boxes is None:
@@ -220,7 +220,7 @@ class Predictor:
             yield _Grid(roi, frame, found.target[index], other)
 
     def _batch(self, sample: RoiSample, boxes: Boxes, looks: bool) -> RoiBatch:
-        """The picture with ROIs; its features are computed the first time only, those of close-ups always."""
+        """The image with ROIs; its features are computed the first time only, those of close-ups always."""
         if self._whole is None:
             self._whole = self.model.prepare(collate([sample]))
         with_rois = replace(sample, rois=sample.transform.boxes(boxes))
@@ -260,7 +260,7 @@ class Predictor:
 
     def _current(self) -> RoiSample:
         if self._picture is None:
-            raise UserError("no picture yet: call set_image first")
+            raise UserError("no image yet: call set_image first")
         return self._sample
 
     def _detector(self) -> OnnxExtractor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from roiseg.common.classes import IGNORE
 from roiseg.common.errors import UserError
-from roiseg.losses.base import LossInput, LossTerm
+from roiseg.losses.base import LossInput, LossTerm, weighted_mean
 
 
 class CrossEntropy(LossTerm):
@@ -49,3 +51,54 @@ class CrossEntropy(LossTerm):
         share = pixels if weights is None else pixels * weights[given.target.where(given.valid, 0)]
         mass = share.sum()
         return torch.where(mass > 0, total, total * 0) / mass.clamp(min=1e-6)
+
+
+class FocalCrossEntropy(LossTerm):
+    """Cross-entropy that counts a pixel the less, the surer it is right (Lin et al., 2017).
+
+    A pixel of class y costs (1 - p[y])^gamma * -log p[y]. The mean is that of `CrossEntropy`: with
+    emphasis e, sum(e alpha[y] cost) / sum(e alpha[y]); 0 where the sum of weights is.
+
+    Differs from the source: softmax instead of a sigmoid for each class, and the mean over weights
+    instead of a sum over the anchors assigned to objects.
+
+    Args:
+        gamma: how strongly sure pixels are played down; 0 is cross-entropy. The source takes 2.
+        alpha: one number a class, in place of the loss's class weights; None takes those.
+
+    Raises:
+        UserError: a negative option, or an alpha of 0 for every class; when it is used, an alpha that has
+            not as many numbers as the decoder has classes.
+    """
+
+    alpha: Tensor | None
+
+    def __init__(self, gamma: float = 2.0, alpha: Sequence[float] | None = None) -> None:
+        super().__init__()
+        if gamma < 0:
+            raise UserError(f"loss: gamma of the focal term must be 0 or more, got {gamma}")
+        if alpha is not None and (min(alpha, default=-1) < 0 or max(alpha) <= 0):
+            raise UserError(
+                "loss: alpha of the focal term must be a number of 0 or more for each class, not all 0, "
+                f"got {list(alpha)}"
+            )
+        self.gamma = gamma
+        weights = None if alpha is None else torch.tensor(list(alpha), dtype=torch.float32)
+        self.register_buffer("alpha", weights, persistent=False)
+
+    def forward(self, given: LossInput) -> Tensor:
+        """Return a scalar; 0 where no pixel counts."""
+        logits = given.precise_logits
+        classes = logits.shape[1]
+        if self.alpha is not None and len(self.alpha) != classes:
+            raise UserError(
+                f"loss: alpha of the focal term has {len(self.alpha)} numbers, the decoder {classes} classes"
+            )
+        truth = given.target.where(given.valid, 0)
+        log_p = logits.log_softmax(dim=1).gather(1, truth[:, None])[:, 0]
+        unsure = (-torch.expm1(log_p)).clamp(min=1e-12)  # 1 - p; the power has no slope at 0
+        class_weights = given.class_weights if self.alpha is None else self.alpha
+        weights = given.weights
+        if class_weights is not None:
+            weights = weights * class_weights.to(logits.dtype)[truth]
+        return weighted_mean(-(unsure**self.gamma) * log_p, weights)

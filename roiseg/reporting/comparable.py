@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from roiseg.common.errors import UserError
-from roiseg.reporting.rois import Rois
-from roiseg.reporting.runs import Run
+from roiseg.reporting.runs import Rois, Run
 
 _FILES = ("data.train_annotations", "data.val_annotations")
 _SAME = (

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roiseg.common.console import track
-from roiseg.common.errors import UserError, nearest
+from roiseg.common.errors import UserError, closest_matches
 from roiseg.reporting.bootstrap import Block, Interval, mean_interval
-from roiseg.reporting.rois import Rois
-from roiseg.reporting.runs import Run
+from roiseg.reporting.runs import Rois, Run
 from roiseg.reporting.variants import Cell, Variant
 
 METRICS: dict[str, Callable[[Rois], NDArray[np.float64]]] = {
@@ -116,7 +115,7 @@ def compare(
 
 def _check_known(option: str, value: str, choices: Sequence[str] | Mapping[str, Any]) -> None:
     if value not in choices:
-        close = "; ".join(nearest(value, choices) or choices)
+        close = "; ".join(closest_matches(value, choices) or choices)
         raise UserError(f"{option}: there is no `{value}` (nearest: {close})")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from roiseg.common.errors import UserError, nearest
+from roiseg.common.errors import UserError, closest_matches
 from roiseg.reporting.runs import Run
 
 BASE = "base"
@@ -104,7 +104,7 @@ def _text(value: Any) -> str:
 def _check_key(key: str, runs: Sequence[Run]) -> None:
     keys = dict.fromkeys(known for run in runs for known in run.config)
     if not any(_below(known, [key]) for known in keys):
-        close = ", ".join(nearest(key, keys))
+        close = ", ".join(closest_matches(key, keys))
         raise UserError(
             f"by: no run has the configuration key `{key}`{f' (nearest: {close})' if close else ''}"
         )

@@ -15,13 +15,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiBatch
 from roiseg.decoders.base import Context, Decoder, DecoderOutput, target_probability
-from roiseg.decoders.parts import decode_in_parts
+from roiseg.decoders.layers.chunked import decode_in_chunks
+from roiseg.inference.tta import average_views
 from roiseg.losses.composite import CompositeLoss
+from roiseg.metrics.instance import measure_instances
+from roiseg.metrics.loss_means import LossMeans, WeightedMean
+from roiseg.metrics.pixel import InstanceMetrics, PixelMetrics
 from roiseg.training.clicks import Clicks
-from roiseg.training.instances import measure_instances
-from roiseg.training.looks import average
-from roiseg.training.loss_means import LossMeans, WeightedMean
-from roiseg.training.metrics import InstanceMetrics, PixelMetrics
 
 
 class RoiSegModule(L.LightningModule):
@@ -72,7 +72,7 @@ class RoiSegModule(L.LightningModule):
 
     def forward(self, batch: RoiBatch) -> DecoderOutput:
         """Decode a batch whose features are filled in."""
-        return decode_in_parts(self.decoder, batch.features, batch.rois, self._context(batch), self.max_rois)
+        return decode_in_chunks(self.decoder, batch.features, batch.rois, self._context(batch), self.max_rois)
 
     def on_train_batch_start(self, batch: RoiBatch, batch_idx: int) -> None:
         """Make the step's randomness independent of what ran before it; switch on terms that start now."""
@@ -156,7 +156,7 @@ class RoiSegModule(L.LightningModule):
                 found[name] = (float(mean.mean_value), float(mean.weight))
         return found
 
-    def go_on_with(self, losses: dict[str, tuple[float, float]]) -> None:
+    def resume_from(self, losses: dict[str, tuple[float, float]]) -> None:
         """Continue an epoch whose training losses were `train_losses()` so far."""
         if self.global_rank == 0:  # the sum over the processes counts them once
             for name, (total, weight) in losses.items():
@@ -205,7 +205,7 @@ class RoiSegModule(L.LightningModule):
         output = self(batch)
         self.loss_means.update(self._losses(output, batch), len(batch.rois))
         size = (batch.measured.shape[1], batch.measured.shape[2])
-        seen = average(output.logits, batch, self.decoder, lambda more: self(more).logits, size)
+        seen = average_views(output.logits, batch, self.decoder, lambda more: self(more).logits, size)
         self.pixel_metrics.update(seen.on_rois.argmax(dim=1), batch.measured.long())
         probabilities = target_probability(seen.logits)
         records = measure_instances(probabilities, batch, seen.windows)

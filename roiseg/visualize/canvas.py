@@ -33,7 +33,7 @@ def rgb(color: Color) -> tuple[int, int, int]:
 
 
 def blank(height: int, width: int, color: Color = BACKGROUND) -> Image:
-    """A picture of one colour, [height, width, 3]."""
+    """An image of one colour, [height, width, 3]."""
     return np.full((height, width, 3), rgb(color), dtype=np.uint8)
 
 

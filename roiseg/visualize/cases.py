@@ -46,7 +46,7 @@ class Case:
     """One instance; everything in the pixels of a part of its original image.
 
     Attributes:
-        title, note: a line of text above the picture, and one below.
+        title, note: a line of text above the image, and one below.
         image: the part of the image, RGB uint8 [H, W, 3].
         box: its ROI, x1, y1, x2, y2.
         truth, prediction: bool [H, W].
@@ -84,10 +84,10 @@ def case_sheet(title: str, cases: Sequence[Case], columns: int = 4, cell: int = 
         title: of the sheet.
         cases: at least one.
         columns: cells a row.
-        cell: side of the square that a picture is fitted into, with its aspect kept, pixels.
+        cell: side of the square that an image is fitted into, with its aspect kept, pixels.
 
     Returns:
-        One RGB uint8 picture.
+        One RGB uint8 image.
     """
     if not cases:
         raise ValueError("a sheet needs at least one case")
@@ -104,7 +104,7 @@ def case_sheet(title: str, cases: Sequence[Case], columns: int = 4, cell: int = 
 
 
 def _cell(case: Case, cell: int) -> Image:
-    """Both lines of text and the picture between them, [cell + text, cell, 3]."""
+    """Both lines of text and the image between them, [cell + text, cell, 3]."""
     size = fitted_size(case.image.shape[1], case.image.shape[0], cell, cell)
     truth, prediction = resize_mask(case.truth, size), resize_mask(case.prediction, size)
     others = np.array([resize_mask(mask, size) for mask in case.others], bool).reshape(-1, *truth.shape)

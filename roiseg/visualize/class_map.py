@@ -41,7 +41,7 @@ def color_classes(image: Image, labels: NDArray[np.uint8], alpha: float = 0.5) -
 
 
 def legend(width: int) -> Image:
-    """Explain the colours in a picture [30 per line, width, 3]; what does not fit goes to the next line."""
+    """Explain the colours in an image [30 per line, width, 3]; what does not fit goes to the next line."""
     lines, x = [blank(_LINE, width)], _MARGIN
     for text, value in _ENTRIES.items():
         entry = _entry(text, value)

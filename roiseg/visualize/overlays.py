@@ -69,7 +69,7 @@ def two_row_overlay(columns: Sequence[OverlayColumn], row_height: int = 480) -> 
         row_height: height of each of the two rows in pixels.
 
     Returns:
-        One RGB uint8 picture [2 * row_height + titles, ..., 3].
+        One RGB uint8 image [2 * row_height + titles, ..., 3].
     """
     if not columns:
         raise ValueError("an overlay needs at least one column")
@@ -82,12 +82,12 @@ def two_row_overlay(columns: Sequence[OverlayColumn], row_height: int = 480) -> 
 
 
 def save_png(path: str | Path, image: Image) -> Path:
-    """Write an RGB uint8 [H, W, 3] picture as png, whole or not at all; returns the path."""
+    """Write an RGB uint8 [H, W, 3] image as png, whole or not at all; returns the path."""
     check_image(image)
     path = Path(path)
     done, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not done:
-        raise ValueError(f"OpenCV cannot encode a picture of shape {image.shape}")
+        raise ValueError(f"OpenCV cannot encode an image of shape {image.shape}")
     with atomic_path(path) as temporary:
         temporary.write_bytes(encoded.tobytes())
     return path

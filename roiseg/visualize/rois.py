@@ -1,4 +1,4 @@
-"""Pictures of training samples: the input image with its ROI boxes, and each ROI with its class map."""
+"""Images of training samples: the input image with its ROI boxes, and each ROI with its class map."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def preview_sheet(samples: Sequence[PreviewSample], max_rois: int = 6, cell: int
         cell: side of an ROI cell, pixels.
 
     Returns:
-        One RGB uint8 picture with a legend at the bottom.
+        One RGB uint8 image with a legend at the bottom.
     """
     if not samples or max_rois < 1:
         raise ValueError("a preview needs at least one sample and max_rois of 1 or more")

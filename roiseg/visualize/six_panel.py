@@ -1,4 +1,4 @@
-"""The six-panel figure: from the picture to its instances, step by step."""
+"""The six-panel figure: from the image to its instances, step by step."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _titled(title: str, picture: Image, panel: tuple[int, int]) -> Image:
 
 
 def _joined(pictures: Sequence[Image], axis: int) -> Image:
-    """Pictures beside (1) or below (0) each other, with lines between them."""
+    """Images beside (1) or below (0) each other, with lines between them."""
     height, width = pictures[0].shape[:2]
     line = blank(height, _LINE, SEPARATOR) if axis else blank(_LINE, width, SEPARATOR)
     parts = [part for picture in pictures for part in (line, picture)][1:]

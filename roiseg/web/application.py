@@ -1,4 +1,4 @@
-"""The page's server side: a WSGI application over models and pictures."""
+"""The page's server side: a WSGI application over models and images."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from werkzeug.wrappers import Request, Response
 from roiseg.common.errors import UserError
 from roiseg.inference.prediction import Prediction
 from roiseg.visualize.palette import instance_colors
-from roiseg.web.guard import check, harden
-from roiseg.web.models import LOCK, Model, mask_png, to_json
-from roiseg.web.pictures import Limits, Picture, Pictures, decode
-from roiseg.web.query import Query
+from roiseg.web.models import LOCK, Limits, Model, Picture, Pictures, decode, mask_png, to_json
+from roiseg.web.requests import Query, check, harden
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +27,7 @@ _LIMITS = Limits()
 
 
 class Application:
-    """Answers the page: its files, pictures in, boxes and masks out.
+    """Answers the page: its files, images in, boxes and masks out.
 
     | request | answer |
     | --- | --- |
@@ -44,7 +42,7 @@ class Application:
 
     Args:
         models: one, or several to compare.
-        limits: on pictures.
+        limits: on images.
         host: name or address the server listens on.
     """
 
@@ -106,7 +104,7 @@ class Application:
             content = request.get_data(cache=False)
         except RequestEntityTooLarge:
             most = f"{self.limits.megabytes:g} MB"
-            raise RequestEntityTooLarge(f"the file is larger than {most}: scale the picture down") from None
+            raise RequestEntityTooLarge(f"the file is larger than {most}: scale the image down") from None
         with LOCK:
             picture = decode(content, self.limits)
         height, width = picture.shape[:2]
@@ -142,7 +140,7 @@ class Application:
         query = Query.parse(request.get_json(), len(self.models))
         picture = self._pictures.get(query.picture)
         if picture is None:
-            raise NotFound("the server no longer holds this picture: open it again")
+            raise NotFound("the server no longer holds this image: open it again")
         return query, picture
 
     def _detecting(self) -> Model | None:

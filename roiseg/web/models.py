@@ -1,9 +1,13 @@
-"""The models behind the page: one call at a time, a picture's features computed once."""
+"""The models behind the page: one call at a time, an image's features computed once."""
 
 from __future__ import annotations
 
 import base64
+import io
+import secrets
+import struct
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -12,11 +16,86 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from roiseg.common.errors import UserError
+from roiseg.data.images import to_rgb
 from roiseg.inference.prediction import Prediction
 from roiseg.inference.predictor import Predictor
-from roiseg.web.pictures import Picture
-from roiseg.web.query import Query
+from roiseg.web.requests import Query
+
+Picture = NDArray[np.uint8]
+
+_FORMATS = ("JPEG", "PNG")
+_KEPT = 8
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest image that is taken: its file in MB (10^6 bytes), its pixels in millions."""
+
+    megabytes: float = 20
+    megapixels: float = 40
+
+    def __post_init__(self) -> None:
+        for name, value in (("megabytes", self.megabytes), ("megapixels", self.megapixels)):
+            if not value > 0:
+                raise UserError(f"limits.{name} must be above 0, got {value}")
+
+    @property
+    def bytes(self) -> int:
+        """The largest file, in bytes."""
+        return round(self.megabytes * 1e6)
+
+
+def decode(content: bytes, limits: Limits) -> Picture:
+    """Decode a JPEG or PNG file to RGB uint8 [H, W, 3], turned as its EXIF orientation says.
+
+    Raises:
+        UserError: another format, damaged, or too many pixels, which is found out before any is decoded.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as file:
+            width, height = file.size
+            if width * height > limits.megapixels * 1e6:
+                raise UserError(_too_many_pixels(f"{width} x {height} pixels", limits))
+            return to_rgb(file)
+    except Image.UnidentifiedImageError:
+        raise UserError("this is no JPEG or PNG image: choose one that is") from None
+    except Image.DecompressionBombError:
+        raise UserError(_too_many_pixels("far too many pixels", limits)) from None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+        raise UserError(f"the image is damaged ({error}): choose another one") from None
+
+
+def _too_many_pixels(has: str, limits: Limits) -> str:
+    return f"the image has {has}, more than {limits.megapixels:g} megapixels: scale it down"
+
+
+class Pictures:
+    """The images opened last, each under a name that nobody can guess."""
+
+    def __init__(self, kept: int = _KEPT) -> None:
+        self._kept = kept
+        self._pictures: OrderedDict[str, Picture] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, picture: Picture) -> str:
+        """Keep an image, forget the one not used for longest where there are too many; returns its name."""
+        name = secrets.token_urlsafe(12)
+        with self._lock:
+            self._pictures[name] = picture
+            while len(self._pictures) > self._kept:
+                self._pictures.popitem(last=False)
+        return name
+
+    def get(self, name: str) -> Picture | None:
+        """The image of that name; None where it is forgotten or never was."""
+        with self._lock:
+            if name in self._pictures:
+                self._pictures.move_to_end(name)
+            return self._pictures.get(name)
+
 
 # one for all models and images: they share the same cores, memory or GPU
 LOCK = threading.Lock()
@@ -24,10 +103,10 @@ LOCK = threading.Lock()
 
 @dataclass
 class Model:
-    """A predictor, and which picture it has read.
+    """A predictor, and which image it has read.
 
     Attributes:
-        name: shown above its picture.
+        name: shown above its image.
         predictor: does the work.
     """
 
@@ -41,7 +120,7 @@ class Model:
         return "points" in self.predictor.model.prompts
 
     def detect(self, picture: Picture) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The detector's own boxes [N, 4] in pixels of the picture, and their scores [N].
+        """The detector's own boxes [N, 4] in pixels of the image, and their scores [N].
 
         Raises:
             UserError: the predictor has no detector.
@@ -54,7 +133,7 @@ class Model:
     def predict(self, picture: Picture, query: Query) -> tuple[Prediction, float]:
         """Masks of the query's boxes, and the seconds they took, waiting for others not counted.
 
-        The first ones of a picture take the detector's time, too. Clicks are for models that read them.
+        The first ones of an image take the detector's time, too. Clicks are for models that read them.
         """
         points = query.points if self.takes_points else None
         with LOCK:
@@ -65,7 +144,7 @@ class Model:
 
     def _read(self, picture: Picture) -> None:
         if self._picture is not picture:
-            self._picture = None  # nothing half-read is taken for the picture if this fails
+            self._picture = None  # nothing half-read is taken for the image if this fails
             self.predictor.set_image(picture)
             self._picture = picture
 
@@ -88,7 +167,7 @@ def to_json(prediction: Prediction, image_id: int) -> dict[str, Any]:
 
 
 def mask_png(prediction: Prediction, person: int | None) -> bytes:
-    """A PNG as large as the picture.
+    """A PNG as large as the image.
 
     Args:
         prediction: the masks.

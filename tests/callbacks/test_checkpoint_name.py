@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from callbacks.checkpoint import EpochCheckpoint, checkpoint_name
+from callbacks.checkpoints import EpochCheckpoint, checkpoint_name
 
 
 @pytest.mark.parametrize(
@@ -50,10 +50,10 @@ def test_the_callback_counts_epochs_from_1_and_takes_the_monitored_metric(tmp_pa
 
 
 def test_names_are_those_a_resumed_run_looks_for(tmp_path):
-    from roiseg.inference.checkpoint import newest
+    from roiseg.inference.checkpoint import newest_checkpoint
 
     for epoch, miou in ((1, 0.0), (2, 1.0), (12345, 0.5)):
         path = tmp_path / checkpoint_name(epoch, (480, 640), miou)
         path.touch()
-        assert newest(tmp_path) == path
+        assert newest_checkpoint(tmp_path) == path
         assert re.fullmatch(r"checkpoint_epoch_\d{4,}_480x640_\d{4,5}\.pth", path.name)

@@ -13,12 +13,12 @@ from pycocotools import mask as coco_mask
 from tiny_image_decoder import TinyImageDecoder
 from tiny_run import one_thread, tiny_data, tiny_extractor, tiny_module, tiny_trainer
 
-from callbacks.extremes import Extremes
-from callbacks.instances import InstanceTable
-from roiseg.data.rle import decode
+from callbacks.instance_sheets import InstanceSheets
+from callbacks.results import InstanceTable
 from roiseg.evaluation import ranking as ranking_module
 from roiseg.evaluation.ranking import RankedInstance, Ranking
-from roiseg.training.instances import InstanceRecord
+from roiseg.geometry.rle import decode
+from roiseg.metrics.instance import InstanceRecord
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -45,7 +45,7 @@ def test_a_ranking_keeps_the_first_of_all_sorted_in_whatever_order_they_come(val
         assert ranking.kept == expected[:count]
 
 
-class Watched(Extremes):
+class Watched(InstanceSheets):
     """Remembers what it draws."""
 
     def _draw(self, trainer, name, kept):

@@ -12,10 +12,9 @@ from pycocotools import mask as coco_mask
 from tiny_run import one_thread, tiny_data, tiny_decoder, tiny_extractor, tiny_module, tiny_trainer
 from torch import distributed
 
-from callbacks.gather import gather
-from callbacks.instances import InstanceTable
-from roiseg.evaluation.instance_table import write_table
-from roiseg.training.instances import InstanceRecord
+from callbacks.results import InstanceTable, gather_from_all
+from roiseg.evaluation.result_files import write_table
+from roiseg.metrics.instance import InstanceRecord
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -161,7 +160,9 @@ def test_a_table_that_cannot_be_finished_leaves_the_old_one(tmp_path):
 def _hold(rank, folder):
     store = f"file://{folder}/meet"
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    held = gather([record(image_id=rank, annotation_id=n) for n in range(3 * rank)])  # the first has none
+    held = gather_from_all(
+        [record(image_id=rank, annotation_id=n) for n in range(3 * rank)]
+    )  # the first has none
     write_table(folder / f"{rank}.csv", held)
     distributed.destroy_process_group()
 
@@ -175,4 +176,4 @@ def test_processes_gather_what_each_holds_once(tmp_path):
 
 
 def test_alone_a_process_gathers_its_own():
-    assert gather([1, 2]) == [1, 2]
+    assert gather_from_all([1, 2]) == [1, 2]

@@ -15,10 +15,10 @@ from tiny_run import (
     tiny_trainer,
 )
 
-from callbacks.checkpoint import EpochCheckpoint
-from callbacks.non_finite import NonFinite
+from callbacks.checkpoints import EpochCheckpoint
+from callbacks.non_finite import StopOnNonFinite
 from roiseg.common.errors import UserError
-from roiseg.inference.checkpoint import describe, read_checkpoint
+from roiseg.inference.checkpoint import checkpoint_metadata, read_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -71,8 +71,8 @@ def run(coco_set, onnx_file, folder, spoil, step, max_epochs=3, **options):
     extractor = tiny_extractor(onnx_file)
     torch.manual_seed(0)
     decoder = tiny_decoder(extractor)
-    module = tiny_module(decoder, describe(tiny_config(onnx_file), extractor))
-    callbacks = [Poison(step, spoil), NonFinite(), EpochCheckpoint(folder / "ckpt", (64, 64))]
+    module = tiny_module(decoder, checkpoint_metadata(tiny_config(onnx_file), extractor))
+    callbacks = [Poison(step, spoil), StopOnNonFinite(), EpochCheckpoint(folder / "ckpt", (64, 64))]
     trainer = tiny_trainer(folder, callbacks, max_epochs=max_epochs, **options)
     with one_thread(), pytest.raises(UserError) as error:
         trainer.fit(module, datamodule=tiny_data(coco_set, extractor, decoder))

@@ -1,4 +1,4 @@
-"""What the pictures of a validation show, for decoders in either frame."""
+"""What the images of a validation show, for decoders in either frame."""
 
 from __future__ import annotations
 

@@ -7,14 +7,14 @@ import os
 import pytest
 import torch
 
-from callbacks.checkpoint import WholeFiles, kept
+from callbacks.checkpoints import AtomicCheckpointIO, last_checkpoint_message
 
 
 def test_it_is_written_beside_its_place_and_moved_there_in_one_step(tmp_path, monkeypatch):
     moved, replace = [], os.replace
     monkeypatch.setattr(os, "replace", lambda *places: moved.append(places) or replace(*places))
     path = tmp_path / "ckpt" / "one.pth"
-    WholeFiles().save_checkpoint({"weights": torch.arange(3)}, path)
+    AtomicCheckpointIO().save_checkpoint({"weights": torch.arange(3)}, path)
     ((source, target),) = moved
     assert source.parent == path.parent and target == path  # from elsewhere a move may be a copy
     assert torch.load(path)["weights"].tolist() == [0, 1, 2]
@@ -23,16 +23,21 @@ def test_it_is_written_beside_its_place_and_moved_there_in_one_step(tmp_path, mo
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     path = tmp_path / "one.pth"
-    WholeFiles().save_checkpoint({"epoch": 1}, path)
+    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
     with pytest.raises(AttributeError):
-        WholeFiles().save_checkpoint({"epoch": lambda: 2}, path)
+        AtomicCheckpointIO().save_checkpoint({"epoch": lambda: 2}, path)
     assert torch.load(path) == {"epoch": 1}
     assert os.listdir(tmp_path) == ["one.pth"]
 
 
 def test_the_line_about_what_is_kept_names_the_newest(tmp_path):
-    assert kept(None) == kept(tmp_path) == kept(tmp_path / "none") == "there is no checkpoint yet"
+    assert (
+        last_checkpoint_message(None)
+        == last_checkpoint_message(tmp_path)
+        == last_checkpoint_message(tmp_path / "none")
+        == "there is no checkpoint yet"
+    )
     for epoch in (2, 10, 9):
         (tmp_path / f"checkpoint_epoch_{epoch:04d}_64x64_5000.pth").touch()
     (tmp_path / ".checkpoint_epoch_0011_64x64_5000-abcd1234.pth").touch()
-    assert "checkpoint_epoch_0010_64x64_5000.pth" in kept(tmp_path)
+    assert "checkpoint_epoch_0010_64x64_5000.pth" in last_checkpoint_message(tmp_path)

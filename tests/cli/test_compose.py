@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from helpers import ROOT
 
-from roiseg.cli.build import plain
-from roiseg.cli.compose import compose_run
 from roiseg.common.errors import UserError
+from roiseg.config.build import to_plain
+from roiseg.config.compose import compose_run
 
 
 def test_it_is_composed_with_overrides_and_lies_in_the_checkout(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = plain(compose_run("outputs/x y", "model=unet", "trainer.max_epochs=3", "data.folds=null"))
+    config = to_plain(compose_run("outputs/x y", "model=unet", "trainer.max_epochs=3", "data.folds=null"))
     assert config["model"]["_target_"].endswith("UNetDecoder")
     assert config["trainer"]["max_epochs"] == 3
     assert config["paths"]["output_dir"] == f"{ROOT}/outputs/x y"
@@ -25,7 +25,7 @@ def test_an_absolute_folder_stays_and_configurations_do_not_mix(tmp_path):
         compose_run(tmp_path / "a", "seed=1"),
         compose_run(tmp_path / "b", "seed=2", config="preview"),
     )
-    assert plain(first)["paths"]["output_dir"] == str(tmp_path / "a")
+    assert to_plain(first)["paths"]["output_dir"] == str(tmp_path / "a")
     assert (first.seed, second.seed, "samples" in first, "samples" in second) == (1, 2, False, True)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 
-from roiseg.cli.faults import explain_fault
 from roiseg.common.errors import UnwritableError
 from roiseg.common.files import atomic_path, write_json
+from roiseg.config.resource_errors import resource_error_message
 
 
 def system_error(number, *path):
@@ -35,7 +35,7 @@ def system_error(number, *path):
     ],
 )  # fmt: skip
 def test_what_has_run_out_and_what_to_lower(error, words):
-    line = explain_fault(error)
+    line = resource_error_message(error)
     assert line is not None and all(word in line for word in words)
 
 
@@ -43,7 +43,7 @@ def test_what_has_run_out_and_what_to_lower(error, words):
     "error", [RuntimeError("shapes differ"), KeyError("a"), FileNotFoundError(2, "no", "a"), None]
 )
 def test_other_errors_are_not_explained(error):
-    assert explain_fault(error) is None
+    assert resource_error_message(error) is None
 
 
 def test_what_came_first_is_told_where_clearing_up_fails_too():
@@ -55,7 +55,7 @@ def test_what_came_first_is_told_where_clearing_up_fails_too():
 
     with pytest.raises(RuntimeError) as caught:
         fail()
-    assert "out of memory" in str(explain_fault(caught.value))
+    assert "out of memory" in str(resource_error_message(caught.value))
 
 
 def test_a_file_that_cannot_be_written_is_named_and_nothing_of_it_is_left(tmp_path):
@@ -85,4 +85,4 @@ def test_a_log_that_cannot_be_closed_either_is_named(tmp_path):
     Path(logger.log_dir, "metrics.csv").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left") as raised:
         logger.save()
-    assert explain_fault(raised.value).startswith(f"{tmp_path}")
+    assert resource_error_message(raised.value).startswith(f"{tmp_path}")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from child_processes import CHILDREN, PATIENCE
 
-from roiseg.cli.folders import claim, occupied
 from roiseg.common.errors import UserError
+from roiseg.config.run_dir import create_unique_dir, lock_run_dir
 
 
 def claim_many(folder, start, claimed):
     start.wait(PATIENCE)
     for number in range(20):
-        claimed.put(claim(folder / f"run{number}"))
+        claimed.put(create_unique_dir(folder / f"run{number}"))
 
 
 def test_processes_that_claim_one_folder_at_once_get_different_ones(tmp_path):
@@ -28,27 +28,27 @@ def test_processes_that_claim_one_folder_at_once_get_different_ones(tmp_path):
 
 
 def occupy(folder, has, leave):
-    with occupied(folder):
+    with lock_run_dir(folder):
         has.set()
         leave.wait(PATIENCE)
 
 
 def test_another_process_is_kept_out_with_one_line_until_the_run_ends(tmp_path):
-    folder, has, leave = claim(tmp_path / "run"), CHILDREN.Event(), CHILDREN.Event()
+    folder, has, leave = create_unique_dir(tmp_path / "run"), CHILDREN.Event(), CHILDREN.Event()
     process = CHILDREN.Process(target=occupy, args=(folder, has, leave))
     process.start()
     assert has.wait(PATIENCE)
     with (
         pytest.raises(UserError, match=rf"run in .*run is still going on \(process {process.pid} on"),
-        occupied(folder),
+        lock_run_dir(folder),
     ):
         pass  # fmt: skip
     leave.set()
     process.join()
-    with occupied(folder):
-        assert claim(tmp_path / "run").name == "run-2"
+    with lock_run_dir(folder):
+        assert create_unique_dir(tmp_path / "run").name == "run-2"
 
 
 def test_an_error_within_passes_through(tmp_path):
-    with pytest.raises(OSError, match="of the block"), occupied(tmp_path):
+    with pytest.raises(OSError, match="of the block"), lock_run_dir(tmp_path):
         raise OSError("of the block")

@@ -16,9 +16,9 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from torch.distributed import TCPStore
 
-from roiseg.cli import processes
-from roiseg.cli.processes import Processes
 from roiseg.common.errors import UserError
+from roiseg.config import processes
+from roiseg.config.processes import Processes
 
 
 def test_the_port_is_taken_before_anybody_is_told_of_it(monkeypatch):

@@ -8,9 +8,9 @@ import types
 import pytest
 from commands.conftest import run_main  # noqa: F401
 
-from roiseg.cli.entry import command
 from roiseg.common.files import atomic_path
 from roiseg.common.signals import stoppable
+from roiseg.config.entry import command
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

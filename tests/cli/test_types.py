@@ -9,10 +9,10 @@ from helpers import user_error
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from roiseg.cli.build import plain
-from roiseg.cli.entry import CONF_DIR
-from roiseg.cli.types import check_kinds, check_types
 from roiseg.common.errors import UserError
+from roiseg.config.build import to_plain
+from roiseg.config.entry import CONF_DIR
+from roiseg.config.validation import check_kinds, check_types
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def composed():
     def run(*overrides):
         fixed = ["paths.root_dir=/r", "paths.output_dir=/r/outputs/x"]
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
-            return plain(compose("train", overrides=[*fixed, *overrides]))
+            return to_plain(compose("train", overrides=[*fixed, *overrides]))
 
     return run
 

@@ -6,18 +6,20 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roiseg.cli.entry import numeric_keys
-from roiseg.cli.words import to_overrides
+from roiseg.config.argv import quote_overrides
+from roiseg.config.entry import numeric_keys
 
 
 def parsed(arguments, key="runs", **options):
     """What Hydra understands: values by key."""
     words = [
-        word for word in to_overrides(arguments, key, **options) if not word.startswith("-") and "=" in word
+        word
+        for word in quote_overrides(arguments, key, **options)
+        if not word.startswith("-") and "=" in word
     ]
     overrides = OverridesParser.create().parse_overrides(words)
     assert parsed_again(words) == parsed_again(
-        to_overrides(words, **options)
+        quote_overrides(words, **options)
     )  # processes get quoted words again
     return {override.key_or_group: override.value() for override in overrides}
 
@@ -45,8 +47,8 @@ def test_words_become_a_list_and_values_need_no_quotes(arguments, expected):
 
 
 def test_options_and_their_values_stay(tmp_path):
-    assert to_overrides(["--cfg", "job", "a"], "runs") == ["runs=['a']", "--cfg", "job"]
-    assert to_overrides(["--help"], "runs") == ["--help"]
+    assert quote_overrides(["--cfg", "job", "a"], "runs") == ["runs=['a']", "--cfg", "job"]
+    assert quote_overrides(["--help"], "runs") == ["--help"]
 
 
 def test_a_folder_whose_name_has_an_equals_sign_is_a_word(tmp_path, monkeypatch):
@@ -116,7 +118,7 @@ def test_what_exists_is_text_whatever_it_looks_like(tmp_path, monkeypatch):
 )
 def test_what_hydra_is_meant_to_read_stays(arguments):
     wanted = [arg.replace("${x.y}", "'${x.y}'") for arg in arguments]
-    assert to_overrides(arguments) == wanted
+    assert quote_overrides(arguments) == wanted
 
 
 def test_a_key_may_be_a_number_in_one_command_and_a_name_in_another():
@@ -126,5 +128,5 @@ def test_a_key_may_be_a_number_in_one_command_and_a_name_in_another():
 
 def test_options_may_follow_words_and_values():
     """Hydra's parser takes no more words once an option stands between them."""
-    arguments = to_overrides(["a", "by=x", "--cfg", "job"], "runs")
+    arguments = quote_overrides(["a", "by=x", "--cfg", "job"], "runs")
     assert get_args_parser().parse_args(arguments).overrides == ["runs=['a']", "by=x"]

@@ -14,7 +14,7 @@ from composing import composed
 from helpers import ROOT
 from hydra.core.global_hydra import GlobalHydra
 
-from roiseg.inference.checkpoint import newest
+from roiseg.inference.checkpoint import newest_checkpoint
 from roiseg.train import train
 
 
@@ -92,7 +92,7 @@ def start_train(tmp_path):
             cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
-        wait_until(lambda: newest(tmp_path / "ckpt") is not None, lambda: process.poll() is None)
+        wait_until(lambda: newest_checkpoint(tmp_path / "ckpt") is not None, lambda: process.poll() is None)
         return process
 
     return start

@@ -11,7 +11,7 @@ NAME = os.fsdecode(b" \xff\xfe") + "ü=1, 'b' \"c\" [bold] (e) {f} $g #h !i&j;k\
 
 
 def test_every_command_takes_any_name(run_main, tiny_overrides, coco_set, onnx_file, tmp_path):
-    """Inputs, outputs, pictures and the folders above them, all of this name."""
+    """Inputs, outputs, images and the folders above them, all of this name."""
     name, root = NAME, tmp_path / "[/x]"
     shutil.copytree(coco_set.images, root / "images")
     shutil.copy(onnx_file, root / f"{name}.onnx")

@@ -18,11 +18,11 @@ from PIL import Image
 from tiny_run import fit
 from werkzeug.serving import BaseWSGIServer
 
-from callbacks.checkpoint import EpochCheckpoint
+from callbacks.checkpoints import EpochCheckpoint
 from roiseg import app
 from roiseg.app import short_names
-from roiseg.data.zooms import Zooms
-from roiseg.inference.checkpoint import newest
+from roiseg.data.zooms import CropScales
+from roiseg.inference.checkpoint import newest_checkpoint
 from roiseg.inference.predictor import Predictor
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -37,7 +37,7 @@ def checkpoints(coco_set, onnx_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("app")
     fit(coco_set, onnx_file, folder, [EpochCheckpoint(folder / "first", [64, 64])])
     fit(coco_set, onnx_file, folder, [EpochCheckpoint(folder / "other", [64, 64])], seed=1)
-    first, other = newest(folder / "first"), newest(folder / "other")
+    first, other = newest_checkpoint(folder / "first"), newest_checkpoint(folder / "other")
     shutil.copy(other, other.with_name(first.name))
     return first, other.with_name(first.name)
 
@@ -101,7 +101,7 @@ def test_the_page_gives_what_the_predictor_gives(checkpoints, serve, tmp_path):
         assert results[-1] == json.loads(json.dumps(wanted.to_coco(5)))
     assert results[0] != results[1]
     with pytest.raises(urllib.error.HTTPError, match="400"):
-        post(url + "pictures", b"no picture")
+        post(url + "pictures", b"no image")
 
     process.send_signal(signal.SIGINT)
     rest = process.stdout.read()
@@ -129,7 +129,7 @@ def test_more_looks_can_be_averaged(checkpoints, run_main, monkeypatch):
     served[0].server_close()
     (model,) = served[0].app.models
     assert model.predictor.mirrored is True
-    assert isinstance(model.predictor.zooms, Zooms)
+    assert isinstance(model.predictor.zooms, CropScales)
 
 
 @pytest.mark.parametrize(

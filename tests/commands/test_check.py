@@ -13,13 +13,13 @@ from tiny_run import one_thread, tiny_config, tiny_decoder
 from wholebody import COLUMNS, LAYER, SIZE, wholebody_file
 
 from roiseg import check
-from roiseg.extractor.detector.rows import Rows
 from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.extractor.postprocess.rows import Rows
 from roiseg.extractor.preprocess import Preprocess
-from roiseg.inference.checkpoint import describe, load_model
-from roiseg.inference.onnx_export import ExportOptions, export_model
+from roiseg.inference.checkpoint import checkpoint_metadata, load_model
 from roiseg.inference.onnx_file import OnnxFile
-from roiseg.inference.onnx_graph import seal
+from roiseg.onnx_export.export import ExportOptions, export_model
+from roiseg.onnx_export.graph import seal
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -38,9 +38,12 @@ def extractor(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(extractor, coco_set, tmp_path_factory):
-    """A checkpoint of an untrained decoder, whose validation pictures are there."""
+    """A checkpoint of an untrained decoder, whose validation images are there."""
     config = tiny_config(extractor.onnx_path, [LAYER])
-    config["extractor"]["detector"] = {"_target_": "roiseg.extractor.detector.rows.Rows", "columns": COLUMNS}
+    config["extractor"]["detector"] = {
+        "_target_": "roiseg.extractor.postprocess.rows.Rows",
+        "columns": COLUMNS,
+    }
     config["extractor"]["preprocess"] |= {"image_size": list(SIZE), "color": "rgb"}
     config["data"] |= {
         "val_annotations": str(coco_set.json), "val_images": str(coco_set.images), "category_id": 1,
@@ -49,7 +52,7 @@ def checkpoint(extractor, coco_set, tmp_path_factory):
     torch.manual_seed(0)
     weights = {f"decoder.{name}": value for name, value in tiny_decoder(extractor).state_dict().items()}
     path = tmp_path_factory.mktemp("run") / "checkpoint_epoch_0001_64x96_5000.pth"
-    torch.save({"roiseg": describe(config, extractor), "state_dict": weights, "epoch": 0}, path)
+    torch.save({"roiseg": checkpoint_metadata(config, extractor), "state_dict": weights, "epoch": 0}, path)
     return path
 
 

@@ -11,12 +11,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
-from roiseg.cli.build import plain
-from roiseg.cli.entry import CONF_DIR
 from roiseg.common.errors import UserError
+from roiseg.config.build import to_plain
+from roiseg.config.entry import CONF_DIR
 from roiseg.data.copy_paste import CopyPaste
 from roiseg.decoders.base import Decoder, DecoderOutput
-from roiseg.extractor.detector.base import Detector
+from roiseg.extractor.postprocess.base import Detector
 
 
 def choices(group):
@@ -48,7 +48,7 @@ CASES += [f"{group}=[{c}]" for group in ("callbacks", "logger") for c in choices
 
 @pytest.mark.parametrize("override", CASES)
 def test_every_choice_composes_and_resolves(composing, override):
-    assert plain(composing(override))["seed"] == 0
+    assert to_plain(composing(override))["seed"] == 0
 
 
 @pytest.mark.parametrize("choice", sorted(set(choices("detector")) - {"default"}))
@@ -59,8 +59,8 @@ def test_every_way_to_read_a_detectors_boxes_can_be_built(composing, choice):
 
 @pytest.mark.parametrize("level", choices("data/augment"))
 def test_pasting_is_added_to_any_augmentation(composing, level):
-    alone = plain(composing(f"data/augment={level}"))["data"]["augment"]
-    pasted = plain(composing("data/augment/paste=people", f"data/augment={level}"))["data"]["augment"]
+    alone = to_plain(composing(f"data/augment={level}"))["data"]["augment"]
+    pasted = to_plain(composing("data/augment/paste=people", f"data/augment={level}"))["data"]["augment"]
     assert alone.pop("paste") is None
     assert isinstance(instantiate(pasted.pop("paste"), _convert_="all"), CopyPaste)
     assert pasted == alone

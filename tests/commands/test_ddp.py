@@ -69,7 +69,7 @@ def curves(folder):
 
 
 def assert_same_run(several, alone):
-    """Figures, pictures and weights of two runs agree.
+    """Figures, images and weights of two runs agree.
 
     Training losses and weights do to float tolerance. Pixels whose two best classes are as good as equal may go
     either way, on another processor other ones: what is counted in pixels agrees but for a few of them. A

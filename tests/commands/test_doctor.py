@@ -16,7 +16,7 @@ import roiseg.doctor
 import roiseg.predict
 import roiseg.train
 from roiseg.inference.predictor import Predictor
-from roiseg.sources.open_source import open_source
+from roiseg.inference.sources.open_source import open_source
 
 
 @pytest.fixture
@@ -57,8 +57,8 @@ def test_a_whole_configuration_could_start_and_leaves_nothing(doctor, tmp_path):
     assert "data, train: 6 images, 5 with ROIs; 10 ROIs" in said  # of TINY_INSTANCES: no dog, crowd, small
     assert "1 crowd regions" in said
     assert "detector's input: images: float32 [1, 3, 64, 64]" in said
-    assert "one picture: " in said and "before any training" in said
-    assert "feature cache: 0.00 MB a picture" in said  # [32, 8, 8] in float16: 4096 bytes
+    assert "one image: " in said and "before any training" in said
+    assert "feature cache: 0.00 MB an image" in said  # [32, 8, 8] in float16: 4096 bytes
     left = {path.name for path in tmp_path.iterdir()}
     assert left <= {"doctor.json", "data"}
     assert not (tmp_path / "data" / "feature_cache").exists()
@@ -257,4 +257,4 @@ def test_real_data(run_main, realdata, tmp_path, monkeypatch):
         "data, val: 15 .* 35 ROIs", said
     )
     # strides 8, 4, 16: 64 x 52 x 52 + 32 x 104 x 104 + 128 x 26 x 26 numbers in float16
-    assert "feature cache: 1.21 MB a picture" in said
+    assert "feature cache: 1.21 MB an image" in said

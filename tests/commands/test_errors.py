@@ -68,7 +68,7 @@ MISTAKES = {
         ["data/cache=memory", "data/bank=variants", "data.bank.variants=0"],
         ["data.bank", "1 or more"],
     ),
-    "a bank of plain pictures": (
+    "a bank of plain images": (
         ["data/cache=memory", "data/bank=variants", "data/augment=none"],
         ["data/bank", "data/augment"],
     ),

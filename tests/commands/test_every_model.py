@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import roiseg.train
-from roiseg.cli.entry import CONF_DIR
+from roiseg.config.entry import CONF_DIR
 
 LAYERS = "/model.1/act/Relu_output_0,/model.3/Concat_output_0,/model.6/Concat_output_0"  # strides 2, 4, 8
 

@@ -106,7 +106,7 @@ def test_pixel_sizes_in_micrometres_reach_the_decoder(run_train, coco_set, tmp_p
 
 
 def previewed(overrides, root, model=None):
-    """The picture of a preview, with `model` in place of the configuration's."""
+    """The image of a preview, with `model` in place of the configuration's."""
     path = root / "p.png"
     cfg = composed([*overrides, f"+output={path}", "+samples=3", "+epoch=1"], root)
     if model is not None:

@@ -12,9 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import roiseg.train
 from roiseg.common.errors import UserError
-from roiseg.inference.checkpoint import newest, read_checkpoint
-from roiseg.inference.resume import progress
+from roiseg.inference.checkpoint import newest_checkpoint, read_checkpoint
 from roiseg.training.module import RoiSegModule
+from roiseg.training.resume import checkpoint_progress
 from tools.chaos.kills import same
 
 SMALL = ["data.batch_size=1", "trainer.max_epochs=2", "callbacks=[history,checkpoint,in_epoch]"]
@@ -56,7 +56,7 @@ def folders(root):
 def results(root):
     """Everything of a finished run that must not hang on where it was stopped."""
     summary = json.loads((root / "out/summary.json").read_text())
-    content = read_checkpoint(newest(root / "ckpt"))
+    content = read_checkpoint(newest_checkpoint(root / "ckpt"))
     kept = ("history", "final", "best", "test", "best_epoch", "epochs")
     return {key: summary[key] for key in kept}, content
 
@@ -105,9 +105,9 @@ def test_a_stopped_run_goes_on_within_the_epoch_bit_for_bit(tiny_overrides, run_
     command += folders(tmp_path / "stopped")
     for step in (2, 4):  # after each start; an epoch has 5
         line = stop("training_step", step, *command)
-        last = newest(tmp_path / "stopped/ckpt")
+        last = newest_checkpoint(tmp_path / "stopped/ckpt")
         assert last.name.startswith("checkpoint_in_epoch_000")
-        assert progress(read_checkpoint(last))[1] > 0
+        assert checkpoint_progress(read_checkpoint(last))[1] > 0
         assert line == (
             f"roiseg: stopped by SIGTERM: the last good checkpoint is {last}, where ckpt_path=last goes on"
         )
@@ -145,8 +145,8 @@ def test_every_so_many_steps_there_is_a_checkpoint_to_go_on_from(
         code, stderr = run_main(roiseg.train, *command)
     assert code == 2
     assert "power cut" in stderr
-    last = newest(tmp_path / "crashed/ckpt")
-    assert progress(read_checkpoint(last)) == (1, 3)  # steps 6 and 8 of 10 were saved
+    last = newest_checkpoint(tmp_path / "crashed/ckpt")
+    assert checkpoint_progress(read_checkpoint(last)) == (1, 3)  # steps 6 and 8 of 10 were saved
     code, stderr = run_main(roiseg.train, *command)
     assert code == 0, stderr
     assert_same(results(tmp_path / "crashed"), results(tmp_path / "whole"))
@@ -155,7 +155,7 @@ def test_every_so_many_steps_there_is_a_checkpoint_to_go_on_from(
 def test_a_run_is_not_resumed_with_epochs_of_other_steps(tiny_overrides, run_main, stop, tmp_path):
     command = [*tiny_overrides, *SMALL, *folders(tmp_path)]
     stop("training_step", 8, *command)  # an epoch and three steps
-    within = newest(tmp_path / "ckpt")
+    within = newest_checkpoint(tmp_path / "ckpt")
     content = read_checkpoint(within)
     other = tmp_path / "other.pth"
     torch.save({**content, "steps": 3}, other)  # of a data set that has grown since
@@ -182,7 +182,7 @@ def test_several_processes_end_in_the_same_step_and_go_on_there(tiny_overrides, 
     assert process.returncode == 143, stderr
     assert "Traceback" not in stderr
     assert stderr.count("stopped by SIGTERM") == 1
-    epochs, _ = progress(read_checkpoint(newest(tmp_path / "ckpt")))
+    epochs, _ = checkpoint_progress(read_checkpoint(newest_checkpoint(tmp_path / "ckpt")))
     few = [*several, f"trainer.max_epochs={epochs + 1}"]
     for command in ([*few, *folders(tmp_path), "ckpt_path=last"], [*few, *folders(tmp_path / "whole")]):
         done = run_command(["roiseg.train", *command], cwd=tmp_path)

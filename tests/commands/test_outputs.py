@@ -12,11 +12,11 @@ from run_folders import noisy, write_run
 from test_errors import one_line
 from tiny_run import fit, one_thread
 
-from callbacks.checkpoint import EpochCheckpoint, WholeFiles
+from callbacks.checkpoints import AtomicCheckpointIO, EpochCheckpoint
 from roiseg.common import outputs
 from roiseg.common.errors import UserError
-from roiseg.common.files import atomic_path, existing_file, write_json
-from roiseg.inference.checkpoint import newest
+from roiseg.common.files import atomic_path, require_file, write_json
+from roiseg.inference.checkpoint import newest_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -26,7 +26,7 @@ def checkpoint(coco_set, onnx_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "checkpoints"
     with one_thread():
         fit(coco_set, onnx_file, folder.parent, [EpochCheckpoint(folder, [64, 64])])
-    return newest(folder)
+    return newest_checkpoint(folder)
 
 
 # command: what it is given, with TARGET for the file it is to write, and that file's name in the output folder
@@ -173,7 +173,7 @@ def test_an_input_is_not_replaced_even_by_the_command_that_wrote_it(tmp_path):
     with outputs.purpose("export"):
         write_json(tmp_path / "x.onnx", 1)
     with outputs.purpose("export"):
-        existing_file(tmp_path / "x.onnx", "detector")
+        require_file(tmp_path / "x.onnx", "detector")
         with pytest.raises(UserError, match="exists"):
             write_json(tmp_path / "x.onnx", 2)
 
@@ -224,7 +224,7 @@ def test_checkpoints_that_a_checkpoint_names_are_not_removed_elsewhere(tmp_path)
     users.parent.mkdir()
     torch.save({}, users)
     for path in (users, users.parent):
-        WholeFiles().remove_checkpoint(path)
+        AtomicCheckpointIO().remove_checkpoint(path)
     assert users.exists()
 
 

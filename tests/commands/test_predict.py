@@ -1,4 +1,4 @@
-"""`python -m roiseg.predict`, in this process, on tiny checkpoints: pictures in, files out."""
+"""`python -m roiseg.predict`, in this process, on tiny checkpoints: images in, files out."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tiny_run import fit, one_thread
 from tiny_video import write_video
 
 import roiseg.predict
-from callbacks.checkpoint import EpochCheckpoint
+from callbacks.checkpoints import EpochCheckpoint
 from roiseg.data.images import read_image
-from roiseg.data.synthetic.dataset import synthetic_scene
-from roiseg.data.synthetic.detector import letterbox_scene
-from roiseg.inference.checkpoint import load_model, newest
-from roiseg.inference.onnx_export import ExportOptions, export_model
+from roiseg.inference.checkpoint import load_model, newest_checkpoint
 from roiseg.inference.predictor import Predictor
+from roiseg.onnx_export.export import ExportOptions, export_model
+from roiseg.synthetic.dataset import synthetic_scene
+from roiseg.synthetic.detector_training import letterbox_scene
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -39,7 +39,7 @@ def _one_thread():
 def checkpoint(coco_set, onnx_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "checkpoints"
     fit(coco_set, onnx_file, folder.parent, [EpochCheckpoint(folder, [64, 64])])
-    return newest(folder)
+    return newest_checkpoint(folder)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def run(run_main, checkpoint, tmp_path, capfd):
 
 @pytest.fixture
 def table(coco_set, tmp_path):
-    """The annotated persons of two pictures, and one of none, as CSV."""
+    """The annotated persons of two images, and one of none, as CSV."""
     path = tmp_path / "boxes.csv"
     path.write_text("file,x1,y1,x2,y2\na.jpg,10.5,12,49,70\na.jpg,36,12,80,68\nb.jpg,10,8,50,88\n")
     return path
@@ -166,13 +166,13 @@ def test_the_detectors_own_boxes(run_main, run_train, run, tmp_path):
     assert results(tmp_path / "out-2") == []
     code, said = run(f"source={tmp_path}/pictures", "boxes=coco", ckpt=summary["best_checkpoint"])
     assert code == 2
-    assert "names none of the pictures (nobody.png" in one_line(said)
+    assert "names none of the images (nobody.png" in one_line(said)
 
 
 def test_the_annotations_of_the_training(run, checkpoint, coco_set, table, tmp_path):
     content = torch.load(checkpoint, weights_only=True)
     content["roiseg"]["config"]["data"] |= {
-        "val_annotations": str(table),  # which does not know the picture
+        "val_annotations": str(table),  # which does not know the image
         "train_annotations": str(coco_set.json),
     }
     torch.save(content, tmp_path / "x.pth")

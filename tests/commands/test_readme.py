@@ -16,8 +16,8 @@ from helpers import ROOT
 from tiny_run import fit
 
 import roiseg.train
-from callbacks.checkpoint import EpochCheckpoint
-from roiseg.inference.checkpoint import newest
+from callbacks.checkpoints import EpochCheckpoint
+from roiseg.inference.checkpoint import newest_checkpoint
 
 README = (ROOT / "README.md").read_text()
 NEW_DECODER = (ROOT / "docs" / "new-decoder.md").read_text()
@@ -58,7 +58,7 @@ def test_the_new_decoder_trains_exports_and_loads_with_nothing_else_changed(
 def checkpoint(coco_set, onnx_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     fit(coco_set, onnx_file, folder, [EpochCheckpoint(folder, [64, 64])])
-    return newest(folder)
+    return newest_checkpoint(folder)
 
 
 def test_the_python_shown_gives_masks(coco_set, checkpoint, tmp_path, monkeypatch):

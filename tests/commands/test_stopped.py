@@ -8,7 +8,7 @@ import signal
 import pytest
 
 import roiseg.train
-from roiseg.inference.checkpoint import newest, read_checkpoint
+from roiseg.inference.checkpoint import newest_checkpoint, read_checkpoint
 
 
 @pytest.mark.slow
@@ -24,7 +24,7 @@ def test_a_training_that_is_told_to_end_says_what_is_kept(
     os.killpg(process.pid, number)  # as a terminal does, and SLURM: loader processes get it, too
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 128 + number
-    last = newest(tmp_path / "ckpt")
+    last = newest_checkpoint(tmp_path / "ckpt")
     assert stderr.strip().splitlines()[-1] == (
         f"roiseg: stopped by {number.name}: the last good checkpoint is {last}, where ckpt_path=last goes on"
     )

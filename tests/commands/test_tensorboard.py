@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata
 from tensorboard.util import tensor_util
 
-from callbacks.model_text import describe_model
+from callbacks.tensorboard import describe_model
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A picture is found by its name however the list that names it was written: by training and by boxes files."""
+"""An image is found by its name however the list that names it was written: by training and by boxes files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tiny_dataset import make
 
 from roiseg.common.errors import UserError
 from roiseg.inference.box_files.open_boxes import open_boxes
-from roiseg.sources.open_source import open_source
+from roiseg.inference.sources.open_source import open_source
 
 NAME = "dossier é/photo ü.png"
 FORMS = {
@@ -27,7 +27,7 @@ FORMS = {
 
 
 def box_files(folder, listed):
-    """The same box of a picture in every kind of file."""
+    """The same box of an image in every kind of file."""
     record = {"id": 0, "image_id": 0, "category_id": 1, "bbox": [10, 10, 30, 40]}
     image = {"id": 0, "file_name": listed, "width": 80, "height": 64}
     (folder / "x.json").write_text(json.dumps({"images": [image], "annotations": [record]}))

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from roiseg.common import files
-from roiseg.common.files import absent_files
+from roiseg.common.files import missing_files
 
 
 @pytest.fixture
@@ -27,12 +27,12 @@ def folder(tmp_path):
     ],
 )  # fmt: skip
 def test_absent_files_are_told_in_their_order(folder, names, absent):
-    assert absent_files(folder, names) == absent
+    assert missing_files(folder, names) == absent
 
 
 def test_each_folder_is_listed_once_and_present_files_are_not_asked_for(folder, monkeypatch):
     listed, listdir = [], os.listdir
     monkeypatch.setattr(files.os, "listdir", lambda path: listed.append(path) or listdir(path))
     monkeypatch.setattr(files.Path, "is_file", lambda path: pytest.fail("asked"))
-    assert absent_files(folder, ["a.jpg", "below/a.jpg"] * 50) == []
+    assert missing_files(folder, ["a.jpg", "below/a.jpg"] * 50) == []
     assert listed == [folder, folder / "below"]

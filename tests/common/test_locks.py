@@ -10,7 +10,7 @@ import pytest
 from child_processes import CHILDREN, PATIENCE
 
 from roiseg.common import locks
-from roiseg.common.locks import TakenError, locked
+from roiseg.common.locks import LockedError, locked
 
 
 def hold(path, holds):
@@ -32,7 +32,7 @@ def holder(tmp_path):
 
 
 def test_another_process_is_named_and_a_killed_one_locks_nobody_out(holder, tmp_path):
-    with pytest.raises(TakenError, match=f"process {holder.pid} on "), locked(tmp_path / "lock", wait=False):
+    with pytest.raises(LockedError, match=f"process {holder.pid} on "), locked(tmp_path / "lock", wait=False):
         pass
     holder.kill()
     holder.join()

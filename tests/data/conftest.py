@@ -10,7 +10,7 @@ from helpers import rectangle
 from tiny_dataset import AUGMENT, make
 
 from roiseg.data.coco_json import load_annotations
-from roiseg.data.sampling import RoiSampler
+from roiseg.data.samplers import RoiSampler
 
 
 @pytest.fixture

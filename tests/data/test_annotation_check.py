@@ -9,10 +9,10 @@ import pytest
 from helpers import ellipse, person, write_coco
 from omegaconf import OmegaConf
 
-from roiseg.cli.diagnosis.dataset import data_sets
-from roiseg.cli.diagnosis.finding import Report
 from roiseg.common.errors import UserError
 from roiseg.data.coco_json import load_annotations
+from roiseg.diagnosis.dataset import data_sets
+from roiseg.diagnosis.finding import Diagnosis
 
 SIZE = (120, 200)  # H, W
 OUTLINES = [[person(40, 10, 100)], [ellipse(150, 60, 30, 20), ellipse(150, 90, 10, 15)], [person(90, 50, 60)]]
@@ -80,7 +80,7 @@ def made(tmp_path):
         files.json.write_text(json.dumps(content))
         data = {"train_annotations": str(files.json), "val_annotations": "", "folds": None, "min_roi_size": 1}
         data |= {"category_id": 1, "index_dir": str(tmp_path / "index"), "crowd": "region", **options}
-        report = Report()
+        report = Diagnosis()
         data_sets(OmegaConf.create({"data": data}), report)
         told = [f.text for f in report.findings if f.state != "ok" and "to learn from" not in f.text]
         assert all(str(files.json) in text for text in told)

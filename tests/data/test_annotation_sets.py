@@ -7,8 +7,8 @@ import pytest
 from helpers import ellipse, hole_rle, rectangle
 
 from roiseg.common.errors import UserError
-from roiseg.data.annotation_sets import join, select
 from roiseg.data.coco_json import load_annotations
+from roiseg.data.folds import join_annotations, select_images
 
 
 def write(folder, image_ids, name="instances.json"):
@@ -49,7 +49,7 @@ def content(annotations):
 @pytest.mark.parametrize("order", [[0], [4, 2, 0], [3], [1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1, 0], []])
 def test_a_part_holds_what_the_set_says_of_its_images(tmp_path, order):
     whole = write(tmp_path, [7, 3, 11, 2, 9, 40, 5])
-    part = select(whole, np.array(order, np.int64))
+    part = select_images(whole, np.array(order, np.int64))
     assert part.image_ids.tolist() == whole.image_ids[order].tolist()
     assert content(part) == {i: content(whole)[i] for i in part.image_ids.tolist()}
     assert len(part.first) == len(part) + 1
@@ -58,7 +58,9 @@ def test_a_part_holds_what_the_set_says_of_its_images(tmp_path, order):
 
 def test_a_joined_set_holds_all_images_of_its_sets(tmp_path):
     one, two = write(tmp_path / "one", [7, 3, 11, 2]), write(tmp_path / "two", [1, 8, 30])
-    joined, folder = join([(one, tmp_path / "images" / "train"), (two, tmp_path / "images" / "val")])
+    joined, folder = join_annotations(
+        [(one, tmp_path / "images" / "train"), (two, tmp_path / "images" / "val")]
+    )
     assert folder == tmp_path / "images"
     assert content(joined) == content(one) | content(two)
     assert joined.file_names.tolist() == [f"train/{i}.jpg" for i in (7, 3, 11, 2)] + [
@@ -68,7 +70,7 @@ def test_a_joined_set_holds_all_images_of_its_sets(tmp_path):
 
 def test_sets_in_one_folder_keep_their_file_names(tmp_path):
     one, two = write(tmp_path, [7, 3], "a.json"), write(tmp_path, [4], "b.json")
-    joined, folder = join([(one, tmp_path), (two, tmp_path)])
+    joined, folder = join_annotations([(one, tmp_path), (two, tmp_path)])
     assert folder == tmp_path
     assert joined.file_names.tolist() == ["7.jpg", "3.jpg", "4.jpg"]
 
@@ -76,4 +78,4 @@ def test_sets_in_one_folder_keep_their_file_names(tmp_path):
 def test_an_image_in_two_sets_is_refused(tmp_path):
     one, two = write(tmp_path / "one", [7, 3]), write(tmp_path / "two", [1, 3])
     with pytest.raises(UserError, match=r"image id 3 is in .*one.* and in .*two"):
-        join([(one, tmp_path), (two, tmp_path)])
+        join_annotations([(one, tmp_path), (two, tmp_path)])

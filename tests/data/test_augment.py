@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from roiseg.common.errors import UserError
 from roiseg.data.augment import Augment, GeometricAugment, PhotometricAugment
-from roiseg.geometry.letterbox import Letterbox
+from roiseg.geometry.transform import Letterbox
 
 geometries = st.builds(
     GeometricAugment,

@@ -9,17 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roiseg.common.errors import UserError
-from roiseg.data.annotation_sets import select
 from roiseg.data.coco_json import load_annotations
-from roiseg.data.copy_paste import CopyPaste, blend
-from roiseg.data.donors import Donors
+from roiseg.data.copy_paste import CopyPaste, Donors, blend
+from roiseg.data.folds import select_images
 
 
 @pytest.fixture(scope="module")
 def crowd_of_donors(tmp_path_factory):
     """Image 0 is pasted into; donors of 30 to 120 pixels in three others, and some who are none."""
     instances = [
-        {"file": "a.png", "segmentation": person(100, 40, 100)},  # 1: of the picture itself
+        {"file": "a.png", "segmentation": person(100, 40, 100)},  # 1: of the image itself
         {"file": "b.png", "segmentation": person(30, 10, 60)},  # 2
         {"file": "b.png", "segmentation": person(80, 10, 120)},  # 3
         {"file": "c.png", "segmentation": person(40, 20, 90)},  # 4: half covered by the next one
@@ -53,7 +52,7 @@ def test_tall_neighbours_get_tall_donors(crowd_of_donors):
 
 
 def test_nobody_else_is_nobody(crowd_of_donors):
-    alone = select(crowd_of_donors.annotations, np.array([1]))
+    alone = select_images(crowd_of_donors.annotations, np.array([1]))
     donors = Donors(alone, crowd_of_donors.image_dir, 16)
     assert donors.draw(0, 0.0, np.random.default_rng(0)) is None
     boxes = np.array([[10, 10, 50, 60]], np.float32)
@@ -63,7 +62,8 @@ def test_nobody_else_is_nobody(crowd_of_donors):
 def test_the_name_of_donors_is_theirs_alone(crowd_of_donors):
     annotations, folder = crowd_of_donors.annotations, crowd_of_donors.image_dir
     parts = [
-        select(annotations, np.array(images)) for images in ([0, 1, 2, 3], [3, 2, 1, 0], [0, 1, 2], [0, 1])
+        select_images(annotations, np.array(images))
+        for images in ([0, 1, 2, 3], [3, 2, 1, 0], [0, 1, 2], [0, 1])
     ]
     same, turned, fewer, fewest = (Donors(part, folder, 16).name for part in parts)
     assert same == turned == crowd_of_donors.name

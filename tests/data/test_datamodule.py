@@ -12,7 +12,7 @@ from roiseg.data.augment import Augment, GeometricAugment
 from roiseg.data.coco_json import load_annotations
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.data.folds import Folds
-from roiseg.data.sampling import RoiSampler
+from roiseg.data.samplers import RoiSampler
 from roiseg.data.targets import TargetSpec
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
@@ -36,7 +36,7 @@ def make(coco_set, extractor):
 
 
 def counting(extractor, monkeypatch):
-    """Count the pictures that go through the session (a session of a fixed batch takes one at a time)."""
+    """Count the images that go through the session (a session of a fixed batch takes one at a time)."""
     runs = []
     run = extractor.session.run_with_iobinding
 

@@ -14,11 +14,10 @@ from tiny_dataset import AUGMENT, IMAGE_FRAME, METRIC, SIZE, SPEC, make
 from roiseg.common.errors import UserError
 from roiseg.data.augment import Augment, GeometricAugment
 from roiseg.data.batch import collate
-from roiseg.data.epoch_sampler import EpochSampler
 from roiseg.data.prefetch import FeatureLoader
-from roiseg.data.sampling import RoiSampler
+from roiseg.data.samplers import EpochSampler, RoiSampler
 from roiseg.data.targets import TargetSpec
-from roiseg.geometry.letterbox import Letterbox
+from roiseg.geometry.transform import Letterbox
 
 
 def assert_same(a, b):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-import roiseg.data.epoch_sampler as epoch_sampler_module
-from roiseg.data.epoch_sampler import EpochSampler
+import roiseg.data.samplers as epoch_sampler_module
+from roiseg.data.samplers import EpochSampler
 
 SIZES = [(10, 1), (10, 2), (11, 2), (7, 3), (3, 3), (3, 4), (2, 5), (1, 4), (1, 8), (5, 64)]
 

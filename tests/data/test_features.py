@@ -17,7 +17,7 @@ from tiny_run import one_thread, tiny_data, tiny_decoder, tiny_extractor, tiny_m
 from roiseg.common.errors import UserError
 from roiseg.data import datamodule
 from roiseg.data.augment import Augment, GeometricAugment, PhotometricAugment
-from roiseg.data.bank import Bank
+from roiseg.data.views import AugmentationPool
 from roiseg.extractor.cache.codec import Half, Int8
 from roiseg.extractor.cache.disk import DiskCache
 from roiseg.extractor.cache.memory import MemoryCache
@@ -51,7 +51,7 @@ def build(coco_set, onnx_file):
 
 
 def counted(data):
-    """How many pictures go through the extractor from now on."""
+    """How many images go through the extractor from now on."""
     pictures = []
     run = data.extractor.run
     data.extractor.run = lambda tensor: pictures.append(len(tensor)) or run(tensor)
@@ -71,7 +71,7 @@ def test_each_image_is_computed_once(build, new_cache, workers):
     for number in range(3):
         for loader in loaders:
             epoch(loader, number)
-    # without augmentation training and validation see the same pictures of the same set
+    # without augmentation training and validation see the same images of the same set
     assert sum(pictures) == 5
     assert data.cache.counts == {"computed": 5, "held": 25}
 
@@ -123,7 +123,7 @@ def test_new_views_every_epoch_are_not_kept(build, new_cache):
 
 @pytest.mark.parametrize("augment", [GEOMETRIC, COLOUR])
 def test_a_bank_draws_from_so_many_views_and_computes_each_once(build, new_cache, augment):
-    data = build(cache=new_cache(), augment=augment, bank=Bank(3))
+    data = build(cache=new_cache(), augment=augment, bank=AugmentationPool(3))
     pictures = counted(data)
     loader = data.train_dataloader()
     seen = {}
@@ -138,14 +138,14 @@ def test_a_bank_draws_from_so_many_views_and_computes_each_once(build, new_cache
 
 
 def test_rois_of_a_view_are_drawn_anew_every_epoch(build, tmp_path):
-    data = build(cache=MemoryCache(Half(), 1), augment=GEOMETRIC, bank=Bank(1))
+    data = build(cache=MemoryCache(Half(), 1), augment=GEOMETRIC, bank=AugmentationPool(1))
     loader = data.train_dataloader()
     rois = [torch.cat([b.rois[b.rois[:, 0] == 0] for b in epoch(loader, n)][:1]) for n in range(4)]
     assert len({tuple(r.flatten().tolist()) for r in rois}) > 1
 
 
 def test_a_refreshed_bank_replaces_a_part_of_its_views(build):
-    data = build(cache=MemoryCache(Half(), 1), augment=GEOMETRIC, bank=Bank(4, refresh=8))
+    data = build(cache=MemoryCache(Half(), 1), augment=GEOMETRIC, bank=AugmentationPool(4, refresh=8))
     pictures = counted(data)
     loader = data.train_dataloader()
     for number in range(80):
@@ -162,7 +162,7 @@ def test_every_view_lives_as_long_as_said(refresh):
 
     rng = First()
     for rng.variant in range(5):
-        generations = [Bank(5, refresh).draw(rng, epoch)[1] for epoch in range(60)]
+        generations = [AugmentationPool(5, refresh).draw(rng, epoch)[1] for epoch in range(60)]
         changes = [n for n in range(1, 60) if generations[n] != generations[n - 1]]
         assert all(b - a == refresh for a, b in itertools.pairwise(changes))
 
@@ -170,7 +170,7 @@ def test_every_view_lives_as_long_as_said(refresh):
 def test_runs_of_any_seed_share_a_bank_another_bank_seed_has_other_views(build):
     views = []
     for seed, bank_seed in ((1, 0), (2, 0), (1, 5)):
-        cache, bank = MemoryCache(Half(), 1), Bank(1, seed=bank_seed)
+        cache, bank = MemoryCache(Half(), 1), AugmentationPool(1, seed=bank_seed)
         data = build(cache=cache, augment=GEOMETRIC, bank=bank, seed=seed)
         views.append({s.file_name: s.transform for b in epoch(data.train_dataloader()) for s in b.samples})
     assert views[0] == views[1]
@@ -179,7 +179,7 @@ def test_runs_of_any_seed_share_a_bank_another_bank_seed_has_other_views(build):
 
 def test_a_bank_needs_augmentation(build):
     with pytest.raises(UserError, match="data/augment"):
-        build(bank=Bank(2), cache=MemoryCache(Half(), 1))
+        build(bank=AugmentationPool(2), cache=MemoryCache(Half(), 1))
 
 
 def in_place(path, content):
@@ -222,20 +222,20 @@ def test_an_image_is_known_by_its_content(build, tmp_path, coco_set, write):
 
 def test_a_bank_without_a_cache_is_refused(build):
     with pytest.raises(UserError, match="data/cache"):
-        build(bank=Bank(4), augment=GEOMETRIC)
+        build(bank=AugmentationPool(4), augment=GEOMETRIC)
 
 
 @pytest.mark.parametrize("options", [{"variants": 0}, {"variants": 4, "refresh": 0}])
 def test_a_bank_needs_views(options):
     with pytest.raises(UserError, match=r"data\.bank"):
-        Bank(**options)
+        AugmentationPool(**options)
 
 
 def test_what_does_not_fit_is_said_before_anything_starts_and_is_computed(build, caplog):
     row = 2 * 20 * 16 * 16
     with caplog.at_level(logging.WARNING):
         data = build(cache=MemoryCache(Half(), 2 * row / 1e9))
-    assert "10 pictures" in caplog.text
+    assert "10 images" in caplog.text
     pictures = counted(data)
     loader = data.val_dataloader()
     epoch(loader), epoch(loader)
@@ -260,7 +260,7 @@ def test_training_on_a_cold_a_warm_and_a_damaged_cache_gives_the_same_weights(
 ):
     def run():
         cache = DiskCache(tmp_path / "cache", Half(), 1)
-        options = {"cache": cache, "num_workers": workers, "augment": GEOMETRIC, "bank": Bank(2)}
+        options = {"cache": cache, "num_workers": workers, "augment": GEOMETRIC, "bank": AugmentationPool(2)}
         return weights(coco_set, onnx_file, tmp_path, **options), cache
 
     cold, cache = run()
@@ -281,11 +281,11 @@ def test_features_made_in_the_background_train_the_same_weights(
     coco_set, onnx_file, tmp_path, monkeypatch, cache
 ):
     def run(workers):
-        kept = {"cache": MemoryCache(Half(), 1), "bank": Bank(2)} if cache else {}
+        kept = {"cache": MemoryCache(Half(), 1), "bank": AugmentationPool(2)} if cache else {}
         return weights(coco_set, onnx_file, tmp_path, num_workers=workers, augment=COLOUR, **kept)
 
-    in_turn = run(0)
+    rank_zero_first = run(0)
     monkeypatch.setattr(datamodule, "_batches_ahead", lambda device: 2)
     ahead = run(2)
-    for name, value in in_turn.items():
+    for name, value in rank_zero_first.items():
         assert torch.equal(value, ahead[name]), name

@@ -1,4 +1,4 @@
-"""Pictures: missing, damaged, too large, of any kind."""
+"""Images: missing, damaged, too large, of any kind."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from roiseg.data.coco_json import load_annotations
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.images import image_digest, read_image
 from roiseg.data.views import Views
-from roiseg.geometry.letterbox import Letterbox
+from roiseg.geometry.transform import Letterbox
 from roiseg.inference.box_files.open_boxes import open_boxes
 from roiseg.inference.checkpoint import read_checkpoint
-from roiseg.sources.open_source import open_source
+from roiseg.inference.sources.open_source import open_source
 
 
 def test_missing_images_are_counted_and_the_first_is_named(broken_set):
@@ -56,7 +56,7 @@ def spoil_size(path):
 
 
 def spoil_text(path):
-    path.write_text("this is no picture\n" * 50)
+    path.write_text("this is no image\n" * 50)
 
 
 def spoil_empty(path):

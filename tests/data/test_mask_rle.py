@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from roiseg.data.mask_rle import paste_rles
 from roiseg.geometry.paste import binary_mask, paste_masks
+from roiseg.geometry.rle import paste_rles
 
 SIZE = (40, 52)
 edges = st.floats(-30, 80, width=32)

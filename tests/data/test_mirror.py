@@ -1,4 +1,4 @@
-"""A mirrored batch against pictures, ROIs and targets laid out mirrored from the start."""
+"""A mirrored batch against images, ROIs and targets laid out mirrored from the start."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tiny_run import LAYER, tiny_data, tiny_decoder
 from roiseg.data.batch import collate
 from roiseg.data.images import read_image
 from roiseg.data.mirror import mirror
-from roiseg.data.targets import draw_targets
+from roiseg.data.targets import rasterize_targets
 from roiseg.extractor.cache.codec import Half
 from roiseg.extractor.cache.memory import MemoryCache
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
-from roiseg.geometry.letterbox import Transform
+from roiseg.geometry.transform import Transform
 
 
 @pytest.fixture(scope="module", params=["topleft", "center"])
@@ -67,7 +67,7 @@ def test_targets_are_those_drawn_in_the_mirror(build):
         for n, sample in enumerate(mirrored.samples):
             instances = dataset.annotations.instances(sample.image_index)
             owners = np.array([list(ids[instances]).index(i) for i in sample.annotation_ids])
-            drawn = draw_targets(
+            drawn = rasterize_targets(
                 data.spec,
                 outlines=dataset.annotations.outlines(sample.image_index),
                 crowd=dataset.annotations.crowd[instances],

@@ -12,20 +12,18 @@ import torch
 from helpers import hole_rle, person, write_coco
 
 from roiseg.common.errors import UserError
-from roiseg.data.annotation_sets import select
 from roiseg.data.augment import Augment, GeometricAugment, PhotometricAugment
-from roiseg.data.bank import Bank
 from roiseg.data.batch import collate
 from roiseg.data.coco_json import load_annotations
 from roiseg.data.copy_paste import CopyPaste
 from roiseg.data.dataset import RoiDataset
-from roiseg.data.epoch_sampler import EpochSampler
+from roiseg.data.folds import select_images
 from roiseg.data.prefetch import FeatureLoader
-from roiseg.data.sampling import RoiSampler
+from roiseg.data.samplers import EpochSampler, RoiSampler
 from roiseg.data.targets import TargetSpec
-from roiseg.data.views import Views
+from roiseg.data.views import AugmentationPool, Views
 from roiseg.extractor.cache.base import Lookup
-from roiseg.geometry.letterbox import Letterbox
+from roiseg.geometry.transform import Letterbox
 
 SPEC = TargetSpec("roi", (14, 14), 3, (64, 64))
 GEOMETRIC = GeometricAugment(flip=0.5, scale=(0.8, 1.6))
@@ -59,7 +57,7 @@ def files(tmp_path_factory):
 
 
 def make(files, images=range(IMAGES), paste=PASTE, bank=None, **options):
-    annotations = select(load_annotations(files.json), np.array(images))
+    annotations = select_images(load_annotations(files.json), np.array(images))
     views = Views(Letterbox((64, 64)), Augment(GEOMETRIC, PHOTOMETRIC, paste), bank)
     return RoiDataset(annotations, files.images, views, SPEC, sampler=RoiSampler(3), **options)
 
@@ -91,7 +89,7 @@ def test_an_item_is_the_same_in_any_order_and_in_any_worker(files):
 
 
 def test_the_order_of_the_images_is_of_no_account(files):
-    """Whom a picture gets hangs on the set of donors, not on where they are in it."""
+    """Whom an image gets hangs on the set of donors, not on where they are in it."""
     dataset, turned = make(files), make(files, range(IMAGES)[::-1])
     for n in range(IMAGES):
         assert_same(dataset[0, n], turned[0, IMAGES - 1 - n])
@@ -138,7 +136,7 @@ def rng_of(dataset, key):
 
 
 def test_what_is_held_out_is_never_seen(files, tmp_path):
-    """Neither pictures nor annotations of held-out images change anything, and they may be missing."""
+    """Neither images nor annotations of held-out images change anything, and they may be missing."""
     shutil.copytree(files.json.parent, tmp_path / "set")
     spoilt = type(files)(tmp_path / "set" / files.json.name, tmp_path / "set" / "images")
     content = spoilt.content()
@@ -163,7 +161,7 @@ def test_what_is_held_out_is_never_seen(files, tmp_path):
 
 
 def test_folds_share_slots_of_pictures_without_pasted_people_only(files):
-    bank = Bank(variants=8)
+    bank = AugmentationPool(variants=8)
     folds = {}
     for name, kept in (("one", [0, 1, 2, 5]), ("two", [0, 1, 2, 3])):
         cache = AskedCache(held=True)
@@ -187,7 +185,7 @@ def test_folds_share_slots_of_pictures_without_pasted_people_only(files):
 
 
 def test_a_cached_item_is_the_same_but_for_its_picture(files):
-    bank = Bank(variants=3)
+    bank = AugmentationPool(variants=3)
     plain, held, missed = (
         make(files, bank=bank, cache=cache) for cache in (None, AskedCache(True), AskedCache(False))
     )
@@ -203,7 +201,7 @@ def test_a_cached_item_is_the_same_but_for_its_picture(files):
 def test_the_same_key_is_the_same_picture_and_seeds_share_them(files):
     pictures = {}
     for seed in (0, 1):
-        dataset = make(files, bank=Bank(variants=3), cache=AskedCache(False), seed=seed)
+        dataset = make(files, bank=AugmentationPool(variants=3), cache=AskedCache(False), seed=seed)
         for key in [(epoch, n) for epoch in range(8) for n in range(IMAGES)]:
             sample = dataset[key]
             known = pictures.setdefault(sample.cache_key, sample.image)
@@ -219,7 +217,7 @@ def own_files(files, tmp_path):
 
 
 def keys_of(files, **options):
-    dataset = make(files, bank=Bank(variants=1), cache=AskedCache(True), **options)
+    dataset = make(files, bank=AugmentationPool(variants=1), cache=AskedCache(True), **options)
     for n in range(len(dataset)):
         dataset[0, n]
     return dataset.cache.keys
@@ -229,10 +227,10 @@ ALWAYS = CopyPaste(probability=1.0, min_size=16, behind=0.0)
 
 
 def test_a_changed_donor_makes_features_stale(own_files):
-    """Its picture, or its outline: the slot stays, the content does not."""
+    """Its image, or its outline: the slot stays, the content does not."""
     before = keys_of(own_files, paste=ALWAYS)
     for number in range(IMAGES):
-        if number:  # not the picture of item 0 itself
+        if number:  # not the image of item 0 itself
             with open(own_files.images / f"{number}.png", "ab") as stream:
                 stream.write(b"another")
     after = keys_of(own_files, paste=ALWAYS)

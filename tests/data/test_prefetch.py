@@ -78,11 +78,11 @@ def test_no_more_than_said_wait():
 def test_an_error_while_preparing_is_raised_where_batches_are_taken(ahead):
     def prepare(b):
         if value(b) == 2:
-            raise UserError("the picture is damaged")
+            raise UserError("the image is damaged")
         return b
 
     taken = []
-    with pytest.raises(UserError, match="the picture is damaged"):
+    with pytest.raises(UserError, match="the image is damaged"):
         taken.extend(value(b) for b in loader(prepare, ahead=ahead))
 
 

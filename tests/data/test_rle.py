@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
 
-from roiseg.data import rle
+from roiseg.geometry import rle
 
 masks = hnp.array_shapes(min_dims=2, max_dims=2, max_side=40).flatmap(
     lambda shape: hnp.arrays(np.uint8, shape, elements=st.integers(0, 1))

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from roiseg.data import roi_statistics
 from roiseg.data.coco_json import load_annotations
 from roiseg.data.roi_statistics import CLASSES, measure
-from roiseg.data.targets import TargetSpec, draw_targets
+from roiseg.data.targets import TargetSpec, rasterize_targets
 from roiseg.geometry import boxes as box_ops
-from roiseg.geometry.letterbox import Transform
+from roiseg.geometry.transform import Transform
 
 
 def one_by_one(annotations, least, grid):
@@ -22,7 +22,7 @@ def one_by_one(annotations, least, grid):
         boxes, crowd = annotations.pixel_boxes(image), annotations.crowd[annotations.instances(image)]
         spec = TargetSpec("roi", (grid, grid), 3, annotations.size(image))
         outlines, identity = annotations.outlines(image), Transform(1.0, 1.0, 0.0, 0.0)
-        for target in draw_targets(spec, outlines, crowd, identity, boxes[owners], owners):
+        for target in rasterize_targets(spec, outlines, crowd, identity, boxes[owners], owners):
             counts.append([int((target == value).sum()) for value in CLASSES.values()])
         for owner in owners:
             others = [i for i in range(len(boxes)) if i != owner and not crowd[i]]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roiseg.data.sampling import RoiSampler
+from roiseg.data.samplers import RoiSampler
 from roiseg.geometry import boxes as box_ops
 
 SIZE = (200, 300)

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roiseg.common.errors import UserError
-from roiseg.data import rle
 from roiseg.data.coco_json import load_annotations
 from roiseg.data.copy_paste import CopyPaste, Paste
 from roiseg.data.images import read_image
-from roiseg.data.scenes import Scenes
-from roiseg.data.targets import TargetSpec, draw_targets
-from roiseg.geometry.letterbox import Transform
+from roiseg.data.scene_composer import SceneComposer
+from roiseg.data.targets import TargetSpec, rasterize_targets
+from roiseg.geometry import rle
+from roiseg.geometry.transform import Transform
 
 HEIGHT, WIDTH = 80, 100
 
@@ -50,11 +50,11 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scenes(files):
-    return Scenes(load_annotations(files.json), files.images, 16, CopyPaste(min_size=16))
+    return SceneComposer(load_annotations(files.json), files.images, 16, CopyPaste(min_size=16))
 
 
 def donor_mask(donor, paste):
-    """Mask [h, w] over `paste.place`: is a cell's centre, brought back to the donor's picture, inside?"""
+    """Mask [h, w] over `paste.place`: is a cell's centre, brought back to the donor's image, inside?"""
     x1, y1, x2, y2 = paste.window
     height, width = paste.size
     x = (np.arange(width) + 0.5) * (x2 - x1) / width
@@ -103,7 +103,7 @@ def painted(pastes):
 
 @st.composite
 def placements(draw):
-    """Anywhere: within the picture, across its edges, or outside."""
+    """Anywhere: within the image, across its edges, or outside."""
     width, height = draw(st.integers(1, 90)), draw(st.integers(1, 90))
     left, top = draw(st.integers(-100, 110)), draw(st.integers(-100, 90))
     number = draw(st.integers(0, len(DONORS) - 1))
@@ -152,13 +152,13 @@ def test_masks_boxes_and_who_is_a_roi_are_those_of_painting_whole_masks(scenes, 
 
 @given(pastes=st.lists(placements(), min_size=1, max_size=3))
 def test_targets_are_those_of_the_label_map(scenes, pastes):
-    """Every pixel of the picture, of every owner: 1 its own, 2 another's, 255 the crowd's alone."""
+    """Every pixel of the image, of every owner: 1 its own, 2 another's, 255 the crowd's alone."""
     masks, _, _ = painted(pastes)
     scene = scenes.compose(scenes.plain(0), pastes)
     spec = TargetSpec("roi", (HEIGHT, WIDTH), 3, (HEIGHT, WIDTH))
     owners = scene.eligible
     rois = np.tile(np.array([[0, 0, WIDTH, HEIGHT]], np.float32), (len(owners), 1))
-    drawn = draw_targets(spec, scene.outlines, scene.crowd, Transform(1, 1, 0, 0), rois, owners)
+    drawn = rasterize_targets(spec, scene.outlines, scene.crowd, Transform(1, 1, 0, 0), rois, owners)
     left = [mask for mask in masks if mask.any()]
     for owner, labels in zip(owners, drawn, strict=True):
         want = np.zeros((HEIGHT, WIDTH), int)
@@ -183,7 +183,7 @@ def test_pixels_change_only_where_somebody_was_pasted(scenes, files, pastes):
 
 @given(paste=placements())
 def test_a_pasted_person_shows_its_own_pixels(scenes, files, paste):
-    """Inside the edge, exactly those of its picture, resized (and mirrored) by OpenCV."""
+    """Inside the edge, exactly those of its image, resized (and mirrored) by OpenCV."""
     paste = replace(paste, tone=0.0)
     scene = scenes.compose(scenes.plain(0), [paste])
     after = scenes.render(read_image(files.images / "base.png"), scene)
@@ -215,7 +215,7 @@ def drawn(tmp_path_factory):
         {"file": "b.png", "segmentation": rectangle(5.2, 5.3, 45.1, 55.4)},
     ]
     files = write_coco(tmp_path_factory.mktemp("drawn"), {"a.png": (90, 110), "b.png": (60, 50)}, instances)
-    return Scenes(load_annotations(files.json), files.images, 16, CopyPaste(min_size=16)), instances
+    return SceneComposer(load_annotations(files.json), files.images, 16, CopyPaste(min_size=16)), instances
 
 
 def test_who_is_not_touched_keeps_outline_and_box(drawn):
@@ -266,7 +266,7 @@ def alone(tmp_path):
 
 def pasted(alone, *places, behind=False):
     pastes = [Paste(1, (0, 0, 50, 60), place, False, behind, 0.0) for place in places]
-    scenes = Scenes(*alone, 16, CopyPaste(min_size=16))
+    scenes = SceneComposer(*alone, 16, CopyPaste(min_size=16))
     scenes.paste = Fixed(pastes)
     return scenes.draw(0, np.random.default_rng(0))
 
@@ -314,17 +314,17 @@ def test_a_picture_in_which_nobody_could_be_a_roi_stays_as_it_is(alone):
 
 def test_nobody_large_enough_to_be_pasted_is_a_mistake(alone):
     with pytest.raises(UserError, match=r"120 pixels.*data\.augment\.paste\.min_size"):
-        Scenes(*alone, 16, CopyPaste(min_size=120))
+        SceneComposer(*alone, 16, CopyPaste(min_size=120))
 
 
-# --- real pictures --------------------------------------------------------------------------------
+# --- real images --------------------------------------------------------------------------------
 
 
 def near(cut, paste, size):
-    """Pixels of a picture that `cut`, stretched over its place, touches, and those next to them."""
+    """Pixels of an image that `cut`, stretched over its place, touches, and those next to them."""
     if paste.mirrored:
         cut = cut[:, ::-1]
-    canvas = np.zeros((size[0] + 2000, size[1] + 2000), np.uint8)  # with room around the picture
+    canvas = np.zeros((size[0] + 2000, size[1] + 2000), np.uint8)  # with room around the image
     place = canvas[1000 + paste.place[1] :, 1000 + paste.place[0] :][: paste.size[0], : paste.size[1]]
     place[:] = cv2.resize(255 * cut, paste.size[::-1], interpolation=cv2.INTER_AREA) > 0
     return cv2.dilate(canvas, np.ones((3, 3)))[1000:-1000, 1000:-1000].astype(bool)
@@ -334,7 +334,7 @@ def near(cut, paste, size):
 def test_real_people_in_real_pictures(realdata):
     folder = realdata / "coco128_person"
     annotations = load_annotations(folder / "annotations/instances_val2017_person_only_no_crowd.json")
-    scenes = Scenes(annotations, folder / "images/val2017", 16, CopyPaste(probability=1.0))
+    scenes = SceneComposer(annotations, folder / "images/val2017", 16, CopyPaste(probability=1.0))
     seen = 0
     for image in np.flatnonzero(annotations.eligible_counts(16)).tolist():
         plain = scenes.plain(image)

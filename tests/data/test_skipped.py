@@ -17,11 +17,11 @@ from tiny_run import one_thread, tiny_data, tiny_decoder, tiny_extractor, tiny_m
 from roiseg.common.errors import UserError
 from roiseg.data import datamodule
 from roiseg.data.augment import Augment, GeometricAugment
-from roiseg.data.bank import Bank
 from roiseg.data.batch import collate
 from roiseg.data.copy_paste import CopyPaste
 from roiseg.data.images import DamagedImage
-from roiseg.data.zooms import Zooms
+from roiseg.data.views import AugmentationPool
+from roiseg.data.zooms import CropScales
 from roiseg.extractor.cache.codec import Half
 from roiseg.extractor.cache.memory import MemoryCache
 
@@ -38,7 +38,7 @@ def build(coco_set, onnx_file, tmp_path):
         shutil.copytree(coco_set.json.parent, folder)
         files = CocoSet(folder / coco_set.json.name, folder / "images")
         for name in spoilt:
-            (files.images / name).write_bytes(b"no picture")
+            (files.images / name).write_bytes(b"no image")
         for name in vanished:
             (files.images / name).unlink()
         extractor = tiny_extractor(onnx_file)
@@ -95,7 +95,7 @@ def test_a_batch_goes_on_without_the_damaged_image(build, workers):
 
 @pytest.mark.parametrize("stage", ["train", "val", "test"])
 def test_a_batch_of_which_nothing_is_left_has_a_blank_picture_and_no_rois(build, stage):
-    data = build("a.jpg", "b.jpg", test_mirror=True, zooms=Zooms())
+    data = build("a.jpg", "b.jpg", test_mirror=True, zooms=CropScales())
     batch = collate([data.dataset("train" if stage == "train" else "val")[n] for n in (0, 1)])
     assert batch.images.shape == (1, 64, 64, 3)
     assert batch.rois.shape == (0, 5)
@@ -136,7 +136,7 @@ def test_someone_pasted_out_of_a_damaged_image_takes_the_item_with_them(build):
     assert len(skipped) < len(samples)
 
 
-@pytest.mark.parametrize("bank", [None, Bank(2)])
+@pytest.mark.parametrize("bank", [None, AugmentationPool(2)])
 def test_nothing_is_kept_of_a_blank_picture(build, bank):
     augment = None if bank is None else Augment(GeometricAugment(flip=0.5))
     data = build("b.jpg", "e.jpg", cache=MemoryCache(Half(), 1), bank=bank, augment=augment)
@@ -213,11 +213,11 @@ def weights(data, folder):
 
 def test_batches_made_ready_in_the_background_train_the_same_weights(build, tmp_path, monkeypatch):
     damaged = ("a.jpg", "b.jpg", "d.jpg")
-    in_turn, data = weights(build(*damaged), tmp_path), build(*damaged, num_workers=2)
+    rank_zero_first, data = weights(build(*damaged), tmp_path), build(*damaged, num_workers=2)
     monkeypatch.setattr(datamodule, "_batches_ahead", lambda device: 2)
     ahead = weights(data, tmp_path)
     assert data.skipped["train"].count == 6
-    for name, value in in_turn.items():
+    for name, value in rank_zero_first.items():
         assert torch.isfinite(value).all()
         assert torch.equal(value, ahead[name]), name
 

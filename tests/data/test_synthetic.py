@@ -17,8 +17,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from roiseg.common.errors import UserError
-from roiseg.data.synthetic import SyntheticPeople, dataset, synthetic_scene
-from roiseg.data.synthetic.outline import bounding_box, has_hole, rle, segmentation
+from roiseg.synthetic import SyntheticPeople, dataset, synthetic_scene
+from roiseg.synthetic.dataset import bounding_box, has_hole, rle, segmentation
 
 TRAIN, VAL = 8, 40
 
@@ -157,7 +157,7 @@ def test_ensure_repairs_an_interrupted_run(tmp_path: Path) -> None:
     data.ensure()
     whole = digests(data)
     data.annotation_file("train").unlink()
-    (data.images_dir("train") / "000000000002.jpg").write_bytes(b"half a picture")
+    (data.images_dir("train") / "000000000002.jpg").write_bytes(b"half an image")
     (data.images_dir("val") / "000001000001.jpg").unlink()
     data.ensure()
     assert digests(data) == whole

@@ -10,10 +10,10 @@ from helpers import ellipse, hole_rle, rectangle, segmentation_mask, write_coco
 from roiseg.common.classes import IGNORE
 from roiseg.data import targets as targets_module
 from roiseg.data.coco_json import load_annotations
-from roiseg.data.targets import TargetSpec, draw_targets
+from roiseg.data.targets import TargetSpec, rasterize_targets
 from roiseg.geometry import boxes as box_ops
-from roiseg.geometry.letterbox import Letterbox, Transform
 from roiseg.geometry.rasterize import unpack
+from roiseg.geometry.transform import Letterbox, Transform
 
 # --- an independent reference: 9 x 9 points a cell (odd: no ties), each looked up in original pixels ---
 
@@ -84,7 +84,7 @@ def compare_set(json_file, spec, letterbox, mirror=False, jitter=0.1, images=Non
         boxes = transform.boxes(annotations.pixel_boxes(i))
         rois = box_ops.jitter(boxes[owners], rng, jitter, jitter)
         crowd = annotations.crowd[instances]
-        targets = draw_targets(spec, annotations.outlines(i), crowd, transform, rois, owners)
+        targets = rasterize_targets(spec, annotations.outlines(i), crowd, transform, rois, owners)
         assert targets.shape == (len(owners), *spec.size)
         assert targets.dtype == np.uint8
         for target, roi, owner in zip(targets, rois.astype(float), owners, strict=True):
@@ -170,7 +170,7 @@ def crowded(tmp_path_factory):
 def draw_crowded(annotations, spec):
     boxes, identity = annotations.pixel_boxes(0), Transform(1.0, 1.0, 0.0, 0.0)
     crowd, owners = np.arange(len(boxes)) % 11 == 3, np.arange(len(boxes))
-    return draw_targets(spec, annotations.outlines(0), crowd, identity, boxes, owners)
+    return rasterize_targets(spec, annotations.outlines(0), crowd, identity, boxes, owners)
 
 
 @pytest.mark.parametrize("frame", ["roi", "image"])
@@ -211,7 +211,7 @@ def scene(tmp_path):
         rois = np.float32(rois) if rois is not None else np.float32([[0, 0, 40, 40]] * len(owners))
         spec = TargetSpec(frame, (40, 40), num_classes, (40, 40))
         identity = Transform(1.0, 1.0, 0.0, 0.0)
-        return draw_targets(
+        return rasterize_targets(
             spec, annotations.outlines(0), annotations.crowd, identity, rois, np.array(owners)
         )
 
@@ -295,7 +295,7 @@ def test_small_instances_are_non_target_in_the_rois_of_others(coco_set):
     boxes = transform.boxes(annotations.pixel_boxes(image))
     outlines = annotations.outlines(image)
     spec = TargetSpec("image", (128, 128), 3, (128, 128))
-    target = draw_targets(spec, outlines, np.zeros(2, bool), transform, boxes[:1], np.array([0]))[0]
+    target = rasterize_targets(spec, outlines, np.zeros(2, bool), transform, boxes[:1], np.array([0]))[0]
     planes = outlines.planes(spec.grids(transform, boxes))
     small = unpack(planes[:, 0, 1:2])[0, :, :128].T > 0
     assert small.sum() > 50
@@ -316,7 +316,7 @@ def test_a_mirrored_view_has_the_mirrored_target(coco_set):
             for spec in (SPECS["56x56"], SPECS["the image at stride 2"]):
                 crowd = annotations.crowd[instances]
                 outlines = annotations.outlines(i)
-                views.append(draw_targets(spec, outlines, crowd, transform, boxes[owners], owners))
+                views.append(rasterize_targets(spec, outlines, crowd, transform, boxes[owners], owners))
         for straight, flipped in zip(views[:2], views[2:], strict=True):
             wrong += int((straight != flipped[:, :, ::-1]).sum())
             total += straight.size
@@ -335,7 +335,7 @@ def test_no_rois_give_no_targets(frame, tmp_path):
     for image in range(2):
         outlines = annotations.outlines(image)
         identity = Transform(1.0, 1.0, 0.0, 0.0)
-        targets = draw_targets(spec, outlines, np.zeros(len(outlines), bool), identity, rois, owners)
+        targets = rasterize_targets(spec, outlines, np.zeros(len(outlines), bool), identity, rois, owners)
         assert targets.shape == (0, 14, 9)
 
 
@@ -348,6 +348,6 @@ def test_rois_of_a_few_pixels_in_a_large_image_are_drawn(tmp_path):
     spec = TargetSpec("roi", (56, 56), 3, (64, 64))
     rois = np.float32([[30, 30, 31, 31], [0, 8, 2, 10]])
     outlines = annotations.outlines(0)
-    targets = draw_targets(spec, outlines, np.zeros(1, bool), transform, rois, np.array([0, 0]))
+    targets = rasterize_targets(spec, outlines, np.zeros(1, bool), transform, rois, np.array([0, 0]))
     assert (targets[0] == 1).all()
     assert (targets[1] == 0).all()

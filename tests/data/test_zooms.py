@@ -1,4 +1,4 @@
-"""Close-ups of small ROIs: where they lie, and that they show what the picture shows."""
+"""Close-ups of small ROIs: where they lie, and that they show what the image shows."""
 
 import numpy as np
 import pytest
@@ -6,15 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roiseg.common.errors import UserError
-from roiseg.data.zooms import Zooms
-from roiseg.geometry.letterbox import Letterbox
+from roiseg.data.zooms import CropScales
+from roiseg.geometry.transform import Letterbox
 
 LETTERBOXES = [Letterbox((64, 96)), Letterbox((416, 416), "topleft"), Letterbox((128, 64), keep_aspect=False)]
 
 
 @st.composite
 def pictures(draw):
-    """(H, W) of a picture and boxes [R, 4] in it."""
+    """(H, W) of an image and boxes [R, 4] in it."""
     size = draw(st.tuples(st.integers(30, 900), st.integers(30, 900)))
     boxes = []
     for _ in range(draw(st.integers(0, 6))):
@@ -34,7 +34,7 @@ def test_every_small_roi_lies_wholly_in_one_close_up_of_each_factor(letterbox, p
     factors = (1.5, 2.0, 3.0)
     seen = np.zeros((len(factors), len(boxes)), int)
     fit = letterbox.fit(*size)
-    for transform, rows in Zooms(factors, longest).close_ups(letterbox, size, boxes):
+    for transform, rows in CropScales(factors, longest).close_ups(letterbox, size, boxes):
         zoom = transform.scale / fit.scale
         factor = int(np.argmin(np.abs(np.array(factors) - zoom)))
         enlarged = np.array(size) * (transform.scale_y, transform.scale_x)
@@ -55,17 +55,17 @@ def test_every_small_roi_lies_wholly_in_one_close_up_of_each_factor(letterbox, p
 
 def test_neighbours_share_a_close_up():
     boxes = np.float32([[100, 100, 120, 130], [125, 102, 140, 133], [500, 300, 520, 330]])
-    parts = Zooms((2.0,)).close_ups(Letterbox((416, 416), "topleft"), (480, 640), boxes)
+    parts = CropScales((2.0,)).close_ups(Letterbox((416, 416), "topleft"), (480, 640), boxes)
     assert [rows.tolist() for _, rows in parts] == [[0, 1], [2]]
 
 
 def test_a_close_up_shows_the_part_of_the_picture_that_its_transform_says():
-    """A picture whose colours are its coordinates."""
+    """An image whose colours are its coordinates."""
     rows, columns = np.mgrid[:240, :255].astype(np.uint8)
     picture = np.stack([columns, rows, np.zeros_like(rows)], axis=2)
     letterbox = Letterbox((80, 96))
     boxes = np.float32([[5, 5, 25, 30], [120, 100, 150, 130], [230, 200, 254, 239]])
-    for transform, inside in Zooms((2.0, 3.0), 0.5).close_ups(letterbox, (240, 255), boxes):
+    for transform, inside in CropScales((2.0, 3.0), 0.5).close_ups(letterbox, (240, 255), boxes):
         shown = letterbox.apply(picture, transform)
         for box in boxes[inside]:
             centre = (box[:2] + box[2:]) / 2
@@ -80,4 +80,4 @@ def test_a_close_up_shows_the_part_of_the_picture_that_its_transform_says():
 )  # fmt: skip
 def test_impossible_zooms_are_refused(options, field):
     with pytest.raises(UserError, match=rf"data\.zooms\.{field}"):
-        Zooms(**options)
+        CropScales(**options)

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from roiseg.common.errors import UserError
 from roiseg.decoders.base import Context, Decoder, DecoderOutput, required
-from roiseg.decoders.detail import DetailBranch
-from roiseg.decoders.film import Film
+from roiseg.decoders.layers.detail import DetailBranch
+from roiseg.decoders.layers.film import Film
 from roiseg.decoders.roialign import RoiAlignDecoder
 
 HEIGHT, WIDTH = IMAGE_SIZE
@@ -230,13 +230,13 @@ def test_film_and_detail_work_around_a_decoder_in_either_frame(frame):
         for picture, sizes in ((image, [1.0, 1.0]), (image, [1.0, 9.0]), (image.flip(-1), [1.0, 1.0]))
     ]
     first = ROIS[:, 0] == 0
-    assert torch.equal(outputs[0][first], outputs[1][first])  # the first picture's pixel size is the same
+    assert torch.equal(outputs[0][first], outputs[1][first])  # the first image's pixel size is the same
     assert (outputs[0] - outputs[1])[~first].abs().amax(dim=(1, 2, 3)).min() > 1e-5
     assert (outputs[0] - outputs[2]).abs().max() > 1e-5
 
 
 def test_the_detail_branch_reads_the_window_of_the_logits():
-    """In the image frame the picture of the whole input, in the roi frame that of the ROI."""
+    """In the image frame the image of the whole input, in the roi frame that of the ROI."""
     dark = torch.zeros(1, 3, *IMAGE_SIZE)
     dark[..., ::2, :] = 1  # so that the crop's colours have a spread
     spot = dark.clone()

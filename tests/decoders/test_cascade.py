@@ -16,7 +16,7 @@ from roiseg.decoders.unet import UNetDecoder
 from roiseg.losses.base import LossInput
 from roiseg.losses.composite import CompositeLoss
 from roiseg.losses.cross_entropy import CrossEntropy
-from roiseg.losses.stage import FirstStage
+from roiseg.losses.deep_supervision import DeepSupervision
 
 ROIS = torch.tensor([[0, 3.5, 4.25, 40.0, 60.0], [1, 30.0, 10.0, 95.5, 50.5]])
 
@@ -66,7 +66,7 @@ def test_the_first_stage_is_supervised_like_the_last():
     target = torch.randint(0, 3, (2, 4, 4))
     given = LossInput(logits, target, torch.tensor([1.0, 2.0, 3.0]), {"first": early})
     expected = CrossEntropy()(LossInput(early, target, torch.tensor([1.0, 2.0, 3.0])))
-    assert FirstStage(CrossEntropy())(given).item() == expected.item()
+    assert DeepSupervision(CrossEntropy())(given).item() == expected.item()
 
 
 def test_both_stages_learn_a_batch_by_heart():
@@ -75,7 +75,7 @@ def test_both_stages_learn_a_batch_by_heart():
     scene = ellipse_scene(decoder)
     measure = CompositeLoss({
         "ce": {"term": CrossEntropy(), "weight": 1.0},
-        "first": {"term": FirstStage(CrossEntropy()), "weight": 0.5},
+        "first": {"term": DeepSupervision(CrossEntropy()), "weight": 0.5},
     })  # fmt: skip
     optimizer = torch.optim.Adam(decoder.parameters(), lr=1e-2)
     for _ in range(120):

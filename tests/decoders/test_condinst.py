@@ -106,7 +106,7 @@ def test_coordinates_point_from_the_pixel_to_the_roi_centre_x_first():
 
 
 def test_shifting_picture_and_roi_by_whole_cells_shifts_the_logits():
-    """Coordinates are relative: nothing depends on where in the picture a ROI lies."""
+    """Coordinates are relative: nothing depends on where in the image a ROI lies."""
     torch.manual_seed(0)
     decoder = CondInstDecoder([6], [4], (64, 96), **NARROW).eval()
     features = torch.zeros(1, 6, 16, 24)

@@ -1,4 +1,4 @@
-"""The detail branch: logits corrected by the picture underneath."""
+"""The detail branch: logits corrected by the image underneath."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.detail import DetailBranch
+from roiseg.decoders.layers.detail import DetailBranch
 
 WINDOWS = torch.tensor([[0.0, 8, 4, 40, 36], [1, 0, 0, 64, 48], [1, 30, 10, 62, 42]])
 

@@ -78,7 +78,7 @@ def test_backward_through_no_rois_gives_zero_gradients(case):
 @cases
 def test_a_roi_does_not_depend_on_other_rois_or_images(case):
     decoder = build(case)
-    features = random_features(decoder, 3)  # the middle picture has no ROI
+    features = random_features(decoder, 3)  # the middle image has no ROI
     known = context(decoder)
     with torch.no_grad():
         together = decoder(features, ROIS, known).logits

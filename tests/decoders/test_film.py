@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.film import Film
+from roiseg.decoders.layers.film import Film
 
 
 def features(images=3, channels=(6, 10), seed=0):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from roiseg.decoders.group_norm import GroupNorm, _Normalize
+from roiseg.decoders.layers.convolution import GroupNorm, _Normalize
 
 
 def maps(shape, dtype, offset=0.0):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from roiseg.common.errors import UserError
 from roiseg.decoders.base import DecoderOutput
-from roiseg.decoders.image_decoder import ImageDecoder
+from roiseg.decoders.layers.image_decoder import ImageDecoder
 from roiseg.geometry.roi_align import roi_align
 
 STRIDE = 4

@@ -9,7 +9,7 @@ import torch
 from decoder_cases import CASES, IMAGE_SIZE, random_features
 
 from roiseg.decoders.base import Context
-from roiseg.decoders.parts import decode_in_parts
+from roiseg.decoders.layers.chunked import decode_in_chunks
 from roiseg.losses.composite import CompositeLoss
 from roiseg.losses.cross_entropy import CrossEntropy
 from roiseg.losses.dice import Dice
@@ -17,7 +17,7 @@ from roiseg.losses.dice import Dice
 SMALL = [case for case in CASES if case.small]
 # fcn8s has dropout, and PointRend draws its training points: what is drawn hangs on the parts
 FIXED = [case for case in SMALL if "points" not in case.terms]
-PERSONS = (1, 0, 9, 3)  # of four pictures
+PERSONS = (1, 0, 9, 3)  # of four images
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def _one_thread():
 
 
 def crowd(decoder, persons=PERSONS):
-    """Features, ROIs and context of pictures with that many persons."""
+    """Features, ROIs and context of images with that many persons."""
     generator = torch.Generator().manual_seed(3)
     images = torch.repeat_interleave(torch.arange(len(persons)), torch.tensor(persons))[:, None]
     corner = torch.rand(len(images), 2, generator=generator) * 40
@@ -49,7 +49,7 @@ def test_parts_give_the_logits_and_extra_outputs_of_the_whole(case, max_rois):
     decoder = case.make().eval()
     given = crowd(decoder)
     with torch.no_grad():
-        whole, parts = decoder(*given), decode_in_parts(decoder, *given, max_rois)
+        whole, parts = decoder(*given), decode_in_chunks(decoder, *given, max_rois)
     torch.testing.assert_close(parts.logits, whole.logits, atol=1e-4, rtol=1e-4)
     assert parts.auxiliary.keys() == whole.auxiliary.keys()
     for name, value in whole.auxiliary.items():
@@ -70,7 +70,7 @@ def test_parts_give_the_gradients_of_the_whole(case):
                 module.p = 0.0
         features, rois, context = crowd(decoder)
         context = Context(image=context.image.double(), pixel_size=context.pixel_size.double())
-        output = decode_in_parts(decoder, [f.double() for f in features], rois.double(), context, max_rois)
+        output = decode_in_chunks(decoder, [f.double() for f in features], rois.double(), context, max_rois)
         target = torch.randint(0, 2, output.logits[:, 0].shape, generator=torch.Generator().manual_seed(1))
         terms = {"ce": {"term": CrossEntropy(), "weight": 1.0}, "dice": {"term": Dice(), "weight": 1.0}}
         CompositeLoss({**terms, **case.terms})(output, target.byte())[0].backward()
@@ -91,7 +91,7 @@ def test_a_picture_of_300_persons_beside_one_of_1_reaches_the_decoder_in_bounded
         patch.object(decoder, "decode", wraps=decoder.decode) as decode,
         torch.set_grad_enabled(training),
     ):
-        output = decode_in_parts(decoder, *given, 64)
+        output = decode_in_chunks(decoder, *given, 64)
         seen += [(len(call.args[1]), len(call.args[0][0])) for call in decode.call_args_list]
     assert seen == [(64, 2), (64, 1), (64, 1), (64, 1), (45, 1)]
     assert len(output.logits) == 301
@@ -110,7 +110,7 @@ def test_what_is_kept_for_the_backward_pass_does_not_grow_with_the_number_of_per
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            decode_in_parts(decoder, features, rois, context, max_rois)
+            decode_in_chunks(decoder, features, rois, context, max_rois)
         return sum(outer.values())
 
     at_once, in_parts = kept(300, 1000), kept(300, 16)

@@ -18,7 +18,7 @@ from roiseg.decoders.pointrend import PointRendDecoder
 from roiseg.decoders.roialign import RoiAlignDecoder
 from roiseg.inference.rebuild import rebuild
 from roiseg.losses.base import LossInput
-from roiseg.losses.points import PointCrossEntropy
+from roiseg.losses.deep_supervision import PointCrossEntropy
 
 ROIS = torch.tensor([[0, 3.5, 4.25, 40.0, 60.0], [2, 30.0, 10.0, 95.5, 50.5], [2, 2.0, 2.0, 33.0, 30.0]])
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from roiseg.decoders import roi_crop
-from roiseg.decoders.roi_crop import RoiCrop, crop_then_reduce, order_macs, reduce_then_crop
+from roiseg.decoders.layers import roi_crop
+from roiseg.decoders.layers.roi_crop import RoiCrop, crop_then_reduce, order_macs, reduce_then_crop
 from roiseg.geometry.roi_align import roi_align, roi_weights
 
 # on maps of 12 x 16 cells at stride 4: 48 x 64 input pixels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from roiseg.decoders.roi_maps import ROI_MAPS, roi_maps
+from roiseg.decoders.unet import ROI_MAPS, roi_maps
 
 ROIS = torch.tensor([
     [0, 3.5, 4.25, 40.0, 60.0],

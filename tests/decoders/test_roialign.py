@@ -8,7 +8,7 @@ from decoder_cases import IMAGE_SIZE, random_features
 from torch import nn
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.layers import group_count
+from roiseg.decoders.layers.convolution import group_count
 from roiseg.decoders.roialign import RoiAlignDecoder
 
 ROIS = torch.tensor([

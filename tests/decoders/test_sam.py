@@ -12,15 +12,13 @@ from torch.nn import functional as F
 
 from roiseg.common.errors import UserError
 from roiseg.decoders.base import Context
-from roiseg.decoders.sam import SamDecoder
-from roiseg.decoders.sam.layers import LayerNorm2d, PatchEmbedding
-from roiseg.decoders.sam.mask_decoder import MaskDecoder
-from roiseg.decoders.sam.prompt_encoder import FourierPositions, PromptEncoder
-from roiseg.decoders.sam.transformer import TwoWayTransformer
-from roiseg.losses.candidates import CandidateMinimum, IouScore
+from roiseg.decoders.layers.prompt_encoder import FourierPositions, PromptEncoder
+from roiseg.decoders.layers.transformer import LayerNorm2d, PatchEmbedding, TwoWayTransformer
+from roiseg.decoders.sam import MaskDecoder, SamDecoder
 from roiseg.losses.composite import CompositeLoss
 from roiseg.losses.cross_entropy import CrossEntropy
 from roiseg.losses.dice import Dice
+from roiseg.losses.multimask import IouScore, MultimaskMinimum
 
 ROIS = torch.tensor([[0, 3.5, 4.25, 40.0, 60.0], [0, 30.0, 10.0, 95.5, 50.5], [2, -4.0, -6.0, 33.0, 30.0]])
 
@@ -292,7 +290,7 @@ def learn(decoder, features, rois, targets, steps, clicks=None):
     terms = {
         "ce": {"term": CrossEntropy(), "weight": 1.0},
         "candidates": {
-            "term": CandidateMinimum({
+            "term": MultimaskMinimum({
                 "ce": {"term": CrossEntropy(), "weight": 1.0}, "dice": {"term": Dice(), "weight": 1.0}
             }),
             "weight": 1.0,

@@ -12,8 +12,7 @@ from torch.nn import functional as F
 
 from roiseg.common.errors import UserError
 from roiseg.decoders.base import Context
-from roiseg.decoders.roi_maps import roi_maps
-from roiseg.decoders.unet import UNet, UNetDecoder
+from roiseg.decoders.unet import UNet, UNetDecoder, roi_maps
 
 ROIS = torch.tensor([
     [0, 3.5, 4.25, 40.0, 60.0],

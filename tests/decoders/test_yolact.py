@@ -52,7 +52,7 @@ def test_combine_equals_plain_loops():
     generator = torch.Generator().manual_seed(0)
     prototypes = torch.rand(3, 4, 2, 3, generator=generator, dtype=torch.float64)
     coefficients = torch.randn(5, 3, 4, generator=generator, dtype=torch.float64)
-    image = torch.tensor([0, 0, 2, 2, 2])  # the middle picture has no ROI
+    image = torch.tensor([0, 0, 2, 2, 2])  # the middle image has no ROI
     expected = torch.zeros(5, 3, 2, 3, dtype=torch.float64)
     for r in range(5):
         for k in range(3):

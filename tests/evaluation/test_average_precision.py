@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from roiseg.data.coco_json import load_annotations
-from roiseg.evaluation.average_precision import average_precision, truth_records
+from roiseg.metrics.average_precision import average_precision, truth_records
 
 SIZE = (120, 160)
 

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roiseg.evaluation.bands import bands
-from roiseg.evaluation.confusion import Confusion
-from roiseg.evaluation.results import mask_quality
-from roiseg.training.instances import InstanceRecord
+from roiseg.evaluation.coco_results import mask_quality
+from roiseg.metrics.confusion import Confusion
+from roiseg.metrics.instance import InstanceRecord
+from roiseg.metrics.size_bands import bands
 
 
 @given(st.sampled_from([2, 3]), st.integers(0, 1000), st.integers(0, 4))

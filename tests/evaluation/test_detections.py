@@ -12,7 +12,7 @@ from roiseg.inference.prediction import Prediction
 
 
 class KnownPredictor:
-    """Finds chosen annotations exactly; pictures come in the order of the file."""
+    """Finds chosen annotations exactly; images come in the order of the file."""
 
     def __init__(self, coco_set, found, scores=None, sure=1.0):
         content = coco_set.content()

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from roiseg.common.errors import UserError
-from roiseg.evaluation.stored_data import stored_node, stored_values
+from roiseg.evaluation.checkpoint_data import trusted_node, trusted_values
 
 PATH = Path("some.pth")
-ZOOMS = {"_target_": "roiseg.data.zooms.Zooms", "factors": [2.0, 3.0], "longest": 0.4}
+ZOOMS = {"_target_": "roiseg.data.zooms.CropScales", "factors": [2.0, 3.0], "longest": 0.4}
 
 
 def zooms(node):
-    return stored_node({"data": {"zooms": node}}, "data.zooms", "roiseg.data.zooms", PATH)
+    return trusted_node({"data": {"zooms": node}}, "data.zooms", "roiseg.data.zooms", PATH)
 
 
 def test_files_and_numbers_of_the_data_set_and_nothing_else():
@@ -23,24 +23,24 @@ def test_files_and_numbers_of_the_data_set_and_nothing_else():
         "source": {"_target_": "os.system"}, "sampler": {"_target_": "x.Y"}, "num_workers": 8,
     }  # fmt: skip
     expected = {"val_annotations": "a.json", "metric_size": [56, 56], "category_id": 1}
-    assert stored_values({"data": data}, PATH) == expected
-    assert stored_values({}, PATH) == {}
+    assert trusted_values({"data": data}, PATH) == expected
+    assert trusted_values({}, PATH) == {}
 
 
 @pytest.mark.parametrize("value", ["${oc.env:HOME}/x.json", "/x/${hydra:runtime.cwd}"])
 def test_a_text_that_would_be_computed_is_refused(value):
     with pytest.raises(UserError, match="val_images"):
-        stored_values({"data": {"val_images": value}}, PATH)
+        trusted_values({"data": {"val_images": value}}, PATH)
 
 
 def test_a_value_that_would_be_built_is_refused():
     with pytest.raises(UserError, match="not trusted"):
-        stored_values({"data": {"val_images": {"_target_": "roiseg.data.zooms.Zooms"}}}, PATH)
+        trusted_values({"data": {"val_images": {"_target_": "roiseg.data.zooms.CropScales"}}}, PATH)
 
 
 def test_a_node_of_the_right_class_is_taken():
     assert zooms(ZOOMS) == ZOOMS
-    assert zooms(None) is None and stored_node({}, "data.zooms", "roiseg.data.zooms", PATH) is None
+    assert zooms(None) is None and trusted_node({}, "data.zooms", "roiseg.data.zooms", PATH) is None
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_a_node_of_the_right_class_is_taken():
     [
         {"_target_": "os.system", "command": "true"},
         {"_target_": "roiseg.data.zooms.np.save"},
-        {"_target_": "roiseg.data.synthetic.SyntheticPeople", "root": "/"},
+        {"_target_": "roiseg.synthetic.SyntheticPeople", "root": "/"},
         {"_target_": "roiseg.data.zooms.Letterbox"},
         {**ZOOMS, "factors": [{"_target_": "os.system"}]},
         {**ZOOMS, "longest": "${oc.env:HOME}"},

@@ -29,7 +29,7 @@ def extractor_of(path, layers, size=SIZE, **options):
 
 
 def direct(path, images, layers, input_name="images"):
-    """The whole detector, picture by picture, with the tensors as additional outputs."""
+    """The whole detector, image by image, with the tensors as additional outputs."""
     feeds = [
         image[None].astype(np.float32).transpose(0, 3, 1, 2) / np.float32(255) for image in images.numpy()
     ]

@@ -11,18 +11,20 @@ import onnxruntime
 import pytest
 import torch
 
-from roiseg.data.synthetic import detector, synthetic_scene
-from roiseg.data.synthetic.detector import COMMITTED, TinyDetector, draw_pictures, letterbox_scene
-from roiseg.extractor.tiny import (
-    IMAGE_SIZE,
+from roiseg.synthetic import detector_training as detector
+from roiseg.synthetic import synthetic_scene
+from roiseg.synthetic.detector import IMAGE_SIZE, TinyPersonNet, assign, person_boxes
+from roiseg.synthetic.detector_training import (
+    COMMITTED,
     Pretraining,
-    TinyPersonNet,
+    TinyDetector,
     decode_rows,
+    detection_loss,
+    draw_pictures,
     export_onnx,
+    letterbox_scene,
     pretrain,
 )
-from roiseg.extractor.tiny.pretrain import detection_loss
-from roiseg.extractor.tiny.targets import assign, person_boxes
 
 REPOSITORY = Path(__file__).parents[2]
 ONNX = REPOSITORY / "ext_extractor" / "tiny_person_256.onnx"

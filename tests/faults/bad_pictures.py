@@ -1,4 +1,4 @@
-"""Picture files that are wrong, odd or hostile.
+"""Image files that are wrong, odd or hostile.
 
 The set they belong to says 80x64 pixels (width x height), 64x80 where a case gives `record`.
 """
@@ -134,7 +134,7 @@ PICTURES = {
     "empty": BadPicture(data(b"")),
     "one byte": BadPicture(data(b"\xff")),
     "zeros": BadPicture(data(bytes(5000))),
-    "text": BadPicture(data(b"this is no picture\n" * 50)),
+    "text": BadPicture(data(b"this is no image\n" * 50)),
     "web page": BadPicture(data(b"<!DOCTYPE html><html><body>404 Not Found</body></html>")),
     "svg": BadPicture(data(b'<svg xmlns="http://www.w3.org/2000/svg" width="80" height="64"/>')),
     "pdf": BadPicture(saved("PDF")),
@@ -174,7 +174,7 @@ PICTURES = {
     "width and height exchanged": BadPicture(saved("JPEG", size=(HEIGHT, WIDTH)), "is 64x80 pixels"),
     "one pixel": BadPicture(saved("PNG", size=(1, 1)), "is 1x1 pixels"),
     "thumbnail": BadPicture(saved("JPEG", size=(40, 32)), "is 40x32 pixels"),
-    # a turned picture is taken where the record says that its annotations are turned, too
+    # a turned image is taken where the record says that its annotations are turned, too
     **{
         f"exif {n}, annotated upright": BadPicture(turned(n), None, (HEIGHT, WIDTH)) for n in (5, 6, 7, 8)
     },
@@ -202,7 +202,7 @@ PICTURES = {
     "animated webp": BadPicture(animated("WEBP"), None),
     "animated png": BadPicture(animated("PNG"), None),
     "tiff of several pages": BadPicture(animated("TIFF"), None),
-    "two pictures of one camera": BadPicture(saved("MPO", save_all=True, append_images=[picture()]), None),
+    "two images of one camera": BadPicture(saved("MPO", save_all=True, append_images=[picture()]), None),
     "png called jpg": BadPicture(saved("PNG"), None),
     "bmp called jpg": BadPicture(saved("BMP"), None),
     "webp called jpg": BadPicture(saved("WEBP", lossless=True), None),

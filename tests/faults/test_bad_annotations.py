@@ -10,17 +10,17 @@ import pytest
 from faults.bad_annotations import ANNOTATIONS, SOUND
 from PIL import Image
 
-from roiseg.cli.entry import explain
 from roiseg.common.errors import UserError
+from roiseg.config.entry import user_message
 from roiseg.data.analysis import analyze
 from roiseg.data.augment import Augment
 from roiseg.data.coco_json import load_annotations
 from roiseg.data.copy_paste import CopyPaste
 from roiseg.data.dataset import RoiDataset
-from roiseg.data.sampling import RoiSampler
+from roiseg.data.samplers import RoiSampler
 from roiseg.data.targets import TargetSpec
 from roiseg.data.views import Views
-from roiseg.geometry.letterbox import Letterbox
+from roiseg.geometry.transform import Letterbox
 
 SPEC = TargetSpec("roi", (14, 14), 3, (64, 64))
 NAMES = ("a.jpg", "b.jpg", "ü ñ 人 🧍.jpg")
@@ -55,7 +55,7 @@ def test_an_annotation_file(tmp_path, pictures, caplog, name):
     if case.words:
         with pytest.raises(UserError) as caught:
             use(path, pictures)
-        line = explain(caught.value)
+        line = user_message(caught.value)
         assert "instances.json" in line
         assert line.isprintable()
         for word in case.words:

@@ -10,11 +10,11 @@ from faults.bad_checkpoints import CHECKPOINTS, FILE, RESUMED
 from helpers import user_error
 from tiny_run import fit, tiny_config, tiny_extractor
 
-from callbacks.checkpoint import EpochCheckpoint
-from roiseg.cli.entry import explain
+from callbacks.checkpoints import EpochCheckpoint
 from roiseg.common.errors import UserError
-from roiseg.inference.checkpoint import describe, load_model, newest
-from roiseg.inference.resume import check_resumable
+from roiseg.config.entry import user_message
+from roiseg.inference.checkpoint import checkpoint_metadata, load_model, newest_checkpoint
+from roiseg.training.resume import check_resumable
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def checkpoint(coco_set, onnx_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "checkpoints"
     fit(coco_set, onnx_file, folder.parent, [EpochCheckpoint(folder, [64, 64])], max_epochs=1)
-    return newest(folder)
+    return newest_checkpoint(folder)
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
@@ -33,14 +33,14 @@ def test_a_checkpoint(checkpoint, onnx_file, tmp_path, monkeypatch, name):
     path = shutil.copy(checkpoint, tmp_path / FILE)
     case.spoil(tmp_path / FILE)
     before = sorted(tmp_path.parent.rglob("*"))
-    description = describe(tiny_config(onnx_file), tiny_extractor(onnx_file))
+    description = checkpoint_metadata(tiny_config(onnx_file), tiny_extractor(onnx_file))
     if not case.words:
         model = load_model(path)
         assert all(torch.isfinite(p).all() for p in model.decoder.parameters())
     else:
         with pytest.raises(UserError) as caught:
             load_model(path)
-        line = explain(caught.value)
+        line = user_message(caught.value)
         assert line.isprintable()
         assert FILE in line
         for word in case.words:
@@ -57,5 +57,7 @@ def test_a_checkpoint_to_go_on_from(checkpoint, onnx_file, tmp_path, name):
     shutil.copy(checkpoint, path)
     RESUMED[name].spoil(path)
     assert load_model(path)  # good enough for inference
-    line = user_error(check_resumable, path, describe(tiny_config(onnx_file), tiny_extractor(onnx_file)))
+    line = user_error(
+        check_resumable, path, checkpoint_metadata(tiny_config(onnx_file), tiny_extractor(onnx_file))
+    )
     assert all(word in line for word in RESUMED[name].words)

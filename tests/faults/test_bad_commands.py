@@ -25,8 +25,8 @@ from helpers import make_onnx
 from PIL import Image
 from tiny_run import fit
 
-from callbacks.checkpoint import EpochCheckpoint
-from roiseg.inference.checkpoint import newest
+from callbacks.checkpoints import EpochCheckpoint
+from roiseg.inference.checkpoint import newest_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "error::UserWarning")
 
@@ -127,7 +127,7 @@ def test_annotations(run, tmp_path, command, name):
         "analyze": [f"annotations={path}"],
     }
     outcome = run(command, *given[command])
-    if command == "analyze" and outcome[0] == 0:  # it reads no pictures
+    if command == "analyze" and outcome[0] == 0:  # it reads no images
         assert any(word in name for word in ("not there", "crowds only", "pixel"))
         return
     assert_refused(outcome, ["instances_train2017.json", *case.words], tmp_path, [source])
@@ -148,7 +148,7 @@ def test_a_detector(run, tmp_path, name):
 def checkpoint(coco_set, onnx_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "checkpoints"
     fit(coco_set, onnx_file, folder.parent, [EpochCheckpoint(folder, [64, 64])], max_epochs=1)
-    return newest(folder)
+    return newest_checkpoint(folder)
 
 
 @pytest.mark.filterwarnings("ignore")

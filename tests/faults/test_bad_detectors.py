@@ -10,14 +10,14 @@ from faults.bad_detectors import DETECTORS, LAYER
 from helpers import make_onnx
 from rich.console import Console
 
-from roiseg.cli.diagnosis.detector import inputs_and_outputs, overview, tensor_table
-from roiseg.cli.diagnosis.finding import Report
-from roiseg.cli.entry import explain
 from roiseg.common.errors import UserError
-from roiseg.extractor.detector.rows import Rows
-from roiseg.extractor.detector.yolo import Yolo
+from roiseg.config.entry import user_message
+from roiseg.diagnosis.detector import inputs_and_outputs, overview, tensor_table
+from roiseg.diagnosis.finding import Diagnosis
 from roiseg.extractor.graph import load_onnx
 from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.extractor.postprocess.rows import Rows
+from roiseg.extractor.postprocess.yolo import Yolo
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.extractor.tensors import list_tensors
 
@@ -25,7 +25,7 @@ OF_EXTRACTOR = ("onnx_path", "layers", "providers", "threads")
 
 
 def open_detector(path, options):
-    """Open a detector and run it on two pictures."""
+    """Open a detector and run it on two images."""
     given = {"onnx_path": str(path), "layers": [LAYER], "threads": 1, "image_size": [64, 64], **options}
     own = {key: given.pop(key) for key in OF_EXTRACTOR if key in given}
     extractor = OnnxExtractor(preprocess=Preprocess(**given), **own)
@@ -49,7 +49,7 @@ def test_a_detector(tmp_path, name):
     else:
         with pytest.raises(UserError) as caught:
             open_detector(path, case.options)
-        line = explain(caught.value)
+        line = user_message(caught.value)
         assert line.isprintable()
         for word in case.words:
             assert word in line
@@ -62,7 +62,7 @@ def test_what_the_doctor_and_the_boxes_see_of_it(tmp_path, name):
     (tmp_path / "nets").mkdir()
     path = make_onnx(tmp_path / "nets" / "detector.onnx")
     DETECTORS[name].spoil(path)
-    report = Report()
+    report = Diagnosis()
     with report.guard("detector"):
         model = load_onnx(path)
         report.add(*inputs_and_outputs(model))

@@ -1,4 +1,4 @@
-"""Each wrong picture ends in one line that names it, or is left out and counted; each odd one is read right."""
+"""Each wrong image ends in one line that names it, or is left out and counted; each odd one is read right."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from roiseg.data.dataset import RoiDataset
 from roiseg.data.images import read_image
 from roiseg.data.targets import TargetSpec
 from roiseg.data.views import Views
-from roiseg.geometry.letterbox import Letterbox
+from roiseg.geometry.transform import Letterbox
 
 SPEC = TargetSpec("roi", (14, 14), 3, (64, 64))
 
 
 def set_with(folder, case):
-    """A set of the bad picture and a good one."""
+    """A set of the bad image and a good one."""
     files = write_coco(
         folder,
         {"a.jpg": (64, 80), "b.jpg": (64, 80)},

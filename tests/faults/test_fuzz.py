@@ -18,16 +18,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from roiseg.cli.entry import explain
 from roiseg.common.errors import UserError
-from roiseg.data import rle
+from roiseg.config.entry import user_message
 from roiseg.data.analysis import analyze
-from roiseg.data.coco.check import check_persons
-from roiseg.data.coco.subsets import person_only
 from roiseg.data.coco_json import load_annotations
-from roiseg.data.scenes import Scenes
-from roiseg.data.targets import TargetSpec, draw_targets
-from roiseg.geometry.letterbox import Letterbox
+from roiseg.data.prepare.check import check_persons
+from roiseg.data.prepare.subsets import person_only
+from roiseg.data.scene_composer import SceneComposer
+from roiseg.data.targets import TargetSpec, rasterize_targets
+from roiseg.geometry import rle
+from roiseg.geometry.transform import Letterbox
 
 CASES = int(os.environ.get("ROISEG_FUZZ", "0"))
 fuzz = settings(
@@ -103,14 +103,14 @@ def damaged(draw):
 
 def use(annotations, folder):
     """Draw the targets and masks of all instances, and count their pixels."""
-    scenes = Scenes(annotations, folder, 1)
+    scenes = SceneComposer(annotations, folder, 1)
     for index in range(len(annotations)):
         scene = scenes.plain(index)
         transform = Letterbox(SIZE).fit(*annotations.size(index))
         boxes = transform.boxes(scene.boxes)[scene.eligible]
         assert np.isfinite(boxes).all()
         for spec in SPECS:
-            targets = draw_targets(spec, scene.outlines, scene.crowd, transform, boxes, scene.eligible)
+            targets = rasterize_targets(spec, scene.outlines, scene.crowd, transform, boxes, scene.eligible)
             assert targets.shape == (len(boxes), *spec.size)
         for position in range(len(scene.outlines)):
             mask = scene.outlines.rle(position)
@@ -128,7 +128,7 @@ def check(path, folder):
             use(load_annotations(path, index_dir=index), folder)
             lines.append("")
         except UserError as error:
-            lines.append(explain(error))
+            lines.append(user_message(error))
             assert path.name in lines[-1]
             assert lines[-1].isprintable()
     assert len(set(lines)) == 1

@@ -15,5 +15,5 @@ def test_handles_threads_processes_and_outputs_do_not_grow():
     assert done.returncode == 0, done.stdout + done.stderr
     assert "GROWS" not in done.stdout
     for what in ("file handles", "threads", "child processes", "own memory"):
-        assert done.stdout.count(f"\n{what}: ") == 4, done.stdout  # training, pictures, video, page
+        assert done.stdout.count(f"\n{what}: ") == 4, done.stdout  # training, images, video, page
     assert "\ntensorboard: 2 files" in done.stdout

@@ -21,11 +21,11 @@ BAD = "4.jpg"
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory):
-    """8 images of a person each, one of them no picture. 7 are validated on: one process has one less."""
+    """8 images of a person each, one of them no image. 7 are validated on: one process has one less."""
     people = [{"file": name, "segmentation": person(30 + 5 * n, 6, 80)} for n, name in enumerate(NAMES)]
     folder = tmp_path_factory.mktemp("damaged")
     coco = write_coco(folder, dict.fromkeys(NAMES, (96, 96)), people)
-    (coco.images / BAD).write_bytes(b"no picture")
+    (coco.images / BAD).write_bytes(b"no image")
     content = coco.content()
     content["images"] = [image for image in content["images"] if image["file_name"] != NAMES[-1]]
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] != len(NAMES)]

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from roiseg.common.errors import UserError
-from roiseg.geometry.letterbox import Letterbox, Transform
+from roiseg.geometry.transform import Letterbox, Transform
 
 scales = st.floats(0.02, 20) | st.floats(-20, -0.02)
 shifts = st.floats(-700, 700)
@@ -59,7 +59,7 @@ def test_no_boxes_are_mapped_to_no_boxes():
     assert Transform(2, 3, 4, 5).boxes([]).shape == (0, 4)
 
 
-# --- where the picture lies -----------------------------------------------------------------------
+# --- where the image lies -----------------------------------------------------------------------
 
 
 @given(letterboxes, sides, sides)
@@ -110,7 +110,7 @@ def test_a_640_input_of_a_coco_picture_has_the_known_padding():
     assert (picture[560:] == 7).all()
 
 
-# --- the picture ----------------------------------------------------------------------------------
+# --- the image ----------------------------------------------------------------------------------
 
 
 def yolox_preproc(image, input_size):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roiseg.geometry.nms import nms
+from roiseg.geometry.boxes import nms
 
 
 def naive_iou(a, b):

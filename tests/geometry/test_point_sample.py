@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from roiseg.geometry.point_sample import point_sample
+from roiseg.geometry.interpolation import point_sample
 from roiseg.geometry.roi_align import roi_align
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_run import fit
 
-from callbacks.checkpoint import EpochCheckpoint
-from roiseg.inference.checkpoint import newest
+from callbacks.checkpoints import EpochCheckpoint
+from roiseg.inference.checkpoint import newest_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def run(coco_set, onnx_file, tmp_path_factory):
 @pytest.fixture(scope="module")
 def checkpoint(run):
     """The checkpoint of the run's second epoch; read-only."""
-    return newest(run[0])
+    return newest_checkpoint(run[0])
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tiny_run import LAYER, tiny_extractor
 
 from roiseg.common.errors import UserError
 from roiseg.common.outputs import own
-from roiseg.inference.checkpoint import load_model, newest, read_checkpoint, remove_outdated
+from roiseg.inference.checkpoint import load_model, newest_checkpoint, read_checkpoint, remove_outdated
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -164,9 +164,9 @@ def test_code_in_a_pickle_is_not_run(writer, content, tmp_path):
         {"_target_": "subprocess.Popen", "args": ["touch", "TRACE"]},
         {"_target_": "pathlib.Path.touch", "self": "TRACE"},
         {"_target_": "roiseg.common.files.write_json", "path": "TRACE", "content": {}},
-        {"_target_": "roiseg.cli.folders.claim", "folder": "TRACE"},
+        {"_target_": "roiseg.config.run_dir.create_unique_dir", "folder": "TRACE"},
         {
-            "_target_": "roiseg.cli.build.instantiate",
+            "_target_": "roiseg.config.build.instantiate",
             "config": [({"_target_": "os.mkdir", "path": "TRACE"},)],
         },
         {
@@ -255,7 +255,7 @@ def test_newest_is_the_highest_epoch_by_number(tmp_path):
     ]
     for name in names:
         (tmp_path / name).touch()
-        assert newest(tmp_path).name == name
+        assert newest_checkpoint(tmp_path).name == name
 
 
 def test_what_was_saved_within_an_epoch_is_newer_than_the_epoch_before_and_older_than_its_own(tmp_path):
@@ -266,7 +266,7 @@ def test_what_was_saved_within_an_epoch_is_newer_than_the_epoch_before_and_older
     own(tmp_path)
     for position, name in enumerate(names):
         (tmp_path / name).touch()
-        assert newest(tmp_path).name == name
+        assert newest_checkpoint(tmp_path).name == name
         remove_outdated(tmp_path)
         in_epoch = [path.name for path in tmp_path.glob("*in_epoch*")]
         assert in_epoch == ([name] if "in_epoch" in name else [])
@@ -282,8 +282,8 @@ def test_what_was_saved_within_an_epoch_is_newer_than_the_epoch_before_and_older
 )  # fmt: skip
 def test_newest_sees_only_checkpoints(name, tmp_path):
     (tmp_path / name).touch()
-    assert newest(tmp_path) is None
+    assert newest_checkpoint(tmp_path) is None
 
 
 def test_newest_of_an_absent_folder_is_none(tmp_path):
-    assert newest(tmp_path / "gone") is None
+    assert newest_checkpoint(tmp_path / "gone") is None

@@ -8,8 +8,8 @@ import torch
 from decoder_cases import CASES, IMAGE_SIZE, random_features
 from tiny_run import one_thread
 
-from roiseg.inference.onnx_check import CheckInput, largest_difference, random_rois
-from roiseg.inference.onnx_graph import FeatureInput, export_decoder, save_onnx
+from roiseg.onnx_export.graph import FeatureInput, export_decoder, save_onnx
+from roiseg.onnx_export.verify import CheckInput, largest_difference, random_rois
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

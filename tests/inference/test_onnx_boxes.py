@@ -15,18 +15,18 @@ from tiny_run import one_thread, tiny_config, tiny_decoder
 from wholebody import COLUMNS, LAYER, SIZE, red_picture, wholebody_file
 
 from roiseg.common.errors import UserError
-from roiseg.extractor.detector.boxes_and_scores import BoxesAndScores
-from roiseg.extractor.detector.efficient_nms import EfficientNms
-from roiseg.extractor.detector.rows import Rows
-from roiseg.extractor.detector.yolo import Yolo
-from roiseg.extractor.detector.yolox import Yolox
 from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.extractor.postprocess.boxes_and_scores import BoxesAndScores
+from roiseg.extractor.postprocess.efficient_nms import EfficientNms
+from roiseg.extractor.postprocess.rows import Rows
+from roiseg.extractor.postprocess.yolo import Yolo
+from roiseg.extractor.postprocess.yolox import Yolox
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.inference.checkpoint import TrainedModel
-from roiseg.inference.onnx_boxes import BoxReader, export_boxes
-from roiseg.inference.onnx_export import ExportOptions, export_model
 from roiseg.inference.onnx_file import OnnxFile
-from roiseg.inference.onnx_graph import MaskGraph
+from roiseg.onnx_export.boxes import BoxReader, export_boxes
+from roiseg.onnx_export.export import ExportOptions, export_model
+from roiseg.onnx_export.graph import MaskGraph
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -104,7 +104,7 @@ def test_the_graph_finds_what_the_adapter_finds(detector, heads):
     assert max(counts) > 2
 
 
-# --- picture in, boxes and masks out --------------------------------------------------------------
+# --- image in, boxes and masks out --------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def extractor(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(extractor):
     torch.manual_seed(0)
-    node = {"_target_": "roiseg.extractor.detector.rows.Rows", "columns": COLUMNS}
+    node = {"_target_": "roiseg.extractor.postprocess.rows.Rows", "columns": COLUMNS}
     config = tiny_config(extractor.onnx_path, [LAYER])
     config["extractor"] |= {"detector": node}
     config["extractor"]["preprocess"] |= {"image_size": list(SIZE), "color": "rgb"}

@@ -1,4 +1,4 @@
-"""Exported files of decoders that read more than features: pixel size (FiLM) and picture (detail branch)."""
+"""Exported files of decoders that read more than features: pixel size (FiLM) and image (detail branch)."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tiny_run import (
     tiny_trainer,
 )
 
-from callbacks.checkpoint import EpochCheckpoint
+from callbacks.checkpoints import EpochCheckpoint
 from roiseg.decoders.base import Context, target_probability
 from roiseg.geometry.paste import paste_masks
-from roiseg.inference.checkpoint import describe, load_model, newest
-from roiseg.inference.onnx_check import random_rois
-from roiseg.inference.onnx_export import ExportOptions, export_model
-from roiseg.inference.onnx_graph import save_onnx
-from roiseg.inference.onnx_merge import merge_with_extractor
+from roiseg.inference.checkpoint import checkpoint_metadata, load_model, newest_checkpoint
+from roiseg.onnx_export.export import ExportOptions, export_model
+from roiseg.onnx_export.graph import save_onnx
+from roiseg.onnx_export.merge import merge_with_extractor
+from roiseg.onnx_export.verify import random_rois
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -47,13 +47,13 @@ def model(coco_set, onnx_file, tmp_path_factory):
     torch.manual_seed(0)
     options = {"film": 1.5, "detail": 4}
     decoder = tiny_decoder(extractor, **options)
-    module = tiny_module(decoder, describe(tiny_config(onnx_file, **options), extractor))
+    module = tiny_module(decoder, checkpoint_metadata(tiny_config(onnx_file, **options), extractor))
     data = tiny_data(coco_set, extractor, decoder)
     with one_thread():
         tiny_trainer(folder.parent, [EpochCheckpoint(folder, [64, 64])], max_epochs=10).fit(
             module, datamodule=data
         )
-    loaded = load_model(newest(folder))
+    loaded = load_model(newest_checkpoint(folder))
     trained = module.decoder.state_dict()
     assert all(torch.equal(value, trained[name]) for name, value in loaded.decoder.state_dict().items())
     return loaded
@@ -136,7 +136,7 @@ def test_masks_are_those_of_pytorch(exported, model, onnx_file, count, pixel_siz
 
 
 def test_masks_depend_on_pixel_size_and_picture(exported, onnx_file):
-    """Of the picture beside the features only where the file takes features."""
+    """Of the image beside the features only where the file takes features."""
     rois = random_rois(3)
     usual = run(exported, onnx_file, pictures(), rois, 1.5)
     assert np.abs(run(exported, onnx_file, pictures(), rois, 9.0) - usual).max() > 1e-3

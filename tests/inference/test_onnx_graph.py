@@ -27,10 +27,10 @@ from roiseg.extractor.graph import load_onnx
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.inference.checkpoint import TrainedModel
-from roiseg.inference.onnx_check import CheckInput, OnnxCheck, largest_difference, random_rois
-from roiseg.inference.onnx_export import ExportOptions, export_model, feature_inputs
-from roiseg.inference.onnx_graph import save_onnx
-from roiseg.inference.onnx_merge import merge_with_extractor
+from roiseg.onnx_export.export import ExportOptions, export_model, feature_inputs
+from roiseg.onnx_export.graph import save_onnx
+from roiseg.onnx_export.merge import merge_with_extractor
+from roiseg.onnx_export.verify import CheckInput, OnnxCheck, largest_difference, random_rois
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -55,13 +55,13 @@ def train_a_little(decoder, seed=0):
 
 @pytest.fixture(scope="module")
 def wide_onnx(tmp_path_factory):
-    """The tiny detector for 64x96 pictures."""
+    """The tiny detector for 64x96 images."""
     return make_onnx(tmp_path_factory.mktemp("wide") / "wide.onnx", size=WIDE)
 
 
 @pytest.fixture(scope="module")
 def wide(wide_onnx):
-    """A model with a 16x12 grid on two layers of a picture that is wider than high."""
+    """A model with a 16x12 grid on two layers of an image that is wider than high."""
     torch.manual_seed(0)
     extractor = OnnxExtractor(str(wide_onnx), list(LAYERS), Preprocess(WIDE), threads=1)
     decoder = RoiAlignDecoder(
@@ -104,7 +104,7 @@ def half(wide, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def merged(square, onnx_file, coco_set, tmp_path_factory):
-    """(file, check) of extractor and decoder in one, checked on real pictures too."""
+    """(file, check) of extractor and decoder in one, checked on real images too."""
     path = tmp_path_factory.mktemp("merged") / "model.onnx"
     extractor = tiny_extractor(onnx_file)
     samples = tiny_data(coco_set, extractor, square.decoder).samples("val", [0, 1, 2])

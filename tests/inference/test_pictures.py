@@ -1,4 +1,4 @@
-"""One picture after another: what is counted, what is left out, and that nothing is kept."""
+"""One image after another: what is counted, what is left out, and that nothing is kept."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 
 from roiseg.common.errors import UserError
 from roiseg.common.limits import TooMuch
-from roiseg.inference.box_files.given import BoxFile, GivenBoxes
-from roiseg.inference.pictures import Pictures
+from roiseg.inference.box_files.base import BoxFile, ImageBoxes
+from roiseg.inference.image_predictions import ImagePredictions
 from roiseg.inference.prediction import Prediction
-from roiseg.sources.source import Frame, Source
+from roiseg.inference.sources.source import Source, SourceImage
 
-DETECTED = GivenBoxes.of_rows([[1, 1, 5, 5, 0.9], [2, 2, 6, 6, 0.4]])
+DETECTED = ImageBoxes.of_rows([[1, 1, 5, 5, 0.9], [2, 2, 6, 6, 0.4]])
 
 
 class Recorder:
@@ -38,7 +38,7 @@ class Recorder:
 
 
 class Numbers(Source):
-    """Pictures of their own numbers; those of `damaged` cannot be read."""
+    """Images of their own numbers; those of `damaged` cannot be read."""
 
     def __init__(self, count, damaged=()):
         self.count, self.damaged, self.made = count, damaged, []
@@ -51,7 +51,7 @@ class Numbers(Source):
 
     def __iter__(self):
         for number, name in enumerate(self.names()):
-            yield Frame(name, name, number, None, lambda n=number: self.picture(n))
+            yield SourceImage(name, name, number, None, lambda n=number: self.picture(n))
 
     def picture(self, number):
         if number in self.damaged:
@@ -62,7 +62,7 @@ class Numbers(Source):
 
 
 class Even(BoxFile):
-    """Knows the pictures of even numbers, by their id."""
+    """Knows the images of even numbers, by their id."""
 
     path = "even.json"
     has_ids = True
@@ -71,7 +71,7 @@ class Even(BoxFile):
         return int(frame_name[1:]) % 2 == 0
 
     def find(self, frame, size):
-        return GivenBoxes.of_rows([[0, 0, 4, 4, 1]], 1000 + frame.number) if self.lists(frame.name) else None
+        return ImageBoxes.of_rows([[0, 0, 4, 4, 1]], 1000 + frame.number) if self.lists(frame.name) else None
 
 
 def test_an_image_with_too_many_boxes_is_left_out_and_counted():
@@ -81,16 +81,16 @@ def test_an_image_with_too_many_boxes_is_left_out_and_counted():
                 raise TooMuch("20,000 boxes")
             return super().predict(boxes, scores, threshold)
 
-    pictures = Pictures(Bounded(), Numbers(3), skip=True)
+    pictures = ImagePredictions(Bounded(), Numbers(3), skip=True)
     assert [result.frame.name for result in pictures] == ["n0", "n2"]
     assert pictures.tally.skipped == ["image n1: 20,000 boxes"]
     with pytest.raises(UserError, match="n1: 20,000 boxes; on_error=skip"):
-        list(Pictures(Bounded(), Numbers(3)))
+        list(ImagePredictions(Bounded(), Numbers(3)))
 
 
 def test_the_detectors_boxes_below_the_score_are_left_out():
     predictor = Recorder()
-    results = list(Pictures(predictor, Numbers(2), min_score=0.5, threshold=0.3, pixel_size=2.5))
+    results = list(ImagePredictions(predictor, Numbers(2), min_score=0.5, threshold=0.3, pixel_size=2.5))
     assert predictor.asked == [(n, [[1, 1, 5, 5]], 0.3) for n in range(2)]
     assert predictor.pixel_size == 2.5
     assert [result.image_id for result in results] == [1, 2]
@@ -98,7 +98,7 @@ def test_the_detectors_boxes_below_the_score_are_left_out():
 
 
 def test_counts_and_ids_where_a_file_knows_some_of_the_pictures():
-    pictures = Pictures(Recorder(), Numbers(5), Even())
+    pictures = ImagePredictions(Recorder(), Numbers(5), Even())
     assert [result.image_id for result in pictures] == [1000, -2, 1002, -4, 1004]
     tally = pictures.tally
     assert (tally.images, tally.persons, tally.empty, tally.unlisted, tally.skipped) == (5, 3, 2, 2, [])
@@ -106,11 +106,11 @@ def test_counts_and_ids_where_a_file_knows_some_of_the_pictures():
 
 
 def test_pictures_that_cannot_be_read():
-    skipping = Pictures(Recorder(), Numbers(4, damaged=[1]), skip=True)
+    skipping = ImagePredictions(Recorder(), Numbers(4, damaged=[1]), skip=True)
     assert [result.frame.number for result in skipping] == [0, 2, 3]
     assert skipping.tally.skipped == ["image n1 is damaged"]
     with pytest.raises(UserError, match="n1 is damaged; on_error=skip"):
-        list(Pictures(Recorder(), Numbers(4, damaged=[1])))
+        list(ImagePredictions(Recorder(), Numbers(4, damaged=[1])))
 
 
 def test_boxes_of_other_pictures_are_refused_before_anything_is_done():
@@ -118,11 +118,11 @@ def test_boxes_of_other_pictures_are_refused_before_anything_is_done():
         def lists(self, frame_name):
             return False
 
-    with pytest.raises(UserError, match=r"even\.json names none of the pictures \(n0, \.\.\.\)"):
-        Pictures(Recorder(), Numbers(3), None_())
+    with pytest.raises(UserError, match=r"even\.json names none of the images \(n0, \.\.\.\)"):
+        ImagePredictions(Recorder(), Numbers(3), None_())
 
 
 def test_no_picture_is_kept():
     source = Numbers(30)
-    for _ in Pictures(Recorder(), source):
+    for _ in ImagePredictions(Recorder(), source):
         assert sum(reference() is not None for reference in source.made) <= 2

@@ -1,4 +1,4 @@
-"""Masks of one picture, and the forms others want them in."""
+"""Masks of one image, and the forms others want them in."""
 
 from __future__ import annotations
 

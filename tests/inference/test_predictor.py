@@ -1,4 +1,4 @@
-"""A picture once, masks for boxes as often as wanted: the same as the test of a run gives."""
+"""An image once, masks for boxes as often as wanted: the same as the test of a run gives."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from helpers import user_error
 from tiny_looks import EVERY, make, run_test, topleft_extractor
 from tiny_run import fit, one_thread, tiny_config, tiny_data, tiny_module
 
-from callbacks.checkpoint import EpochCheckpoint
+from callbacks.checkpoints import EpochCheckpoint
 from roiseg.common.errors import UserError
 from roiseg.common.limits import TooMuch
 from roiseg.data.images import read_image
-from roiseg.data.rle import decode
-from roiseg.data.zooms import Zooms
+from roiseg.data.zooms import CropScales
 from roiseg.extractor.onnx_extractor import OnnxExtractor
-from roiseg.inference.checkpoint import TrainedModel, describe, load_model, newest
-from roiseg.inference.masks import CheckpointModel
-from roiseg.inference.onnx_check import OnnxCheck
-from roiseg.inference.onnx_export import ExportOptions, export_model
+from roiseg.geometry.rle import decode
+from roiseg.inference.checkpoint import TrainedModel, checkpoint_metadata, load_model, newest_checkpoint
+from roiseg.inference.model import TorchModel
 from roiseg.inference.predictor import Predictor
+from roiseg.onnx_export.export import ExportOptions, export_model
+from roiseg.onnx_export.verify import OnnxCheck
 from roiseg.web.models import to_json
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -44,7 +44,7 @@ def extractor(onnx_file):
 def checkpoint(coco_set, onnx_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "checkpoints"
     fit(coco_set, onnx_file, folder.parent, [EpochCheckpoint(folder, [64, 64])])
-    return newest(folder)
+    return newest_checkpoint(folder)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ BOXES = [[10, 12, 49, 70], [36, 12, 80, 68]]
 
 def trained(decoder, extractor):
     config = tiny_config(extractor.onnx_path)
-    described = describe(config, extractor)
+    described = checkpoint_metadata(config, extractor)
     return TrainedModel(
         path=extractor.onnx_path, decoder=decoder.eval(), config=config, layers=described["layers"],
         shapes=extractor.shapes, image_size=(64, 64), extractor_sha256=extractor.digest, epoch=1,
@@ -70,13 +70,13 @@ def test_masks_are_those_of_the_test(name, mirrored, closer, extractor, coco_set
     if name.startswith("image") and mirrored and closer:
         pytest.skip("averaged on the map: test_mirrored_prediction")
     decoder = make(name, extractor)
-    zooms = Zooms((1.2, 1.6), 0.75) if closer else None
+    zooms = CropScales((1.2, 1.6), 0.75) if closer else None
     data = tiny_data(
         coco_set, extractor, decoder, pictures="detail" in name, metric_size=(56, 56), test_mirror=mirrored,
         zooms=zooms,
     )  # fmt: skip
     _, seen = run_test(tiny_module(decoder), data, tmp_path)
-    predictor = Predictor(CheckpointModel(trained(decoder, extractor), extractor), mirrored, zooms)
+    predictor = Predictor(TorchModel(trained(decoder, extractor), extractor), mirrored, zooms)
     compared = 0
     for batch, outputs in seen:
         records = iter(outputs["records"])
@@ -139,7 +139,7 @@ def test_an_exported_file_gives_the_same(merged, checkpoint, picture, onnx_file,
     for index in range(2):
         mask, wanted = one.mask(index), other.mask(index)
         assert wanted.any() and not wanted.all()
-        # a merged mask passes through the input's pixels on its way to the picture's
+        # a merged mask passes through the input's pixels on its way to the image's
         assert np.count_nonzero(mask != wanted) <= 0.05 * np.count_nonzero(wanted)
 
 
@@ -211,7 +211,7 @@ def test_clicks_reach_a_decoder_that_reads_them(extractor, picture):
 
     torch.manual_seed(0)
     decoder = SamDecoder(extractor.channels, extractor.strides, (64, 64), output_size=(32, 32))
-    predictor = Predictor(CheckpointModel(trained(decoder, extractor), extractor))
+    predictor = Predictor(TorchModel(trained(decoder, extractor), extractor))
     predictor.set_image(picture)
     masks = [
         predictor.predict(BOXES[:1], points=[[[x, 40, label]]]).probabilities[0]
@@ -230,7 +230,7 @@ def opened(kind, value, extractor, folder, monkeypatch):
     config = {**model.config, "data": {"category_id": 7}}
     model = dataclasses.replace(model, path=folder / "model.pth", config=config)
     if kind == "checkpoint":
-        return Predictor(CheckpointModel(model, extractor, "cpu"))
+        return Predictor(TorchModel(model, extractor, "cpu"))
     monkeypatch.setattr(OnnxCheck, "passed", True)
     export_model(model, folder / "model.onnx", ExportOptions())
     return Predictor.from_onnx(folder / "model.onnx", extractor.onnx_path)

@@ -64,9 +64,9 @@ UNTRUSTED = {
     "an abstract class": "roiseg.decoders.base.Decoder",
     "a constant": "roiseg.common.classes.TARGET",
     "a function that writes files": "roiseg.common.files.write_json",
-    "hydra, imported by a command": "roiseg.cli.build.instantiate",
+    "hydra, imported by a command": "roiseg.config.build.instantiate",
     "the trainer": "roiseg.train.train",
-    "a class that can write files": "roiseg.data.synthetic.detector.TinyDetector",
+    "a class that can write files": "roiseg.synthetic.detector_training.TinyDetector",
     "dots only": "...",
 }
 
@@ -98,7 +98,7 @@ def test_a_hidden_node_is_not_smuggled_past_by_a_trusted_looking_call(tmp_path):
     trace = tmp_path / "trace"
     inner = {"_target_": "pathlib.Path.touch", "_args_": [str(trace)]}
     with pytest.raises(UserError, match="not trusted"):
-        rebuild({"_target_": "roiseg.cli.build.instantiate", "config": [(inner,)]})
+        rebuild({"_target_": "roiseg.config.build.instantiate", "config": [(inner,)]})
     assert not trace.exists()
 
 

@@ -10,15 +10,15 @@ import torch
 from helpers import user_error
 from tiny_run import tiny_config, tiny_extractor
 
-from roiseg.inference.checkpoint import describe
-from roiseg.inference.resume import _HONOURED, _SAME_RUN, changes, check_resumable, find_last
+from roiseg.inference.checkpoint import checkpoint_metadata
+from roiseg.training.resume import _HONOURED, _SAME_RUN, changes, check_resumable, find_last
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture
 def description(onnx_file):
-    return describe(tiny_config(onnx_file), tiny_extractor(onnx_file))
+    return checkpoint_metadata(tiny_config(onnx_file), tiny_extractor(onnx_file))
 
 
 def test_the_same_run_can_be_resumed(checkpoint, description):
@@ -41,7 +41,7 @@ def put(config, key, value):
         ("data.train_images", "moved/images"),
         ("data.cache", {"_target_": "roiseg.extractor.cache.disk.DiskCache"}),
         ("extractor.onnx_path", "moved/tiny.onnx"),
-        ("extractor.detector", {"_target_": "roiseg.extractor.detector.yolo.Yolo"}),
+        ("extractor.detector", {"_target_": "roiseg.extractor.postprocess.yolo.Yolo"}),
         ("callbacks.early_stopping", {"patience": 3}),
         ("callbacks", {"history": {"x": 1}}),
         ("logger", {"wandb": {}}),

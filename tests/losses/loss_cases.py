@@ -9,14 +9,11 @@ import torch
 
 from roiseg.common.classes import IGNORE
 from roiseg.losses.base import LossInput
-from roiseg.losses.bce_dice import BceDice
 from roiseg.losses.boundary import BoundaryCrossEntropy, BoundaryDistance
 from roiseg.losses.contrastive import Contrastive
-from roiseg.losses.cross_entropy import CrossEntropy
-from roiseg.losses.dice import Dice
-from roiseg.losses.focal import FocalCrossEntropy
+from roiseg.losses.cross_entropy import CrossEntropy, FocalCrossEntropy
+from roiseg.losses.dice import BceDice, Dice, Tversky
 from roiseg.losses.lovasz import LovaszSoftmax
-from roiseg.losses.tversky import Tversky
 
 TERMS = {
     "ce": CrossEntropy(0.1),

@@ -10,9 +10,8 @@ from loss_cases import counted, example, mean, measure, random_emphasis, softmax
 
 from roiseg.common.errors import UserError
 from roiseg.losses.base import LossInput
-from roiseg.losses.bce_dice import BceDice
 from roiseg.losses.cross_entropy import CrossEntropy
-from roiseg.losses.dice import Dice
+from roiseg.losses.dice import BceDice, Dice
 
 
 def naive(logits, target, bce_weight=1.0, dice_weight=1.0, squared=False, smooth=1.0, emphasis=None):

@@ -9,16 +9,12 @@ import torch
 from roiseg.common.classes import IGNORE
 from roiseg.common.errors import UserError
 from roiseg.losses.base import LossInput
-from roiseg.losses.bce_dice import BceDice
 from roiseg.losses.boundary import BoundaryCrossEntropy, BoundaryDistance
-from roiseg.losses.candidates import CandidateMinimum, IouScore
-from roiseg.losses.cross_entropy import CrossEntropy
-from roiseg.losses.dice import Dice
-from roiseg.losses.focal import FocalCrossEntropy
+from roiseg.losses.cross_entropy import CrossEntropy, FocalCrossEntropy
+from roiseg.losses.deep_supervision import DeepSupervision, PointCrossEntropy
+from roiseg.losses.dice import BceDice, Dice, Tversky
 from roiseg.losses.lovasz import LovaszSoftmax
-from roiseg.losses.points import PointCrossEntropy
-from roiseg.losses.stage import FirstStage
-from roiseg.losses.tversky import Tversky
+from roiseg.losses.multimask import IouScore, MultimaskMinimum
 
 TERMS = [CrossEntropy(0.1), Dice([1, 2]), FocalCrossEntropy(), Tversky(), LovaszSoftmax(), BceDice(),
          BoundaryCrossEntropy()]  # fmt: skip
@@ -40,7 +36,7 @@ def given(candidates, target, iou=None, class_weights=None, emphasis=None):
 
 
 def minimum(**terms):
-    return CandidateMinimum(
+    return MultimaskMinimum(
         {name: {"weight": weight, "term": term} for name, (weight, term) in terms.items()}
     )
 
@@ -170,12 +166,15 @@ def test_huge_logits_stay_finite(loss, dtype, sign):
             {"late": {"weight": 1.0, "term": PointCrossEntropy()}},
             "late of the candidates term reads `points`",
         ),
-        ({"late": {"weight": 1.0, "term": FirstStage(Dice())}}, "late of the candidates term reads `first`"),
+        (
+            {"late": {"weight": 1.0, "term": DeepSupervision(Dice())}},
+            "late of the candidates term reads `first`",
+        ),
     ],
 )
 def test_impossible_terms_are_user_errors(terms, message):
     with pytest.raises(UserError, match=message) as error:
-        CandidateMinimum(terms)
+        MultimaskMinimum(terms)
     assert "\n" not in str(error.value)
 
 

@@ -1,4 +1,4 @@
-"""Every choice of `loss=` teaches a small decoder a picture of overlapping ellipses by heart."""
+"""Every choice of `loss=` teaches a small decoder an image of overlapping ellipses by heart."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from decoder_cases import NARROW, ellipse_scene, roialign
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from roiseg.cli.entry import CONF_DIR
 from roiseg.common.errors import UserError
+from roiseg.config.entry import CONF_DIR
 
 PRESETS = sorted(path.stem for path in (CONF_DIR / "loss").glob("*.yaml") if path.stem != "default")
 

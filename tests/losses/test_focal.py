@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from loss_cases import counted, example, measure, random_emphasis, softmax
 
 from roiseg.common.errors import UserError
-from roiseg.losses.cross_entropy import CrossEntropy
-from roiseg.losses.focal import FocalCrossEntropy
+from roiseg.losses.cross_entropy import CrossEntropy, FocalCrossEntropy
 
 
 def naive(logits, target, gamma=2.0, weights=None, emphasis=None):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from roiseg.common.classes import IGNORE
 from roiseg.losses.base import LossInput
 from roiseg.losses.cross_entropy import CrossEntropy
-from roiseg.losses.points import PointCrossEntropy
+from roiseg.losses.deep_supervision import PointCrossEntropy
 
 
 def naive(points, coords, target, weights=None):

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from loss_cases import counted, example, mean, measure, random_emphasis, softmax, sure
 
 from roiseg.common.errors import UserError
-from roiseg.losses.dice import Dice
-from roiseg.losses.tversky import Tversky
+from roiseg.losses.dice import Dice, Tversky
 
 
 def naive(logits, target, classes=(1,), alpha=0.3, beta=0.7, smooth=1.0, emphasis=None):

@@ -26,7 +26,7 @@ outputs: list[nbformat.NotebookNode] = []  # of the cell that runs
 
 
 def keep(kind, data, metadata):
-    """Add an output of the cell that runs; pictures are text in notebooks."""
+    """Add an output of the cell that runs; images are text in notebooks."""
     text = {
         name: b64encode(value).decode() if isinstance(value, bytes) else value for name, value in data.items()
     }

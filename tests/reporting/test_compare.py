@@ -9,9 +9,8 @@ from run_folders import cross_validated, noisy, rois, write_run
 
 from roiseg.reporting.comparable import check_comparable
 from roiseg.reporting.compare import compare
-from roiseg.reporting.notes import notes
 from roiseg.reporting.runs import read_runs
-from roiseg.reporting.table import verdict
+from roiseg.reporting.tables import caveats, verdict
 from roiseg.reporting.variants import find_variants
 
 TWO, THREE = "model.num_classes=2", "model.num_classes=3"
@@ -82,7 +81,7 @@ def test_a_figure_that_only_some_have(tmp_path):
     write_run(tmp_path / "2", noisy(0.5), model__num_classes=2)
     write_run(tmp_path / "3", noisy(0.5), summary={"test": {"test/non_target_iou": 0.25}})
     two, three = rows_of(tmp_path, tested=["test/non_target_iou"])
-    assert any("three in another" in text for text in notes([two, three], "iou", 100))
+    assert any("three in another" in text for text in caveats([two, three], "iou", 100))
     assert (two.tested, three.tested) == ({"test/non_target_iou": None}, {"test/non_target_iou": 0.25})
 
 
@@ -122,7 +121,7 @@ def test_only_shared_folds_and_seeds_are_compared(tmp_path):
     shared = [row.variant.runs[2, (2,)].rois.iou for row in (other, base)]
     assert other.difference.overall.mean == pytest.approx((shared[0] - shared[1]).mean())
     assert base.overall.rois == 54
-    (said,) = [text for text in notes([base, other], "iou", 100) if "share" in text]
+    (said,) = [text for text in caveats([base, other], "iou", 100) if "share" in text]
     assert "1 of 4 and 6 runs" in said
 
 
@@ -133,7 +132,7 @@ def test_nothing_in_common(tmp_path):
     assert other.difference.runs == 0
     assert other.difference.overall is None
     assert verdict(other, "overall") == verdict(other, "crowded") == "no run in common"
-    assert any("not compared" in text for text in notes([base, other], "iou", 100))
+    assert any("not compared" in text for text in caveats([base, other], "iou", 100))
 
 
 def test_a_seed_that_lacks_a_fold_has_no_share_in_the_spread_over_seeds(tmp_path):
@@ -168,12 +167,12 @@ def test_by_averages_over_the_rest_in_pairs(tmp_path):
 
 def test_the_notes_warn_of_what_weakens_a_comparison(tmp_path):
     cross_validated(tmp_path / "a", {THREE: (0.6, {}), TWO: (0.6, {"model__num_classes": 2})}, seeds=(1,))
-    assert "One seed only: all" in " ".join(notes(rows_of(tmp_path), "iou", 100))
+    assert "One seed only: all" in " ".join(caveats(rows_of(tmp_path), "iou", 100))
     write_run(tmp_path / "c", noisy(0.5), seed=2, fold=0)
-    said = " ".join(notes(rows_of(tmp_path), "iou", 10_000, ["x.y"]))
+    said = " ".join(caveats(rows_of(tmp_path), "iou", 10_000, ["x.y"]))
     assert f"One seed only: `{TWO}`;" in said
     assert "10,000 times" in said
     assert "averaged over: x.y" in said
     assert "test_best" not in said
     write_run(tmp_path / "d" / "e", noisy(0.5), test_best=True)
-    assert "test_best=true" in " ".join(notes(rows_of(tmp_path / "d"), "iou", 100))
+    assert "test_best=true" in " ".join(caveats(rows_of(tmp_path / "d"), "iou", 100))

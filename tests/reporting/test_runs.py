@@ -6,8 +6,7 @@ import pytest
 from helpers import user_error
 from run_folders import noisy, rois, write_run
 
-from roiseg.reporting.rois import read_rois
-from roiseg.reporting.runs import flatten, read_run, read_runs, run_folders
+from roiseg.reporting.runs import flatten, read_rois, read_run, read_runs, run_folders
 
 
 def test_runs_are_found_at_any_depth_in_the_order_of_their_numbers(tmp_path):

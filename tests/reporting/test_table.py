@@ -8,7 +8,7 @@ import pytest
 from run_folders import cross_validated, noisy, rois, write_run
 
 from roiseg.common.console import console
-from roiseg.reporting import table
+from roiseg.reporting import tables as table
 from roiseg.reporting.comparable import check_comparable
 from roiseg.reporting.compare import compare
 from roiseg.reporting.runs import read_runs
@@ -74,7 +74,7 @@ def test_the_csv_holds_every_figure_unrounded(rows):
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_no_figure_is_lost_in_a_narrow_window(rows, capsys, monkeypatch, width):
     monkeypatch.setattr(console, "_width", width)
-    table.show("title", all_columns(rows), rows)
+    table.print_table("title", all_columns(rows), rows)
     printed = capsys.readouterr().out
     assert "…" not in printed
     for row in rows:

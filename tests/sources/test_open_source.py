@@ -1,4 +1,4 @@
-"""What a user writes as `source`, and the pictures that are meant."""
+"""What a user writes as `source`, and the images that are meant."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from roiseg.common.errors import UserError
-from roiseg.sources.image_ids import image_ids
-from roiseg.sources.open_source import open_source
+from roiseg.inference.sources.open_source import open_source
+from roiseg.inference.sources.source import image_ids
 
 
 def save(path, size=(6, 4), value=0, **options):

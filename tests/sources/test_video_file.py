@@ -8,7 +8,7 @@ import pytest
 from tiny_video import write_video
 
 from roiseg.common.errors import UserError
-from roiseg.sources.open_source import open_source
+from roiseg.inference.sources.open_source import open_source
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "mp4v"), (".avi", "MJPG")])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.classification import BinaryPrecisionRecallCurve
 
-from roiseg.training.binned_curve import BinnedCurve
+from roiseg.metrics.precision_recall import PrecisionRecallCurve
 
 pixels = st.lists(
     st.tuples(st.floats(0, 1, width=32) | st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.sampled_from([0, 1, 2, 255])),
@@ -17,7 +17,7 @@ pixels = st.lists(
 
 
 def counted(*batches, thresholds):
-    curve = BinnedCurve(thresholds)
+    curve = PrecisionRecallCurve(thresholds)
     for batch in batches:
         curve.update(
             torch.tensor([p for p, _ in batch]).float(),
@@ -48,7 +48,7 @@ def test_the_curve_is_that_of_torchmetrics():
     probabilities = torch.rand(3, 20, 20, generator=generator)
     truth = torch.randint(0, 2, (3, 20, 20), generator=generator, dtype=torch.uint8)
     truth[0, :3] = 255
-    curve, reference = BinnedCurve(64), BinaryPrecisionRecallCurve(64, ignore_index=255)
+    curve, reference = PrecisionRecallCurve(64), BinaryPrecisionRecallCurve(64, ignore_index=255)
     for part, labels in zip(probabilities, truth, strict=True):
         curve.update(part, labels)
         reference.update(part.flatten(), labels.flatten().long())
@@ -60,7 +60,7 @@ def test_the_curve_is_that_of_torchmetrics():
 
 
 def test_memory_does_not_grow_with_pixels():
-    curve = BinnedCurve(11)
+    curve = PrecisionRecallCurve(11)
     curve.update(torch.rand(100_000), torch.ones(100_000, dtype=torch.uint8))
     assert sum(state.numel() for state in (curve.target, curve.other)) == 22
     assert curve.target.sum() == 100_000

@@ -1,4 +1,4 @@
-"""Predictions averaged over the whole picture and close-ups of small ROIs."""
+"""Predictions averaged over the whole image and close-ups of small ROIs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from tiny_looks import EVERY, make, run_test, topleft_extractor
 from tiny_run import one_thread, tiny_data, tiny_module
 
-from roiseg.data.zooms import Zooms
+from roiseg.data.zooms import CropScales
 from roiseg.decoders.base import Context
-from roiseg.geometry.letterbox import Letterbox
-from roiseg.training.instances import measure_instances
+from roiseg.geometry.transform import Letterbox
+from roiseg.metrics.instance import measure_instances
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-ZOOMS = Zooms((1.2, 1.6), 0.75)
+ZOOMS = CropScales((1.2, 1.6), 0.75)
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def extractor(onnx_file):
 
 
 def look(decoder, net, picture, transform, roi, pixel_size, grid, mirrored):
-    """[K, h, w] probabilities on a grid over one ROI (original pixels), from one look at its picture."""
+    """[K, h, w] probabilities on a grid over one ROI (original pixels), from one look at its image."""
     image = Letterbox((64, 64), "topleft").apply(picture, transform)
     x1, y1, x2, y2 = transform.boxes(roi[None])[0]
     if mirrored:
@@ -89,7 +89,8 @@ def test_probabilities_are_averaged_over_all_looks(name, mirror, extractor, coco
 def test_close_ups_change_the_test_only_and_only_where_rois_are_small(extractor, coco_set, tmp_path):
     module = tiny_module(make("roi", extractor))
     plain, closer, none_small = (
-        tiny_data(coco_set, extractor, module.decoder, zooms=zooms) for zooms in (None, ZOOMS, Zooms((50.0,)))
+        tiny_data(coco_set, extractor, module.decoder, zooms=zooms)
+        for zooms in (None, ZOOMS, CropScales((50.0,)))
     )
     logged = [run_test(module, data, tmp_path)[0] for data in (plain, closer, none_small)]
     assert logged[0] == logged[2]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from roiseg.training.loss_means import WeightedMean
+from roiseg.metrics.loss_means import WeightedMean
 
 
 def test_weights_count():

@@ -10,12 +10,12 @@ from pycocotools import mask as coco_mask
 
 from roiseg.common.classes import CLASS_NAMES
 from roiseg.data.batch import RoiBatch, RoiSample
-from roiseg.evaluation.average_precision import average_precision
-from roiseg.geometry.letterbox import Transform
+from roiseg.geometry.transform import Transform
 from roiseg.losses.base import LossInput
-from roiseg.losses.candidates import true_iou
-from roiseg.training.instances import InstanceRecord, measure_instances
-from roiseg.training.metrics import InstanceMetrics, PixelMetrics
+from roiseg.losses.multimask import mask_iou
+from roiseg.metrics.average_precision import average_precision
+from roiseg.metrics.instance import InstanceRecord, measure_instances
+from roiseg.metrics.pixel import InstanceMetrics, PixelMetrics
 
 # --- pixels ---------------------------------------------------------------------------------------
 
@@ -342,7 +342,7 @@ def precision_of(results):
 def score_of_candidates(drawn):
     target, logits = torch.zeros(1, 4, 4, dtype=torch.long), torch.zeros(1, 1, 3, 4, 4)
     logits[:, :, drawn] = 1
-    return true_iou(LossInput(logits[:, 0], target, emphasis=torch.ones(1, 4, 4)), logits).flatten().tolist()
+    return mask_iou(LossInput(logits[:, 0], target, emphasis=torch.ones(1, 4, 4)), logits).flatten().tolist()
 
 
 EMPTY = np.zeros((10, 10), bool)

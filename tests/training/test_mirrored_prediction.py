@@ -1,4 +1,4 @@
-"""Predictions averaged over a picture and its mirror image."""
+"""Predictions averaged over an image and its mirror image."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from roiseg.decoders.base import Context, Decoder, DecoderOutput, target_probabi
 from roiseg.extractor.cache.codec import Half
 from roiseg.extractor.cache.memory import MemoryCache
 from roiseg.geometry.roi_align import roi_align
-from roiseg.training.instances import measure_instances
-from roiseg.training.looks import average
+from roiseg.inference.tta import average_views
+from roiseg.metrics.instance import measure_instances
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -32,7 +32,7 @@ def extractor(onnx_file):
 
 
 class PictureDecoder(Decoder):
-    """Labels by colour: what it says of a mirrored picture is the mirror image of what it says of the picture."""
+    """Labels by colour: what it says of a mirrored image is the mirror image of what it says of the image."""
 
     def __init__(self, extractor, frame):
         size = (14, 14) if frame == "roi" else (32, 32)
@@ -64,7 +64,7 @@ def test_where_the_mirror_image_says_the_same_nothing_changes(frame, extractor, 
 
 
 def by_hand(decoder, extractor, batch):
-    """[R, K, h, w]: mean of the probabilities of a batch and of its pictures turned round, one image at a time."""
+    """[R, K, h, w]: mean of the probabilities of a batch and of its images turned round, one image at a time."""
     images, rois = batch.images.numpy(), batch.rois.numpy()
     means = []
     for n, image in enumerate(images):
@@ -98,7 +98,7 @@ def test_probabilities_are_averaged_as_by_hand(name, cached, extractor, coco_set
     data = tiny_data(coco_set, extractor, decoder, cache=cache, **options)
     module = tiny_module(decoder)
     cold, _ = run_test(module, data, tmp_path)
-    logged, seen = run_test(module, data, tmp_path)  # now the plain pictures are in the cache
+    logged, seen = run_test(module, data, tmp_path)  # now the plain images are in the cache
     assert logged == cold
     hits = pixels = 0
     for batch, outputs in seen:
@@ -145,6 +145,8 @@ def test_sure_and_opposite_predictions_average_to_one_half(extractor, coco_set):
     data = tiny_data(coco_set, extractor, module.decoder, test_mirror=True)
     batch = next(iter(data.test_dataloader()))
     logits = torch.tensor([0.0, 500.0, -500.0])[None, :, None, None].expand(len(batch.rois), 3, 14, 14)
-    mean = average(logits, batch, module.decoder, lambda mirrored: logits[:, [1, 0, 2]], (14, 14)).logits
+    mean = average_views(
+        logits, batch, module.decoder, lambda mirrored: logits[:, [1, 0, 2]], (14, 14)
+    ).logits
     assert torch.isfinite(mean).all()
     torch.testing.assert_close(target_probability(mean), torch.full((len(batch.rois), 14, 14), 0.5))

@@ -18,7 +18,7 @@ from tiny_run import (
 
 from roiseg.common.errors import UserError
 from roiseg.decoders.roialign import RoiAlignDecoder
-from roiseg.inference.checkpoint import describe
+from roiseg.inference.checkpoint import checkpoint_metadata
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -43,7 +43,7 @@ def setup(coco_set, extractor):
 
 
 def without_rois(batch):
-    """The same pictures and features, no ROI on any."""
+    """The same images and features, no ROI on any."""
     nothing = {"truths": [], "annotation_ids": np.zeros(0, int), "non_target_shares": np.zeros(0)}
     samples = [replace(sample, **nothing) for sample in batch.samples]
     return replace(batch, rois=batch.rois[:0], targets=batch.targets[:0], samples=samples)
@@ -187,7 +187,7 @@ def test_a_schedule_over_an_endless_run_is_a_user_error(setup, tmp_path):
 @pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
 def test_checkpoint_is_plain_and_carries_the_description(coco_set, extractor, onnx_file, tmp_path, precision):
     decoder = tiny_decoder(extractor)
-    description = describe(tiny_config(onnx_file), extractor)
+    description = checkpoint_metadata(tiny_config(onnx_file), extractor)
     module = tiny_module(decoder, description)
     trainer = tiny_trainer(tmp_path, max_epochs=1, precision=precision)
     trainer.fit(module, datamodule=tiny_data(coco_set, extractor, decoder))

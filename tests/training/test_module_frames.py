@@ -11,12 +11,12 @@ from tiny_image_decoder import TinyImageDecoder
 from tiny_run import one_thread, tiny_data, tiny_decoder, tiny_extractor, tiny_module, tiny_trainer
 from torch.nn import functional as F
 
-from roiseg.data.rle import decode
 from roiseg.decoders.base import Context, target_probability
+from roiseg.geometry.rle import decode
 from roiseg.losses.composite import CompositeLoss, RoiEmphasis
 from roiseg.losses.cross_entropy import CrossEntropy
+from roiseg.metrics.pixel import PixelMetrics
 from roiseg.training.clicks import Clicks
-from roiseg.training.metrics import PixelMetrics
 from roiseg.training.module import RoiSegModule
 
 pytestmark = pytest.mark.filterwarnings("ignore")

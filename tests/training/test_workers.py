@@ -16,7 +16,7 @@ EVERYTHING = Augment(
 
 
 def trained(coco_set, onnx_file, folder, workers):
-    """Weights and figures after two epochs of augmented pictures."""
+    """Weights and figures after two epochs of augmented images."""
     extractor = tiny_extractor(onnx_file)
     torch.manual_seed(0)
     decoder = tiny_decoder(extractor)

@@ -6,7 +6,7 @@ from roiseg.visualize.class_map import CLASS_COLORS
 from roiseg.visualize.palette import ROI_RED
 
 CELL = 200
-LEFT, TOP = 6, 28 + 20  # of the first picture: a gap; the title and a line of text
+LEFT, TOP = 6, 28 + 20  # of the first image: a gap; the title and a line of text
 
 
 def case(height=50, width=100, others=0, **given):
@@ -29,7 +29,7 @@ def where(picture, color):
 
 
 def shown(**given):
-    """The first cell's picture: 100 x 50 at twice the size, in the middle of its square."""
+    """The first cell's image: 100 x 50 at twice the size, in the middle of its square."""
     sheet = case_sheet("worst", [case(**given)], columns=2, cell=CELL)
     return sheet[TOP + 50 : TOP + 150, LEFT : LEFT + CELL].astype(int)
 

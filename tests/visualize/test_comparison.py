@@ -5,7 +5,7 @@ import warnings
 import cv2
 import pytest
 
-from roiseg.visualize.comparison import comparison_figure
+from roiseg.visualize.plots import comparison_figure
 
 
 def record(variant, mean, difference=None, verdict="nothing measurable"):

@@ -39,7 +39,7 @@ def test_panels_go_from_the_picture_to_everything(picture):
     red = (np.array(ROI_RED) == boxes).all(-1)
     assert (given == 90).all()
     assert red[30:110, 10].all()  # the left edge of the box, twice as large
-    assert not (masks == 90).all(-1).any()  # nothing of the picture
+    assert not (masks == 90).all(-1).any()  # nothing of the image
     assert (masks[60, 50].astype(int) @ [1, 1, 1]) > (masks[10, 150].astype(int) @ [1, 1, 1])
     assert tinted[60, 50].tolist() == np.rint(45 + color * 0.5).tolist()
     assert (tinted[:20] == 90).all()

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from roiseg.web.application import Application
-from roiseg.web.models import Model
-from roiseg.web.pictures import Limits
-from roiseg.web.serve import listen
+from roiseg.web.models import Limits, Model
+from roiseg.web.server import listen
 
 _NAMES = (
     "chromium", "chromium-headless-shell", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome",

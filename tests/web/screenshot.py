@@ -11,7 +11,7 @@ from playwright.sync_api import sync_playwright
 
 
 def shoot(url: str, picture: str, person: str) -> bytes:
-    """PNG of the page with a picture's people detected and one of them selected."""
+    """PNG of the page with an image's people detected and one of them selected."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 700})

@@ -16,11 +16,10 @@ from predictors import EllipsePredictor
 from werkzeug.test import Client, EnvironBuilder
 
 from roiseg.web.application import STATIC, Application
-from roiseg.web.models import Model
-from roiseg.web.pictures import Limits
+from roiseg.web.models import Limits, Model
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
-BOXES = [[4.5, 3, 30, 40.25], [20, 10, 70, 60]]  # the second one reaches beyond the picture
+BOXES = [[4.5, 3, 30, 40.25], [20, 10, 70, 60]]  # the second one reaches beyond the image
 
 
 def png(picture=PICTURE):
@@ -96,7 +95,7 @@ def test_the_models_are_told():
     assert client(EllipsePredictor(found=None)).get("/models").json["detector"] is False
 
 
-# --- pictures -------------------------------------------------------------------------------------
+# --- images -------------------------------------------------------------------------------------
 
 
 def test_a_picture_is_opened():
@@ -266,8 +265,8 @@ def test_models_work_one_at_a_time():
         ({"boxes": [[1, 2, None, 4]]}, "`boxes`"),
         ({"boxes": [[1, 2, 1e400, 4]]}, "`boxes`"),
         ({"boxes": [[5, 2, 3, 4]]}, "x1 < x2"),
-        ({"boxes": [[64, 0, 70, 10]]}, "outside the picture"),
-        ({"boxes": [[-9, 0, -1, 10]]}, "outside the picture"),
+        ({"boxes": [[64, 0, 70, 10]]}, "outside the image"),
+        ({"boxes": [[-9, 0, -1, 10]]}, "outside the image"),
         ({"boxes": [[0, 0, 9, 9]] * 501}, "too many"),
         ({"boxes": {"a": 1}}, "`boxes`"),
         ({"scores": [1, 2]}, "`scores`"),
@@ -289,7 +288,7 @@ def test_a_wrong_query_is_answered_in_one_line(change, said):
         assert "\n" not in response.json["error"]
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"3", b"\xff\xfe", b'{"picture": NaN}'])
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"3", b"\xff\xfe", b'{"image": NaN}'])
 def test_what_is_no_json_object_is_refused(body):
     response = client().post("/predictions", data=body, content_type="application/json")
     assert 400 <= response.status_code < 500

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from predictors import EllipsePredictor
 
-from roiseg.web.pictures import Limits
+from roiseg.web.models import Limits
 
 GREY = np.full((300, 400, 3), 128, np.uint8)  # one colour: resampling on the screen does not change it
 BOX = (100, 60, 220, 240)
@@ -59,7 +59,7 @@ class Site:
         self.settle()
 
     def at(self, x, y, pane=0):
-        """Where a pixel of the picture lies on the screen."""
+        """Where a pixel of the image lies on the screen."""
         return self.page.evaluate(
             """([pane, x, y]) => {
                 const canvas = document.querySelectorAll(".stage canvas")[pane];
@@ -87,7 +87,7 @@ class Site:
         self.settle()
 
     def color(self, x, y, pane=0):
-        """RGB of the canvas at a pixel of the picture."""
+        """RGB of the canvas at a pixel of the image."""
         return self.page.evaluate(
             """([pane, x, y]) => {
                 const canvas = document.querySelectorAll(".stage canvas")[pane];
@@ -211,7 +211,7 @@ def test_nobody_is_no_error_and_no_detector_no_button(visit):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"this is no picture", "no JPEG or PNG"),
+        (b"this is no image", "no JPEG or PNG"),
         (encoded(kind="GIF"), "no JPEG or PNG"),
         (encoded(np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8))[:9000], "damaged"),
         (bytes(60_000), "larger than 0.05 MB"),
@@ -321,7 +321,7 @@ def test_probabilities_are_told_in_maps_and_under_the_pointer(visit):
 def test_the_page_works_from_the_keyboard(visit):
     site = visit()
     page = site.page
-    page.get_by_role("button", name="Open picture").focus()
+    page.get_by_role("button", name="Open image").focus()
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
     chooser.value.set_files({"name": "grey.png", "mimeType": "image/png", "buffer": encoded()})
@@ -354,7 +354,7 @@ def test_a_box_outside_the_picture_is_said_to_be_so(visit):
         site.page.locator(f"input[name={name}]").fill(str(value))
     site.page.get_by_role("button", name="Add", exact=True).click()
     site.settle()
-    assert "outside the picture" in site.message()
+    assert "outside the image" in site.message()
     assert site.people() == []
 
 

@@ -10,7 +10,7 @@ from helpers import user_error
 from PIL import Image
 
 from roiseg.common.errors import UserError
-from roiseg.web.pictures import Limits, Pictures, decode
+from roiseg.web.models import Limits, Pictures, decode
 
 GRADIENT = np.stack(np.meshgrid(np.arange(40), np.arange(30), [7]), axis=-1)[:, :, 0].astype(np.uint8)
 

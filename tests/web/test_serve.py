@@ -13,9 +13,9 @@ from helpers import user_error
 from PIL import Image
 from predictors import EllipsePredictor
 
-from roiseg.web.guard import is_loopback
-from roiseg.web.pictures import Limits
-from roiseg.web.serve import listen
+from roiseg.web.models import Limits
+from roiseg.web.requests import is_loopback
+from roiseg.web.server import listen
 
 ELLIPSE = EllipsePredictor()
 
@@ -101,14 +101,14 @@ def test_loopback_addresses_are_known(address, local):
 
 
 def test_a_connection_without_progress_is_closed_and_there_are_not_more_than_threads(serve, monkeypatch):
-    monkeypatch.setattr("roiseg.web.serve.PAGE_CONNECTIONS", 2)
-    monkeypatch.setattr("roiseg.web.serve._Quiet.timeout", 0.5)
+    monkeypatch.setattr("roiseg.web.server.PAGE_CONNECTIONS", 2)
+    monkeypatch.setattr("roiseg.web.server._Quiet.timeout", 0.5)
     with serve(ELLIPSE) as server, contextlib.ExitStack() as stack:
         half = [
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 30)) for _ in range(3)
         ]
         for connection in half[:2]:
-            connection.sendall(b"POST /pictures HTTP/1.1\r\nHost: x")
+            connection.sendall(b"POST /images HTTP/1.1\r\nHost: x")
         assert half[2].recv(1) == b""  # at once: both threads are taken
         assert [connection.recv(1) for connection in half[:2]] == [b"", b""]
         assert ask(server.port, "GET", "/")[0] == 200

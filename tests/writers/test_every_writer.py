@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from writer_cases import nobody, result, write
 
-from roiseg.cli.entry import CONF_DIR
+from roiseg.config.entry import CONF_DIR
 
 CHOICES = sorted(path.stem for path in (CONF_DIR / "writers").glob("*.yaml"))
 

@@ -16,9 +16,9 @@ from pycocotools.coco import COCO
 from writer_cases import BOXES, SIZE, Pictures, masks, nobody, result, write
 
 from roiseg.common.errors import UserError
-from roiseg.writers.coco import CocoWriter
-from roiseg.writers.crops import CropsWriter, grown
-from roiseg.writers.labelme import LabelmeWriter
+from roiseg.inference.writers.coco import CocoWriter
+from roiseg.inference.writers.crops import CropsWriter, grown
+from roiseg.inference.writers.labelme import LabelmeWriter
 
 
 def test_coco_results_are_what_pycocotools_reads(tmp_path):

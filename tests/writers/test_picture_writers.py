@@ -12,13 +12,11 @@ from helpers import user_error
 from PIL import Image
 from writer_cases import BOXES, SIZE, Pictures, disc, masks, nobody, result, write
 
-from roiseg.sources.source import Video
+from roiseg.inference.sources.source import Video
+from roiseg.inference.writers.image import LabelPngWriter, OverlayWriter, SixPanelWriter
 from roiseg.visualize.drawing import blend_masks
 from roiseg.visualize.palette import ROI_RED, instance_colors
 from roiseg.web.models import mask_png
-from roiseg.writers.label_png import LabelPngWriter
-from roiseg.writers.overlay import OverlayWriter
-from roiseg.writers.six_panel import SixPanelWriter
 
 
 def read(path):

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from writer_cases import SIZE, disc, masks, nobody, result, write
 
-from roiseg.writers.outlines import joined
-from roiseg.writers.yolo_seg import YoloSegWriter
+from roiseg.inference.writers.yolo_seg import YoloSegWriter, joined
 
 
 def drawn(line):

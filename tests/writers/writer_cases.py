@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 
 from roiseg.geometry.paste import paste_window
-from roiseg.inference.pictures import Result
+from roiseg.inference.image_predictions import ImageResult
 from roiseg.inference.prediction import Prediction
-from roiseg.sources.source import Frame, Source
+from roiseg.inference.sources.source import Source, SourceImage
 
 SIZE = (60, 80)  # H, W
 
@@ -58,12 +58,12 @@ def predicted(shapes, boxes, scores=None, size=SIZE):
 
 
 def result(shapes=None, boxes=BOXES, key="x/a", path=None, number=0, size=SIZE):
-    """A result for a picture of noise; by default with `masks()`."""
+    """A result for an image of noise; by default with `masks()`."""
     shapes = masks() if shapes is None else shapes
     picture = np.random.default_rng(number).integers(0, 256, (*size, 3), np.uint8)
     picture = cv2.GaussianBlur(picture, (0, 0), 3)
-    frame = Frame(key, f"{key}.jpg", number, path, lambda: picture)
-    return Result(frame, picture, predicted(shapes, boxes, size=size), 100 + number)
+    frame = SourceImage(key, f"{key}.jpg", number, path, lambda: picture)
+    return ImageResult(frame, picture, predicted(shapes, boxes, size=size), 100 + number)
 
 
 def nobody(key="x/empty", number=1):

@@ -1,7 +1,7 @@
 """Works on and on and looks whether anything grows: `python -m tools.chaos.long_run [STEPS]`.
 
 A training of STEPS optimiser steps (default 10,000) with validation, overlays and a checkpoint every 30 of
-them; then STEPS / 5 pictures and STEPS / 5 frames of a video through a predictor, and STEPS / 20 requests
+them; then STEPS / 5 images and STEPS / 5 frames of a video through a predictor, and STEPS / 20 requests
 to the page; each in a process of its own. Ends with code 1 if handles, threads, children, memory or outputs
 grow, or the work takes more and more processor time. Memory and time are not judged below 2,000 steps.
 """
@@ -28,7 +28,7 @@ from rich.table import Table
 
 import roiseg.train
 from roiseg.common.console import console
-from roiseg.inference.checkpoint import newest
+from roiseg.inference.checkpoint import newest_checkpoint
 from tests.helpers import make_onnx, person, write_coco
 from tools.chaos import long_use
 from tools.chaos.kills import command
@@ -183,10 +183,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="roiseg-long-") as place:
         folder = Path(place)
         verdicts = [report(f"training of {steps:,} steps", train(steps, folder), steps)]
-        checkpoint = newest(folder / "ckpt")
+        checkpoint = newest_checkpoint(folder / "ckpt")
         assert checkpoint is not None
         for name, use, number in (
-            ("pictures through a predictor", long_use.pictures, steps // 5),
+            ("images through a predictor", long_use.pictures, steps // 5),
             ("frames of a video", long_use.frames, steps // 5),
             ("requests to the page", long_use.requests, steps // 20),
         ):

@@ -1,4 +1,4 @@
-"""A model in use, for long: pictures through the Python interface, a video, the page."""
+"""A model in use, for long: images through the Python interface, a video, the page."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from roiseg.cli.entry import CONF_DIR
+from roiseg.config.entry import CONF_DIR
 from roiseg.inference.predictor import Predictor
+from roiseg.inference.sources.source import Source
+from roiseg.inference.writers.writer import Write, Writer
 from roiseg.predict import predict
-from roiseg.sources.source import Source
 from roiseg.web.application import Application
 from roiseg.web.models import Model
-from roiseg.web.serve import listen
-from roiseg.writers.writer import Write, Writer
+from roiseg.web.server import listen
 from tests.tiny_video import write_video
 from tools.chaos.levels import Level
 
@@ -33,7 +33,7 @@ BOXES = [[5, 5, 40, 60], [20, 10, 60, 70]]
 
 
 def pictures(checkpoint: Path, number: int) -> list[Level]:
-    """Pictures of many sizes through `Predictor`, two ROIs each."""
+    """Images of many sizes through `Predictor`, two ROIs each."""
     torch.set_num_threads(1)
     predictor, rng, levels = Predictor.from_checkpoint(checkpoint, device="cpu"), np.random.default_rng(0), []
     for done in range(number):
@@ -75,7 +75,7 @@ class LevelWriter(Writer):
 
 
 def requests(checkpoint: Path, number: int) -> list[Level]:
-    """A picture opened, masks asked for, a mask fetched, again and again, over HTTP."""
+    """An image opened, masks asked for, a mask fetched, again and again, over HTTP."""
     torch.set_num_threads(1)
     model = Model("tiny", Predictor.from_checkpoint(checkpoint, device="cpu"))
     server = listen(Application([model]), "127.0.0.1", 0)

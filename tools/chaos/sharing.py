@@ -15,7 +15,7 @@ from tools.chaos.kills import Results, Run, same
 from tools.chaos.whole import half_written
 
 PROCESSES = 8
-TRAIN, VAL = 6, 4  # pictures
+TRAIN, VAL = 6, 4  # images
 CODECS = ("Half", "Int8")
 
 
@@ -54,7 +54,7 @@ class Sharing:
     """How trainings share.
 
     Attributes:
-        budget: of the cache, in pictures' features.
+        budget: of the cache, in images' features.
         codecs: dealt out in turn. The features of each lie in a folder of their own, and make room for others'.
         kills: shares of a training's time after which the first ones are killed.
         deletions: how often the whole cache is deleted meanwhile.
@@ -85,7 +85,7 @@ class Alone:
     Attributes:
         results: by codec.
         seconds: of processor time that one takes.
-        file_bytes: of a picture's features in the first codec.
+        file_bytes: of an image's features in the first codec.
     """
 
     def __init__(self, folder: Path) -> None:

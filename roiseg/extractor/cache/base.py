@@ -37,7 +37,7 @@ class Key:
     Features of a slot whose content differs are stale, and replaced.
 
     Args:
-        slot: a name of the picture and the view of it, whatever the file holds at the moment.
+        slot: a name of the image and the view of it, whatever the file holds at the moment.
         content: everything the features depend on beside the detector.
     """
 
@@ -138,12 +138,12 @@ class FeatureCache(ABC):
         """
 
     def plan(self, images: int) -> None:
-        """Say so before anything starts if the features of so many pictures are more than it may hold."""
+        """Say so before anything starts if the features of so many images are more than it may hold."""
         wanted = images * self.row_bytes
         capacity = self.capacity(wanted)
         if wanted > capacity:
             log.warning(
-                "feature cache: %d pictures of %.1f MB make %.1f GB, it may hold %.1f GB (%.0f %%): the rest "
+                "feature cache: %d images of %.1f MB make %.1f GB, it may hold %.1f GB (%.0f %%): the rest "
                 "is computed every epoch; raise data.cache.budget_gb, or take a smaller codec or bank",
                 images, self.row_bytes / 1e6, wanted / GB, capacity / GB, 100 * capacity / wanted,
             )  # fmt: skip

@@ -19,7 +19,7 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
-from roiseg.common.errors import UnwritableError, UserError, unwritable
+from roiseg.common.errors import UnwritableError, UserError, unwritable_error
 from roiseg.common.files import write_json
 from roiseg.extractor.cache.base import FeatureCache, Key, Lookup, shared
 from roiseg.extractor.cache.codec import Codec, Shape
@@ -225,7 +225,7 @@ class DiskCache(FeatureCache):
 
     def _give_up(self, error: OSError | UnwritableError) -> None:
         """Store nothing from now on: features are only a saving."""
-        text = str(unwritable(self.folder, error) if isinstance(error, OSError) else error)
+        text = str(unwritable_error(self.folder, error) if isinstance(error, OSError) else error)
         log.warning("feature cache: %s; going on without storing", text)
         self._room, self._writable = 0, False
 

@@ -60,7 +60,7 @@ class MemoryCache(FeatureCache):
                 if not out_of_memory(error):
                     raise
                 log.warning(
-                    "feature cache: no memory left for more than %d pictures; going on without storing, next "
+                    "feature cache: no memory left for more than %d images; going on without storing, next "
                     "time lower data.cache.budget_gb or take data/cache=disk", len(self._rows)
                 )  # fmt: skip
                 self.budget = 0

@@ -11,9 +11,8 @@ from typing import Any
 from roiseg.common.errors import UserError
 from roiseg.common.files import read_json
 from roiseg.data.images import turned_from, turned_otherwise
-from roiseg.inference.box_files.given import BoxFile, GivenBoxes, Names, as_float32
-from roiseg.sources.image_ids import name_number
-from roiseg.sources.source import Frame
+from roiseg.inference.box_files.base import BoxFile, ImageBoxes, Names, as_float32
+from roiseg.inference.sources.source import SourceImage, name_number
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +25,7 @@ _READ = frozenset(
 class CocoBoxes(BoxFile):
     """`bbox` of every annotation or result of one category.
 
-    A file of results is a list without file names: image 139 is the picture whose name is that
+    A file of results is a list without file names: image 139 is the image whose name is that
     number, `000000000139.jpg`. Boxes without area are left out and counted in a warning.
 
     Args:
@@ -52,16 +51,16 @@ class CocoBoxes(BoxFile):
         self._rows = self._read(content, category_id)
 
     def lists(self, frame_name: str) -> bool:
-        """Does it know a picture of this name (`Frame.name`)?"""
+        """Does it know an image of this name (`Frame.name`)?"""
         if self._images is not None:
             return self._names.knows(frame_name)
         return name_number(frame_name) in self._rows or not self._rows  # nobody was found
 
-    def find(self, frame: Frame, size: tuple[int, int]) -> GivenBoxes | None:
-        """The boxes of a picture of `size` (H, W); None where the file does not know it."""
+    def find(self, frame: SourceImage, size: tuple[int, int]) -> ImageBoxes | None:
+        """The boxes of an image of `size` (H, W); None where the file does not know it."""
         if self._images is None:
             number = name_number(frame.name)
-            return None if number is None else GivenBoxes.of_rows(self._rows.get(number, []), number)
+            return None if number is None else ImageBoxes.of_rows(self._rows.get(number, []), number)
         name = self._names.find(frame.name, frame.path)
         if name is None:
             return None
@@ -70,11 +69,11 @@ class CocoBoxes(BoxFile):
         if None not in said and said != size:
             raise UserError(
                 f"boxes file {self.path} says {name} is {said[1]}x{said[0]} pixels, {frame.name} is "
-                f"{size[1]}x{size[0]}: the boxes are of another picture"
+                f"{size[1]}x{size[0]}: the boxes are of another image"
             )
         if frame.path is not None and turned_from(frame.path) == said:
             raise turned_otherwise(frame.path, size)
-        boxes = GivenBoxes.of_rows(self._rows.get(image["id"], []), image["id"])
+        boxes = ImageBoxes.of_rows(self._rows.get(image["id"], []), image["id"])
         return replace(boxes, sized=None not in said)
 
     def _read(self, content: Any, category_id: int) -> dict[int, list[list[float]]]:

@@ -7,9 +7,9 @@ import math
 from pathlib import Path
 
 from roiseg.common.errors import UserError
-from roiseg.common.files import existing_file
-from roiseg.inference.box_files.given import BoxFile, GivenBoxes, Names, as_float32
-from roiseg.sources.source import Frame
+from roiseg.common.files import require_file
+from roiseg.inference.box_files.base import BoxFile, ImageBoxes, Names, as_float32
+from roiseg.inference.sources.source import SourceImage
 
 _CORNERS = ("x1", "y1", "x2", "y2")
 
@@ -17,7 +17,7 @@ _CORNERS = ("x1", "y1", "x2", "y2")
 class CsvBoxes(BoxFile):
     """A line a box, under a header: `file,x1,y1,x2,y2` and, if you like, `score`; other columns are ignored.
 
-    Corners are in pixels of the picture. Of a video the file is the frame's key, `NAME_000042`.
+    Corners are in pixels of the image. Of a video the file is the frame's key, `NAME_000042`.
 
     Args:
         path: the file, UTF-8.
@@ -27,7 +27,7 @@ class CsvBoxes(BoxFile):
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = existing_file(path, "boxes")
+        self.path = require_file(path, "boxes")
         self._rows: dict[str, list[list[float]]] = {}
         try:
             with self.path.open(encoding="utf-8-sig", newline="") as stream:
@@ -39,13 +39,13 @@ class CsvBoxes(BoxFile):
         self._names = Names(self._rows, path)
 
     def lists(self, frame_name: str) -> bool:
-        """Does it know a picture of this name (`Frame.name`)?"""
+        """Does it know an image of this name (`Frame.name`)?"""
         return self._names.knows(frame_name)
 
-    def find(self, frame: Frame, size: tuple[int, int]) -> GivenBoxes | None:
-        """The boxes of a picture of `size` (H, W); None where the file does not know it."""
+    def find(self, frame: SourceImage, size: tuple[int, int]) -> ImageBoxes | None:
+        """The boxes of an image of `size` (H, W); None where the file does not know it."""
         name = self._names.find(frame.name, frame.path)
-        return None if name is None else GivenBoxes.of_rows(self._rows[name])
+        return None if name is None else ImageBoxes.of_rows(self._rows[name])
 
     def _read(self, table: csv.DictReader[str]) -> None:
         columns = [name or "" for name in table.fieldnames or []]

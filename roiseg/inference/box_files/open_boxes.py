@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from roiseg.common.errors import UserError
-from roiseg.common.files import existing_file
+from roiseg.common.files import require_file
+from roiseg.inference.box_files.base import BoxFile
 from roiseg.inference.box_files.coco import CocoBoxes
 from roiseg.inference.box_files.csv_table import CsvBoxes
-from roiseg.inference.box_files.given import BoxFile
 from roiseg.inference.box_files.yolo import YoloBoxes
 
 
@@ -27,7 +27,7 @@ def open_boxes(path: str | Path, category_id: int = 1, class_id: int = 0, crowd:
     path = Path(path).expanduser()
     if path.is_dir():
         return YoloBoxes(path, class_id)
-    path = existing_file(path, "boxes", "boxes= takes detector, coco, or a file")
+    path = require_file(path, "boxes", "boxes= takes detector, coco, or a file")
     openers = {
         ".json": lambda: CocoBoxes(path, category_id, crowd),
         ".csv": lambda: CsvBoxes(path),

@@ -6,25 +6,25 @@ import math
 from pathlib import Path
 
 from roiseg.common.errors import UserError
-from roiseg.common.files import existing_file
+from roiseg.common.files import require_file
 from roiseg.geometry.boxes import denormalize, from_cxcywh
-from roiseg.inference.box_files.given import BoxFile, GivenBoxes, Names, as_float32
-from roiseg.sources.source import Frame
+from roiseg.inference.box_files.base import BoxFile, ImageBoxes, Names, as_float32
+from roiseg.inference.sources.source import SourceImage
 
 
 class YoloBoxes(BoxFile):
-    """A text file a picture, of the picture's name; a line a box: `class cx cy width height [score]`.
+    """A text file an image, of the image's name; a line a box: `class cx cy width height [score]`.
 
-    Centre, width and height are shares (0..1) of the picture. A picture whose file is absent or empty has no
-    boxes, as YOLO has it. A file is read when its picture comes.
+    Centre, width and height are shares (0..1) of the image. An image whose file is absent or empty has no
+    boxes, as YOLO has it. A file is read when its image comes.
 
     Args:
-        path: the folder of these files, or one file for the picture of its name.
+        path: the folder of these files, or one file for the image of its name.
         class_id: of the boxes read.
     """
 
     def __init__(self, path: Path, class_id: int = 0) -> None:
-        self.path = path if path.is_dir() else existing_file(path, "boxes")
+        self.path = path if path.is_dir() else require_file(path, "boxes")
         self._class_id = class_id
         folder = self.path if self.path.is_dir() else self.path.parent
         files = self.path.rglob("*.txt") if self.path.is_dir() else [self.path]
@@ -32,15 +32,15 @@ class YoloBoxes(BoxFile):
         self._names = Names(self._files, self.path)
 
     def lists(self, frame_name: str) -> bool:
-        """Does it know a picture of this name (`Frame.name`)?"""
+        """Does it know an image of this name (`Frame.name`)?"""
         return self._names.knows(frame_name)
 
-    def find(self, frame: Frame, size: tuple[int, int]) -> GivenBoxes | None:
-        """The boxes of a picture of `size` (H, W); None where the file does not know it."""
+    def find(self, frame: SourceImage, size: tuple[int, int]) -> ImageBoxes | None:
+        """The boxes of an image of `size` (H, W); None where the file does not know it."""
         name = self._names.find(frame.name, frame.path)
         return None if name is None else self._read(self._files[name], size)
 
-    def _read(self, path: Path, size: tuple[int, int]) -> GivenBoxes:
+    def _read(self, path: Path, size: tuple[int, int]) -> ImageBoxes:
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (UnicodeDecodeError, OSError) as error:
@@ -52,7 +52,7 @@ class YoloBoxes(BoxFile):
         ]
         chosen = [values for values in found if values[0] == self._class_id]
         corners = denormalize(from_cxcywh([values[1:5] for values in chosen]), size).tolist()
-        return GivenBoxes.of_rows([[*box, values[5]] for box, values in zip(corners, chosen, strict=True)])
+        return ImageBoxes.of_rows([[*box, values[5]] for box, values in zip(corners, chosen, strict=True)])
 
 
 def _values(words: list[str], where: str) -> list[float]:
@@ -70,9 +70,7 @@ def _values(words: list[str], where: str) -> list[float]:
         if not math.isfinite(value):
             raise UserError(f"{where}: `{name}` must be a number, got {value}")
         if name in ("width", "height") and not 0 < value <= 1:
-            raise UserError(
-                f"{where}: `{name}` is {value:g}, it must be a share of the picture, above 0 to 1"
-            )
+            raise UserError(f"{where}: `{name}` is {value:g}, it must be a share of the image, above 0 to 1")
         if name in ("cx", "cy") and not 0 <= value <= 1:
-            raise UserError(f"{where}: `{name}` is {value:g}, it must be a share of the picture, 0 to 1")
+            raise UserError(f"{where}: `{name}` is {value:g}, it must be a share of the image, 0 to 1")
     return values if len(values) == 6 else [*values, 1.0]

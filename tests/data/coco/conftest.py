@@ -9,7 +9,7 @@ import pytest
 from coco_folder import write_coco
 from coco_web import Web, served
 
-from roiseg.data.coco import Layout
+from roiseg.data.prepare import Layout
 
 
 @pytest.fixture

@@ -10,9 +10,8 @@ from coco_folder import contents, make
 from coco_web import Web, md5, serve_coco, zip_of
 
 from roiseg.common.errors import UserError
-from roiseg.data.coco import Layout
-from roiseg.data.coco.download import fetch
-from roiseg.data.coco.unzip import extract
+from roiseg.data.prepare import Layout
+from roiseg.data.prepare.download import extract, fetch
 
 DATA = random.Random(0).randbytes(300_000)
 
@@ -56,7 +55,7 @@ def test_download_starts_over_where_ranges_are_ignored(web: Web, tmp_path: Path)
 def test_download_gives_up_and_says_how_to_go_on(
     web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("roiseg.data.coco.download.ATTEMPTS", 2)  # each further one waits twice as long
+    monkeypatch.setattr("roiseg.data.prepare.download.ATTEMPTS", 2)  # each further one waits twice as long
     web.files["/a.zip"] = DATA
     web.cuts = [90_000, 0, 0]
     with pytest.raises(UserError, match=r"broke off at 0\.1 MB .*run the same command again"):

@@ -95,7 +95,7 @@ def test_a_plan_that_does_not_fit_is_announced_with_its_size(caplog):
     opened(rows=10).plan(10)
     assert not caplog.records
     opened(rows=10).plan(1000)
-    assert "1000 pictures" in caplog.text
+    assert "1000 images" in caplog.text
     assert "1 %" in caplog.text
 
 

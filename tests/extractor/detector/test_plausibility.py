@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from roiseg.common.errors import UserError
-from roiseg.extractor.detector.boxes_and_scores import BoxesAndScores
-from roiseg.extractor.detector.rows import Rows
-from roiseg.extractor.detector.yolo import Yolo
-from roiseg.extractor.detector.yolox import Yolox
+from roiseg.extractor.postprocess.boxes_and_scores import BoxesAndScores
+from roiseg.extractor.postprocess.rows import Rows
+from roiseg.extractor.postprocess.yolo import Yolo
+from roiseg.extractor.postprocess.yolox import Yolox
 
 SIZE = (64, 96)
 CORNERS = ["x1", "y1", "x2", "y2", "score"]

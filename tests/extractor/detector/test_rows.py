@@ -5,7 +5,7 @@ import pytest
 from slow_heads import choose
 
 from roiseg.common.errors import UserError
-from roiseg.extractor.detector.rows import Rows
+from roiseg.extractor.postprocess.rows import Rows
 
 SIZE = (96, 128)
 WHOLEBODY = ["ignored", "label", "score", "x1", "y1", "x2", "y2"]

@@ -14,15 +14,15 @@ from slow_heads import choose, yolox_boxes
 from wholebody import COLUMNS, HEAD, LAYER, SIZE, red_picture, wholebody_file
 
 from roiseg.common.errors import UserError
-from roiseg.data.synthetic.dataset import synthetic_scene
-from roiseg.data.synthetic.detector import letterbox_scene
-from roiseg.extractor.detector.rows import Rows
-from roiseg.extractor.detector.yolo import Yolo
-from roiseg.extractor.detector.yolox import Yolox
 from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.extractor.postprocess.rows import Rows
+from roiseg.extractor.postprocess.yolo import Yolo
+from roiseg.extractor.postprocess.yolox import Yolox
 from roiseg.extractor.preprocess import Preprocess
-from roiseg.extractor.tiny.targets import person_boxes
 from roiseg.geometry.boxes import from_xywh, iou
+from roiseg.synthetic.dataset import synthetic_scene
+from roiseg.synthetic.detector import person_boxes
+from roiseg.synthetic.detector_training import letterbox_scene
 
 TINY = ROOT / "ext_extractor" / "tiny_person_256.onnx"
 
@@ -35,7 +35,7 @@ def opened(path, detector, layers=(LAYER,), **preprocess):
 
 @pytest.mark.parametrize("batch", [1, "B"])
 def test_finished_rows_of_the_users_shapes(tmp_path, batch):
-    """The rows are no first output, their number differs from picture to picture; none is fine."""
+    """The rows are no first output, their number differs from image to image; none is fine."""
     extractor = opened(wholebody_file(tmp_path / "m.onnx", batch), Rows(COLUMNS))
     images = torch.cat([red_picture((1, 2), (7, 11)), red_picture(), red_picture((0, 0))])
     tensor = extractor.preprocess(images)
@@ -118,7 +118,7 @@ def yolox_nano(realdata):
 
 
 def validation_pictures(realdata):
-    """(RGB picture, its annotated boxes [N, 4] in original pixels) of every validation image."""
+    """(RGB image, its annotated boxes [N, 4] in original pixels) of every validation image."""
     folder = realdata / "coco128_person"
     content = json.loads((folder / "annotations" / "instances_val2017_person_only_no_crowd.json").read_text())
     for image in content["images"]:

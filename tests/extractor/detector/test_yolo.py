@@ -5,7 +5,7 @@ import pytest
 from slow_heads import choose, yolo_boxes
 
 from roiseg.common.errors import UserError
-from roiseg.extractor.detector.yolo import Yolo
+from roiseg.extractor.postprocess.yolo import Yolo
 
 SIZE = (96, 128)
 

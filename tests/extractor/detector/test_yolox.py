@@ -6,8 +6,8 @@ import torch
 from slow_heads import choose, yolox_boxes
 
 from roiseg.common.errors import UserError
-from roiseg.extractor.detector.yolox import Yolox
-from roiseg.extractor.tiny import decode_rows
+from roiseg.extractor.postprocess.yolox import Yolox
+from roiseg.synthetic.detector_training import decode_rows
 
 
 def random_head(seed, image_size, strides, classes):

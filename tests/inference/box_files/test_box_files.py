@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roiseg.common.errors import UserError
-from roiseg.inference.box_files.given import Names
+from roiseg.inference.box_files.base import Names
 from roiseg.inference.box_files.open_boxes import open_boxes
-from roiseg.sources.source import Frame
+from roiseg.inference.sources.source import SourceImage
 
 SIZE = (100, 200)  # H, W
 BOXES = np.array([[10.5, 20, 30, 41.25], [0, 0, 200, 100], [150, 5, 151, 6]], np.float32)
@@ -22,7 +22,7 @@ SCORES = np.array([0.9, 0.5, 0.25], np.float32)
 
 
 def frame(name="a.jpg", number=0):
-    return Frame(name.rpartition(".")[0] or name, name, number, None, lambda: None)
+    return SourceImage(name.rpartition(".")[0] or name, name, number, None, lambda: None)
 
 
 def write_coco(path, names=("a.jpg", "b.jpg"), **more):

@@ -1,0 +1,223 @@
+"""One full checkpoint an epoch, named by epoch, input size and mIoU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from torch import Tensor
+
+from roiseg.common.errors import UserError
+from roiseg.common.files import atomic_path
+from roiseg.common.outputs import remove
+from roiseg.common.signals import Stop
+from roiseg.inference.checkpoint import in_epoch_name, newest_checkpoint, remove_outdated
+from roiseg.training.module import RoiSegModule
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, then moves it there.
+
+    Lightning writes it to the system's temporary folder first. From there to another file system a move is
+    a copy, which a killed process leaves half done under the final name.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write `checkpoint`; `path` holds all of it or what was there before."""
+        with atomic_path(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove one of this run's; what a checkpoint says its run had kept is not removed elsewhere."""
+        remove(Path(path))
+
+
+class EpochCheckpoint(ModelCheckpoint):
+    """Saves `checkpoint_epoch_{epoch:04d}_{H}x{W}_{mIoU * 10000:04d}.pth` after every epoch.
+
+    The first epoch is 0001; mIoU is rounded (0.8551 -> 8551). Files are written whole or not at all.
+
+    Args:
+        dirpath: folder of the checkpoints.
+        image_size: (H, W) of the extractor's input.
+        monitor: logged metric in [0, 1] that names the file and decides which is best.
+        keep: how many of the best to keep; -1 keeps every epoch.
+        every_n_epochs: save after every n-th epoch only; give `trainer.check_val_every_n_epoch`, if it is
+            not 1, so that there is a fresh metric.
+    """
+
+    FILE_EXTENSION = ".pth"
+
+    def __init__(
+        self,
+        dirpath: str | Path,
+        image_size: Sequence[int],
+        monitor: str = "val/miou",
+        keep: int = -1,
+        every_n_epochs: int = 1,
+    ) -> None:
+        super().__init__(
+            dirpath=str(dirpath),
+            filename="checkpoint_epoch",
+            monitor=monitor,
+            mode="max",
+            save_top_k=keep,
+            every_n_epochs=every_n_epochs,
+            save_on_train_epoch_end=True,  # after validation, with the epoch counted as done
+            enable_version_counter=False,
+        )
+        self.image_size = image_size
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Let the trainer write whole files."""
+        super().setup(trainer, pl_module, stage)
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+
+    def format_checkpoint_name(
+        self,
+        metrics: dict[str, Tensor],
+        filename: str | None = None,
+        ver: int | None = None,
+        prefix: str | None = None,
+    ) -> str:
+        """The file's path for an epoch's metrics."""
+        assert self.dirpath is not None and self.monitor is not None
+        name = checkpoint_name(int(metrics["epoch"]) + 1, self.image_size, float(metrics[self.monitor]))
+        return str(Path(self.dirpath) / name)
+
+    def _ModelCheckpoint__warn_if_dir_not_empty(self, dirpath: Any) -> None:
+        """A resumed run continues in its own folder: nothing to warn of."""
+
+
+def checkpoint_name(epoch: int, image_size: Sequence[int], miou: float) -> str:
+    """File name of the checkpoint of 1-based `epoch`."""
+    height, width = image_size
+    return f"checkpoint_epoch_{epoch:04d}_{height}x{width}_{round(miou * 10_000):04d}.pth"
+
+
+def last_checkpoint_message(folder: str | Path | None) -> str:
+    """What a line about the end of a run says about its checkpoints."""
+    last = newest_checkpoint(Path(folder)) if folder else None
+    if last is None:
+        return "there is no checkpoint yet"
+    return f"the last good checkpoint is {last}, where ckpt_path=last goes on"
+
+
+class MidEpochCheckpoint(Checkpoint):
+    """Saves `checkpoint_in_epoch_{epoch:04d}.pth`, the first epoch 0001, from where a run goes on exactly.
+
+    A run that is told to end (SIGTERM, Ctrl-C) ends after the step it is in, or after the validation, if the
+    epoch has no more steps: then the epoch's own checkpoint is there. There is one such file at a time, and
+    none once its epoch is saved.
+
+    Args:
+        dirpath: folder of the checkpoints.
+        every_n_steps: save after every n-th optimiser step, too; None only when told to end.
+
+    Attributes:
+        stop: tells whether the run is told to end; None: signals are not looked at.
+    """
+
+    def __init__(self, dirpath: str | Path, every_n_steps: int | None = None) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise UserError(f"callbacks.in_epoch.every_n_steps must be 1 or more, got {every_n_steps}")
+        self.dirpath = Path(dirpath)
+        self.every_n_steps = every_n_steps
+        self.stop: Stop | None = None
+        self._batches: int | None = None  # of the epoch that are done, while a checkpoint is made
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From here on a signal waits for the end of the step."""
+        self._take_back()
+        self._defer(True)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """See `_take_back`: the first validation comes before the training."""
+        self._take_back()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """See `_take_back`."""
+        self._take_back()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """End here if the run was told to in the epoch before, all of which is saved and logged."""
+        self._defer(True)
+        self._end_if(self._told_to_end(trainer))
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save where asked, and end if the run was told to; all other callbacks are done with this step."""
+        done = batch_idx + 1
+        if done % trainer.accumulate_grad_batches or done >= trainer.num_training_batches:
+            return
+        ends = self._told_to_end(trainer)
+        if ends or (self.every_n_steps and trainer.global_step % self.every_n_steps == 0):
+            self._batches = done
+            trainer.save_checkpoint(self.dirpath / in_epoch_name(trainer.current_epoch + 1))
+            self._batches = None
+            self._remove_outdated(trainer)
+        self._end_if(ends)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remove what a saved epoch has made useless."""
+        self._remove_outdated(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """End here if the run was told to in its last epoch: the export waits for `ckpt_path=last`."""
+        ends = self._told_to_end(trainer)
+        self._defer(False)
+        self._end_if(ends)
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """From here on a signal ends the run at once."""
+        self._defer(False)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Say how far the epoch is, and what its losses were, if this is within one."""
+        if self._batches is not None:
+            assert isinstance(pl_module, RoiSegModule)
+            checkpoint["in_epoch"] = {
+                "batches": self._batches,
+                "steps": int(trainer.num_training_batches),
+                "losses": pl_module.train_losses(),
+            }
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Go on within the epoch, if the checkpoint was made there."""
+        if within := checkpoint.get("in_epoch"):
+            assert isinstance(pl_module, RoiSegModule)
+            pl_module.resume_from(within["losses"])
+
+    def _remove_outdated(self, trainer: L.Trainer) -> None:
+        if trainer.is_global_zero:
+            remove_outdated(self.dirpath)
+
+    def _take_back(self) -> None:
+        """Take signals back from Lightning, which would talk to the other processes while it handles one."""
+        if self.stop is not None:
+            self.stop.take_back()
+
+    def _defer(self, deferred: bool) -> None:
+        if self.stop is not None:
+            self.stop.deferred = deferred
+
+    def _told_to_end(self, trainer: L.Trainer) -> bool:
+        """Was any of the processes told to end?"""
+        told = self.stop is not None and self.stop.came is not None
+        return trainer.strategy.reduce_boolean_decision(told, all=False)
+
+    def _end_if(self, told: bool) -> None:
+        if told and self.stop is not None:
+            self.stop.now()

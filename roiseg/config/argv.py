@@ -1,0 +1,108 @@
+"""Command lines as a shell passes them, in the words Hydra understands."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, QuotedString
+from hydra.errors import HydraException
+
+# keys whose value is a name or a path, whatever it looks like: `source=2024` is a folder
+_TEXTS = re.compile(
+    r"(.*\.)?(annotations|base_url|baseline|boxes|by|ckpt|compare|host|label|metric|onnx|output|root|runs"
+    r"|source|tensors|test|dir|\w+_(dir|metric|path)|data\.(train|val)_(annotations|images))"
+)
+
+
+def quote_overrides(
+    arguments: Sequence[str], key: str | None = None, others: Collection[str] = ()
+) -> list[str]:
+    """Quote the values of a command line where Hydra needs it, and gather its plain words in a list.
+
+    `a b by=x,y --cfg job` becomes `key=['a','b'] by='x,y' --cfg job`. Hydra's options and their values stay.
+
+    Args:
+        arguments: the command line.
+        key: of the list that takes the words that are not `key=value`; None: such words stay.
+        others: see `quote`.
+    """
+    options = get_args_parser().parse_args(list(arguments))
+    sweeps = options.multirun or any(word.startswith("hydra.mode=") for word in options.overrides)
+    words = [word for word in options.overrides if key is not None and not _is_override(word)]
+    kept = [
+        quote(word, others, sweeps) if word in options.overrides else word
+        for word in arguments
+        if word not in words
+    ]
+    # first: argparse takes no words after an option once it has taken some before it
+    return [f"{key}=[{','.join(map(_quoted, words))}]", *kept] if words else kept
+
+
+def quote(override: str, others: Collection[str] = (), sweeps: bool = False) -> str:
+    """Return `key=value` such that Hydra reads the value that is meant.
+
+    The value of a key for names or paths is text unless it is null, is quoted already, is a list or, where
+    the command `sweeps`, lists choices. What exists in the file system is always text. Any other value
+    stays if Hydra can read it.
+
+    Args:
+        override: a word of the command line.
+        others: keys that are not for texts in this command, though named like such.
+        sweeps: the command runs once for each combination of choices.
+    """
+    key, equals, value = override.partition("=")
+    name = key.lstrip("+~").partition("@")[0]
+    if not equals or not value:
+        return override
+    read = _read(override)
+    if name in others or not _TEXTS.fullmatch(name):
+        return override if read or value[0] in "[{'\"" else f"{key}={_quoted(value)}"
+    if read and read.value() == value and "${" not in value:  # as it is
+        return override
+    if _exists(value):
+        return f"{key}={_quoted(_literal(value))}"
+    if read and _is_syntax(read, sweeps):
+        return override
+    return f"{key}={_quoted(value)}"
+
+
+def _is_override(word: str) -> bool:
+    return "=" in word and not _exists(word) and not any(glob.iglob(os.path.expanduser(word)))
+
+
+def _exists(path: str) -> bool:
+    return os.path.lexists(os.path.expanduser(path))
+
+
+def _read(override: str) -> Override | None:
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException:
+        return None
+
+
+def _is_syntax(override: Override, sweeps: bool) -> bool:
+    """Is the value written in Hydra's grammar on purpose?"""
+    value: Any = override._value
+    return (
+        value is None
+        or isinstance(value, (QuotedString, list, dict))
+        or (sweeps and override.is_sweep_override())
+    )
+
+
+def _literal(text: str) -> str:
+    """Without interpolations."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+
+
+def _quoted(text: str) -> str:
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    trailing = re.search(r"\\*$", escaped)
+    return f"'{escaped}{trailing[0] if trailing else ''}'"

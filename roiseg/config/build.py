@@ -1,0 +1,172 @@
+"""From a composed configuration to the objects of a run; nothing here knows a class by name."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from roiseg.common.errors import UserError
+from roiseg.data.analysis import analysis_path, load_or_make_analysis
+from roiseg.data.class_weights import KINDS
+from roiseg.data.class_weights import class_weights as recommended_weights
+from roiseg.data.datamodule import RoiDataModule
+from roiseg.data.targets import TargetSpec
+from roiseg.decoders.base import Decoder
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.losses.composite import CompositeLoss
+from roiseg.training.clicks import Clicks
+from roiseg.training.module import RoiSegModule
+
+log = logging.getLogger(__name__)
+
+
+def to_plain(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain dicts, lists and values, every interpolation resolved.
+
+    Raises:
+        UserError: a value that must be given is missing.
+    """
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise UserError(f"configuration `{missing[0]}` must be given: add {missing[0]}=...")
+    content = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def build_extractor(cfg: DictConfig) -> OnnxExtractor:
+    """The frozen detector of `extractor=`."""
+    return instantiate(cfg.extractor, _convert_="all")
+
+
+def build_decoder(cfg: DictConfig, extractor: OnnxExtractor) -> Decoder:
+    """The decoder of `model=`, fitted to the extractor's features."""
+    return instantiate(
+        cfg.model,
+        in_channels=extractor.channels,
+        strides=extractor.strides,
+        image_size=extractor.preprocess.image_size,
+        _convert_="all",
+    )
+
+
+def make_datamodule(cfg: DictConfig, extractor: OnnxExtractor, decoder: Decoder) -> RoiDataModule:
+    """The data of `data=`, with targets where the decoder draws; nothing is read, made or written yet."""
+    spec = TargetSpec(decoder.frame, decoder.output_size, decoder.num_classes, decoder.image_size)
+    make = instantiate(cfg.data, _partial_=True, _convert_="all")
+    try:
+        return make(extractor=extractor, spec=spec, pictures="image" in decoder.context_inputs)
+    except TypeError as error:
+        if "argument" not in str(error):  # an error of the program itself
+            raise
+        raise UserError(f"configuration `data`: {error}") from None
+
+
+def build_datamodule(cfg: DictConfig, extractor: OnnxExtractor, decoder: Decoder) -> RoiDataModule:
+    """The data of `data=`, made where it is absent, read and checked."""
+    data = make_datamodule(cfg, extractor, decoder)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def build_loss(cfg: DictConfig, decoder: Decoder, data: RoiDataModule) -> CompositeLoss:
+    """The weighted sum of `loss=`."""
+    loss: CompositeLoss = instantiate(
+        cfg.loss, class_weights=class_weights(cfg, decoder, data), _convert_="all"
+    )
+    loss.check(decoder)
+    return loss
+
+
+def build_clicks(cfg: DictConfig, decoder: Decoder) -> Clicks | None:
+    """The point prompts of `clicks=`, if any."""
+    if not cfg.clicks:
+        return None
+    if "points" not in decoder.prompts:
+        raise UserError("clicks are point prompts, which this model does not read: set clicks=none")
+    return instantiate(cfg.clicks, _convert_="all")
+
+
+def build_module(
+    cfg: DictConfig,
+    decoder: Decoder,
+    loss: CompositeLoss,
+    clicks: Clicks | None,
+    description: dict[str, Any],
+) -> RoiSegModule:
+    """The LightningModule: decoder, loss, optimiser, schedule, point prompts."""
+    optimizer = instantiate(cfg.optimizer, _convert_="all")
+    scheduler = instantiate(cfg.scheduler, _convert_="all") if cfg.scheduler else None
+    return RoiSegModule(decoder, loss, optimizer, scheduler, cfg.seed, description, clicks, cfg.max_rois)
+
+
+def class_weights(cfg: DictConfig, decoder: Decoder, data: RoiDataModule) -> list[float] | None:
+    """One weight a class: none, as listed, or recommended by `data_analyze.json` (made where absent)."""
+    wanted = cfg.loss.class_weights
+    if wanted is None:
+        return None
+    if isinstance(wanted, ListConfig):
+        if len(wanted) != decoder.num_classes:
+            raise UserError(
+                f"loss.class_weights has {len(wanted)} numbers, model.num_classes is {decoder.num_classes}"
+            )
+        listed = list(wanted)
+        numbers = all(isinstance(weight, (int, float)) and 0 <= weight < math.inf for weight in listed)
+        if not numbers or not any(listed):
+            raise UserError(f"loss.class_weights must be numbers of 0 or more, and not all 0, got {listed}")
+        return [float(weight) for weight in listed]
+    if wanted not in KINDS:
+        raise UserError(
+            f"loss.class_weights must be null, {', '.join(KINDS)} or a list of numbers, got {wanted}"
+        )
+    annotations = data.dataset("train").annotations
+    folder = Path(cfg.paths.analysis_dir) / (data.folds.name if data.folds else "")
+    path = analysis_path(folder, annotations.path)
+    analysis = load_or_make_analysis(path, annotations, data.min_roi_size)
+    weights = recommended_weights(analysis, wanted, decoder.num_classes)
+    log.info("class weights (%s, %s): %s", wanted, path, ", ".join(f"{w:.3f}" for w in weights))
+    return weights
+
+
+def build_callbacks(cfg: DictConfig) -> list[L.Callback]:
+    """Every entry of `callbacks` that has a `_target_`; the progress bar only where someone watches."""
+    nodes = {name: node for name, node in (cfg.callbacks or {}).items() if node and "_target_" in node}
+    if not sys.stdout.isatty():
+        nodes.pop("progress", None)
+    return [instantiate(node, _convert_="all") for node in nodes.values()]
+
+
+def build_loggers(cfg: DictConfig) -> list[Logger]:
+    """Every entry of `logger` that has a `_target_`."""
+    nodes = [node for node in (cfg.logger or {}).values() if node and "_target_" in node]
+    return [instantiate(node, _convert_="all") for node in nodes]
+
+
+def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
+    """The Lightning trainer of `trainer=`.
+
+    Raises:
+        UserError: its settings do not go together, or not with this machine or what SLURM has started.
+    """
+    watched = any(isinstance(callback, L.pytorch.callbacks.ProgressBar) for callback in callbacks)
+    options = {} if watched else {"enable_progress_bar": False}
+    try:
+        return instantiate(
+            cfg.trainer, callbacks=callbacks, logger=loggers or False, _convert_="all", **options
+        )
+    except InstantiationException as error:
+        if isinstance(
+            error.__cause__, (MisconfigurationException, RuntimeError, ImportError, TypeError, ValueError)
+        ):
+            raise UserError(f"configuration `trainer`: {error.__cause__}") from None
+        raise

@@ -1,0 +1,73 @@
+"""What a checkpoint was tested on, as choices of Hydra's groups: `data=checkpoint` and those below it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from roiseg.common.errors import UserError
+from roiseg.evaluation.checkpoint_data import trusted_node, trusted_values
+from roiseg.inference.checkpoint import read_checkpoint
+
+_FILES = ("data.val_annotations", "data.train_annotations")  # other files are not split as these were
+_UNUSED = {"augment": "none", "bank": "none"}  # of training; a test draws images as they are
+
+
+def register_checkpoint_data(arguments: Sequence[str]) -> None:
+    """Make the data of the checkpoint on a command line known to Hydra, before it composes.
+
+    An exported file looks once, at features as they are: with `onnx=` the looks of the test and the coding
+    of the feature cache are left out.
+
+    Args:
+        arguments: the command line; `ckpt=...` in it is the checkpoint. Without one, `data=checkpoint` is
+            what all data sets share, without files.
+
+    Raises:
+        UserError: the checkpoint is absent, damaged or not trusted, or several are given.
+    """
+    given = _values(arguments, ("ckpt", "onnx", *_FILES))
+    store = ConfigStore.instance()
+    config, path = {}, Path()
+    if given["ckpt"] is not None:
+        path = Path(str(given["ckpt"]))
+        config = read_checkpoint(path)["roiseg"]["config"]
+    nodes = {}
+    if all(given[key] is None for key in _FILES):
+        nodes["folds"] = trusted_node(config, "data.folds", "roiseg.data.folds", path)
+    mirror: Any = False
+    if given["onnx"] is None:
+        nodes["zooms"] = trusted_node(config, "data.zooms", "roiseg.data.zooms", path)
+        nodes["cache"] = _coding(config, path)
+        mirror = (config.get("data") or {}).get("test_mirror", False)
+    defaults: list[Any] = ["default", *({f"override {group}": name} for group, name in _UNUSED.items())]
+    for group, node in nodes.items():
+        if node is not None:
+            store.store(group=f"data/{group}", name="checkpoint", node=node)
+            defaults.append({f"override {group}": "checkpoint"})
+    values = {**trusted_values(config, path), "test_mirror": bool(mirror)}
+    store.store(group="data", name="checkpoint", node={"defaults": defaults, **values})
+
+
+def _coding(config: dict[str, Any], path: Path) -> dict[str, Any] | None:
+    """A cache without room that codes features as the training's did: a test then gives the same figures."""
+    codec = trusted_node(config, "data.cache.codec", "roiseg.extractor.cache.codec", path)
+    memory = "roiseg.extractor.cache.memory.MemoryCache"
+    return None if codec is None else {"_target_": memory, "codec": codec, "budget_gb": 1e-9}
+
+
+def _values(arguments: Sequence[str], keys: Sequence[str]) -> dict[str, Any]:
+    """The values that a command line gives to some keys; None where it gives none."""
+    words = get_args_parser().parse_args(list(arguments)).overrides
+    found: dict[str, Any] = dict.fromkeys(keys)
+    for override in OverridesParser.create().parse_overrides([word for word in words if "=" in word]):
+        if override.key_or_group in found:
+            if override.is_sweep_override():
+                raise UserError(f"{override.key_or_group}: give one file; run the command once for each")
+            found[override.key_or_group] = override.value()
+    return found

@@ -1,0 +1,51 @@
+"""Configurations for Python: what a command line would compose, without the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from roiseg.common.errors import UserError
+from roiseg.config.argv import quote
+from roiseg.config.entry import CONF_DIR, numeric_keys, user_message
+
+CHECKOUT = CONF_DIR.parent
+
+
+def compose_run(output_dir: str | Path, *overrides: str, config: str = "train") -> DictConfig:
+    """The configuration of `python -m roiseg.train OVERRIDES`, for notebooks and scripts.
+
+        cfg = compose_run("outputs/mine", "model=unet", "trainer.max_epochs=3")
+        summary = roiseg.train.train(cfg)
+
+    Whatever folder Python was started in, the checkout is the root of all relative places. `train` writes to
+    `output_dir`, or to one beside it where a run has that already; checkpoints to `checkpoints/` beside it.
+
+    Args:
+        output_dir: of the run, relative to the checkout or absolute.
+        overrides: as on the command line.
+        config: `train` or another command whose configuration is built on it (`preview`, `models`).
+
+    Raises:
+        UserError: an override that means nothing.
+    """
+    output = CHECKOUT / output_dir
+    places = {
+        "root_dir": CHECKOUT,
+        "output_dir": output,
+        "checkpoint_dir": output.parent / "checkpoints" / output.name,
+    }
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        try:
+            own = (f"paths.{key}={path}" for key, path in places.items())
+            return compose(
+                config, overrides=[quote(word, numeric_keys(config)) for word in (*own, *overrides)]
+            )
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(user_message(error, config) or str(error)) from None

@@ -1,0 +1,293 @@
+"""How a command starts and fails: Hydra composes, user mistakes end in one line and exit code 2."""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import hydra
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from roiseg.common.errors import UserError, closest_matches
+from roiseg.common.outputs import absent_folders, purpose, remove_empty
+from roiseg.common.signals import stoppable
+from roiseg.config.argv import quote_overrides
+from roiseg.config.resource_errors import resource_error_message
+from roiseg.config.validation import check_kinds
+
+CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+
+
+def _run_name(output_dir: str) -> str:
+    """A name for the run that writes to `output_dir`: its last part; in a sweep the sweep's before it."""
+    path = Path(output_dir)
+    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    return f"{path.parent.name}_{path.name}" if in_sweep else path.name
+
+
+OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+
+
+def command(
+    config_name: str,
+    words: str | None = None,
+    prepare: Callable[[list[str]], None] | None = None,
+    kept: Callable[[DictConfig], str] | None = None,
+) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
+    """Decorate `task(cfg)` into a command-line program configured by `conf/<config_name>.yaml`.
+
+    A `UserError`, or a mistake Hydra finds while composing, is printed as one line on stderr and
+    ends the process with code 2. With `HYDRA_FULL_ERROR=1` the traceback is shown instead. SIGINT and
+    SIGTERM end it in order, with one line and code 130 or 143. What the terminal cannot show is escaped.
+
+    Args:
+        config_name: of the configuration, and of the program.
+        words: key of the list that takes the words of the command line which are no `key=value`, if any.
+        prepare: called with the command line before anything is composed.
+        kept: says what there is of the task's work when a resource has run out.
+    """
+
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+        @functools.wraps(task)
+        def job(cfg: DictConfig) -> Any:
+            try:
+                defaults = OmegaConf.load(CONF_DIR / f"{config_name}.yaml")
+                check_kinds(_resolved(cfg, defaults), OmegaConf.to_container(defaults))
+                with purpose(config_name):
+                    return task(cfg)
+            except Exception as error:
+                line = user_message(error)
+                if line is None or _full_error():
+                    raise
+                if kept is not None and resource_error_message(error):
+                    line = f"{line}; {kept(cfg)}"
+                if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs of the sweep go on
+                    raise UserError(line) from None
+                _fail(line)
+            finally:
+                RunFolder.remove_if_empty()
+
+        @functools.wraps(task)
+        def main() -> Any:
+            with stoppable(lambda: "no file is left half-written"):
+                return run()
+
+        def run() -> Any:
+            full_error = _full_error()
+            if isinstance(sys.stdout, io.TextIOWrapper):  # a name may not be UTF-8, or the terminal may not
+                sys.stdout.reconfigure(errors="backslashreplace")
+            threading.excepthook, sys.unraisablehook = _background_error, _error_of_removal
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise, so that we can word its errors
+            sys.argv[1:] = quote_overrides(sys.argv[1:], words, numeric_keys(config_name))
+            try:
+                os.environ[_USER_FULL_ERROR] = str(int(full_error))
+                if prepare is not None:
+                    prepare(sys.argv[1:])
+                return hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(
+                    job
+                )()
+            except Exception as error:
+                line = user_message(error, config_name)
+                if line is None or full_error:
+                    raise
+                _fail(line)
+
+        return main
+
+    return decorate
+
+
+def numeric_keys(config_name: str) -> set[str]:
+    """The keys of a command, not within a group, whose default is a number or a truth value."""
+    keys: dict[str, Any] = {}
+    for name in ("train", config_name):
+        keys |= yaml.safe_load((CONF_DIR / f"{name}.yaml").read_text(encoding="utf-8"))
+    return {key for key, value in keys.items() if isinstance(value, (bool, int, float))}
+
+
+def _resolved(cfg: DictConfig, keys: Iterable[Any]) -> dict[str, Any]:
+    """Values of a configuration by key; those that must be given and are not are left out."""
+    found = {str(key): cfg[key] for key in keys if key in cfg and not OmegaConf.is_missing(cfg, key)}
+    return {
+        key: OmegaConf.to_container(value) if isinstance(value, ListConfig) else value
+        for key, value in found.items()
+    }
+
+
+def _background_error(arguments: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread ends on a full disk; the next line that is written says so in the task."""
+    if not type(arguments.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(arguments)
+
+
+def _error_of_removal(arguments: Any) -> None:
+    """A loader of torch, when it goes, misses what it has not come to make; why not is told already."""
+    if "DataLoaderIter" not in repr(arguments.object):
+        sys.__unraisablehook__(arguments)
+
+
+class RunFolder(Callback):
+    """Remembers which folders Hydra makes for a run, so that one that leaves nothing leaves none of them."""
+
+    made: ClassVar[list[Path]] = []
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Look, before Hydra makes it, at the folder of the run and those above it."""
+        hydra_config = HydraConfig.instance()
+        before = hydra_config.cfg
+        hydra_config.set_config(config)  # the folder's name is made of choices
+        RunFolder.made = absent_folders(Path(config.hydra.run.dir))
+        hydra_config.cfg = before
+
+    @classmethod
+    def remove_if_empty(cls) -> None:
+        """Remove what was made and is empty; of a sweep the folder of the job."""
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            remove_empty([Path(HydraConfig.get().runtime.output_dir)])
+        else:
+            remove_empty(cls.made)
+
+
+_USER_FULL_ERROR = "ROISEG_FULL_ERROR"
+
+
+def _full_error() -> bool:
+    return os.environ.get(_USER_FULL_ERROR, os.environ.get("HYDRA_FULL_ERROR", "0")) == "1"
+
+
+def _fail(line: str) -> None:
+    sys.stderr.write(f"roiseg: error: {line}\n")
+    sys.stderr.flush()
+    raise SystemExit(2)
+
+
+def user_message(error: BaseException, config_name: str = "train") -> str | None:
+    """Return the one line that tells the user what to mend, or None for an error of the program itself."""
+    if isinstance(error, UserError):  # one raised in a loader process comes with that process's traceback
+        return _one_line(str(error).strip().rpartition(f"{type(error).__name__}: ")[2])
+    if isinstance(error, InstantiationException):
+        return _explain_instantiation(error)
+    if isinstance(error, MissingConfigException):
+        return _explain_missing_choice(error)
+    if isinstance(error, OverrideParseException):
+        cause = _one_line(str(error).split("See https")[0])
+        return (
+            f"override `{error.override}` is not understood ({cause}): quote values with special characters"
+        )
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return _explain_override(error, config_name)
+    line = _explain_processes(str(error)) if isinstance(error, RuntimeError) else None
+    return line or resource_error_message(error)
+
+
+def _explain_processes(text: str) -> str | None:
+    """Errors of torch.distributed and submitit, which have no types of their own."""
+    if re.search(r"Connection (closed|reset) by peer|remote process (has )?(exited|terminated)", text):
+        return "another process of this run has ended, and so does this one: see its message"
+    if "find_unused_parameters=True" in text:
+        return (
+            "a part of the model had no share in the loss, which several processes do not expect: "
+            "set trainer.strategy.find_unused_parameters=true"
+        )
+    if 'Could not detect "srun"' in text:
+        return "sweep=slurm needs SLURM's srun, which is not here: take a login node, or sweep=joblib"
+    if job := re.match(r"Job \S+ \(task: \d+\).*?\(state: \w+\)", text, re.DOTALL):  # killed, say
+        return f"{_one_line(job[0])}: see its log in the sweep's folder, .submitit"
+    return None
+
+
+def _explain_instantiation(error: InstantiationException) -> str | None:
+    cause = error.__cause__
+    if isinstance(cause, UserError):
+        return _one_line(str(cause))
+    text = str(error)
+    key = re.search(r"full_key: (\S+)", text)
+    where = f"configuration `{key.group(1)}`: " if key else "configuration: "
+    wrong = isinstance(cause, (TypeError, ValueError, ImportError))  # ImportError: an extra is not installed
+    if wrong or cause is None or "Error locating target" in text:
+        return where + _one_line(str(cause) if cause else text.split("full_key")[0])
+    return user_message(cause)
+
+
+def _explain_missing_choice(error: MissingConfigException) -> str:
+    missing = error.missing_cfg_file or str(error)
+    group, _, choice = missing.rpartition("/")
+    # Hydra names the choices of a group, but not those of a list, `writers=[a,b]`
+    options = error.options or sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+    if not group or not options:
+        return f"configuration file `{missing}` not found under {CONF_DIR}"
+    close = closest_matches(choice, options)
+    hint = f"nearest: {', '.join(close)}; " if close and len(close) < len(options) else ""
+    return f"no such choice: {group}={choice} ({hint}all: {', '.join(options)})"
+
+
+def _explain_override(error: BaseException, config_name: str) -> str:
+    text = str(error)
+    if variable := re.search(r"Environment variable '(\w+)' not found", text):
+        return f"environment variable {variable[1]} is not set: set it, or override the paths built from it"
+    found = re.search(r"Could not override '([^']+)'", text)
+    if not found:
+        return _one_line(text.split("See https")[0])
+    key = found.group(1)
+    cause = str(error.__cause__ or "")
+    if "is not in struct" not in cause and "not found" not in text and cause:
+        return f"override `{key}`: {_one_line(cause)}"
+    close = closest_matches(key, _known_keys(config_name))
+    hint = (
+        f"nearest: {', '.join(close)}"
+        if close
+        else f"`python -m roiseg.{config_name} --cfg job` lists all keys"
+    )
+    return f"no such configuration key: {key} ({hint}; a new key needs a + before it)"
+
+
+def _known_keys(config_name: str) -> list[str]:
+    """All dotted keys of the default configuration of a command."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    running = GlobalHydra.instance().hydra  # a command may go on after a mistake
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        choices = [a for a in sys.argv[1:] if re.fullmatch(r"[a-z_]+=[\w/]+", a)]
+        try:
+            cfg = compose(
+                config_name, overrides=[c for c in choices if (CONF_DIR / c.split("=")[0]).is_dir()]
+            )
+        except HydraException:
+            cfg = compose(config_name)
+    GlobalHydra.instance().hydra = running
+    keys: list[str] = []
+
+    def walk(node: Any, prefix: str) -> None:
+        for key in node:
+            keys.append(f"{prefix}{key}")
+            child = node._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
+                walk(child, f"{prefix}{key}.")
+
+    walk(cfg, "")
+    return keys
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks, and without control characters out of a file, which a terminal would obey."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))

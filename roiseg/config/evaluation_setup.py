@@ -1,0 +1,159 @@
+"""The models of an evaluation, opened, each with its data."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from roiseg.common.errors import UserError
+from roiseg.common.files import as_utf8
+from roiseg.config.build import to_plain
+from roiseg.config.device import require_device
+from roiseg.config.run_summary import parameter_counts
+from roiseg.data.datamodule import RoiDataModule
+from roiseg.data.targets import TargetSpec
+from roiseg.evaluation.roi_prediction import CheckpointSeer, MergedExtractor, OnnxSeer, Seer
+from roiseg.inference.checkpoint import TrainedModel, load_model
+from roiseg.inference.model import MaskModel, OnnxModel, TorchModel
+from roiseg.inference.onnx_file import OnnxFile
+from roiseg.inference.predictor import Predictor
+
+log = logging.getLogger(__name__)
+
+_SHORT = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}  # Lightning's other names
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A model and the data it is measured on.
+
+    Attributes:
+        model: ready to run.
+        seer: how it is measured.
+        data: three classes, whatever the model tells apart.
+        trained: the checkpoint, if it is one.
+    """
+
+    model: MaskModel
+    seer: Seer
+    data: RoiDataModule
+    trained: TrainedModel | None = None
+
+    @property
+    def config(self) -> dict[str, Any] | None:
+        """What it was trained with; None of an exported file."""
+        return None if self.trained is None else self.trained.config
+
+    def predictor(self, min_score: float) -> Predictor:
+        """The model with its detector, which keeps boxes above a score, and the looks of the data.
+
+        Raises:
+            UserError: nothing is known that reads the detector's boxes.
+        """
+        extractor = self.model.extractor
+        if extractor is None:
+            raise UserError(
+                f"boxes=detector: {self.model.path} holds its detector; give that as onnx_path, too"
+            )
+        if extractor.detector is None:
+            raise UserError(
+                f"boxes=detector: nothing says how to read the boxes of {extractor.onnx_path}: "
+                "set detector=yolox, yolo or rows"
+            )
+        extractor.detector.score_threshold = min_score
+        return Predictor(self.model, self.data.test_mirror, self.data.zooms)
+
+    def summary(self) -> dict[str, Any]:
+        """What it is, for json."""
+        epoch = {} if self.trained is None else {"epoch": self.trained.epoch}
+        return {"file": str(self.model.path), **epoch, "arithmetic": self.seer.arithmetic}
+
+    def data_summary(self) -> dict[str, Any]:
+        """On what it is measured, for json."""
+        dataset, data = self.data.dataset("val"), self.data
+        annotations = [data.paths[split][0] for split in (("train", "val") if data.folds else ("val",))]
+        return {
+            "annotations": annotations,
+            "fold": data.folds.name if data.folds else None,
+            "images": len(dataset),
+            "rois": dataset.num_rois,
+            "mirror": data.test_mirror,
+            "zooms": None if data.zooms is None else vars(data.zooms),
+        }
+
+    def run_summary(self, test: dict[str, float], seconds: float) -> dict[str, Any]:
+        """What `summary.json` of a run holds, as far as `python -m roiseg.report` reads it."""
+        assert self.trained is not None
+        dataset = self.data.dataset("val")
+        return {
+            "test": test,
+            "data": {"val_images": len(dataset), "val_rois": dataset.num_rois},
+            "parameters": parameter_counts(self.trained.decoder),
+            "seconds": round(seconds, 1),
+            "seed": self.trained.config.get("seed"),
+            "choices": {},
+            "overrides": [],
+        }
+
+
+def open_models(cfg: DictConfig) -> dict[str, Evaluated]:
+    """The checkpoint and the exported file of `ckpt=` and `onnx=`, by kind.
+
+    Raises:
+        UserError: a file that cannot be used, or data that cannot be read.
+    """
+    models: dict[str, Evaluated] = {}
+    adapter = None if cfg.detector is None else to_plain(cfg)["detector"]
+    trained = None if cfg.ckpt is None else load_model(cfg.ckpt)
+    if trained is not None:
+        extractor = trained.extractor(cfg.onnx_path, adapter)
+        model = TorchModel(trained, extractor, require_device(cfg.device))
+        seer = CheckpointSeer(model, cfg.precision or _precision(cfg, trained))
+        own_grid = trained.decoder.output_size if trained.decoder.frame == "roi" else None
+        models["checkpoint"] = Evaluated(model, seer, _data(cfg, model, own_grid, model.device), trained)
+    if cfg.onnx is not None:
+        file = OnnxFile(cfg.onnx)
+        exported = OnnxModel(file, file.extractor(_detector_file(cfg, file, trained), adapter))
+        models["onnx"] = Evaluated(
+            exported, OnnxSeer(exported), _data(cfg, exported, None, torch.device("cpu"))
+        )
+        origin = file.metadata.get("checkpoint")
+        if trained is not None and origin != as_utf8(trained.path.name):
+            log.warning("%s was exported from %s, not from %s", file.path, origin, trained.path)
+    return models
+
+
+def _precision(cfg: DictConfig, trained: TrainedModel) -> str:
+    """The arithmetic of the checkpoint's own test, where that is measured anew."""
+    anew = cfg.onnx is None and cfg.boxes == "annotations"
+    known = (trained.config.get("trainer") or {}).get("precision") if anew else None
+    return "32-true" if known is None else _SHORT.get(str(known), str(known))
+
+
+def _detector_file(cfg: DictConfig, file: OnnxFile, trained: TrainedModel | None) -> str | None:
+    """Where the detector lies, if the exported file, or what is asked for, needs it."""
+    if cfg.onnx_path is not None or trained is None or (file.merged and cfg.boxes == "annotations"):
+        return cfg.onnx_path
+    return trained.config["extractor"]["onnx_path"]
+
+
+def _data(
+    cfg: DictConfig, model: MaskModel, own_grid: tuple[int, int] | None, device: torch.device
+) -> RoiDataModule:
+    """The data of `data=` for a model, read and checked; metrics count on `own_grid` if on no other."""
+    size = cfg.data.metric_size or own_grid
+    if size is None:
+        raise UserError("data.metric_size must be [h, w]: an exported file has no grid of its own")
+    spec = TargetSpec("roi", (int(size[0]), int(size[1])), 3, model.image_size)
+    make = instantiate(cfg.data, _partial_=True, _convert_="all")
+    extractor = model.extractor or MergedExtractor(model.preprocess)
+    data: RoiDataModule = make(extractor=extractor, spec=spec, pictures=True)
+    data.device = device
+    data.prepare_data()
+    data.setup("test")
+    return data

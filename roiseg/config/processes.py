@@ -1,0 +1,164 @@
+"""The processes of a distributed run: how they meet, what they agree on, how they end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from subprocess import Popen
+from types import TracebackType
+from typing import Any, TypeVar
+
+import lightning as L
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+from torch.distributed import DistNetworkError, TCPStore
+
+from roiseg.common.console import console
+from roiseg.common.errors import UserError
+
+T = TypeVar("T")
+
+_PATIENCE = 60  # seconds that the first process waits for those it started, and outlives one that failed
+
+
+class Processes:
+    """The processes that train together; just this one where the trainer has one device.
+
+    They meet before anything is written, so that the first can tell the others where to. Either Lightning
+    starts the others, once the first has built everything (a mistake then shows once, and at once), or
+    torchrun or SLURM has started all of them. Leaving the context ends those that Lightning started.
+
+    Args:
+        trainer: knows how many there are and who this one is. It need not be the one that trains.
+        strategy: the strategy as configured; several processes need one with a `_target_`.
+
+    Attributes:
+        first: is this the one that writes?
+        held: what this process holds until the run ends.
+
+    Raises:
+        UserError: several processes without trainer=ddp, or in a sweep that would start them by itself.
+    """
+
+    def __init__(self, trainer: L.Trainer, strategy: Any) -> None:
+        self._strategy: Any = trainer.strategy
+        self._alone = trainer.world_size == 1
+        self.held = ExitStack()
+        self._over = threading.Event()
+        self.first = self._alone or trainer.is_global_zero
+        trainer.accelerator.setup_device(trainer.strategy.root_device)  # the extractor opens on it
+        if self._alone:
+            return
+        if isinstance(strategy, str):
+            raise UserError(
+                f"trainer: {trainer.world_size} processes need trainer=ddp, this is strategy={strategy}: "
+                "add trainer=ddp (trainer.devices and the rest stay)"
+            )
+        if self._starts_others and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise UserError(
+                "a sweep (-m) cannot start several processes a job: run its jobs one by one, or on one "
+                "device each (trainer.devices=1) and side by side with sweep=joblib or sweep=slurm"
+            )
+        if not self.first:
+            logging.disable(logging.INFO)
+            console.quiet = True
+
+    @property
+    def _starts_others(self) -> bool:
+        return not self._strategy.cluster_environment.creates_processes_externally
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self.held:
+            for process in getattr(self._strategy.launcher, "procs", ()):
+                if kind is not None:  # they may hang waiting for this one
+                    process.kill()
+                process.wait(_PATIENCE)
+        self._over.set()
+
+    @contextmanager
+    def rank_zero_first(self) -> Iterator[None]:
+        """Run a block on the first process, then on the others; all have met when it is left.
+
+        What the first makes for all (a data set, an analysis) the others find.
+        """
+        starts_others = not self._alone and self._starts_others
+        if not starts_others:
+            self._meet()
+        if not self.first:
+            self._strategy.barrier()
+        yield
+        if starts_others:
+            self._meet()
+        if self.first:
+            self._strategy.barrier()
+
+    def _meet(self) -> None:
+        if self._alone:
+            return
+        if self._starts_others:
+            self._take_port()
+        try:
+            self._strategy.launcher.launch(self._strategy.setup_environment)
+        except ValueError as error:  # SLURM or torchrun has started another number
+            raise UserError(f"trainer.devices, trainer.num_nodes: {error}") from None
+        except DistNetworkError as error:
+            if "EADDRINUSE" not in str(error):
+                raise
+            raise UserError(
+                f"MASTER_PORT={os.environ['MASTER_PORT']} is taken on this machine, by another run perhaps: "
+                "set another one, or on a single machine none, which takes a free one"
+            ) from None
+        finally:
+            if children := self._strategy.launcher.procs:
+                _observe(children, self._over)
+
+    def _take_port(self) -> None:
+        """Listen where the processes will meet, from before the others are told of it.
+
+        Lightning looks for a free port and lets go of it until all have started: somebody else may have it
+        then. torch's own store on the same port of this process shares this one's server.
+        """
+        if "MASTER_PORT" not in os.environ:
+            address = self._strategy.cluster_environment.main_address
+            self._store = TCPStore(address, 0, is_master=True, wait_for_workers=False, multi_tenant=True)
+            os.environ["MASTER_PORT"] = str(self._store.port)
+
+    def broadcast(self, value: T) -> T:
+        """What the first process has given, on all of them."""
+        return value if self._alone else self._strategy.broadcast(value)
+
+    def adopt_processes(self, trainer: L.Trainer) -> None:
+        """Let the trainer that trains pass signals on to the processes started here."""
+        if not self._alone and self._strategy.launcher.procs:
+            trainer.strategy.launcher.procs = self._strategy.launcher.procs  # type: ignore[union-attr]
+
+
+def _observe(children: Sequence[Popen[bytes]], over: threading.Event) -> None:
+    """Take over from Lightning's thread, which kills this process within 5 s of the failure of another.
+
+    That failure ends this process, too, as an error that has its line and its exit code, which takes a while
+    on a busy machine. What hangs in spite of it, as on a GPU, has to be killed in the end. Once the run is
+    `over`, in whatever way, nobody is.
+    """
+    for thread in threading.enumerate():
+        if isinstance(thread, _ChildProcessObserver):
+            thread._child_processes = []  # with none to look after it ends
+    threading.Thread(target=_kill_if_hanging, args=(children, over), daemon=True).start()
+
+
+def _kill_if_hanging(children: Sequence[Popen[bytes]], over: threading.Event) -> None:
+    while not any(codes := [child.poll() for child in children]):
+        if None not in codes or over.wait(1):
+            return
+    if not over.wait(_PATIENCE):
+        os.kill(os.getpid(), signal.SIGKILL)

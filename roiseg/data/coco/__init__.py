@@ -1,6 +1,0 @@
-"""From ordinary COCO 2017 files to the person-only layout that training reads."""
-
-from roiseg.data.coco.build import Prepared, prepare
-from roiseg.data.coco.layout import SPLITS, Layout
-
-__all__ = ["SPLITS", "Layout", "Prepared", "prepare"]

@@ -1,0 +1,111 @@
+"""The whole of the preparation, in the order that leaves nothing half made."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from roiseg.common.errors import UserError
+from roiseg.common.locks import locked
+from roiseg.common.outputs import check_folder
+from roiseg.data.prepare.check import SPLITS, Coco, FileReport, Layout, check_layout, layout_of
+from roiseg.data.prepare.sources import FolderSource, WebSource
+from roiseg.data.prepare.subsets import subset, write_if_different
+
+IMAGE_MODES = ("link", "copy", "skip")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run found and did.
+
+    Attributes:
+        reports: one per annotation file, all of them checked.
+        made: files and folders that were written; empty if all was there.
+    """
+
+    reports: list[FileReport]
+    made: list[Path]
+
+
+def prepare(
+    output_dir: str | Path,
+    source: str | Path | None,
+    sizes: Any,
+    seed: int,
+    images: str,
+    base_url: str,
+    md5: Mapping[str, str],
+) -> Prepared:
+    """Make images and annotation files of persons from COCO 2017, and check them.
+
+    Args:
+        output_dir: folder that gets `images/` and `annotations/`.
+        source: COCO 2017 folder; None to download.
+        sizes: numbers of images in the subsets.
+        seed: of the draw of the subsets.
+        images: "link" or "copy" those of `source`, or "skip" them.
+        base_url: where the archives are downloaded from.
+        md5: checksums of the archives `train2017`, `val2017` and `annotations`.
+
+    Raises:
+        UserError: something is missing, out of reach, broken, or does not fit on the disk.
+    """
+    if images not in IMAGE_MODES:
+        raise UserError(f"images must be one of {', '.join(IMAGE_MODES)}; got {images}")
+    if not isinstance(seed, int):
+        raise UserError(f"seed must be a whole number; got {seed}")
+    layout = layout_of(output_dir, sizes)
+    check_folder(layout.root, "output_dir")
+    try:
+        with _no_cycle_search():
+            return _prepare(layout, source, seed, images, base_url, md5)
+    except OSError as error:
+        raise UserError(f"{error.strerror or error}: {error.filename or layout.root}") from None
+
+
+def _prepare(
+    layout: Layout, source: str | Path | None, seed: int, images: str, base_url: str, md5: Mapping[str, str]
+) -> Prepared:
+    if source:
+        return _make(layout, FolderSource(source, layout, images), seed, images)
+    WebSource(base_url, md5, layout, images)  # its mistakes show before anything is written
+    with locked(layout.root / ".lock", wait=True):  # looked at again, after another process that downloads
+        return _make(layout, WebSource(base_url, md5, layout, images), seed, images)
+
+
+def _make(layout: Layout, origin: FolderSource | WebSource, seed: int, images: str) -> Prepared:
+    # both are read before anything is written; the short one first, so that its mistakes show at once
+    persons = {split: origin.persons(split) for split in reversed(SPLITS)}
+    made: list[Path] = []
+    for split, full in persons.items():
+        made += _write_annotations(layout, split, full, seed)
+    for split, full in persons.items():
+        if images != "skip" and origin.place_images(split, full):
+            made.append(layout.images(split))
+    del persons, full
+    reports = check_layout(layout, with_images=images != "skip")
+    origin.finish()
+    return Prepared(reports, made)
+
+
+@contextmanager
+def _no_cycle_search() -> Iterator[None]:
+    """Pause the garbage collector, which else takes most of the time of reading a large json file."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _write_annotations(layout: Layout, split: str, full: Coco, seed: int) -> list[Path]:
+    files = {layout.annotations(split): full}
+    files |= {layout.annotations(split, size): subset(full, size, seed) for size in layout.sizes}
+    return [path for path, coco in files.items() if write_if_different(path, coco)]

@@ -1,0 +1,209 @@
+"""Verification of what was made, from the files alone."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.filesize import decimal
+from rich.table import Table
+
+from roiseg.common.console import status
+from roiseg.common.errors import UserError
+from roiseg.common.files import read_json
+
+SPLITS = ("train2017", "val2017")
+PERSON = 1  # COCO's category id
+
+Coco = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folder that is made.
+
+    Attributes:
+        root: folder that holds `images/` and `annotations/`.
+        sizes: numbers of images in the subsets, largest first.
+    """
+
+    root: Path
+    sizes: tuple[int, ...]
+
+    def images(self, split: str) -> Path:
+        """Folder of the images of a split."""
+        return self.root / "images" / split
+
+    def annotations(self, split: str, size: int | None = None) -> Path:
+        """Annotation file of a split: the full one, or the subset of `size` images."""
+        ending = "" if size is None else f"_{size}"
+        return self.root / "annotations" / f"instances_{split}_person_only_no_crowd{ending}.json"
+
+    @property
+    def downloads(self) -> Path:
+        """Folder of the archives while they are needed."""
+        return self.root / "downloads"
+
+
+def layout_of(root: str | Path, sizes: Any) -> Layout:
+    """Return the layout for a folder and subset sizes from the configuration, in any order."""
+    whole = isinstance(sizes, list) and all(isinstance(s, int) and not isinstance(s, bool) for s in sizes)
+    if not whole or any(s < 1 for s in sizes) or len(set(sizes)) < len(sizes):
+        raise UserError(
+            f"sizes must be a list of different whole numbers above 0, such as [500,100]; got {sizes}"
+        )
+    if not root:
+        raise UserError("output_dir is not set: give the folder to make, such as data")
+    return Layout(Path(root).expanduser(), tuple(sorted(sizes, reverse=True)))
+
+
+def missing_images(coco: Coco, folder: Path) -> list[str]:
+    """Names of the images of `coco` that are not files in `folder`, in the order of the annotation file."""
+    if not folder.is_dir():
+        return [image["file_name"] for image in coco["images"]]
+    with os.scandir(folder) as entries:
+        present = {entry.name for entry in entries if entry.is_file()}
+    return [image["file_name"] for image in coco["images"] if image["file_name"] not in present]
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What one annotation file holds.
+
+    Attributes:
+        path: the file.
+        images: number of images.
+        persons: number of annotations.
+        size: bytes.
+    """
+
+    path: Path
+    images: int
+    persons: int
+    size: int
+
+
+def check_layout(layout: Layout, with_images: bool) -> list[FileReport]:
+    """Re-read every annotation file and check it.
+
+    Args:
+        layout: what should be there.
+        with_images: check that the image files exist too.
+
+    Raises:
+        UserError: the first thing that is wrong.
+    """
+    reports = []
+    for split in SPLITS:
+        full, report = _checked(layout.annotations(split))
+        reports.append(report)
+        larger = full
+        for size in layout.sizes:
+            path = layout.annotations(split, size)
+            smaller, report = _checked(path)
+            reports.append(report)
+            if len(smaller["images"]) != min(size, len(full["images"])):
+                raise UserError(
+                    f"{path} has {len(smaller['images'])} images instead of {size}: run prepare again"
+                )
+            _check_nested(smaller, larger, str(path))
+            larger = smaller
+        if with_images:
+            require_images(full, layout.images(split))
+    return reports
+
+
+def check_persons(coco: Any, where: str) -> None:
+    """Check that `coco` is a COCO dict with persons only, no crowd, and annotations of its own images only.
+
+    Raises:
+        UserError: the first thing that is wrong, with `where` as the name of the file.
+    """
+    lists = [
+        coco.get(key) if isinstance(coco, dict) else None for key in ("images", "annotations", "categories")
+    ]
+    if not all(isinstance(entries, list) and all(isinstance(e, dict) for e in entries) for entries in lists):
+        raise UserError(
+            f"{where} is no COCO file: it needs lists `images`, `annotations` and `categories` of objects"
+        )
+    if [category.get("id") for category in coco["categories"]] != [PERSON]:
+        raise UserError(f"{where}: `categories` must hold category 1 (person) alone")
+    image_ids = _ids(coco["images"], "image", where)
+    _ids(coco["annotations"], "annotation", where)
+    for image in coco["images"]:
+        name = image.get("file_name")
+        if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\\" in name:
+            raise UserError(
+                f"{where}: image {image['id']} has file_name {name!r}; a plain file name is needed"
+            )
+    shown = set()
+    for annotation in coco["annotations"]:
+        number, image_id = annotation["id"], annotation.get("image_id")
+        if annotation.get("category_id") != PERSON:
+            raise UserError(
+                f"{where}: annotation {number} has category_id {annotation.get('category_id')}, not 1"
+            )
+        if annotation.get("iscrowd", 0):
+            raise UserError(f"{where}: annotation {number} is a crowd")
+        if not isinstance(image_id, int) or image_id not in image_ids:
+            raise UserError(f"{where}: annotation {number} is of image {image_id}, which is not in `images`")
+        shown.add(image_id)
+    if empty := image_ids - shown:
+        raise UserError(f"{where}: image {min(empty)} has no annotation")
+    if not shown:
+        raise UserError(f"{where}: no image shows a person")
+
+
+def require_images(coco: Coco, folder: Path) -> None:
+    """Raise a UserError that counts the image files missing in `folder` and names the first."""
+    if missing := missing_images(coco, folder):
+        raise UserError(
+            f"{len(missing)} of {len(coco['images'])} images are not in {folder}, the first {missing[0]}"
+        )
+
+
+def table(reports: list[FileReport]) -> Table:
+    """Show the reports as a table for the terminal."""
+    title = f"annotation files in {reports[0].path.parent}"
+    shown = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    shown.add_column("file", no_wrap=True)
+    for heading in ("images", "persons", "persons\n/image", "size"):
+        shown.add_column(heading, justify="right")
+    for report in reports:
+        mean = f"{report.persons / report.images:.2f}"
+        size = decimal(report.size, precision=0)
+        shown.add_row(report.path.name, str(report.images), str(report.persons), mean, size)
+    return shown
+
+
+def _checked(path: Path) -> tuple[Coco, FileReport]:
+    with status(f"checking {path.name}"):
+        coco = read_json(path, "annotations")
+        check_persons(coco, str(path))
+    return coco, FileReport(path, len(coco["images"]), len(coco["annotations"]), path.stat().st_size)
+
+
+def _check_nested(smaller: Coco, larger: Coco, where: str) -> None:
+    """The images lie within those of the larger file, each with the same record and annotations."""
+    records = {image["id"]: image for image in larger["images"]}
+    if astray := [image for image in smaller["images"] if image != records.get(image["id"])]:
+        raise UserError(f"{where}: image {astray[0]['id']} differs from or is not in the next larger file")
+    ids = {image["id"] for image in smaller["images"]}
+    if smaller["annotations"] != [a for a in larger["annotations"] if a["image_id"] in ids]:
+        raise UserError(
+            f"{where}: its annotations differ from those of the same images in the next larger file"
+        )
+
+
+def _ids(records: list[dict[str, Any]], kind: str, where: str) -> set[int]:
+    seen: set[int] = set()
+    for record in records:
+        number = record.get("id")
+        if not isinstance(number, int):
+            raise UserError(f"{where}: an {kind} has id {number!r}; a whole number is needed")
+        if number in seen:
+            raise UserError(f"{where}: {kind} id {number} is there twice")
+        seen.add(number)
+    return seen

@@ -1,0 +1,238 @@
+"""Downloads that resume, retry, and are verified."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import stat
+import time
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Mapping
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from roiseg.common.console import console, track
+from roiseg.common.errors import UserError
+from roiseg.common.files import atomic_path
+from roiseg.common.outputs import Proof, never, record
+
+
+def extract(archive: Path, members: Mapping[str, Path], proof: Proof | None = never) -> int:
+    """Write members of an archive to the given paths; those that are there with the right size are skipped.
+
+    Args:
+        archive: the zip file.
+        members: names in the archive, and where they go.
+        proof: what allows to replace a file of another size.
+
+    Returns:
+        The number of files written.
+
+    Raises:
+        UserError: the archive is broken, lacks a member, or has any member that could leave its folder.
+    """
+    try:
+        with zipfile.ZipFile(archive) as zipped:
+            listing = {info.filename: info for info in zipped.infolist()}
+            if unsafe := next((info.filename for info in zipped.infolist() if _is_unsafe(info)), None):
+                raise UserError(f"{archive} has the unsafe member {unsafe!r}; nothing was unpacked")
+            if absent := [name for name in members if name not in listing]:
+                raise UserError(
+                    f"{archive} lacks {len(absent)} of {len(members)} members, the first {absent[0]}"
+                )
+            todo = [
+                (listing[name], path) for name, path in members.items() if not _is_there(listing[name], path)
+            ]
+            for info, path in track(todo, f"unpacking {archive.name}", len(todo)):
+                with (
+                    atomic_path(path, proof) as temporary,
+                    zipped.open(info) as packed,
+                    temporary.open("wb") as unpacked,
+                ):
+                    shutil.copyfileobj(packed, unpacked, 1 << 20)
+            return len(todo)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise UserError(
+            f"{archive} is not a proper zip archive ({error}): remove it and run prepare again"
+        ) from None
+
+
+def _is_there(info: zipfile.ZipInfo, path: Path) -> bool:
+    return path.is_file() and path.stat().st_size == info.file_size
+
+
+def _is_unsafe(info: zipfile.ZipInfo) -> bool:
+    name = info.orig_filename
+    leaves = name.startswith("/") or "\\" in name or ".." in PurePosixPath(name).parts
+    return leaves or bool(re.match("[A-Za-z]:", name)) or stat.S_ISLNK(info.external_attr >> 16)
+
+
+ATTEMPTS = 5  # in a row, without getting any further
+TIMEOUT = 30.0  # seconds without a byte
+BLOCK = 1 << 18
+
+_FINAL = range(400, 500)  # answers that another try does not change
+_ALTERNATIVES = (
+    "check network and proxy, set base_url to a mirror, or use a COCO 2017 folder you have with source=DIR"
+)
+
+
+def remote_size(url: str) -> int:
+    """Bytes of the file at `url`; 0 if the server does not say.
+
+    Raises:
+        UserError: there is no such file, or the server cannot be reached.
+    """
+    try:
+        with _open(url, "HEAD") as response:
+            return int(response.headers.get("Content-Length") or 0)
+    except HTTPError as error:
+        if error.code in (405, 501):
+            return 0
+        raise _refused(url, error) from None
+    except (OSError, HTTPException) as error:
+        raise UserError(f"cannot reach {_host(url)} ({_reason(error)}): {_ALTERNATIVES}") from None
+
+
+def fetch(url: str, path: Path, md5: str) -> None:
+    """Download `url` to `path` by way of `<path>.part`, going on from what an earlier try has left there.
+
+    Args:
+        url: what to get.
+        path: file to make; if it is there it is only verified.
+        md5: checksum that the file must have, hexadecimal.
+
+    Raises:
+        UserError: the server refuses, stays out of reach, or sends something with another checksum.
+    """
+    if path.exists():
+        _verify(path, path, md5)
+        return
+    part = path.with_name(path.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    failures, furthest = 0, _size(part)
+    console.print(
+        f"downloading {url}" + (f" from {furthest / 1e6:.1f} MB on" if furthest else ""), soft_wrap=True
+    )
+    while True:
+        try:
+            _receive(url, part)
+            break
+        except (OSError, HTTPException) as error:
+            if isinstance(error, HTTPError) and error.code in _FINAL:
+                raise _refused(url, error) from None
+            failures = 0 if _size(part) > furthest else failures + 1
+            furthest = max(furthest, _size(part))
+            if failures == ATTEMPTS:
+                raise UserError(
+                    f"download of {url} broke off at {furthest / 1e6:.1f} MB ({_reason(error)}): "
+                    f"run the same command again to go on from there; or {_ALTERNATIVES}"
+                ) from None
+            wait = 2**failures - 1
+            console.print(f"connection lost ({_reason(error)}); trying again in {wait} s", soft_wrap=True)
+            time.sleep(wait)
+    _verify(part, path, md5)
+    record(path, part)
+    part.replace(path)
+
+
+def transfer_bar() -> Progress:
+    """Return a progress display of bytes, speed and time left."""
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return Progress(TextColumn("{task.description}", markup=False), *columns, console=console, transient=True)
+
+
+def _receive(url: str, part: Path) -> None:
+    """Append to `part` what it lacks; start over if the server cannot send from the middle."""
+    start = _size(part)
+    try:
+        response = _open(url, "GET", start)
+    except HTTPError as error:
+        if (
+            error.code == 416 and start
+        ):  # nothing lies beyond `start`: complete, or for the checksum to refuse
+            return
+        raise
+    with response, transfer_bar() as bar:
+        if response.status != 206:
+            start = 0
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            part.unlink()
+            raise OSError("the server sent another range than asked for")
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        task = bar.add_task(part.stem, total=total, completed=start)
+        with part.open("ab" if start else "wb") as stream:
+            while block := response.read1(BLOCK):
+                _write(stream, block)
+                bar.advance(task, len(block))
+    if total is not None and _size(part) < total:
+        raise OSError("connection closed early")
+
+
+def _write(stream: BinaryIO, block: bytes) -> None:
+    try:
+        stream.write(block)
+    except OSError as error:  # must not pass for a lost connection
+        raise UserError(f"cannot write {stream.name}: {error.strerror}") from None
+
+
+def _verify(file: Path, target: Path, md5: str) -> None:
+    digest = hashlib.md5(usedforsecurity=False)
+    with transfer_bar() as bar, file.open("rb") as stream:
+        task = bar.add_task(f"verifying {target.name}", total=_size(file))
+        while block := stream.read(1 << 20):
+            digest.update(block)
+            bar.advance(task, len(block))
+    if digest.hexdigest() == md5.lower():
+        return
+    found = f"{target.name} has md5 {digest.hexdigest()} instead of {md5}"
+    if file == target:
+        raise UserError(f"{found}: remove {file} and run prepare again")
+    file.unlink()
+    raise UserError(
+        f"{found}: the download was removed, run prepare again (a mirror's own files need md5.* set)"
+    )
+
+
+def _open(url: str, method: str, start: int = 0) -> HTTPResponse:
+    if not url.startswith(("http://", "https://")):
+        raise UserError(f"base_url: {url} is no address of a server: it must begin with http:// or https://")
+    headers = {"User-Agent": "roiseg", **({"Range": f"bytes={start}-"} if start else {})}
+    request = urllib.request.Request(url, method=method, headers=headers)  # noqa: S310 (checked above)
+    response: HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310
+    return response
+
+
+def _refused(url: str, error: HTTPError) -> UserError:
+    return UserError(
+        f"{url}: the server answers {error.code} {error.reason}; check base_url, or use source=DIR"
+    )
+
+
+def _reason(error: Exception) -> str:
+    cause = error.reason if isinstance(error, URLError) else error
+    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

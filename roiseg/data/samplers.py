@@ -1,0 +1,137 @@
+"""Which ROIs an image gives in a training step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import distributed
+from torch.utils.data import Sampler
+
+from roiseg.common.errors import UserError
+from roiseg.geometry import boxes as box_ops
+from roiseg.geometry.boxes import Boxes
+
+
+@dataclass(frozen=True)
+class RoiSampler:
+    """Draws K ROIs an image: annotated boxes, jittered ones, hard ones more often.
+
+    Args:
+        rois_per_image: K. An image with fewer instances repeats some of them, jittered.
+        jitter_share: share of the draws that are jittered (0..1); repeated draws always are.
+        jitter_center: a jittered box's centre moves by up to this share of its sides.
+        jitter_scale: its sides are multiplied by a factor within 1 / (1 + s) .. 1 + s.
+        hard_weight: an instance is drawn 1 + hard_weight * crowding times as often as one that
+            stands alone (hard negative mining; crowding is the share of its box under other boxes).
+    """
+
+    rois_per_image: int = 4
+    jitter_share: float = 0.5
+    jitter_center: float = 0.08
+    jitter_scale: float = 0.15
+    hard_weight: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.rois_per_image < 1:
+            raise UserError(f"data.sampler.rois_per_image must be 1 or more, got {self.rois_per_image}")
+        if not 0 <= self.jitter_share <= 1:
+            raise UserError(f"data.sampler.jitter_share must be within 0..1, got {self.jitter_share}")
+        for name in ("jitter_center", "jitter_scale", "hard_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"data.sampler.{name} must be 0 or more, got {getattr(self, name)}")
+
+    def draw(
+        self, boxes: Boxes, eligible: NDArray[np.int64], rng: np.random.Generator, size: tuple[int, int]
+    ) -> tuple[Boxes, NDArray[np.int64]]:
+        """Draw the ROIs of one image.
+
+        Args:
+            boxes: [n, 4] boxes of all its instances in input pixels.
+            eligible: positions in `boxes` that may be a ROI.
+            rng: source of randomness.
+            size: (H, W) of the input; ROIs are cut to it.
+
+        Returns:
+            ROIs [K, 4] in input pixels and the position [K] of each one's target; both empty if
+            nothing is eligible.
+        """
+        if not len(eligible):
+            return np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+        weights = 1 + self.hard_weight * box_ops.crowding(boxes)[eligible].astype(np.float64)
+        weights /= weights.sum()
+        once = min(self.rois_per_image, len(eligible))
+        chosen = rng.choice(eligible, once, replace=False, p=weights)
+        again = rng.choice(eligible, self.rois_per_image - once, p=weights)
+        owners = np.concatenate([chosen, again])
+        exact = boxes[owners]
+        moved = box_ops.clip(box_ops.jitter(exact, rng, self.jitter_center, self.jitter_scale), size)
+        sides = np.minimum(moved[:, 2] - moved[:, 0], moved[:, 3] - moved[:, 1])
+        use = (rng.random(len(owners)) < self.jitter_share) | (np.arange(len(owners)) >= once)
+        rois = np.where((use & (sides >= 2))[:, None], moved, exact)
+        return rois.astype(np.float32), owners
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Shuffles by (seed, epoch) and hands the epoch to the dataset with every index.
+
+    Under distributed training process r of W takes positions r, r + W, ... of the order, so that W
+    processes with batches of n see in every step what one with batches of W * n sees. Training shares
+    are equal, the last round filled up from the start. Evaluation repeats nothing: shares differ by at
+    most one.
+
+    Args:
+        length: number of images.
+        seed: root of the order.
+        shuffle: True for training; False keeps the order and repeats nothing.
+        first_epoch: epoch of the first iteration.
+        done: positions of this process's share that the first epoch leaves out, because a run before has
+            visited them. The length stays that of the whole epoch.
+    """
+
+    def __init__(self, length: int, seed: int, shuffle: bool, first_epoch: int = 0, done: int = 0) -> None:
+        self.length = length
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = first_epoch
+        self._done = {first_epoch: done}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration (Lightning calls this)."""
+        self.epoch = epoch
+
+    @property
+    def idle(self) -> bool:
+        """Has this process no image to evaluate? It then visits one of another's, which must not count."""
+        rank, _ = _rank_and_world()
+        return not self.shuffle and rank >= self.length
+
+    def __len__(self) -> int:
+        return len(self._share())
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = torch.arange(self.length)
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            order = torch.randperm(self.length, generator=generator)
+        share = self._share()[self._done.get(self.epoch, 0) :]
+        return iter([(self.epoch, int(order[position])) for position in share])
+
+    def _share(self) -> list[int]:
+        """Positions of the order that this process visits."""
+        rank, world = _rank_and_world()
+        if self.shuffle or self.idle:  # Lightning wants a batch on every process
+            rounds = -(-self.length // world)
+            return [position % self.length for position in range(rank, rounds * world, world)]
+        return list(range(rank, self.length, world))
+
+
+def _rank_and_world() -> tuple[int, int]:
+    """Number of this process, and of how many."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1

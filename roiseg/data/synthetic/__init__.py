@@ -1,6 +1,0 @@
-"""Drawn people: pictures with exact masks, so that everything can be tried with nothing downloaded."""
-
-from roiseg.data.synthetic.dataset import SyntheticPeople, synthetic_scene
-from roiseg.data.synthetic.scene import Scene, render_scene
-
-__all__ = ["Scene", "SyntheticPeople", "render_scene", "synthetic_scene"]

@@ -1,0 +1,55 @@
+"""The detail branch: the image itself, read at the resolution of the logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from roiseg.common.errors import UserError
+from roiseg.decoders.layers.convolution import conv_norm_relu
+from roiseg.geometry.roi_align import roi_align
+
+
+class DetailBranch(nn.Module):
+    """Corrects logits by the image underneath, where features are too coarse for an edge.
+
+    The image is read on the grid of the logits, its colours are normalised over each crop, and two
+    light convolutions over image and logits together give a correction that is added.
+
+    Args:
+        num_classes: K.
+        width: channels of the branch.
+
+    Raises:
+        UserError: `width` is below 1.
+    """
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__()
+        if width < 1:
+            raise UserError(f"model.detail must be a number of channels of 1 or more, or null, got {width}")
+        self.colors = nn.GroupNorm(1, 3)
+        self.read = conv_norm_relu(3, width)
+        self.mix = conv_norm_relu(width + num_classes, width)
+        self.correct = nn.Conv2d(width, num_classes, 1)
+        nn.init.normal_(self.correct.weight, std=0.01)  # the logits start out almost as they came
+
+    def forward(self, logits: Tensor, image: Tensor, windows: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Correct logits.
+
+        Args:
+            logits: [R, K, h, w].
+            image: [B, 3, H, W], any value range.
+            windows: [R, 5] image index and the box, in input pixels, the logits are stretched over; or
+                [N, 5] with `rows`.
+            rows: [R] which window each ROI's logits are stretched over; a window is read once.
+
+        Returns:
+            [R, K, h, w].
+        """
+        crops = roi_align(image, windows, (logits.shape[2], logits.shape[3]), stride=1)
+        # contiguous: where a channels-last input needs no gradient, torch's GroupNorm crashes going backward
+        seen = self.read(self.colors(crops.to(logits.dtype).contiguous()))
+        if rows is not None:
+            seen = seen[rows]
+        return logits + self.correct(self.mix(torch.cat([seen, logits], dim=1)))

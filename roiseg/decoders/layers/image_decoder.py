@@ -1,0 +1,91 @@
+"""What decoders share that draw on a map over the whole input."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor
+from typing_extensions import Unpack
+
+from roiseg.common.errors import UserError
+from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput, Frame, grid_size
+from roiseg.geometry.roi_align import resample
+
+
+class ImageDecoder(Decoder):
+    """A decoder whose map covers the whole input, a cell every `map_stride` pixels.
+
+    With `frame="image"` the map itself is trained, outside of the ROI too; with `frame="roi"` it is
+    read on a grid of `output_size` over the ROI, and trained there only. A subclass implements `draw`.
+
+    Args:
+        in_channels, strides, image_size, num_classes: see `Decoder`.
+        map_stride: input pixels per cell of the map.
+        frame: "image" or "roi".
+        output_size: (h, w) of the logits in the roi frame; the image frame has the map's own size.
+        **shared: see `DecoderOptions`.
+
+    Raises:
+        UserError: `map_stride` does not divide the input.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        strides: Sequence[int],
+        image_size: Sequence[int],
+        num_classes: int,
+        map_stride: int,
+        frame: Frame,
+        output_size: Sequence[int],
+        **shared: Unpack[DecoderOptions],
+    ) -> None:
+        height, width = grid_size("image_size", image_size)
+        if map_stride < 1 or height % map_stride or width % map_stride:
+            raise UserError(
+                f"model: a map of stride {map_stride} does not divide the input {height}x{width} evenly"
+            )
+        map_size = (height // map_stride, width // map_stride)
+        size = map_size if frame == "image" else output_size
+        super().__init__(in_channels, strides, image_size, num_classes, frame, size, **shared)
+        self.map_stride = map_stride
+        self.map_size = map_size
+
+    @abstractmethod
+    def draw(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
+        """Logits [R, K, *map_size] of ROIs; other outputs of 4 or more dimensions are such maps too."""
+
+    def decode(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
+        """See `Decoder.forward`."""
+        output = self.draw(features, rois, context)
+        if self.frame == "image":
+            return output
+        auxiliary = {
+            name: self._crop(value, rois) if value.dim() >= 4 else value
+            for name, value in output.auxiliary.items()
+        }
+        return replace(output, logits=self._crop(output.logits, rois), auxiliary=auxiliary)
+
+    def _crop(self, maps: Tensor, rois: Tensor) -> Tensor:
+        """Read maps [R, ..., *map_size] on a grid over each ROI."""
+        boxes = rois[:, 1:].float() / self.map_stride
+        return resample(maps.flatten(1, -3), boxes, self.output_size, sampling_ratio=2).unflatten(
+            1, maps.shape[1:-2]
+        )
+
+
+def finer_stride(strides: Sequence[int], upsample: int) -> int:
+    """Stride of a map `upsample` times finer than the finest layer.
+
+    Raises:
+        UserError: `upsample` does not divide that layer's stride.
+    """
+    finest = min(strides)
+    if not isinstance(upsample, int) or upsample < 1 or finest % upsample:
+        raise UserError(
+            f"model.upsample must be a whole number that divides the finest layer's stride {finest}, "
+            f"got {upsample}"
+        )
+    return finest // upsample

@@ -1,0 +1,170 @@
+"""Mask tokens, hypernetworks and the IoU head of Segment Anything (Kirillov et al., 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from roiseg.common.errors import UserError
+from roiseg.decoders.base import Context, DecoderOptions, DecoderOutput, Frame, grid_size, required
+from roiseg.decoders.layers.image_decoder import ImageDecoder
+from roiseg.decoders.layers.prompt_encoder import PriorEncoder, PromptEncoder
+from roiseg.decoders.layers.transformer import LayerNorm2d, PatchEmbedding, TwoWayTransformer, mlp
+
+
+class MaskDecoder(nn.Module):
+    """Draws several masks of what the prompts ask for and says how good each of them is.
+
+    One IoU token and a token for each mask join the prompts; a two-way transformer lets them and the image
+    read each other. The image is upscaled x4 by two transposed convolutions (dim / 4 and dim / 8 channels);
+    each mask token is turned into the weights of a 1x1 convolution over it, the IoU token into the IoU of
+    every mask. With dim 256, 4 masks and 1 class these are the source's 4,058,340 parameters, 3,291,264 of
+    them in the transformer.
+
+    Args:
+        dim: of the tokens and the image embedding; a multiple of 8 and of 2 `heads`.
+        masks: number of masks.
+        classes: K, channels of a mask.
+        depth, heads, mlp_width: of the transformer.
+    """
+
+    def __init__(self, dim: int, masks: int, classes: int, depth: int, heads: int, mlp_width: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.iou_token = nn.Parameter(torch.randn(1, dim))
+        self.mask_tokens = nn.Parameter(torch.randn(masks, dim))
+        self.transformer = TwoWayTransformer(dim, depth, heads, mlp_width)
+        self.upscale = nn.Sequential(
+            nn.ConvTranspose2d(dim, dim // 4, 2, stride=2),
+            LayerNorm2d(dim // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(dim // 4, dim // 8, 2, stride=2),
+            nn.GELU(),
+        )
+        self.hypernetworks = nn.ModuleList(mlp(dim, dim, dim // 8 * classes) for _ in range(masks))
+        self.iou_head = mlp(dim, dim, masks)
+
+    def forward(
+        self, embedding: Tensor, positions: Tensor, prompts: Tensor, rows: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw masks.
+
+        Args:
+            embedding: [R, dim, h, w], or [B, dim, h, w] with `rows`.
+            positions: [h * w, dim] codes of the cells' positions.
+            prompts: [R, P, dim].
+            rows: [R] which embedding each ROI reads, or None where each has its own.
+
+        Returns:
+            Logits [R, M, K, 4h, 4w], and [R, M] the IoU of each, 0..1 (a sigmoid, as in SAM 2.1).
+        """
+        count, size = len(self.mask_tokens), embedding.shape[2:]
+        own = torch.cat([self.iou_token, self.mask_tokens]).expand(prompts.shape[0], -1, -1)
+        # not flatten(2).transpose(1, 2): ONNX Runtime fuses that with the next product and fails for R = 0
+        cells = embedding.permute(0, 2, 3, 1).flatten(1, 2)
+        tokens, cells = self.transformer(torch.cat([own, prompts], dim=1), cells, positions, rows)
+        upscaled = self.upscale(cells.transpose(1, 2).unflatten(2, size))
+        kernels = torch.stack([net(tokens[:, 1 + m]) for m, net in enumerate(self.hypernetworks)], dim=1)
+        kernels = kernels.unflatten(2, (self.classes, -1)).flatten(1, 2)  # [R, M K, dim / 8]
+        masks = (kernels @ upscaled.flatten(2)).unflatten(1, (count, self.classes))
+        return masks.unflatten(3, upscaled.shape[2:]), self.iou_head(tokens[:, 0]).float().sigmoid()
+
+
+class SamDecoder(ImageDecoder):
+    """The mask decoder of Segment Anything (Kirillov et al., 2023) on a detector's features.
+
+    The features become one embedding of the image, which all ROIs share; a ROI's corners and clicks are
+    tokens, and so are the masks asked for (`MaskDecoder`). Several masks are drawn because a prompt may be
+    ambiguous, and the one of the highest predicted IoU is taken. It learns by the two outputs `candidates`
+    and `iou`: the best candidate is trained (`MultimaskMinimum`), and its score (`IouScore`).
+
+    Differs from the source:
+      - The image embedding is a `PatchEmbedding` of frozen features, in place of the ViT and its neck. The
+        source adds a learned vector where there is no mask prompt; here that is the convolution's bias.
+      - Masks have K classes (a softmax), not one (a sigmoid).
+      - All mask tokens compete. The source keeps one of its 4 for prompts that leave no doubt and 3 for
+        single clicks; a ROI here is always a prompt, with or without clicks, and one of either kind.
+      - `stride` of the embedding is 16 in the source and by default; the map's is a quarter of it.
+
+    Args:
+        in_channels, strides, image_size, num_classes: see `Decoder`.
+        frame, output_size: see `ImageDecoder`; the map's stride is a quarter of `stride`.
+        stride: input pixels per cell of the embedding; a multiple of 4; None: the finest layer's.
+        dim: width of embedding and tokens.
+        depth, heads, mlp_width: of the two-way transformer.
+        candidates: number of masks to choose from.
+        prior: read the probabilities of an earlier decoder, too (`CascadeDecoder`); image frame only.
+        **shared: see `DecoderOptions`; `detail` is refused.
+
+    Raises:
+        UserError: sizes that do not divide each other, or an option that cannot work here.
+    """
+
+    provides = ("candidates", "iou")
+    needs = ("candidates", "iou")
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        strides: Sequence[int],
+        image_size: Sequence[int],
+        num_classes: int = 3,
+        frame: Frame = "image",
+        output_size: Sequence[int] = (56, 56),
+        stride: int | None = 16,
+        dim: int = 256,
+        depth: int = 2,
+        heads: int = 8,
+        mlp_width: int = 2048,
+        candidates: int = 4,
+        prior: bool = False,
+        **shared: Unpack[DecoderOptions],
+    ) -> None:
+        embedding_stride = min(strides) if stride is None else stride
+        if embedding_stride < 4 or embedding_stride % 4:
+            raise UserError(
+                f"model.stride must be a multiple of 4, the map is 4 times finer, got {embedding_stride}"
+            )
+        height, width = grid_size("image_size", image_size)
+        if height % embedding_stride or width % embedding_stride:
+            raise UserError(f"model.stride {embedding_stride} does not divide the input {height}x{width}")
+        if min(depth, heads, mlp_width, candidates) < 1:
+            raise UserError(
+                "model: depth, heads, mlp_width and candidates must be 1 or more, "
+                f"got {depth}, {heads}, {mlp_width} and {candidates}"
+            )
+        if dim < 1 or dim % 8 or dim % (2 * heads):
+            raise UserError(f"model.dim must be a multiple of 8 and of 2 x heads ({2 * heads}), got {dim}")
+        if prior and frame != "image":
+            raise UserError("model.prior is drawn on the embedding of the whole image: set model.frame=image")
+        if shared.get("detail") is not None:
+            raise UserError(
+                "model.detail would refine the chosen mask only, not the candidates that are trained: "
+                "set it to null and give the extractor a finer layer (extractor.layers)"
+            )
+        map_stride = embedding_stride // 4
+        super().__init__(
+            in_channels, strides, image_size, num_classes, map_stride, frame, output_size, **shared
+        )
+        self.embedding_size = (height // embedding_stride, width // embedding_stride)
+        self.embed = PatchEmbedding(in_channels, strides, dim, embedding_stride)
+        self.encode = PromptEncoder(dim, self.image_size)
+        self.read_prior = PriorEncoder(num_classes, dim, self.embedding_size) if prior else None
+        self.masks = MaskDecoder(dim, candidates, num_classes, depth, heads, mlp_width)
+        self.prompts = ("points", "prior") if prior else ("points",)
+
+    def draw(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
+        """See `ImageDecoder.draw`; `candidates` [R, M, K, *output_size] and their predicted `iou` [R, M]."""
+        embedding = self.embed(features)
+        rows: Tensor | None = rois[:, 0].long()
+        if self.read_prior is not None:
+            prior = required(context.prior, "prior", "prior")
+            embedding, rows = embedding[rows] + self.read_prior(prior.to(embedding.dtype)), None
+        prompts = self.encode(rois[:, 1:], context.points)
+        positions = self.encode.positions.grid(*self.embedding_size).to(prompts.dtype)
+        candidates, iou = self.masks(embedding, positions, prompts, rows)
+        best = iou.argmax(dim=1)[:, None, None, None, None].expand(-1, 1, *candidates.shape[2:])
+        return DecoderOutput(candidates.gather(1, best)[:, 0], {"candidates": candidates, "iou": iou})

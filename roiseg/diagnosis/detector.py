@@ -1,0 +1,59 @@
+"""The detector's inputs, outputs and inner tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from onnx import ModelProto, ValueInfoProto
+from rich.markup import escape
+from rich.table import Table
+
+from roiseg.diagnosis.finding import Finding
+from roiseg.extractor.graph import element_type, shape_words
+from roiseg.extractor.tensors import TensorInfo, image_input
+
+
+def inputs_and_outputs(model: ModelProto) -> Iterator[Finding]:
+    """What goes in and what comes out."""
+    yield Finding("detector's input", "ok", _words(image_input(model)))
+    yield Finding("detector's outputs", "ok", "; ".join(map(_words, model.graph.output)))
+
+
+def _words(value: ValueInfoProto) -> str:
+    return f"{value.name}: {element_type(value) or 'no tensor'} {shape_words(value)}"
+
+
+def overview(tensors: Sequence[TensorInfo]) -> Finding:
+    """How many tensors can be decoded, and how to see them."""
+    strides = sorted({tensor.stride for tensor in tensors if tensor.stride is not None})
+    usable = sum(tensor.stride is not None for tensor in tensors)
+    text = f"{len(tensors)}, of which {usable} can be decoded"
+    if not usable:
+        return Finding("detector's tensors", "error", text, "check extractor.preprocess.image_size")
+    text += f", at strides {', '.join(map(str, strides))}"
+    return Finding(
+        "detector's tensors", "note", text, "tensors='*' lists all, tensors=Concat those with this name"
+    )
+
+
+def tensor_table(tensors: Sequence[TensorInfo], chosen: Sequence[str]) -> Table:
+    """Tensors for the terminal; those that training would read are marked."""
+    table = Table(title="tensors of the detector (cost: share of the detector it takes to compute one)")
+    table.add_column("name", min_width=max((len(tensor.name) for tensor in tensors), default=0))
+    for name in ("made by", "shape", "stride", "cost"):
+        table.add_column(name, justify="right")
+    table.add_column("extractor.layers")
+    for tensor in tensors:
+        mark = "chosen" if tensor.name in chosen else "can be" if tensor.stride else tensor.obstacle
+        shape = "?" if tensor.shape is None else " x ".join(map(str, tensor.shape))
+        style = "bold green" if tensor.name in chosen else None if tensor.stride else "dim"
+        table.add_row(
+            escape(tensor.name),
+            escape(tensor.operator),
+            shape,
+            str(tensor.stride or ""),
+            f"{tensor.cost:.0%}",
+            mark,
+            style=style,
+        )
+    return table

@@ -1,0 +1,76 @@
+"""What a check found, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from rich.table import Table
+from rich.text import Text
+
+from roiseg.config.entry import user_message
+
+State = Literal["ok", "note", "warning", "error"]
+_STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        about: what was looked at.
+        state: `error` keeps training from starting, `warning` makes it slow or wrong, `note` is to be known.
+        text: what was found.
+        todo: what to do; empty where nothing is, or where the text says it (errors of roiseg do).
+    """
+
+    about: str
+    state: State
+    text: str
+    todo: str = ""
+
+
+@dataclass
+class Diagnosis:
+    """All findings, in the order in which they were made; a line is never there twice."""
+
+    findings: list[Finding] = field(default_factory=list)
+
+    def add(self, *findings: Finding) -> None:
+        """Add findings."""
+        seen = {(finding.state, finding.text) for finding in self.findings}
+        self.findings += [f for f in findings if (f.state, f.text) not in seen]
+
+    @contextmanager
+    def guard(self, about: str, state: State = "error") -> Iterator[None]:
+        """Turn a mistake of the user's that is met inside into a finding of the report, and go on."""
+        try:
+            yield
+        except Exception as error:
+            line = user_message(error)
+            if line is None:
+                raise
+            self.add(Finding(about, state, line))
+
+    @property
+    def can_start(self) -> bool:
+        """Is there nothing that keeps training from starting?"""
+        return all(finding.state != "error" for finding in self.findings)
+
+    def table(self) -> Table:
+        """The findings for the terminal."""
+        table = Table(title="doctor", show_lines=False)
+        for name in ("", "what", "found, and what to do"):
+            table.add_column(name, overflow="fold")
+        for finding in self.findings:
+            style = _STYLES[finding.state]
+            todo = (f"\n-> {finding.todo}", style) if finding.todo else ""
+            table.add_row(Text(finding.state, style), finding.about, Text.assemble(finding.text, todo))
+        return table
+
+    def content(self) -> dict[str, object]:
+        """The findings for programs."""
+        return {"can_start": self.can_start, "findings": [asdict(finding) for finding in self.findings]}

@@ -1,0 +1,48 @@
+"""Whether the detector finds what is annotated: not so where preprocessing, head or labels are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from roiseg.data.batch import collate
+from roiseg.data.datamodule import RoiDataModule
+from roiseg.diagnosis.finding import Finding
+from roiseg.geometry.boxes import iou
+
+_ABOUT = "detector's boxes"
+_ENOUGH = 1 / 3  # of the annotated boxes; a small detector misses small persons
+_FOUND = 0.5  # IoU
+
+
+def recall(data: RoiDataModule, images: int = 20) -> Iterator[Finding]:
+    """Run the detector on some validation images and count the annotated boxes that it finds.
+
+    Args:
+        data: ready to be used.
+        images: how many.
+    """
+    extractor = data.extractor
+    if extractor.detector is None:
+        text = "not read (extractor.detector is null): training does not need them, prediction takes yours"
+        yield Finding(_ABOUT, "note", text, "detector@extractor.detector=yolo, say")
+        return
+    extractor.detector.plausibility.told = True  # here, by a finding
+    items = np.unique(np.linspace(0, len(data.dataset("val")) - 1, images).astype(int)).tolist()
+    samples = data.samples("val", items)
+    found = annotated = 0
+    for sample in samples:
+        inputs = extractor.preprocess(collate([sample]).images)
+        _, (detections,) = extractor.run_with_detections(inputs)
+        overlap = iou(sample.rois, detections.boxes)
+        found += int((overlap.max(axis=1, initial=0) >= _FOUND).sum())
+        annotated += len(sample.rois)
+    text = f"{found} of {annotated} annotated boxes in {len(samples)} images found (IoU {_FOUND} or more)"
+    good = found >= _ENOUGH * annotated
+    yield Finding(_ABOUT, "ok" if good else "warning", text, "" if good else (
+        "check extractor.preprocess (color, divisor, mean, std, align) and extractor.detector (labels)"
+    ))  # fmt: skip
+    for doubt in (extractor.detector.plausibility.doubt, extractor.detector.doubt_about(data.category_id)):
+        if doubt and not good:  # what is found is read as it is meant
+            yield Finding(_ABOUT, "warning", doubt)

@@ -1,0 +1,109 @@
+"""A training as far as its first loss: everything it builds, and one image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from roiseg.config import build
+from roiseg.config.run_summary import parameter_counts
+from roiseg.data.batch import collate
+from roiseg.data.datamodule import RoiDataModule
+from roiseg.decoders.base import Decoder
+from roiseg.diagnosis.finding import Diagnosis, Finding
+from roiseg.diagnosis.recall import recall
+from roiseg.extractor.cache.base import GB
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+
+
+def cache(data: RoiDataModule) -> Iterator[Finding]:
+    """Size of all features against the budget and what is free; nothing is opened, made or removed."""
+    if data.cache is None:
+        todo = "to compute them once: data/cache=disk, with augmentation data/bank=variants, too"
+        yield Finding("feature cache", "note", "none: features are computed every epoch", todo)
+        return
+    each = sum(data.cache.codec.length(shape) for shape in data.extractor.shapes)
+    views = {split: data.views[split].number for split in ("train", "val")}
+    wanted = each * sum(number * len(data.dataset(split)) for split, number in views.items())
+    room, place = data.cache.room()
+    text = (
+        f"{each / 1e6:.2f} MB an image, {wanted / GB:.2f} GB in all; the budget is "
+        f"{data.cache.budget / GB:.1f} GB, {place} has room for {room / GB:.1f} GB"
+    )
+    if not views["train"]:
+        todo = "to keep them: data/bank=variants gives each image a fixed number of views"
+        yield Finding(
+            "feature cache", "note", "augmented training images are new every epoch, not kept", todo
+        )
+    if wanted > data.cache.budget:
+        todo = "raise data.cache.budget_gb, or take a smaller codec or bank: the rest is computed every epoch"
+        yield Finding("feature cache", "warning", text, todo)
+    elif wanted > room:
+        todo = "set data/cache=disk, and paths.cache_dir to a disk with room; or take a smaller codec or bank"
+        yield Finding("feature cache", "warning", text, todo)
+    else:
+        yield Finding("feature cache", "ok", text)
+
+
+_FEW_CELLS = 7  # a side of the median ROI on the finest tensor, below which its outline is lost
+
+
+def rehearse(cfg: DictConfig, extractor: OnnxExtractor, with_data: bool, report: Diagnosis) -> None:
+    """Build what a training builds, in its order; nothing is written.
+
+    Args:
+        cfg: the configuration.
+        extractor: the detector, opened.
+        with_data: the data set is there and whole; one image of it is decoded.
+        report: takes the findings.
+    """
+    if extractor.free_batch and not extractor.batched:
+        text = "its batch dimension is declared free, but it computes one image a run: images run one by one"
+        report.add(
+            Finding("detector's input", "note", text, "export it with batch 1, or a batch free throughout")
+        )
+    with report.guard("trainer"):
+        build.build_trainer(cfg, build.build_callbacks(cfg), build.build_loggers(cfg))
+    with report.guard("model"):
+        decoder = build.build_decoder(cfg, extractor)
+        number = parameter_counts(decoder)["trainable"]
+        report.add(Finding("model", "ok", f"{type(decoder).__name__}, {number:,} trainable parameters"))
+        build.build_clicks(cfg, decoder)
+        if with_data:
+            with report.guard("one image"):
+                _decode(cfg, build.make_datamodule(cfg, extractor, decoder), decoder, report)
+
+
+def _decode(cfg: DictConfig, data: RoiDataModule, decoder: Decoder, report: Diagnosis) -> None:
+    """One training image goes all the way to a loss."""
+    report.add(*cache(data), _cells(data, decoder))
+    batch = collate(data.samples("train", [0]))
+    data.samples("val", [0])
+    module = build.build_module(cfg, decoder, build.build_loss(cfg, decoder, data), None, {})
+    batch.inputs = data.extractor.preprocess(batch.images)
+    batch.features = data.extractor.run(batch.inputs)
+    with torch.no_grad():
+        loss, _ = module.loss(module(batch), batch.targets)
+    text = f"{batch.samples[0].file_name}, {len(batch.rois)} ROIs: loss {float(loss):.3f} before any training"
+    report.add(Finding("one image", "ok", text))
+    with report.guard("detector's boxes", "warning"):  # training takes the annotated ones
+        report.add(*recall(data))
+
+
+def _cells(data: RoiDataModule, decoder: Decoder) -> Finding:
+    """How many cells of the finest tensor the median training ROI covers."""
+    annotations, letterbox = data.dataset("train").annotations, data.extractor.preprocess.letterbox
+    rois = annotations.all_eligible(data.min_roi_size)
+    boxes = annotations.all_pixel_boxes()[rois]
+    scales = np.array([letterbox.fit(height, width).scale for height, width in annotations.sizes.tolist()])
+    images = np.searchsorted(annotations.first, rois, "right") - 1
+    stride = min(decoder.strides)
+    width, height = np.median((boxes[:, 2:] - boxes[:, :2]) * scales[images, None], axis=0) / stride
+    text = f"the median ROI covers {width:.1f} x {height:.1f} cells of stride {stride}"
+    if min(width, height) < _FEW_CELLS:
+        todo = "take a tensor of smaller stride, too (tensors='*' lists them), or model.detail=16"
+        return Finding("ROIs in the tensor", "note", text, todo)
+    return Finding("ROIs in the tensor", "ok", text)

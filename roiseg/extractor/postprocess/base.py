@@ -1,0 +1,190 @@
+"""What all adapters share: which boxes are kept, and what comes out."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from roiseg.common.errors import UserError
+from roiseg.extractor.postprocess.multi_tensor import Part, Shape
+from roiseg.extractor.postprocess.plausibility import Plausibility
+from roiseg.geometry.boxes import Boxes, clip, nms
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector finds in one image, by falling score."""
+
+    boxes: Boxes  # [N, 4] x1, y1, x2, y2; of an adapter: pixels of the detector's input, cut to it
+    scores: NDArray[np.float32]  # [N] 0..1
+    labels: NDArray[np.int64]  # [N] the detector's own class numbers
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+class Detector(ABC):
+    """Reads boxes from the raw output of a detector's head.
+
+    Args:
+        output: name of the tensor that holds them, inner ones too, or names of all `parts`; None takes the
+            outputs whose shapes fit, the first of several.
+        labels: the detector's classes whose boxes are wanted; the others are not looked at. None: all.
+        score_threshold: boxes with this score or less are dropped.
+        iou_threshold: of two boxes that overlap more, of whatever wanted class, the one with the higher score
+            stays (greedy NMS); None: no NMS, for outputs that have been through one.
+        max_detections: how many boxes are kept at most, those with the highest scores.
+
+    Attributes:
+        parts: the tensors that are joined to what `decode` reads; empty: it reads one as it is.
+        free_rows: the number of boxes in the output differs from image to image.
+
+    Raises:
+        UserError: an option outside its range.
+    """
+
+    parts: tuple[Part, ...] = ()
+    free_rows = False
+
+    def __init__(
+        self,
+        output: str | Sequence[str] | None = None,
+        labels: Sequence[int] | None = (0,),
+        score_threshold: float = 0.25,
+        iou_threshold: float | None = 0.45,
+        max_detections: int = 100,
+    ) -> None:
+        if labels is not None and (len(labels) == 0 or min(labels) < 0):
+            raise UserError(
+                f"extractor.detector.labels must be class numbers from 0 on, or null for all, got {labels}"
+            )
+        if not 0 <= score_threshold < 1:
+            raise UserError(
+                f"extractor.detector.score_threshold must be at least 0 and below 1, got {score_threshold}"
+            )
+        if iou_threshold is not None and not 0 < iou_threshold <= 1:
+            raise UserError(
+                "extractor.detector.iou_threshold must be above 0 and at most 1, or null for no NMS, "
+                f"got {iou_threshold}"
+            )
+        if max_detections < 1:
+            raise UserError(f"extractor.detector.max_detections must be at least 1, got {max_detections}")
+        named = [output] if isinstance(output, (str, int)) else output or []
+        self.outputs = [str(name) for name in named]
+        wanted = [part.holds for part in self.parts] or ["boxes"]
+        if self.outputs and len(self.outputs) != len(wanted):
+            raise UserError(
+                f"extractor.detector.output must name {len(wanted)} ({', '.join(wanted)}), got {output}"
+            )
+        self.labels = None if labels is None else [int(label) for label in labels]
+        self.score_threshold = float(score_threshold)
+        self.iou_threshold = None if iou_threshold is None else float(iou_threshold)
+        self.max_detections = int(max_detections)
+        self.plausibility = Plausibility()
+
+    def __call__(self, raw: NDArray[np.generic], image_size: tuple[int, int]) -> Detections:
+        """Read the boxes of one image.
+
+        Args:
+            raw: the head's output.
+            image_size: (H, W) of the detector's input in pixels.
+
+        Raises:
+            UserError: an output of this shape is not what the adapter reads, or it holds nan.
+        """
+        if problem := self.mismatch(raw.shape, image_size):
+            raise UserError(f"extractor.detector: the detector's output is {list(raw.shape)}, {problem}")
+        if np.isnan(raw).any():  # no comparison holds for nan: its boxes would be left out without a word
+            raise UserError("the detector's output holds nan: its weights or its arithmetic are damaged")
+        decoded = self.decode(torch.from_numpy(raw.astype(np.float32)), image_size)
+        some = ~(decoded[1] <= self.score_threshold)
+        if doubt := self.plausibility.count(decoded[0][some], decoded[1][some], image_size):
+            log.warning(doubt)
+        boxes, scores, labels = (tensor.numpy() for tensor in _with_area(*decoded, image_size))
+        above = np.flatnonzero(scores > self.score_threshold)
+        kept = above[nms(boxes[above], scores[above], self.iou_threshold, self.max_detections)]
+        return Detections(clip(boxes[kept], image_size), scores[kept], labels[kept].astype(np.int64))
+
+    def candidates(self, raw: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """All boxes the output holds, before any choice; plain tensor operations, which can be exported.
+
+        Args:
+            raw: the head's output of one image, float32, of a shape that fits.
+            image_size: (H, W) of the detector's input in pixels.
+
+        Returns:
+            Boxes [A, 4] x1, y1, x2, y2 in input pixels, not cut to the input; scores [A], 0 where the class
+            is not wanted or no area of the box lies within the input; labels [A].
+        """
+        return _with_area(*self.decode(raw, image_size), image_size)
+
+    def doubt_about(self, category_id: int) -> str:
+        """Why the wanted class seems to be the person while the category is another; empty if not.
+
+        The person is class 0, or 1 where classes are numbered as COCO's categories are.
+        """
+        person = self.labels[0] if self.labels in ([0], [1]) else None
+        if person is None or category_id in (person, person + 1):
+            return ""
+        return (
+            f"extractor.detector.labels is [{person}], in most detectors the person, and the category is "
+            f"{category_id}: set extractor.detector.labels to the detector's class for that category, or to "
+            "null if it has no other class"
+        )
+
+    @abstractmethod
+    def mismatch(self, shape: Shape, image_size: tuple[int, int]) -> str:
+        """Why an output of this shape is not what the adapter reads, in words; empty if it is."""
+
+    @abstractmethod
+    def decode(self, raw: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, scores and labels of all that the output holds; see `candidates`."""
+
+    def best_class(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """The wanted class with the highest score, of class scores [A, C]: its scores [A] and labels [A]."""
+        wanted = range(scores.shape[1]) if self.labels is None else self.labels
+        best, index = scores[:, list(wanted)].max(dim=1)
+        return best, torch.tensor(list(wanted))[index]
+
+    def absent_label(self, classes: int) -> str:
+        """In words: which wanted label a head of so many classes does not have; empty if it has all."""
+        absent = [label for label in self.labels or [] if label >= classes]
+        if not absent:
+            return ""
+        return f"which are {classes} classes from 0 on: extractor.detector.labels names {absent[0]}"
+
+
+def _with_area(
+    boxes: Tensor, scores: Tensor, labels: Tensor, image_size: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, with score 0 where no area of the box lies within the input."""
+    height, width = image_size
+    across = boxes[:, 2].clamp(0, width) > boxes[:, 0].clamp(0, width)
+    down = boxes[:, 3].clamp(0, height) > boxes[:, 1].clamp(0, height)
+    return boxes, torch.where(across & down, scores, 0.0), labels
+
+
+def one_batch(shape: Shape, dimensions: int) -> bool:
+    """Is this a shape of so many dimensions, the first of which can be 1?"""
+    return len(shape) == dimensions and shape[0] in (1, None)
+
+
+def corners(boxes: Tensor) -> Tensor:
+    """Centre x, centre y, width, height -> x1, y1, x2, y2; [A, 4]."""
+    centre, half = boxes[:, :2], boxes[:, 2:] / 2
+    return torch.cat([centre - half, centre + half], dim=1)
+
+
+def to_pixels(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Boxes [A, 4] in 0..1 of (H, W) -> pixels."""
+    height, width = image_size
+    return boxes * torch.tensor([width, height, width, height], dtype=boxes.dtype)

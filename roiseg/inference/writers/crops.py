@@ -1,0 +1,106 @@
+"""Each instance's part of the image, for classifiers that come after."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from roiseg.common.errors import UserError
+from roiseg.geometry.boxes import Boxes
+from roiseg.geometry.paste import Window
+from roiseg.inference.image_predictions import ImageResult
+from roiseg.inference.sources.source import Source
+from roiseg.inference.writers.writer import Write, Writer, json_list, numbered, write_rgb
+
+
+class CropsWriter(Writer):
+    """Boxes grown about their centre, cut out as PNG, and `crops.json` with boxes and labels.
+
+    Args:
+        folder: where images and json go.
+        ratio: a crop's sides are this many times the box's.
+        min_size: and at least this many pixels, where the image has as many.
+        label: of all instances.
+
+    Raises:
+        UserError: a ratio below 1, a size below 1.
+    """
+
+    def __init__(
+        self, folder: str = "crops", ratio: float = 1.2, min_size: int = 16, label: str = "person"
+    ) -> None:
+        if ratio < 1 or min_size < 1:
+            raise UserError(f"crops: ratio and min_size must be 1 or more, got {ratio}, {min_size}")
+        self.folder = folder
+        self.ratio = ratio
+        self.min_size = min_size
+        self.label = label
+
+    def place(self, source: Source) -> str:
+        """The list."""
+        return f"{self.folder}/crops.json"
+
+    @contextmanager
+    def open(self, folder: Path, source: Source) -> Iterator[Write]:
+        """Images are written at once, the list is there at the end."""
+        target = folder / self.folder
+        with json_list(folder / self.place(source)) as add:
+
+            def write(result: ImageResult) -> None:
+                for index, box in enumerate(result.prediction.boxes):
+                    window = x1, y1, x2, y2 = grown(box, self.ratio, self.min_size, result.prediction.size)
+                    if x2 > x1 and y2 > y1:
+                        file = numbered(result.frame.key, index + 1, ".png")
+                        write_rgb(target / file, np.ascontiguousarray(result.image[y1:y2, x1:x2]))
+                        add(self._record(result, index, file, window))
+
+            yield write
+
+    def _record(self, result: ImageResult, index: int, file: str, window: Window) -> dict[str, Any]:
+        box = result.prediction.boxes[index].astype(float)
+        return {
+            "file": file,
+            "label": self.label,
+            "score": round(float(result.prediction.scores[index]), 5),
+            "image": result.frame.name,
+            "image_id": result.image_id,
+            "instance": index + 1,
+            "box": box.round(2).tolist(),
+            "crop": list(window),
+            "box_in_crop": (box - np.tile(window[:2], 2)).round(2).tolist(),
+        }
+
+
+def grown(box: Boxes, ratio: float, min_size: int, size: tuple[int, int]) -> Window:
+    """Whole pixels x1, y1, x2, y2 of a box grown about its centre, within an image of `size` (H, W).
+
+    A side too short is grown to `min_size`; at the image's border the crop moves inwards to keep that.
+    Empty for a box outside of the image.
+
+    Args:
+        box: [4] x1, y1, x2, y2 in pixels.
+        ratio: of a side to the box's.
+        min_size: least pixels of a side.
+        size: (H, W) of the image.
+    """
+    (x1, x2), (y1, y2) = (
+        _side(float(box[axis]), float(box[axis + 2]), ratio, min_size, length)
+        for axis, length in enumerate((size[1], size[0]))
+    )
+    return x1, y1, x2, y2
+
+
+def _side(low: float, high: float, ratio: float, min_size: int, length: int) -> tuple[int, int]:
+    if low >= length or high <= 0:
+        return 0, 0
+    middle, half = (low + high) / 2, (high - low) * ratio / 2
+    first, last = max(math.floor(middle - half), 0), min(math.ceil(middle + half), length)
+    if last - first < min_size:
+        first = min(max(round((first + last - min_size) / 2), 0), max(length - min_size, 0))
+        last = min(first + min_size, length)
+    return first, last

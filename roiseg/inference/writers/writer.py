@@ -1,0 +1,100 @@
+"""What a writer is: takes results one after another and leaves files of one kind."""
+
+from __future__ import annotations
+
+import functools
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from roiseg.common.files import atomic_path, open_text
+from roiseg.inference.image_predictions import ImageResult
+from roiseg.inference.sources.source import Source
+
+Write = Callable[[ImageResult], None]
+
+
+class Writer(ABC):
+    """Writes one format. Holds no more than one result at a time."""
+
+    @abstractmethod
+    def place(self, source: Source) -> str:
+        """What it leaves, relative to the output folder."""
+
+    @abstractmethod
+    def open(self, folder: Path, source: Source) -> AbstractContextManager[Write]:
+        """Yield the function that takes results; what goes over all images is whole when the block ends.
+
+        Args:
+            folder: the output folder.
+            source: where the images are from.
+        """
+
+
+class FileWriter(Writer):
+    """Writes each image's result in files of its own, named by the image, in one folder.
+
+    Args:
+        folder: its name, within the output folder.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def place(self, source: Source) -> str:
+        """The folder."""
+        return f"{self.folder}/"
+
+    @contextmanager
+    def open(self, folder: Path, source: Source) -> Iterator[Write]:
+        """Nothing is kept open."""
+        yield functools.partial(self.write, folder / self.folder)
+
+    @abstractmethod
+    def write(self, folder: Path, result: ImageResult) -> None:
+        """Write one image's files below `folder`, each whole or not at all."""
+
+
+def numbered(key: str, number: int, suffix: str) -> str:
+    """Name of the file about one instance (from 1) of an image."""
+    return f"{key}_{number:03d}{suffix}"
+
+
+@contextmanager
+def json_list(path: Path) -> Iterator[Callable[[Any], None]]:
+    """Yield a function that adds an item, a line each; the file is whole when the block ends, or absent."""
+    with atomic_path(path) as temporary, open_text(temporary) as stream:
+        before = "[\n"
+
+        def add(item: Any) -> None:
+            nonlocal before
+            stream.write(before + json.dumps(item, allow_nan=False, ensure_ascii=False))
+            before = ",\n"
+
+        yield add
+        stream.write("[]\n" if before == "[\n" else "\n]\n")
+
+
+def write_rgb(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write RGB uint8 [H, W, 3] in the format of the path's suffix, whole or not at all."""
+    _write(path, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+
+
+def write_labels(path: Path, labels: NDArray[np.uint16]) -> None:
+    """Write one channel uint16 [H, W] as PNG, whole or not at all."""
+    _write(path, labels)
+
+
+def _write(path: Path, content: np.ndarray) -> None:
+    done, encoded = cv2.imencode(path.suffix, content)
+    if not done:
+        raise ValueError(f"OpenCV cannot encode an image of shape {content.shape} as {path.suffix}")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encoded.tobytes())

@@ -1,0 +1,183 @@
+"""From a trained model to a checked ONNX file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnx import ModelProto, TensorProto
+from onnx.defs import onnx_opset_version
+
+from roiseg.common.errors import UserError
+from roiseg.common.files import as_utf8, atomic_path
+from roiseg.data.batch import RoiSample
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.inference.checkpoint import TrainedModel
+from roiseg.onnx_export.boxes import BOXES, SCORES, BoxReader
+from roiseg.onnx_export.graph import (
+    IMAGE,
+    MASKS,
+    PIXEL_SIZE,
+    ROIS,
+    FeatureInput,
+    export_decoder,
+    save_onnx,
+    seal,
+)
+from roiseg.onnx_export.merge import merge_with_extractor
+from roiseg.onnx_export.verify import (
+    TOLERANCE,
+    OnnxCheck,
+    compare_decoder,
+    compare_merged,
+    compare_with_boxes,
+)
+
+_OLDEST = 16  # the first operator set with GridSample
+_TENSORS = {
+    ROIS: "float32 [N, 4] x1, y1, x2, y2 over width and height of the input, 0..1",
+    IMAGE: "float32 [1, 3, H, W] the detector's input tensor",
+    PIXEL_SIZE: "float32 [1] micrometres, or original pixels if the training data gave none, per input pixel",
+    BOXES: "float32 [N, 4] x1, y1, x2, y2 in pixels of the input, by falling score, after NMS",
+    SCORES: "float32 [N] the detector's scores of the boxes, 0..1",
+    MASKS: "float32 [N, H, W] probability of the target at input resolution, 0 outside the ROI",
+}
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to write.
+
+    Args:
+        merged: one file from image to masks, the extractor inside; else the decoder alone.
+        boxes: a merged file that finds the ROIs itself, the detector's own boxes after score threshold and
+            NMS: image -> boxes, scores, masks.
+        half: the decoder's weights and arithmetic in fp16.
+        opset: ONNX operator set; newer GridSample is wrong in some TensorRT versions, hence 18.
+
+    Raises:
+        UserError: boxes without merged, or an opset without GridSample or unknown to this ONNX.
+    """
+
+    merged: bool = False
+    half: bool = False
+    opset: int = 18
+    boxes: bool = False
+
+    def __post_init__(self) -> None:
+        if self.boxes and not self.merged:
+            raise UserError("boxes=true needs the detector inside the file: add merged=true")
+        if not _OLDEST <= self.opset <= onnx_opset_version():
+            raise UserError(f"opset is {self.opset}, it must be from {_OLDEST} to {onnx_opset_version()}")
+
+
+def export_model(
+    model: TrainedModel,
+    path: Path,
+    options: ExportOptions,
+    extractor: OnnxExtractor | None = None,
+    samples: Sequence[RoiSample] = (),
+) -> OnnxCheck:
+    """Write the ONNX file of a trained model and compare it with PyTorch.
+
+    The file appears only if the comparison passes.
+
+    Args:
+        model: from `load_model`.
+        path: the file to write.
+        options: what to write.
+        extractor: needed for a merged file and for real samples.
+        samples: real images with ROIs to compare on, beside random input.
+
+    Raises:
+        UserError: the comparison failed, or a merged file without the extractor.
+    """
+    if options.merged and extractor is None:
+        raise UserError("a merged export needs the extractor: give its onnx_path")
+    reader = box_reader(extractor) if options.boxes and extractor is not None else None
+    inputs = feature_inputs(model)
+    exported = export_decoder(model.decoder, inputs, model.image_size, options.opset, options.half)
+    if options.merged and extractor is not None:
+        exported = merge_with_extractor(exported, extractor.onnx_path, extractor.layers, reader)
+    written = max(entry.version for entry in exported.opset_import if entry.domain in ("", "ai.onnx"))
+    if written != options.opset:  # the exporter falls back to its own without a word
+        raise UserError(f"{model.path} cannot be exported in opset {options.opset}: use opset={written}")
+    tolerance = allowed_difference(exported)
+    with atomic_path(path) as temporary:
+        save_onnx(exported, temporary, _metadata(model, options, exported))
+        check = compare(temporary, model, options, tolerance, extractor, samples)
+        if not check.passed:
+            worst = max(check.random, check.real or 0.0)
+            boxes = f", boxes by {check.boxes:.2e} pixels" if check.boxes else ""
+            raise UserError(
+                f"ONNX export of {model.path} differs from PyTorch by {worst:.2e}{boxes}, above "
+                f"{tolerance:.0e}: no file was written"
+            )
+    return check
+
+
+def compare(
+    path: Path,
+    model: TrainedModel,
+    options: ExportOptions,
+    tolerance: float,
+    extractor: OnnxExtractor | None,
+    samples: Sequence[RoiSample],
+) -> OnnxCheck:
+    """Compare an exported file with its model in PyTorch; the arguments are those of `export_model`."""
+    if not options.merged:
+        return compare_decoder(path, model, tolerance, extractor, samples)
+    assert extractor is not None
+    compare_file = compare_with_boxes if options.boxes else compare_merged
+    return compare_file(path, model, tolerance, extractor, samples)
+
+
+def allowed_difference(exported: ModelProto) -> float:
+    """The tolerance of the comparison: larger where anything in the file, or its image, is in fp16."""
+    half = TensorProto.FLOAT16
+    given = any(value.type.tensor_type.elem_type == half for value in exported.graph.input)
+    stored = any(weight.data_type == half for weight in exported.graph.initializer)
+    return TOLERANCE["float16" if given or stored else "float32"]
+
+
+def box_reader(extractor: OnnxExtractor) -> BoxReader:
+    """How the extractor's own boxes are read.
+
+    Raises:
+        UserError: it has no `detector`, or its output does not fit.
+    """
+    head, shape = extractor.head()
+    assert extractor.detector is not None
+    return BoxReader(extractor.detector, head, shape, extractor.preprocess.image_size)
+
+
+def feature_inputs(model: TrainedModel) -> list[FeatureInput]:
+    """The decoder file's feature inputs, named by layer."""
+    return [FeatureInput(name, shape) for name, shape in zip(model.layers, model.shapes, strict=True)]
+
+
+def _metadata(model: TrainedModel, options: ExportOptions, exported: ModelProto) -> dict[str, str]:
+    """What a program that runs the file must know (ONNX metadata properties)."""
+    extractor = model.config["extractor"]
+    inputs = [value.name for value in exported.graph.input]
+    described = [*inputs, *(value.name for value in exported.graph.output)]
+    # of the detector, which has named it
+    picture = next(name for name in inputs if name not in (ROIS, PIXEL_SIZE)) if options.merged else None
+    tensors = {**_TENSORS, **({picture: _TENSORS[IMAGE]} if picture else {})}
+    metadata = {
+        "producer": "roiseg",
+        "checkpoint": as_utf8(model.path.name),
+        "epoch": str(model.epoch),
+        "image_size": json.dumps(list(model.image_size)),
+        "layers": json.dumps(list(model.layers)),
+        "preprocess": json.dumps({k: v for k, v in extractor["preprocess"].items() if k[0] != "_"}),
+        **{name: text for name, text in tensors.items() if name in described},
+        "category_id": json.dumps(model.category_id),
+        "merged": json.dumps(options.merged),
+        "detector": json.dumps(extractor.get("detector")),
+        "picture_input": json.dumps(picture),
+        "extractor_sha256": model.extractor_sha256,
+    }
+    return {**metadata, "seal": seal(metadata, described)}

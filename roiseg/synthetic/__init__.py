@@ -1,0 +1,6 @@
+"""Drawn people: images with exact masks, so that everything can be tried with nothing downloaded."""
+
+from roiseg.synthetic.dataset import SyntheticPeople, synthetic_scene
+from roiseg.synthetic.scene import Scene, render_scene
+
+__all__ = ["Scene", "SyntheticPeople", "render_scene", "synthetic_scene"]

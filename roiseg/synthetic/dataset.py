@@ -1,0 +1,293 @@
+"""Synthetic images on disk as a COCO data set, made once and found again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from roiseg.common.console import track
+from roiseg.common.errors import UserError
+from roiseg.common.files import atomic_path, read_json, write_json
+from roiseg.common.locks import locked
+from roiseg.common.outputs import check_folder, inside, never, own, remove
+from roiseg.synthetic.scene import PEOPLE_CYCLE, Scene, render_scene
+
+# boundary edges of a pixel, walked with the mask on the right hand. Direction (dx, dy): (row and column of
+# the pixel beyond the edge, row and column of the corner where the edge starts), relative to the pixel
+_EDGES = {
+    (1, 0): ((-1, 0), (0, 0)),
+    (0, 1): ((0, 1), (0, 1)),
+    (-1, 0): ((1, 0), (1, 1)),
+    (0, -1): ((0, -1), (1, 0)),
+}
+
+
+def segmentation(mask: np.ndarray) -> list[list[int]] | dict[str, Any]:
+    """Return the COCO segmentation that pycocotools decodes to exactly `mask`.
+
+    Args:
+        mask: bool `[H, W]`, not empty.
+
+    Returns:
+        Polygons along the pixels' edges, one for each connected part; where a part has a hole, which
+        polygons cannot express, an uncompressed RLE `{"counts": [...], "size": [H, W]}`.
+    """
+    return rle(mask) if has_hole(mask) else polygons(mask)
+
+
+def bounding_box(mask: np.ndarray) -> list[int]:
+    """Return the tight `[x, y, width, height]` of a mask that is not empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    x, y = int(columns[0]), int(rows[0])
+    return [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y]
+
+
+def has_hole(mask: np.ndarray) -> bool:
+    """Whether background (joined across corners too) is enclosed by the mask."""
+    outside = np.pad(~mask, 1, constant_values=True).astype(np.uint8)
+    return cv2.connectedComponents(outside, connectivity=8)[0] > 2
+
+
+def rle(mask: np.ndarray) -> dict[str, Any]:
+    """Uncompressed run lengths, column by column, beginning with background."""
+    flat = np.concatenate([[False], mask.ravel(order="F")])
+    changes = np.flatnonzero(flat[1:] != flat[:-1])
+    counts = np.diff(np.concatenate([[0], changes, [mask.size]]))
+    return {"counts": counts.tolist(), "size": list(mask.shape)}
+
+
+def polygons(mask: np.ndarray) -> list[list[int]]:
+    """Trace the edges of the mask's pixels; flat `[x1, y1, x2, y2, ...]` for each part."""
+    following = _edges(mask)
+    traced = []
+    while following:
+        start = next(iter(following))
+        direction = following[start][0]
+        corner, corners = start, list[tuple[int, int]]()
+        while corner in following:
+            heading = _take(following, corner, direction)
+            if heading != direction or not corners:
+                corners.append(corner)
+            direction = heading
+            corner = (corner[0] + heading[0], corner[1] + heading[1])
+            if corner == start and _closed(following, corner, direction):
+                break
+        traced.append([value for corner in corners for value in corner])
+    return traced
+
+
+def _edges(mask: np.ndarray) -> dict[tuple[int, int], list[tuple[int, int]]]:
+    """Corner (x, y) -> directions of the boundary edges that start there, two where parts touch."""
+    padded = np.pad(mask, 1)
+    starts: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    height, width = mask.shape
+    for direction, ((beyond_y, beyond_x), (corner_y, corner_x)) in _EDGES.items():
+        beyond = padded[1 + beyond_y : 1 + beyond_y + height, 1 + beyond_x : 1 + beyond_x + width]
+        rows, columns = np.nonzero(mask & ~beyond)
+        for x, y in zip((columns + corner_x).tolist(), (rows + corner_y).tolist(), strict=True):
+            starts.setdefault((x, y), []).append(direction)
+    return starts
+
+
+def _take(
+    following: dict[tuple[int, int], list[tuple[int, int]]], corner: tuple[int, int], heading: tuple[int, int]
+) -> tuple[int, int]:
+    """Remove and return the next edge; where two parts touch, a right turn stays with the same pixel."""
+    choices = following[corner]
+    right = (-heading[1], heading[0])
+    chosen = right if right in choices else choices[0]
+    choices.remove(chosen)
+    if not choices:
+        del following[corner]
+    return chosen
+
+
+def _closed(
+    following: dict[tuple[int, int], list[tuple[int, int]]], corner: tuple[int, int], heading: tuple[int, int]
+) -> bool:
+    """Whether the loop that came back to its start ends here rather than passing through."""
+    right = (-heading[1], heading[0])
+    return right not in following.get(corner, [])
+
+
+RENDERER_VERSION = 3  # raise it when the same seed gives other images
+MARKER = "synthetic.json"  # says that the folder is ours to write in
+_MARK = {"made_by": "python -m roiseg.synthesize"}  # its content
+# each split draws from random streams of its own; "extractor" is for pre-training the tiny detector
+SPLITS = {"train": 1, "val": 2, "extractor": 3}
+FIRST_ID = {"train": 1, "val": 1_000_001}
+JPEG_QUALITY = 95
+
+
+def synthetic_scene(seed: int, split: str, index: int) -> Scene:
+    """Render image `index` of a split; it depends on nothing but the three arguments."""
+    rng = np.random.default_rng([seed, SPLITS[split], index])
+    return render_scene(rng, PEOPLE_CYCLE[index % len(PEOPLE_CYCLE)])
+
+
+@dataclass(frozen=True)
+class SyntheticPeople:
+    """A COCO data set of drawn people.
+
+    Args:
+        root: folder of the data set; absent, empty, or made by this class before.
+        train_images: number of images in the split train2017.
+        val_images: number of images in the split val2017.
+        seed: 0 or greater; another seed gives other images.
+    """
+
+    root: str | Path
+    train_images: int = 240
+    val_images: int = 40
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("train_images", "val_images"):
+            count = getattr(self, name)
+            if not 1 <= count <= 999_999:
+                raise UserError(f"synthetic data: {name} must be between 1 and 999999, got {count}")
+        if self.seed < 0:
+            raise UserError(f"synthetic data: seed must be 0 or greater, got {self.seed}")
+
+    def images_dir(self, split: str) -> Path:
+        """Folder of the images of "train" or "val"."""
+        return Path(self.root) / "images" / f"{split}2017"
+
+    def annotation_file(self, split: str) -> Path:
+        """Annotations of "train" or "val"."""
+        return Path(self.root) / "annotations" / f"instances_{split}2017_person_only_no_crowd.json"
+
+    def makes(self, path: str | Path) -> bool:
+        """Does `path` lie in the data set's folder?"""
+        return Path(self.root).absolute() in Path(path).absolute().parents
+
+    def ensure(self) -> Path:
+        """Make what is missing and return the root; at once if the data set is whole.
+
+        The annotations of a split are written after its images, so a split that has annotations
+        with the same parameters is complete. An interrupted run is simply made again. Of several
+        processes one makes it, the others wait.
+
+        Raises:
+            UserError: the folder holds images or annotations that this class did not make.
+        """
+        root = Path(self.root)
+        if not all(self._complete(split) for split in FIRST_ID):
+            self._claim()
+            with locked(root / ".lock", wait=True):
+                for split in FIRST_ID:
+                    if not self._complete(split):  # asked late: another process may have made it by now
+                        self._make(split)
+        return root
+
+    def _count(self, split: str) -> int:
+        return self.train_images if split == "train" else self.val_images
+
+    def _info(self, split: str) -> dict[str, Any]:
+        return {
+            "description": "roiseg synthetic people",
+            "renderer_version": RENDERER_VERSION,
+            "seed": self.seed,
+            "split": split,
+            "images": self._count(split),
+        }
+
+    def _complete(self, split: str) -> bool:
+        path = self.annotation_file(split)
+        if not path.is_file():
+            return False
+        content = read_json(path, "synthetic annotations")
+        if not isinstance(content, dict) or content.get("info") != self._info(split):
+            return False
+        folder = self.images_dir(split)
+        return all((folder / image["file_name"]).is_file() for image in content["images"])
+
+    def _claim(self) -> None:
+        """Mark the root as ours, unless it holds what somebody else put there."""
+        root = check_folder(self.root, "synthetic data: root")
+        for folder in (root / "images", root / "annotations"):
+            used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+            if used and not self._is_marked():  # asked last: another process may make it just now
+                raise UserError(
+                    f"synthetic data: {folder} exists and was not made by roiseg: give another root"
+                )
+        own(root)
+        if not self._is_marked():
+            write_json(root / MARKER, _MARK, never)
+        for split in FIRST_ID:
+            self._pictures(split)
+
+    def _pictures(self, split: str) -> set[str]:
+        """Names of the images that annotations of this class tell of, of whatever parameters.
+
+        Raises:
+            UserError: the annotations are somebody else's.
+        """
+        path = self.annotation_file(split)
+        if not path.exists():
+            return set()
+        content = read_json(path, "synthetic annotations")
+        info = content.get("info") if isinstance(content, dict) else None
+        if not isinstance(info, dict) or info.get("description") != self._info(split)["description"]:
+            raise UserError(f"synthetic data: roiseg did not make {path}: give another root, or remove it")
+        return {image["file_name"] for image in content["images"]}
+
+    def _is_marked(self) -> bool:
+        path = Path(self.root) / MARKER
+        return path.is_file() and read_json(path, "mark of synthetic data") == _MARK
+
+    def _make(self, split: str) -> None:
+        before = self._pictures(split)
+        remove(self.annotation_file(split))
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for index in track(range(self._count(split)), f"drawing {split} images"):
+            scene = synthetic_scene(self.seed, split, index)
+            image_id = FIRST_ID[split] + index
+            name = f"{image_id:012d}.jpg"
+            _write_jpeg(self.images_dir(split) / name, scene.image)
+            height, width = scene.instances.shape
+            images.append({"id": image_id, "file_name": name, "width": width, "height": height})
+            annotations += _annotate(scene, image_id, len(annotations) + FIRST_ID[split])
+        for name in before - {image["file_name"] for image in images}:
+            remove(inside(self.images_dir(split), name))
+        content = {
+            "info": self._info(split),
+            "images": images,
+            "categories": [{"id": 1, "name": "person", "supercategory": "person"}],
+            "annotations": annotations,
+        }
+        with atomic_path(self.annotation_file(split)) as temporary:  # not indented: outlines are long
+            temporary.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+
+
+def _annotate(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:
+    annotations = []
+    for person in range(scene.people):
+        mask = scene.instances == person + 1
+        annotations.append(
+            {
+                "id": first_id + person,
+                "image_id": image_id,
+                "category_id": 1,
+                "iscrowd": 0,
+                "area": int(mask.sum()),
+                "bbox": bounding_box(mask),
+                "segmentation": segmentation(mask),
+            }
+        )
+    return annotations
+
+
+def _write_jpeg(path: Path, image: np.ndarray) -> None:
+    parameters = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    done, encoded = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), parameters)
+    if not done:
+        raise ValueError(f"OpenCV cannot encode an image of shape {image.shape}")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encoded.tobytes())

@@ -1,0 +1,330 @@
+"""The trained network as one ONNX file with readable tensor names."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from roiseg.common.console import console, progress_bar, track
+from roiseg.common.errors import UserError
+from roiseg.common.files import atomic_path
+from roiseg.common.locks import locked
+from roiseg.common.outputs import check_output
+from roiseg.geometry.transform import Letterbox
+from roiseg.synthetic.dataset import synthetic_scene
+from roiseg.synthetic.detector import (
+    IMAGE_SIZE,
+    STRIDE,
+    DenseHead,
+    Pictures,
+    RoiHead,
+    TinyPersonNet,
+    assign,
+    dense_targets,
+    person_boxes,
+    sample_rois,
+)
+from roiseg.synthetic.scene import Scene
+
+OPSET = 18
+TOLERANCE = 1e-4
+INTERNAL = ("features_s4", "features_s8")
+
+
+def export_onnx(network: TinyPersonNet, path: str | Path) -> Path:
+    """Write `network` as ONNX, atomically, after comparing ONNX Runtime with PyTorch.
+
+    The file has one input `images` `[1, 3, 256, 256]` and one output `output` `[1, 1024, 6]`;
+    `features_s4` and `features_s8` are named tensors inside, there to be cut at.
+
+    Raises:
+        RuntimeError: ONNX Runtime differs from PyTorch by more than 1e-4.
+    """
+    network = copy.deepcopy(network).cpu().eval().fold_batch_norms()
+    picture = torch.rand(1, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
+    model = _to_onnx(network, picture)
+    _compare(model, network, picture)
+    _hide_features(model)
+    onnx.checker.check_model(model, full_check=True)
+    with atomic_path(path) as temporary:
+        onnx.save(model, str(temporary))
+    return Path(path)
+
+
+def _to_onnx(network: TinyPersonNet, picture: torch.Tensor) -> onnx.ModelProto:
+    silenced = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # the exporter reports on every pass it makes
+    try:
+        program = torch.onnx.export(
+            network, (picture,), dynamo=True, opset_version=OPSET, input_names=["images"],
+            output_names=["output", *INTERNAL], verbose=False,
+        )  # fmt: skip
+    finally:
+        logging.disable(silenced)
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    for node in model.graph.node:  # traces of the Python source: large, and with paths of the machine
+        del node.metadata_props[:]
+        node.ClearField("doc_string")
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
+    model.graph.name = "tiny_person"
+    return model
+
+
+def _compare(model: onnx.ModelProto, network: TinyPersonNet, picture: torch.Tensor) -> None:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(["output", *INTERNAL], {"images": picture.numpy()})
+    with torch.no_grad():
+        wanted = network(picture)
+    for name, a, b in zip(("output", *INTERNAL), found, wanted, strict=True):
+        difference = float(np.abs(np.asarray(a) - b.numpy()).max())
+        if difference > TOLERANCE:
+            raise RuntimeError(f"ONNX Runtime and PyTorch differ by {difference:.2g} in {name}")
+
+
+def _hide_features(model: onnx.ModelProto) -> None:
+    """Turn the feature outputs into inner tensors that keep their names and shapes."""
+    inner = [output for output in model.graph.output if output.name in INTERNAL]
+    for output in inner:
+        model.graph.output.remove(output)
+    known = {value.name for value in model.graph.value_info}
+    model.graph.value_info.extend(output for output in inner if output.name not in known)
+
+
+ROIS_EACH = 3  # per image and step
+PERSONS_MOST = 8  # per image
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """How long and how fast to learn.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: images a step.
+        lr: peak of the one-cycle learning rate.
+        seed: of weights, order, flips and jitter.
+        device: "cpu", "cuda", ...
+        bfloat16: compute convolutions in bfloat16 (twice as fast on processors that have it).
+    """
+
+    steps: int
+    batch_size: int
+    lr: float
+    seed: int
+    device: str
+    bfloat16: bool
+
+
+class _Student(nn.Module):
+    """The network with the heads that are dropped afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = TinyPersonNet()
+        self.dense4, self.dense8 = DenseHead(), DenseHead()
+        self.roi4 = RoiHead()
+
+
+def pretrain(pictures: Pictures, how: Pretraining) -> TinyPersonNet:
+    """Train a network from scratch on letterboxed images; returns it in evaluation mode on the CPU."""
+    torch.manual_seed(how.seed)
+    generator = torch.Generator().manual_seed(how.seed)
+    student = _Student().to(how.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(student.parameters(), lr=how.lr, weight_decay=0.01, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, how.lr, total_steps=how.steps + 1, pct_start=0.1
+    )
+    device = torch.device(how.device).type
+    with progress_bar() as bar:
+        task = bar.add_task("pre-training", total=how.steps)
+        smooth = 0.0
+        for step, batch in enumerate(_batches(pictures, how, generator)):
+            with torch.autocast(device, torch.bfloat16, enabled=how.bfloat16):
+                loss = _loss(student, batch, generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(student.parameters(), 5.0)
+            optimizer.step()
+            schedule.step()
+            smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
+            bar.update(task, advance=1, description=f"pre-training, loss {smooth:.3f}")
+            if not console.is_terminal and (step + 1) % max(how.steps // 10, 1) == 0:  # logs show no bar
+                console.print(f"step {step + 1} of {how.steps}: loss {smooth:.3f}")
+    return student.network.cpu().eval()
+
+
+def _batches(pictures: Pictures, how: Pretraining, generator: torch.Generator) -> Iterator[Pictures]:
+    """Random images, half of them mirrored, brightness and colour varied."""
+    for _ in range(how.steps):
+        batch = pictures.take(torch.randint(len(pictures), (how.batch_size,), generator=generator))
+        mirrored = (torch.rand(how.batch_size, generator=generator) < 0.5)[:, None, None]
+        instances = torch.where(mirrored, batch.instances.flip(-1), batch.instances)
+        parts = torch.where(mirrored, batch.parts.flip(-1), batch.parts)
+        images = torch.where(mirrored[:, None], batch.images.flip(-1), batch.images).float() / 255
+        gain = 1 + 0.12 * torch.randn(how.batch_size, 3, 1, 1, generator=generator)
+        shift = 0.05 * torch.randn(how.batch_size, 1, 1, 1, generator=generator)
+        images = (images * gain + shift).clamp(0, 1)
+        images = images.to(how.device, memory_format=torch.channels_last)
+        yield Pictures(images, instances.to(how.device), parts.to(how.device))
+
+
+def _loss(student: _Student, batch: Pictures, generator: torch.Generator) -> Tensor:
+    boxes = person_boxes(batch.instances, PERSONS_MOST)
+    features_s4, features_s8 = student.network.features(batch.images)
+    total = detection_loss(student.network.raw(features_s8).float(), boxes)
+    rois, labels = sample_rois(batch, boxes, ROIS_EACH, generator)
+    if len(rois):
+        total = total + 4.0 * student.roi4.loss(features_s4, rois, 4, labels)
+    total = total + student.dense4.loss(features_s4, dense_targets(batch, boxes, 4))
+    total = total + student.dense8.loss(features_s8, dense_targets(batch, boxes, 8))
+    return total
+
+
+def detection_loss(raw: Tensor, boxes: Tensor) -> Tensor:
+    """Objectness, box and score loss.
+
+    Args:
+        raw: network's rows before the sigmoid, `[B, cells, 6]`.
+        boxes: `[B, N, 4]` input pixels, NaN for the absent.
+    """
+    own, positive = assign(boxes, (IMAGE_SIZE, IMAGE_SIZE))
+    objectness = F.binary_cross_entropy_with_logits(raw[..., 4], positive.float(), reduction="sum")
+    count = positive.sum().clamp(min=1)
+    if not positive.any():
+        return objectness / count
+    found, wanted = decode_rows(raw)[positive], own[positive]
+    iou, giou = _iou(found, wanted)
+    score = F.binary_cross_entropy_with_logits(
+        raw[..., 5][positive], iou.detach().clamp(0, 1), reduction="sum"
+    )
+    return (objectness + 2 * (1 - giou).sum() + score) / count
+
+
+def decode_rows(rows: Tensor) -> Tensor:
+    """Detection rows [B, cells, 6] -> boxes x1, y1, x2, y2 in input pixels [B, cells, 4]."""
+    side = IMAGE_SIZE // STRIDE
+    index = torch.arange(side * side, device=rows.device)
+    cells = torch.stack([index % side, index // side], 1)
+    centre = (rows[..., :2] + cells) * STRIDE
+    half = rows[..., 2:4].clamp(max=6).exp() * STRIDE / 2
+    return torch.cat([centre - half, centre + half], -1)
+
+
+def _iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """IoU and generalised IoU of boxes [N, 4] pairwise."""
+    overlap = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(1)
+    union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - overlap
+    hull = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).prod(1)
+    iou = overlap / union.clamp(min=1e-6)
+    return iou, iou - (hull - union) / hull.clamp(min=1e-6)
+
+
+COMMITTED = Path(__file__).resolve().parents[3] / "ext_extractor" / "tiny_person_256.onnx"
+
+
+@dataclass(frozen=True)
+class TinyDetector:
+    """A tiny person detector, pre-trained on images no data set holds.
+
+    Args:
+        path: the ONNX file.
+        pictures: synthetic images to learn from (about 330 kB of memory each).
+        steps: optimiser steps.
+        batch_size: images a step.
+        lr: peak of the one-cycle learning rate.
+        seed: decides images, first weights and order.
+        device: "cpu" or "cuda".
+        bfloat16: convolutions in half precision.
+        threads: processor threads; None takes all cores.
+
+    Raises:
+        UserError: a number that must be positive is not.
+    """
+
+    path: str | Path
+    pictures: int = 3500
+    steps: int = 5000
+    batch_size: int = 16
+    lr: float = 3e-3
+    seed: int = 0
+    device: str = "cpu"
+    bfloat16: bool = True
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("pictures", "steps", "batch_size", "lr"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"make_extractor: {name} must be greater than 0, got {getattr(self, name)}")
+
+    def makes(self, path: str | Path) -> bool:
+        """Is `path` the file this stands for?"""
+        return Path(path).absolute() == Path(self.path).absolute()
+
+    def ensure(self) -> Path:
+        """Copy the file of the repository, or train it where that is gone; at once if it is there.
+
+        Of several processes one trains it, the others wait.
+        """
+        path = Path(self.path)
+        if path.is_file():
+            return path
+        if not COMMITTED.is_file():
+            with locked(path.with_name(f".{path.name}.lock"), wait=True):
+                return path if path.is_file() else self.make()
+        with atomic_path(path) as temporary:
+            shutil.copyfile(COMMITTED, temporary)
+        return path
+
+    def make(self) -> Path:
+        """Draw images, train, export; returns the file."""
+        check_output(self.path)
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        how = Pretraining(self.steps, self.batch_size, self.lr, self.seed, self.device, self.bfloat16)
+        return export_onnx(pretrain(draw_pictures(self.pictures, self.seed), how), self.path)
+
+
+def draw_pictures(count: int, seed: int) -> Pictures:
+    """Draw letterboxed images from the random streams of the split "extractor".
+
+    No image of a synthetic data set is among them, whatever its seed: the name of the split is a
+    part of the seed of each image.
+    """
+    letterboxed = [
+        letterbox_scene(synthetic_scene(seed, "extractor", index))
+        for index in track(range(count), "drawing images")
+    ]
+    images, instances, parts = (torch.from_numpy(np.stack(kind)) for kind in zip(*letterboxed, strict=True))
+    return Pictures(images.permute(0, 3, 1, 2), instances, parts)
+
+
+def letterbox_scene(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bring a scene to the network's input: image [256, 256, 3], instances and parts [256, 256], uint8."""
+    box = Letterbox((IMAGE_SIZE, IMAGE_SIZE))
+    height, width = scene.instances.shape
+    transform = box.fit(height, width)
+    size = (round(transform.scale_x * width), round(transform.scale_y * height))
+    top, left = round(transform.shift_y), round(transform.shift_x)
+    labels = []
+    for label in (scene.instances, scene.parts):
+        canvas = np.zeros(box.size, np.uint8)
+        small = cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        canvas[top : top + size[1], left : left + size[0]] = small
+        labels.append(canvas)
+    return box.apply(scene.image, transform), labels[0], labels[1]
