@@ -9,8 +9,8 @@ from typing import Any
 import lightning as L
 import numpy as np
 
-from callbacks.results import gather_from_all
-from callbacks.tensorboard import writers
+from roiseg.callbacks.results import gather_from_all
+from roiseg.callbacks.tensorboard import writers
 from roiseg.data.batch import RoiBatch
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.evaluation.ranking import RankedInstance, Ranking, ranking_sheet

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from callbacks.checkpoints import last_checkpoint_message
+from roiseg.callbacks.checkpoints import last_checkpoint_message
 from roiseg.common.errors import UserError
 
 _GRADIENT = "the gradient"

@@ -11,7 +11,7 @@ import lightning as L
 import numpy as np
 from numpy.typing import NDArray
 
-from callbacks.tensorboard import writers
+from roiseg.callbacks.tensorboard import writers
 from roiseg.common.errors import UserError
 from roiseg.common.files import image_path
 from roiseg.data.batch import RoiSample, collate

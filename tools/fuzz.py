@@ -30,8 +30,8 @@ import torch
 import xxhash
 import yaml
 
-from callbacks.checkpoints import EpochCheckpoint
 from roiseg import report
+from roiseg.callbacks.checkpoints import EpochCheckpoint
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
 from roiseg.config.entry import user_message

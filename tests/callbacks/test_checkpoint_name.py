@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from callbacks.checkpoints import EpochCheckpoint, checkpoint_name
+from roiseg.callbacks.checkpoints import EpochCheckpoint, checkpoint_name
 
 
 @pytest.mark.parametrize(

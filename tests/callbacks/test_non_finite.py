@@ -15,8 +15,8 @@ from tiny_run import (
     tiny_trainer,
 )
 
-from callbacks.checkpoints import EpochCheckpoint
-from callbacks.non_finite import StopOnNonFinite
+from roiseg.callbacks.checkpoints import EpochCheckpoint
+from roiseg.callbacks.non_finite import StopOnNonFinite
 from roiseg.common.errors import UserError
 from roiseg.inference.checkpoint import checkpoint_metadata, read_checkpoint
 

@@ -7,7 +7,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import fit
 
-from callbacks.overlays import ValidationOverlays, choose_items
+from roiseg.callbacks.overlays import ValidationOverlays, choose_items
 from roiseg.data.augment import Augment
 from roiseg.data.coco_json import load_annotations
 from roiseg.data.dataset import RoiDataset

@@ -9,7 +9,7 @@ import torch
 from tiny_image_decoder import TinyImageDecoder
 from tiny_run import one_thread, tiny_data, tiny_extractor, tiny_module, tiny_trainer
 
-from callbacks.overlays import ValidationOverlays
+from roiseg.callbacks.overlays import ValidationOverlays
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from callbacks.checkpoints import AtomicCheckpointIO, last_checkpoint_message
+from roiseg.callbacks.checkpoints import AtomicCheckpointIO, last_checkpoint_message
 
 
 def test_it_is_written_beside_its_place_and_moved_there_in_one_step(tmp_path, monkeypatch):

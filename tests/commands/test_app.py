@@ -18,9 +18,9 @@ from PIL import Image
 from tiny_run import fit
 from werkzeug.serving import BaseWSGIServer
 
-from callbacks.checkpoints import EpochCheckpoint
 from roiseg import app
 from roiseg.app import short_names
+from roiseg.callbacks.checkpoints import EpochCheckpoint
 from roiseg.data.zooms import CropScales
 from roiseg.inference.checkpoint import newest_checkpoint
 from roiseg.inference.predictor import Predictor

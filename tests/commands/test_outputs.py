@@ -12,7 +12,7 @@ from run_folders import noisy, write_run
 from test_errors import one_line
 from tiny_run import fit, one_thread
 
-from callbacks.checkpoints import AtomicCheckpointIO, EpochCheckpoint
+from roiseg.callbacks.checkpoints import AtomicCheckpointIO, EpochCheckpoint
 from roiseg.common import outputs
 from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path, require_file, write_json

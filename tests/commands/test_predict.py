@@ -18,7 +18,7 @@ from tiny_run import fit, one_thread
 from tiny_video import write_video
 
 import roiseg.predict
-from callbacks.checkpoints import EpochCheckpoint
+from roiseg.callbacks.checkpoints import EpochCheckpoint
 from roiseg.data.images import read_image
 from roiseg.inference.checkpoint import load_model, newest_checkpoint
 from roiseg.inference.predictor import Predictor

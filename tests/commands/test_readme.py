@@ -16,7 +16,7 @@ from helpers import ROOT
 from tiny_run import fit
 
 import roiseg.train
-from callbacks.checkpoints import EpochCheckpoint
+from roiseg.callbacks.checkpoints import EpochCheckpoint
 from roiseg.inference.checkpoint import newest_checkpoint
 
 README = (ROOT / "README.md").read_text()

@@ -10,7 +10,7 @@ from faults.bad_checkpoints import CHECKPOINTS, FILE, RESUMED
 from helpers import user_error
 from tiny_run import fit, tiny_config, tiny_extractor
 
-from callbacks.checkpoints import EpochCheckpoint
+from roiseg.callbacks.checkpoints import EpochCheckpoint
 from roiseg.common.errors import UserError
 from roiseg.config.entry import user_message
 from roiseg.inference.checkpoint import checkpoint_metadata, load_model, newest_checkpoint

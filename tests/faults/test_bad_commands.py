@@ -25,7 +25,7 @@ from helpers import make_onnx
 from PIL import Image
 from tiny_run import fit
 
-from callbacks.checkpoints import EpochCheckpoint
+from roiseg.callbacks.checkpoints import EpochCheckpoint
 from roiseg.inference.checkpoint import newest_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "error::UserWarning")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_run import fit
 
-from callbacks.checkpoints import EpochCheckpoint
+from roiseg.callbacks.checkpoints import EpochCheckpoint
 from roiseg.inference.checkpoint import newest_checkpoint
 
 

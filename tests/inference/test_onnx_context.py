@@ -21,7 +21,7 @@ from tiny_run import (
     tiny_trainer,
 )
 
-from callbacks.checkpoints import EpochCheckpoint
+from roiseg.callbacks.checkpoints import EpochCheckpoint
 from roiseg.decoders.base import Context, target_probability
 from roiseg.geometry.paste import paste_masks
 from roiseg.inference.checkpoint import checkpoint_metadata, load_model, newest_checkpoint

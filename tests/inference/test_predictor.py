@@ -12,7 +12,7 @@ from helpers import user_error
 from tiny_looks import EVERY, make, run_test, topleft_extractor
 from tiny_run import fit, one_thread, tiny_config, tiny_data, tiny_module
 
-from callbacks.checkpoints import EpochCheckpoint
+from roiseg.callbacks.checkpoints import EpochCheckpoint
 from roiseg.common.errors import UserError
 from roiseg.common.limits import TooMuch
 from roiseg.data.images import read_image
