@@ -7,16 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 
 from roiseg.callbacks.results import gather_from_all
 from roiseg.callbacks.tensorboard import writers
-from roiseg.data.batch import RoiBatch
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.evaluation.ranking import RankedInstance, Ranking, ranking_sheet
-from roiseg.geometry.rle import encode_window
-from roiseg.metrics.instance import paste_instance
-from roiseg.training.module import RoiSegModule
+from roiseg.metrics.roi import MeasuredBatch
 from roiseg.visualize.overlays import save_png
 
 
@@ -49,30 +45,18 @@ class InstanceSheets(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep what belongs to the extremes so far."""
-        if outputs is None:
-            return
-        assert isinstance(pl_module, RoiSegModule) and isinstance(batch, RoiBatch)
-        rois, boxes = (
-            np.concatenate(batch.original_boxes(windows)) for windows in (None, outputs["windows"])
-        )
-        images = batch.rois[:, 0].long().tolist()
-        for number, record in enumerate(outputs["records"]):
-            takers = [ranking for ranking in self.rankings.values() if ranking.wants(record)]
-            if takers:
-                sample = batch.samples[images[number]]
-                probability = outputs["probabilities"][number].cpu()
-                shown, window = paste_instance(probability, sample, boxes[number], rois[number])
-                mask = encode_window(shown, window, sample.original_size)
-                for ranking in takers:
-                    ranking.add(RankedInstance(record, sample.image_index, mask))
+        """Keep the worst and the best so far."""
+        if isinstance(outputs, MeasuredBatch):
+            for pasted, record in zip(outputs.masks, outputs.records, strict=True):
+                for ranking in self.rankings.values():
+                    ranking.add(pasted, record)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw those of all processes, on the first."""
         for name, ranking in self.rankings.items():
             together = Ranking(ranking.sign, ranking.count)
             for instance in gather_from_all(ranking.kept):
-                together.add(instance)
+                together.insert(instance)
             if trainer.is_global_zero and together.kept:
                 self._draw(trainer, name, together.kept)
 

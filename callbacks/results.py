@@ -11,6 +11,7 @@ from torch import distributed
 
 from roiseg.evaluation.result_files import write_table
 from roiseg.metrics.instance import InstanceRecord
+from roiseg.metrics.roi import MeasuredBatch
 
 T = TypeVar("T")
 
@@ -96,8 +97,8 @@ class InstanceTable(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect what the module has measured."""
-        if outputs is not None:
-            self._records += outputs["records"]
+        if isinstance(outputs, MeasuredBatch):
+            self._records += outputs.records
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the rows of all processes, on the first."""

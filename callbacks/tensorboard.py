@@ -16,12 +16,12 @@ from torch.utils.tensorboard.summary import hparams
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import as_utf8
-from roiseg.data.batch import RoiBatch
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.decoders.base import Context, Decoder
 from roiseg.decoders.cost import Cost, measure_cost
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.metrics.precision_recall import PrecisionRecallCurve
+from roiseg.metrics.roi import MeasuredBatch
 from roiseg.reporting.runs import flatten
 from roiseg.training.module import RoiSegModule
 
@@ -228,9 +228,8 @@ class PrCurve(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Count the pixels of what the module has measured."""
-        if outputs is not None and self._due(trainer):
-            assert isinstance(batch, RoiBatch)
-            self.curve.update(outputs["on_rois"], batch.measured)
+        if isinstance(outputs, MeasuredBatch) and self._due(trainer):
+            self.curve.update(outputs.prediction.grid_target, batch.measured)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the curve of all processes, on the first."""

@@ -105,7 +105,7 @@ def on_annotations(cfg: DictConfig, models: Mapping[str, Evaluated]) -> dict[str
 def measure(cfg: DictConfig, name: str, model: Evaluated) -> Evaluation:
     """One model on annotated boxes, under a progress bar."""
     evaluator = Evaluator(
-        model.seer, model.data.dataset("val"), cfg.worst, cfg.mask_quality, model.data.category_id
+        model.model, model.data.dataset("val"), cfg.worst, cfg.mask_quality, model.data.category_id
     )
     batches = model.data.test_dataloader()
     for batch in track(batches, f"measuring the {name}", total=len(batches)):

@@ -26,7 +26,7 @@ from roiseg.inference.box_files.base import BoxFile
 from roiseg.inference.box_files.open_boxes import open_boxes
 from roiseg.inference.checkpoint import read_checkpoint
 from roiseg.inference.image_predictions import ImagePredictions, PredictionCounts, knows_any
-from roiseg.inference.model import open_mask_model
+from roiseg.inference.model import open_model
 from roiseg.inference.predictor import Predictor
 from roiseg.inference.sources.open_source import open_source
 from roiseg.inference.sources.source import Source
@@ -59,7 +59,7 @@ def predict(cfg: DictConfig) -> Run:
     check_folder(content["output_dir"], "output_dir")
     source = open_source(content["source"])
     writers: dict[str, Writer] = instantiate(cfg.writers, _convert_="all")
-    model = open_mask_model(
+    model = open_model(
         content["ckpt"], content["onnx"], content["onnx_path"], require_device(content["device"]),
         content["detector"],
     )  # fmt: skip

@@ -9,6 +9,7 @@ from tiny_run import LAYER, tiny_decoder, tiny_trainer
 
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
+from roiseg.metrics.instance import measure_instances, paste_masks
 
 
 def topleft_extractor(onnx_file):
@@ -35,6 +36,12 @@ def run_test(module, data, folder):
     logged = trainer.test(module, datamodule=data, verbose=False)[0]
     module.eval()
     return logged, outputs.seen
+
+
+def measured(target, batch, extents=None, **options):
+    """Records of predictions [R, h, w] stretched over `extents`, by default the ROIs."""
+    extents = batch.rois[:, 1:] if extents is None else extents
+    return measure_instances(paste_masks(target, extents, batch), **options)
 
 
 def make(name, extractor):

@@ -17,9 +17,8 @@ from roiseg.config.device import require_device
 from roiseg.config.run_summary import parameter_counts
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.data.targets import TargetSpec
-from roiseg.evaluation.roi_prediction import CheckpointSeer, MergedExtractor, OnnxSeer, Seer
 from roiseg.inference.checkpoint import TrainedModel, load_model
-from roiseg.inference.model import MaskModel, OnnxModel, TorchModel
+from roiseg.inference.model import MergedExtractor, OnnxModel, RoiModel, TorchModel
 from roiseg.inference.onnx_file import OnnxFile
 from roiseg.inference.predictor import Predictor
 
@@ -34,13 +33,11 @@ class Evaluated:
 
     Attributes:
         model: ready to run.
-        seer: how it is measured.
         data: three classes, whatever the model tells apart.
         trained: the checkpoint, if it is one.
     """
 
-    model: MaskModel
-    seer: Seer
+    model: RoiModel
     data: RoiDataModule
     trained: TrainedModel | None = None
 
@@ -71,7 +68,7 @@ class Evaluated:
     def summary(self) -> dict[str, Any]:
         """What it is, for json."""
         epoch = {} if self.trained is None else {"epoch": self.trained.epoch}
-        return {"file": str(self.model.path), **epoch, "arithmetic": self.seer.arithmetic}
+        return {"file": str(self.model.path), **epoch, "arithmetic": self.model.precision}
 
     def data_summary(self) -> dict[str, Any]:
         """On what it is measured, for json."""
@@ -112,16 +109,14 @@ def open_models(cfg: DictConfig) -> dict[str, Evaluated]:
     trained = None if cfg.ckpt is None else load_model(cfg.ckpt)
     if trained is not None:
         extractor = trained.extractor(cfg.onnx_path, adapter)
-        model = TorchModel(trained, extractor, require_device(cfg.device))
-        seer = CheckpointSeer(model, cfg.precision or _precision(cfg, trained))
+        precision = cfg.precision or _precision(cfg, trained)
+        model = TorchModel(trained, extractor, require_device(cfg.device), precision)
         own_grid = trained.decoder.output_size if trained.decoder.frame == "roi" else None
-        models["checkpoint"] = Evaluated(model, seer, _data(cfg, model, own_grid, model.device), trained)
+        models["checkpoint"] = Evaluated(model, _data(cfg, model, own_grid, model.device), trained)
     if cfg.onnx is not None:
         file = OnnxFile(cfg.onnx)
         exported = OnnxModel(file, file.extractor(_detector_file(cfg, file, trained), adapter))
-        models["onnx"] = Evaluated(
-            exported, OnnxSeer(exported), _data(cfg, exported, None, torch.device("cpu"))
-        )
+        models["onnx"] = Evaluated(exported, _data(cfg, exported, None, torch.device("cpu")))
         origin = file.metadata.get("checkpoint")
         if trained is not None and origin != as_utf8(trained.path.name):
             log.warning("%s was exported from %s, not from %s", file.path, origin, trained.path)
@@ -143,7 +138,7 @@ def _detector_file(cfg: DictConfig, file: OnnxFile, trained: TrainedModel | None
 
 
 def _data(
-    cfg: DictConfig, model: MaskModel, own_grid: tuple[int, int] | None, device: torch.device
+    cfg: DictConfig, model: RoiModel, own_grid: tuple[int, int] | None, device: torch.device
 ) -> RoiDataModule:
     """The data of `data=` for a model, read and checked; metrics count on `own_grid` if on no other."""
     size = cfg.data.metric_size or own_grid

@@ -130,11 +130,42 @@ class RoiBatch:
             if other is not None:
                 other.keep_for_current_stream()
 
+    @property
+    def metric_size(self) -> tuple[int, int]:
+        """(h, w) of the metric grid over each ROI (evaluation only)."""
+        return self.measured.shape[1], self.measured.shape[2]
+
     def original_boxes(self, boxes: Tensor | None = None) -> list[Boxes]:
         """Boxes [R, 4] that belong to the ROIs (default: the ROIs), by image, in its original pixels."""
         given = (self.rois[:, 1:] if boxes is None else boxes).cpu().numpy()
         images = self.rois[:, 0].cpu().numpy()
         return [sample.transform.inverse().boxes(given[images == i]) for i, sample in enumerate(self.samples)]
+
+
+@dataclass(frozen=True)
+class RoiPrediction:
+    """What a model predicts for the R ROIs of a batch.
+
+    Attributes:
+        target: [R, h, w] probability of the target.
+        non_target: [R, h, w] probability of other persons; None for a model that does not tell them apart.
+        extents: [R, 4] boxes in input pixels that both are stretched over.
+        grid_target: [R, *metric_size] probability of the target on the metric grid over each ROI.
+        grid_classes: int64 [R, *metric_size] most probable class there.
+    """
+
+    target: Tensor
+    non_target: Tensor | None
+    extents: Tensor
+    grid_target: Tensor
+    grid_classes: Tensor
+
+    def cpu(self) -> RoiPrediction:
+        """Return the same on the CPU."""
+        others = None if self.non_target is None else self.non_target.cpu()
+        return RoiPrediction(
+            self.target.cpu(), others, self.extents.cpu(), self.grid_target.cpu(), self.grid_classes.cpu()
+        )
 
 
 def close_up(

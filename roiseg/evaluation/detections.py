@@ -12,9 +12,10 @@ from roiseg.common.console import track
 from roiseg.common.files import image_path
 from roiseg.data.annotations import Annotations
 from roiseg.data.images import read_image
-from roiseg.evaluation.coco_results import coco_result, mask_quality
+from roiseg.evaluation.coco_results import coco_result
 from roiseg.inference.predictor import Predictor
 from roiseg.metrics.average_precision import average_precision, truth_records
+from roiseg.metrics.instance import mask_quality
 
 
 @dataclass(frozen=True)

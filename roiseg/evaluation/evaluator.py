@@ -5,18 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
-from roiseg.common.classes import BACKGROUND, NON_TARGET
 from roiseg.data.batch import RoiBatch
 from roiseg.data.dataset import RoiDataset
-from roiseg.evaluation.coco_results import batch_results
+from roiseg.evaluation.coco_results import mask_result
 from roiseg.evaluation.ranking import RankedInstance, Ranking
-from roiseg.evaluation.roi_prediction import Seen, Seer
+from roiseg.inference.model import RoiModel
 from roiseg.metrics.average_precision import average_precision, truth_records
 from roiseg.metrics.confusion import Confusion
-from roiseg.metrics.instance import InstanceRecord, measure_instances
-from roiseg.metrics.pixel import InstanceMetrics, PixelMetrics
+from roiseg.metrics.instance import InstanceRecord
+from roiseg.metrics.roi import RoiMetrics
 from roiseg.metrics.size_bands import Band, bands
 
 
@@ -59,22 +56,27 @@ class Evaluator:
     """Measures a model batch by batch. Masks are kept as RLE only.
 
     Args:
-        seer: the model.
+        model: what is measured.
         dataset: where truth comes from; with three classes.
         worst: how many instances to keep for a sheet.
-        by_quality: masks are ranked by `mask_quality` for average precision; else as they come.
+        by_quality: masks are ranked by their `PastedMask.quality` for average precision; else as they come.
         category_id: of the annotations, and so of the results.
     """
 
     def __init__(
-        self, seer: Seer, dataset: RoiDataset, worst: int = 20, by_quality: bool = True, category_id: int = 1
+        self,
+        model: RoiModel,
+        dataset: RoiDataset,
+        worst: int = 20,
+        by_quality: bool = True,
+        category_id: int = 1,
     ) -> None:
-        self.seer = seer
+        self.model = model
         self.dataset = dataset
         self.by_quality = by_quality
         self.category_id = category_id
-        self._pixels, self._instances = PixelMetrics(seer.num_classes), InstanceMetrics()
-        self._classes, self._target = Confusion(seer.num_classes), Confusion(2)
+        self._metrics = RoiMetrics(model.num_classes)
+        self._classes, self._target = Confusion(model.num_classes), Confusion(2)
         self._ranking = Ranking(1, worst)
         self._records: list[InstanceRecord] = []
         self._results: list[dict[str, Any]] = []
@@ -83,35 +85,23 @@ class Evaluator:
 
     def update(self, batch: RoiBatch) -> None:
         """Add a batch with its features, from an evaluation loader over the data set."""
-        seen = self.seer.see(batch)
-        self._count_cells(seen, batch.measured.cpu().long())
-        records = measure_instances(seen.probabilities, batch, seen.windows)
-        found = batch_results(seen.probabilities, batch, seen.windows, self.by_quality, self.category_id)
-        results = list(found)
-        self._instances.update(records)
-        images = batch.rois[:, 0].long().tolist()
-        for image, record, result in zip(images, records, results, strict=True):
-            if self._ranking.wants(record):
-                mask = result["segmentation"]
-                mask = {**mask, "counts": mask["counts"].encode("ascii")}
-                self._ranking.add(RankedInstance(record, batch.samples[image].image_index, mask))
+        prediction = self.model.predict(batch).cpu()
+        measured = self._metrics.update(prediction, batch)
+        truth = batch.measured.cpu().long()
+        self._classes.update(prediction.grid_classes, truth)
+        self._target.update(prediction.grid_target >= 0.5, truth)
+        for pasted, record in zip(measured.masks, measured.records, strict=True):
+            self._ranking.add(pasted, record)
+            score = pasted.quality if self.by_quality else 1.0
+            self._results.append(mask_result(pasted, self.category_id, score))
+        self._records += measured.records
         self._images += [sample.image_index for sample in batch.samples if not sample.skipped]
-        self._records += records
-        self._results += results
         width, height = (batch.rois[:, 3:] - batch.rois[:, 1:3]).double().cpu().unbind(dim=1)
         self._sides += (width * height).sqrt().tolist()
 
-    def _count_cells(self, seen: Seen, truth: Tensor) -> None:
-        classes = seen.classes.cpu()
-        self._classes.update(classes, truth)
-        self._target.update(seen.is_target.cpu(), truth)
-        if self.seer.num_classes <= NON_TARGET:
-            truth = truth.masked_fill(truth == NON_TARGET, BACKGROUND)
-        self._pixels.update(classes, truth)
-
     def compute(self) -> Evaluation:
         """The figures over all batches so far."""
-        figures = self._pixels.scalars() | self._instances.compute()
+        figures = self._metrics.compute()
         return Evaluation(
             {f"test/{name}": float(value) for name, value in figures.items()},
             _precision(self.dataset, self._images, self._results),

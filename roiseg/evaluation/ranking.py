@@ -12,8 +12,8 @@ import numpy as np
 from roiseg.common.files import image_path
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.images import read_image
-from roiseg.geometry.rle import decode_window
-from roiseg.metrics.instance import InstanceRecord
+from roiseg.geometry.rle import decode_window, encode_window
+from roiseg.metrics.instance import InstanceRecord, PastedMask
 from roiseg.visualize.canvas import Image
 from roiseg.visualize.cases import Case, case_sheet, surroundings
 
@@ -40,12 +40,14 @@ class Ranking:
         self.count = count
         self.kept: list[RankedInstance] = []
 
-    def wants(self, record: InstanceRecord) -> bool:
-        """Is it among the kept, as far as is known?"""
-        return len(self.kept) < self.count or self._rank(record) < self._rank(self.kept[-1].record)
+    def add(self, pasted: PastedMask, record: InstanceRecord) -> None:
+        """Consider an instance and its predicted mask."""
+        if len(self.kept) < self.count or self._rank(record) < self._rank(self.kept[-1].record):
+            mask = encode_window(pasted.mask, pasted.window, pasted.sample.original_size)
+            self.insert(RankedInstance(record, pasted.sample.image_index, mask))
 
-    def add(self, instance: RankedInstance) -> None:
-        """Take one in, and let go of the one too many."""
+    def insert(self, instance: RankedInstance) -> None:
+        """Insert an instance, and drop the last one if there are too many."""
         bisect.insort(self.kept, instance, key=lambda kept: self._rank(kept.record))
         del self.kept[self.count :]
 

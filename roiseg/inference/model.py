@@ -1,8 +1,11 @@
-"""Whatever makes masks of ROIs, behind one call: a checkpoint's decoder or an exported ONNX file."""
+"""One interface to every trained model: a checkpoint's decoder or an exported ONNX file."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,34 +14,43 @@ from torch import Tensor
 
 from roiseg.common.classes import NON_TARGET, TARGET
 from roiseg.common.errors import UserError
-from roiseg.data.batch import RoiBatch
+from roiseg.data.batch import RoiBatch, RoiPrediction
 from roiseg.decoders.base import Context, Decoder
 from roiseg.decoders.layers.chunked import decode_in_chunks
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
+from roiseg.geometry.roi_align import resample
 from roiseg.inference.checkpoint import TrainedModel, load_model
 from roiseg.inference.onnx_file import OnnxFile, finite
 from roiseg.inference.tta import average_views
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # Lightning's names; the mixed ones are autocast
 _AT_ONCE = 128  # ROIs decoded at a time, as in training
 
 
-@dataclass(frozen=True)
-class RoiMasks:
-    """What a model says about the ROIs of a batch.
+def predict_rois(
+    logits: Tensor, batch: RoiBatch, decoder: Decoder, decode: Callable[[RoiBatch], Tensor]
+) -> RoiPrediction:
+    """Average the views of a batch and read class probabilities from them.
 
-    Attributes:
-        target: [R, h, w] probability of the target, on the CPU.
-        non_target: [R, h, w] probability of other persons; None where the model does not tell.
-        windows: [R, 4] boxes in input pixels that both are stretched over, on the CPU.
+    Args:
+        logits: [R, K, h, w], `decode(batch)`.
+        batch: with features; all its views are averaged.
+        decoder: says where its logits lie.
+        decode: runs the decoder on a batch.
     """
+    averaged = average_views(logits, batch, decoder, decode, batch.metric_size)
+    shares = averaged.logits.float().softmax(dim=1)
+    return RoiPrediction(
+        shares[:, TARGET],
+        shares[:, NON_TARGET] if shares.shape[1] > NON_TARGET else None,
+        averaged.extents,
+        averaged.roi_grid_logits.float().softmax(dim=1)[:, TARGET],
+        averaged.roi_grid_logits.argmax(dim=1),
+    )
 
-    target: Tensor
-    non_target: Tensor | None
-    windows: Tensor
 
-
-class MaskModel(Protocol):
+class RoiModel(Protocol):
     """A trained model that is ready to run.
 
     Attributes:
@@ -47,6 +59,8 @@ class MaskModel(Protocol):
         image_size: (H, W) of the detector's input.
         preprocess: from image to the detector's input tensor.
         prompts: which of `prior` and `points` it reads.
+        num_classes: how many classes `RoiPrediction.grid_classes` distinguishes.
+        precision: what it computes in, in words.
     """
 
     path: Path
@@ -54,19 +68,21 @@ class MaskModel(Protocol):
     image_size: tuple[int, int]
     preprocess: Preprocess
     prompts: tuple[str, ...]
+    num_classes: int
+    precision: str
 
     @property
     def extractor(self) -> OnnxExtractor | None:
-        """The detector it was trained on; None for an ONNX file that holds it."""
+        """The detector it was trained on; None for an ONNX file that contains it."""
 
     def prepare(self, batch: RoiBatch) -> RoiBatch:
-        """The batch with the detector's input tensor and, unless the file holds the detector, features."""
+        """Return the batch with the detector's input tensor and, unless the file contains it, features."""
 
-    def masks(self, batch: RoiBatch, points: Tensor | None = None) -> RoiMasks:
-        """Masks of the ROIs of a batch that `prepare` has been called on.
+    def predict(self, batch: RoiBatch, points: Tensor | None = None) -> RoiPrediction:
+        """Predict the ROIs of a batch that `prepare`, or an evaluation loader, has filled in.
 
         Args:
-            batch: its mirror image and close-ups, where it has them, are averaged over.
+            batch: its views are averaged.
             points: [R, P, 3] clicks, see `roiseg.decoders.base.Context`.
         """
 
@@ -78,11 +94,21 @@ class TorchModel:
         model: from `load_model`.
         extractor: the detector it was trained on.
         device: where the decoder runs; None: the GPU if there is one.
+        precision: Lightning's name of the arithmetic, one of `PRECISIONS`.
+
+    Raises:
+        UserError: another precision.
     """
 
     def __init__(
-        self, model: TrainedModel, extractor: OnnxExtractor, device: torch.device | str | None = None
+        self,
+        model: TrainedModel,
+        extractor: OnnxExtractor,
+        device: torch.device | str | None = None,
+        precision: str = "32-true",
     ) -> None:
+        if precision not in PRECISIONS:
+            raise UserError(f"precision is {precision}, it must be one of {', '.join(PRECISIONS)}")
         self.path = model.path
         self.category_id = model.category_id
         self.extractor = extractor
@@ -91,38 +117,46 @@ class TorchModel:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.decoder: Decoder = model.decoder.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.prompts = self.decoder.prompts
+        self.num_classes = self.decoder.num_classes
+        self.precision = precision
 
     def prepare(self, batch: RoiBatch) -> RoiBatch:
-        """Run the detector; see `MaskModel`."""
+        """Run the detector; see `RoiModel`."""
         return with_features(batch.to(self.device), self.extractor)
 
     @torch.inference_mode()
-    def masks(self, batch: RoiBatch, points: Tensor | None = None) -> RoiMasks:
-        """Masks on the decoder's own grid; see `MaskModel`."""
+    def predict(self, batch: RoiBatch, points: Tensor | None = None) -> RoiPrediction:
+        """Predict on the decoder's own grid; see `RoiModel`."""
         batch = batch.to(self.device)
-        size = (batch.measured.shape[1], batch.measured.shape[2])
         prompts = None if points is None else points.to(self.device)
-        seen = average_views(self.logits(batch, prompts), batch, self.decoder, self.logits, size)
-        shares = seen.logits.float().softmax(dim=1).cpu()
-        others = shares[:, NON_TARGET] if shares.shape[1] > NON_TARGET else None
-        return RoiMasks(shares[:, TARGET], others, seen.windows.cpu())
+        with self._autocast():
+            return predict_rois(self.logits(batch, prompts), batch, self.decoder, self.logits)
 
     def logits(self, batch: RoiBatch, points: Tensor | None = None) -> Tensor:
-        """[R, K, h, w] of a batch on this device, one look; decoded in parts, so that memory is bounded."""
+        """[R, K, h, w] of a batch on this device, one view; decoded in chunks, so that memory is bounded."""
         context = Context(image=batch.inputs, pixel_size=batch.pixel_sizes, points=points)
         logits = decode_in_chunks(self.decoder, batch.features, batch.rois, context, _AT_ONCE).logits
         return finite(logits, self.path)
 
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        """What Lightning runs a test in; half precision on a CPU is bfloat16 there, too."""
+        if self.precision not in ("bf16-mixed", "16-mixed"):
+            return contextlib.nullcontext()
+        half = self.precision == "16-mixed" and self.device.type != "cpu"
+        return torch.autocast(self.device.type, dtype=torch.float16 if half else torch.bfloat16)
+
 
 class OnnxModel:
-    """An exported file, the decoder alone or merged with its extractor.
+    """An exported file, the decoder alone or merged with its extractor; it tells the target from the rest.
 
     Args:
         file: the exported file.
-        extractor: the detector, for a file that does not hold it.
+        extractor: the detector, for a file that does not contain it.
     """
 
     prompts: tuple[str, ...] = ()
+    num_classes = 2
+    precision = "the file's"
 
     def __init__(self, file: OnnxFile, extractor: OnnxExtractor | None) -> None:
         self.file = file
@@ -133,26 +167,30 @@ class OnnxModel:
         self.preprocess = file.preprocess
 
     def prepare(self, batch: RoiBatch) -> RoiBatch:
-        """Run the detector, unless the file holds it; see `MaskModel`."""
+        """Run the detector, unless the file contains it; see `RoiModel`."""
         if self.extractor is not None:
             return with_features(batch, self.extractor)
         return replace(batch, inputs=self.preprocess(batch.images))
 
-    def masks(self, batch: RoiBatch, points: Tensor | None = None) -> RoiMasks:
-        """Masks over the whole input, image by image; see `MaskModel`.
+    @torch.inference_mode()
+    def predict(self, batch: RoiBatch, points: Tensor | None = None) -> RoiPrediction:
+        """Predict over the whole input, image by image; see `RoiModel`.
 
         Raises:
-            UserError: the batch wants several looks, which need the decoder's own grid, or clicks.
+            UserError: the batch wants test-time augmentation, which needs the decoder's own grid, or clicks.
         """
         if batch.mirrored is not None or batch.close_ups is not None:
-            raise UserError(f"{self.path} looks once: mirror images and close-ups need a checkpoint")
+            raise UserError(f"{self.path}: test-time augmentation needs a checkpoint, not an exported file")
         if points is not None:
-            raise UserError(f"{self.path} takes no points: use a checkpoint of model=sam")
+            raise UserError(f"{self.path} reads no points: use a checkpoint of model=sam")
         height, width = self.image_size
-        found = [self._image(batch, index) for index in range(len(batch.samples))]
-        target = torch.cat(found) if found else torch.zeros(0, height, width)
-        window = torch.tensor([0.0, 0.0, width, height]).expand(len(target), 4)
-        return RoiMasks(target, None, window)
+        masks = [self._image(batch, index) for index in range(len(batch.samples))]
+        target = torch.cat(masks) if masks else torch.zeros(0, height, width)
+        extents = torch.tensor([0.0, 0.0, width, height]).expand(len(target), 4)
+        size = batch.metric_size
+        samples = max(1, math.ceil(max(height / size[0], width / size[1])))
+        grid_target = resample(target[:, None], batch.rois[:, 1:].cpu(), size, samples)[:, 0]
+        return RoiPrediction(target, None, extents, grid_target, (grid_target >= 0.5).long())
 
     def _image(self, batch: RoiBatch, index: int) -> Tensor:
         height, width = self.image_size
@@ -163,13 +201,31 @@ class OnnxModel:
         return self.file.run(batch.inputs[one], features, rois, batch.pixel_sizes[one])
 
 
-def open_mask_model(
+class MergedExtractor:
+    """Stands in for the extractor of a file that contains its detector: batches get the input tensor only.
+
+    Args:
+        preprocess: from image to input tensor.
+    """
+
+    identity = ""
+    shapes: Sequence[tuple[int, int, int]] = ()
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        self.preprocess = preprocess
+
+    def run(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return no features."""
+        return ()
+
+
+def open_model(
     ckpt: str | Path | None = None,
     onnx: str | Path | None = None,
     onnx_path: str | None = None,
     device: torch.device | str | None = None,
     detector: Any = None,
-) -> MaskModel:
+) -> RoiModel:
     """Open a checkpoint or an exported ONNX file.
 
     Args:
@@ -194,6 +250,6 @@ def open_mask_model(
 
 
 def with_features(batch: RoiBatch, extractor: OnnxExtractor) -> RoiBatch:
-    """The batch with the detector's input tensor and features, on the device of the batch."""
+    """Return the batch with the detector's input tensor and features, on the device of the batch."""
     inputs = extractor.preprocess(batch.images)
     return replace(batch, inputs=inputs, features=extractor.run(inputs))

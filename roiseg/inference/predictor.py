@@ -23,7 +23,7 @@ from roiseg.extractor.postprocess.base import Detections
 from roiseg.geometry.boxes import Boxes, as_boxes, clip
 from roiseg.geometry.paste import paste_crop, paste_window
 from roiseg.geometry.transform import Letterbox
-from roiseg.inference.model import MaskModel, open_mask_model
+from roiseg.inference.model import RoiModel, open_model
 from roiseg.inference.prediction import Prediction
 
 _AT_ONCE = 64  # ROIs a decoder gets at a time: bounds its memory, whatever an image holds
@@ -41,7 +41,7 @@ class Predictor:
         prediction.masks()  # bool [1, H, W]
 
     Args:
-        model: from `open_mask_model`.
+        model: from `open_model`.
         mirrored: average with the mirror image: the detector runs twice.
         zooms: average with close-ups of small ROIs: the detector runs again for each, in every `predict`.
         max_boxes: per image.
@@ -49,7 +49,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: MaskModel,
+        model: RoiModel,
         mirrored: bool = False,
         zooms: CropScales | None = None,
         max_boxes: int = MAX_BOXES,
@@ -83,7 +83,7 @@ class Predictor:
         Raises:
             UserError: a file is absent, damaged, or does not fit the other.
         """
-        return cls(open_mask_model(ckpt=path, onnx_path=onnx_path, device=device, detector=detector), **looks)
+        return cls(open_model(ckpt=path, onnx_path=onnx_path, device=device, detector=detector), **looks)
 
     @classmethod
     def from_onnx(
@@ -99,7 +99,7 @@ class Predictor:
         Raises:
             UserError: see `from_checkpoint`.
         """
-        return cls(open_mask_model(onnx=path, onnx_path=onnx_path, detector=detector))
+        return cls(open_model(onnx=path, onnx_path=onnx_path, detector=detector))
 
     @property
     def has_detector(self) -> bool:
@@ -213,8 +213,8 @@ class Predictor:
     def _masks(self, sample: RoiSample, boxes: Boxes, points: Tensor | None) -> Iterator[_Grid]:
         """Target and non-target probabilities of each box, at the decoder's resolution."""
         batch = self._batch(sample, boxes, looks=points is None)
-        found = self.model.masks(batch, points)
-        (frames,) = batch.original_boxes(found.windows)
+        found = self.model.predict(batch, points).cpu()
+        (frames,) = batch.original_boxes(found.extents)
         for index, (roi, frame) in enumerate(zip(boxes, frames, strict=True)):
             other = None if found.non_target is None else found.non_target[index]
             yield _Grid(roi, frame, found.target[index], other)

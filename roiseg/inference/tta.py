@@ -22,13 +22,13 @@ class AveragedLogits:
 
     Attributes:
         logits: [R, K, h, w].
-        windows: [R, 4] boxes in input pixels that the logits are stretched over.
-        on_rois: [R, K, *size] the same on a grid over each ROI.
+        extents: [R, 4] boxes in input pixels that the logits are stretched over.
+        roi_grid_logits: [R, K, *size] the same on a grid over each ROI.
     """
 
     logits: Tensor
-    windows: Tensor
-    on_rois: Tensor
+    extents: Tensor
+    roi_grid_logits: Tensor
 
 
 def average_views(
@@ -41,7 +41,7 @@ def average_views(
         batch: whose `mirrored` and `close_ups`, where it has them, are looked at as well.
         decoder: says where its logits lie.
         decode: runs the decoder.
-        size: (h, w) of the grid over each ROI of `on_rois`.
+        size: (h, w) of the grid over each ROI of `roi_grid_logits`.
 
     Returns:
         The logits given where there is one look only, else logarithms of averaged probabilities: in the

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import cv2
@@ -41,59 +42,82 @@ class InstanceRecord(NamedTuple):
     boundary_iou: float
 
 
-def measure_instances(
-    probabilities: Tensor, batch: RoiBatch, windows: Tensor | None = None, boundary_width: float = 0.02
-) -> list[InstanceRecord]:
-    """Paste target masks at ORIGINAL resolution and compare them with the original annotations.
+@dataclass(frozen=True)
+class PastedMask:
+    """The predicted mask of one ROI at the resolution of its original image.
+
+    Attributes:
+        sample, index: the image it belongs to, and which of its ROIs it is.
+        roi: [4] box in original pixels; nothing outside of it is mask.
+        mask: [y2 - y1, x2 - x1] within `window`.
+        window: x1, y1, x2, y2 in original pixels, outside of which there is no mask.
+        quality: see `mask_quality`.
+    """
+
+    sample: RoiSample
+    index: int
+    roi: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    window: Window
+    quality: float
+
+
+def mask_quality(values: NDArray[np.float32], threshold: float = 0.5) -> float:
+    """How sure a model is of a mask: mean probability over its pixels; 0 for an empty one.
+
+    `maskness` of Wang et al. (SOLOv2, 2020).
 
     Args:
-        probabilities: [R, h, w] of the target; 0.5 and above are mask.
-        batch: from an evaluation loader (its samples carry the true masks).
-        windows: [R, 4] boxes in input pixels the probabilities are stretched over; default: the ROIs.
+        values: [h, w] probabilities.
+        threshold: probability from which on a pixel is mask.
+    """
+    inside = values[values >= threshold]
+    return float(inside.mean(dtype=np.float64)) if inside.size else 0.0
+
+
+def paste_masks(target: Tensor, extents: Tensor, batch: RoiBatch, threshold: float = 0.5) -> list[PastedMask]:
+    """Paste predictions at the resolution of the original images, in the order of the batch.
+
+    Args:
+        target: [R, h, w] probability of the target.
+        extents: [R, 4] boxes in input pixels that it is stretched over.
+        batch: its ROIs and images.
+        threshold: a pixel of this probability or more is mask.
+    """
+    maps = iter(target.detach().float().cpu())
+    pasted = []
+    boxes = zip(batch.samples, batch.original_boxes(), batch.original_boxes(extents), strict=True)
+    for sample, rois, frames in boxes:
+        for index, (roi, frame) in enumerate(zip(rois, frames, strict=True)):
+            shown = next(maps)
+            if sample.transform.scale_x < 0:
+                shown = shown.flip(-1)
+            with torch.autocast("cpu", enabled=False):  # a validation step on the CPU may be in bfloat16
+                values, window = paste_crop(shown, frame, sample.original_size, within=roi)
+            mask = values >= threshold
+            pasted.append(PastedMask(sample, index, roi, mask, window, mask_quality(values, threshold)))
+    return pasted
+
+
+def measure_instances(masks: Iterable[PastedMask], boundary_width: float = 0.02) -> list[InstanceRecord]:
+    """Compare pasted masks with the original annotations, one record per ROI.
+
+    Args:
+        masks: of samples from an evaluation loader, which carry the annotated masks.
         boundary_width: how far from the edge a mask's boundary reaches, as a share of the image's diagonal.
-
-    Returns:
-        One record a ROI, in the order of the batch.
     """
-    return list(_measured(probabilities.detach().float().cpu(), batch, windows, boundary_width))
+    return [_measure(pasted, boundary_width) for pasted in masks]
 
 
-def paste_instance(
-    probability: Tensor, sample: RoiSample, box: NDArray[np.float32], roi: NDArray[np.float32]
-) -> tuple[NDArray[np.bool_], Window]:
-    """One mask at original resolution.
-
-    Args:
-        probability: [h, w] of the target, on the CPU; 0.5 and above are mask.
-        sample: the image it belongs to.
-        box: [4] in original pixels that the probabilities are stretched over.
-        roi: [4] box in original pixels outside of which nothing is mask.
-
-    Returns:
-        The mask [y2 - y1, x2 - x1] in a window x1, y1, x2, y2 of original pixels, outside of which it is 0.
-    """
-    shown = probability.flip(-1) if sample.transform.scale_x < 0 else probability
-    with torch.autocast("cpu", enabled=False):  # a validation step on the CPU may be in bfloat16
-        values, window = paste_crop(shown.float(), box, sample.original_size, within=roi)
-    return values >= 0.5, window
-
-
-def _measured(
-    probabilities: Tensor, batch: RoiBatch, windows: Tensor | None, boundary_width: float
-) -> Iterator[InstanceRecord]:
-    masks = iter(probabilities)
-    frames = batch.original_boxes(windows)
-    for sample, rois, boxes in zip(batch.samples, batch.original_boxes(), frames, strict=True):
-        radius = max(1, round(boundary_width * float(np.hypot(*sample.original_size))))
-        facts = zip(sample.annotation_ids, sample.non_target_shares, sample.truths, strict=True)
-        for roi, box, (annotation, share, truth) in zip(rois, boxes, facts, strict=True):
-            shown, window = paste_instance(next(masks), sample, box, roi)
-            area, iou, boundary_iou = _compare(shown, window, truth, radius)
-            x1, y1, x2, y2 = roi.tolist()
-            yield InstanceRecord(
-                sample.image_id, sample.file_name, int(annotation), x1, y1, x2, y2,
-                area, float(share), iou, boundary_iou,
-            )  # fmt: skip
+def _measure(pasted: PastedMask, boundary_width: float) -> InstanceRecord:
+    sample, index = pasted.sample, pasted.index
+    radius = max(1, round(boundary_width * float(np.hypot(*sample.original_size))))
+    area, iou, boundary_iou = _compare(pasted.mask, pasted.window, sample.truths[index], radius)
+    x1, y1, x2, y2 = pasted.roi.tolist()
+    return InstanceRecord(
+        sample.image_id, sample.file_name, int(sample.annotation_ids[index]), x1, y1, x2, y2,
+        area, float(sample.non_target_shares[index]), iou, boundary_iou,
+    )  # fmt: skip
 
 
 def _compare(

@@ -16,11 +16,10 @@ from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiBatch
 from roiseg.decoders.base import Context, Decoder, DecoderOutput, target_probability
 from roiseg.decoders.layers.chunked import decode_in_chunks
-from roiseg.inference.tta import average_views
+from roiseg.inference.model import predict_rois
 from roiseg.losses.composite import CompositeLoss
-from roiseg.metrics.instance import measure_instances
 from roiseg.metrics.loss_means import LossMeans, WeightedMean
-from roiseg.metrics.pixel import InstanceMetrics, PixelMetrics
+from roiseg.metrics.roi import MeasuredBatch, RoiMetrics
 from roiseg.training.clicks import Clicks
 
 
@@ -63,8 +62,7 @@ class RoiSegModule(L.LightningModule):
         self.description = description
         self.clicks = clicks
         self.max_rois = max_rois
-        self.pixel_metrics = PixelMetrics(decoder.num_classes)
-        self.instance_metrics = InstanceMetrics()
+        self.metrics = RoiMetrics(decoder.num_classes)
         names = ["loss", *(f"loss_{name}" for name in loss.terms)]
         self.loss_means = LossMeans(names)
         self.train_means = nn.ModuleDict({name: WeightedMean() for name in names})
@@ -105,19 +103,16 @@ class RoiSegModule(L.LightningModule):
         distributed.all_reduce(total)
         return rois * self.trainer.world_size / total.clamp(min=1)
 
-    def validation_step(self, batch: RoiBatch, batch_idx: int) -> dict[str, Any] | None:
-        """Measure one batch; returns what `test_step` does."""
+    def validation_step(  # type: ignore[override]
+        self, batch: RoiBatch, batch_idx: int
+    ) -> MeasuredBatch | None:
+        """Measure one batch; return what callbacks read, None on a process without an image to evaluate."""
         return self._measure(batch, self.trainer.val_dataloaders)
 
-    def test_step(self, batch: RoiBatch, batch_idx: int) -> dict[str, Any] | None:
-        """Measure one batch; where it has mirror images or close-ups, the average of all (losses aside).
-
-        Returns:
-            For callbacks: `records`, one `InstanceRecord` a ROI, `probabilities` [R, h, w] of the target,
-            `windows` [R, 4], the boxes in input pixels they are stretched over, and `on_rois` [R, h, w], the
-            same probabilities on the grid over each ROI that pixels are counted on; None on a process that
-            has nothing to evaluate.
-        """
+    def test_step(  # type: ignore[override]
+        self, batch: RoiBatch, batch_idx: int
+    ) -> MeasuredBatch | None:
+        """Measure one batch, its views averaged (losses aside); return what `validation_step` does."""
         return self._measure(batch, self.trainer.test_dataloaders)
 
     def on_validation_epoch_end(self) -> None:
@@ -199,27 +194,16 @@ class RoiSegModule(L.LightningModule):
         total, values = self.loss(output, batch.targets)
         return {"loss": total, **{f"loss_{name}": value for name, value in values.items()}}
 
-    def _measure(self, batch: RoiBatch, loader: Any) -> dict[str, Any] | None:
+    def _measure(self, batch: RoiBatch, loader: Any) -> MeasuredBatch | None:
         if getattr(loader.sampler, "idle", False):
             return None
         output = self(batch)
         self.loss_means.update(self._losses(output, batch), len(batch.rois))
-        size = (batch.measured.shape[1], batch.measured.shape[2])
-        seen = average_views(output.logits, batch, self.decoder, lambda more: self(more).logits, size)
-        self.pixel_metrics.update(seen.on_rois.argmax(dim=1), batch.measured.long())
-        probabilities = target_probability(seen.logits)
-        records = measure_instances(probabilities, batch, seen.windows)
-        self.instance_metrics.update(records)
-        return {
-            "records": records,
-            "probabilities": probabilities,
-            "windows": seen.windows,
-            "on_rois": target_probability(seen.on_rois),
-        }
+        prediction = predict_rois(output.logits, batch, self.decoder, lambda view: self(view).logits)
+        return self.metrics.update(prediction, batch)
 
     def _log_metrics(self, stage: str) -> None:
-        metrics = (self.loss_means.compute(), self.pixel_metrics.scalars(), self.instance_metrics.compute())
-        for values in metrics:  # of all processes already
-            self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=False)
-        for metric in (self.loss_means, self.pixel_metrics, self.instance_metrics):
+        for metric in (self.loss_means, self.metrics):
+            values = {f"{stage}/{name}": value for name, value in metric.compute().items()}
+            self.log_dict(values, sync_dist=False)  # of all processes already
             metric.reset()

@@ -79,7 +79,7 @@ def test_masks_are_those_of_the_test(name, mirrored, closer, extractor, coco_set
     predictor = Predictor(TorchModel(trained(decoder, extractor), extractor), mirrored, zooms)
     compared = 0
     for batch, outputs in seen:
-        records = iter(outputs["records"])
+        records = iter(outputs.records)
         for sample, boxes in zip(batch.samples, batch.original_boxes(), strict=True):
             predictor.set_image(read_image(coco_set.images / sample.file_name))
             prediction = predictor.predict(boxes)

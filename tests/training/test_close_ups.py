@@ -6,13 +6,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from tiny_looks import EVERY, make, run_test, topleft_extractor
+from tiny_looks import EVERY, make, measured, run_test, topleft_extractor
 from tiny_run import one_thread, tiny_data, tiny_module
 
 from roiseg.data.zooms import CropScales
 from roiseg.decoders.base import Context
 from roiseg.geometry.transform import Letterbox
-from roiseg.metrics.instance import measure_instances
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 ZOOMS = CropScales((1.2, 1.6), 0.75)
@@ -62,7 +61,7 @@ def test_probabilities_are_averaged_over_all_looks(name, mirror, extractor, coco
     closer = 0
     ious = []
     for batch, outputs in seen:
-        got = iter(outputs["probabilities"].numpy())
+        got = iter(outputs.prediction.target.numpy())
         expected = []
         for sample, rois in zip(batch.samples, batch.original_boxes(), strict=True):
             picture = cv2.imread(str(coco_set.images / sample.file_name))[:, :, ::-1]
@@ -80,7 +79,7 @@ def test_probabilities_are_averaged_over_all_looks(name, mirror, extractor, coco
                 ]
                 expected.append(np.mean(looks, axis=0)[1])
                 np.testing.assert_allclose(next(got), expected[-1], atol=2e-4)
-        records = measure_instances(torch.from_numpy(np.array(expected)), batch, batch.rois[:, 1:])
+        records = measured(torch.from_numpy(np.array(expected)), batch, batch.rois[:, 1:])
         ious += [record.iou for record in records]
     assert closer > 4
     assert logged["test/instance_iou"] == pytest.approx(np.mean(ious), abs=0.01)
@@ -107,6 +106,6 @@ def test_the_worst_are_drawn_as_they_were_measured(extractor, coco_set, tmp_path
     _, seen = run_test(module, data, tmp_path)
     for batch, outputs in seen:
         if batch.close_ups is not None:
-            assert torch.equal(outputs["windows"], batch.rois[:, 1:])
-            again = measure_instances(outputs["probabilities"], batch, outputs["windows"])
-            assert again == outputs["records"]
+            assert torch.equal(outputs.prediction.extents, batch.rois[:, 1:])
+            again = measured(outputs.prediction.target, batch, outputs.prediction.extents)
+            assert again == outputs.records

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_mask
+from tiny_looks import measured
 
 from roiseg.common.classes import CLASS_NAMES
 from roiseg.data.batch import RoiBatch, RoiSample
@@ -14,7 +15,7 @@ from roiseg.geometry.transform import Transform
 from roiseg.losses.base import LossInput
 from roiseg.losses.multimask import mask_iou
 from roiseg.metrics.average_precision import average_precision
-from roiseg.metrics.instance import InstanceRecord, measure_instances
+from roiseg.metrics.instance import InstanceRecord
 from roiseg.metrics.pixel import InstanceMetrics, PixelMetrics
 
 # --- pixels ---------------------------------------------------------------------------------------
@@ -127,7 +128,7 @@ def test_reset_forgets():
 
 def test_no_instance_at_all_is_0():
     metrics = InstanceMetrics()
-    metrics.update(measure_instances(torch.zeros(0, 4, 4), batch_of([(IDENTITY, (8, 8), [], [])])))
+    metrics.update(measured(torch.zeros(0, 4, 4), batch_of([(IDENTITY, (8, 8), [], [])])))
     assert {float(value) for value in metrics.compute().values()} == {0.0}
 
 
@@ -135,9 +136,9 @@ def test_pasting_is_exact_also_under_bfloat16_autocast():
     probability, truth = blob(9, 7, seed=3), disc(SIZE, 30, 24, 19)
     batch = batch_of([(LETTERBOX, SIZE, [BOXES["inside"]], [truth])])
     plain, mixed = InstanceMetrics(), InstanceMetrics()
-    plain.update(measure_instances(probability[None], batch))
+    plain.update(measured(probability[None], batch))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed.update(measure_instances(probability[None], batch))
+        mixed.update(measured(probability[None], batch))
     assert mixed.compute() == plain.compute()
 
 
@@ -229,7 +230,7 @@ def test_instance_metrics_equal_those_of_full_naive_canvases(box, transform):
     probability = blob(9, 7, seed=3)
     truth = disc(SIZE, 30, 24, 19)
     metrics = InstanceMetrics()
-    metrics.update(measure_instances(probability[None], batch_of([(transform, SIZE, [box], [truth])])))
+    metrics.update(measured(probability[None], batch_of([(transform, SIZE, [box], [truth])])))
     predicted = naive_paste(probability.numpy().astype(float), box, transform, SIZE)
     assert predicted.any()
     got = {name: float(value) for name, value in metrics.compute().items()}
@@ -253,10 +254,10 @@ def test_instance_metrics_are_means_over_the_instances_of_several_images():
             ious.append(coco_iou(predicted, truth))
             boundaries.append(coco_iou(naive_boundary(predicted), naive_boundary(truth)))
     together, apart = InstanceMetrics(), InstanceMetrics()
-    together.update(measure_instances(probabilities, batch_of(images)))
-    apart.update(measure_instances(probabilities[:2], batch_of(images[:1])))
-    apart.update(measure_instances(probabilities[:0], batch_of(images[1:2])))
-    apart.update(measure_instances(probabilities[2:], batch_of(images[2:])))
+    together.update(measured(probabilities, batch_of(images)))
+    apart.update(measured(probabilities[:2], batch_of(images[:1])))
+    apart.update(measured(probabilities[:0], batch_of(images[1:2])))
+    apart.update(measured(probabilities[2:], batch_of(images[2:])))
     for metrics in (together, apart):
         got = metrics.compute()
         assert float(got["instance_iou"]) == pytest.approx(np.mean(ious), abs=1e-6)
@@ -269,9 +270,7 @@ IDENTITY = Transform(1.0, 1.0, 0.0, 0.0)
 def measure(probability, box, truth):
     metrics = InstanceMetrics()
     metrics.update(
-        measure_instances(
-            torch.as_tensor(probability)[None], batch_of([(IDENTITY, truth.shape, [box], [truth])])
-        )
+        measured(torch.as_tensor(probability)[None], batch_of([(IDENTITY, truth.shape, [box], [truth])]))
     )
     return {name: float(value) for name, value in metrics.compute().items()}
 
@@ -372,7 +371,7 @@ def test_instances_of_a_huge_image_are_measured_in_the_window_they_fill():
     batch = batch_of([(IDENTITY, size, [[7000, 5100, 7200, 5300]], [truth])])
     metrics = InstanceMetrics()
     tracemalloc.start()
-    metrics.update(measure_instances(torch.ones(1, 3, 3), batch, boundary_width=0.001))
+    metrics.update(measured(torch.ones(1, 3, 3), batch, boundary_width=0.001))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < truth.nbytes / 8
@@ -389,9 +388,9 @@ def test_a_prediction_apart_from_its_annotation_scores_0(box):
 def test_instance_metrics_reset_forgets():
     metrics = InstanceMetrics()
     batch = batch_of([(IDENTITY, (8, 8), [[0, 0, 8, 8]], [np.ones((8, 8), bool)])])
-    metrics.update(measure_instances(torch.zeros(1, 2, 2), batch))
+    metrics.update(measured(torch.zeros(1, 2, 2), batch))
     metrics.reset()
-    metrics.update(measure_instances(torch.ones(1, 2, 2), batch))
+    metrics.update(measured(torch.ones(1, 2, 2), batch))
     assert float(metrics.compute()["instance_iou"]) == 1
 
 
@@ -422,8 +421,6 @@ def test_update_leaves_no_graph_behind():
     metrics = InstanceMetrics()
     probability = torch.ones(1, 2, 2)
     metrics.update(
-        measure_instances(
-            probability, batch_of([(IDENTITY, (8, 8), [[0, 0, 8, 8]], [np.ones((8, 8), bool)])])
-        )
+        measured(probability, batch_of([(IDENTITY, (8, 8), [[0, 0, 8, 8]], [np.ones((8, 8), bool)])]))
     )
     assert not metrics.iou.requires_grad

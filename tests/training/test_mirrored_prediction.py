@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_looks import EVERY, make, run_test, topleft_extractor
+from tiny_looks import EVERY, make, measured, run_test, topleft_extractor
 from tiny_run import one_thread, tiny_data, tiny_module, tiny_trainer
 from torch import nn
 from torch.nn import functional as F
@@ -15,7 +15,6 @@ from roiseg.extractor.cache.codec import Half
 from roiseg.extractor.cache.memory import MemoryCache
 from roiseg.geometry.roi_align import roi_align
 from roiseg.inference.tta import average_views
-from roiseg.metrics.instance import measure_instances
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -58,7 +57,7 @@ def test_where_the_mirror_image_says_the_same_nothing_changes(frame, extractor, 
         results.append(run_test(module, tiny_data(coco_set, extractor, module.decoder, **options), tmp_path))
     (plain, plain_seen), (averaged, seen) = results
     for (_, a), (_, b) in zip(plain_seen, seen, strict=True):
-        torch.testing.assert_close(b["probabilities"], a["probabilities"], atol=1e-4, rtol=0)
+        torch.testing.assert_close(b.prediction.target, a.prediction.target, atol=1e-4, rtol=0)
     assert averaged == pytest.approx(plain, abs=2e-3)
     assert 0.1 < plain["test/pixel_accuracy"] < 0.95
 
@@ -103,11 +102,11 @@ def test_probabilities_are_averaged_as_by_hand(name, cached, extractor, coco_set
     hits = pixels = 0
     for batch, outputs in seen:
         expected = by_hand(decoder, extractor, batch)
-        got = outputs["probabilities"].double().numpy()
+        got = outputs.prediction.target.double().numpy()
         np.testing.assert_allclose(got, expected[:, 1], atol=2e-3 if cached else 1e-5)
         windows = decoder.windows(batch.rois)
-        wanted = measure_instances(torch.from_numpy(expected[:, 1]), batch, windows)
-        ious = [(a.iou, b.iou) for a, b in zip(outputs["records"], wanted, strict=True)]
+        wanted = measured(torch.from_numpy(expected[:, 1]), batch, windows)
+        ious = [(a.iou, b.iou) for a, b in zip(outputs.records, wanted, strict=True)]
         assert ious == [pytest.approx((b, b), abs=0.03) for _, b in ious]
         if decoder.frame == "roi":
             truth = batch.measured.numpy()
@@ -127,7 +126,7 @@ def test_without_mirroring_predictions_are_the_decoders_own_bit_for_bit(name, ex
     logged, seen = run_test(module, data, tmp_path)
     for batch, outputs in seen:
         with torch.no_grad():
-            assert torch.equal(outputs["probabilities"], target_probability(module(batch).logits))
+            assert torch.equal(outputs.prediction.target, target_probability(module(batch).logits))
     mirrored = tiny_data(coco_set, extractor, decoder, test_mirror=True, **options)
     validated, of_other = (
         tiny_trainer(tmp_path).validate(module, datamodule=d, verbose=False)[0] for d in (data, mirrored)
@@ -136,7 +135,7 @@ def test_without_mirroring_predictions_are_the_decoders_own_bit_for_bit(name, ex
     averaged, seen_averaged = run_test(module, mirrored, tmp_path)
     assert averaged["test/loss"] == logged["test/loss"]
     for (_, one), (_, both) in zip(seen, seen_averaged, strict=True):
-        assert not torch.equal(one["probabilities"], both["probabilities"])
+        assert not torch.equal(one.prediction.target, both.prediction.target)
 
 
 def test_sure_and_opposite_predictions_average_to_one_half(extractor, coco_set):
