@@ -38,8 +38,7 @@ def test_a_ranking_keeps_the_first_of_all_sorted_in_whatever_order_they_come(val
         ranking = Ranking(sign, count)
         random.shuffle(predictions)
         for one in predictions:
-            if ranking.wants(one.record):
-                ranking.add(one)
+            ranking.insert(one)
             assert len(ranking.kept) <= count
         expected = sorted(predictions, key=lambda p: (sign * p.record.iou, p.record.annotation_id))
         assert ranking.kept == expected[:count]

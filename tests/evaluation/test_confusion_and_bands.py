@@ -8,9 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roiseg.evaluation.coco_results import mask_quality
 from roiseg.metrics.confusion import Confusion
-from roiseg.metrics.instance import InstanceRecord
+from roiseg.metrics.instance import InstanceRecord, mask_quality
 from roiseg.metrics.size_bands import bands
 
 
