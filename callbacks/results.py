@@ -11,6 +11,7 @@ from torch import distributed
 
 from roiseg.evaluation.result_files import write_table
 from roiseg.metrics.instance import InstanceRecord
+from roiseg.metrics.registry import labels
 from roiseg.metrics.roi import MeasuredBatch
 
 T = TypeVar("T")
@@ -27,12 +28,7 @@ def gather_from_all(items: list[T]) -> list[T]:
 
 log = logging.getLogger(__name__)
 
-_LINE = {
-    "train/loss": "loss",
-    "val/miou": "mIoU",
-    "val/target_iou": "target IoU",
-    "val/instance_iou": "instance IoU",
-}
+_LINE = {"train/loss": "loss", **labels("val", ("miou", "target_iou", "instance_iou"))}
 
 
 class History(L.Callback):

@@ -21,15 +21,11 @@ from roiseg.config.entry import CONF_DIR, command, user_message
 from roiseg.config.validation import check_types
 from roiseg.decoders.cost import Cost, measure_cost
 from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.metrics.registry import labels
 from roiseg.reporting.runs import read_summary, run_folders
 
 _OWN = ("models", "output", "device", "runs")  # keys of this command; all others are for the decoders
-_METRICS = {
-    "test/target_iou": "target IoU",
-    "test/non_target_iou": "non-target IoU",
-    "test/instance_iou": "instance IoU",
-    "test/boundary_iou": "boundary IoU",
-}
+_METRICS = labels("test", ("target_iou", "non_target_iou", "instance_iou", "boundary_iou"))
 
 
 def models(cfg: DictConfig) -> tuple[dict[str, Cost], dict[str, str]]:

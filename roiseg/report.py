@@ -16,6 +16,7 @@ from roiseg.common.files import atomic_path, open_text, write_json
 from roiseg.common.limits import MAX_RESAMPLES
 from roiseg.common.outputs import check_folder, check_output
 from roiseg.config.entry import command
+from roiseg.metrics.registry import LABELS
 from roiseg.reporting import tables as table
 from roiseg.reporting.comparable import check_comparable
 from roiseg.reporting.compare import Row, compare
@@ -96,7 +97,7 @@ def write(folder: Path, rows: Sequence[Row], metric: str, sizes: bool, said: Seq
     variants = [record | _background(row) for record, row in zip(records, rows, strict=True)]
     write_json(folder / "report.json", {"notes": list(said), "variants": variants})
     with atomic_path(folder / "report.png") as path:
-        comparison_figure(records, table.TITLES[metric]).savefig(path)
+        comparison_figure(records, LABELS[metric]).savefig(path)
     console.print(f"{folder}: {', '.join(_FILES)}", soft_wrap=True)
 
 

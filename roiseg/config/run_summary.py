@@ -16,15 +16,9 @@ from rich.table import Table
 import roiseg
 from roiseg.common.console import console
 from roiseg.decoders.base import Decoder
+from roiseg.metrics.registry import labels
 
-_COLUMNS = {
-    "train/loss": "train loss",
-    "val/miou": "mIoU",
-    "val/target_iou": "target IoU",
-    "val/non_target_iou": "non-target IoU",
-    "val/instance_iou": "instance IoU",
-    "val/boundary_iou": "boundary IoU",
-}
+_COLUMNS = {"train/loss": "train loss", **labels("val")}
 
 
 def package_versions() -> dict[str, str]:
@@ -75,12 +69,10 @@ def _places(summary: dict[str, Any]) -> Table:
     places.add_column(style="bold")
     places.add_column(overflow="fold")
     test = ", ".join(
-        f"{name} {summary['test'][key]:.4f}"
-        for key, name in (
-            ("test/miou", "mIoU"), ("test/target_iou", "target IoU"), ("test/instance_iou", "instance IoU"),
-        )
+        f"{label} {summary['test'][key]:.4f}"
+        for key, label in labels("test", ("miou", "target_iou", "instance_iou")).items()
         if key in summary["test"]
-    )  # fmt: skip
+    )
     onnx_file = summary["onnx"] or "none"
     if check := summary["onnx_check"]:
         worst = max(check["random"], check["real"] or 0.0)

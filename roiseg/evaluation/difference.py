@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from roiseg.evaluation.evaluator import Evaluation
+from roiseg.metrics.registry import INSTANCE_METRICS
 
-OF_INSTANCES = ("test/instance_iou", "test/instance_iou75", "test/boundary_iou", "test/crowded_iou")
+OF_INSTANCES = tuple(f"test/{metric.name}" for metric in INSTANCE_METRICS)
 
 
 @dataclass(frozen=True)

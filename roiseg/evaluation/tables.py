@@ -12,19 +12,10 @@ from roiseg.evaluation.detections import DetectionEvaluation
 from roiseg.evaluation.difference import OF_INSTANCES, ModelDifference
 from roiseg.evaluation.evaluator import Evaluation
 from roiseg.metrics.confusion import Confusion
+from roiseg.metrics.registry import LABELS, labels
 
 _FIGURES = {
-    "test/miou": "mIoU",
-    "test/background_iou": "background IoU",
-    "test/target_iou": "target IoU",
-    "test/non_target_iou": "non-target IoU",
-    "test/dice": "Dice",
-    "test/pixel_accuracy": "pixel accuracy",
-    "test/mean_pixel_accuracy": "mean pixel accuracy",
-    "test/instance_iou": "instance IoU",
-    "test/instance_iou75": "instance IoU of 0.75 or more",
-    "test/crowded_iou": "instance IoU, crowded",
-    "test/boundary_iou": "boundary IoU",
+    name: label for name, label in labels("test", tuple(LABELS)).items() if not name.endswith("_dice")
 }
 _SHARES = {
     "target_found": "target found",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,10 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torchmetrics import Metric
 
 from roiseg.data.batch import RoiBatch, RoiSample
 from roiseg.geometry.paste import Window, paste_crop
 from roiseg.geometry.rle import bounds, decode_window
+from roiseg.metrics.registry import INSTANCE_METRICS
 
 
 class InstanceRecord(NamedTuple):
@@ -153,3 +156,35 @@ def _boundary(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
     kernel = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
     inner = cv2.erode(mask.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=(0, 0, 0, 0))
     return mask & (inner == 0)
+
+
+class InstanceMetrics(Metric):
+    """Means over instances, an entry of `INSTANCE_METRICS` each; one without an instance is left out."""
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        for metric in INSTANCE_METRICS:
+            for state in ("sum", "count"):
+                self.add_state(f"{metric.name}_{state}", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, records: Iterable[InstanceRecord]) -> None:
+        """Add the instances of a batch."""
+        for metric, record in itertools.product(INSTANCE_METRICS, records):
+            if metric.among is None or metric.among(record):
+                setattr(
+                    self,
+                    f"{metric.name}_sum",
+                    getattr(self, f"{metric.name}_sum") + float(metric.value(record)),
+                )
+                setattr(self, f"{metric.name}_count", getattr(self, f"{metric.name}_count") + 1)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the means over all instances so far."""
+        means = {}
+        for metric in INSTANCE_METRICS:
+            total, count = (getattr(self, f"{metric.name}_{state}") for state in ("sum", "count"))
+            if count > 0 or metric.among is None:
+                means[metric.name] = total / count.clamp(min=1)
+        return means

@@ -8,8 +8,14 @@ from torch import Tensor, nn
 
 from roiseg.common.classes import BACKGROUND, NON_TARGET
 from roiseg.data.batch import RoiBatch, RoiPrediction
-from roiseg.metrics.instance import InstanceRecord, PastedMask, measure_instances, paste_masks
-from roiseg.metrics.pixel import InstanceMetrics, PixelMetrics
+from roiseg.metrics.instance import (
+    InstanceMetrics,
+    InstanceRecord,
+    PastedMask,
+    measure_instances,
+    paste_masks,
+)
+from roiseg.metrics.pixel import PixelMetrics
 
 
 @dataclass(frozen=True)

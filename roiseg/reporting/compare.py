@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from roiseg.common.console import track
 from roiseg.common.errors import UserError, closest_matches
+from roiseg.metrics.registry import INSTANCE_METRICS
 from roiseg.reporting.bootstrap import Block, Interval, mean_interval
 from roiseg.reporting.runs import Rois, Run
 from roiseg.reporting.variants import Cell, Variant
 
 METRICS: dict[str, Callable[[Rois], NDArray[np.float64]]] = {
-    "iou": lambda rois: rois.iou,
-    "iou75": lambda rois: (rois.iou >= 0.75).astype(np.float64),
-    "boundary_iou": lambda rois: rois.boundary_iou,
+    metric.name: metric.value for metric in INSTANCE_METRICS if metric.among is None
 }
 SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}  # COCO's, mask pixels
 
@@ -82,7 +81,7 @@ def compare(
     variants: Sequence[Variant],
     folds: Mapping[Any, Rois],
     baseline: str | None = None,
-    metric: str = "iou",
+    metric: str = "instance_iou",
     tested: Sequence[str] = (),
     resamples: int = 10_000,
 ) -> list[Row]:
@@ -173,7 +172,7 @@ def _values(runs: Mapping[Cell, Any], metric: str) -> Values:
     cells = sorted(runs, key=lambda cell: (cell[0] is not None, cell[0], str(cell[1])))
     folds = dict.fromkeys(fold for fold, _ in cells)
     return {
-        fold: np.stack([METRICS[metric](runs[cell].rois) for cell in cells if cell[0] == fold])
+        fold: np.stack([METRICS[metric](runs[cell].rois) * 1.0 for cell in cells if cell[0] == fold])
         for fold in folds
     }
 
@@ -207,7 +206,7 @@ def _sd_seeds(variant: Variant, metric: str) -> float | None:
     trainings = dict.fromkeys(training for _, training in variant.runs)
     whole = [t for t in trainings if all((fold, t) in variant.runs for fold in folds)]
     pooled = [
-        np.concatenate([METRICS[metric](variant.runs[fold, training].rois) for fold in folds]).mean()
+        np.concatenate([METRICS[metric](variant.runs[fold, training].rois) * 1.0 for fold in folds]).mean()
         for training in whole
     ]
     return _sd(pooled)

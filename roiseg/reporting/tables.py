@@ -13,10 +13,10 @@ from rich.text import Text
 
 from roiseg.common.console import console
 from roiseg.data.analysis import CROWDED
+from roiseg.metrics.registry import LABELS
 from roiseg.reporting.bootstrap import Interval
 from roiseg.reporting.compare import Difference, Row
 
-TITLES = {"iou": "instance IoU", "iou75": "IoU ≥ 0.75", "boundary_iou": "boundary IoU"}
 NONE = "–"
 
 Column = tuple[str, Callable[[Row], str]]
@@ -27,7 +27,7 @@ def figures(metric: str) -> list[Column]:
     return [
         ("folds × seeds", _trainings),
         ("ROIs", lambda row: f"{row.overall.rois:,}"),
-        (TITLES[metric], lambda row: f"{row.overall.mean:.3f}"),
+        (LABELS[metric], lambda row: f"{row.overall.mean:.3f}"),
         ("± seeds", lambda row: _plain(row.sd_seeds)),
         ("± folds", lambda row: _plain(row.sd_folds)),
         ("crowded", lambda row: _mean(row.crowded)),
@@ -53,7 +53,7 @@ def more(example: Row, metric: str, sizes: bool = False) -> list[Column]:
         metric: the one that `figures` shows.
         sizes: also its means by COCO's size classes of the annotated mask?
     """
-    columns = [(TITLES[name], _mean_of(name)) for name in example.means if name != metric]
+    columns = [(LABELS[name], _mean_of(name)) for name in example.means if name != metric]
     if sizes:
         columns += [(name, _size_of(name)) for name in example.sizes]
     columns += [(name.removeprefix("test/"), _tested(name)) for name in example.tested]
@@ -206,7 +206,7 @@ def caveats(rows: Sequence[Row], metric: str, resamples: int, besides: Sequence[
         besides: configuration keys that differ within variants.
     """
     base = next(row for row in rows if row.difference is None)
-    title = TITLES[metric]
+    title = LABELS[metric]
     said = [
         f"{title[0].upper()}{title[1:]}: at original resolution, mean over the ROIs of all folds, of the "
         "mean over seeds; ±: standard deviation over seeds of that mean, and over folds of the fold's mean; "

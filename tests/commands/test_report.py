@@ -55,10 +55,16 @@ def test_it_prints_the_table_and_writes_it_in_four_ways(run_main, sweep, tmp_pat
 
 
 def test_the_baseline_needs_no_quotes_and_by_takes_several(run_main, sweep, tmp_path):
-    arguments = [sweep, f"baseline={THREE}", "by=model.num_classes,loss", "metric=iou75", "output_dir=out"]
+    arguments = [
+        sweep,
+        f"baseline={THREE}",
+        "by=model.num_classes,loss",
+        "metric=instance_iou75",
+        "output_dir=out",
+    ]
     assert run_main(roiseg.report, *arguments)[0] == 0
     two, three = json.loads((tmp_path / "out" / "report.json").read_text())["variants"]
-    assert (two["metric"], three["verdict"], two["difference_images"]) == ("iou75", "baseline", 12)
+    assert (two["metric"], three["verdict"], two["difference_images"]) == ("instance_iou75", "baseline", 12)
 
 
 def test_the_report_lies_with_the_runs(run_main, tmp_path):

@@ -51,7 +51,7 @@ def test_every_figure_by_hand(tmp_path):
     assert three.sd_seeds == pytest.approx(np.std([2.0 / 3, 2.2 / 3], ddof=1))
     assert three.sd_folds == pytest.approx(np.std([0.65, 0.8], ddof=1))
     assert (three.crowded.mean, three.crowded.rois) == (pytest.approx(0.7), 1)
-    assert three.means["iou75"] == pytest.approx((0 + 0.5 + 0.5) / 3)
+    assert three.means["instance_iou75"] == pytest.approx((0 + 0.5 + 0.5) / 3)
     assert three.means["boundary_iou"] == pytest.approx(three.overall.mean / 2)
     assert three.sizes["small"] == (1, pytest.approx(0.6))
     assert three.sizes["medium"] == (1, pytest.approx(0.7))
@@ -71,7 +71,7 @@ def test_the_metric_and_the_baseline_can_be_chosen(tmp_path):
     three, two = rows_of(tmp_path, metric="boundary_iou", baseline=TWO)
     assert two.difference is None
     assert three.difference.overall.mean == pytest.approx(-0.2 / 3 / 2)
-    assert rows_of(tmp_path, metric="iou75")[0].overall.mean == pytest.approx(1 / 3)
+    assert rows_of(tmp_path, metric="instance_iou75")[0].overall.mean == pytest.approx(1 / 3)
     assert TWO in user_error(partial(rows_of, baseline="model.num_classes=4"), tmp_path)
     assert "boundary_iou" in user_error(partial(rows_of, metric="boundary"), tmp_path)
     assert "test/miou" in user_error(partial(rows_of, tested=["test/iou"]), tmp_path)
@@ -81,7 +81,7 @@ def test_a_figure_that_only_some_have(tmp_path):
     write_run(tmp_path / "2", noisy(0.5), model__num_classes=2)
     write_run(tmp_path / "3", noisy(0.5), summary={"test": {"test/non_target_iou": 0.25}})
     two, three = rows_of(tmp_path, tested=["test/non_target_iou"])
-    assert any("three in another" in text for text in caveats([two, three], "iou", 100))
+    assert any("three in another" in text for text in caveats([two, three], "instance_iou", 100))
     assert (two.tested, three.tested) == ({"test/non_target_iou": None}, {"test/non_target_iou": 0.25})
 
 
@@ -121,7 +121,7 @@ def test_only_shared_folds_and_seeds_are_compared(tmp_path):
     shared = [row.variant.runs[2, (2,)].rois.iou for row in (other, base)]
     assert other.difference.overall.mean == pytest.approx((shared[0] - shared[1]).mean())
     assert base.overall.rois == 54
-    (said,) = [text for text in caveats([base, other], "iou", 100) if "share" in text]
+    (said,) = [text for text in caveats([base, other], "instance_iou", 100) if "share" in text]
     assert "1 of 4 and 6 runs" in said
 
 
@@ -132,7 +132,7 @@ def test_nothing_in_common(tmp_path):
     assert other.difference.runs == 0
     assert other.difference.overall is None
     assert verdict(other, "overall") == verdict(other, "crowded") == "no run in common"
-    assert any("not compared" in text for text in caveats([base, other], "iou", 100))
+    assert any("not compared" in text for text in caveats([base, other], "instance_iou", 100))
 
 
 def test_a_seed_that_lacks_a_fold_has_no_share_in_the_spread_over_seeds(tmp_path):
@@ -167,12 +167,12 @@ def test_by_averages_over_the_rest_in_pairs(tmp_path):
 
 def test_the_notes_warn_of_what_weakens_a_comparison(tmp_path):
     cross_validated(tmp_path / "a", {THREE: (0.6, {}), TWO: (0.6, {"model__num_classes": 2})}, seeds=(1,))
-    assert "One seed only: all" in " ".join(caveats(rows_of(tmp_path), "iou", 100))
+    assert "One seed only: all" in " ".join(caveats(rows_of(tmp_path), "instance_iou", 100))
     write_run(tmp_path / "c", noisy(0.5), seed=2, fold=0)
-    said = " ".join(caveats(rows_of(tmp_path), "iou", 10_000, ["x.y"]))
+    said = " ".join(caveats(rows_of(tmp_path), "instance_iou", 10_000, ["x.y"]))
     assert f"One seed only: `{TWO}`;" in said
     assert "10,000 times" in said
     assert "averaged over: x.y" in said
     assert "test_best" not in said
     write_run(tmp_path / "d" / "e", noisy(0.5), test_best=True)
-    assert "test_best=true" in " ".join(caveats(rows_of(tmp_path / "d"), "iou", 100))
+    assert "test_best=true" in " ".join(caveats(rows_of(tmp_path / "d"), "instance_iou", 100))

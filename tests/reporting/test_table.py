@@ -27,7 +27,7 @@ def rows(tmp_path_factory):
 
 
 def all_columns(rows):
-    return [*table.figures("iou"), *table.differences(), *table.more(rows[0], "iou", sizes=True)]
+    return [*table.figures("instance_iou"), *table.differences(), *table.more(rows[0], "iou", sizes=True)]
 
 
 def test_markdown_holds_the_rounded_figures(rows):
@@ -53,7 +53,7 @@ def test_markdown_holds_the_rounded_figures(rows):
 
 
 def test_the_csv_holds_every_figure_unrounded(rows):
-    records = [table.record(row, "iou") for row in rows]
+    records = [table.record(row, "instance_iou") for row in rows]
     read = list(csv.DictReader(io.StringIO(table.csv_text(records))))
     assert len(read) == 3
     for found, row, record in zip(read, rows, records, strict=True):

@@ -15,8 +15,8 @@ from roiseg.geometry.transform import Transform
 from roiseg.losses.base import LossInput
 from roiseg.losses.multimask import mask_iou
 from roiseg.metrics.average_precision import average_precision
-from roiseg.metrics.instance import InstanceRecord
-from roiseg.metrics.pixel import InstanceMetrics, PixelMetrics
+from roiseg.metrics.instance import InstanceMetrics, InstanceRecord
+from roiseg.metrics.pixel import PixelMetrics
 
 # --- pixels ---------------------------------------------------------------------------------------
 
@@ -423,4 +423,4 @@ def test_update_leaves_no_graph_behind():
     metrics.update(
         measured(probability, batch_of([(IDENTITY, (8, 8), [[0, 0, 8, 8]], [np.ones((8, 8), bool)])]))
     )
-    assert not metrics.iou.requires_grad
+    assert not metrics.instance_iou_sum.requires_grad
