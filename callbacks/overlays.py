@@ -107,7 +107,7 @@ def _column(
         title=sample.file_name,
         image=read_image(image_path(dataset.image_dir, sample.file_name)),
         boxes=boxes,
-        truth=np.array([decode(truth) for truth in sample.truths]).reshape(-1, height, width),
+        truth=np.array([decode(truth) for truth in sample.truth.rles]).reshape(-1, height, width),
         prediction=np.array(masks, dtype=bool).reshape(-1, height, width),
     )
 

@@ -229,7 +229,7 @@ class PrCurve(L.Callback):
     ) -> None:
         """Count the pixels of what the module has measured."""
         if isinstance(outputs, MeasuredBatch) and self._due(trainer):
-            self.curve.update(outputs.prediction.grid_target, batch.measured)
+            self.curve.update(outputs.prediction.grid_target, batch.metric_targets)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the curve of all processes, on the first."""

@@ -25,9 +25,9 @@ def app(cfg: DictConfig) -> BaseWSGIServer:
     content = to_plain(cfg)
     check_types(content)
     paths = [content["ckpt"]] + ([content["compare"]] if content["compare"] else [])
-    options = {key: content[key] for key in ("onnx_path", "detector", "mirrored")}
+    options = {key: content[key] for key in ("onnx_path", "detector")}
     options["device"] = require_device(content["device"])
-    options["zooms"] = instantiate(cfg.zooms, _convert_="all")
+    options["tta"] = instantiate(cfg.tta, _convert_="all")
     models = [
         Model(name, Predictor.from_checkpoint(path, **options))
         for name, path in zip(short_names(paths), paths, strict=True)

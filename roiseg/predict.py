@@ -63,8 +63,7 @@ def predict(cfg: DictConfig) -> Run:
         content["ckpt"], content["onnx"], content["onnx_path"], require_device(content["device"]),
         content["detector"],
     )  # fmt: skip
-    zooms = instantiate(cfg.zooms, _convert_="all")
-    predictor = Predictor(model, content["mirrored"], zooms, content["max_boxes"])
+    predictor = Predictor(model, instantiate(cfg.tta, _convert_="all"), content["max_boxes"])
     boxes = find_boxes(content, source, predictor)
     pictures = ImagePredictions(
         predictor, source, boxes, content["min_score"], content["threshold"], content["pixel_size"],
@@ -103,11 +102,8 @@ def check(content: dict[str, Any]) -> None:
             raise UserError(f"{key} must be above 0")
     if not content.get("writers"):
         raise UserError("writers is empty: choose some of conf/writers, 'writers=[coco,overlay]'")
-    for key in ("mirrored", "zooms"):
-        if content[key] and content["onnx"]:
-            raise UserError(
-                f"{key} needs a checkpoint, an exported file looks once: give ckpt=..., or leave it out"
-            )
+    if content["tta"] and content["onnx"]:
+        raise UserError("tta needs a checkpoint, an exported file has one view: give ckpt=..., or tta=null")
 
 
 def trained_on(ckpt: str | None) -> dict[str, Any]:

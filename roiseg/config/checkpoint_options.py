@@ -40,17 +40,17 @@ def register_checkpoint_data(arguments: Sequence[str]) -> None:
     nodes = {}
     if all(given[key] is None for key in _FILES):
         nodes["folds"] = trusted_node(config, "data.folds", "roiseg.data.folds", path)
-    mirror: Any = False
+    tta = None
     if given["onnx"] is None:
-        nodes["zooms"] = trusted_node(config, "data.zooms", "roiseg.data.zooms", path)
+        tta = trusted_node(config, "tta", "roiseg.data.tta", path)
         nodes["cache"] = _coding(config, path)
-        mirror = (config.get("data") or {}).get("test_mirror", False)
+    store.store(group="tta", name="checkpoint", node={"tta": tta}, package="_global_")
     defaults: list[Any] = ["default", *({f"override {group}": name} for group, name in _UNUSED.items())]
     for group, node in nodes.items():
         if node is not None:
             store.store(group=f"data/{group}", name="checkpoint", node=node)
             defaults.append({f"override {group}": "checkpoint"})
-    values = {**trusted_values(config, path), "test_mirror": bool(mirror)}
+    values = trusted_values(config, path)
     store.store(group="data", name="checkpoint", node={"defaults": defaults, **values})
 
 

@@ -63,7 +63,7 @@ class Evaluated:
                 "set detector=yolox, yolo or rows"
             )
         extractor.detector.score_threshold = min_score
-        return Predictor(self.model, self.data.test_mirror, self.data.zooms)
+        return Predictor(self.model, self.data.tta)
 
     def summary(self) -> dict[str, Any]:
         """What it is, for json."""
@@ -79,8 +79,7 @@ class Evaluated:
             "fold": data.folds.name if data.folds else None,
             "images": len(dataset),
             "rois": dataset.num_rois,
-            "mirror": data.test_mirror,
-            "zooms": None if data.zooms is None else vars(data.zooms),
+            "tta": None if data.tta is None else vars(data.tta),
         }
 
     def run_summary(self, test: dict[str, float], seconds: float) -> dict[str, Any]:

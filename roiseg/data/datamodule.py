@@ -20,13 +20,12 @@ from roiseg.data.coco_json import load_annotations
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.features import FeatureSource
 from roiseg.data.folds import Folds, join_annotations
-from roiseg.data.mirror import mirror
 from roiseg.data.prefetch import FeatureLoader
 from roiseg.data.samplers import EpochSampler, RoiSampler
 from roiseg.data.skipped_images import SkippedImages
 from roiseg.data.targets import TargetSpec
+from roiseg.data.tta import TTA, hflip
 from roiseg.data.views import AugmentationPool, Views
-from roiseg.data.zooms import CropScales
 from roiseg.extractor.cache.base import FeatureCache
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 
@@ -59,10 +58,8 @@ class RoiDataModule(L.LightningDataModule):
         pictures: batches have all their images, for decoders that read them.
         folds: cross-validation: training and validation images are taken together and split anew; None
             keeps them as they are.
-        test_mirror: the test averages over every image and its mirror image, at the price of one more run
-            of the extractor an image. Validation during training does not.
-        zooms: the test averages over the whole image and enlarged parts of it, where a ROI is small; None
-            looks at the whole image only. Validation during training does that, too.
+        tta: the test averages over these views; None: the whole image only. Validation during training
+            always does that.
         on_error: an image that is missing, damaged or does not fit its record: "raise" ends the run, "skip"
             leaves it out of its batch, with a counted warning an epoch. A training batch of which nothing is
             left is a step without a gradient, so that steps and schedule stay those of the whole set.
@@ -92,8 +89,7 @@ class RoiDataModule(L.LightningDataModule):
         bank: AugmentationPool | None = None,
         pictures: bool = False,
         folds: Folds | None = None,
-        test_mirror: bool = False,
-        zooms: CropScales | None = None,
+        tta: TTA | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         crowd: Literal["region", "instance"] = "region",
     ) -> None:
@@ -124,8 +120,7 @@ class RoiDataModule(L.LightningDataModule):
         self.cache = cache
         self.pictures = pictures
         self.folds = folds
-        self.test_mirror = test_mirror
-        self.zooms = zooms
+        self.tta = tta
         self.on_error = on_error
         self.skipped = {split: SkippedImages(split) for split in ("train", "val", "test")}
         self.category_id = category_id
@@ -206,9 +201,9 @@ class RoiDataModule(L.LightningDataModule):
     def test_dataloader(self) -> FeatureLoader:
         """The validation images again: the best checkpoint is measured on them once more."""
         dataset = self.dataset("val")
-        if not self.test_mirror and self.zooms is None:
+        if self.tta is None:
             return self._loader(dataset, self._prepare, "test")
-        return self._loader(dataset.for_test(self.zooms), self._prepare_test, "test")
+        return self._loader(dataset.for_test(self.tta), self._prepare_test, "test")
 
     def _loader(
         self, dataset: RoiDataset, prepare: Callable[[RoiBatch], RoiBatch], stage: str
@@ -235,13 +230,11 @@ class RoiDataModule(L.LightningDataModule):
         return self.extract(batch.to(self._device(), non_blocking=self.pin_memory))
 
     def _prepare_test(self, batch: RoiBatch) -> RoiBatch:
-        prepared = self._prepare(batch)
-        if prepared.close_ups is not None:
-            prepared = replace(prepared, close_ups=self._with_mirror(self.extract(prepared.close_ups)))
-        return self._with_mirror(prepared)
-
-    def _with_mirror(self, batch: RoiBatch) -> RoiBatch:
-        return replace(batch, mirrored=self.extract(mirror(batch))) if self.test_mirror else batch
+        whole = self._prepare(batch)
+        views = whole.views
+        if self.tta is not None and self.tta.hflip:
+            views += tuple(hflip(view) for view in (whole, *views))
+        return replace(whole, views=tuple(self.extract(view) for view in views))
 
     def extract(self, batch: RoiBatch) -> RoiBatch:
         """Fill in the features of a batch that has none, on its device."""

@@ -9,23 +9,21 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from roiseg.common.classes import BACKGROUND, NON_TARGET
 from roiseg.common.errors import UserError
 from roiseg.common.files import image_path, missing_files, require_dir
 from roiseg.data.annotations import Annotations
-from roiseg.data.batch import RoiSample, close_up
+from roiseg.data.batch import RoiSample, RoiTruth
 from roiseg.data.images import DamagedImage, image_digest, read_image
 from roiseg.data.samplers import RoiSampler
 from roiseg.data.scene_composer import ComposedImage, SceneComposer
 from roiseg.data.targets import TargetSpec, rasterize_targets
+from roiseg.data.tta import TTA
 from roiseg.data.views import View, Views
-from roiseg.data.zooms import CropScales
 from roiseg.extractor.cache.base import FeatureCache, Key, Lookup
 from roiseg.geometry import boxes as box_ops
-from roiseg.geometry.boxes import Boxes
 
 
 class RoiDataset(Dataset[RoiSample]):
@@ -78,7 +76,7 @@ class RoiDataset(Dataset[RoiSample]):
         self.cache = cache
         self.pictures = pictures
         self.skip_damaged = skip_damaged
-        self.zooms: CropScales | None = None
+        self.tta: TTA | None = None
         counts = annotations.eligible_counts(min_roi_size)
         self.images = np.flatnonzero(counts)  # index into annotations of each item
         self.num_rois = int(counts.sum())
@@ -147,48 +145,39 @@ class RoiDataset(Dataset[RoiSample]):
         pixel_size = float(self.annotations.pixel_sizes[index]) / transform.scale
         sample = RoiSample(
             index, image_id, file_name, image, transform, size, rois, targets,
-            pixel_size=pixel_size, cache_key=cache_key, found=found,
+            pixel_size=pixel_size, cache_key=cache_key, cached=found,
         )  # fmt: skip
         if self.sampler is not None:
             return sample
-        measured = draw(replace(self.spec.metric_spec(), num_classes=3))
-        others = measured == NON_TARGET
+        metric_targets = draw(replace(self.spec.metric_spec(), num_classes=3))
+        others = metric_targets == NON_TARGET
         if self.spec.num_classes < 3:
-            measured[others] = BACKGROUND
-        return replace(
-            sample,
-            measured=measured,
-            truths=[scene.outlines.rle(int(i)) for i in owners],
-            annotation_ids=scene.ids[owners],
-            non_target_shares=others.mean(axis=(1, 2)),
-            close_ups=self._close_ups(sample, picture, scene.boxes[owners]) if self.zooms else (),
-        )
+            metric_targets[others] = BACKGROUND
+        rles = [scene.outlines.rle(int(i)) for i in owners]
+        truth = RoiTruth(scene.ids[owners], rles, metric_targets, others.mean(axis=(1, 2)))
+        sample = replace(sample, truth=truth)
+        if self.tta is None:
+            return sample
+        rois = scene.boxes[owners]
+        return replace(sample, views=self.tta.crops(sample, picture, self.views.letterbox, rois))
 
     def _skipped(self, index: int, why: str) -> RoiSample:
         """A blank image without ROIs, in the place of an image that cannot be used."""
         size, letterbox = self.annotations.size(index), self.views.letterbox
         transform = letterbox.fit(*size)
+        no_targets = np.zeros((0, *self.spec.metric_spec().size), np.uint8)
         return RoiSample(
             index, int(self.annotations.image_ids[index]), str(self.annotations.file_names[index]),
             np.full((*letterbox.size, 3), letterbox.pad_value, np.uint8), transform, size,
             np.zeros((0, 4), np.float32), np.zeros((0, *self.spec.size), np.uint8),
-            measured=np.zeros((0, *self.spec.metric_spec().size), np.uint8), skipped=why,
+            truth=RoiTruth(metric_targets=no_targets), skipped=why,
         )  # fmt: skip
 
-    def for_test(self, zooms: CropScales | None) -> RoiDataset:
-        """The same data set, whose items have their images, and close-ups of small ROIs."""
+    def for_test(self, tta: TTA) -> RoiDataset:
+        """Return the same data set, whose items have their images, and crops of small ROIs."""
         twin = copy.copy(self)
-        twin.pictures, twin.zooms = True, zooms
+        twin.pictures, twin.tta = True, tta
         return twin
-
-    def _close_ups(self, sample: RoiSample, picture: NDArray[np.uint8], rois: Boxes) -> list[RoiSample]:
-        """Enlarged parts of an image, with those of its ROIs (in original pixels) that are seen in each."""
-        letterbox = self.views.letterbox
-        assert self.zooms is not None
-        return [
-            close_up(sample, letterbox.apply(picture, transform), transform, rois, rows)
-            for transform, rows in self.zooms.close_ups(letterbox, sample.original_size, rois)
-        ]
 
     def with_pictures(self) -> RoiDataset:
         """The same data set, whose items have their images and do not ask the cache."""

@@ -37,8 +37,8 @@ def trusted_node(config: dict[str, Any], key: str, module: str, path: Path) -> d
 
     Args:
         config: the configuration a checkpoint carries.
-        key: dotted, such as `data.zooms`.
-        module: the one whose classes it may be made of, such as `roiseg.data.zooms`.
+        key: dotted, such as `data.folds`.
+        module: the one whose classes it may be made of, such as `roiseg.data.folds`.
         path: the checkpoint, for messages.
 
     Raises:

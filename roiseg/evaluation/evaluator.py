@@ -87,7 +87,7 @@ class Evaluator:
         """Add a batch with its features, from an evaluation loader over the data set."""
         prediction = self.model.predict(batch).cpu()
         measured = self._metrics.update(prediction, batch)
-        truth = batch.measured.cpu().long()
+        truth = batch.metric_targets.cpu().long()
         self._classes.update(prediction.grid_classes, truth)
         self._target.update(prediction.grid_target >= 0.5, truth)
         for pasted, record in zip(measured.masks, measured.records, strict=True):

@@ -38,10 +38,9 @@ def header_table(summary: Mapping[str, Any]) -> Table:
     table.add_row("annotations", "\n".join(data["annotations"]) + fold)
     if summary["boxes"] == "annotations":
         table.add_row("ROIs", f"{data['rois']:,} in {data['images']:,} images")
-    mirror = ", its mirror image" if data["mirror"] else ""
-    zooms = data["zooms"]
-    closer = "" if zooms is None else f", close-ups {zooms['factors']} up to {zooms['longest']} of the input"
-    table.add_row("looks", f"the whole image{mirror}{closer}")
+    if data["tta"] is not None:
+        options = ", ".join(f"{key} {value}" for key, value in data["tta"].items())
+        table.add_row("test-time augmentation", options)
     return table
 
 

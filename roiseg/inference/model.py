@@ -179,7 +179,7 @@ class OnnxModel:
         Raises:
             UserError: the batch wants test-time augmentation, which needs the decoder's own grid, or clicks.
         """
-        if batch.mirrored is not None or batch.close_ups is not None:
+        if batch.views:
             raise UserError(f"{self.path}: test-time augmentation needs a checkpoint, not an exported file")
         if points is not None:
             raise UserError(f"{self.path} reads no points: use a checkpoint of model=sam")

@@ -15,9 +15,8 @@ from torch import Tensor
 from roiseg.common.errors import UserError
 from roiseg.common.lazy import LazyArrays
 from roiseg.common.limits import MASK_BYTES, MAX_BOXES, TooMuch
-from roiseg.data.batch import RoiBatch, RoiSample, close_up, collate
-from roiseg.data.mirror import mirror
-from roiseg.data.zooms import CropScales
+from roiseg.data.batch import RoiBatch, RoiSample, RoiTruth, collate
+from roiseg.data.tta import TTA, hflip
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.postprocess.base import Detections
 from roiseg.geometry.boxes import Boxes, as_boxes, clip
@@ -42,22 +41,15 @@ class Predictor:
 
     Args:
         model: from `open_model`.
-        mirrored: average with the mirror image: the detector runs twice.
-        zooms: average with close-ups of small ROIs: the detector runs again for each, in every `predict`.
+        tta: test-time augmentation: masks are averaged over these views, at the price of more runs of the
+            detector; crops run it again in every `predict`.
         max_boxes: per image.
     """
 
-    def __init__(
-        self,
-        model: RoiModel,
-        mirrored: bool = False,
-        zooms: CropScales | None = None,
-        max_boxes: int = MAX_BOXES,
-    ) -> None:
+    def __init__(self, model: RoiModel, tta: TTA | None = None, max_boxes: int = MAX_BOXES) -> None:
         self.model = model
+        self.tta = tta
         self.max_boxes = max_boxes
-        self.mirrored = mirrored
-        self.zooms = zooms
         self._picture: NDArray[np.uint8] | None = None
         self._letterbox: Letterbox = model.preprocess.letterbox
 
@@ -68,7 +60,7 @@ class Predictor:
         onnx_path: str | None = None,
         device: torch.device | str | None = None,
         detector: dict[str, Any] | None = None,
-        **looks: Any,
+        tta: TTA | None = None,
     ) -> Predictor:
         """Open a checkpoint of `python -m roiseg.train`.
 
@@ -78,12 +70,12 @@ class Predictor:
             device: of the decoder; None: the GPU if there is one.
             detector: configuration of the adapter that reads the detector's boxes (`extractor.detector`);
                 None: the one of the training.
-            looks: `mirrored`, `zooms`.
+            tta: see the class.
 
         Raises:
             UserError: a file is absent, damaged, or does not fit the other.
         """
-        return cls(open_model(ckpt=path, onnx_path=onnx_path, device=device, detector=detector), **looks)
+        return cls(open_model(ckpt=path, onnx_path=onnx_path, device=device, detector=detector), tta)
 
     @classmethod
     def from_onnx(
@@ -135,12 +127,12 @@ class Predictor:
         transform = self._letterbox.fit(*size)
         sample = RoiSample(
             0, 0, "", self._letterbox.apply(image, transform), transform, size,
-            np.zeros((0, 4), np.float32), _NO_TARGETS, measured=_GRID,
+            np.zeros((0, 4), np.float32), _NO_TARGETS, truth=RoiTruth(metric_targets=_GRID),
             pixel_size=pixel_size / transform.scale,
         )  # fmt: skip
         self._picture, self._sample = image, sample
         self._whole: RoiBatch | None = None
-        self._mirror: RoiBatch | None = None
+        self._flipped: RoiBatch | None = None
         self._found: Detections | None = None
 
     def detect(self) -> Detections:
@@ -212,42 +204,30 @@ class Predictor:
 
     def _masks(self, sample: RoiSample, boxes: Boxes, points: Tensor | None) -> Iterator[_Grid]:
         """Target and non-target probabilities of each box, at the decoder's resolution."""
-        batch = self._batch(sample, boxes, looks=points is None)
+        batch = self._batch(sample, boxes, self.tta if points is None else None)
         found = self.model.predict(batch, points).cpu()
         (frames,) = batch.original_boxes(found.extents)
         for index, (roi, frame) in enumerate(zip(boxes, frames, strict=True)):
             other = None if found.non_target is None else found.non_target[index]
             yield _Grid(roi, frame, found.target[index], other)
 
-    def _batch(self, sample: RoiSample, boxes: Boxes, looks: bool) -> RoiBatch:
-        """The image with ROIs; its features are computed the first time only, those of close-ups always."""
+    def _batch(self, sample: RoiSample, boxes: Boxes, tta: TTA | None) -> RoiBatch:
+        """The image with ROIs; its features are computed the first time only, those of crops always."""
         if self._whole is None:
             self._whole = self.model.prepare(collate([sample]))
         with_rois = replace(sample, rois=sample.transform.boxes(boxes))
-        if looks and self.zooms is not None:
-            with_rois = replace(with_rois, close_ups=self._close_ups(sample, boxes))
+        if tta is not None and self._picture is not None:
+            with_rois = replace(with_rois, views=tta.crops(with_rois, self._picture, self._letterbox, boxes))
         batch = collate([with_rois])
         whole = replace(batch, inputs=self._whole.inputs, features=self._whole.features)
-        if looks and batch.close_ups is not None:
-            whole = replace(whole, close_ups=self._with_mirror(self.model.prepare(batch.close_ups)))
-        if looks and self.mirrored:
-            seen = mirror(replace(whole, close_ups=None))
-            if self._mirror is None:
-                self._mirror = self.model.prepare(seen)
-            seen = replace(seen, inputs=self._mirror.inputs, features=self._mirror.features)
-            whole = replace(whole, mirrored=seen)
-        return whole
-
-    def _with_mirror(self, batch: RoiBatch) -> RoiBatch:
-        return replace(batch, mirrored=self.model.prepare(mirror(batch))) if self.mirrored else batch
-
-    def _close_ups(self, sample: RoiSample, boxes: Boxes) -> list[RoiSample]:
-        assert self.zooms is not None and self._picture is not None
-        looks = self.zooms.close_ups(self._letterbox, sample.original_size, boxes)
-        return [
-            close_up(sample, self._letterbox.apply(self._picture, part), part, boxes, rows)
-            for part, rows in looks
-        ]
+        views = [self.model.prepare(view) for view in batch.views]
+        if tta is not None and tta.hflip:
+            if self._flipped is None:
+                self._flipped = self.model.prepare(hflip(whole))
+            flipped = self._flipped
+            views.append(replace(hflip(whole), inputs=flipped.inputs, features=flipped.features))
+            views += [self.model.prepare(hflip(view)) for view in batch.views]
+        return replace(whole, views=tuple(views))
 
     def _clicks(self, points: ArrayLike, count: int) -> Tensor:
         if "points" not in self.model.prompts:

@@ -1,8 +1,7 @@
-"""One prediction out of several looks at a ROI: the whole image, its mirror image, close-ups."""
+"""Averaging over the views of test-time augmentation: one prediction per ROI."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ Decode = Callable[[RoiBatch], Tensor]  # a batch with its features -> logits [R,
 
 @dataclass(frozen=True)
 class AveragedLogits:
-    """What all looks at the ROIs of a batch say together.
+    """What all views of the ROIs of a batch say together.
 
     Attributes:
         logits: [R, K, h, w].
@@ -34,53 +33,47 @@ class AveragedLogits:
 def average_views(
     logits: Tensor, batch: RoiBatch, decoder: Decoder, decode: Decode, size: tuple[int, int]
 ) -> AveragedLogits:
-    """Average the class probabilities of all looks a batch brings.
+    """Average the class probabilities of the whole image and of all views of a batch.
 
     Args:
         logits: [R, K, h, w] of the whole images, `decode(batch)`.
-        batch: whose `mirrored` and `close_ups`, where it has them, are looked at as well.
+        batch: its `views`, if any, are decoded as well.
         decoder: says where its logits lie.
         decode: runs the decoder.
         size: (h, w) of the grid over each ROI of `roi_grid_logits`.
 
     Returns:
-        The logits given where there is one look only, else logarithms of averaged probabilities: in the
-        decoder's frame, or on a grid over each ROI (the decoder's own, `size` where it draws on the image)
-        where there are close-ups.
+        The logits given without views, else logarithms of averaged probabilities: in the decoder's frame, or
+        on a grid over each ROI (the decoder's own, `size` where it draws on the image) where some views are
+        crops.
     """
-    logits = _with_mirror(logits, batch, decode)
-    if batch.close_ups is None:
+    if all(view.parent_roi is None for view in batch.views):
+        if batch.views:
+            flipped = [_unflipped(decode(view), view) for view in batch.views]
+            each = [values.float().log_softmax(dim=1) for values in (logits, *flipped)]
+            logits = torch.stack(each).logsumexp(dim=0) - torch.log(torch.tensor(float(len(each))))
         return AveragedLogits(
             logits, decoder.windows(batch.rois), decoder.roi_logits(logits, batch.rois, size)
         )
-    logits = _with_close_ups(logits, batch, batch.close_ups, decoder, decode, size)
+    logits = _on_rois(logits, batch, decoder, decode, decoder.output_size if decoder.frame == "roi" else size)
     return AveragedLogits(
         logits, batch.rois[:, 1:], F.interpolate(logits, size, mode="bilinear", antialias=True)
     )
 
 
-def _with_mirror(logits: Tensor, batch: RoiBatch, decode: Decode) -> Tensor:
-    if batch.mirrored is None:
-        return logits
-    seen = logits.float(), decode(batch.mirrored).flip(-1).float()
-    first, second = (view.log_softmax(dim=1) for view in seen)
-    return torch.logaddexp(first, second) - math.log(2)
-
-
-def _with_close_ups(
-    logits: Tensor,
-    batch: RoiBatch,
-    close_ups: RoiBatch,
-    decoder: Decoder,
-    decode: Decode,
-    size: tuple[int, int],
+def _on_rois(
+    logits: Tensor, batch: RoiBatch, decoder: Decoder, decode: Decode, grid: tuple[int, int]
 ) -> Tensor:
-    """Over the whole image and all close-ups of a ROI, on a grid over it."""
-    grid = decoder.output_size if decoder.frame == "roi" else size
-    closer = _with_mirror(decode(close_ups), close_ups, decode)
-    one, more = (
-        decoder.roi_logits(look.float(), seen.rois, grid).softmax(dim=1)
-        for look, seen in ((logits, batch), (closer, close_ups))
-    )
-    count = torch.bincount(close_ups.rows, minlength=len(one))[:, None, None, None] + 1
-    return (one.index_add(0, close_ups.rows, more) / count).clamp(min=1e-12).log()
+    """Average over views of which each shows some of the ROIs, on a grid over each ROI."""
+    total = decoder.roi_logits(logits.float(), batch.rois, grid).softmax(dim=1)
+    count = torch.ones(len(total), device=total.device)
+    for view in batch.views:
+        seen = torch.arange(len(total), device=total.device) if view.parent_roi is None else view.parent_roi
+        values = decoder.roi_logits(decode(view).float(), view.rois, grid)
+        total = total.index_add(0, seen, _unflipped(values, view).softmax(dim=1))
+        count = count.index_add(0, seen, torch.ones_like(seen, dtype=count.dtype))
+    return (total / count[:, None, None, None]).clamp(min=1e-12).log()
+
+
+def _unflipped(values: Tensor, view: RoiBatch) -> Tensor:
+    return values.flip(-1) if view.hflipped else values

@@ -115,11 +115,11 @@ def measure_instances(masks: Iterable[PastedMask], boundary_width: float = 0.02)
 def _measure(pasted: PastedMask, boundary_width: float) -> InstanceRecord:
     sample, index = pasted.sample, pasted.index
     radius = max(1, round(boundary_width * float(np.hypot(*sample.original_size))))
-    area, iou, boundary_iou = _compare(pasted.mask, pasted.window, sample.truths[index], radius)
+    area, iou, boundary_iou = _compare(pasted.mask, pasted.window, sample.truth.rles[index], radius)
     x1, y1, x2, y2 = pasted.roi.tolist()
     return InstanceRecord(
-        sample.image_id, sample.file_name, int(sample.annotation_ids[index]), x1, y1, x2, y2,
-        area, float(sample.non_target_shares[index]), iou, boundary_iou,
+        sample.image_id, sample.file_name, int(sample.truth.annotation_ids[index]), x1, y1, x2, y2,
+        area, float(sample.truth.non_target_shares[index]), iou, boundary_iou,
     )  # fmt: skip
 
 

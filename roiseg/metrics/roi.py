@@ -49,7 +49,7 @@ class RoiMetrics(nn.Module):
 
     def update(self, prediction: RoiPrediction, batch: RoiBatch) -> MeasuredBatch:
         """Count a batch from an evaluation loader."""
-        truth = batch.measured.to(prediction.grid_classes.device).long()
+        truth = batch.metric_targets.to(prediction.grid_classes.device).long()
         if self.num_classes <= NON_TARGET:
             truth = truth.masked_fill(truth == NON_TARGET, BACKGROUND)
         self.pixel.update(prediction.grid_classes, truth)

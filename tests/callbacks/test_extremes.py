@@ -15,6 +15,7 @@ from tiny_run import one_thread, tiny_data, tiny_extractor, tiny_module, tiny_tr
 
 from roiseg.callbacks.instance_sheets import InstanceSheets
 from roiseg.callbacks.results import InstanceTable
+from roiseg.data.tta import TTA
 from roiseg.evaluation import ranking as ranking_module
 from roiseg.evaluation.ranking import RankedInstance, Ranking
 from roiseg.geometry.rle import decode
@@ -61,7 +62,7 @@ def run(request, coco_set, onnx_file, tmp_path_factory):
     frame = request.param.split(",")[0]
     decoder = TinyImageDecoder(extractor.channels, extractor.strides, (64, 64), frame=frame)
     mirrored = "mirrored" in request.param
-    data = tiny_data(coco_set, extractor, decoder, metric_size=(20, 12), test_mirror=mirrored)
+    data = tiny_data(coco_set, extractor, decoder, metric_size=(20, 12), tta=TTA(hflip=mirrored))
     module, callback, table = tiny_module(decoder), Watched(folder, count=4), InstanceTable(folder / "t.csv")
     sheets, draw = {}, ranking_module.case_sheet
     with one_thread(), pytest.MonkeyPatch.context() as patch:

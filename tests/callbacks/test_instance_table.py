@@ -111,7 +111,7 @@ def test_ious_are_those_of_full_masks(run, coco_set):
     rows, annotations = rows_of(path), annotations_of(coco_set)
     probabilities = {}
     for batch in data.val_dataloader():
-        ids = np.concatenate([sample.annotation_ids for sample in batch.samples]).tolist()
+        ids = np.concatenate([sample.truth.annotation_ids for sample in batch.samples]).tolist()
         maps = module.target_probabilities(data.extract(batch)).double().numpy()
         probabilities.update(zip(ids, maps, strict=True))
     for row in rows:

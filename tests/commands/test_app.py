@@ -21,7 +21,6 @@ from werkzeug.serving import BaseWSGIServer
 from roiseg import app
 from roiseg.app import short_names
 from roiseg.callbacks.checkpoints import EpochCheckpoint
-from roiseg.data.zooms import CropScales
 from roiseg.inference.checkpoint import newest_checkpoint
 from roiseg.inference.predictor import Predictor
 
@@ -125,11 +124,10 @@ def test_another_address_than_this_machine_alone_is_warned_of(
 def test_more_looks_can_be_averaged(checkpoints, run_main, monkeypatch):
     served = []
     monkeypatch.setattr(BaseWSGIServer, "serve_forever", lambda server: served.append(server))
-    run_main(app, f"ckpt={checkpoints[0]}", "mirrored=true", "data/zooms@zooms=small")
+    run_main(app, f"ckpt={checkpoints[0]}", "tta=full")
     served[0].server_close()
     (model,) = served[0].app.models
-    assert model.predictor.mirrored is True
-    assert isinstance(model.predictor.zooms, CropScales)
+    assert model.predictor.tta.hflip and model.predictor.tta.crop_scales
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from roiseg.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-LOOKS = ["data.test_mirror=true", "data/zooms=small", "data.zooms.longest=0.4"]
+LOOKS = ["tta=full", "tta.max_crop_share=0.4"]
 RUNS = {
     "plain": ["model.mid_channels=8", "model.min_channels=8", "model.depth=1"],
     "looks, half features, bf16": [
@@ -81,23 +81,23 @@ def test_a_runs_own_test_is_measured_again_to_the_same_figures(run_of, evaluate,
     assert (folder / "instances.csv").read_text() == (trained / "instances.csv").read_text()
     assert (folder / "worst.png").stat().st_size > 1000
     assert len(read_json(folder / "results.json", "results")) == len(rows(trained)) == told["data"]["rois"]
-    assert told["data"]["mirror"] is ("data.test_mirror=true" in options)
+    assert (told["data"]["tta"] is None) is ("tta=full" not in options)
     assert sum(sum(row.values()) for row in found["confusion"]["classes"].values()) > 0
 
 
 def test_data_and_looks_are_overridden_one_by_one(run_of, evaluate, coco_set):
     ckpt = f"ckpt={run_of(*RUNS['looks, half features, bf16'], 'data.min_roi_size=40')['best_checkpoint']}"
     with_looks, _ = evaluate(ckpt)
-    once, _ = evaluate(ckpt, "data.test_mirror=false", "data/zooms=none", "precision=32-true")
+    once, _ = evaluate(ckpt, "tta=null", "precision=32-true")
     smaller, _ = evaluate(ckpt, "data.min_roi_size=16")
     other = [f"{key}={getattr(coco_set, name)}" for key, name in (
         ("data.val_annotations", "json"), ("data.val_images", "images"),
     )]  # fmt: skip
     chosen, _ = evaluate(ckpt, "data=default", *other)
-    assert once["data"]["zooms"] is None and with_looks["data"]["zooms"] is not None
+    assert once["data"]["tta"] is None and with_looks["data"]["tta"] is not None
     assert with_looks["evaluations"] != once["evaluations"]
     assert with_looks["data"]["rois"] < smaller["data"]["rois"] == 10
-    assert (chosen["data"]["rois"], chosen["data"]["mirror"], chosen["data"]["zooms"]) == (10, False, None)
+    assert chosen["data"]["rois"] == 10
 
 
 def test_a_fold_is_the_checkpoints_unless_there_are_other_files(run_of, evaluate, coco_set, tmp_path):
@@ -127,7 +127,7 @@ def test_an_exported_file_beside_its_checkpoint(run_of, run_main, evaluate, tmp_
     code, error = run_main(roiseg.export, f"ckpt={ckpt}", f"output={file}", f"merged={merged}")
     assert code == 0, error
     told, folder = evaluate(f"ckpt={ckpt}", f"onnx={file}")
-    assert told["data"]["mirror"] is False and told["data"]["zooms"] is None
+    assert told["data"]["tta"] is None
     first, second = rows(folder / "checkpoint"), rows(folder / "onnx")
     off = {number: float(second[number]["iou"]) - float(row["iou"]) for number, row in first.items()}
     difference = told["difference"]
@@ -153,7 +153,7 @@ def detector_of(ckpt, merged):
 
 def test_evaluations_are_runs_to_the_report(run_of, run_main, evaluate, tmp_path):
     ckpt = f"ckpt={run_of(*RUNS['plain'])['best_checkpoint']}"
-    folders = [evaluate(ckpt, option)[1] for option in ("data.test_mirror=false", "data.test_mirror=true")]
+    folders = [evaluate(ckpt, option)[1] for option in ("tta=null", "tta=hflip")]
     code, error = run_main(roiseg.report, *folders, f"output_dir={tmp_path}/report")
     assert code == 0, error
     variants = read_json(tmp_path / "report" / "report.json", "report")["variants"]
@@ -195,7 +195,7 @@ def test_mistakes_end_in_one_line(checkpoint, run_main, tmp_path, onnx_file):
         ([ckpt, f"onnx={onnx_file}"], [onnx_file.name]),
         ([f"onnx={onnx_file}", "data.val_annotations=x.json"], ["data.val_images"]),
         (
-            [f"ckpt={changed(checkpoint, tmp_path / 'zooms.pth', zooms=strange)}"],
+            [f"ckpt={changed(checkpoint, tmp_path / 'folds.pth', folds=strange)}"],
             ["subprocess.run", "trusted"],
         ),
         ([f"ckpt={changed(checkpoint, tmp_path / 'text.pth', val_images='${oc.env:HOME}')}"], ["val_images"]),

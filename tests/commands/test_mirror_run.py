@@ -10,7 +10,7 @@ import pytest
 
 def test_a_run_with_mirrored_test_trains_the_same_and_measures_the_average(run_train, tmp_path):
     plain = run_train(tmp_path / "plain", "trainer.max_epochs=3")
-    mirrored = run_train(tmp_path / "mirrored", "trainer.max_epochs=3", "data.test_mirror=true")
+    mirrored = run_train(tmp_path / "mirrored", "trainer.max_epochs=3", "tta=hflip")
     assert mirrored["history"] == plain["history"]
     assert mirrored["test"]["test/loss"] == plain["test"]["test/loss"]
     assert mirrored["test"] != plain["test"]

@@ -277,7 +277,7 @@ MISTAKES = {
     "policy": (["source={images}", "on_error=stop"], ["on_error", "raise or skip", "stop"]),
     "threshold": (["source={images}", "threshold=50"], ["threshold", "0 to 1", "50"]),
     "no threshold": (["source={images}", "threshold=0"], ["threshold", "above 0"]),
-    "mirrored file": (["source={images}", "ckpt=null", "onnx=x.onnx", "mirrored=true"], ["mirrored", "ckpt="]),
+    "augmented file": (["source={images}", "ckpt=null", "onnx=x.onnx", "tta=hflip"], ["tta", "ckpt="]),
     "unknown key": (["source={images}", "thresold=0.5"], ["thresold", "threshold"]),
     "output in a file": (["source={images}", "boxes={table}", "output_dir=boxes.csv"], ["boxes.csv", "is a file"]),
 }  # fmt: skip

@@ -144,8 +144,8 @@ def test_a_finished_run_can_be_tested_again_in_another_way(run_train, tmp_path):
     options = ["test_best=false", "callbacks=[default,ema]", "callbacks.ema.decay=0.9"]
     first = run_train(tmp_path / "a", *options)
     again, mirrored = (
-        run_train(tmp_path / name, *options, f"ckpt_path={checkpoints(first)[-1]}", f"data.test_mirror={mirror}")
-        for name, mirror in (("b", "false"), ("c", "true"))
+        run_train(tmp_path / name, *options, f"ckpt_path={checkpoints(first)[-1]}", f"tta={tta}")
+        for name, tta in (("b", "null"), ("c", "hflip"))
     )  # fmt: skip
     assert again["test"] == first["test"]
     assert again["epochs"] == first["epochs"]

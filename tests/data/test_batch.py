@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from tiny_dataset import IMAGE_FRAME, SIZE, make
 
-from roiseg.data.batch import RoiBatch, collate
+from roiseg.data.batch import RoiTruth, collate
 
 
 def test_a_batch_numbers_the_rois_by_image_in_order(evaluation):
@@ -28,15 +28,17 @@ def test_a_batch_joins_what_is_measured(coco_set):
     dataset = make(coco_set, spec=IMAGE_FRAME)
     samples = [dataset[n] for n in (2, 0, 1)]
     batch = collate(samples)
-    assert batch.measured.dtype == torch.uint8
-    np.testing.assert_array_equal(batch.measured, np.concatenate([s.measured for s in samples]))
-    assert all(len(s.measured) == len(s.targets) == len(s.image) == 0 for s in batch.samples)
+    assert batch.metric_targets.dtype == torch.uint8
+    np.testing.assert_array_equal(
+        batch.metric_targets, np.concatenate([s.truth.metric_targets for s in samples])
+    )
+    assert all(len(s.truth.metric_targets) == len(s.targets) == len(s.image) == 0 for s in batch.samples)
 
 
 def without_rois(sample):
     return type(sample)(
         sample.image_index, sample.image_id, sample.file_name, sample.image, sample.transform, sample.original_size,
-        sample.rois[:0], sample.targets[:0], measured=sample.measured[:0],
+        sample.rois[:0], sample.targets[:0], truth=RoiTruth(metric_targets=sample.truth.metric_targets[:0]),
     )  # fmt: skip
 
 
@@ -98,15 +100,11 @@ def filled(dataset):
 
 def test_every_tensor_of_a_batch_moves(coco_set):
     batch = filled(make(coco_set, spec=IMAGE_FRAME))
-    others = [field.name for field in fields(RoiBatch) if "RoiBatch" in str(field.type)]
-    moved = replace(batch, **dict.fromkeys(others, batch)).to("meta")
-    for field in fields(RoiBatch):
-        value = getattr(moved, field.name)
-        if field.name in others:
-            assert value.images.device.type == value.features[0].device.type == "meta", field
-        elif field.name not in ("samples", "pictured", "skipped"):
-            tensors = value if isinstance(value, tuple) else (value,)
-            assert {t.device.type for t in tensors} == {"meta"}, field
+    moved = replace(batch, views=(batch,), parent_roi=torch.arange(len(batch.rois))).to("meta")
+    for each in (moved, *moved.views):
+        for value in vars(each).values():
+            for tensor in value if isinstance(value, tuple) else (value,):
+                assert not isinstance(tensor, torch.Tensor) or tensor.device.type == "meta"
 
 
 def test_a_batch_without_features_moves_too(evaluation):

@@ -124,7 +124,7 @@ def test_training_is_drawn_and_shuffled_validation_is_exact_and_in_order(make):
     assert all(sample.transform.scale_x < 0 for sample in train.samples)
     assert [sample.image_index for sample in val.samples] == [0, 1, 2, 3, 4]
     assert all(sample.transform.scale_x > 0 for sample in val.samples)
-    assert [len(sample.truths) for sample in val.samples] == [2, 1, 2, 2, 3]
+    assert [len(sample.truth.rles) for sample in val.samples] == [2, 1, 2, 2, 3]
     loader = datamodule.train_dataloader()
     orders = []
     for epoch in range(4):
@@ -193,16 +193,16 @@ def test_the_metric_grid_is_the_same_for_every_decoder(make, frame):
     datamodule = make(spec=TargetSpec(frame, (16, 16), 3, (64, 64)), metric_size=[20, 12], val_batch_size=5)
     assert datamodule.spec.metric_size == (20, 12)
     batch = next(iter(datamodule.val_dataloader()))
-    assert batch.measured.shape == (10, 20, 12)
+    assert batch.metric_targets.shape == (10, 20, 12)
     assert batch.targets.shape == (10, 16, 16)
     reference = make(spec=TargetSpec("roi", (20, 12), 3, (64, 64)), val_batch_size=5)
-    assert torch.equal(batch.measured, next(iter(reference.val_dataloader())).targets)
-    assert len(next(iter(datamodule.train_dataloader())).measured) == 0
+    assert torch.equal(batch.metric_targets, next(iter(reference.val_dataloader())).targets)
+    assert len(next(iter(datamodule.train_dataloader())).metric_targets) == 0
 
 
 def test_without_a_metric_grid_the_roi_frame_is_measured_on_its_own(make):
     batch = next(iter(make(metric_size=None).val_dataloader()))
-    assert torch.equal(batch.measured, batch.targets)
+    assert torch.equal(batch.metric_targets, batch.targets)
 
 
 @pytest.mark.parametrize("size", [[0, 5], [5, 0], [-1, 5], [5], [5, 5, 5], []])

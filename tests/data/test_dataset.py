@@ -26,7 +26,7 @@ def assert_same(a, b):
     )  # fmt: skip
     for name in ("image", "rois", "targets"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
-    assert a.truths == b.truths
+    assert a.truth.rles == b.truth.rles
 
 
 # --- an item depends on seed, epoch and index only ------------------------------------------------
@@ -86,7 +86,7 @@ def test_a_training_item_has_k_rois_within_the_input(training):
             assert (sample.rois >= 0).all()
             assert (sample.rois <= 64).all()
             assert (sample.rois[:, 2:] - sample.rois[:, :2] > 1).all()
-            assert sample.truths == []
+            assert not sample.truth.rles
 
 
 def test_every_roi_shows_its_target_in_any_view(training):
@@ -139,8 +139,8 @@ def test_evaluation_carries_the_true_masks_at_the_original_size(evaluation):
         sample = evaluation[n]
         owners = annotations.eligible(sample.image_index, 16)
         outlines = annotations.outlines(sample.image_index)
-        assert sample.truths == [outlines.rle(int(i)) for i in owners]
-        assert all(tuple(truth["size"]) == sample.original_size for truth in sample.truths)
+        assert sample.truth.rles == [outlines.rle(int(i)) for i in owners]
+        assert all(tuple(truth["size"]) == sample.original_size for truth in sample.truth.rles)
 
 
 @pytest.mark.parametrize("spec", [METRIC, IMAGE_FRAME], ids=["roi", "image"])
@@ -150,9 +150,9 @@ def test_evaluation_measures_on_the_metric_grid_over_each_roi_whatever_the_frame
     for n in range(len(dataset)):
         sample, want = dataset[n], reference[n]
         assert sample.targets.shape == (len(sample.rois), *spec.size)
-        np.testing.assert_array_equal(sample.measured, want.targets)
+        np.testing.assert_array_equal(sample.truth.metric_targets, want.targets)
         np.testing.assert_array_equal(sample.rois, want.rois)
-        assert sample.truths == want.truths
+        assert sample.truth.rles == want.truth.rles
 
 
 @pytest.mark.parametrize(
@@ -160,35 +160,39 @@ def test_evaluation_measures_on_the_metric_grid_over_each_roi_whatever_the_frame
 )
 def test_what_is_measured_are_the_targets_themselves_where_the_grids_agree(coco_set, spec):
     for sample in (make(coco_set, spec=spec)[n] for n in range(5)):
-        np.testing.assert_array_equal(sample.measured, sample.targets)
+        np.testing.assert_array_equal(sample.truth.metric_targets, sample.targets)
 
 
 def test_a_map_over_the_input_of_the_metric_size_is_not_taken_for_the_metric_grid(coco_set):
     spec = replace(IMAGE_FRAME, size=(20, 12))
     sample = make(coco_set, spec=spec)[0]
-    assert (sample.measured != sample.targets).any()
-    np.testing.assert_array_equal(sample.measured, make(coco_set, spec=IMAGE_FRAME)[0].measured)
+    assert (sample.truth.metric_targets != sample.targets).any()
+    np.testing.assert_array_equal(
+        sample.truth.metric_targets, make(coco_set, spec=IMAGE_FRAME)[0].truth.metric_targets
+    )
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
 def test_crowding_is_known_with_two_classes_too(coco_set, num_classes):
     dataset, full = (make(coco_set, spec=replace(METRIC, num_classes=n)) for n in (num_classes, 3))
     for number in range(5):
-        sample, labels = dataset[number], full[number].measured
-        np.testing.assert_allclose(sample.non_target_shares, (labels == 2).mean(axis=(1, 2)))
-        np.testing.assert_array_equal(sample.measured, np.where(labels == 2, 2 * (num_classes > 2), labels))
+        sample, labels = dataset[number], full[number].truth.metric_targets
+        np.testing.assert_allclose(sample.truth.non_target_shares, (labels == 2).mean(axis=(1, 2)))
+        np.testing.assert_array_equal(
+            sample.truth.metric_targets, np.where(labels == 2, 2 * (num_classes > 2), labels)
+        )
         first = dataset.annotations.first[sample.image_index]
         owners = dataset.annotations.eligible(sample.image_index, 16)
-        np.testing.assert_array_equal(sample.annotation_ids, dataset.annotations.ids[first + owners])
-    assert max(dataset[number].non_target_shares.max() for number in range(5)) > 0.05
+        np.testing.assert_array_equal(sample.truth.annotation_ids, dataset.annotations.ids[first + owners])
+    assert max(dataset[number].truth.non_target_shares.max() for number in range(5)) > 0.05
 
 
 @pytest.mark.parametrize("spec", [SPEC, METRIC, IMAGE_FRAME], ids=["no metric grid", "roi", "image"])
 def test_nothing_is_measured_in_training(coco_set, spec):
     sample = make(coco_set, spec=spec, sampler=RoiSampler(3))[0]
-    assert len(sample.measured) == 0
+    assert len(sample.truth.metric_targets) == 0
     assert sample.targets.shape == (3, *spec.size)
-    assert collate([sample, sample]).measured.shape[0] == 0
+    assert collate([sample, sample]).metric_targets.shape[0] == 0
 
 
 # --- pixel sizes ----------------------------------------------------------------------------------

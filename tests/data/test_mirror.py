@@ -9,8 +9,8 @@ from tiny_run import LAYER, tiny_data, tiny_decoder
 
 from roiseg.data.batch import collate
 from roiseg.data.images import read_image
-from roiseg.data.mirror import mirror
 from roiseg.data.targets import rasterize_targets
+from roiseg.data.tta import TTA, hflip
 from roiseg.extractor.cache.codec import Half
 from roiseg.extractor.cache.memory import MemoryCache
 from roiseg.extractor.onnx_extractor import OnnxExtractor
@@ -36,7 +36,7 @@ def batches(data):
     """(batch, the same mirrored) without features."""
     samples = data.samples("val", range(5))
     found = [collate(samples[:2]), collate(samples[2:])]
-    return [(batch, mirror(batch)) for batch in found]
+    return [(batch, hflip(batch)) for batch in found]
 
 
 def test_the_pictures_are_those_that_the_mirrored_transform_renders(build):
@@ -66,7 +66,7 @@ def test_targets_are_those_drawn_in_the_mirror(build):
         ids = dataset.annotations.ids
         for n, sample in enumerate(mirrored.samples):
             instances = dataset.annotations.instances(sample.image_index)
-            owners = np.array([list(ids[instances]).index(i) for i in sample.annotation_ids])
+            owners = np.array([list(ids[instances]).index(i) for i in sample.truth.annotation_ids])
             drawn = rasterize_targets(
                 data.spec,
                 outlines=dataset.annotations.outlines(sample.image_index),
@@ -81,10 +81,10 @@ def test_targets_are_those_drawn_in_the_mirror(build):
 
 def test_the_mirror_image_of_a_mirror_image_is_the_picture(build):
     for batch, mirrored in batches(build()):
-        again = mirror(mirrored)
+        again = hflip(mirrored)
         assert torch.equal(again.images, batch.images)
         assert torch.equal(again.targets, batch.targets)
-        assert torch.equal(again.measured, batch.measured)
+        assert torch.equal(again.metric_targets, batch.metric_targets)
         torch.testing.assert_close(again.rois, batch.rois, atol=1e-5, rtol=0)
         assert [sample.transform for sample in again.samples] == [s.transform for s in batch.samples]
 
@@ -93,7 +93,7 @@ def test_the_batch_itself_stays_as_it_is(build):
     data = build()
     batch = collate(data.samples("val", [0, 1]))
     before = [tensor.clone() for tensor in (batch.images, batch.rois, batch.targets)]
-    mirror(batch)
+    hflip(batch)
     for tensor, old in zip((batch.images, batch.rois, batch.targets), before, strict=True):
         assert torch.equal(tensor, old)
     assert all(sample.transform.scale_x > 0 for sample in batch.samples)
@@ -106,23 +106,24 @@ def test_a_shift_by_hand():
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_only_the_test_loader_mirrors_and_features_are_those_of_flipped_pictures(build, cached):
-    data = build(test_mirror=True, cache=MemoryCache(Half(), 1) if cached else None)
+    data = build(tta=TTA(hflip=True), cache=MemoryCache(Half(), 1) if cached else None)
     for loader in (data.train_dataloader(), data.val_dataloader()):
-        assert all(batch.mirrored is None for batch in loader)
+        assert not any(batch.views for batch in loader)
     for plain, batch in zip(data.val_dataloader(), data.test_dataloader(), strict=True):
         assert torch.equal(batch.features[0], plain.features[0])
         expected = data.extractor(batch.images.flip(2))[0]
-        assert torch.equal(batch.mirrored.features[0], expected)
-        assert batch.mirrored.mirrored is None
+        (flipped,) = batch.views
+        assert torch.equal(flipped.features[0], expected)
+        assert flipped.hflipped and not flipped.views
 
 
 def test_the_loader_mirrors_only_if_asked(build):
-    assert all(batch.mirrored is None for batch in build().test_dataloader())
+    assert not any(batch.views for batch in build().test_dataloader())
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_mirroring_costs_one_run_of_the_extractor_an_image(build, workers):
-    data = build(test_mirror=True, cache=MemoryCache(Half(), 1), num_workers=workers)
+    data = build(tta=TTA(hflip=True), cache=MemoryCache(Half(), 1), num_workers=workers)
     pictures, run = [], data.extractor.run
     data.extractor.run = lambda tensor: pictures.append(len(tensor)) or run(tensor)
     try:

@@ -20,8 +20,8 @@ from roiseg.data.augment import Augment, GeometricAugment
 from roiseg.data.batch import collate
 from roiseg.data.copy_paste import CopyPaste
 from roiseg.data.images import DamagedImage
+from roiseg.data.tta import TTA
 from roiseg.data.views import AugmentationPool
-from roiseg.data.zooms import CropScales
 from roiseg.extractor.cache.codec import Half
 from roiseg.extractor.cache.memory import MemoryCache
 
@@ -95,7 +95,7 @@ def test_a_batch_goes_on_without_the_damaged_image(build, workers):
 
 @pytest.mark.parametrize("stage", ["train", "val", "test"])
 def test_a_batch_of_which_nothing_is_left_has_a_blank_picture_and_no_rois(build, stage):
-    data = build("a.jpg", "b.jpg", test_mirror=True, zooms=CropScales())
+    data = build("a.jpg", "b.jpg", tta=TTA(True, (2.0,)))
     batch = collate([data.dataset("train" if stage == "train" else "val")[n] for n in (0, 1)])
     assert batch.images.shape == (1, 64, 64, 3)
     assert batch.rois.shape == (0, 5)

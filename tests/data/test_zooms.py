@@ -1,4 +1,4 @@
-"""Close-ups of small ROIs: where they lie, and that they show what the image shows."""
+"""Crops of small ROIs: where they lie, and that they show what the image shows."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roiseg.common.errors import UserError
-from roiseg.data.zooms import CropScales
+from roiseg.data.tta import TTA
 from roiseg.geometry.transform import Letterbox
 
 LETTERBOXES = [Letterbox((64, 96)), Letterbox((416, 416), "topleft"), Letterbox((128, 64), keep_aspect=False)]
@@ -34,7 +34,7 @@ def test_every_small_roi_lies_wholly_in_one_close_up_of_each_factor(letterbox, p
     factors = (1.5, 2.0, 3.0)
     seen = np.zeros((len(factors), len(boxes)), int)
     fit = letterbox.fit(*size)
-    for transform, rows in CropScales(factors, longest).close_ups(letterbox, size, boxes):
+    for transform, rows in TTA(False, factors, longest).plan_crops(letterbox, size, boxes):
         zoom = transform.scale / fit.scale
         factor = int(np.argmin(np.abs(np.array(factors) - zoom)))
         enlarged = np.array(size) * (transform.scale_y, transform.scale_x)
@@ -55,7 +55,7 @@ def test_every_small_roi_lies_wholly_in_one_close_up_of_each_factor(letterbox, p
 
 def test_neighbours_share_a_close_up():
     boxes = np.float32([[100, 100, 120, 130], [125, 102, 140, 133], [500, 300, 520, 330]])
-    parts = CropScales((2.0,)).close_ups(Letterbox((416, 416), "topleft"), (480, 640), boxes)
+    parts = TTA(False, (2.0,)).plan_crops(Letterbox((416, 416), "topleft"), (480, 640), boxes)
     assert [rows.tolist() for _, rows in parts] == [[0, 1], [2]]
 
 
@@ -65,7 +65,7 @@ def test_a_close_up_shows_the_part_of_the_picture_that_its_transform_says():
     picture = np.stack([columns, rows, np.zeros_like(rows)], axis=2)
     letterbox = Letterbox((80, 96))
     boxes = np.float32([[5, 5, 25, 30], [120, 100, 150, 130], [230, 200, 254, 239]])
-    for transform, inside in CropScales((2.0, 3.0), 0.5).close_ups(letterbox, (240, 255), boxes):
+    for transform, inside in TTA(False, (2.0, 3.0), 0.5).plan_crops(letterbox, (240, 255), boxes):
         shown = letterbox.apply(picture, transform)
         for box in boxes[inside]:
             centre = (box[:2] + box[2:]) / 2
@@ -75,9 +75,9 @@ def test_a_close_up_shows_the_part_of_the_picture_that_its_transform_says():
 
 @pytest.mark.parametrize(
     ("options", "field"),
-    [({"factors": ()}, "factors"), ({"factors": (1.0, 2.0)}, "factors"), ({"longest": 0}, "longest"),
-     ({"longest": 0.8}, "longest")],
+    [({"crop_scales": (1.0, 2.0)}, "crop_scales"), ({"max_crop_share": 0}, "max_crop_share"),
+     ({"max_crop_share": 0.8}, "max_crop_share")],
 )  # fmt: skip
-def test_impossible_zooms_are_refused(options, field):
-    with pytest.raises(UserError, match=rf"data\.zooms\.{field}"):
-        CropScales(**options)
+def test_impossible_crops_are_refused(options, field):
+    with pytest.raises(UserError, match=rf"tta\.{field}"):
+        TTA(**options)

@@ -10,11 +10,11 @@ from roiseg.common.errors import UserError
 from roiseg.evaluation.checkpoint_data import trusted_node, trusted_values
 
 PATH = Path("some.pth")
-ZOOMS = {"_target_": "roiseg.data.zooms.CropScales", "factors": [2.0, 3.0], "longest": 0.4}
+NODE = {"_target_": "roiseg.data.tta.TTA", "crop_scales": [2.0, 3.0], "max_crop_share": 0.4}
 
 
-def zooms(node):
-    return trusted_node({"data": {"zooms": node}}, "data.zooms", "roiseg.data.zooms", PATH)
+def tta(node):
+    return trusted_node({"tta": node}, "tta", "roiseg.data.tta", PATH)
 
 
 def test_files_and_numbers_of_the_data_set_and_nothing_else():
@@ -35,29 +35,29 @@ def test_a_text_that_would_be_computed_is_refused(value):
 
 def test_a_value_that_would_be_built_is_refused():
     with pytest.raises(UserError, match="not trusted"):
-        trusted_values({"data": {"val_images": {"_target_": "roiseg.data.zooms.CropScales"}}}, PATH)
+        trusted_values({"data": {"val_images": {"_target_": "roiseg.data.tta.TTA"}}}, PATH)
 
 
 def test_a_node_of_the_right_class_is_taken():
-    assert zooms(ZOOMS) == ZOOMS
-    assert zooms(None) is None and trusted_node({}, "data.zooms", "roiseg.data.zooms", PATH) is None
+    assert tta(NODE) == NODE
+    assert tta(None) is None and trusted_node({}, "tta", "roiseg.data.tta", PATH) is None
 
 
 @pytest.mark.parametrize(
     "node",
     [
         {"_target_": "os.system", "command": "true"},
-        {"_target_": "roiseg.data.zooms.np.save"},
+        {"_target_": "roiseg.data.tta.np.save"},
         {"_target_": "roiseg.synthetic.SyntheticPeople", "root": "/"},
-        {"_target_": "roiseg.data.zooms.Letterbox"},
-        {**ZOOMS, "factors": [{"_target_": "os.system"}]},
-        {**ZOOMS, "longest": "${oc.env:HOME}"},
-        {**ZOOMS, "_args_": [1]},
-        {"factors": [2.0]},
+        {"_target_": "roiseg.data.tta.Letterbox"},
+        {**NODE, "crop_scales": [{"_target_": "os.system"}]},
+        {**NODE, "max_crop_share": "${oc.env:HOME}"},
+        {**NODE, "_args_": [1]},
+        {"crop_scales": [2.0]},
         "small",
         [1],
     ],
 )
 def test_anything_else_is_refused(node):
     with pytest.raises(UserError):
-        zooms(node)
+        tta(node)

@@ -41,7 +41,7 @@ TRAIN = {
     ),
     "folds of a set with itself": (["data/folds=five"], ["image id", "share no image"]),
     "a fold that is not there": (["data/folds=five", "data.folds.held_out=9"], ["held_out", "9"]),
-    "close-ups that are none": (["data/zooms=small", "data.zooms.factors=[0.5]"], ["data.zooms.factors"]),
+    "crops that are not larger": (["tta=crops", "tta.crop_scales=[0.5]"], ["tta.crop_scales"]),
     "a bank that is renewed every 0 epochs": (
         ["data/cache=memory", "data/bank=variants", "data.bank.refresh=0"], ["data.bank"],
     ),

@@ -16,7 +16,7 @@ from roiseg.callbacks.checkpoints import EpochCheckpoint
 from roiseg.common.errors import UserError
 from roiseg.common.limits import TooMuch
 from roiseg.data.images import read_image
-from roiseg.data.zooms import CropScales
+from roiseg.data.tta import TTA
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.geometry.rle import decode
 from roiseg.inference.checkpoint import TrainedModel, checkpoint_metadata, load_model, newest_checkpoint
@@ -67,16 +67,13 @@ def trained(decoder, extractor):
 @pytest.mark.parametrize(("mirrored", "closer"), [(False, False), (True, False), (False, True), (True, True)])
 @pytest.mark.parametrize("name", EVERY)
 def test_masks_are_those_of_the_test(name, mirrored, closer, extractor, coco_set, tmp_path):
-    if name.startswith("image") and mirrored and closer:
-        pytest.skip("averaged on the map: test_mirrored_prediction")
     decoder = make(name, extractor)
-    zooms = CropScales((1.2, 1.6), 0.75) if closer else None
+    tta = TTA(mirrored, (1.2, 1.6) if closer else (), 0.75)
     data = tiny_data(
-        coco_set, extractor, decoder, pictures="detail" in name, metric_size=(56, 56), test_mirror=mirrored,
-        zooms=zooms,
+        coco_set, extractor, decoder, pictures="detail" in name, metric_size=(56, 56), tta=tta,
     )  # fmt: skip
     _, seen = run_test(tiny_module(decoder), data, tmp_path)
-    predictor = Predictor(TorchModel(trained(decoder, extractor), extractor), mirrored, zooms)
+    predictor = Predictor(TorchModel(trained(decoder, extractor), extractor), tta)
     compared = 0
     for batch, outputs in seen:
         records = iter(outputs.records)
@@ -84,7 +81,7 @@ def test_masks_are_those_of_the_test(name, mirrored, closer, extractor, coco_set
             predictor.set_image(read_image(coco_set.images / sample.file_name))
             prediction = predictor.predict(boxes)
             assert prediction.non_targets is not None and len(prediction) == len(boxes)
-            for index, truth in enumerate(sample.truths):
+            for index, truth in enumerate(sample.truth.rles):
                 mask, wanted = prediction.mask(index), decode(truth)
                 union = np.count_nonzero(mask | wanted)
                 iou = np.count_nonzero(mask & wanted) / union

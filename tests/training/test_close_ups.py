@@ -1,6 +1,8 @@
-"""Predictions averaged over the whole image and close-ups of small ROIs."""
+"""Predictions averaged over the whole image and crops of small ROIs."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -9,12 +11,12 @@ import torch
 from tiny_looks import EVERY, make, measured, run_test, topleft_extractor
 from tiny_run import one_thread, tiny_data, tiny_module
 
-from roiseg.data.zooms import CropScales
+from roiseg.data.tta import TTA
 from roiseg.decoders.base import Context
 from roiseg.geometry.transform import Letterbox
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-ZOOMS = CropScales((1.2, 1.6), 0.75)
+CROPS = TTA(False, (1.2, 1.6), 0.75)
 
 
 @pytest.fixture(autouse=True)
@@ -39,8 +41,6 @@ def look(decoder, net, picture, transform, roi, pixel_size, grid, mirrored):
     context = Context(net.preprocess(pixels), torch.tensor([pixel_size / transform.scale]))
     with torch.no_grad():
         logits = decoder(net(pixels), rois, context).logits
-        if mirrored and decoder.frame == "image":  # averaged on the map, then read over the ROI
-            return logits.softmax(1).flip(-1)
         probabilities = decoder.roi_logits(logits, rois, grid).softmax(1)
     return (probabilities.flip(-1) if mirrored else probabilities)[0].numpy()
 
@@ -49,11 +49,9 @@ def look(decoder, net, picture, transform, roi, pixel_size, grid, mirrored):
 @pytest.mark.parametrize("name", EVERY)
 def test_probabilities_are_averaged_over_all_looks(name, mirror, extractor, coco_set, tmp_path):
     decoder = make(name, extractor)
-    if mirror and decoder.frame == "image":
-        pytest.skip("averaged on the map: test_mirrored_prediction")
     size = None if decoder.frame == "roi" else (24, 18)
     data = tiny_data(
-        coco_set, extractor, decoder, pictures="detail" in name, metric_size=size, test_mirror=mirror, zooms=ZOOMS
+        coco_set, extractor, decoder, pictures="detail" in name, metric_size=size, tta=replace(CROPS, hflip=mirror)
     )  # fmt: skip
     module = tiny_module(decoder)
     logged, seen = run_test(module, data, tmp_path)
@@ -68,7 +66,7 @@ def test_probabilities_are_averaged_over_all_looks(name, mirror, extractor, coco
             annotations = data.dataset("val").annotations
             pixel_size = float(annotations.pixel_sizes[sample.image_index])
             whole = sample.transform
-            parts = ZOOMS.close_ups(Letterbox((64, 64), "topleft"), sample.original_size, rois)
+            parts = CROPS.plan_crops(Letterbox((64, 64), "topleft"), sample.original_size, rois)
             for number, roi in enumerate(rois):
                 transforms = [whole, *(t for t, rows in parts if number in rows)]
                 closer += len(transforms) - 1
@@ -88,24 +86,24 @@ def test_probabilities_are_averaged_over_all_looks(name, mirror, extractor, coco
 def test_close_ups_change_the_test_only_and_only_where_rois_are_small(extractor, coco_set, tmp_path):
     module = tiny_module(make("roi", extractor))
     plain, closer, none_small = (
-        tiny_data(coco_set, extractor, module.decoder, zooms=zooms)
-        for zooms in (None, ZOOMS, CropScales((50.0,)))
+        tiny_data(coco_set, extractor, module.decoder, tta=tta)
+        for tta in (None, CROPS, TTA(crop_scales=(50.0,)))
     )
     logged = [run_test(module, data, tmp_path)[0] for data in (plain, closer, none_small)]
     assert logged[0] == logged[2]
     assert logged[0]["test/instance_iou"] != logged[1]["test/instance_iou"]
     assert logged[0]["test/loss"] == logged[1]["test/loss"]
     batches = [next(iter(data.val_dataloader())) for data in (plain, closer)]
-    assert all(batch.close_ups is None for batch in batches)
+    assert not any(batch.views for batch in batches)
 
 
 def test_the_worst_are_drawn_as_they_were_measured(extractor, coco_set, tmp_path):
     """An image-frame decoder's averages lie on grids over the ROIs, not on the image."""
     module = tiny_module(make("image", extractor))
-    data = tiny_data(coco_set, extractor, module.decoder, metric_size=(24, 18), zooms=ZOOMS)
+    data = tiny_data(coco_set, extractor, module.decoder, metric_size=(24, 18), tta=CROPS)
     _, seen = run_test(module, data, tmp_path)
     for batch, outputs in seen:
-        if batch.close_ups is not None:
+        if batch.views:
             assert torch.equal(outputs.prediction.extents, batch.rois[:, 1:])
             again = measured(outputs.prediction.target, batch, outputs.prediction.extents)
             assert again == outputs.records

@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 from tiny_looks import measured
 
 from roiseg.common.classes import CLASS_NAMES
-from roiseg.data.batch import RoiBatch, RoiSample
+from roiseg.data.batch import RoiBatch, RoiSample, RoiTruth
 from roiseg.geometry.transform import Transform
 from roiseg.losses.base import LossInput
 from roiseg.losses.multimask import mask_iou
@@ -194,8 +194,9 @@ def batch_of(images):
         rois.append(np.insert(boxes, 0, index, axis=1))
         picture, targets = np.zeros((0, 1, 3), np.uint8), np.zeros((0, 1, 1), np.uint8)
         sample = RoiSample(index, index, "x.jpg", picture, transform, size, boxes, targets)
-        facts = {"annotation_ids": np.arange(len(boxes)), "non_target_shares": np.zeros(len(boxes))}
-        samples.append(replace(sample, truths=[rle(truth) for truth in truths], **facts))
+        rles = [rle(truth) for truth in truths]
+        truth = RoiTruth(np.arange(len(boxes)), rles, non_target_shares=np.zeros(len(boxes)))
+        samples.append(replace(sample, truth=truth))
     rois = torch.from_numpy(np.concatenate(rois).astype(np.float32))
     empty = torch.zeros(len(rois), 1, 1, dtype=torch.uint8)
     return RoiBatch(torch.zeros(len(images), 1, 1, 3, dtype=torch.uint8), rois, empty, samples)

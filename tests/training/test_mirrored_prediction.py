@@ -10,6 +10,7 @@ from tiny_run import one_thread, tiny_data, tiny_module, tiny_trainer
 from torch import nn
 from torch.nn import functional as F
 
+from roiseg.data.tta import TTA
 from roiseg.decoders.base import Context, Decoder, DecoderOutput, target_probability
 from roiseg.extractor.cache.codec import Half
 from roiseg.extractor.cache.memory import MemoryCache
@@ -53,7 +54,7 @@ def test_where_the_mirror_image_says_the_same_nothing_changes(frame, extractor, 
     module = tiny_module(PictureDecoder(extractor, frame))
     results = []
     for on in (False, True):
-        options = {"pictures": True, "test_mirror": on, "metric_size": (28, 28)}
+        options = {"pictures": True, "tta": TTA(hflip=on), "metric_size": (28, 28)}
         results.append(run_test(module, tiny_data(coco_set, extractor, module.decoder, **options), tmp_path))
     (plain, plain_seen), (averaged, seen) = results
     for (_, a), (_, b) in zip(plain_seen, seen, strict=True):
@@ -92,7 +93,7 @@ def by_hand(decoder, extractor, batch):
 def test_probabilities_are_averaged_as_by_hand(name, cached, extractor, coco_set, tmp_path):
     decoder = make(name, extractor)
     size = None if decoder.frame == "roi" else (24, 18)
-    options = {"pictures": "detail" in name, "metric_size": size, "test_mirror": True}
+    options = {"pictures": "detail" in name, "metric_size": size, "tta": TTA(hflip=True)}
     cache = MemoryCache(Half(), 1) if cached else None
     data = tiny_data(coco_set, extractor, decoder, cache=cache, **options)
     module = tiny_module(decoder)
@@ -109,7 +110,7 @@ def test_probabilities_are_averaged_as_by_hand(name, cached, extractor, coco_set
         ious = [(a.iou, b.iou) for a, b in zip(outputs.records, wanted, strict=True)]
         assert ious == [pytest.approx((b, b), abs=0.03) for _, b in ious]
         if decoder.frame == "roi":
-            truth = batch.measured.numpy()
+            truth = batch.metric_targets.numpy()
             hits += ((expected.argmax(axis=1) == truth) & (truth != 255)).sum()
             pixels += (truth != 255).sum()
     if decoder.frame == "roi":
@@ -127,7 +128,7 @@ def test_without_mirroring_predictions_are_the_decoders_own_bit_for_bit(name, ex
     for batch, outputs in seen:
         with torch.no_grad():
             assert torch.equal(outputs.prediction.target, target_probability(module(batch).logits))
-    mirrored = tiny_data(coco_set, extractor, decoder, test_mirror=True, **options)
+    mirrored = tiny_data(coco_set, extractor, decoder, tta=TTA(hflip=True), **options)
     validated, of_other = (
         tiny_trainer(tmp_path).validate(module, datamodule=d, verbose=False)[0] for d in (data, mirrored)
     )
@@ -141,7 +142,7 @@ def test_without_mirroring_predictions_are_the_decoders_own_bit_for_bit(name, ex
 def test_sure_and_opposite_predictions_average_to_one_half(extractor, coco_set):
     """Softmax underflows to 0 and 1; no logarithm of 0 appears."""
     module = tiny_module(make("roi", extractor))
-    data = tiny_data(coco_set, extractor, module.decoder, test_mirror=True)
+    data = tiny_data(coco_set, extractor, module.decoder, tta=TTA(hflip=True))
     batch = next(iter(data.test_dataloader()))
     logits = torch.tensor([0.0, 500.0, -500.0])[None, :, None, None].expand(len(batch.rois), 3, 14, 14)
     mean = average_views(

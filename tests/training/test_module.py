@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from tiny_run import (
@@ -17,6 +16,7 @@ from tiny_run import (
 )
 
 from roiseg.common.errors import UserError
+from roiseg.data.batch import RoiTruth
 from roiseg.decoders.roialign import RoiAlignDecoder
 from roiseg.inference.checkpoint import checkpoint_metadata
 
@@ -44,8 +44,7 @@ def setup(coco_set, extractor):
 
 def without_rois(batch):
     """The same images and features, no ROI on any."""
-    nothing = {"truths": [], "annotation_ids": np.zeros(0, int), "non_target_shares": np.zeros(0)}
-    samples = [replace(sample, **nothing) for sample in batch.samples]
+    samples = [replace(sample, truth=RoiTruth()) for sample in batch.samples]
     return replace(batch, rois=batch.rois[:0], targets=batch.targets[:0], samples=samples)
 
 

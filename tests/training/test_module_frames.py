@@ -81,7 +81,7 @@ def test_instances_in_the_image_frame_are_measured_as_by_hand(setup):
     for batch in batches(data):
         with torch.no_grad():
             maps = target_probability(module(batch).logits).double().numpy()
-        truths = [(sample, truth) for sample in batch.samples for truth in sample.truths]
+        truths = [(sample, truth) for sample in batch.samples for truth in sample.truth.rles]
         rois = batch.rois[:, 1:].double().numpy()
         for probability, roi, (sample, truth) in zip(maps, rois, truths, strict=True):
             predicted, true = paste_by_hand(probability, roi, sample), decode(truth) > 0
@@ -97,7 +97,7 @@ def test_pixels_in_the_image_frame_are_counted_on_the_metric_grid_over_each_roi(
     logged = trainer.validate(module, datamodule=data, verbose=False)[0]
     metrics = PixelMetrics(3)
     for batch in batches(data):
-        assert batch.measured.shape[1:] == METRIC_SIZE
+        assert batch.metric_targets.shape[1:] == METRIC_SIZE
         with torch.no_grad():
             logits = module(batch).logits
         for n, (_, x1, y1, x2, y2) in enumerate(batch.rois.tolist()):
@@ -105,7 +105,7 @@ def test_pixels_in_the_image_frame_are_counted_on_the_metric_grid_over_each_roi(
             y = y1 + (torch.arange(METRIC_SIZE[0]) + 0.5) * (y2 - y1) / METRIC_SIZE[0]
             grid = torch.stack(torch.meshgrid(x / 32 - 1, y / 32 - 1, indexing="xy"), dim=-1)[None]
             read = F.grid_sample(logits[n : n + 1], grid, padding_mode="border", align_corners=False)
-            metrics.update(read.argmax(1), batch.measured[n : n + 1].long())
+            metrics.update(read.argmax(1), batch.metric_targets[n : n + 1].long())
     expected = {name: float(value) for name, value in metrics.scalars().items()}
     assert {name: logged[f"val/{name}"] for name in expected} == pytest.approx(expected, abs=1e-6)
 
@@ -121,7 +121,7 @@ def test_pixels_in_the_roi_frame_are_counted_on_the_metric_grid(coco_set, extrac
     for batch in batches(data):
         with torch.no_grad():
             finer = F.interpolate(module(batch).logits, (28, 28), mode="bilinear", align_corners=False)
-        metrics.update(finer.argmax(1), batch.measured.long())
+        metrics.update(finer.argmax(1), batch.metric_targets.long())
     assert logged["val/miou"] == pytest.approx(float(metrics.scalars()["miou"]), abs=1e-6)
 
 
