@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import hydra
 import yaml
@@ -70,7 +70,7 @@ def command(
         def job(cfg: DictConfig) -> Any:
             try:
                 defaults = OmegaConf.load(CONF_DIR / f"{config_name}.yaml")
-                check_kinds(_resolved(cfg, defaults), OmegaConf.to_container(defaults))
+                check_kinds(_resolved(cfg, defaults), cast(dict[str, Any], OmegaConf.to_container(defaults)))
                 with purpose(config_name):
                     return task(cfg)
             except Exception as error:

@@ -61,7 +61,7 @@ def _agree(boxes: Pixels, bounds: Pixels) -> NDArray[np.bool_]:
 
 
 def _near(boxes: Pixels, bounds: Pixels) -> NDArray[np.bool_]:
-    return (np.abs(boxes - bounds) <= _NEAR).all(axis=1)
+    return np.asarray((np.abs(boxes - bounds) <= _NEAR).all(axis=1))
 
 
 def _disagreement(

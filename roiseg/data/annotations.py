@@ -83,7 +83,7 @@ class Annotations:
         if len(starts):
             extents[drawn, :2] = np.minimum.reduceat(self.points, starts)
             extents[drawn, 2:] = np.maximum.reduceat(self.points, starts)
-        for instance in np.flatnonzero(~drawn):
+        for instance in np.flatnonzero(~drawn).tolist():
             outline = self.outline(instance)
             height, width = outline.size
             x, y, w, h = coco_mask.toBbox(outline.rle(0))

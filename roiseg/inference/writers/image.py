@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,14 +95,13 @@ def _video(path: Path, video: Video) -> Iterator:
         if not stream.isOpened():
             raise UserError(f"{path}: this OpenCV cannot write mp4 videos: leave the overlay writer out")
 
+        numbers = itertools.count(1)
+
         def add(frame: Image) -> None:
-            nonlocal written
             stream.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-            written += 1
-            if written % _EVERY == 0:
+            if next(numbers) % _EVERY == 0:
                 check_room(path.parent)  # OpenCV does not say that it cannot write
 
-        written = 0
         try:
             yield add
         finally:
