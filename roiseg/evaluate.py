@@ -25,7 +25,7 @@ from roiseg.evaluation.detections import DetectionEvaluation, evaluate_detection
 from roiseg.evaluation.difference import difference
 from roiseg.evaluation.evaluator import Evaluation, Evaluator
 from roiseg.evaluation.result_files import write_as_run, write_instances
-from roiseg.evaluation.roi_prediction import PRECISIONS
+from roiseg.inference.model import PRECISIONS
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
