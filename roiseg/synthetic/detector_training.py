@@ -235,7 +235,7 @@ def _iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return iou, iou - (hull - union) / hull.clamp(min=1e-6)
 
 
-COMMITTED = Path(__file__).resolve().parents[3] / "ext_extractor" / "tiny_person_256.onnx"
+COMMITTED = Path(__file__).resolve().parents[2] / "ext_extractor" / "tiny_person_256.onnx"
 
 
 @dataclass(frozen=True)
