@@ -32,7 +32,7 @@ _SOURCES = {
     "persons": "COCO train2017, crowds included",
     "rois": "drawn from an image and epoch: data.sampler.rois_per_image",
     "epochs": "experiment=coco_person",
-    "views": "images kept of an image: 1 without augmentation, else data/bank",
+    "views": "images kept of an image: 1 without augmentation, else data/pool",
     "extractor_gflops": "the whole of YOLOv9-E at 640x640 (its paper, table 1); the cut graph needs less",
     "extractor_tflops": "peak of the GPU for it: A100, TF32",
     "extractor_efficiency": "assumed share of that peak, batch 1 in ONNX Runtime",

@@ -73,12 +73,12 @@ def measure(run: Run, folder: Path, epochs: int) -> EpochTimes:
 
 
 INT8 = "data.cache.codec._target_=roiseg.extractor.cache.codec.Int8"
-BANK = ("data/bank=variants", "data.bank.variants=1")
+POOL = ("data/pool=augmented", "data.pool.size=1")
 KEPT = {
     "in memory, fp16": ("data/augment=none", "data/cache=memory"),
     "on disk, fp16": ("data/augment=none", "data/cache=disk"),
     "on disk, int8": ("data/augment=none", "data/cache=disk", INT8),
-    "in memory, heavy augmentation, bank": ("data/cache=memory", *BANK),
+    "in memory, heavy augmentation, pool": ("data/cache=memory", *POOL),
 }
 SMALL = ("model.mid_channels=32", "model.min_channels=16", "model.depth=1")
 COMPUTED = {

@@ -15,7 +15,7 @@ from roiseg.evaluation.checkpoint_data import trusted_node, trusted_values
 from roiseg.inference.checkpoint import read_checkpoint
 
 _FILES = ("data.val_annotations", "data.train_annotations")  # other files are not split as these were
-_UNUSED = {"augment": "none", "bank": "none"}  # of training; a test draws images as they are
+_UNUSED = {"augment": "none", "pool": "none"}  # of training; a test draws images as they are
 
 
 def register_checkpoint_data(arguments: Sequence[str]) -> None:

@@ -53,7 +53,7 @@ class RoiDataModule(L.LightningDataModule):
         seed: root of the data's randomness.
         source: makes the data set where it is absent, if a path above is one of its files.
         cache: keeps features between epochs (on disk: between runs); None computes them every time.
-        bank: number of augmented views a training image has; without it every view is new, and only
+        pool: number of augmented views a training image has; without it every view is new, and only
             the validation images' features are worth keeping.
         pictures: batches have all their images, for decoders that read them.
         folds: cross-validation: training and validation images are taken together and split anew; None
@@ -86,7 +86,7 @@ class RoiDataModule(L.LightningDataModule):
         seed: int = 0,
         source: DataSource | None = None,
         cache: FeatureCache | None = None,
-        bank: AugmentationPool | None = None,
+        pool: AugmentationPool | None = None,
         pictures: bool = False,
         folds: Folds | None = None,
         tta: TTA | None = None,
@@ -109,12 +109,12 @@ class RoiDataModule(L.LightningDataModule):
         letterbox = extractor.preprocess.letterbox
         self.spec = _with_metric_size(spec, metric_size)
         self.sampler = sampler
-        if bank is not None and augment in (None, Augment()):
-            raise UserError("data/bank holds augmented views, and there is no augmentation: set data/augment")
-        if bank is not None and cache is None:
-            raise UserError("data/bank repeats augmented views to keep their features: set data/cache, too")
+        if pool is not None and augment in (None, Augment()):
+            raise UserError("data/pool holds augmented views, and there is no augmentation: set data/augment")
+        if pool is not None and cache is None:
+            raise UserError("data/pool repeats augmented views to keep their features: set data/cache, too")
         self.views = {
-            "train": Views(letterbox, augment or Augment(), bank),
+            "train": Views(letterbox, augment or Augment(), pool),
             "val": Views(letterbox, Augment()),
         }
         self.cache = cache

@@ -16,33 +16,33 @@ from roiseg.geometry.transform import Letterbox, Transform
 
 @dataclass(frozen=True)
 class AugmentationPool:
-    """Each training image is seen in one of `variants` augmented views, drawn at random every epoch.
+    """Each training image is seen in one of `size` augmented views, drawn at random every epoch.
 
     The features of a view are computed when it is first drawn and kept in the cache.
 
     Args:
-        variants: views an image.
+        size: views per image.
         refresh: epochs after which a view is replaced by a new one, a part of the views each epoch; None
             keeps them for good.
         seed: of the views. Not the run's, so that runs of other seeds find their features.
     """
 
-    variants: int = 16
+    size: int = 16
     refresh: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.variants < 1 or (self.refresh is not None and self.refresh < 1):
+        if self.size < 1 or (self.refresh is not None and self.refresh < 1):
             raise UserError(
-                f"data.bank: variants and refresh must be 1 or more, got {self.variants} and {self.refresh}"
+                f"data.pool: size and refresh must be 1 or more, got {self.size} and {self.refresh}"
             )
 
     def draw(self, rng: np.random.Generator, epoch: int) -> tuple[int, int]:
         """The view an image is seen in: its number, and how often that has been replaced by then."""
-        variant = int(rng.integers(self.variants))
+        variant = int(rng.integers(self.size))
         if self.refresh is None:
             return variant, 0
-        return variant, (epoch + variant * self.refresh // self.variants) // self.refresh
+        return variant, (epoch + variant * self.refresh // self.size) // self.refresh
 
 
 # A view in which a person keeps less than this share of its box is not used as a ROI.
@@ -72,26 +72,26 @@ class Views:
     Args:
         letterbox: how an image is brought to the extractor's input size.
         augment: changes of the image.
-        bank: how many augmented views an image has; None: a new one every time.
+        pool: how many augmented views an image has; None: a new one every time.
     """
 
     letterbox: Letterbox
     augment: Augment
-    bank: AugmentationPool | None = None
+    pool: AugmentationPool | None = None
 
     @property
     def number(self) -> int:
         """How many views of an image come again, whose features are worth keeping; 0: all are new."""
-        if self.bank is not None:
-            return self.bank.variants
+        if self.pool is not None:
+            return self.pool.size
         return 1 if self.augment == Augment() else 0
 
     def choose(self, image: int, epoch: int, rng: np.random.Generator) -> tuple[int, np.random.Generator]:
-        """The number of the view of an image in an epoch (0 without a bank), and the randomness it has."""
-        if self.bank is None:
+        """The number of the view of an image in an epoch (0 without a pool), and the randomness it has."""
+        if self.pool is None:
             return 0, rng
-        variant, generation = self.bank.draw(rng, epoch)
-        return variant, np.random.default_rng((self.bank.seed, image, variant, generation, 1))
+        variant, generation = self.pool.draw(rng, epoch)
+        return variant, np.random.default_rng((self.pool.seed, image, variant, generation, 1))
 
     def draw(
         self, boxes: Boxes, eligible: NDArray[np.int64], size: tuple[int, int], rng: np.random.Generator
@@ -116,11 +116,11 @@ class Views:
         return self.augment.photometric(image, seed=view.colour_seed)
 
     def slot(self, variant: int) -> object:
-        """A name of a view of any image: the plain one, or one of the bank's of this augmentation."""
-        if self.bank is None:
+        """A name of a view of any image: the plain one, or one of the pool's of this augmentation."""
+        if self.pool is None:
             return "plain"
         colours = self.augment.photometric.transforms if self.augment.photometric else ()
-        return variant, self.bank.seed, repr(self.augment.geometric), repr(colours)
+        return variant, self.pool.seed, repr(self.augment.geometric), repr(colours)
 
     def _lay(
         self, boxes: Boxes, eligible: NDArray[np.int64], size: tuple[int, int], rng: np.random.Generator

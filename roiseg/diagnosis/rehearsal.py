@@ -22,7 +22,7 @@ from roiseg.extractor.onnx_extractor import OnnxExtractor
 def cache(data: RoiDataModule) -> Iterator[Finding]:
     """Size of all features against the budget and what is free; nothing is opened, made or removed."""
     if data.cache is None:
-        todo = "to compute them once: data/cache=disk, with augmentation data/bank=variants, too"
+        todo = "to compute them once: data/cache=disk, with augmentation data/pool=augmented, too"
         yield Finding("feature cache", "note", "none: features are computed every epoch", todo)
         return
     each = sum(data.cache.codec.length(shape) for shape in data.extractor.shapes)
@@ -34,15 +34,15 @@ def cache(data: RoiDataModule) -> Iterator[Finding]:
         f"{data.cache.budget / GB:.1f} GB, {place} has room for {room / GB:.1f} GB"
     )
     if not views["train"]:
-        todo = "to keep them: data/bank=variants gives each image a fixed number of views"
+        todo = "to keep them: data/pool=augmented gives each image a fixed number of views"
         yield Finding(
             "feature cache", "note", "augmented training images are new every epoch, not kept", todo
         )
     if wanted > data.cache.budget:
-        todo = "raise data.cache.budget_gb, or take a smaller codec or bank: the rest is computed every epoch"
+        todo = "raise data.cache.budget_gb, or take a smaller codec or pool: the rest is computed every epoch"
         yield Finding("feature cache", "warning", text, todo)
     elif wanted > room:
-        todo = "set data/cache=disk, and paths.cache_dir to a disk with room; or take a smaller codec or bank"
+        todo = "set data/cache=disk, and paths.cache_dir to a disk with room; or take a smaller codec or pool"
         yield Finding("feature cache", "warning", text, todo)
     else:
         yield Finding("feature cache", "ok", text)

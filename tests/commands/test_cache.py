@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import run_command
 
-BANK = ("data/augment=heavy", "data/bank=variants", "data.bank.variants=2")
+POOL = ("data/augment=heavy", "data/pool=augmented", "data.pool.size=2")
 PASTE = ("data/augment/paste=people", "data.augment.paste.probability=0.8", "data.augment.paste.min_size=16")
 
 
@@ -21,7 +21,7 @@ def test_the_second_run_finds_the_features_of_the_first_and_learns_the_same(
     run_train, tmp_path, codec, pasted
 ):
     options = (
-        *BANK, *pasted, "data/cache=disk", f"paths.cache_dir={tmp_path}/cache",
+        *POOL, *pasted, "data/cache=disk", f"paths.cache_dir={tmp_path}/cache",
         f"data.cache.codec._target_=roiseg.extractor.cache.codec.{codec}",
     )  # fmt: skip
     cold = run_train(tmp_path / "cold", *options)

@@ -63,14 +63,14 @@ MISTAKES = {
         ["data.cache.folder", "/dev/null"],
     ),
     "unknown cache": (["data/cache=dsik"], ["data/cache=dsik", "nearest: disk"]),
-    "a bank without a cache": (["data/bank=variants"], ["data/bank", "data/cache"]),
-    "a bank of nothing": (
-        ["data/cache=memory", "data/bank=variants", "data.bank.variants=0"],
-        ["data.bank", "1 or more"],
+    "a pool without a cache": (["data/pool=augmented"], ["data/pool", "data/cache"]),
+    "a pool of nothing": (
+        ["data/cache=memory", "data/pool=augmented", "data.pool.size=0"],
+        ["data.pool", "1 or more"],
     ),
-    "a bank of plain images": (
-        ["data/cache=memory", "data/bank=variants", "data/augment=none"],
-        ["data/bank", "data/augment"],
+    "a pool of plain images": (
+        ["data/cache=memory", "data/pool=augmented", "data/augment=none"],
+        ["data/pool", "data/augment"],
     ),
     "bad batch size": (["data.batch_size=0"], ["data.batch_size"]),
     "unknown metric": (["optimized_metric=val/iou", "trainer.max_epochs=1"], ["val/iou", "val/miou"]),

@@ -216,7 +216,7 @@ def test_mistakes_end_in_one_line(checkpoint, run_main, tmp_path, onnx_file):
 
 def test_a_foreign_source_or_cache_in_a_checkpoint_is_not_even_looked_at(checkpoint, evaluate, tmp_path):
     evil = {"_target_": "os.mkdir", "path": str(tmp_path / "made")}
-    path = changed(checkpoint, tmp_path / "evil.pth", source=evil, sampler=evil, augment=evil, bank=evil)
+    path = changed(checkpoint, tmp_path / "evil.pth", source=evil, sampler=evil, augment=evil, pool=evil)
     evaluate(f"ckpt={path}")
     assert not (tmp_path / "made").exists()
 

@@ -123,7 +123,7 @@ def test_new_views_every_epoch_are_not_kept(build, new_cache):
 
 @pytest.mark.parametrize("augment", [GEOMETRIC, COLOUR])
 def test_a_bank_draws_from_so_many_views_and_computes_each_once(build, new_cache, augment):
-    data = build(cache=new_cache(), augment=augment, bank=AugmentationPool(3))
+    data = build(cache=new_cache(), augment=augment, pool=AugmentationPool(3))
     pictures = counted(data)
     loader = data.train_dataloader()
     seen = {}
@@ -138,14 +138,14 @@ def test_a_bank_draws_from_so_many_views_and_computes_each_once(build, new_cache
 
 
 def test_rois_of_a_view_are_drawn_anew_every_epoch(build, tmp_path):
-    data = build(cache=MemoryCache(Half(), 1), augment=GEOMETRIC, bank=AugmentationPool(1))
+    data = build(cache=MemoryCache(Half(), 1), augment=GEOMETRIC, pool=AugmentationPool(1))
     loader = data.train_dataloader()
     rois = [torch.cat([b.rois[b.rois[:, 0] == 0] for b in epoch(loader, n)][:1]) for n in range(4)]
     assert len({tuple(r.flatten().tolist()) for r in rois}) > 1
 
 
 def test_a_refreshed_bank_replaces_a_part_of_its_views(build):
-    data = build(cache=MemoryCache(Half(), 1), augment=GEOMETRIC, bank=AugmentationPool(4, refresh=8))
+    data = build(cache=MemoryCache(Half(), 1), augment=GEOMETRIC, pool=AugmentationPool(4, refresh=8))
     pictures = counted(data)
     loader = data.train_dataloader()
     for number in range(80):
@@ -167,11 +167,11 @@ def test_every_view_lives_as_long_as_said(refresh):
         assert all(b - a == refresh for a, b in itertools.pairwise(changes))
 
 
-def test_runs_of_any_seed_share_a_bank_another_bank_seed_has_other_views(build):
+def test_runs_of_any_seed_share_a_pool_another_pool_seed_has_other_views(build):
     views = []
-    for seed, bank_seed in ((1, 0), (2, 0), (1, 5)):
-        cache, bank = MemoryCache(Half(), 1), AugmentationPool(1, seed=bank_seed)
-        data = build(cache=cache, augment=GEOMETRIC, bank=bank, seed=seed)
+    for seed, pool_seed in ((1, 0), (2, 0), (1, 5)):
+        cache, pool = MemoryCache(Half(), 1), AugmentationPool(1, seed=pool_seed)
+        data = build(cache=cache, augment=GEOMETRIC, pool=pool, seed=seed)
         views.append({s.file_name: s.transform for b in epoch(data.train_dataloader()) for s in b.samples})
     assert views[0] == views[1]
     assert views[0] != views[2]
@@ -179,7 +179,7 @@ def test_runs_of_any_seed_share_a_bank_another_bank_seed_has_other_views(build):
 
 def test_a_bank_needs_augmentation(build):
     with pytest.raises(UserError, match="data/augment"):
-        build(bank=AugmentationPool(2), cache=MemoryCache(Half(), 1))
+        build(pool=AugmentationPool(2), cache=MemoryCache(Half(), 1))
 
 
 def in_place(path, content):
@@ -222,12 +222,12 @@ def test_an_image_is_known_by_its_content(build, tmp_path, coco_set, write):
 
 def test_a_bank_without_a_cache_is_refused(build):
     with pytest.raises(UserError, match="data/cache"):
-        build(bank=AugmentationPool(4), augment=GEOMETRIC)
+        build(pool=AugmentationPool(4), augment=GEOMETRIC)
 
 
-@pytest.mark.parametrize("options", [{"variants": 0}, {"variants": 4, "refresh": 0}])
+@pytest.mark.parametrize("options", [{"size": 0}, {"size": 4, "refresh": 0}])
 def test_a_bank_needs_views(options):
-    with pytest.raises(UserError, match=r"data\.bank"):
+    with pytest.raises(UserError, match=r"data\.pool"):
         AugmentationPool(**options)
 
 
@@ -260,7 +260,7 @@ def test_training_on_a_cold_a_warm_and_a_damaged_cache_gives_the_same_weights(
 ):
     def run():
         cache = DiskCache(tmp_path / "cache", Half(), 1)
-        options = {"cache": cache, "num_workers": workers, "augment": GEOMETRIC, "bank": AugmentationPool(2)}
+        options = {"cache": cache, "num_workers": workers, "augment": GEOMETRIC, "pool": AugmentationPool(2)}
         return weights(coco_set, onnx_file, tmp_path, **options), cache
 
     cold, cache = run()
@@ -281,7 +281,7 @@ def test_features_made_in_the_background_train_the_same_weights(
     coco_set, onnx_file, tmp_path, monkeypatch, cache
 ):
     def run(workers):
-        kept = {"cache": MemoryCache(Half(), 1), "bank": AugmentationPool(2)} if cache else {}
+        kept = {"cache": MemoryCache(Half(), 1), "pool": AugmentationPool(2)} if cache else {}
         return weights(coco_set, onnx_file, tmp_path, num_workers=workers, augment=COLOUR, **kept)
 
     rank_zero_first = run(0)

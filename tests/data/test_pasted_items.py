@@ -56,9 +56,9 @@ def files(tmp_path_factory):
     )
 
 
-def make(files, images=range(IMAGES), paste=PASTE, bank=None, **options):
+def make(files, images=range(IMAGES), paste=PASTE, pool=None, **options):
     annotations = select_images(load_annotations(files.json), np.array(images))
-    views = Views(Letterbox((64, 64)), Augment(GEOMETRIC, PHOTOMETRIC, paste), bank)
+    views = Views(Letterbox((64, 64)), Augment(GEOMETRIC, PHOTOMETRIC, paste), pool)
     return RoiDataset(annotations, files.images, views, SPEC, sampler=RoiSampler(3), **options)
 
 
@@ -128,7 +128,7 @@ def test_without_pasting_items_are_what_they_were(files):
 
 
 def rng_of(dataset, key):
-    """The randomness of an item without a bank."""
+    """The randomness of an item without a pool."""
     return np.random.default_rng((dataset.seed, key[0], int(dataset.annotations.image_ids[key[1]])))
 
 
@@ -161,11 +161,11 @@ def test_what_is_held_out_is_never_seen(files, tmp_path):
 
 
 def test_folds_share_slots_of_pictures_without_pasted_people_only(files):
-    bank = AugmentationPool(variants=8)
+    pool = AugmentationPool(size=8)
     folds = {}
     for name, kept in (("one", [0, 1, 2, 5]), ("two", [0, 1, 2, 3])):
         cache = AskedCache(held=True)
-        dataset = make(files, kept, bank=bank, cache=cache)
+        dataset = make(files, kept, pool=pool, cache=cache)
         pasted = []
         for epoch in range(20):
             for n in range(3):
@@ -185,9 +185,9 @@ def test_folds_share_slots_of_pictures_without_pasted_people_only(files):
 
 
 def test_a_cached_item_is_the_same_but_for_its_picture(files):
-    bank = AugmentationPool(variants=3)
+    pool = AugmentationPool(size=3)
     plain, held, missed = (
-        make(files, bank=bank, cache=cache) for cache in (None, AskedCache(True), AskedCache(False))
+        make(files, pool=pool, cache=cache) for cache in (None, AskedCache(True), AskedCache(False))
     )
     for key in [(epoch, n) for epoch in range(4) for n in range(IMAGES)]:
         want = plain[key]
@@ -201,7 +201,7 @@ def test_a_cached_item_is_the_same_but_for_its_picture(files):
 def test_the_same_key_is_the_same_picture_and_seeds_share_them(files):
     pictures = {}
     for seed in (0, 1):
-        dataset = make(files, bank=AugmentationPool(variants=3), cache=AskedCache(False), seed=seed)
+        dataset = make(files, pool=AugmentationPool(size=3), cache=AskedCache(False), seed=seed)
         for key in [(epoch, n) for epoch in range(8) for n in range(IMAGES)]:
             sample = dataset[key]
             known = pictures.setdefault(sample.cache_key, sample.image)
@@ -217,7 +217,7 @@ def own_files(files, tmp_path):
 
 
 def keys_of(files, **options):
-    dataset = make(files, bank=AugmentationPool(variants=1), cache=AskedCache(True), **options)
+    dataset = make(files, pool=AugmentationPool(size=1), cache=AskedCache(True), **options)
     for n in range(len(dataset)):
         dataset[0, n]
     return dataset.cache.keys

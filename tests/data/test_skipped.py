@@ -136,10 +136,10 @@ def test_someone_pasted_out_of_a_damaged_image_takes_the_item_with_them(build):
     assert len(skipped) < len(samples)
 
 
-@pytest.mark.parametrize("bank", [None, AugmentationPool(2)])
-def test_nothing_is_kept_of_a_blank_picture(build, bank):
-    augment = None if bank is None else Augment(GeometricAugment(flip=0.5))
-    data = build("b.jpg", "e.jpg", cache=MemoryCache(Half(), 1), bank=bank, augment=augment)
+@pytest.mark.parametrize("pool", [None, AugmentationPool(2)])
+def test_nothing_is_kept_of_a_blank_picture(build, pool):
+    augment = None if pool is None else Augment(GeometricAugment(flip=0.5))
+    data = build("b.jpg", "e.jpg", cache=MemoryCache(Half(), 1), pool=pool, augment=augment)
     data.setup()
     first, second = (epoch(data.val_dataloader()) for _ in range(2))
     assert data.cache.counts == {"computed": 3, "held": 3}

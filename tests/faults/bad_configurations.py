@@ -42,8 +42,8 @@ TRAIN = {
     "folds of a set with itself": (["data/folds=five"], ["image id", "share no image"]),
     "a fold that is not there": (["data/folds=five", "data.folds.held_out=9"], ["held_out", "9"]),
     "crops that are not larger": (["tta=crops", "tta.crop_scales=[0.5]"], ["tta.crop_scales"]),
-    "a bank that is renewed every 0 epochs": (
-        ["data/cache=memory", "data/bank=variants", "data.bank.refresh=0"], ["data.bank"],
+    "a pool that is renewed every 0 epochs": (
+        ["data/cache=memory", "data/pool=augmented", "data.pool.refresh=0"], ["data.pool"],
     ),
     "a cache below 0": (["data/cache=disk", "data.cache.budget_gb=-1"], ["data.cache.budget_gb"]),
     "two and a half classes": (["model.num_classes=2.5"], ["model.num_classes", "2.5"]),

@@ -144,6 +144,6 @@ class FeatureCache(ABC):
         if wanted > capacity:
             log.warning(
                 "feature cache: %d images of %.1f MB make %.1f GB, it may hold %.1f GB (%.0f %%): the rest "
-                "is computed every epoch; raise data.cache.budget_gb, or take a smaller codec or bank",
+                "is computed every epoch; raise data.cache.budget_gb, or take a smaller codec or pool",
                 images, self.row_bytes / 1e6, wanted / GB, capacity / GB, 100 * capacity / wanted,
             )  # fmt: skip
