@@ -13,7 +13,7 @@ from roiseg.callbacks.tensorboard import writers
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.evaluation.ranking import RankedInstance, Ranking, ranking_sheet
 from roiseg.metrics.roi import MeasuredBatch
-from roiseg.visualize.overlays import save_png
+from roiseg.visualize.canvas import save_png
 
 
 class InstanceSheets(L.Callback):

@@ -21,7 +21,8 @@ from roiseg.data.images import read_image
 from roiseg.geometry.paste import binary_mask
 from roiseg.geometry.rle import decode
 from roiseg.training.module import RoiSegModule
-from roiseg.visualize.overlays import OverlayColumn, save_png, two_row_overlay
+from roiseg.visualize.canvas import save_png
+from roiseg.visualize.overlays import OverlayColumn, two_row_overlay
 
 log = logging.getLogger(__name__)
 

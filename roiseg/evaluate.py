@@ -86,7 +86,7 @@ def on_annotations(cfg: DictConfig, models: Mapping[str, Evaluated]) -> dict[str
         found[name] = measure(cfg, name, model)
         seconds[name] = time.perf_counter() - started
     off = difference(*found.values()) if len(found) == 2 else None
-    console.print(tables.figures_table(found, off), tables.bands_table(found))
+    console.print(tables.figures_table(found, off), tables.groups_table(found))
     for evaluation in found.values():
         console.print(tables.confusion_table(evaluation.classes))
     if off is not None:

@@ -25,7 +25,7 @@ from roiseg.metrics.registry import labels
 from roiseg.reporting.runs import read_summary, run_folders
 
 _OWN = ("models", "output", "device", "runs")  # keys of this command; all others are for the decoders
-_METRICS = labels("test", ("target_iou", "non_target_iou", "instance_iou", "boundary_iou"))
+_METRICS = labels("test")
 
 
 def models(cfg: DictConfig) -> tuple[dict[str, Cost], dict[str, str]]:

@@ -13,8 +13,8 @@ from roiseg.common.outputs import check_output
 from roiseg.config import build
 from roiseg.config.entry import command
 from roiseg.config.validation import check_types, check_values, check_whole
-from roiseg.visualize.overlays import save_png
-from roiseg.visualize.rois import PreviewSample, preview_sheet
+from roiseg.visualize.canvas import save_png
+from roiseg.visualize.preview_sheet import PreviewSample, preview_sheet
 
 
 def preview(cfg: DictConfig) -> Path:

@@ -16,7 +16,7 @@ from rich.table import Table
 import roiseg
 from roiseg.common.console import console
 from roiseg.decoders.base import Decoder
-from roiseg.metrics.registry import labels
+from roiseg.metrics.registry import SHORT, labels
 
 _COLUMNS = {"train/loss": "train loss", **labels("val")}
 
@@ -70,7 +70,7 @@ def _places(summary: dict[str, Any]) -> Table:
     places.add_column(overflow="fold")
     test = ", ".join(
         f"{label} {summary['test'][key]:.4f}"
-        for key, label in labels("test", ("miou", "target_iou", "instance_iou")).items()
+        for key, label in labels("test", SHORT).items()
         if key in summary["test"]
     )
     onnx_file = summary["onnx"] or "none"

@@ -1,7 +1,7 @@
-"""The data a checkpoint was tested on, as far as a file from elsewhere is believed.
+"""The data configuration in a checkpoint, which is not trusted: the file may come from anywhere.
 
-A checkpoint may name files to read, numbers, and classes of the very part of roiseg's data code that a node
-is for; nothing that writes, and nothing that calls anything else.
+It may name files to read, numbers, and classes of the one roiseg module that a node is meant for; nothing
+that writes, and nothing that calls other code.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ _VALUES = (
 
 
 def trusted_values(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Files and numbers of the data set, as options of `data`.
+    """Return the files and numbers of the data set, as options of `data`.
 
     Args:
-        config: the configuration a checkpoint carries.
+        config: the checkpoint's configuration.
         path: the checkpoint, for messages.
 
     Raises:
-        UserError: something in it is not trusted.
+        UserError: a value is not trusted.
     """
     data = config.get("data") or {}
     return {key: _checked(data[key], f"data.{key}", path, ()) for key in _VALUES if key in data}
 
 
 def trusted_node(config: dict[str, Any], key: str, module: str, path: Path) -> dict[str, Any] | None:
-    """Another part of the configuration; None where there is none.
+    """Return a node of the configuration; None if it is missing.
 
     Args:
-        config: the configuration a checkpoint carries.
-        key: dotted, such as `data.folds`.
-        module: the one whose classes it may be made of, such as `roiseg.data.folds`.
+        config: the checkpoint's configuration.
+        key: dotted key, such as `data.folds`.
+        module: the only module whose classes it may use, such as `roiseg.data.folds`.
         path: the checkpoint, for messages.
 
     Raises:
-        UserError: something in it is not trusted.
+        UserError: a value is not trusted.
     """
     node: Any = config
     for part in key.split("."):
@@ -51,17 +51,19 @@ def trusted_node(config: dict[str, Any], key: str, module: str, path: Path) -> d
     if not checked:
         return None
     if not isinstance(checked, dict) or "_target_" not in checked:
-        raise UserError(f"checkpoint {path}: `{key}` in its configuration is not what a training writes")
+        raise UserError(
+            f"checkpoint {path}: `{key}` in its configuration is not a node that a training writes"
+        )
     return checked
 
 
 def _checked(node: Any, key: str, path: Path, trusted: tuple[str, ...]) -> Any:
-    """A copy of `node`, all of whose texts are plain and all of whose classes are trusted."""
+    """Return a copy of `node` without interpolations and with trusted classes only."""
     if isinstance(node, dict):
         if "_target_" in node:
             locate(str(node["_target_"]), trusted)
-        if strange := [name for name in node if name != "_target_" and not str(name)[:1].isalpha()]:
-            raise UserError(f"checkpoint {path}: `{key}.{strange[0]}` in its configuration is not trusted")
+        if special := [name for name in node if name != "_target_" and not str(name)[:1].isalpha()]:
+            raise UserError(f"checkpoint {path}: `{key}.{special[0]}` in its configuration is not trusted")
         return {str(name): _checked(value, f"{key}.{name}", path, trusted) for name, value in node.items()}
     if isinstance(node, (list, tuple)):
         return [_checked(value, key, path, trusted) for value in node]

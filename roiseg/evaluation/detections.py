@@ -1,4 +1,4 @@
-"""A model measured on what the frozen detector finds by itself."""
+"""Evaluation of detector and model together, on the boxes that the detector finds."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from roiseg.common.console import track
 from roiseg.common.files import image_path
 from roiseg.data.annotations import Annotations
 from roiseg.data.images import read_image
-from roiseg.evaluation.coco_results import coco_result
 from roiseg.inference.predictor import Predictor
-from roiseg.metrics.average_precision import average_precision, truth_records
+from roiseg.metrics.average_precision import average_precision, coco_result, gt_records
 from roiseg.metrics.instance import mask_quality
 
 
 @dataclass(frozen=True)
 class DetectionEvaluation:
-    """What detector and model are worth together.
+    """COCO figures of detector and model together.
 
     Attributes:
-        images, persons: annotated; crowds, which count neither for nor against, aside.
-        masks: COCO's figures of the masks, see `average_precision`.
-        boxes: the same of the detector's boxes.
-        results: every mask as COCO result.
+        images: number of images.
+        persons: number of annotated persons, crowds excluded.
+        masks: COCO figures of the masks, see `average_precision`.
+        boxes: the same for the detector's boxes.
+        results: every mask as a COCO result.
     """
 
     images: int
@@ -36,11 +36,11 @@ class DetectionEvaluation:
     results: list[dict[str, Any]]
 
     def summary(self) -> dict[str, Any]:
-        """For json, single masks aside."""
+        """Return everything but single masks, for JSON."""
         return {
             "images": self.images,
             "persons": self.persons,
-            "found": len(self.results),
+            "detections": len(self.results),
             "average_precision": self.masks,
             "average_precision_of_boxes": self.boxes,
         }
@@ -53,38 +53,38 @@ def evaluate_detections(
     by_quality: bool = True,
     category_id: int = 1,
 ) -> DetectionEvaluation:
-    """Detect and draw the persons of all images, under a progress bar. Masks are kept as RLE only.
+    """Detect and segment the persons in all images, with a progress bar; masks are kept as RLE.
 
-    Every annotated person counts, however small, and so do images without any.
+    Every annotated person counts, however small, and so do images without persons.
 
     Args:
-        predictor: with a detector.
-        annotations: the truth.
+        predictor: predictor with a detector.
+        annotations: ground truth.
         image_dir: folder of the images.
-        by_quality: masks are ranked by the detector's score times `mask_quality`; else by the score alone.
-            Boxes always are by the score.
-        category_id: of the annotations, and so of the results.
+        by_quality: rank masks by the detector's score times `mask_quality`; False: by the score alone, as
+            boxes always are.
+        category_id: category of the annotations and of the results.
     """
     masks: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
-    truths: list[dict[str, Any]] = []
-    for image in track(range(len(annotations)), "detecting and measuring"):
-        image_id, size = int(annotations.image_ids[image]), annotations.size(image)
-        picture = read_image(image_path(image_dir, str(annotations.file_names[image])), size)
-        predictor.set_image(picture, float(annotations.pixel_sizes[image]))
+    ground_truth: list[dict[str, Any]] = []
+    for index in track(range(len(annotations)), "detecting and measuring"):
+        image_id, size = int(annotations.image_ids[index]), annotations.size(index)
+        image = read_image(image_path(image_dir, str(annotations.file_names[index])), size)
+        predictor.set_image(image, float(annotations.pixel_sizes[index]))
         prediction = predictor.predict()
-        for index, (box, score) in enumerate(zip(prediction.boxes, prediction.scores.tolist(), strict=True)):
-            found = coco_result(image_id, category_id, box, score, prediction.rle(index))
-            quality = mask_quality(prediction.probabilities[index]) if by_quality else 1.0
-            boxes.append(found)
-            masks.append({**found, "score": round(score * quality, 6)})
-        persons = np.flatnonzero(~annotations.crowd[annotations.instances(image)])
-        truths += truth_records(annotations, image, persons.tolist())
+        for number, (box, score) in enumerate(zip(prediction.boxes, prediction.scores.tolist(), strict=True)):
+            result = coco_result(image_id, category_id, box, score, prediction.rle(number))
+            quality = mask_quality(prediction.probabilities[number]) if by_quality else 1.0
+            boxes.append(result)
+            masks.append({**result, "score": round(score * quality, 6)})
+        persons = np.flatnonzero(~annotations.crowd[annotations.instances(index)])
+        ground_truth += gt_records(annotations, index, persons.tolist())
     image_ids = annotations.image_ids.tolist()
     return DetectionEvaluation(
         len(image_ids),
-        sum(not truth["iscrowd"] for truth in truths),
-        average_precision(truths, masks, image_ids),
-        average_precision(truths, boxes, image_ids, kind="bbox"),
+        sum(not record["iscrowd"] for record in ground_truth),
+        average_precision(ground_truth, masks, image_ids),
+        average_precision(ground_truth, boxes, image_ids, kind="bbox"),
         masks,
     )

@@ -1,4 +1,4 @@
-"""An exported file against its checkpoint: how far every figure is off."""
+"""Difference between an exported file and its checkpoint, figure by figure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from roiseg.evaluation.evaluator import Evaluation
 from roiseg.metrics.registry import INSTANCE_METRICS
 
-OF_INSTANCES = tuple(f"test/{metric.name}" for metric in INSTANCE_METRICS)
+INSTANCE_FIGURES = tuple(f"test/{metric.name}" for metric in INSTANCE_METRICS)
 
 
 @dataclass(frozen=True)
@@ -16,22 +16,22 @@ class ModelDifference:
     """Second evaluation minus first, on the same ROIs.
 
     Attributes:
-        figures: by name, what both have and measure alike: class figures only if both tell as many classes
-            apart.
-        instance: the annotation whose IoU differs most.
-        largest: by how much, with its sign; None without any instance.
+        figures: difference of each figure that both have; pixel figures only if both distinguish the same
+            number of classes.
+        annotation_id: the annotation whose IoU differs most.
+        largest: its signed difference of IoU; None without instances.
     """
 
     figures: dict[str, float]
-    instance: int | None
+    annotation_id: int | None
     largest: float | None
 
     def summary(self) -> dict[str, Any]:
-        """For json."""
+        """Return the difference for JSON."""
         return {
             "figures": self.figures,
             "largest_instance_iou_difference": self.largest,
-            "annotation_id": self.instance,
+            "annotation_id": self.annotation_id,
         }
 
 
@@ -44,21 +44,21 @@ def difference(first: Evaluation, second: Evaluation) -> ModelDifference:
     pairs = list(zip(first.records, second.records, strict=True))
     if any(a.annotation_id != b.annotation_id for a, b in pairs):
         raise ValueError("the evaluations are of different instances")
-    off = [(b.iou - a.iou, a.annotation_id) for a, b in pairs]
-    largest, instance = max(off, key=lambda pair: abs(pair[0]), default=(None, None))
-    alike = first.classes.counts.shape == second.classes.counts.shape
+    changes = [(b.iou - a.iou, a.annotation_id) for a, b in pairs]
+    largest, annotation_id = max(changes, key=lambda change: abs(change[0]), default=(None, None))
+    before, after = comparable_figures(first, second), comparable_figures(second, first)
     figures = {
-        name: second.test[name] - value
-        for name, value in first.test.items()
-        if name in second.test and (alike or name in OF_INSTANCES)
+        name: other - value
+        for name, value in before.items()
+        if value is not None and (other := after.get(name)) is not None
     }
-    for ours, theirs in (
-        (first.precision, second.precision),
-        (first.target.shares(), second.target.shares()),
-    ):
-        figures |= {
-            name: theirs[name] - value  # type: ignore[operator]
-            for name, value in ours.items()
-            if value is not None and theirs.get(name) is not None
-        }
-    return ModelDifference(figures, instance, largest)
+    return ModelDifference(figures, annotation_id, largest)
+
+
+def comparable_figures(evaluation: Evaluation, other: Evaluation) -> dict[str, float | None]:
+    """Return all figures of an evaluation; pixel figures only if both have as many classes."""
+    same_classes = evaluation.classes.counts.shape == other.classes.counts.shape
+    test = {
+        name: value for name, value in evaluation.test.items() if same_classes or name in INSTANCE_FIGURES
+    }
+    return test | evaluation.precision | evaluation.target.rates()

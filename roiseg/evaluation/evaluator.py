@@ -1,4 +1,4 @@
-"""A model measured on annotated boxes: all figures that are told of it."""
+"""Evaluation of a model on annotated boxes."""
 
 from __future__ import annotations
 
@@ -7,34 +7,33 @@ from typing import Any
 
 from roiseg.data.batch import RoiBatch
 from roiseg.data.dataset import RoiDataset
-from roiseg.evaluation.coco_results import mask_result
 from roiseg.evaluation.ranking import RankedInstance, Ranking
 from roiseg.inference.model import RoiModel
-from roiseg.metrics.average_precision import average_precision, truth_records
+from roiseg.metrics.average_precision import average_precision, gt_records, mask_result
 from roiseg.metrics.confusion import Confusion
 from roiseg.metrics.instance import InstanceRecord
+from roiseg.metrics.instance_groups import InstanceGroup, group_instances
 from roiseg.metrics.roi import RoiMetrics
-from roiseg.metrics.size_bands import Band, bands
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model is worth on a data set.
+    """Figures of a model on a data set.
 
     Attributes:
-        test: the figures of a training's test, under their names there (`test/miou` ...), without losses.
-        precision: COCO's, see `average_precision`.
-        bands: by size and company.
-        classes: true by most probable class; of a model that tells the target from the rest: by that.
-        target: true class by whether the target's probability is 0.5 or more.
+        test: the figures that a training's test logs, under the same names (`test/miou` ...), without losses.
+        precision: COCO figures, see `average_precision`.
+        groups: instance metrics by area, ROI size and crowding.
+        classes: confusion of true and most probable class; with two classes, of target and rest.
+        target: confusion of true class and whether the target's probability is 0.5 or more.
         records: every instance.
-        results: every mask as COCO result.
-        worst: the instances of lowest IoU.
+        results: every mask as a COCO result.
+        worst: the instances with the lowest IoU.
     """
 
     test: dict[str, float]
     precision: dict[str, float | None]
-    bands: list[Band]
+    groups: list[InstanceGroup]
     classes: Confusion
     target: Confusion
     records: list[InstanceRecord]
@@ -42,25 +41,25 @@ class Evaluation:
     worst: list[RankedInstance]
 
     def summary(self) -> dict[str, Any]:
-        """For json, single instances aside."""
+        """Return everything but single instances, for JSON."""
         return {
             "test": self.test,
             "average_precision": self.precision,
-            "bands": [band._asdict() for band in self.bands],
+            "groups": [group.summary() for group in self.groups],
             "confusion": {"classes": self.classes.summary(), "target": self.target.summary()},
-            "shares": self.target.shares(),
+            "rates": self.target.rates(),
         }
 
 
 class Evaluator:
-    """Measures a model batch by batch. Masks are kept as RLE only.
+    """Measures a model batch by batch; masks are kept as RLE.
 
     Args:
-        model: what is measured.
-        dataset: where truth comes from; with three classes.
-        worst: how many instances to keep for a sheet.
-        by_quality: masks are ranked by their `PastedMask.quality` for average precision; else as they come.
-        category_id: of the annotations, and so of the results.
+        model: the model to measure.
+        dataset: the data set with three classes that the batches come from.
+        worst: number of worst instances to keep for a sheet.
+        by_quality: rank masks by `PastedMask.quality` for average precision; False: do not rank them.
+        category_id: category of the annotations and of the results.
     """
 
     def __init__(
@@ -81,10 +80,10 @@ class Evaluator:
         self._records: list[InstanceRecord] = []
         self._results: list[dict[str, Any]] = []
         self._sides: list[float] = []
-        self._images: list[int] = []  # by index in the annotations
+        self._images: list[int] = []  # indices in the annotations
 
     def update(self, batch: RoiBatch) -> None:
-        """Add a batch with its features, from an evaluation loader over the data set."""
+        """Add a batch, with its features, from an evaluation loader over the data set."""
         prediction = self.model.predict(batch).cpu()
         measured = self._metrics.update(prediction, batch)
         truth = batch.metric_targets.cpu().long()
@@ -100,12 +99,12 @@ class Evaluator:
         self._sides += (width * height).sqrt().tolist()
 
     def compute(self) -> Evaluation:
-        """The figures over all batches so far."""
+        """Return the figures over all batches so far."""
         figures = self._metrics.compute()
         return Evaluation(
             {f"test/{name}": float(value) for name, value in figures.items()},
             _precision(self.dataset, self._images, self._results),
-            bands(self._records, self._sides),
+            group_instances(self._records, self._sides),
             self._classes,
             self._target,
             self._records,
@@ -117,11 +116,11 @@ class Evaluator:
 def _precision(
     dataset: RoiDataset, images: list[int], results: list[dict[str, Any]]
 ) -> dict[str, float | None]:
-    """Over the instances of some images that are ROIs: the others were not asked for."""
+    """Compute average precision over the instances that are ROIs; the others were not predicted."""
     annotations = dataset.annotations
-    truths = [
+    ground_truth = [
         record
         for image in images
-        for record in truth_records(annotations, image, annotations.eligible(image, dataset.min_roi_size))
+        for record in gt_records(annotations, image, annotations.eligible(image, dataset.min_roi_size))
     ]
-    return average_precision(truths, results, annotations.image_ids[images].tolist())
+    return average_precision(ground_truth, results, annotations.image_ids[images].tolist())

@@ -1,4 +1,4 @@
-"""The instances that were met worst and best, and images of them."""
+"""The instances with the lowest or highest IoU, and a sheet of them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from roiseg.data.images import read_image
 from roiseg.geometry.rle import decode_window, encode_window
 from roiseg.metrics.instance import InstanceRecord, PastedMask
 from roiseg.visualize.canvas import Image
-from roiseg.visualize.cases import Case, case_sheet, surroundings
+from roiseg.visualize.instance_sheet import SheetCell, crop_window, instance_sheet
 
 
 @dataclass(frozen=True)
 class RankedInstance:
-    """One instance of a test and what was predicted for it, as RLE of the original image."""
+    """One measured instance and its predicted mask, as RLE of the original image."""
 
     record: InstanceRecord
     image_index: int
@@ -28,11 +28,14 @@ class RankedInstance:
 
 
 class Ranking:
-    """Keeps the instances of lowest rank, which is IoU times `sign`.
+    """Keeps the instances with the lowest IoU times `sign`.
 
     Args:
         sign: 1 keeps the worst, -1 the best.
-        count: how many.
+        count: number of instances to keep.
+
+    Attributes:
+        kept: these instances in order.
     """
 
     def __init__(self, sign: int, count: int) -> None:
@@ -41,13 +44,13 @@ class Ranking:
         self.kept: list[RankedInstance] = []
 
     def add(self, pasted: PastedMask, record: InstanceRecord) -> None:
-        """Consider an instance and its predicted mask."""
+        """Add an instance if it ranks among those kept."""
         if len(self.kept) < self.count or self._rank(record) < self._rank(self.kept[-1].record):
             mask = encode_window(pasted.mask, pasted.window, pasted.sample.original_size)
             self.insert(RankedInstance(record, pasted.sample.image_index, mask))
 
     def insert(self, instance: RankedInstance) -> None:
-        """Insert an instance, and drop the last one if there are too many."""
+        """Insert an instance in order, and drop the last one if there are too many."""
         bisect.insort(self.kept, instance, key=lambda kept: self._rank(kept.record))
         del self.kept[self.count :]
 
@@ -56,29 +59,29 @@ class Ranking:
 
 
 def ranking_sheet(name: str, kept: Sequence[RankedInstance], dataset: RoiDataset) -> Image:
-    """An image of ranked instances, in order.
+    """Draw ranked instances, in order.
 
     Args:
         name: "worst" or "best".
-        kept: at least one.
-        dataset: where their images and annotations are.
+        kept: one or more instances.
+        dataset: the data set with their images and annotations.
     """
-    cases = [_case(dataset, instance) for instance in kept]
-    return case_sheet(f"{name} {len(kept)} of the test by instance IoU", cases)
+    cells = [_sheet_cell(dataset, instance) for instance in kept]
+    return instance_sheet(f"{name} {len(kept)} of the test by instance IoU", cells)
 
 
-def _case(dataset: RoiDataset, instance: RankedInstance) -> Case:
-    """The instance's part of its image, with all that is annotated there."""
+def _sheet_cell(dataset: RoiDataset, instance: RankedInstance) -> SheetCell:
+    """Crop the image around an instance, with the annotations there."""
     record, index, annotations = instance.record, instance.image_index, dataset.annotations
     box = np.array([record.x1, record.y1, record.x2, record.y2])
-    x1, y1, x2, y2 = window = surroundings(box, annotations.size(index))
+    x1, y1, x2, y2 = window = crop_window(box, annotations.size(index))
     instances, outlines = annotations.instances(index), annotations.outlines(index)
     masks = np.array([decode_window(outlines.rle(i), window) for i in range(len(outlines))])
     own = annotations.ids[instances] == record.annotation_id
     side = np.sqrt((record.x2 - record.x1) * (record.y2 - record.y1))
-    return Case(
+    return SheetCell(
         title=f"{record.file_name} #{record.annotation_id}",
-        note=f"IoU {record.iou:.2f}  side {side:.0f} px",
+        footer=f"IoU {record.iou:.2f}  side {side:.0f} px",
         image=read_image(image_path(dataset.image_dir, record.file_name))[y1:y2, x1:x2],
         box=box - [x1, y1, x1, y1],
         truth=masks[own][0],

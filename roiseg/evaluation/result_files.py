@@ -1,4 +1,4 @@
-"""`instances.csv`: one row an instance of a test."""
+"""Files of an evaluation: `instances.csv`, `results.json`, `worst.png`, and those of a run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from roiseg.data.dataset import RoiDataset
 from roiseg.evaluation.evaluator import Evaluation
 from roiseg.evaluation.ranking import ranking_sheet
 from roiseg.metrics.instance import InstanceRecord
-from roiseg.visualize.overlays import save_png
+from roiseg.visualize.canvas import save_png
 
 
 def write_table(path: Path, records: Iterable[InstanceRecord]) -> None:
-    """Write records as csv, sorted by image and annotation, whole or not at all.
+    """Write one row per instance, sorted by image and annotation; the write is atomic.
 
-    The columns are those of `InstanceRecord`; boxes are rounded to a thousandth of a pixel.
+    The columns are the fields of `InstanceRecord`; boxes are rounded to a thousandth of a pixel.
     """
     with atomic_path(path) as temporary, open_text(temporary) as stream:
         writer = csv.writer(stream, lineterminator="\n")
@@ -34,9 +34,9 @@ def write_instances(folder: Path, evaluation: Evaluation, dataset: RoiDataset) -
     """Write `instances.csv`, `results.json` (every mask in COCO's format) and `worst.png`.
 
     Args:
-        folder: made if absent.
-        evaluation: what was measured.
-        dataset: on what.
+        folder: output folder, created if missing.
+        evaluation: the figures.
+        dataset: the data set they were measured on.
     """
     write_table(folder / "instances.csv", evaluation.records)
     write_json(folder / "results.json", evaluation.results)
@@ -47,12 +47,12 @@ def write_instances(folder: Path, evaluation: Evaluation, dataset: RoiDataset) -
 def write_as_run(
     folder: Path, config: Mapping[str, Any], data: Mapping[str, Any], summary: Mapping[str, Any]
 ) -> None:
-    """Write `config.yaml` and `summary.json`, with which `python -m roiseg.report` reads the folder as a run.
+    """Write `config.yaml` and `summary.json`, so that `python -m roiseg.report` reads the folder as a run.
 
     Args:
-        folder: where `instances.csv` is.
-        config: what the checkpoint was trained with.
-        data: what it was evaluated on, in the place of `config["data"]`.
+        folder: the folder with `instances.csv`.
+        config: configuration that the checkpoint was trained with.
+        data: configuration of the evaluated data, in place of `config["data"]`.
         summary: see `roiseg.reporting.runs`.
     """
     with atomic_path(folder / "config.yaml") as path:

@@ -1,4 +1,4 @@
-"""Evaluations as tables for people."""
+"""Evaluations as tables on the terminal."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from rich.table import Table
 
 from roiseg.common.classes import CLASS_NAMES
 from roiseg.evaluation.detections import DetectionEvaluation
-from roiseg.evaluation.difference import OF_INSTANCES, ModelDifference
+from roiseg.evaluation.difference import ModelDifference, comparable_figures
 from roiseg.evaluation.evaluator import Evaluation
 from roiseg.metrics.confusion import Confusion
-from roiseg.metrics.registry import LABELS, labels
+from roiseg.metrics.registry import ALL_INSTANCES, LABELS, labels
 
 _FIGURES = {
     name: label for name, label in labels("test", tuple(LABELS)).items() if not name.endswith("_dice")
 }
-_SHARES = {
-    "target_found": "target found",
-    "others_taken": "other persons taken for the target",
-    "target_is_others": "of what was taken: another person",
-    "target_is_background": "of what was taken: nobody",
+_RATES = {
+    "target_recall": "target cells predicted as target",
+    "non_target_as_target": "other persons' cells predicted as target",
+    "predicted_target_on_non_target": "predicted target on another person",
+    "predicted_target_on_background": "predicted target on background",
 }
 
 
 def header_table(summary: Mapping[str, Any]) -> Table:
-    """What is measured, and on what."""
+    """Return the models and the data of an evaluation."""
     table = Table(title="evaluation", title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -44,46 +44,49 @@ def header_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def figures_table(evaluations: Mapping[str, Evaluation], off: ModelDifference | None) -> Table:
-    """Every figure, a column an evaluation, and their difference if there are two.
+def figures_table(evaluations: Mapping[str, Evaluation], difference: ModelDifference | None) -> Table:
+    """Return every figure, one column per evaluation, and their difference if there are two.
 
-    Figures of the classes are left out where a model tells fewer classes apart than the first.
+    Pixel figures are left out for a model with fewer classes than the first.
     """
     first = next(iter(evaluations.values()))
-    columns = {name: _all_figures(evaluation, first) for name, evaluation in evaluations.items()}
-    table = _table("annotated boxes as ROIs", "figure", *columns, *(["difference"] if off else []))
+    columns = {name: comparable_figures(evaluation, first) for name, evaluation in evaluations.items()}
+    table = _table("annotated boxes as ROIs", "figure", *columns, *(["difference"] if difference else []))
     precision = {name: f"mask {name.replace('_', ' ')}" for name in first.precision if "R" not in name}
-    for key, label in (_FIGURES | precision | _SHARES).items():
+    for key, label in (_FIGURES | precision | _RATES).items():
         values = [figures.get(key) for figures in columns.values()]
         if all(value is None for value in values):
             continue
-        change = [] if off is None else [f"{off.figures[key]:+.4f}" if key in off.figures else ""]
-        table.add_row(label, *map(_number, values), *change)
+        cells = [_number(value) for value in values]
+        if difference is not None:
+            cells.append(f"{difference.figures[key]:+.4f}" if key in difference.figures else "")
+        table.add_row(label, *cells)
     return table
 
 
-def bands_table(evaluations: Mapping[str, Evaluation]) -> Table:
-    """Instances by size and company; of a second evaluation the IoU only."""
+def groups_table(evaluations: Mapping[str, Evaluation]) -> Table:
+    """Return the instance metrics by size and crowding; only the first metric of further evaluations."""
     others = list(evaluations)[1:]
-    heads = ["IoU", "0.75+", "boundary", *(f"{name}: IoU" for name in others)]
-    table = _table("by size and company", "instances", "which", "number", *heads)
+    first, *metrics = ALL_INSTANCES
+    heads = [metric.label for metric in (first, *metrics)] + [f"{name}: {first.label}" for name in others]
+    table = _table("by size and crowding", "instances", "group", "number", *heads)
     table.columns[1].justify = "left"
-    group = None
-    for band, *more in zip(*(evaluation.bands for evaluation in evaluations.values()), strict=True):
-        if group not in (None, band.group):
+    criterion = None
+    for group, *more in zip(*(evaluation.groups for evaluation in evaluations.values()), strict=True):
+        if criterion not in (None, group.criterion):
             table.add_section()
-        figures = (band.instance_iou, band.instance_iou75, band.boundary_iou)
-        cells = map(_number, (*figures, *(other.instance_iou for other in more)))
-        table.add_row(band.group if band.group != group else "", band.name, f"{band.instances:,}", *cells)
-        group = band.group
+        values = [*group.means.values(), *(other.means[first.name] for other in more)]
+        heading = "" if group.criterion == criterion else group.criterion
+        table.add_row(heading, group.name, f"{group.instances:,}", *map(_number, values))
+        criterion = group.criterion
     return table
 
 
 def confusion_table(confusion: Confusion) -> Table:
-    """What became of the cells of each class, in percent of them."""
+    """Return the predicted classes of the cells of each class, in percent."""
     names = [name.replace("_", "-") for name in CLASS_NAMES]
-    predicted = names if confusion.counts.shape[1] == len(names) else ["rest", "target"]
-    table = _table("cells of each class, by what was predicted", "annotated", *predicted, "cells")
+    predicted = names if confusion.predicted_classes == len(names) else ["rest", "target"]
+    table = _table("cells of each class, by predicted class", "annotated", *predicted, "cells")
     for name, row in zip(names, confusion.counts.tolist(), strict=True):
         total = sum(row)
         table.add_row(name, *(f"{n / total:.1%}" if total else "" for n in row), f"{total:,}")
@@ -91,29 +94,25 @@ def confusion_table(confusion: Confusion) -> Table:
 
 
 def detections_table(evaluations: Mapping[str, DetectionEvaluation]) -> Table:
-    """COCO's figures of masks and boxes."""
+    """Return the COCO figures of masks and boxes."""
     first = next(iter(evaluations.values()))
+    heads = [f"{name}: {kind}" for name in evaluations for kind in ("masks", "boxes")]
     title = f"the detector's boxes: {first.persons:,} persons in {first.images:,} images"
-    table = _table(
-        title, "figure", *(f"{name}: {what}" for name in evaluations for what in ("masks", "boxes"))
-    )
+    table = _table(title, "figure", *heads)
     for key in first.masks:
         values = [v for e in evaluations.values() for v in (e.masks[key], e.boxes[key])]
         table.add_row(key.replace("_", " "), *map(_number, values))
     return table
 
 
-def difference_line(off: ModelDifference) -> str:
-    """The largest difference of a single instance, in words."""
-    if off.largest is None:
-        return "no instance to compare"
-    return f"largest difference of an instance: IoU {off.largest:+.4f}, annotation {off.instance}"
-
-
-def _all_figures(evaluation: Evaluation, first: Evaluation) -> dict[str, Any]:
-    alike = evaluation.classes.counts.shape == first.classes.counts.shape
-    test = {name: value for name, value in evaluation.test.items() if alike or name in OF_INSTANCES}
-    return test | evaluation.precision | evaluation.target.shares()
+def difference_line(difference: ModelDifference) -> str:
+    """Return a sentence about the largest difference of a single instance."""
+    if difference.largest is None:
+        return "no instances to compare"
+    return (
+        f"largest difference of an instance: IoU {difference.largest:+.4f}, "
+        f"annotation {difference.annotation_id}"
+    )
 
 
 def _number(value: float | None) -> str:

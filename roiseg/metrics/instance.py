@@ -1,9 +1,8 @@
-"""What one predicted instance is worth, at the resolution of its original image."""
+"""Instance masks at original resolution, and how well they match the annotations."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,15 +20,15 @@ from roiseg.metrics.registry import INSTANCE_METRICS
 
 
 class InstanceRecord(NamedTuple):
-    """One instance of an evaluation, and how well its mask was met.
+    """One evaluated instance and how well its mask matches.
 
     Attributes:
-        image_id, file_name, annotation_id: which one, as the annotations call it.
+        image_id, file_name, annotation_id: the instance in the annotation file.
         x1, y1, x2, y2: its annotated box, the ROI, in original pixels.
-        area: of the annotated mask, in original pixels.
-        non_target_share: share 0..1 of the ROI's cells that other annotated persons cover.
-        iou: of predicted and annotated mask; 0 where nothing is annotated, whatever is predicted.
-        boundary_iou: of those of their pixels that are near their edges (Cheng et al., 2021).
+        area: area of the annotated mask, in original pixels.
+        non_target_share: share of the ROI's cells that other annotated persons cover, 0 to 1.
+        iou: IoU of predicted and annotated mask; 0 if the annotated mask is empty.
+        boundary_iou: IoU of the pixels near the edges of both masks (Cheng et al., 2021).
     """
 
     image_id: int
@@ -50,10 +49,11 @@ class PastedMask:
     """The predicted mask of one ROI at the resolution of its original image.
 
     Attributes:
-        sample, index: the image it belongs to, and which of its ROIs it is.
-        roi: [4] box in original pixels; nothing outside of it is mask.
+        sample: the image.
+        index: number of the ROI in the image.
+        roi: [4] box in original pixels; the mask is empty outside it.
         mask: [y2 - y1, x2 - x1] within `window`.
-        window: x1, y1, x2, y2 in original pixels, outside of which there is no mask.
+        window: x1, y1, x2, y2 in original pixels; the mask is empty outside it.
         quality: see `mask_quality`.
     """
 
@@ -66,13 +66,13 @@ class PastedMask:
 
 
 def mask_quality(values: NDArray[np.float32], threshold: float = 0.5) -> float:
-    """How sure a model is of a mask: mean probability over its pixels; 0 for an empty one.
+    """Return the mean probability over a mask's pixels; 0 if it is empty.
 
-    `maskness` of Wang et al. (SOLOv2, 2020).
+    This is `maskness` of Wang et al. (SOLOv2, 2020).
 
     Args:
         values: [h, w] probabilities.
-        threshold: probability from which on a pixel is mask.
+        threshold: pixels with this probability or more are mask.
     """
     inside = values[values >= threshold]
     return float(inside.mean(dtype=np.float64)) if inside.size else 0.0
@@ -83,20 +83,20 @@ def paste_masks(target: Tensor, extents: Tensor, batch: RoiBatch, threshold: flo
 
     Args:
         target: [R, h, w] probability of the target.
-        extents: [R, 4] boxes in input pixels that it is stretched over.
-        batch: its ROIs and images.
-        threshold: a pixel of this probability or more is mask.
+        extents: [R, 4] boxes in input pixels that the maps are stretched over.
+        batch: the ROIs and images.
+        threshold: pixels with this probability or more are mask.
     """
     maps = iter(target.detach().float().cpu())
     pasted = []
     boxes = zip(batch.samples, batch.original_boxes(), batch.original_boxes(extents), strict=True)
-    for sample, rois, frames in boxes:
-        for index, (roi, frame) in enumerate(zip(rois, frames, strict=True)):
-            shown = next(maps)
+    for sample, rois, roi_extents in boxes:
+        for index, (roi, extent) in enumerate(zip(rois, roi_extents, strict=True)):
+            probability = next(maps)
             if sample.transform.scale_x < 0:
-                shown = shown.flip(-1)
+                probability = probability.flip(-1)
             with torch.autocast("cpu", enabled=False):  # a validation step on the CPU may be in bfloat16
-                values, window = paste_crop(shown, frame, sample.original_size, within=roi)
+                values, window = paste_crop(probability, extent, sample.original_size, within=roi)
             mask = values >= threshold
             pasted.append(PastedMask(sample, index, roi, mask, window, mask_quality(values, threshold)))
     return pasted
@@ -106,8 +106,8 @@ def measure_instances(masks: Iterable[PastedMask], boundary_width: float = 0.02)
     """Compare pasted masks with the original annotations, one record per ROI.
 
     Args:
-        masks: of samples from an evaluation loader, which carry the annotated masks.
-        boundary_width: how far from the edge a mask's boundary reaches, as a share of the image's diagonal.
+        masks: masks of samples from an evaluation loader, which carry the annotated masks.
+        boundary_width: width of a mask's boundary, as a share of the image's diagonal.
     """
     return [_measure(pasted, boundary_width) for pasted in masks]
 
@@ -124,21 +124,21 @@ def _measure(pasted: PastedMask, boundary_width: float) -> InstanceRecord:
 
 
 def _compare(
-    shown: NDArray[np.bool_], window: Window, annotation: dict[str, Any], radius: int
+    mask: NDArray[np.bool_], window: Window, annotation: dict[str, Any], radius: int
 ) -> tuple[int, float, float]:
-    """Annotated area, IoU and boundary IoU of a mask that is 0 outside `window`."""
+    """Return annotated area, IoU and boundary IoU of a mask that is empty outside `window`."""
     both = _union(window, bounds(annotation))
     truth = decode_window(annotation, both)
     prediction = np.zeros_like(truth)
-    if shown.size:
+    if mask.size:
         y, x = window[1] - both[1], window[0] - both[0]
-        prediction[y : y + shown.shape[0], x : x + shown.shape[1]] = shown
+        prediction[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
     boundaries = _boundary(prediction, radius), _boundary(truth, radius)
     return int(np.count_nonzero(truth)), _iou(prediction, truth), _iou(*boundaries)
 
 
 def _union(a: Window, b: Window) -> Window:
-    """Smallest window that holds both; one pixel of the image if both are empty."""
+    """Return the smallest window around both; one pixel if both are empty."""
     filled = [window for window in (a, b) if window[2] > window[0] and window[3] > window[1]]
     if not filled:
         return 0, 0, 1, 1
@@ -152,14 +152,14 @@ def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
 
 
 def _boundary(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    """Pixels of `mask` within `radius` (Chebyshev) of its edge; beyond the frame of the array is no mask."""
+    """Return the pixels of `mask` within `radius` (Chebyshev) of its edge; arrays are padded with 0."""
     kernel = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
     inner = cv2.erode(mask.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=(0, 0, 0, 0))
     return mask & (inner == 0)
 
 
 class InstanceMetrics(Metric):
-    """Means over instances, an entry of `INSTANCE_METRICS` each; one without an instance is left out."""
+    """Means over instances, one per entry of `INSTANCE_METRICS`; a mean over no instances is left out."""
 
     full_state_update = False
 
@@ -169,22 +169,22 @@ class InstanceMetrics(Metric):
             for state in ("sum", "count"):
                 self.add_state(f"{metric.name}_{state}", torch.zeros(()), dist_reduce_fx="sum")
 
-    def update(self, records: Iterable[InstanceRecord]) -> None:
+    def update(self, records: Sequence[InstanceRecord]) -> None:
         """Add the instances of a batch."""
-        for metric, record in itertools.product(INSTANCE_METRICS, records):
-            if metric.among is None or metric.among(record):
-                setattr(
-                    self,
-                    f"{metric.name}_sum",
-                    getattr(self, f"{metric.name}_sum") + float(metric.value(record)),
-                )
-                setattr(self, f"{metric.name}_count", getattr(self, f"{metric.name}_count") + 1)
+        for metric in INSTANCE_METRICS:
+            values = [float(metric.value(r)) for r in records if metric.among is None or metric.among(r)]
+            self._state(metric.name, "sum").add_(sum(values))
+            self._state(metric.name, "count").add_(len(values))
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the means over all instances so far."""
+        """Return the means over all instances since the last `reset`."""
         means = {}
         for metric in INSTANCE_METRICS:
-            total, count = (getattr(self, f"{metric.name}_{state}") for state in ("sum", "count"))
+            total, count = self._state(metric.name, "sum"), self._state(metric.name, "count")
             if count > 0 or metric.among is None:
                 means[metric.name] = total / count.clamp(min=1)
         return means
+
+    def _state(self, name: str, kind: str) -> Tensor:
+        state: Tensor = getattr(self, f"{name}_{kind}")
+        return state

@@ -1,4 +1,4 @@
-"""The loss over a whole evaluation."""
+"""Means of losses over ROIs and processes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torchmetrics import Metric
 
 
 class LossMeans(Metric):
-    """Means of losses over ROIs, of all processes; a loss that was measured nowhere is left out.
+    """Means of losses over the ROIs of all processes; a loss that no process measured is left out.
 
     Args:
-        names: every loss there may be. A process that measures none must know them to join the others.
+        names: every possible loss; a process that measures none needs them to synchronise.
     """
 
     full_state_update = False
@@ -34,7 +34,7 @@ class LossMeans(Metric):
             self.counts[number] += rois
 
     def compute(self) -> dict[str, Tensor]:
-        """Mean of each loss, by name."""
+        """Return the mean of each loss by name."""
         return {
             name: total / count
             for name, total, count in zip(self.names, self.sums, self.counts, strict=True)
@@ -43,9 +43,9 @@ class LossMeans(Metric):
 
 
 class WeightedMean(Metric):
-    """Mean of numbers with weights, of all processes; NaN stays NaN.
+    """Weighted mean over all processes; NaN stays NaN.
 
-    torchmetrics' own mean leaves the weights out where it is told to leave NaN alone.
+    torchmetrics' `MeanMetric` ignores the weights when its `nan_strategy` is "disable".
     """
 
     full_state_update = False
@@ -58,10 +58,10 @@ class WeightedMean(Metric):
             self.add_state(state, torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, value: Tensor, weight: float) -> None:
-        """Add a number."""
+        """Add a value."""
         self.mean_value += value.detach().float() * weight
         self.weight += weight
 
     def compute(self) -> Tensor:
-        """Their mean."""
+        """Return the mean."""
         return self.mean_value / self.weight

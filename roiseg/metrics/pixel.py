@@ -1,4 +1,4 @@
-"""What validation measures."""
+"""Pixel metrics of class maps."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from roiseg.common.classes import CLASS_NAMES, IGNORE, TARGET
 class PixelMetrics(MetricCollection):
     """Metrics of class maps on a grid over each ROI, pixels pooled over all ROIs (torchmetrics).
 
-    `miou`: mean over classes of IoU; `pixel_accuracy`; `mean_pixel_accuracy`: mean over classes of recall;
-    `dice`: mean over classes of Dice (= F1); per class: `<class>_iou`, `<class>_dice`. Means leave out a
-    class that is neither predicted nor true anywhere; its own figures are 0. A ROI without a target pixel
-    says nothing of a target and is not counted; without any other all figures are 0.
+    `miou`: mean IoU of the classes; `pixel_accuracy`; `mean_pixel_accuracy`: mean recall of the classes;
+    `dice`: mean Dice (= F1) of the classes; per class: `<class>_iou`, `<class>_dice`. Means leave out a class
+    that is neither predicted nor annotated anywhere; its own figures are 0. ROIs without a target pixel are
+    not counted; if there are no others, all figures are 0.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -37,13 +37,13 @@ class PixelMetrics(MetricCollection):
 
     def update(self, predicted: Tensor, truth: Tensor) -> None:  # type: ignore[override]
         """Count the pixels of class maps [R, h, w]; 255 in `truth` is ignored."""
-        if predicted.numel():  # torchmetrics cannot reshape nothing
+        if predicted.numel():  # torchmetrics fails on empty input
             empty = (truth != TARGET).flatten(1).all(dim=1)
             super().update(predicted, truth.masked_fill(empty[:, None, None], IGNORE))
 
     def scalars(self) -> dict[str, Tensor]:
-        """Scalars by name."""
-        result = {name: value.nan_to_num(0) for name, value in self.compute().items()}  # nothing was counted
+        """Return every metric as a scalar, by name."""
+        result = {name: value.nan_to_num(0) for name, value in self.compute().items()}  # NaN: no pixels
         for kind in ("iou", "dice"):
             for name, value in zip(CLASS_NAMES, result.pop(f"class_{kind}"), strict=False):
                 result[f"{name}_{kind}"] = value

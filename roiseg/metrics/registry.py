@@ -1,6 +1,7 @@
-"""Every metric of a run, once: its name in logs and files, its label in tables, and how it aggregates.
+"""Every metric of a run, in one place: its name in logs and files, its label, and how it is averaged.
 
-Validation, `evaluate`, the tables, `report` and the docs read these entries; a new metric is one more entry.
+Validation, `evaluate`, the tables, `report`, the epoch history and the docs read these entries; a new
+instance metric is one more entry.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ class InstanceMetric:
     """A mean over instances, each measured at original resolution.
 
     Attributes:
-        name: in logs and files, after `val/` or `test/`.
-        label: in tables.
-        value: of one `InstanceRecord`, or of an `instances.csv` at once (`roiseg.reporting.runs.Rois`).
-        among: which instances count, read in the same way; None: all.
-        summary: shown in the tables of epochs.
+        name: name in logs and files, after `val/` or `test/`.
+        label: label in tables.
+        value: value of an `InstanceRecord`, or values of a whole `instances.csv` (`reporting.runs.Rois`).
+        among: which instances count, called like `value`; None: all.
+        summary: whether tables of epochs show it.
     """
 
     name: str
@@ -44,8 +45,9 @@ INSTANCE_METRICS = (
         among=lambda rois: rois.non_target_share > CROWDED,
     ),
 )
+ALL_INSTANCES = tuple(metric for metric in INSTANCE_METRICS if metric.among is None)
 
-# pixels pooled over all ROIs; `roiseg.metrics.pixel.PixelMetrics` computes them
+# pixels pooled over all ROIs, computed by `roiseg.metrics.pixel.PixelMetrics`
 PIXEL_METRICS = {
     "miou": "mIoU",
     **{f"{name}_iou": f"{name.replace('_', '-')} IoU" for name in CLASS_NAMES},
@@ -57,10 +59,10 @@ PIXEL_METRICS = {
 
 LABELS = PIXEL_METRICS | {metric.name: metric.label for metric in INSTANCE_METRICS}
 
-# what the tables of epochs show, in order
+SHORT = ("miou", "target_iou", "instance_iou")  # one line per epoch, and the summary of a run
 SUMMARY = ("miou", "target_iou", "non_target_iou", *(m.name for m in INSTANCE_METRICS if m.summary))
 
 
 def labels(stage: str, names: tuple[str, ...] = SUMMARY) -> dict[str, str]:
-    """Return logged names of a stage ("train", "val", "test") and their labels."""
+    """Return the logged names of a stage ("train", "val", "test") and their labels."""
     return {f"{stage}/{name}": LABELS[name] for name in names}

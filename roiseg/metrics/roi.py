@@ -1,4 +1,4 @@
-"""The one measurement: validation, the test of a training and `evaluate` all feed it."""
+"""Metrics of ROI predictions, shared by validation, the test of a training and `evaluate`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from roiseg.metrics.pixel import PixelMetrics
 
 @dataclass(frozen=True)
 class MeasuredBatch:
-    """What a batch was predicted and how well; the output of a validation or test step.
+    """Prediction and measurements of a batch; the output of a validation or test step.
 
     Attributes:
         prediction: see `RoiPrediction`.
-        masks: of the targets at original resolution, one per ROI.
-        records: how well each was met.
+        masks: target masks at original resolution, one per ROI.
+        records: how well each mask matches, in the same order.
     """
 
     prediction: RoiPrediction
@@ -37,8 +37,7 @@ class RoiMetrics(nn.Module):
     """Pixel metrics on the grid over each ROI and instance metrics at original resolution.
 
     Args:
-        num_classes: how many classes the predictions distinguish; with two, non-target pixels count as
-            background.
+        num_classes: number of predicted classes; with two, non-target pixels count as background.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -48,7 +47,7 @@ class RoiMetrics(nn.Module):
         self.instance = InstanceMetrics()
 
     def update(self, prediction: RoiPrediction, batch: RoiBatch) -> MeasuredBatch:
-        """Count a batch from an evaluation loader."""
+        """Measure a batch from an evaluation loader and add it."""
         truth = batch.metric_targets.to(prediction.grid_classes.device).long()
         if self.num_classes <= NON_TARGET:
             truth = truth.masked_fill(truth == NON_TARGET, BACKGROUND)
@@ -59,7 +58,7 @@ class RoiMetrics(nn.Module):
         return MeasuredBatch(prediction, masks, records)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return every figure by name, over all batches and processes since the last `reset`."""
+        """Return every metric by name, over all batches and processes since the last `reset`."""
         return self.pixel.scalars() | self.instance.compute()
 
     def reset(self) -> None:

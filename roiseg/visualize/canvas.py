@@ -1,12 +1,15 @@
-"""Text, scaling and layout on RGB uint8 arrays; shared by the drawing functions."""
+"""Text, scaling and layout on RGB uint8 arrays; shared by all images that roiseg draws."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from roiseg.common.files import atomic_path
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -18,6 +21,7 @@ INK = (40, 40, 40)
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _CAP_AT_SCALE_1 = 21.0  # height of a capital letter in pixels; getTextSize differs between OpenCV 4 and 5
+_LEGEND_LINE, _LEGEND_MARGIN, _LEGEND_GAP = 30, 6, 24  # line height, left margin, gap between entries; pixels
 
 
 def check_image(image: Image) -> None:
@@ -27,26 +31,26 @@ def check_image(image: Image) -> None:
 
 
 def rgb(color: Color) -> tuple[int, int, int]:
-    """`color` as three plain integers, as OpenCV wants them."""
+    """Return `color` as three plain integers for OpenCV."""
     red, green, blue = (int(value) for value in color)
     return red, green, blue
 
 
 def blank(height: int, width: int, color: Color = BACKGROUND) -> Image:
-    """An image of one colour, [height, width, 3]."""
+    """Return an image of one colour, [height, width, 3]."""
     return np.full((height, width, 3), rgb(color), dtype=np.uint8)
 
 
-def centred(picture: Image, height: int, width: int, color: Color = BACKGROUND) -> Image:
-    """`picture` in the middle of a [height, width, 3] canvas that is at least as large."""
+def center(image: Image, height: int, width: int, color: Color = BACKGROUND) -> Image:
+    """Return `image` in the middle of a [height, width, 3] canvas that is at least as large."""
     canvas = blank(height, width, color)
-    top, left = (height - picture.shape[0]) // 2, (width - picture.shape[1]) // 2
-    canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    top, left = (height - image.shape[0]) // 2, (width - image.shape[1]) // 2
+    canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
     return canvas
 
 
 def fitted_size(width: float, height: float, max_width: int, max_height: int) -> tuple[int, int]:
-    """Largest (width, height) in whole pixels, 1 or more, of that aspect within the given limits."""
+    """Return the largest (width, height) of that aspect within the limits, in whole pixels, 1 or more."""
     scale = min(max_width / width, max_height / height)
     return (
         min(max(round(width * scale), 1), max_width),
@@ -55,14 +59,14 @@ def fitted_size(width: float, height: float, max_width: int, max_height: int) ->
 
 
 def resize_image(image: Image, size: tuple[int, int]) -> Image:
-    """`image` at `size` = (width, height)."""
+    """Return `image` at `size` = (width, height)."""
     shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
     resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return np.asarray(resized, dtype=np.uint8)
 
 
 def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
-    """`mask` at `size` = (width, height) with smooth edges; a mask with pixels never vanishes."""
+    """Return `mask` at `size` = (width, height) with smooth edges; a mask with pixels never vanishes."""
     shrinks = size[0] * size[1] < mask.size
     gray = np.where(mask, np.uint8(255), np.uint8(0))
     resized = cv2.resize(gray, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR) >= 128
@@ -73,23 +77,23 @@ def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
 
 
 def scale_boxes(boxes: ArrayLike, shape: tuple[int, ...], size: tuple[int, int]) -> NDArray[np.float64]:
-    """Boxes [N, 4] of an image of `shape` (H, W, ...), in its pixels at `size` = (width, height)."""
+    """Scale boxes [N, 4] of an image of `shape` (H, W, ...) to `size` = (width, height)."""
     sx, sy = size[0] / shape[1], size[1] / shape[0]
     return np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * np.array([sx, sy, sx, sy])
 
 
 def ascii_text(text: str) -> str:
-    """`text` with '?' for every character that OpenCV's fonts do not have."""
+    """Return `text` with '?' for every character that OpenCV's fonts lack."""
     return "".join(letter if " " <= letter <= "~" else "?" for letter in text)
 
 
 def text_width(text: str, cap: int) -> int:
-    """Width in pixels of one line of text whose capital letters are `cap` pixels high."""
+    """Return the width in pixels of one line of text whose capital letters are `cap` pixels high."""
     return cv2.getTextSize(text, _FONT, cap / _CAP_AT_SCALE_1, 1)[0][0] if text else 0
 
 
 def shorten(text: str, width: int, cap: int) -> str:
-    """`text` if it fits in `width` pixels, else with its middle replaced by '...'; '' if nothing fits."""
+    """Return `text` if it fits in `width` pixels, else with '...' for its middle; '' if nothing fits."""
     if text_width(text, cap) <= width:
         return text
     for keep in range(len(text) - 1, 0, -1):
@@ -99,8 +103,8 @@ def shorten(text: str, width: int, cap: int) -> str:
     return ""
 
 
-def write(canvas: Image, text: str, left: int, top: int, cap: int, color: Color = INK) -> None:
-    """Draw text INTO `canvas` (modified); `left`, `top`: corner of the first capital letter, pixels."""
+def draw_text(canvas: Image, text: str, left: int, top: int, cap: int, color: Color = INK) -> None:
+    """Draw text INTO `canvas`; `left`, `top` is the corner of the first capital letter, in pixels."""
     scale = cap / _CAP_AT_SCALE_1
     cv2.putText(canvas, text, (left, top + cap), _FONT, scale, rgb(color), 1, cv2.LINE_AA)
 
@@ -113,11 +117,39 @@ def text_strip(
     background: Color = BACKGROUND,
     ink: Color = INK,
 ) -> Image:
-    """One line of text on a strip [height, width, 3]; too long it loses its middle, non-ASCII becomes '?'."""
+    """Return one line of text on a strip [height, width, 3]; text too long loses its middle."""
     strip = blank(height, width, background)
     cap = max(1, round(height * 0.42))
     margin = max(1, height // 5)
     text = shorten(ascii_text(text), width - 2 * margin, cap)
     left = (width - text_width(text, cap)) // 2 if centre else margin
-    write(strip, text, left, (height - cap) // 2, cap, ink)
+    draw_text(strip, text, left, (height - cap) // 2, cap, ink)
     return strip
+
+
+def legend(width: int, entries: Iterable[tuple[str, Image]]) -> Image:
+    """Return names with swatches [18, 28, 3] in lines [30, width, 3]; entries that do not fit wrap."""
+    lines, x = [blank(_LEGEND_LINE, width)], _LEGEND_MARGIN
+    for text, swatch in entries:
+        entry = blank(_LEGEND_LINE, 34 + text_width(text, 9))
+        entry[6:24, :28] = swatch
+        draw_text(entry, text, 34, 11, 9)
+        if x > _LEGEND_MARGIN and x + entry.shape[1] > width:
+            lines.append(blank(_LEGEND_LINE, width))
+            x = _LEGEND_MARGIN
+        target = lines[-1][:, x : x + entry.shape[1]]
+        target[...] = entry[:, : target.shape[1]]
+        x += entry.shape[1] + _LEGEND_GAP
+    return np.concatenate(lines)
+
+
+def save_png(path: str | Path, image: Image) -> Path:
+    """Write an RGB uint8 [H, W, 3] image as PNG and return the path; the write is atomic."""
+    check_image(image)
+    path = Path(path)
+    done, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    if not done:
+        raise ValueError(f"OpenCV cannot encode an image of shape {image.shape}")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encoded.tobytes())
+    return path

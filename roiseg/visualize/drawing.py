@@ -1,4 +1,4 @@
-"""Drawing primitives: each takes an RGB uint8 array and returns a new one, the input stays as it was."""
+"""Drawing primitives: each takes an RGB uint8 array and returns a new one; inputs are not modified."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from roiseg.visualize.canvas import (
     Mask,
     blank,
     check_image,
+    draw_text,
     rgb,
     text_strip,
     text_width,
-    write,
 )
 from roiseg.visualize.palette import ROI_RED
 
@@ -33,7 +33,7 @@ def blend_masks(
     outline: bool = True,
     areas: Sequence[int] | None = None,
 ) -> Image:
-    """Tint every mask with its colour; where masks overlap the smallest is on top.
+    """Tint every mask with its colour; where masks overlap, the smallest is on top.
 
     Args:
         image: RGB uint8 [H, W, 3].
@@ -64,16 +64,16 @@ def blend_crops(
     outline: bool = True,
     areas: Sequence[int] | None = None,
 ) -> Image:
-    """`blend_masks` of masks that are kept in the windows outside of which they are empty.
+    """Tint masks that are stored as crops, as `blend_masks` does.
 
     Args:
         image: RGB uint8 [H, W, 3].
         crops: N times bool [y2 - y1, x2 - x1].
-        windows: N times x1, y1, x2, y2 in whole pixels, within the image.
+        windows: N times x1, y1, x2, y2 in whole pixels within the image; masks are empty outside.
         colors: RGB uint8 [N, 3] or more rows.
         alpha: weight of the colour, 0 to 1.
         outline: also draw the border of each mask in its full colour.
-        areas: N mask sizes that decide the order, see `back_to_front`; None: those of `crops`.
+        areas: N mask areas that decide the order, see `back_to_front`; None: the areas of `crops`.
 
     Returns:
         RGB uint8 [H, W, 3].
@@ -83,10 +83,10 @@ def blend_crops(
     order = back_to_front([int(crop.sum()) for crop in crops] if areas is None else areas)
     for index in order:
         x1, y1, x2, y2 = windows[index]
-        inside = crops[index]
+        mask = crops[index]
         tint = np.asarray(colors[index], dtype=np.float32) * alpha
-        pixels = image[y1:y2, x1:x2][inside]
-        result[y1:y2, x1:x2][inside] = np.rint(pixels * np.float32(1 - alpha) + tint)
+        pixels = image[y1:y2, x1:x2][mask]
+        result[y1:y2, x1:x2][mask] = np.rint(pixels * np.float32(1 - alpha) + tint)
     for index in order if outline else ():
         thickness = max(1, round(min(image.shape[:2]) / 300))
         _outline(result, crops[index], colors[index], thickness, windows[index][:2])
@@ -107,16 +107,17 @@ def _outline(
 ) -> None:
     """Draw the border of `mask` [h, w], whose top left pixel is `corner` x, y, INTO `canvas`."""
     if mask.any():
-        found = mask.astype(np.uint8)
-        contours, _ = cv2.findContours(found, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=corner)
+        contours, _ = cv2.findContours(
+            mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=corner
+        )
         cv2.drawContours(canvas, contours, -1, rgb(color), thickness, cv2.LINE_8)
 
 
 def draw_boxes(image: Image, boxes: ArrayLike, color: Color = ROI_RED, thickness: int = 2) -> Image:
     """Draw box borders inward from the box edge, in the exact colour (no smoothing).
 
-    Parts outside the image are cut off, so that such a box is closed along the image border; boxes
-    wholly outside or not finite are left out. A box smaller than a pixel shows as one pixel.
+    Boxes are clipped to the image; boxes wholly outside or not finite are skipped. A box smaller than a pixel
+    is drawn as one pixel.
 
     Args:
         image: RGB uint8 [H, W, 3].
@@ -138,27 +139,26 @@ def draw_boxes(image: Image, boxes: ArrayLike, color: Color = ROI_RED, thickness
     return result
 
 
-def draw_numbers(
+def draw_labels(
     image: Image,
     boxes: ArrayLike,
-    numbers: Sequence[int | str],
+    texts: Sequence[int | str],
     colors: NDArray[np.uint8],
     size: int = 10,
     inset: int = 2,
 ) -> Image:
-    """Draw each instance's number, or other short text, on a small filled label at its box's top-left corner.
+    """Draw a number or short text on a small filled label at each box's top-left corner.
 
-    The label stands on the box if there is room, else inside the corner of a large box or beside or
-    below a small one, so that tiny boxes stay visible; it also moves on where an earlier label is in
-    the way. It never leaves the image.
+    A label stands on top of its box if there is room, else inside the corner of a large box, or beside or
+    below a small one, so that tiny boxes stay visible. It avoids earlier labels and never leaves the image.
 
     Args:
         image: RGB uint8 [H, W, 3].
         boxes: [N, 4] x1, y1, x2, y2 in pixels of `image`.
-        numbers: N numbers or texts.
+        texts: N numbers or texts.
         colors: RGB uint8 [N, 3] or more rows, the labels' fill.
         size: height of the digits in pixels.
-        inset: how far a label inside the corner stands off the box edge (the box line's width), pixels.
+        inset: distance in pixels of a label inside the corner from the box edge (the width of its line).
 
     Returns:
         RGB uint8 [H, W, 3].
@@ -167,9 +167,9 @@ def draw_numbers(
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     result = image.copy()
     taken: list[tuple[int, int, int, int]] = []
-    for box, number, color in zip(boxes, numbers, colors[: len(boxes)], strict=True):
+    for box, text, color in zip(boxes, texts, colors[: len(boxes)], strict=True):
         for pixel_box in _pixel_boxes(box, image.shape):
-            label = _label(str(number), color, size)
+            label = _label(str(text), color, size)
             x, y = _label_place(pixel_box, label.shape, image.shape, taken, inset)
             taken.append((x, y, x + label.shape[1], y + label.shape[0]))
             target = result[y : y + label.shape[0], x : x + label.shape[1]]
@@ -177,7 +177,7 @@ def draw_numbers(
     return result
 
 
-def caption(
+def add_caption(
     image: Image,
     text: str,
     height: int,
@@ -192,8 +192,8 @@ def caption(
         image: RGB uint8 [H, W, 3].
         text: the line.
         height: height of the strip in pixels.
-        below: put the strip below the image and not above.
-        centre: put the text in the middle and not at the left.
+        below: put the strip below the image instead of above.
+        centre: centre the text instead of aligning it left.
         background: RGB of the strip.
         ink: RGB of the text.
 
@@ -206,25 +206,25 @@ def caption(
 
 
 def _pixel_boxes(boxes: ArrayLike, shape: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
-    """Whole-pixel x1, y1, x2, y2 (ends exclusive, never empty) of the finite boxes that touch the image."""
+    """Round finite boxes that touch the image out to whole pixels x1, y1, x2, y2, never empty."""
     height, width = shape[:2]
-    found = []
+    pixel_boxes = []
     for x1, y1, x2, y2 in np.asarray(boxes, dtype=np.float64).reshape(-1, 4):
         if not np.isfinite([x1, y1, x2, y2]).all() or x1 >= width or y1 >= height or x2 < 0 or y2 < 0:
             continue
         left, top = max(int(np.floor(x1)), 0), max(int(np.floor(y1)), 0)
         right, bottom = min(int(np.ceil(x2)), width), min(int(np.ceil(y2)), height)
-        found.append((left, top, max(right, left + 1), max(bottom, top + 1)))
-    return found
+        pixel_boxes.append((left, top, max(right, left + 1), max(bottom, top + 1)))
+    return pixel_boxes
 
 
 def _label(text: str, color: Color, size: int) -> Image:
-    """A filled label with dark or white text, whichever is readable on `color`."""
+    """Return a filled label with black or white text, whichever is readable on `color`."""
     red, green, blue = rgb(color)
     ink = (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else (255, 255, 255)
     margin = max(2, size // 4)
     label = blank(size + 2 * margin, text_width(text, size) + 2 * margin, color)
-    write(label, text, margin, margin, size, ink)
+    draw_text(label, text, margin, margin, size, ink)
     return label
 
 
@@ -235,7 +235,7 @@ def _label_place(
     taken: list[tuple[int, int, int, int]],
     inset: int,
 ) -> tuple[int, int]:
-    """Left and top pixel of a label: the first place inside the image and free, else the first inside."""
+    """Return left and top of a label: the first free place inside the image, else the first place inside."""
     (x1, y1, x2, y2), (height, width) = box, label[:2]
     corner = (x1 + inset, y1 + inset)
     beside = [(x2, y1), (x1 - width, y1), (x1, y2)]

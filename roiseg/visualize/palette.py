@@ -1,4 +1,4 @@
-"""Colours of instances: distinct, stable, and never the red of ROI boxes."""
+"""Colours of classes and instances; instance colours are distinct, stable and never near ROI red."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from roiseg.common.classes import NON_TARGET, TARGET
+
 ROI_RED = (255, 0, 0)
+CLASS_COLORS = {TARGET: (0, 210, 60), NON_TARGET: (255, 140, 0)}
+HATCH_GRAY = (128, 128, 128)  # ignored pixels
 
 _FIRST = [
     (30, 144, 255),  # blue
@@ -28,9 +32,9 @@ _LIGHTNESS = (45, 93)
 
 
 def instance_colors(n: int) -> NDArray[np.uint8]:
-    """Colours for `n` instances.
+    """Return colours for `n` instances.
 
-    The i-th colour is the same for every `n`. The first 512 are all different; later ones repeat.
+    The i-th colour is the same for every `n`. The first 512 are distinct; later ones repeat.
 
     Args:
         n: number of instances, 0 or more.
@@ -43,7 +47,7 @@ def instance_colors(n: int) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=1)
 def _palette() -> NDArray[np.uint8]:
-    """The hand-picked colours, then always the candidate farthest from all colours taken so far, [512, 3]."""
+    """Return the hand-picked colours, then repeatedly the candidate farthest from all so far, [512, 3]."""
     chosen = [np.array(color) for color in _FIRST]
     candidates = _candidates()
     lab = _lab(candidates)
@@ -58,7 +62,7 @@ def _palette() -> NDArray[np.uint8]:
 
 
 def _candidates() -> NDArray[np.int64]:
-    """RGB grid colours that are bright and saturated enough for photos and far from ROI red, [k, 3]."""
+    """Return RGB grid colours that are bright and saturated enough and far from ROI red, [k, 3]."""
     levels = np.arange(0, 256, 17)
     grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
     lab = _lab(grid)
@@ -69,12 +73,12 @@ def _candidates() -> NDArray[np.int64]:
 
 
 def _squared(difference: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Squared length of the last axis."""
+    """Return the squared length of the last axis."""
     return (difference**2).sum(axis=-1)
 
 
 def _lab(rgb: NDArray[np.int64]) -> NDArray[np.int64]:
-    """CIE Lab (D65) of sRGB colours [k, 3], rounded to whole units so that every machine picks alike."""
+    """Convert sRGB [k, 3] to CIE Lab (D65), rounded so that every machine picks the same colours."""
     value = np.asarray(rgb) / 255.0
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
     to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])

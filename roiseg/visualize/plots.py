@@ -1,4 +1,4 @@
-"""Figures of numbers: pure functions json -> matplotlib Figure, without pyplot's global state."""
+"""Charts: pure functions from JSON to a matplotlib Figure, without pyplot's global state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from roiseg.common.classes import NON_TARGET, TARGET
 from roiseg.common.files import as_utf8
-from roiseg.visualize.class_map import CLASS_COLORS, HATCH_GRAY
+from roiseg.visualize.palette import CLASS_COLORS, HATCH_GRAY
 
 _SERIES = (
     ("all ROIs", "", "#4a6fa5", -0.14, "o"),
@@ -25,11 +25,11 @@ _NAME_WIDTH = 34  # characters
 
 
 def comparison_figure(records: Sequence[Mapping[str, Any]], metric: str) -> Figure:
-    """Points with 95 % intervals, a line a variant: means on the left, differences on the right.
+    """Plot means with 95 % confidence intervals on the left, differences on the right, one line per variant.
 
     Args:
-        records: rows of the report (`roiseg.reporting.tables.record`); the first is drawn on top.
-        metric: what is measured, for the axes.
+        records: rows of the report (`roiseg.reporting.tables.record`), from top to bottom.
+        metric: label of the metric, for the axes.
     """
     names = [fill(as_utf8(record["variant"]), _NAME_WIDTH) for record in records]
     height = 1.7 + sum(0.32 + 0.17 * name.count("\n") + 0.17 for name in names)
@@ -41,7 +41,7 @@ def comparison_figure(records: Sequence[Mapping[str, Any]], metric: str) -> Figu
     means.set_yticks(range(len(records)), [name.replace("$", r"\$") for name in names])
     means.set_ylim(len(records) - 0.5, -0.5)
     means.set_xlabel(metric)
-    means.set_title("mean and 95 % interval", fontsize=11)
+    means.set_title("mean and 95 % confidence interval", fontsize=11)
     for differences in others:
         _points(differences, records, "difference_")
         differences.axvline(0, color="black", linewidth=0.9, linestyle="--", zorder=0.5)
@@ -63,9 +63,9 @@ def _points(axes: Axes, records: Sequence[Mapping[str, Any]], kind: str) -> None
             low, high = record[f"{kind}{part}low"], record[f"{kind}{part}high"]
             if low is not None:
                 axes.hlines(y + shift, low, high, color=color)
-        shown = [y for y, record in enumerate(records) if record[f"{kind}{part}mean"] is not None]
-        values = [records[y][f"{kind}{part}mean"] for y in shown]
-        axes.plot(values, [y + shift for y in shown], marker, color=color, markersize=5.5, label=label)
+        known = [y for y, record in enumerate(records) if record[f"{kind}{part}mean"] is not None]
+        values = [records[y][f"{kind}{part}mean"] for y in known]
+        axes.plot(values, [y + shift for y in known], marker, color=color, markersize=5.5, label=label)
 
 
 _LABELS = {"background": "background", "target": "target", "non_target": "non-target", "ignore": "ignore"}
@@ -76,11 +76,11 @@ _COLORS = {
     "ignore": tuple(v / 255 for v in HATCH_GRAY),
 }
 _BARS = "#4a6fa5"
-_MOST_PEOPLE = 15  # images with this many instances or more share one bar
+_MAX_INSTANCES = 15  # images with this many instances or more share one bar
 
 
 def analysis_figure(analysis: Mapping[str, Any]) -> Figure:
-    """One page about a data set: class shares and weights, instances per image, ROI sizes, non-target.
+    """Plot class shares and weights, instances per image, ROI sizes and non-target shares of a data set.
 
     Args:
         analysis: content of `data_analyze.json`.
@@ -111,8 +111,8 @@ def analysis_figure(analysis: Mapping[str, Any]) -> Figure:
 
 def _class_shares(axes: Axes, analysis: Mapping[str, Any]) -> None:
     count = analysis["totals"]["rois"]
-    rows = [("all ROIs alike", count, analysis["shares"])]
-    rows.append(("all ROIs by area", count, analysis["area_weighted"]["shares"]))
+    rows = [("all ROIs, equal weights", count, analysis["shares"])]
+    rows.append(("all ROIs, by area", count, analysis["area_weighted"]["shares"]))
     rows += [(f"{name} px", band["rois"], band["shares"]) for name, band in analysis["size_bands"].items()]
     rows = [row for row in rows if row[1]]
     positions = [i + 0.4 * (i > 1) for i in range(len(rows))]
@@ -151,7 +151,7 @@ def _class_weights(axes: Axes, weights: Mapping[str, Mapping[str, Sequence[float
 
 def _instances(axes: Axes, histogram: Mapping[str, int]) -> None:
     counts = {int(people): images for people, images in histogram.items()}
-    low, high = min(counts), min(max(counts), _MOST_PEOPLE)
+    low, high = min(counts), min(max(counts), _MAX_INSTANCES)
     heights = [counts.get(n, 0) for n in range(low, high)]
     heights.append(sum(images for n, images in counts.items() if n >= high))
     axes.bar(range(low, high + 1), heights, color=_BARS)

@@ -245,5 +245,5 @@ def test_real_pictures_with_the_detectors_own_boxes(realdata, run_of, evaluate):
     figures = detected["evaluations"]["checkpoint"]
     assert figures["average_precision_of_boxes"]["AP50"] > 0.4  # a real detector on real people
     assert figures["persons"] > told["data"]["rois"]
-    assert figures["found"] == len(read_json(folder / "results.json", "results")) > 0
+    assert figures["detections"] == len(read_json(folder / "results.json", "results")) > 0
     assert 0 <= figures["average_precision"]["AP"] < figures["average_precision_of_boxes"]["AP"]

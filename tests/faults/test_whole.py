@@ -10,7 +10,7 @@ import torch
 from helpers import make_onnx
 
 from roiseg.common.files import atomic_path, remove_leftovers, write_json
-from roiseg.visualize.overlays import save_png
+from roiseg.visualize.canvas import save_png
 from tools.chaos.kills import Run, same
 from tools.chaos.whole import half_written
 

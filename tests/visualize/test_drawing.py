@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from roiseg.visualize.canvas import fitted_size, resize_mask, shorten, text_width
-from roiseg.visualize.drawing import blend_masks, caption, draw_boxes, draw_numbers
+from roiseg.visualize.drawing import add_caption, blend_masks, draw_boxes, draw_labels
 from roiseg.visualize.palette import ROI_RED, instance_colors
 
 GRAY = (90, 90, 90)
@@ -53,7 +53,7 @@ def test_extent_of_small_and_cut_boxes(image, box, rows, columns):
 @pytest.mark.parametrize("box", [[90, 5, 99, 9], [-9, -9, -2, -2], [np.nan, 0, 5, 5], [0, 0, np.inf, 5]])
 def test_boxes_outside_or_not_finite_are_left_out(image, box):
     assert not is_drawn(draw_boxes(image, [box])).any()
-    assert not is_drawn(draw_numbers(image, [box], [1], instance_colors(1))).any()
+    assert not is_drawn(draw_labels(image, [box], [1], instance_colors(1))).any()
 
 
 def test_masks_are_mixed_with_their_colour(image):
@@ -91,7 +91,7 @@ def test_nothing_to_draw_gives_an_equal_copy(image):
         blend_masks(image, np.zeros((0, 60, 80), dtype=bool), colors),
         blend_masks(image, np.zeros((1, 60, 80), dtype=bool), instance_colors(1)),
         draw_boxes(image, none),
-        draw_numbers(image, none, [], colors),
+        draw_labels(image, none, [], colors),
     ):
         np.testing.assert_array_equal(picture, image)
         assert picture is not image
@@ -105,8 +105,8 @@ def test_inputs_stay_as_they_were(image):
         array.flags.writeable = False  # a write would raise
     blend_masks(image, masks, colors)
     draw_boxes(image, boxes)
-    draw_numbers(image, boxes, [1], colors)
-    caption(image, "text", 20)
+    draw_labels(image, boxes, [1], colors)
+    add_caption(image, "text", 20)
     assert not is_drawn(image).any()
 
 
@@ -114,8 +114,8 @@ def test_inputs_stay_as_they_were(image):
     "box", [[0, 0, 1, 1], [79, 59, 80, 60], [-5, -5, 4, 4], [76, 0, 90, 5], [0, 58, 2, 70], [40, 30, 41, 31]]
 )
 def test_a_label_lies_wholly_inside_the_image(image, box):
-    middle = draw_numbers(image, [[40, 30, 50, 40]], [12], instance_colors(1))
-    picture = draw_numbers(image, [box], [12], instance_colors(1))
+    middle = draw_labels(image, [[40, 30, 50, 40]], [12], instance_colors(1))
+    picture = draw_labels(image, [box], [12], instance_colors(1))
     assert is_drawn(picture).sum() == is_drawn(middle).sum()
 
 
@@ -123,45 +123,45 @@ def test_a_label_lies_wholly_inside_the_image(image, box):
     "box", [[40, 30, 42, 32], [40, 1, 42, 3], [0, 0, 2, 2], [77, 1, 79, 3], [1, 57, 3, 59]]
 )
 def test_the_label_of_a_tiny_box_does_not_hide_it(image, box):
-    drawn = is_drawn(draw_numbers(image, [box], [3], instance_colors(1)))
+    drawn = is_drawn(draw_labels(image, [box], [3], instance_colors(1)))
     assert drawn.any()
     assert not drawn[box[1] : box[3], box[0] : box[2]].any()
 
 
 def test_a_label_inside_a_large_box_leaves_its_lines_free(image):
     box = [[0, 0, 80, 60]]
-    picture = draw_numbers(draw_boxes(image, box, thickness=3), box, [1], instance_colors(1), inset=3)
+    picture = draw_labels(draw_boxes(image, box, thickness=3), box, [1], instance_colors(1), inset=3)
     np.testing.assert_array_equal(is_red(picture), is_red(draw_boxes(image, box, thickness=3)))
     assert (picture[3, 3] == instance_colors(1)[0]).all()
 
 
 def test_labels_of_equal_boxes_do_not_cover_each_other(image):
     colors = instance_colors(3)
-    one = is_drawn(draw_numbers(image, [[30, 30, 50, 50]], [1], colors)).sum()
-    picture = draw_numbers(image, [[30, 30, 50, 50]] * 3, [1, 1, 1], colors)
+    one = is_drawn(draw_labels(image, [[30, 30, 50, 50]], [1], colors)).sum()
+    picture = draw_labels(image, [[30, 30, 50, 50]] * 3, [1, 1, 1], colors)
     assert is_drawn(picture).sum() == 3 * one
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 200), (200, 5)])
 def test_images_smaller_than_a_label_do_not_crash(shape):
     picture = np.full((*shape, 3), 50, dtype=np.uint8)
-    assert draw_numbers(picture, [[0, 0, 1, 1]], [123], instance_colors(1)).shape == picture.shape
-    assert caption(picture, "text", 20).shape == (shape[0] + 20, shape[1], 3)
+    assert draw_labels(picture, [[0, 0, 1, 1]], [123], instance_colors(1)).shape == picture.shape
+    assert add_caption(picture, "text", 20).shape == (shape[0] + 20, shape[1], 3)
 
 
 def test_caption_above_and_below(image):
-    above, below = caption(image, "text", 20), caption(image, "text", 20, below=True)
+    above, below = add_caption(image, "text", 20), add_caption(image, "text", 20, below=True)
     assert above.shape == below.shape == (80, 80, 3)
     np.testing.assert_array_equal(above[20:], image)
     np.testing.assert_array_equal(below[:60], image)
     assert above[:20].min() < 150  # there is ink
-    assert caption(image, "", 20)[:20].min() > 200
+    assert add_caption(image, "", 20)[:20].min() > 200
 
 
 @pytest.mark.parametrize("text", ["straße 漢字 🙂.jpg", "two\nlines\tand a tab", "\x00"])
 def test_caption_writes_question_marks_for_what_the_font_lacks(image, text):
     plain = "".join(c if " " <= c <= "~" else "?" for c in text)
-    np.testing.assert_array_equal(caption(image, text, 20), caption(image, plain, 20))
+    np.testing.assert_array_equal(add_caption(image, text, 20), add_caption(image, plain, 20))
 
 
 def test_long_text_loses_its_middle_and_keeps_its_end():

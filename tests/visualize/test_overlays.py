@@ -2,7 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from roiseg.visualize.overlays import OverlayColumn, save_png, two_row_overlay
+from roiseg.visualize.canvas import save_png
+from roiseg.visualize.overlays import OverlayColumn, two_row_overlay
 from roiseg.visualize.palette import ROI_RED, instance_colors
 
 ROW = 240
@@ -151,7 +152,7 @@ def test_wrong_input_is_refused():
 def test_png_read_back_is_equal(tmp_path):
     picture = two_row_overlay([column()], row_height=60)
     path = save_png(tmp_path / "new" / "bild_é.png", picture)
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert [p.name for p in path.parent.glob("*.png")] == [path.name]
     read = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_COLOR)
     np.testing.assert_array_equal(cv2.cvtColor(read, cv2.COLOR_BGR2RGB), picture)
 

@@ -15,7 +15,7 @@ from roiseg.inference.image_predictions import ImageResult
 from roiseg.inference.sources.source import Source, Video
 from roiseg.inference.writers.writer import FileWriter, Write, Writer, write_labels, write_rgb
 from roiseg.visualize.canvas import Image
-from roiseg.visualize.drawing import blend_crops, draw_boxes, draw_numbers
+from roiseg.visualize.drawing import blend_crops, draw_boxes, draw_labels
 from roiseg.visualize.palette import ROI_RED, instance_colors
 from roiseg.visualize.six_panel import six_panel
 
@@ -83,7 +83,7 @@ class OverlayWriter(Writer):
         shorter = min(found.size)
         line, digits = max(1, round(shorter / 300)), max(8, round(shorter / 48))
         picture = draw_boxes(picture, found.boxes, ROI_RED, line)
-        return draw_numbers(picture, found.boxes, range(1, len(found) + 1), colors, digits, inset=line)
+        return draw_labels(picture, found.boxes, range(1, len(found) + 1), colors, digits, inset=line)
 
 
 @contextmanager

@@ -1,9 +1,15 @@
 import numpy as np
 import pytest
 
-from roiseg.visualize.class_map import CLASS_COLORS, HATCH_GRAY, color_classes, legend
-from roiseg.visualize.palette import ROI_RED
-from roiseg.visualize.rois import OUTSIDE, PreviewSample, preview_sheet, roi_strip
+from roiseg.visualize.palette import CLASS_COLORS, HATCH_GRAY, ROI_RED
+from roiseg.visualize.preview_sheet import (
+    OUTSIDE,
+    PreviewSample,
+    class_legend,
+    color_classes,
+    preview_sheet,
+    roi_strip,
+)
 
 GRAY = 60
 
@@ -112,11 +118,11 @@ def test_every_number_of_rois_fits(image, max_rois, count):
 
 
 def test_the_legend_wraps():
-    heights = [legend(width).shape[0] for width in (2000, 300, 150, 20)]
+    heights = [class_legend(width).shape[0] for width in (2000, 300, 150, 20)]
     assert heights[0] < heights[1] < heights[2] == heights[3]  # one line, several, one entry each
     for width in (2000, 300, 150, 20):
-        assert legend(width).shape[1] == width
-        assert has(legend(width), ROI_RED)
+        assert class_legend(width).shape[1] == width
+        assert has(class_legend(width), ROI_RED)
 
 
 def test_labels_may_be_one_array_or_differ_in_size(image):

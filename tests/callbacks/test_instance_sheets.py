@@ -64,10 +64,10 @@ def run(request, coco_set, onnx_file, tmp_path_factory):
     mirrored = "mirrored" in request.param
     data = tiny_data(coco_set, extractor, decoder, metric_size=(20, 12), tta=TTA(hflip=mirrored))
     module, callback, table = tiny_module(decoder), Watched(folder, count=4), InstanceTable(folder / "t.csv")
-    sheets, draw = {}, ranking_module.case_sheet
+    sheets, draw = {}, ranking_module.instance_sheet
     with one_thread(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            ranking_module, "case_sheet", lambda t, cases: sheets.update({t: cases}) or draw(t, cases)
+            ranking_module, "instance_sheet", lambda t, cells: sheets.update({t: cells}) or draw(t, cells)
         )
         tiny_trainer(folder, max_epochs=30, limit_val_batches=0).fit(module, datamodule=data)
         trainer = tiny_trainer(folder, [callback, table])
@@ -134,7 +134,7 @@ def test_cases_show_picture_annotations_and_prediction_around_the_roi(run, coco_
             ]  # fmt: skip
             assert case.others.sum() == sum(other.sum() for other in others)
             assert case.title == f"{image['file_name']} #{annotation['id']}"
-            assert case.note == f"IoU {one.record.iou:.2f}  side {np.sqrt(width * height):.0f} px"
+            assert case.footer == f"IoU {one.record.iou:.2f}  side {np.sqrt(width * height):.0f} px"
 
 
 def test_both_sheets_are_written(run):

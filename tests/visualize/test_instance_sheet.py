@@ -1,15 +1,14 @@
 import numpy as np
 import pytest
 
-from roiseg.visualize.cases import PREDICTED, Case, case_sheet, surroundings
-from roiseg.visualize.class_map import CLASS_COLORS
-from roiseg.visualize.palette import ROI_RED
+from roiseg.visualize.instance_sheet import PREDICTED, SheetCell, crop_window, instance_sheet
+from roiseg.visualize.palette import CLASS_COLORS, ROI_RED
 
 CELL = 200
 LEFT, TOP = 6, 28 + 20  # of the first image: a gap; the title and a line of text
 
 
-def case(height=50, width=100, others=0, **given):
+def cell(height=50, width=100, others=0, **given):
     """Truth: the left half of the box; prediction: the right half; others along the lower edge."""
     truth, prediction = np.zeros((2, height, width), bool)
     truth[10:40, 20:50] = True
@@ -18,10 +17,10 @@ def case(height=50, width=100, others=0, **given):
     parts[:, 44:] = True
     image = np.full((height, width, 3), 100, np.uint8)
     fields = {
-        "title": "a.jpg #7", "note": "IoU 0.00", "image": image, "box": np.array([20.0, 10, 80, 40]),
+        "title": "a.jpg #7", "footer": "IoU 0.00", "image": image, "box": np.array([20.0, 10, 80, 40]),
         "truth": truth, "prediction": prediction, "others": parts,
     }  # fmt: skip
-    return Case(**{**fields, **given})
+    return SheetCell(**{**fields, **given})
 
 
 def where(picture, color):
@@ -30,14 +29,14 @@ def where(picture, color):
 
 def shown(**given):
     """The first cell's image: 100 x 50 at twice the size, in the middle of its square."""
-    sheet = case_sheet("worst", [case(**given)], columns=2, cell=CELL)
+    sheet = instance_sheet("worst", [cell(**given)], columns=2, side=CELL)
     return sheet[TOP + 50 : TOP + 150, LEFT : LEFT + CELL].astype(int)
 
 
-@pytest.mark.parametrize(("count", "rows"), [(1, 1), (2, 1), (3, 2), (5, 3)])
+@pytest.mark.parametrize(("count", "rows"), [(1, 1), (3, 1), (4, 2)])
 def test_cells_stand_in_rows_under_the_title_and_above_the_legend(count, rows):
-    sheet = case_sheet("worst", [case()] * count, columns=2, cell=CELL)
-    assert sheet.shape == (28 + rows * (CELL + 2 * 20 + 6) + 30, 2 * (CELL + 6) + 6, 3)
+    sheet = instance_sheet("worst", [cell()] * count, columns=3, side=CELL)
+    assert sheet.shape == (28 + rows * (CELL + 2 * 20 + 6) + 30, 3 * (CELL + 6) + 6, 3)
     legend = sheet[-30:]
     assert all(where(legend, color).any() for color in (*CLASS_COLORS.values(), PREDICTED, ROI_RED))
 
@@ -66,9 +65,9 @@ def test_nothing_predicted_tints_nothing():
 
 
 def test_the_sheet_leaves_its_input_alone():
-    given = case(others=1)
+    given = cell(others=1)
     before = [array.copy() for array in (given.image, given.truth, given.prediction, given.others)]
-    case_sheet("best", [given])
+    instance_sheet("best", [given])
     for array, old in zip((given.image, given.truth, given.prediction, given.others), before, strict=True):
         np.testing.assert_array_equal(array, old)
 
@@ -76,17 +75,17 @@ def test_the_sheet_leaves_its_input_alone():
 def test_tiny_and_extreme_pictures_fit_their_cell():
     for height, width in ((1, 1), (1, 400), (900, 2)):
         mask, image = np.ones((height, width), bool), np.zeros((height, width, 3), np.uint8)
-        one = Case("t", "n", image, np.array([0, 0, width, height]), mask, mask, mask[None][:0])
-        assert case_sheet("t", [one], columns=1, cell=CELL).shape[1] == CELL + 12
+        one = SheetCell("t", "n", image, np.array([0, 0, width, height]), mask, mask, mask[None][:0])
+        assert instance_sheet("t", [one], columns=1, side=CELL).shape[1] == CELL + 12
 
 
 def test_masks_of_another_size_are_refused():
     with pytest.raises(ValueError, match="truth"):
-        case(truth=np.zeros((3, 3), bool))
+        cell(truth=np.zeros((3, 3), bool))
     with pytest.raises(ValueError, match="others"):
-        Case("t", "n", np.zeros((5, 5, 3), np.uint8), np.zeros(4), *np.zeros((3, 5, 5), bool))
-    with pytest.raises(ValueError, match="at least one"):
-        case_sheet("t", [])
+        SheetCell("t", "n", np.zeros((5, 5, 3), np.uint8), np.zeros(4), *np.zeros((3, 5, 5), bool))
+    with pytest.raises(ValueError, match="one cell"):
+        instance_sheet("t", [])
 
 
 @pytest.mark.parametrize(
@@ -99,4 +98,4 @@ def test_masks_of_another_size_are_refused():
     ],
 )
 def test_surroundings_grow_the_sides_by_three_tenths_and_stay_in_the_image(box, window):
-    assert surroundings(box, (80, 100)) == window
+    assert crop_window(box, (80, 100)) == window

@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from roiseg.data.coco_json import load_annotations
-from roiseg.metrics.average_precision import average_precision, truth_records
+from roiseg.metrics.average_precision import average_precision, gt_records
 
 SIZE = (120, 160)
 
@@ -141,7 +141,7 @@ def test_truths_are_the_wanted_instances_and_all_crowds(coco_set):
     content = {a["id"]: a for a in coco_set.content()["annotations"]}
     for image in range(len(annotations)):
         wanted = annotations.eligible(image, 16)
-        records = truth_records(annotations, image, wanted)
+        records = gt_records(annotations, image, wanted)
         ids = {r["id"] for r in records if not r["iscrowd"]}
         assert ids == {int(annotations.ids[annotations.instances(image)[i]]) for i in wanted}
         crowds = {
