@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-EXTRAS ?= dev,joblib,slurm,supervision
+EXTRAS ?= dev,joblib,slurm,supervision,simplify
 # uv from the PATH, else one fetched into .uv/ (no root, no virtual environment needed)
 UV     := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 # folders of local wheels known to pip are made known to uv as well
@@ -19,18 +19,15 @@ setup: $(VENV)/.ready  ## make .venv with everything in it
 .uv/bin/uv:
 	$(PYTHON) -m pip install --quiet --target .uv uv
 
-$(VENV)/.ready: pyproject.toml | $(filter .uv/bin/uv,$(UV))
+$(VENV)/.ready: pyproject.toml constraints.txt | $(filter .uv/bin/uv,$(UV))
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
-	$(UV) pip install --quiet --python $(BIN)/python -e '.[$(EXTRAS)]'
+	$(UV) pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
 demo: setup  ## train, draw and export on the embedded data set (under 5 minutes on 2 cores)
 	$(BIN)/python -m roiseg.train model=roialign loss=ce_dice
 
-test: setup  ## lint, types, fast tests with coverage
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+test: lint  ## lint, types, fast tests with coverage
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal --cov --cov-report=term
 
 test-all: setup  ## the slow tests; their coverage is added to that of `make test`

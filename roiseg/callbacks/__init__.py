@@ -1,5 +1,5 @@
-"""The Lightning callbacks. Their code lies in `callbacks/` of a checkout, and in this folder of a wheel."""
+"""The Lightning callbacks. Their code is in `callbacks/` of a checkout, and in this folder of a wheel."""
 
-from pathlib import Path
+from roiseg.common.package_files import package_file
 
-__path__.append(str(Path(__file__).parents[2] / "callbacks"))
+__path__ = [str(package_file("conf").with_name("callbacks"))]

@@ -11,10 +11,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from roiseg.common.errors import UserError
+from roiseg.common.package_files import default_root
 from roiseg.config.argv import quote
 from roiseg.config.entry import CONF_DIR, numeric_keys, user_message
-
-CHECKOUT = CONF_DIR.parent
 
 
 def compose_run(output_dir: str | Path, *overrides: str, config: str = "train") -> DictConfig:
@@ -23,20 +22,21 @@ def compose_run(output_dir: str | Path, *overrides: str, config: str = "train") 
         cfg = compose_run("outputs/mine", "model=unet", "trainer.max_epochs=3")
         summary = roiseg.train.train(cfg)
 
-    Whatever folder Python was started in, the checkout is the root of all relative places. `train` writes to
+    Relative paths start at the checkout, or at the working directory where roiseg is installed as a package. `train` writes to
     `output_dir`, or to one beside it where a run has that already; checkpoints to `checkpoints/` beside it.
 
     Args:
-        output_dir: of the run, relative to the checkout or absolute.
+        output_dir: of the run, absolute, or relative to that folder.
         overrides: as on the command line.
         config: `train` or another command whose configuration is built on it (`preview`, `models`).
 
     Raises:
         UserError: an override that means nothing.
     """
-    output = CHECKOUT / output_dir
+    root = default_root()
+    output = root / output_dir
     places = {
-        "root_dir": CHECKOUT,
+        "root_dir": root,
         "output_dir": output,
         "checkpoint_dir": output.parent / "checkpoints" / output.name,
     }

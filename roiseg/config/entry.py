@@ -28,12 +28,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from roiseg.common.errors import UserError, closest_matches
 from roiseg.common.outputs import absent_folders, purpose, remove_empty
+from roiseg.common.package_files import package_file
 from roiseg.common.signals import stoppable
 from roiseg.config.argv import quote_overrides
 from roiseg.config.resource_errors import resource_error_message
 from roiseg.config.validation import check_kinds
 
-CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+CONF_DIR = package_file("conf")
 
 
 def _run_name(output_dir: str) -> str:

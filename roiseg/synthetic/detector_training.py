@@ -22,6 +22,7 @@ from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path
 from roiseg.common.locks import locked
 from roiseg.common.outputs import check_output
+from roiseg.common.package_files import package_file
 from roiseg.geometry.transform import Letterbox
 from roiseg.synthetic.dataset import synthetic_scene
 from roiseg.synthetic.detector import (
@@ -235,7 +236,7 @@ def _iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return iou, iou - (hull - union) / hull.clamp(min=1e-6)
 
 
-COMMITTED = Path(__file__).resolve().parents[2] / "ext_extractor" / "tiny_person_256.onnx"
+COMMITTED = package_file("ext_extractor") / "tiny_person_256.onnx"
 
 
 @dataclass(frozen=True)
