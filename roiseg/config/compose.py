@@ -22,8 +22,9 @@ def compose_run(output_dir: str | Path, *overrides: str, config: str = "train") 
         cfg = compose_run("outputs/mine", "model=unet", "trainer.max_epochs=3")
         summary = roiseg.train.train(cfg)
 
-    Relative paths start at the checkout, or at the working directory where roiseg is installed as a package. `train` writes to
-    `output_dir`, or to one beside it where a run has that already; checkpoints to `checkpoints/` beside it.
+    Relative paths start at the checkout, or at the working directory where roiseg is installed as a package.
+    `train` writes to `output_dir`, or to one beside it where a run has that already; checkpoints to
+    `checkpoints/` beside it.
 
     Args:
         output_dir: of the run, absolute, or relative to that folder.
