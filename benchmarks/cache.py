@@ -15,7 +15,7 @@ from benchmarks.report import show
 from benchmarks.timing import race
 from benchmarks.training import REAL, Run, make_run
 from roiseg.data.batch import collate
-from roiseg.extractor.cache.base import Key
+from roiseg.extractor.cache.base import CacheKey
 from roiseg.extractor.cache.codec import Codec, Half, Int8, Shape
 from roiseg.extractor.cache.disk import DiskCache
 
@@ -25,11 +25,11 @@ SHAPES: dict[str, tuple[Shape, int]] = {  # layer, images
 }
 
 
-def fill(folder: Path, shape: Shape, images: int) -> tuple[DiskCache, list[Key]]:
+def fill(folder: Path, shape: Shape, images: int) -> tuple[DiskCache, list[CacheKey]]:
     """A cache on disk with random features."""
     cache = DiskCache(folder, Half(), budget_gb=10)
     cache.open("benchmark", [shape])
-    keys = [Key.of(number, 0) for number in range(images)]
+    keys = [CacheKey.of(number, 0) for number in range(images)]
     for key in keys:
         cache.store([key], torch.randint(0, 256, (1, cache.row_bytes), dtype=torch.uint8))
     return cache, keys
@@ -74,7 +74,7 @@ def reading(folder: Path, rounds: int) -> list[tuple[str, ...]]:
 
 
 def against_bare_reads(
-    cache: DiskCache, keys: Sequence[Key], rounds: int, cold: bool
+    cache: DiskCache, keys: Sequence[CacheKey], rounds: int, cold: bool
 ) -> tuple[list[float], list[float]]:
     """Seconds of bare reads and of lookups of all keys, in turn; cold: from the disk itself."""
     paths = [cache.path(key) for key in keys]
@@ -82,20 +82,20 @@ def against_bare_reads(
     floor: list[float] = []
     ours: list[float] = []
     for _ in range(rounds):
-        for times, work in ((floor, lambda: bare(paths, buffer)), (ours, lambda: look_up_all(cache, keys))):
+        for times, work in ((floor, lambda: bare(paths, buffer)), (ours, lambda: get_all(cache, keys))):
             if cold:
                 forget(paths)
             times.append(seconds(work))
     return floor, ours
 
 
-def look_up_all(cache: DiskCache, keys: Sequence[Key]) -> None:
+def get_all(cache: DiskCache, keys: Sequence[CacheKey]) -> None:
     """Find every key's features.
 
     Raises:
         ValueError: some are not there.
     """
-    if not all(cache.look_up(key).held for key in keys):
+    if not all(cache.get(key).hit for key in keys):
         raise ValueError("the cache lost features")
 
 

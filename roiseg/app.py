@@ -25,7 +25,7 @@ def app(cfg: DictConfig) -> BaseWSGIServer:
     content = to_plain(cfg)
     check_types(content)
     paths = [content["ckpt"]] + ([content["compare"]] if content["compare"] else [])
-    options = {key: content[key] for key in ("onnx_path", "detector")}
+    options = {key: content[key] for key in ("onnx_path", "postprocess")}
     options["device"] = require_device(content["device"])
     options["tta"] = instantiate(cfg.tta, _convert_="all")
     models = [

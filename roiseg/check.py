@@ -66,8 +66,8 @@ def compare_with_checkpoint(file: OnnxFile, ckpt: str, onnx_path: str | None) ->
             f"{file.path} was exported from {file.metadata.get('checkpoint')}, which reads other features "
             f"than {ckpt}: give that checkpoint"
         )
-    if (detector := file.detector) is not None:
-        model = model.with_detector(detector)
+    if (postprocess := file.postprocess) is not None:
+        model = model.with_postprocess(postprocess)
     extractor = open_extractor(model, onnx_path, required=file.merged)
     samples = [] if extractor is None else validation_samples(model, extractor)
     options = ExportOptions(merged=file.merged, boxes=file.finds_boxes)

@@ -29,11 +29,11 @@ _CHECK_IMAGES = 3
 
 def export(cfg: DictConfig) -> tuple[Path, OnnxCheck]:
     """Export from a composed configuration; returns the file and how far it is from PyTorch."""
-    detector = to_plain(cfg)["detector"]
+    postprocess = to_plain(cfg)["postprocess"]
     options = ExportOptions(cfg.merged, cfg.half, cfg.opset, cfg.boxes)
     model = load_model(cfg.ckpt)
-    if detector is not None:
-        model = model.with_detector(detector)
+    if postprocess is not None:
+        model = model.with_postprocess(postprocess)
     path = check_output(cfg.output or model.path.with_suffix(".onnx"))
     extractor = open_extractor(model, cfg.onnx_path, required=cfg.merged)
     samples = [] if extractor is None else validation_samples(model, extractor)

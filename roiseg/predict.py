@@ -61,7 +61,7 @@ def predict(cfg: DictConfig) -> Run:
     writers: dict[str, Writer] = instantiate(cfg.writers, _convert_="all")
     model = open_model(
         content["ckpt"], content["onnx"], content["onnx_path"], require_device(content["device"]),
-        content["detector"],
+        content["postprocess"],
     )  # fmt: skip
     predictor = Predictor(model, instantiate(cfg.tta, _convert_="all"), content["max_boxes"])
     boxes = find_boxes(content, source, predictor)
@@ -126,11 +126,11 @@ def find_boxes(content: dict[str, Any], source: Source, predictor: Predictor) ->
     if content["boxes"] == "detector":
         if not predictor.has_detector:
             raise UserError(
-                "boxes=detector needs to know how to read the detector's output: give detector=yolox, yolo, "
-                "rtdetr, ... (conf/detector), with a merged ONNX its file as onnx_path, too; or boxes=FILE"
+                "boxes=detector needs to know how to read the detector's output: give postprocess=yolox, "
+                "yolo, rtdetr, ... (conf/postprocess), for a merged ONNX file onnx_path, too; or boxes=FILE"
             )
-        assert predictor.model.extractor is not None and predictor.model.extractor.detector is not None
-        if doubt := predictor.model.extractor.detector.doubt_about(content["category_id"]):
+        assert predictor.model.extractor is not None and predictor.model.extractor.postprocess is not None
+        if doubt := predictor.model.extractor.postprocess.doubt_about(content["category_id"]):
             log.warning(doubt)
         return None
     if content["boxes"] != "coco":

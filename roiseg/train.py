@@ -71,7 +71,7 @@ def run(cfg: DictConfig, processes: Processes, stop: Stop) -> dict[str, Any]:
         found = find_checkpoint(cfg, extractor) if processes.first else None
         decoder = build.build_decoder(cfg, extractor)
         data = build.build_datamodule(cfg, extractor, decoder)
-        if processes.first and extractor.detector is not None:
+        if processes.first and extractor.postprocess is not None:
             warn_of_detector(data)
         loss = build.build_loss(cfg, decoder, data)
         clicks = build.build_clicks(cfg, decoder)

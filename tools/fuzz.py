@@ -41,7 +41,7 @@ from roiseg.data.coco_json import load_annotations
 from roiseg.data.images import read_image
 from roiseg.data.scene_composer import SceneComposer
 from roiseg.evaluation.checkpoint_data import trusted_node, trusted_values
-from roiseg.extractor.cache.base import Key
+from roiseg.extractor.cache.base import CacheKey
 from roiseg.extractor.cache.codec import Half
 from roiseg.extractor.cache.disk import DiskCache
 from roiseg.inference.box_files.open_boxes import open_boxes
@@ -266,7 +266,7 @@ def formats(folder: Path) -> dict[str, Format]:
 
     def read_exported(path: Path) -> None:
         file = OnnxFile(path)
-        predict(Predictor(OnnxModel(file, file.extractor(str(detector), file.detector))))
+        predict(Predictor(OnnxModel(file, file.extractor(str(detector), file.postprocess))))
 
     def make_index(place: Path) -> Path:
         path = copied(coco.json)(place)
@@ -298,7 +298,7 @@ def formats(folder: Path) -> dict[str, Format]:
             predictor.predict(given.boxes[:5], given.scores[:5])
 
     predictor = Predictor.from_checkpoint(checkpoint)
-    key, row = Key.of("a", "b"), torch.arange(64, dtype=torch.uint8)[None]
+    key, row = CacheKey.of("a", "b"), torch.arange(64, dtype=torch.uint8)[None]
 
     def cache(place: Path) -> DiskCache:
         found = DiskCache(place, Half())
@@ -311,8 +311,8 @@ def formats(folder: Path) -> dict[str, Format]:
         return made.path(key)
 
     def read_entry(path: Path) -> None:
-        found = cache(path.parents[2]).look_up(key)
-        assert not found.held or np.array_equal(np.asarray(found.row), row[0].numpy())
+        found = cache(path.parents[2]).get(key)
+        assert not found.hit or np.array_equal(np.asarray(found.row), row[0].numpy())
 
     def make_run(place: Path) -> Path:
         for number in range(2):

@@ -1,9 +1,8 @@
-"""Locks among processes that share a file system."""
+"""Locks between processes that share a file system."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import re
@@ -11,14 +10,15 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from roiseg.common.errors import UserError
 
 log = logging.getLogger(__name__)
 
-_TAKEN = (errno.EACCES, errno.EAGAIN)
-_HOLDER = re.compile(r"(process \d+ on \S+)?")
+_HOLDER = re.compile(rb"(process \d+ on \S+)?")
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP)
 
 
 class LockedError(Exception):
@@ -27,59 +27,50 @@ class LockedError(Exception):
 
 @contextmanager
 def locked(path: Path, wait: bool) -> Iterator[None]:
-    """Hold the lock that is the file `path` (made if absent) while the block runs.
+    """Hold the lock file `path`, created if missing, while the block runs.
 
-    The system lets go of it when the process dies, however it does, and loader processes do not inherit it: a
-    POSIX record lock, which NFS knows, too. Within one process it locks nobody out. On a file system that has
-    no locks every process goes on.
+    The lock is released when the process ends, even if it is killed; forked processes do not inherit it. On a
+    file system without locks the block runs unlocked.
 
     Args:
-        path: of the lock; nothing else may open this file. One with other content is not touched.
-        wait: for another process that holds it. The file is removed in the end, else it stays.
+        path: the lock file.
+        wait: wait for another holder, and remove the file in the end.
 
     Raises:
-        LockedError: another process holds it, and `wait` is false.
-        UserError: a file of that name is no lock.
-        OSError: the file cannot be made.
+        LockedError: another process holds the lock and `wait` is false.
+        UserError: the file has other content than a lock has.
+        OSError: the file cannot be created.
     """
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a+", encoding="utf-8") as stream:
-            _take(stream, path, wait)
-            if not _is_still(path, stream):  # who held it has removed it
-                continue
-            stream.seek(0)
-            if not _HOLDER.fullmatch(stream.read(1000)):  # of a killed process, or empty
-                raise UserError(f"{path} is not a lock of roiseg's, which needs that name: rename it")
-            with suppress(OSError):  # the disk is full: it is held all the same
-                os.ftruncate(stream.fileno(), 0)
-                os.write(stream.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
-            try:
-                yield
-            finally:
-                stream.truncate(0)
-                if wait:
-                    path.unlink(missing_ok=True)
-            return
-
-
-def _take(stream: IO[str], path: Path, wait: bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    holder = _read_holder(path)
+    lock = FileLock(path, poll_interval=0.01)
     try:
-        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in _TAKEN:
-            log.info("%s: this file system has no locks (%s)", path, error.strerror)
-            return
-        stream.seek(0)
-        holder = stream.read(200).strip() or "another process"
+        lock.acquire(blocking=False)
+    except Timeout:
         if not wait:
-            raise LockedError(holder) from None
-        log.info("waiting for %s, which is at work on %s", holder, path.parent)
-        fcntl.lockf(stream, fcntl.LOCK_EX)
-
-
-def _is_still(path: Path, stream: IO[str]) -> bool:
+            raise LockedError(holder or "another process") from None
+        log.info("waiting for %s, which holds %s", holder or "another process", path)
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        log.info("%s: this file system has no locks (%s)", path, error.strerror)
     try:
-        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+        if lock.is_locked:
+            with suppress(OSError):  # a full disk: the lock holds all the same
+                path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        yield
+    finally:
+        if wait:
+            path.unlink(missing_ok=True)  # before the release: who waits finds no file and creates it
+        lock.release()
+
+
+def _read_holder(path: Path) -> str:
+    try:
+        content = path.read_bytes()
     except FileNotFoundError:
-        return False
+        return ""
+    if not _HOLDER.fullmatch(content):
+        raise UserError(f"{path} is not a lock file of roiseg, which needs that name: rename it")
+    return content.decode()

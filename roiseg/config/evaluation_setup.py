@@ -57,12 +57,12 @@ class Evaluated:
             raise UserError(
                 f"boxes=detector: {self.model.path} holds its detector; give that as onnx_path, too"
             )
-        if extractor.detector is None:
+        if extractor.postprocess is None:
             raise UserError(
                 f"boxes=detector: nothing says how to read the boxes of {extractor.onnx_path}: "
-                "set detector=yolox, yolo or rows"
+                "set postprocess=yolox, yolo or rows"
             )
-        extractor.detector.score_threshold = min_score
+        extractor.postprocess.score_threshold = min_score
         return Predictor(self.model, self.data.tta)
 
     def summary(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def open_models(cfg: DictConfig) -> dict[str, Evaluated]:
         UserError: a file that cannot be used, or data that cannot be read.
     """
     models: dict[str, Evaluated] = {}
-    adapter = None if cfg.detector is None else to_plain(cfg)["detector"]
+    adapter = None if cfg.postprocess is None else to_plain(cfg)["postprocess"]
     trained = None if cfg.ckpt is None else load_model(cfg.ckpt)
     if trained is not None:
         extractor = trained.extractor(cfg.onnx_path, adapter)

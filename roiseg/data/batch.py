@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from roiseg.extractor.cache.base import Key, Lookup
+from roiseg.extractor.cache.base import CacheKey, CacheResult
 from roiseg.geometry.boxes import Boxes
 from roiseg.geometry.transform import Transform
 
@@ -68,8 +68,8 @@ class RoiSample:
     targets: NDArray[np.uint8]
     pixel_size: float = 1.0
     truth: RoiTruth = RoiTruth()
-    cache_key: Key | None = None
-    cached: Lookup = field(default_factory=lambda: Lookup(False))
+    cache_key: CacheKey | None = None
+    cached: CacheResult = field(default_factory=lambda: CacheResult(False))
     views: Sequence[RoiSample] = ()
     parent_roi: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     skipped: str = ""
@@ -217,6 +217,6 @@ def _without_arrays(sample: RoiSample) -> RoiSample:
         image=sample.image[:0],
         targets=sample.targets[:0],
         truth=replace(sample.truth, metric_targets=sample.truth.metric_targets[:0]),
-        cached=Lookup(sample.cached.held),
+        cached=CacheResult(sample.cached.hit),
         views=(),
     )

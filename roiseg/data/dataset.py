@@ -22,7 +22,7 @@ from roiseg.data.scene_composer import ComposedImage, SceneComposer
 from roiseg.data.targets import TargetSpec, rasterize_targets
 from roiseg.data.tta import TTA
 from roiseg.data.views import View, Views
-from roiseg.extractor.cache.base import FeatureCache, Key, Lookup
+from roiseg.extractor.cache.base import CacheKey, CacheResult, FeatureCache
 from roiseg.geometry import boxes as box_ops
 
 
@@ -123,7 +123,7 @@ class RoiDataset(Dataset[RoiSample]):
         transform, eligible = view.transform, view.eligible
         cache_key, found = self._look_up(image_path(self.image_dir, file_name), variant, view, scene)
         picture = image = np.zeros((0, 0, 3), np.uint8)
-        if self.pictures or not found.held:
+        if self.pictures or not found.hit:
             cv2.setNumThreads(0)  # workers are the parallelism
             picture = read_image(image_path(self.image_dir, file_name), size)
             image = self.views.render(self.scenes.render(picture, scene), view)
@@ -187,12 +187,12 @@ class RoiDataset(Dataset[RoiSample]):
 
     def _look_up(
         self, path: Path, variant: int, view: View, scene: ComposedImage
-    ) -> tuple[Key | None, Lookup]:
+    ) -> tuple[CacheKey | None, CacheResult]:
         """What the cache, if any, holds of a view."""
         if self.cache is None or not self.views.number:
-            return None, Lookup(False)
+            return None, CacheResult(False)
         # folds of a cross-validation have other donors, and share what has nobody pasted in
         slot = (str(path.absolute()), self.views.slot(variant), *self.scenes.slot(scene))
         content = (image_digest(path), view.transform, view.colour_seed, *self.scenes.content(scene))
-        key = Key.of(slot, content)
-        return key, self.cache.look_up(key)
+        key = CacheKey.of(slot, content)
+        return key, self.cache.get(key)

@@ -40,12 +40,12 @@ class FeatureSource:
         self, cache: FeatureCache, batch: RoiBatch, inputs: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         keys = [sample.cache_key for sample in batch.samples if sample.cache_key is not None]
-        held = torch.tensor([sample.cached.held for sample in batch.samples])
-        cache.counts.update("held" if there else "computed" for there in held)
+        held = torch.tensor([sample.cached.hit for sample in batch.samples])
+        cache.counts.update("hit" if there else "computed" for there in held)
         rows = torch.empty((len(held), cache.row_bytes), dtype=torch.uint8, device=inputs.device)
         if held.any():
             wanted = [key for key, there in zip(keys, held, strict=True) if there]
-            rows[held.to(rows.device)] = cache.rows(wanted, batch.cached_rows).to(rows.device)
+            rows[held.to(rows.device)] = cache.load(wanted, batch.cached_rows).to(rows.device)
         if not held.all():
             missing = inputs[~held.to(inputs.device)] if len(inputs) == len(held) else inputs
             fresh = cache.codec.pack(self.extractor.run(missing))

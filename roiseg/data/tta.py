@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiBatch, RoiSample, RoiTruth
-from roiseg.extractor.cache.base import Lookup
+from roiseg.extractor.cache.base import CacheResult
 from roiseg.geometry.boxes import Boxes
 from roiseg.geometry.transform import Letterbox, Transform
 
@@ -92,7 +92,7 @@ class TTA:
                 truth=RoiTruth(metric_targets=sample.truth.metric_targets[:0]),
                 pixel_size=sample.pixel_size * sample.transform.scale / transform.scale,
                 cache_key=None,
-                cached=Lookup(False),
+                cached=CacheResult(False),
                 parent_roi=seen,
             )
             for transform, seen in self.plan_crops(letterbox, sample.original_size, rois)
@@ -133,7 +133,7 @@ def _hflip_sample(sample: RoiSample, width: int) -> RoiSample:
     transform = Transform(-old.scale_x, old.scale_y, width - old.shift_x, old.shift_y)
     rois = sample.rois.copy()
     rois[:, 0], rois[:, 2] = width - sample.rois[:, 2], width - sample.rois[:, 0]
-    return replace(sample, transform=transform, rois=rois, cache_key=None, cached=Lookup(False))
+    return replace(sample, transform=transform, rois=rois, cache_key=None, cached=CacheResult(False))
 
 
 def _crop(

@@ -24,11 +24,11 @@ def recall(data: RoiDataModule, images: int = 20) -> Iterator[Finding]:
         images: how many.
     """
     extractor = data.extractor
-    if extractor.detector is None:
-        text = "not read (extractor.detector is null): training does not need them, prediction takes yours"
-        yield Finding(_ABOUT, "note", text, "detector@extractor.detector=yolo, say")
+    if extractor.postprocess is None:
+        text = "not read (extractor.postprocess is null): training does not need them, prediction takes yours"
+        yield Finding(_ABOUT, "note", text, "postprocess@extractor.postprocess=yolo, say")
         return
-    extractor.detector.plausibility.told = True  # here, by a finding
+    extractor.postprocess.plausibility.told = True  # here, by a finding
     items = np.unique(np.linspace(0, len(data.dataset("val")) - 1, images).astype(int)).tolist()
     samples = data.samples("val", items)
     found = annotated = 0
@@ -41,8 +41,9 @@ def recall(data: RoiDataModule, images: int = 20) -> Iterator[Finding]:
     text = f"{found} of {annotated} annotated boxes in {len(samples)} images found (IoU {_FOUND} or more)"
     good = found >= _ENOUGH * annotated
     yield Finding(_ABOUT, "ok" if good else "warning", text, "" if good else (
-        "check extractor.preprocess (color, divisor, mean, std, align) and extractor.detector (labels)"
+        "check extractor.preprocess (color, divisor, mean, std, align) and extractor.postprocess (labels)"
     ))  # fmt: skip
-    for doubt in (extractor.detector.plausibility.doubt, extractor.detector.doubt_about(data.category_id)):
+    reader = extractor.postprocess
+    for doubt in (reader.plausibility.doubt, reader.doubt_about(data.category_id)):
         if doubt and not good:  # what is found is read as it is meant
             yield Finding(_ABOUT, "warning", doubt)

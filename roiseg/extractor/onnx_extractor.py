@@ -16,8 +16,8 @@ from roiseg.common.errors import UserError
 from roiseg.common.files import DataSource
 from roiseg.extractor.external_data import model_digest
 from roiseg.extractor.graph import cut_graph, load_onnx
-from roiseg.extractor.postprocess.base import Detections, Detector
-from roiseg.extractor.postprocess.output import cut_with_detector
+from roiseg.extractor.postprocess.base import Detections, Postprocessor
+from roiseg.extractor.postprocess.output import cut_with_head
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.extractor.session import TORCH_TYPES, bind, open_session
 
@@ -37,7 +37,7 @@ class OnnxExtractor:
             torch sees a GPU and the runtime was built for it, else the CPU.
         threads: CPU threads of the runtime; 0 lets it choose.
         source: makes the file where it is absent, if `onnx_path` is one of its files.
-        detector: how the detector's own boxes are read from its head, for `run_with_detections`; the head
+        postprocess: how the detector's own boxes are read from its head, for `run_with_detections`; the head
             is computed there only.
 
     Attributes:
@@ -59,7 +59,7 @@ class OnnxExtractor:
         providers: Sequence[str] | None = None,
         threads: int = 0,
         source: DataSource | None = None,
-        detector: Detector | None = None,
+        postprocess: Postprocessor | None = None,
     ) -> None:
         if source is not None and source.makes(onnx_path):
             source.ensure()
@@ -69,13 +69,13 @@ class OnnxExtractor:
             raise UserError(f"extractor.layers names a tensor twice: {', '.join(self.layers)}")
         self.onnx_path = str(onnx_path)
         self.preprocess = preprocess
-        self.detector = detector
+        self.postprocess = postprocess
         self._runtime = (providers, threads)
         whole = load_onnx(onnx_path)
         self.digest = model_digest(self.onnx_path)
         model = cut_graph(whole, self.layers, self.onnx_path)
-        if detector is not None and detector.outputs:  # a wrong name is told at once
-            cut_graph(whole, detector.outputs, self.onnx_path, "extractor.detector.output")
+        if postprocess is not None and postprocess.outputs:  # a wrong name is told at once
+            cut_graph(whole, postprocess.outputs, self.onnx_path, "extractor.postprocess.output")
         self.session = open_session(model.SerializeToString(), self.onnx_path, *self._runtime)
         self._input = self._check_input()
         self._dtypes = [TORCH_TYPES.get(output.type) for output in self._outputs()]
@@ -128,17 +128,17 @@ class OnnxExtractor:
             What `run` gives, and the detections of each image, boxes in input pixels.
 
         Raises:
-            UserError: no `detector` was given, or what the head gives is not what it reads.
+            UserError: no `postprocess` was given, or what the head gives is not what it reads.
         """
         session, head = self._whole
-        assert self.detector is not None
+        assert self.postprocess is not None
         inputs, outputs = self._memory(tensor)
         detections = []
         for index in range(len(inputs)):
             binding = self._bind(session, inputs, outputs, slice(index, index + 1))
             binding.bind_output(head)  # of a size the runtime knows
             session.run_with_iobinding(binding)
-            detections.append(self.detector(binding.get_outputs()[-1].numpy(), self.preprocess.image_size))
+            detections.append(self.postprocess(binding.get_outputs()[-1].numpy(), self.preprocess.image_size))
         return tuple(output.to(tensor.device, torch.float32) for output in outputs), detections
 
     def forget_head(self) -> None:
@@ -146,7 +146,7 @@ class OnnxExtractor:
         vars(self).pop("_whole", None)
 
     def head(self) -> tuple[str, tuple[int, ...]]:
-        """The tensor that `detector` reads, and its shape for one image (an empty one).
+        """The tensor that `postprocess` reads, and its shape for one image (an empty one).
 
         Raises:
             UserError: see `run_with_detections`.
@@ -163,13 +163,13 @@ class OnnxExtractor:
 
         It is not the session of `run`: the runtime computes all a graph holds, asked for or not.
         """
-        if self.detector is None:
+        if self.postprocess is None:
             raise UserError(
-                "extractor.detector is not set, so the detector's own boxes cannot be read: say how with "
-                "detector=yolox, yolo, rows, ... (the choices in conf/detector), or give boxes"
+                "extractor.postprocess is not set, so the detector's own boxes cannot be read: say how with "
+                "postprocess=yolox, yolo, rows, ... (the choices in conf/postprocess), or give boxes"
             )
         size = self.preprocess.image_size
-        model, head = cut_with_detector(self.onnx_path, self.layers, self.detector, size)
+        model, head = cut_with_head(self.onnx_path, self.layers, self.postprocess, size)
         return open_session(model.SerializeToString(), self.onnx_path, *self._runtime), head
 
     def _memory(self, tensor: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -18,7 +18,7 @@ from roiseg.decoders.base import Decoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.inference.rebuild import rebuild
 
-FORMAT = 1
+FORMAT = 2  # raised whenever older checkpoints no longer load
 _KEYS = {"config", "layers", "shapes", "strides", "image_size", "extractor_sha256"}
 _NAME = re.compile(r"checkpoint_epoch_(\d{4,})_\d+x\d+_\d{4,5}\.pth")
 _IN_EPOCH = re.compile(r"checkpoint_in_epoch_(\d{4,})\.pth")
@@ -61,19 +61,19 @@ class TrainedModel:
         """COCO's number of what it was trained on; 1 where the checkpoint does not tell."""
         return checked_category((self.config.get("data") or {}).get("category_id", 1), self.path)
 
-    def with_detector(self, detector: dict[str, Any]) -> TrainedModel:
-        """The same model, the detector's own boxes read in another way: a node of conf/detector."""
-        extractor = {**self.config["extractor"], "detector": detector}
+    def with_postprocess(self, postprocess: dict[str, Any]) -> TrainedModel:
+        """The same model, the detector's own boxes read in another way: a node of conf/postprocess."""
+        extractor = {**self.config["extractor"], "postprocess": postprocess}
         return replace(self, config={**self.config, "extractor": extractor})
 
     def extractor(
-        self, onnx_path: str | None = None, detector: dict[str, Any] | None = None
+        self, onnx_path: str | None = None, postprocess: dict[str, Any] | None = None
     ) -> OnnxExtractor:
         """Open the extractor the decoder was trained on.
 
         Args:
             onnx_path: where the detector lies now; by default where it lay then.
-            detector: configuration of the adapter that reads the detector's boxes; by default the run's.
+            postprocess: configuration of the adapter that reads the detector's boxes; by default the run's.
 
         Raises:
             UserError: it cannot be opened, or it is another file than the one trained on.
@@ -81,8 +81,8 @@ class TrainedModel:
         node = {**self.config["extractor"], "source": None}  # inference makes no detector
         if onnx_path is not None:
             node["onnx_path"] = onnx_path
-        if detector is not None:
-            node["detector"] = detector
+        if postprocess is not None:
+            node["postprocess"] = postprocess
         try:
             extractor: OnnxExtractor = rebuild(node)
         except UserError as error:
@@ -132,9 +132,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(description, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"checkpoint {path} was not written by `python -m roiseg.train`: use one that was")
     if description.get("format") != FORMAT:
-        raise UserError(
-            f"checkpoint {path} has format {description.get('format')}, this version of roiseg reads {FORMAT}"
-        )
+        raise UserError(_other_format(path, description.get("format")))
     missing = sorted((_KEYS - description.keys()) | ({"epoch"} - content.keys()))
     if missing:
         raise UserError(f"checkpoint {path} is incomplete (without {', '.join(missing)}): use another one")
@@ -142,6 +140,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if wrong is not None:
         raise UserError(f"checkpoint {path} has an impossible `{wrong}`: use another one")
     return content
+
+
+def _other_format(path: Path, found: Any) -> str:
+    if found == 1:
+        return f"checkpoint {path} was written by roiseg before 0.2: train again or use 0.1"
+    return f"checkpoint {path} has format {found}, this version of roiseg reads {FORMAT}"
 
 
 def _impossible(description: dict[str, Any]) -> str | None:

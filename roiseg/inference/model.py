@@ -224,7 +224,7 @@ def open_model(
     onnx: str | Path | None = None,
     onnx_path: str | None = None,
     device: torch.device | str | None = None,
-    detector: Any = None,
+    postprocess: Any = None,
 ) -> RoiModel:
     """Open a checkpoint or an exported ONNX file.
 
@@ -233,7 +233,7 @@ def open_model(
         onnx: ... or an exported file; one of them.
         onnx_path: where the detector lies now; None: where it lay in training.
         device: of a checkpoint's decoder.
-        detector: an adapter that reads boxes from the detector's outputs, as a configuration node; None:
+        postprocess: an adapter that reads boxes from the detector's outputs, as a configuration node; None:
             the one the model was trained with, if any.
 
     Raises:
@@ -243,10 +243,10 @@ def open_model(
         raise UserError("give either ckpt=... (a checkpoint) or onnx=... (an exported file)")
     if ckpt is not None:
         model = load_model(ckpt)
-        return TorchModel(model, model.extractor(onnx_path, detector), device)
+        return TorchModel(model, model.extractor(onnx_path, postprocess), device)
     assert onnx is not None
     file = OnnxFile(onnx)
-    return OnnxModel(file, file.extractor(onnx_path, detector))
+    return OnnxModel(file, file.extractor(onnx_path, postprocess))
 
 
 def with_features(batch: RoiBatch, extractor: OnnxExtractor) -> RoiBatch:

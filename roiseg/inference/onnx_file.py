@@ -37,7 +37,7 @@ class OnnxFile:
         finds_boxes: it also finds the boxes itself, and takes none.
         image_size: (H, W) of the detector's input and of the masks.
         preprocess: from image to the detector's input tensor.
-        detector: configuration of the adapter that reads the detector's own boxes, if the export knew one.
+        postprocess: configuration of the adapter that reads the detector's own boxes, if the export knew one.
         category_id: COCO's number of what it was trained on.
 
     Raises:
@@ -70,7 +70,7 @@ class OnnxFile:
             height, width = self._read("image_size", list)
             self.image_size = (int(height), int(width))
             self.preprocess = Preprocess(**self._read("preprocess", dict))
-            self.detector: dict[str, Any] | None = self._read("detector", (dict, NoneType))
+            self.postprocess: dict[str, Any] | None = self._read("postprocess", (dict, NoneType))
             self.category_id = checked_category(json.loads(self.metadata.get("category_id", "1")), self.path)
             self._sha256 = self.metadata["extractor_sha256"]
             contradiction = self._contradiction(outputs)
@@ -102,13 +102,13 @@ class OnnxFile:
         return UserError(f"{self.path}: its metadata {how}: export it anew")
 
     def extractor(
-        self, onnx_path: str | None = None, detector: dict[str, Any] | None = None
+        self, onnx_path: str | None = None, postprocess: dict[str, Any] | None = None
     ) -> OnnxExtractor | None:
         """Open the detector whose features the decoder reads; None if it is inside and no other is given.
 
         Args:
             onnx_path: where the detector lies.
-            detector: configuration of the adapter that reads its boxes; by default the one exported.
+            postprocess: configuration of the adapter that reads its boxes; by default the one exported.
 
         Raises:
             UserError: it is needed and not given, cannot be opened, or is another file than trained on.
@@ -121,12 +121,12 @@ class OnnxFile:
             raise UserError(
                 f"{self.path} holds the decoder alone: give the detector it was trained on as onnx_path"
             )
-        adapter = detector if detector is not None else self.detector
+        adapter = postprocess if postprocess is not None else self.postprocess
         try:
             reader = rebuild(adapter)
         except UserError as error:
             raise UserError(f"{self.path}: {error}") from None
-        extractor = OnnxExtractor(onnx_path, self.layers, self.preprocess, detector=reader)
+        extractor = OnnxExtractor(onnx_path, self.layers, self.preprocess, postprocess=reader)
         check_same_file(extractor, self._sha256, self.path)
         return extractor
 

@@ -59,7 +59,7 @@ class Predictor:
         path: str | Path,
         onnx_path: str | None = None,
         device: torch.device | str | None = None,
-        detector: dict[str, Any] | None = None,
+        postprocess: dict[str, Any] | None = None,
         tta: TTA | None = None,
     ) -> Predictor:
         """Open a checkpoint of `python -m roiseg.train`.
@@ -68,35 +68,35 @@ class Predictor:
             path: the checkpoint.
             onnx_path: where the detector lies now; None: where it lay in training.
             device: of the decoder; None: the GPU if there is one.
-            detector: configuration of the adapter that reads the detector's boxes (`extractor.detector`);
-                None: the one of the training.
+            postprocess: configuration that reads the detector's boxes (`extractor.postprocess`); None: the
+                one of the training.
             tta: see the class.
 
         Raises:
             UserError: a file is absent, damaged, or does not fit the other.
         """
-        return cls(open_model(ckpt=path, onnx_path=onnx_path, device=device, detector=detector), tta)
+        return cls(open_model(ckpt=path, onnx_path=onnx_path, device=device, postprocess=postprocess), tta)
 
     @classmethod
     def from_onnx(
-        cls, path: str | Path, onnx_path: str | None = None, detector: dict[str, Any] | None = None
+        cls, path: str | Path, onnx_path: str | None = None, postprocess: dict[str, Any] | None = None
     ) -> Predictor:
         """Open a file of `python -m roiseg.export`.
 
         Args:
             path: the decoder, alone or merged with the detector.
             onnx_path: the detector: needed if the decoder is alone, and for boxes of the detector's own.
-            detector: see `from_checkpoint`.
+            postprocess: see `from_checkpoint`.
 
         Raises:
             UserError: see `from_checkpoint`.
         """
-        return cls(open_model(onnx=path, onnx_path=onnx_path, detector=detector))
+        return cls(open_model(onnx=path, onnx_path=onnx_path, postprocess=postprocess))
 
     @property
     def has_detector(self) -> bool:
         """Can `detect` be called?"""
-        return self.model.extractor is not None and self.model.extractor.detector is not None
+        return self.model.extractor is not None and self.model.extractor.postprocess is not None
 
     def set_image(self, image: NDArray[np.uint8], pixel_size: float = 1.0) -> None:
         """Choose the image.

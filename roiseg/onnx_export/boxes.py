@@ -9,14 +9,14 @@ import torch
 from onnx import ModelProto, compose
 from torch import Tensor, nn
 
-from roiseg.extractor.postprocess.base import Detector
+from roiseg.extractor.postprocess.base import Postprocessor
 from roiseg.onnx_export.graph import quiet_export
 
 RAW, BOXES, SCORES = "detector_output", "boxes", "scores"
 
 _CANDIDATES = ("all_boxes", "all_scores")
 
-# NonMaxSuppression takes scores above the threshold only and orders by score, as `Detector` does
+# NonMaxSuppression takes scores above the threshold only and orders by score, as `Postprocessor` does
 _CHOOSE = """
 <ir_version: 10, opset_import: ["" : {opset}]>
 choose (float[A, 4] all_boxes, float[A] all_scores) => (float[N, 4] boxes, float[N] scores, float[N, 4] rois)
@@ -41,7 +41,7 @@ choose (float[A, 4] all_boxes, float[A] all_scores) => (float[N, 4] boxes, float
 class BoxReader:
     """How boxes are read from one detector file."""
 
-    detector: Detector
+    postprocess: Postprocessor
     head: str  # the tensor that holds them
     shape: tuple[int, ...]  # of that tensor for one image
     image_size: tuple[int, int]  # (H, W) of the detector's input
@@ -53,12 +53,12 @@ class _Candidates(nn.Module):
         self.reader = reader
 
     def forward(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        boxes, scores, _ = self.reader.detector.candidates(raw, self.reader.image_size)
+        boxes, scores, _ = self.reader.postprocess.candidates(raw, self.reader.image_size)
         return boxes, scores
 
 
 def export_boxes(reader: BoxReader, opset: int) -> ModelProto:
-    """What `Detector.__call__` does, as a graph.
+    """What `Postprocessor.__call__` does, as a graph.
 
     Returns:
         A model with input `detector_output`, the head's output as float32, and outputs `boxes` [N, 4]
@@ -75,7 +75,7 @@ def export_boxes(reader: BoxReader, opset: int) -> ModelProto:
 
 def _export_candidates(reader: BoxReader, opset: int) -> ModelProto:
     shape, free = list(reader.shape), {}
-    if reader.detector.free_rows:
+    if reader.postprocess.free_rows:
         rows = len(shape) - 2
         shape[rows], free = 5, {rows: torch.export.Dim("num_rows")}
     with quiet_export():
@@ -89,12 +89,12 @@ def _export_candidates(reader: BoxReader, opset: int) -> ModelProto:
 
 
 def _choose(reader: BoxReader, opset: int) -> ModelProto:
-    detector, (height, width) = reader.detector, reader.image_size
+    postprocess, (height, width) = reader.postprocess, reader.image_size
     text = _CHOOSE.format(
         opset=opset,
-        most=detector.max_detections,
-        iou=1.0 if detector.iou_threshold is None else detector.iou_threshold,  # no box overlaps more
-        least=detector.score_threshold,
+        most=postprocess.max_detections,
+        iou=1.0 if postprocess.iou_threshold is None else postprocess.iou_threshold,  # no box overlaps more
+        least=postprocess.score_threshold,
         height=float(height),
         width=float(width),
     )

@@ -146,11 +146,11 @@ def box_reader(extractor: OnnxExtractor) -> BoxReader:
     """How the extractor's own boxes are read.
 
     Raises:
-        UserError: it has no `detector`, or its output does not fit.
+        UserError: it has no `postprocess`, or its output does not fit.
     """
     head, shape = extractor.head()
-    assert extractor.detector is not None
-    return BoxReader(extractor.detector, head, shape, extractor.preprocess.image_size)
+    assert extractor.postprocess is not None
+    return BoxReader(extractor.postprocess, head, shape, extractor.preprocess.image_size)
 
 
 def feature_inputs(model: TrainedModel) -> list[FeatureInput]:
@@ -176,7 +176,7 @@ def _metadata(model: TrainedModel, options: ExportOptions, exported: ModelProto)
         **{name: text for name, text in tensors.items() if name in described},
         "category_id": json.dumps(model.category_id),
         "merged": json.dumps(options.merged),
-        "detector": json.dumps(extractor.get("detector")),
+        "postprocess": json.dumps(extractor.get("postprocess")),
         "picture_input": json.dumps(picture),
         "extractor_sha256": model.extractor_sha256,
     }

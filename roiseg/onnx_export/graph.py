@@ -149,7 +149,7 @@ def seal(metadata: Mapping[str, str], tensors: Iterable[str]) -> str:
 
 
 _SEALED = (
-    "producer", "checkpoint", "epoch", "image_size", "layers", "preprocess", "merged", "detector",
+    "producer", "checkpoint", "epoch", "image_size", "layers", "preprocess", "merged", "postprocess",
     "picture_input", "extractor_sha256",
 )  # fmt: skip
 

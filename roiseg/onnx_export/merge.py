@@ -10,7 +10,7 @@ from onnx import ModelProto, TensorProto, compose, external_data_helper, helper,
 from roiseg.common.errors import UserError
 from roiseg.extractor import external_data
 from roiseg.extractor.graph import cut_graph, load_onnx
-from roiseg.extractor.postprocess.output import cut_with_detector
+from roiseg.extractor.postprocess.output import cut_with_head
 from roiseg.onnx_export.boxes import RAW, BoxReader, export_boxes
 from roiseg.onnx_export.graph import IMAGE, PIXEL_SIZE, ROIS
 
@@ -42,7 +42,7 @@ def merge_with_extractor(
     if reader is None:
         part = cut_graph(load_onnx(extractor_path), layers, extractor_path)
     else:
-        part, _ = cut_with_detector(extractor_path, layers, reader.detector, reader.image_size)
+        part, _ = cut_with_head(extractor_path, layers, reader.postprocess, reader.image_size)
     extractor = _convert(_self_contained(part, decoder.ByteSize(), extractor_path), opset, extractor_path)
     extractor = compose.add_prefix(extractor, _PREFIX, rename_inputs=False)
     decoder = compose.add_prefix(decoder, "decoder/", rename_inputs=False, rename_outputs=False)

@@ -20,7 +20,7 @@ _IGNORED = (
     "data.train_annotations", "data.train_images", "data.val_annotations", "data.val_images", "data.source",
     "data.index_dir", "data.num_workers", "data.pin_memory", "data.val_batch_size",
     "data.cache.folder", "data.cache.budget_gb",
-    "extractor.source", "extractor.threads", "extractor.providers", "extractor.detector",
+    "extractor.source", "extractor.threads", "extractor.providers", "extractor.postprocess",
     "trainer.default_root_dir", "trainer.accelerator", "trainer.log_every_n_steps",
     "trainer.enable_progress_bar", "trainer.enable_model_summary",
     "callbacks.checkpoint.dirpath", "callbacks.checkpoint.keep", "callbacks.history", "callbacks.overlays",

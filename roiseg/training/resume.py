@@ -17,7 +17,7 @@ _PARTS = (
 )  # fmt: skip
 # but for these: where it writes, how long it trains, what becomes of damaged images, how boxes are read
 _SAME_RUN = (
-    "data.on_error", "extractor.detector*", "callbacks.*.*", "trainer.default_root_dir",
+    "data.on_error", "extractor.postprocess*", "callbacks.*.*", "trainer.default_root_dir",
     "trainer.max_epochs", "trainer.max_steps", "trainer.max_time",
 )  # fmt: skip
 # what a resumed run takes from its own configuration, not from the checkpoint, and may therefore change;

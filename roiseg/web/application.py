@@ -114,7 +114,7 @@ class Application:
         _, picture = self._query(request)
         model = self._detecting()
         if model is None:
-            raise UserError("no detector to ask: start the page with detector=..., or drag boxes")
+            raise UserError("no detector to ask: start the page with postprocess=..., or drag boxes")
         boxes, scores = model.detect(picture)
         return _json({"boxes": boxes.tolist(), "scores": scores.tolist()})
 

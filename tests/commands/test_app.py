@@ -140,7 +140,7 @@ def test_more_looks_can_be_averaged(checkpoints, run_main, monkeypatch):
         (["ckpt={}", "limits.megabytes=0"], "limits.megabytes"),
         (["ckpt={}", "limits.megapixels=many"], "limits.megapixels"),
         (["ckpt={}", "host=192.0.2.1"], "host=192.0.2.1"),
-        (["ckpt={}", "detector=nothing"], "detector"),
+        (["ckpt={}", "postprocess=nothing"], "postprocess"),
     ],
 )
 def test_a_mistake_ends_in_one_line(checkpoints, run_main, arguments, said):

@@ -33,14 +33,14 @@ FORMS = {
 @pytest.fixture(scope="module")
 def extractor(tmp_path_factory):
     path = wholebody_file(tmp_path_factory.mktemp("wholebody") / "wholebody.onnx")
-    return OnnxExtractor(str(path), [LAYER], Preprocess(SIZE), threads=1, detector=Rows(COLUMNS))
+    return OnnxExtractor(str(path), [LAYER], Preprocess(SIZE), threads=1, postprocess=Rows(COLUMNS))
 
 
 @pytest.fixture(scope="module")
 def checkpoint(extractor, coco_set, tmp_path_factory):
     """A checkpoint of an untrained decoder, whose validation images are there."""
     config = tiny_config(extractor.onnx_path, [LAYER])
-    config["extractor"]["detector"] = {
+    config["extractor"]["postprocess"] = {
         "_target_": "roiseg.extractor.postprocess.rows.Rows",
         "columns": COLUMNS,
     }
@@ -229,9 +229,12 @@ def test_metadata_that_contradicts_its_graph_is_refused(form, entries, told, fil
     "value", ["", "[", "null", "5", '"x"', "[1]", "[1e999, -1]", "{}", "[" * 100_000, None]
 )
 def test_odd_metadata_is_one_line(value, files, tmp_path):
-    for key in ("image_size", "layers", "preprocess", "merged", "detector", "picture_input"):
+    for key in ("image_size", "layers", "preprocess", "merged", "postprocess", "picture_input"):
         path = with_metadata(files["merged"], tmp_path / "odd.onnx", sealed=True, **{key: value})
-        if (key, value) not in {("detector", "null"), ("detector", "{}")}:  # no adapter, and none of its own
+        if (key, value) not in {
+            ("postprocess", "null"),
+            ("postprocess", "{}"),
+        }:  # no adapter, and none of its own
             message = user_error(OnnxFile, path)
             assert str(path) in message
             assert len(message) < 500

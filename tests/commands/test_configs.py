@@ -16,7 +16,7 @@ from roiseg.config.build import to_plain
 from roiseg.config.entry import CONF_DIR
 from roiseg.data.copy_paste import CopyPaste
 from roiseg.decoders.base import Decoder, DecoderOutput
-from roiseg.extractor.postprocess.base import Detector
+from roiseg.extractor.postprocess.base import Postprocessor
 
 
 def choices(group):
@@ -51,10 +51,10 @@ def test_every_choice_composes_and_resolves(composing, override):
     assert to_plain(composing(override))["seed"] == 0
 
 
-@pytest.mark.parametrize("choice", sorted(set(choices("detector")) - {"default"}))
+@pytest.mark.parametrize("choice", sorted(set(choices("postprocess")) - {"default"}))
 def test_every_way_to_read_a_detectors_boxes_can_be_built(composing, choice):
-    cfg = composing(f"detector@extractor.detector={choice}")
-    assert isinstance(instantiate(cfg.extractor.detector, _convert_="all"), Detector)
+    cfg = composing(f"postprocess@extractor.postprocess={choice}")
+    assert isinstance(instantiate(cfg.extractor.postprocess, _convert_="all"), Postprocessor)
 
 
 @pytest.mark.parametrize("level", choices("data/augment"))

@@ -212,7 +212,7 @@ def red_cells(tmp_path):
         for kind, name in (("annotations", "cars.json"), ("images", ""))
     ]
     return [
-        *files, "data.category_id=3", "data.min_roi_size=4", "detector@extractor.detector=wholebody",
+        *files, "data.category_id=3", "data.min_roi_size=4", "postprocess@extractor.postprocess=wholebody",
         f"extractor.onnx_path={wholebody_file(tmp_path / 'cells.onnx')}", f"extractor.layers=[{LAYER}]",
         f"extractor.preprocess.image_size={list(SIZE)}",
     ]  # fmt: skip
@@ -226,18 +226,18 @@ def test_annotated_boxes_that_the_detector_does_not_find_are_a_warning(doctor, r
     _, findings, _ = doctor(*red_cells, "extractor.preprocess.color=bgr")
     first, second = [f for f in of_state(findings, "warning") if f["about"] == "detector's boxes"]
     assert "0 of 8" in first["text"] and "extractor.preprocess" in first["todo"] and "labels" in first["todo"]
-    assert "extractor.detector.labels is [0]" in second["text"] and "category is 3" in second["text"]
+    assert "extractor.postprocess.labels is [0]" in second["text"] and "category is 3" in second["text"]
 
 
 def test_training_and_prediction_warn_of_a_detector_of_other_things(run_train, red_cells, tmp_path, caplog):
     override = ["extractor.preprocess.color=bgr", "trainer.max_epochs=1", "test=false"]
     summary = run_train(tmp_path / "run", *red_cells, *override)
-    assert "0 of 8 annotated boxes" in caplog.text and "extractor.detector.labels is [0]" in caplog.text
+    assert "0 of 8 annotated boxes" in caplog.text and "extractor.postprocess.labels is [0]" in caplog.text
     caplog.clear()
     predictor = Predictor.from_checkpoint(summary["best_checkpoint"])
     options = {"boxes": "detector", "category_id": 3, "class_id": None}
     assert roiseg.predict.find_boxes(options, open_source(str(tmp_path)), predictor) is None
-    assert "extractor.detector.labels is [0]" in caplog.text
+    assert "extractor.postprocess.labels is [0]" in caplog.text
 
 
 @pytest.mark.realdata

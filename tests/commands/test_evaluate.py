@@ -181,7 +181,7 @@ def test_mistakes_end_in_one_line(checkpoint, run_main, tmp_path, onnx_file):
         ([f"ckpt={onnx_file}"], ["damaged"]),
         (["ckpt=a.pth,b.pth"], ["a.pth,b.pth", "not found"]),
         ([ckpt, "boxes=hand"], ["boxes", "hand", "annotations or detector"]),
-        ([ckpt, "boxes=detector"], ["extractor.detector", "adapter"]),
+        ([ckpt, "boxes=detector"], ["extractor.postprocess", "adapter"]),
         ([ckpt, "worst=-1"], ["worst"]),
         ([ckpt, "min_score=2"], ["min_score"]),
         ([ckpt, "mask_quality=much"], ["mask_quality"]),

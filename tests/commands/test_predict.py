@@ -264,8 +264,8 @@ MISTAKES = {
     "no model": (["source={images}", "ckpt=null"], ["ckpt=", "onnx="]),
     "two models": (["source={images}", "onnx=x.onnx"], ["ckpt=", "onnx="]),
     "absent checkpoint": (["source={images}", "ckpt=x.pth"], ["x.pth", "not found"]),
-    "no adapter": (["source={images}"], ["detector=yolox", "boxes=FILE"]),
-    "unknown adapter": (["source={images}", "detector=yolo99"], ["detector=yolo99", "yolo"]),
+    "no adapter": (["source={images}"], ["postprocess=yolox", "boxes=FILE"]),
+    "unknown adapter": (["source={images}", "postprocess=yolo99"], ["postprocess=yolo99", "yolo"]),
     "absent boxes": (["source={images}", "boxes=x.csv"], ["x.csv", "not found"]),
     "other boxes": (["source={images}/empty.jpg", "boxes={table}"], ["boxes.csv", "empty.jpg"]),
     "unknown writer": (["source={images}", "writers=[cocoo]"], ["cocoo", "nearest: coco"]),
@@ -301,7 +301,7 @@ def test_real_people_are_found_with_their_own_boxes_and_given_ones(run_main, run
     trained = run_train(
         tmp_path / "run", *SHORT, f"extractor.onnx_path={realdata / 'yolox_nano.onnx'}",
         "extractor.layers=['952']", "extractor.preprocess.image_size=[416,416]",
-        "extractor.preprocess.align=topleft", "extractor.preprocess.divisor=1", "detector@extractor.detector=yolox",
+        "extractor.preprocess.align=topleft", "extractor.preprocess.divisor=1", "postprocess@extractor.postprocess=yolox",
     )  # fmt: skip
     arguments = [f"source={folder}/images/val2017", f"ckpt={trained['best_checkpoint']}", "writers=[all]"]
     given = [f"boxes={folder}/annotations/{kind}", "output_dir=given"]

@@ -73,7 +73,7 @@ def test_each_image_is_computed_once(build, new_cache, workers):
             epoch(loader, number)
     # without augmentation training and validation see the same images of the same set
     assert sum(pictures) == 5
-    assert data.cache.counts == {"computed": 5, "held": 25}
+    assert data.cache.counts == {"computed": 5, "hit": 25}
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -98,7 +98,7 @@ def test_a_batch_of_kept_and_new_images_has_each_in_its_place(build, tmp_path):
         path.unlink()
     again = build(cache=DiskCache(tmp_path, Half(), 1), val_batch_size=3)
     mixed = epoch(again.val_dataloader())
-    assert again.cache.counts == {"computed": 3, "held": 2}
+    assert again.cache.counts == {"computed": 3, "hit": 2}
     for a, b in zip(batches, mixed, strict=True):
         assert torch.equal(a.features[0], b.features[0])
 
@@ -207,17 +207,17 @@ def test_an_image_is_known_by_its_content(build, tmp_path, coco_set, write):
         return cache.counts
 
     assert run() == {"computed": 5}
-    assert run() == {"held": 5}
+    assert run() == {"hit": 5}
     first = sorted(images.iterdir())[0]
     before = first.stat()
     write(first, first.read_bytes())
-    assert run() == {"held": 5}
+    assert run() == {"hit": 5}
     _, encoded = cv2.imencode(".jpg", 255 - cv2.imread(str(first)), [cv2.IMWRITE_JPEG_QUALITY, 20])
     write(first, encoded.tobytes().ljust(before.st_size, b"\0"))
     os.utime(first, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert (first.stat().st_size, first.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
-    assert run() == {"held": 4, "computed": 1}
-    assert run() == {"held": 5}
+    assert run() == {"hit": 4, "computed": 1}
+    assert run() == {"hit": 5}
 
 
 def test_a_bank_without_a_cache_is_refused(build):
@@ -240,7 +240,7 @@ def test_what_does_not_fit_is_said_before_anything_starts_and_is_computed(build,
     loader = data.val_dataloader()
     epoch(loader), epoch(loader)
     assert sum(pictures) == 5 + 3
-    assert data.cache.counts["refused"] == 6
+    assert data.cache.counts["rejected"] == 6
 
 
 def weights(coco_set, onnx_file, folder, **options):

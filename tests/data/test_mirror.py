@@ -133,4 +133,4 @@ def test_mirroring_costs_one_run_of_the_extractor_an_image(build, workers):
         assert sum(pictures) == 15
     finally:
         data.extractor.run = run
-    assert data.cache.counts == {"computed": 5, "held": 5}
+    assert data.cache.counts == {"computed": 5, "hit": 5}

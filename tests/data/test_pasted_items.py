@@ -22,7 +22,7 @@ from roiseg.data.prefetch import FeatureLoader
 from roiseg.data.samplers import EpochSampler, RoiSampler
 from roiseg.data.targets import TargetSpec
 from roiseg.data.views import AugmentationPool, Views
-from roiseg.extractor.cache.base import Lookup
+from roiseg.extractor.cache.base import CacheResult
 from roiseg.geometry.transform import Letterbox
 
 SPEC = TargetSpec("roi", (14, 14), 3, (64, 64))
@@ -36,11 +36,11 @@ class AskedCache:
     """Holds everything, or nothing, and remembers what it was asked for."""
 
     def __init__(self, held):
-        self.held, self.keys = held, []
+        self.hit, self.keys = held, []
 
-    def look_up(self, key):
+    def get(self, key):
         self.keys.append(key)
-        return Lookup(self.held)
+        return CacheResult(self.hit)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_what_is_held_out_is_never_seen(files, tmp_path):
     """Neither images nor annotations of held-out images change anything, and they may be missing."""
     shutil.copytree(files.json.parent, tmp_path / "set")
     spoilt = type(files)(tmp_path / "set" / files.json.name, tmp_path / "set" / "images")
-    content = spoilt.content()
+    content = spoilt.fingerprint()
     held_out = {4, 5}  # image ids of 3.png and 4.png
     for annotation in content["annotations"]:
         if annotation["image_id"] in held_out:
@@ -178,7 +178,7 @@ def test_folds_share_slots_of_pictures_without_pasted_people_only(files):
     keys, pasted = zip(*(folds[name] for name in ("one", "two")), strict=True)
     for a, b, first, second in zip(*keys, *pasted, strict=True):
         assert (a == b) == (not first and not second)
-        assert (a.slot == b.slot) == (not first and not second)
+        assert (a.key == b.key) == (not first and not second)
 
 
 # --- the cache ------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def test_the_same_key_is_the_same_picture_and_seeds_share_them(files):
             known = pictures.setdefault(sample.cache_key, sample.image)
             np.testing.assert_array_equal(known, sample.image)
     assert len(pictures) == 3 * IMAGES
-    assert len({key.slot for key in pictures}) == 3 * IMAGES
+    assert len({key.key for key in pictures}) == 3 * IMAGES
 
 
 @pytest.fixture
@@ -234,19 +234,19 @@ def test_a_changed_donor_makes_features_stale(own_files):
             with open(own_files.images / f"{number}.png", "ab") as stream:
                 stream.write(b"another")
     after = keys_of(own_files, paste=ALWAYS)
-    assert before[0].slot == after[0].slot and before[0].content != after[0].content
-    content = own_files.content()
+    assert before[0].key == after[0].key and before[0].fingerprint != after[0].fingerprint
+    content = own_files.fingerprint()
     for annotation in content["annotations"]:
         if annotation["image_id"] != 1 and isinstance(annotation["segmentation"], list):
             annotation["segmentation"][0][0] += 3  # a corner moves, the box stays
     own_files.json.write_text(json.dumps(content))
     outlined = keys_of(own_files, paste=ALWAYS)
-    assert outlined[0].slot == after[0].slot and outlined[0].content != after[0].content
+    assert outlined[0].key == after[0].key and outlined[0].fingerprint != after[0].fingerprint
 
 
 def test_other_settings_have_other_slots(files):
     kinds = [keys_of(files, paste=paste) for paste in (None, ALWAYS, CopyPaste(1.0, min_size=16, behind=0.5))]
-    assert len({key.slot for keys in kinds for key in keys}) == 3 * IMAGES
+    assert len({key.key for keys in kinds for key in keys}) == 3 * IMAGES
 
 
 def test_a_donor_that_vanishes_is_named(own_files):

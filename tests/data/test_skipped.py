@@ -142,7 +142,7 @@ def test_nothing_is_kept_of_a_blank_picture(build, pool):
     data = build("b.jpg", "e.jpg", cache=MemoryCache(Half(), 1), pool=pool, augment=augment)
     data.setup()
     first, second = (epoch(data.val_dataloader()) for _ in range(2))
-    assert data.cache.counts == {"computed": 3, "held": 3}
+    assert data.cache.counts == {"computed": 3, "hit": 3}
     for a, b in zip(first, second, strict=True):
         assert images([a]) == images([b])
         assert torch.equal(a.features[0], b.features[0])

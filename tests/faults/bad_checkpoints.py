@@ -153,7 +153,8 @@ FILES = {
 }  # fmt: skip
 
 DESCRIPTIONS = {
-    **{f"format {value!r}": described("format", value, "format") for value in (0, 2, "1", None)},
+    **{f"format {value!r}": described("format", value, "format") for value in (0, 3, "1", None)},
+    "of version 0.1": described("format", 1, "written by roiseg before 0.2: train again or use 0.1"),
     **{
         f"without {key}": content(lambda c, k=key: c["roiseg"].pop(k), key)
         for key in ("config", "layers", "shapes", "strides", "image_size", "extractor_sha256")

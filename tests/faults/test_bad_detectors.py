@@ -72,5 +72,5 @@ def test_what_the_doctor_and_the_boxes_see_of_it(tmp_path, name):
     Console(file=io.StringIO()).print(report.table())
     for adapter in (Yolo(), Rows(["x1", "y1", "x2", "y2", "score"])):
         with report.guard("boxes"):
-            OnnxExtractor(str(path), [LAYER], Preprocess((64, 64)), threads=1, detector=adapter).head()
+            OnnxExtractor(str(path), [LAYER], Preprocess((64, 64)), threads=1, postprocess=adapter).head()
     assert all(finding.text.isprintable() for finding in report.findings if finding.state == "error")

@@ -85,17 +85,17 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("detector", "heads"), CASES.values(), ids=CASES)
-def test_the_graph_finds_what_the_adapter_finds(detector, heads):
+@pytest.mark.parametrize(("postprocess", "heads"), CASES.values(), ids=CASES)
+def test_the_graph_finds_what_the_adapter_finds(postprocess, heads):
     rng = np.random.default_rng(0)
-    model = export_boxes(BoxReader(detector, "head", heads[0](rng).shape, SIZE), opset=18)
+    model = export_boxes(BoxReader(postprocess, "head", heads[0](rng).shape, SIZE), opset=18)
     onnx.checker.check_model(model, full_check=True)
     run = session(model.SerializeToString())
     counts = []
     for head in heads:
         raw = head(rng).astype(np.float32)
         boxes, scores, rois = run.run(["boxes", "scores", "rois"], {"detector_output": raw})
-        wanted = detector(raw, SIZE)
+        wanted = postprocess(raw, SIZE)
         assert boxes.shape == wanted.boxes.shape
         np.testing.assert_allclose(boxes, wanted.boxes, atol=1e-4)
         np.testing.assert_allclose(scores, wanted.scores, atol=1e-6)
@@ -110,7 +110,7 @@ def test_the_graph_finds_what_the_adapter_finds(detector, heads):
 @pytest.fixture(scope="module")
 def extractor(tmp_path_factory):
     path = wholebody_file(tmp_path_factory.mktemp("wholebody") / "wholebody.onnx")
-    return OnnxExtractor(str(path), [LAYER], Preprocess(SIZE), threads=1, detector=Rows(COLUMNS))
+    return OnnxExtractor(str(path), [LAYER], Preprocess(SIZE), threads=1, postprocess=Rows(COLUMNS))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def model(extractor):
     torch.manual_seed(0)
     node = {"_target_": "roiseg.extractor.postprocess.rows.Rows", "columns": COLUMNS}
     config = tiny_config(extractor.onnx_path, [LAYER])
-    config["extractor"] |= {"detector": node}
+    config["extractor"] |= {"postprocess": node}
     config["extractor"]["preprocess"] |= {"image_size": list(SIZE), "color": "rgb"}
     decoder = tiny_decoder(extractor)
     for parameter in decoder.parameters():  # predictions away from 1/3
@@ -181,7 +181,7 @@ def test_the_metadata_says_what_comes_out(exported, model):
     assert "scores" in stored.metadata["scores"]
     assert "rois" not in stored.metadata
     assert json.loads(stored.metadata["picture_input"]) == "images"
-    assert stored.detector == model.config["extractor"]["detector"]
+    assert stored.postprocess == model.config["extractor"]["postprocess"]
 
 
 def test_it_takes_no_boxes_and_says_so(exported):
@@ -221,7 +221,7 @@ def test_heads_of_several_tensors_are_joined_in_the_file(model, tmp_path):
     )
     onnx.save(whole, tmp_path / "detector.onnx")
     extractor = OnnxExtractor(
-        str(tmp_path / "detector.onnx"), [LAYER], Preprocess(SIZE), threads=1, detector=EfficientNms()
+        str(tmp_path / "detector.onnx"), [LAYER], Preprocess(SIZE), threads=1, postprocess=EfficientNms()
     )
     path = tmp_path / "model.onnx"
     assert export_model(model, path, ExportOptions(merged=True, boxes=True), extractor).passed
@@ -238,5 +238,5 @@ def test_boxes_need_the_detector_inside():
 
 def test_boxes_need_an_adapter(model, tmp_path):
     plain = OnnxExtractor(model.config["extractor"]["onnx_path"], [LAYER], Preprocess(SIZE), threads=1)
-    with pytest.raises(UserError, match=r"extractor\.detector is not set"):
+    with pytest.raises(UserError, match=r"extractor\.postprocess is not set"):
         export_model(model, tmp_path / "model.onnx", ExportOptions(merged=True, boxes=True), plain)

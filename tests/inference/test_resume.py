@@ -41,7 +41,7 @@ def put(config, key, value):
         ("data.train_images", "moved/images"),
         ("data.cache", {"_target_": "roiseg.extractor.cache.disk.DiskCache"}),
         ("extractor.onnx_path", "moved/tiny.onnx"),
-        ("extractor.detector", {"_target_": "roiseg.extractor.postprocess.yolo.Yolo"}),
+        ("extractor.postprocess", {"_target_": "roiseg.extractor.postprocess.yolo.Yolo"}),
         ("callbacks.early_stopping", {"patience": 3}),
         ("callbacks", {"history": {"x": 1}}),
         ("logger", {"wandb": {}}),

@@ -31,33 +31,33 @@ def shared(tensor: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Key:
-    """Which features: `slot` is the place they are kept in, `content` what they must be made from.
-
-    Features of a slot whose content differs are stale, and replaced.
+class CacheKey:
+    """Identifies cached features. An entry whose fingerprint differs is stale and is replaced.
 
     Args:
-        slot: a name of the image and the view of it, whatever the file holds at the moment.
-        content: everything the features depend on beside the detector.
+        key: digest of the image's path and view.
+        fingerprint: digest of everything the features depend on besides the detector.
     """
 
-    slot: bytes
-    content: bytes
+    key: bytes
+    fingerprint: bytes
 
     @staticmethod
-    def of(slot: object, content: object) -> Key:
-        """The key of two values by their `repr`."""
-        return Key(*(xxhash.xxh3_128_digest(repr(part).encode()) for part in (slot, content)))
+    def of(key: object, fingerprint: object) -> CacheKey:
+        """Digest two values by their `repr`."""
+        return CacheKey(*(xxhash.xxh3_128_digest(repr(part).encode()) for part in (key, fingerprint)))
 
 
 @dataclass(frozen=True)
-class Lookup:
-    """What a loader process found: are a key's features held, and their bytes.
+class CacheResult:
+    """The result of a lookup in a loader process.
 
-    There are no bytes where the training process holds the features itself.
+    Attributes:
+        hit: the features are cached.
+        row: their encoded bytes; None for a miss, and for a cache in the training process's memory.
     """
 
-    held: bool
+    hit: bool
     row: NDArray[np.uint8] | None = None
 
 
@@ -80,7 +80,7 @@ class FeatureCache(ABC):
             raise UserError(f"data.cache.budget_gb must be above 0, got {budget_gb}")
         self.codec = codec
         self.budget = round(budget_gb * GB)
-        self.counts: Counter[str] = Counter()  # images: held, computed, and of these refused (no room)
+        self.counts: Counter[str] = Counter()  # images: hit, computed; of these rejected (no room)
 
     @property
     def damaged(self) -> int:
@@ -89,7 +89,7 @@ class FeatureCache(ABC):
 
     def summary(self) -> dict[str, int]:
         """Images so far, by what became of them; and damaged entries."""
-        images = {name: self.counts[name] for name in ("held", "computed", "refused")}
+        images = {name: self.counts[name] for name in ("hit", "computed", "rejected")}
         return {**images, "damaged": self.damaged}
 
     def open(self, extractor: str, shapes: Sequence[Shape]) -> None:
@@ -103,15 +103,15 @@ class FeatureCache(ABC):
         self.row_bytes = sum(self.codec.length(shape) for shape in shapes)
 
     @abstractmethod
-    def look_up(self, key: Key) -> Lookup:
+    def get(self, key: CacheKey) -> CacheResult:
         """In a loader process: are these features kept? Stale ones are not."""
 
     @abstractmethod
-    def store(self, keys: Sequence[Key], rows: Tensor) -> None:
+    def store(self, keys: Sequence[CacheKey], rows: Tensor) -> None:
         """Keep encoded features, uint8 [n, row_bytes], as far as there is room."""
 
     @abstractmethod
-    def rows(self, keys: Sequence[Key], read: Tensor) -> Tensor:
+    def load(self, keys: Sequence[CacheKey], read: Tensor) -> Tensor:
         """In the training process: the encoded features that lookups said are held.
 
         Args:

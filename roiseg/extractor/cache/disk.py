@@ -21,7 +21,7 @@ from torch import Tensor
 
 from roiseg.common.errors import UnwritableError, UserError, unwritable_error
 from roiseg.common.files import write_json
-from roiseg.extractor.cache.base import FeatureCache, Key, Lookup, shared
+from roiseg.extractor.cache.base import CacheKey, CacheResult, FeatureCache, shared
 from roiseg.extractor.cache.codec import Codec, Shape
 from roiseg.extractor.cache.folders import (
     ABOUT,
@@ -119,23 +119,23 @@ class DiskCache(FeatureCache):
     def _file_bytes(self) -> int:
         return _HEADER.size + self.row_bytes
 
-    def look_up(self, key: Key) -> Lookup:
+    def get(self, key: CacheKey) -> CacheResult:
         """See `FeatureCache`; a damaged file is removed."""
         path = self.path(key)
         try:
             with open(path, "rb", buffering=0) as stream:
                 row = self._read(stream, key)
         except (FileNotFoundError, _StaleError):
-            return Lookup(False)
+            return CacheResult(False)
         except (OSError, _DamagedError) as error:
             self._damaged += 1
             log.warning("feature cache: %s is damaged (%s); computed anew", path, error)
             with contextlib.suppress(OSError):
                 path.unlink()
-            return Lookup(False)
-        return Lookup(True, row)
+            return CacheResult(False)
+        return CacheResult(True, row)
 
-    def _read(self, stream: io.FileIO, key: Key) -> NDArray[np.uint8]:
+    def _read(self, stream: io.FileIO, key: CacheKey) -> NDArray[np.uint8]:
         """Read a row, its checksum taken while the disk delivers the rest."""
         length = os.fstat(stream.fileno()).st_size
         if length != self._file_bytes:
@@ -143,7 +143,7 @@ class DiskCache(FeatureCache):
         if length > _BLOCK and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
         magic, made_from, expected = _HEADER.unpack(stream.read(_HEADER.size))
-        if magic == MAGIC and made_from != key.content:
+        if magic == MAGIC and made_from != key.fingerprint:
             raise _StaleError
         row = np.empty(self.row_bytes, np.uint8)
         checksum, done = xxhash.xxh3_64(), 0
@@ -156,10 +156,10 @@ class DiskCache(FeatureCache):
             raise _DamagedError("its checksum differs")
         return row
 
-    def store(self, keys: Sequence[Key], rows: Tensor) -> None:
+    def store(self, keys: Sequence[CacheKey], rows: Tensor) -> None:
         """See `FeatureCache`."""
         if not self._writable:
-            self.counts["refused"] += len(keys)
+            self.counts["rejected"] += len(keys)
             return
         for key, row in zip(keys, rows.cpu().numpy(), strict=True):
             path = self.path(key)
@@ -167,7 +167,7 @@ class DiskCache(FeatureCache):
             if not replaces and self._unwritten <= 0:
                 self._count()  # other processes write, too
             if not replaces and self._room < self._file_bytes:
-                self.counts["refused"] += 1
+                self.counts["rejected"] += 1
                 continue
             if not self._write(path, key, row):
                 return
@@ -175,7 +175,7 @@ class DiskCache(FeatureCache):
                 self._room -= self._file_bytes
                 self._unwritten -= 1
 
-    def rows(self, keys: Sequence[Key], read: Tensor) -> Tensor:
+    def load(self, keys: Sequence[CacheKey], read: Tensor) -> Tensor:
         """See `FeatureCache`."""
         return read
 
@@ -199,16 +199,16 @@ class DiskCache(FeatureCache):
     def _capacity(self) -> int:
         return self._room + size_of(self._own)
 
-    def path(self, key: Key) -> Path:
+    def path(self, key: CacheKey) -> Path:
         """The file of a key."""
-        name = key.slot.hex()
+        name = key.key.hex()
         return self._own / name[:2] / name[2:]
 
-    def _write(self, path: Path, key: Key, row: NDArray[np.uint8]) -> bool:
+    def _write(self, path: Path, key: CacheKey, row: NDArray[np.uint8]) -> bool:
         temporary = path.with_name(f"{path.name}.{self._unique}-{next(self._numbers)}.tmp")
         try:
             with open(temporary, "xb") as stream:
-                stream.write(_HEADER.pack(MAGIC, key.content, xxhash.xxh3_64_intdigest(row.data)))
+                stream.write(_HEADER.pack(MAGIC, key.fingerprint, xxhash.xxh3_64_intdigest(row.data)))
                 stream.write(row.data)
             os.replace(temporary, path)
         except FileNotFoundError:  # somebody has removed the folder, to make room perhaps

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from roiseg.common.errors import out_of_memory
 from roiseg.common.memory import memory_limit
-from roiseg.extractor.cache.base import GB, FeatureCache, Key, Lookup, shared
+from roiseg.extractor.cache.base import GB, CacheKey, CacheResult, FeatureCache, shared
 from roiseg.extractor.cache.codec import Codec, Shape
 
 log = logging.getLogger(__name__)
@@ -40,22 +40,22 @@ class MemoryCache(FeatureCache):
             )  # fmt: skip
             self.budget = memory
         places = 2 * max(1, self.budget // self.row_bytes) + 1
-        # open addressing: slot and content of each row held, 0 where free; shared with the loaders
+        # open addressing: key and fingerprint of each cached row, 0 where free; shared with the loaders
         self._table = shared(torch.zeros((places, 2), dtype=torch.int64))
 
-    def look_up(self, key: Key) -> Lookup:
+    def get(self, key: CacheKey) -> CacheResult:
         """See `FeatureCache`."""
         place = self._place(key)
-        return Lookup(int(self._table[place, 1]) == _number(key.content))
+        return CacheResult(int(self._table[place, 1]) == _number(key.fingerprint))
 
-    def store(self, keys: Sequence[Key], rows: Tensor) -> None:
+    def store(self, keys: Sequence[CacheKey], rows: Tensor) -> None:
         """See `FeatureCache`."""
         for key, row in zip(keys, rows, strict=True):
-            if key.slot not in self._rows and (len(self._rows) + 1) * self.row_bytes > self.budget:
-                self.counts["refused"] += 1
+            if key.key not in self._rows and (len(self._rows) + 1) * self.row_bytes > self.budget:
+                self.counts["rejected"] += 1
                 continue
             try:
-                self._rows[key.slot] = row.clone()
+                self._rows[key.key] = row.clone()
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
@@ -65,11 +65,11 @@ class MemoryCache(FeatureCache):
                 )  # fmt: skip
                 self.budget = 0
                 return
-            self._table[self._place(key)] = torch.tensor([_number(key.slot), _number(key.content)])
+            self._table[self._place(key)] = torch.tensor([_number(key.key), _number(key.fingerprint)])
 
-    def rows(self, keys: Sequence[Key], read: Tensor) -> Tensor:
+    def load(self, keys: Sequence[CacheKey], read: Tensor) -> Tensor:
         """See `FeatureCache`."""
-        return torch.stack([self._rows[key.slot] for key in keys])
+        return torch.stack([self._rows[key.key] for key in keys])
 
     def capacity(self, wanted: int) -> int:
         """See `FeatureCache`."""
@@ -79,11 +79,11 @@ class MemoryCache(FeatureCache):
         """See `FeatureCache`; the machine's memory, which on a GPU is not the one that is used."""
         return memory_limit(), "memory"
 
-    def _place(self, key: Key) -> int:
-        """Where in the table a slot is, or would go; there is always a free place."""
-        slot, places = _number(key.slot), len(self._table)
-        place = slot % places
-        while int(self._table[place, 0]) not in (0, slot):
+    def _place(self, key: CacheKey) -> int:
+        """Where in the table a key is, or would go; there is always a free place."""
+        wanted, places = _number(key.key), len(self._table)
+        place = wanted % places
+        while int(self._table[place, 0]) not in (0, wanted):
             place = (place + 1) % places
         return place
 

@@ -32,7 +32,7 @@ class Detections:
         return len(self.boxes)
 
 
-class Detector(ABC):
+class Postprocessor(ABC):
     """Reads boxes from the raw output of a detector's head.
 
     Args:
@@ -65,25 +65,25 @@ class Detector(ABC):
     ) -> None:
         if labels is not None and (len(labels) == 0 or min(labels) < 0):
             raise UserError(
-                f"extractor.detector.labels must be class numbers from 0 on, or null for all, got {labels}"
+                f"extractor.postprocess.labels must be class numbers from 0 on, or null for all, got {labels}"
             )
         if not 0 <= score_threshold < 1:
             raise UserError(
-                f"extractor.detector.score_threshold must be at least 0 and below 1, got {score_threshold}"
+                f"extractor.postprocess.score_threshold must be at least 0 and below 1, got {score_threshold}"
             )
         if iou_threshold is not None and not 0 < iou_threshold <= 1:
             raise UserError(
-                "extractor.detector.iou_threshold must be above 0 and at most 1, or null for no NMS, "
+                "extractor.postprocess.iou_threshold must be above 0 and at most 1, or null for no NMS, "
                 f"got {iou_threshold}"
             )
         if max_detections < 1:
-            raise UserError(f"extractor.detector.max_detections must be at least 1, got {max_detections}")
+            raise UserError(f"extractor.postprocess.max_detections must be at least 1, got {max_detections}")
         named = [output] if isinstance(output, (str, int)) else output or []
         self.outputs = [str(name) for name in named]
         wanted = [part.holds for part in self.parts] or ["boxes"]
         if self.outputs and len(self.outputs) != len(wanted):
             raise UserError(
-                f"extractor.detector.output must name {len(wanted)} ({', '.join(wanted)}), got {output}"
+                f"extractor.postprocess.output must name {len(wanted)} ({', '.join(wanted)}), got {output}"
             )
         self.labels = None if labels is None else [int(label) for label in labels]
         self.score_threshold = float(score_threshold)
@@ -102,7 +102,7 @@ class Detector(ABC):
             UserError: an output of this shape is not what the adapter reads, or it holds nan.
         """
         if problem := self.mismatch(raw.shape, image_size):
-            raise UserError(f"extractor.detector: the detector's output is {list(raw.shape)}, {problem}")
+            raise UserError(f"extractor.postprocess: the detector's output is {list(raw.shape)}, {problem}")
         if np.isnan(raw).any():  # no comparison holds for nan: its boxes would be left out without a word
             raise UserError("the detector's output holds nan: its weights or its arithmetic are damaged")
         decoded = self.decode(torch.from_numpy(raw.astype(np.float32)), image_size)
@@ -136,9 +136,9 @@ class Detector(ABC):
         if person is None or category_id in (person, person + 1):
             return ""
         return (
-            f"extractor.detector.labels is [{person}], in most detectors the person, and the category is "
-            f"{category_id}: set extractor.detector.labels to the detector's class for that category, or to "
-            "null if it has no other class"
+            f"extractor.postprocess.labels is [{person}], in most detectors the person, and the category is "
+            f"{category_id}: set extractor.postprocess.labels to the detector's class for that category, or "
+            "to null if it has no other class"
         )
 
     @abstractmethod
@@ -160,7 +160,7 @@ class Detector(ABC):
         absent = [label for label in self.labels or [] if label >= classes]
         if not absent:
             return ""
-        return f"which are {classes} classes from 0 on: extractor.detector.labels names {absent[0]}"
+        return f"which are {classes} classes from 0 on: extractor.postprocess.labels names {absent[0]}"
 
 
 def _with_area(

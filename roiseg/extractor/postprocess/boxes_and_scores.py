@@ -7,11 +7,11 @@ from typing import Any, Literal
 from torch import Tensor
 
 from roiseg.common.errors import UserError
-from roiseg.extractor.postprocess.base import Detector, Shape, corners, to_pixels
+from roiseg.extractor.postprocess.base import Postprocessor, Shape, corners, to_pixels
 from roiseg.extractor.postprocess.multi_tensor import BOXES, CLASS_SCORES
 
 
-class BoxesAndScores(Detector):
+class BoxesAndScores(Postprocessor):
     """Boxes [N, 4] or [1, N, 4] in one tensor, class scores [N, C] or [1, N, C] in another.
 
     Args:
@@ -19,7 +19,7 @@ class BoxesAndScores(Detector):
         normalized: boxes are in 0..1 of the input's width and height, not in its pixels.
         activation: what makes probabilities of the scores: "sigmoid"; "softmax", the last class of which is
             "nothing"; None where they are probabilities.
-        options: see `Detector`; `output` names boxes and scores, in this order.
+        options: see `Postprocessor`; `output` names boxes and scores, in this order.
 
     Raises:
         UserError: another form or activation.
@@ -37,10 +37,10 @@ class BoxesAndScores(Detector):
     ) -> None:
         super().__init__(**options)
         if form not in ("cxcywh", "xyxy"):
-            raise UserError(f"extractor.detector.form must be cxcywh or xyxy, got {form}")
+            raise UserError(f"extractor.postprocess.form must be cxcywh or xyxy, got {form}")
         if activation not in ("sigmoid", "softmax", None):
             raise UserError(
-                f"extractor.detector.activation must be sigmoid, softmax or null, got {activation}"
+                f"extractor.postprocess.activation must be sigmoid, softmax or null, got {activation}"
             )
         self.form, self.normalized, self.activation = form, normalized, activation
 
@@ -52,7 +52,7 @@ class BoxesAndScores(Detector):
         return "" if shape[1] is None else self.absent_label(shape[1] - 4 - nothing)
 
     def decode(self, raw: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes, scores and labels of all rows; see `Detector.candidates`."""
+        """Boxes, scores and labels of all rows; see `Postprocessor.candidates`."""
         boxes = corners(raw[:, :4]) if self.form == "cxcywh" else raw[:, :4]
         if self.normalized:
             boxes = to_pixels(boxes, image_size)

@@ -14,7 +14,7 @@ class EfficientNms(Rows):
     Args:
         counted: the file has the number of boxes as well; False: all rows count.
         normalized: boxes are in 0..1 of the input's width and height, not in its pixels.
-        options: see `Detector`; `output` names number (if counted), boxes, scores, labels, in this order.
+        options: see `Postprocessor`; `output` names number (if counted), boxes, scores and labels.
     """
 
     def __init__(self, counted: bool = True, normalized: bool = False, **options: Any) -> None:

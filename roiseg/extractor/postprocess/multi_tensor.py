@@ -55,8 +55,8 @@ def find_parts(outputs: Mapping[str, Shape], parts: Sequence[Part], path: str) -
     listed = ", ".join(f"{name} {shape_text(shape)}" for name, shape in outputs.items()) or "it has none"
     problem = "cannot be told apart by shape and name" if fitting else "are not all among the outputs"
     raise UserError(
-        f"extractor.detector: {', '.join(part.holds for part in parts)} {problem} of {path} ({listed}): "
-        "set extractor.detector.output to their names in this order, or take another adapter"
+        f"extractor.postprocess: {', '.join(part.holds for part in parts)} {problem} of {path} ({listed}): "
+        "set extractor.postprocess.output to their names in this order, or take another adapter"
     )
 
 

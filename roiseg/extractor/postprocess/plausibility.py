@@ -54,6 +54,6 @@ class Plausibility:
         return (
             f"the detector's head seems to be misread: of {self.boxes:,} boxes in {self.images} images "
             f"{self.sound:,} lie in the image with a sensible size and score (not so: x1, y1, x2, y2 = "
-            f"{self.example}): choose another adapter of conf/detector, or set extractor.detector.normalized,"
-            " columns or activation"
+            f"{self.example}): choose another adapter of conf/postprocess, or set "
+            "extractor.postprocess.normalized, columns or activation"
         )

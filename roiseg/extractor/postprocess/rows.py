@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from roiseg.common.errors import UserError, closest_matches
-from roiseg.extractor.postprocess.base import Detector, Shape, corners, one_batch, to_pixels
+from roiseg.extractor.postprocess.base import Postprocessor, Shape, corners, one_batch, to_pixels
 
 _FORMATS = (("x1", "y1", "x2", "y2"), ("cx", "cy", "w", "h"), ("x1", "y1", "w", "h"))
 _OTHERS = ("score", "label", "objectness", "ignored")
 _NAMES = tuple(dict.fromkeys(name for names in (*_FORMATS, _OTHERS) for name in names))
 
 
-class Rows(Detector):
+class Rows(Postprocessor):
     """One box a row, [N, K] or [1, N, K], any number of rows.
 
     Args:
@@ -24,7 +24,7 @@ class Rows(Detector):
             `x1, y1, w, h`), `score`, and where there is one `label`, `objectness` (multiplies the score);
             `ignored` for anything else. Without `label` all rows are of class 0.
         normalized: boxes are in 0..1 of the input's width and height, not in its pixels.
-        options: see `Detector`; NMS is off unless `iou_threshold` is given.
+        options: see `Postprocessor`; NMS is off unless `iou_threshold` is given.
 
     Raises:
         UserError: columns of which no box and score can be made.
@@ -45,7 +45,7 @@ class Rows(Detector):
         if unknown := [name for name in self.columns if name not in _NAMES]:
             close = ", ".join(closest_matches(unknown[0], _NAMES) or _NAMES)
             raise UserError(
-                f"extractor.detector.columns: `{unknown[0]}` is not known (nearest: {close}); "
+                f"extractor.postprocess.columns: `{unknown[0]}` is not known (nearest: {close}); "
                 "columns of no use are called ignored"
             )
         once = [name for name in self.columns if name != "ignored"]
@@ -53,7 +53,7 @@ class Rows(Detector):
         complete = any(places == set(names) for names in _FORMATS) and "score" in once
         if not complete or len(once) != len(set(once)):
             raise UserError(
-                "extractor.detector.columns must name score and the four of one kind of box (x1 y1 x2 y2, "
+                "extractor.postprocess.columns must name score and the four of one kind of box (x1 y1 x2 y2, "
                 f"cx cy w h, or x1 y1 w h), each once, got {self.columns}"
             )
 
@@ -62,12 +62,12 @@ class Rows(Detector):
         if (len(shape) == 2 or one_batch(shape, 3)) and shape[-1] in (len(self.columns), None):
             return ""
         return (
-            f"extractor.detector.columns names {len(self.columns)} columns, [N, {len(self.columns)}] or "
-            f"[1, N, {len(self.columns)}]: set columns or extractor.detector.output"
+            f"extractor.postprocess.columns names {len(self.columns)} columns, [N, {len(self.columns)}] or "
+            f"[1, N, {len(self.columns)}]: set columns or extractor.postprocess.output"
         )
 
     def decode(self, raw: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes, scores and labels of all rows; see `Detector.candidates`."""
+        """Boxes, scores and labels of all rows; see `Postprocessor.candidates`."""
         rows = raw[0] if raw.ndim == 3 else raw
         boxes = self._boxes(rows)
         if self.normalized:

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from roiseg.extractor.postprocess.base import Detector, Shape, corners, one_batch
+from roiseg.extractor.postprocess.base import Postprocessor, Shape, corners, one_batch
 
 
-class Yolo(Detector):
+class Yolo(Postprocessor):
     """One column a cell: centre x, centre y, width, height in input pixels, then class scores; [1, 4 + C, A].
 
     Scores are probabilities. The transposed [1, A, 4 + C] is read as well: the longer side counts the cells.
@@ -17,7 +17,7 @@ class Yolo(Detector):
 
     Args:
         objectness: an objectness comes before the class scores and multiplies them (YOLOv5, v7).
-        options: see `Detector`.
+        options: see `Postprocessor`.
     """
 
     def __init__(self, objectness: bool = False, **options: Any) -> None:
@@ -35,12 +35,12 @@ class Yolo(Detector):
         if not one_batch(shape, 3) or any(side <= first for side in known):
             return (
                 f"a raw YOLO head is [1, {first} + classes, cells] or [1, cells, {first} + classes]: "
-                "set extractor.detector.output, or take another adapter"
+                "set extractor.postprocess.output, or take another adapter"
             )
         return self.absent_label(min(known) - first) if len(known) == 2 else ""
 
     def decode(self, raw: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes, scores and labels of all cells; see `Detector.candidates`."""
+        """Boxes, scores and labels of all cells; see `Postprocessor.candidates`."""
         rows = raw[0].T if raw.shape[1] <= raw.shape[2] else raw[0]
         scores, labels = self.best_class(rows[:, self._before_classes :])
         return corners(rows[:, :4]), scores * rows[:, 4] if self.objectness else scores, labels

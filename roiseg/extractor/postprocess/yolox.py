@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from roiseg.common.errors import UserError
-from roiseg.extractor.postprocess.base import Detector, Shape, corners, one_batch
+from roiseg.extractor.postprocess.base import Postprocessor, Shape, corners, one_batch
 
 
-class Yolox(Detector):
+class Yolox(Postprocessor):
     """One row a cell, all levels in turn: dx, dy, log w, log h, objectness, class scores; [1, A, 5 + C].
 
     Offsets and sizes are in cells: centre = (d + cell index) * stride, size = exp(.) * stride. Objectness and
@@ -21,7 +21,7 @@ class Yolox(Detector):
 
     Args:
         strides: input pixels per cell of each level, in the order of the rows.
-        options: see `Detector`.
+        options: see `Postprocessor`.
     """
 
     def __init__(self, strides: Sequence[int] = (8, 16, 32), **options: Any) -> None:
@@ -29,7 +29,7 @@ class Yolox(Detector):
         self.strides = [int(stride) for stride in strides]
         if not self.strides or min(self.strides) < 1:
             raise UserError(
-                f"extractor.detector.strides must be positive numbers of pixels, got {list(strides)}"
+                f"extractor.postprocess.strides must be positive numbers of pixels, got {list(strides)}"
             )
 
     def mismatch(self, shape: Shape, image_size: tuple[int, int]) -> str:
@@ -39,12 +39,12 @@ class Yolox(Detector):
         if not fits:
             return (
                 f"a YOLOX head with strides {self.strides} at {image_size[0]}x{image_size[1]} is "
-                f"[1, {cells}, 5 + classes]: set extractor.detector.strides or .output, or another adapter"
+                f"[1, {cells}, 5 + classes]: set extractor.postprocess.strides or .output, or another adapter"
             )
         return self.absent_label(shape[2] - 5) if shape[2] is not None else ""
 
     def decode(self, raw: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes, scores and labels of all cells; see `Detector.candidates`."""
+        """Boxes, scores and labels of all cells; see `Postprocessor.candidates`."""
         rows = raw[0]
         cells, strides = self._cells(image_size)
         boxes = torch.cat([(rows[:, :2] + cells) * strides, rows[:, 2:4].exp() * strides], dim=1)

@@ -15,7 +15,7 @@ from child_processes import CHILDREN, PATIENCE
 
 from roiseg.common.errors import UserError
 from roiseg.extractor.cache import disk, folders
-from roiseg.extractor.cache.base import Key
+from roiseg.extractor.cache.base import CacheKey
 from roiseg.extractor.cache.codec import Half, Int8
 from roiseg.extractor.cache.disk import DiskCache
 
@@ -30,8 +30,8 @@ def opened(folder, files=100, extractor="detector", codec=None, shape=SHAPE):
     return cache
 
 
-def key(slot, content=0):
-    return Key.of(slot, content)
+def key(name, fingerprint=0):
+    return CacheKey.of(name, fingerprint)
 
 
 def row(value, length=BYTES):
@@ -42,34 +42,34 @@ def files(folder):
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "about.json")
 
 
-def held(cache, *keys):
-    return [cache.look_up(k).held for k in keys]
+def hits(cache, *keys):
+    return [cache.get(k).hit for k in keys]
 
 
 def test_what_one_process_stores_the_next_run_finds(tmp_path):
     cache = opened(tmp_path)
-    assert not cache.look_up(key("a")).held
+    assert not cache.get(key("a")).hit
     cache.store([key("a"), key("b")], torch.cat([row(1), row(2)]))
-    found = opened(tmp_path).look_up(key("b"))
-    assert found.held
+    found = opened(tmp_path).get(key("b"))
+    assert found.hit
     assert (found.row == 2).all()
-    assert torch.equal(opened(tmp_path).rows([key("b")], row(2)), row(2))
+    assert torch.equal(opened(tmp_path).load([key("b")], row(2)), row(2))
 
 
 def test_another_content_is_stale_and_is_replaced_in_place(tmp_path):
     cache = opened(tmp_path)
     cache.store([key("a", 1)], row(1))
-    assert not cache.look_up(key("a", 2)).held
+    assert not cache.get(key("a", 2)).hit
     cache.store([key("a", 2)], row(2))
-    assert held(cache, key("a", 1), key("a", 2)) == [False, True]
+    assert hits(cache, key("a", 1), key("a", 2)) == [False, True]
     assert len(files(tmp_path)) == 1
 
 
 def test_another_detector_codec_or_shape_shares_nothing(tmp_path):
     opened(tmp_path).store([key("a")], row(1))
     for options in ({"extractor": "other"}, {"codec": Int8()}, {"shape": (3, 3, 2)}):
-        assert not opened(tmp_path, **options).look_up(key("a")).held
-    assert opened(tmp_path).look_up(key("a")).held
+        assert not opened(tmp_path, **options).get(key("a")).hit
+    assert opened(tmp_path).get(key("a")).hit
 
 
 @pytest.mark.parametrize("size", [0, 1, 31, 32, 33, FILE - 1, FILE + 1])
@@ -78,13 +78,13 @@ def test_a_file_of_another_length_is_damaged_removed_and_made_anew(tmp_path, siz
     cache.store([key("a")], row(1))
     [path] = files(tmp_path)
     path.write_bytes((path.read_bytes() + b"x")[:size])
-    assert not cache.look_up(key("a")).held
+    assert not cache.get(key("a")).hit
     assert cache.damaged == 1
     assert str(path) in caplog.text
     assert not path.exists()
-    assert not cache.look_up(key("a")).held
+    assert not cache.get(key("a")).hit
     cache.store([key("a")], row(1))
-    assert cache.look_up(key("a")).held
+    assert cache.get(key("a")).hit
 
 
 @pytest.mark.parametrize("position", [0, 7, 24, 31, 32, 50, FILE - 1])
@@ -96,7 +96,7 @@ def test_a_flipped_bit_is_found(tmp_path, position, bit):
     content = bytearray(path.read_bytes())
     content[position] ^= 1 << bit
     path.write_bytes(content)
-    assert not cache.look_up(key("a")).held
+    assert not cache.get(key("a")).hit
 
 
 def test_zeroed_blocks_are_found(tmp_path):
@@ -104,7 +104,7 @@ def test_zeroed_blocks_are_found(tmp_path):
     cache.store([key("a")], row(1))
     [path] = files(tmp_path)
     path.write_bytes(bytes(FILE))  # what some file systems leave after a power cut
-    assert not cache.look_up(key("a")).held
+    assert not cache.get(key("a")).hit
     assert cache.damaged == 1
 
 
@@ -113,8 +113,8 @@ def test_the_budget_is_kept_and_what_is_there_stays(tmp_path):
     for number in range(9):
         cache.store([key(number)], row(number))
     assert len(files(tmp_path)) == 5
-    assert held(cache, *(key(n) for n in range(9))) == [True] * 5 + [False] * 4
-    assert cache.counts["refused"] == 4
+    assert hits(cache, *(key(n) for n in range(9))) == [True] * 5 + [False] * 4
+    assert cache.counts["rejected"] == 4
     assert opened(tmp_path, files=5).capacity(0) == 5 * FILE
 
 
@@ -155,7 +155,7 @@ def test_a_full_disk_ends_the_storing_not_the_run(tmp_path, monkeypatch, caplog)
     cache.store([key("d")], row(4))
     assert caplog.text.count("cannot be written") == 1
     assert len(files(tmp_path)) == 1
-    assert cache.look_up(key("a")).held
+    assert cache.get(key("a")).hit
 
 
 def test_room_on_the_disk_limits_the_budget(tmp_path, monkeypatch):
@@ -186,8 +186,8 @@ def _fill_and_read(folder, seed, answers):
     cache = opened(folder, files=10_000)
     wrong = 0
     for number in np.random.default_rng(seed).permutation(200):
-        found = cache.look_up(key(int(number)))
-        if found.held:
+        found = cache.get(key(int(number)))
+        if found.hit:
             wrong += not (found.row == number % 251).all()
         else:
             cache.store([key(int(number))], row(int(number) % 251))
@@ -209,11 +209,11 @@ def test_a_cache_that_is_deleted_while_in_use_is_filled_again(tmp_path):
     cache = opened(tmp_path / "cache")
     cache.store([key("a")], row(1))
     shutil.rmtree(tmp_path / "cache")
-    assert not cache.look_up(key("a")).held
+    assert not cache.get(key("a")).hit
     assert cache.capacity(0) >= 0
     cache.store([key("a")], row(1))  # finds out
     cache.store([key("b")], row(2))
-    assert held(cache, key("a"), key("b")) == [False, True]
+    assert hits(cache, key("a"), key("b")) == [False, True]
 
 
 def test_opening_while_another_process_removes_is_no_error(tmp_path, monkeypatch):
@@ -227,7 +227,7 @@ def test_opening_while_another_process_removes_is_no_error(tmp_path, monkeypatch
     monkeypatch.setattr(Path, "iterdir", vanishing)
     cache = opened(tmp_path)
     cache.store([key("a")], row(1))
-    assert cache.look_up(key("a")).held
+    assert cache.get(key("a")).hit
 
 
 def test_counting_while_another_process_removes_is_no_error(tmp_path, monkeypatch):
@@ -327,4 +327,4 @@ def test_a_loader_process_that_is_not_forked_gets_it_too(tmp_path):
     cache = opened(tmp_path)
     cache.store([key("a")], row(1))
     there = pickle.loads(pickle.dumps(cache))
-    assert held(there, key("a"), key("b")) == [True, False]
+    assert hits(there, key("a"), key("b")) == [True, False]

@@ -5,7 +5,7 @@ import torch
 from child_processes import CHILDREN, PATIENCE
 
 from roiseg.common.errors import UserError
-from roiseg.extractor.cache.base import Key
+from roiseg.extractor.cache.base import CacheKey
 from roiseg.extractor.cache.codec import Half
 from roiseg.extractor.cache.memory import MemoryCache
 
@@ -19,8 +19,8 @@ def opened(rows=4):
     return cache
 
 
-def key(slot, content=0):
-    return Key.of(slot, content)
+def key(name, fingerprint=0):
+    return CacheKey.of(name, fingerprint)
 
 
 def row(value):
@@ -29,39 +29,39 @@ def row(value):
 
 def test_what_is_stored_is_held_and_comes_back():
     cache = opened()
-    assert not cache.look_up(key("a")).held
+    assert not cache.get(key("a")).hit
     cache.store([key("a"), key("b")], torch.cat([row(1), row(2)]))
-    assert cache.look_up(key("a")).held
-    assert cache.look_up(key("b")).held
-    assert not cache.look_up(key("c")).held
-    assert torch.equal(cache.rows([key("b"), key("a")], torch.zeros(0, 0)), torch.cat([row(2), row(1)]))
+    assert cache.get(key("a")).hit
+    assert cache.get(key("b")).hit
+    assert not cache.get(key("c")).hit
+    assert torch.equal(cache.load([key("b"), key("a")], torch.zeros(0, 0)), torch.cat([row(2), row(1)]))
 
 
 def test_another_content_is_absent_and_takes_the_place():
     cache = opened(rows=1)
     cache.store([key("a", 1)], row(1))
-    assert not cache.look_up(key("a", 2)).held
+    assert not cache.get(key("a", 2)).hit
     cache.store([key("a", 2)], row(2))
-    assert cache.look_up(key("a", 2)).held
-    assert not cache.look_up(key("a", 1)).held
-    assert torch.equal(cache.rows([key("a", 2)], torch.zeros(0, 0)), row(2))
-    assert cache.counts["refused"] == 0
+    assert cache.get(key("a", 2)).hit
+    assert not cache.get(key("a", 1)).hit
+    assert torch.equal(cache.load([key("a", 2)], torch.zeros(0, 0)), row(2))
+    assert cache.counts["rejected"] == 0
 
 
 def test_a_full_cache_keeps_what_it_has():
     cache = opened(rows=3)
     for number in range(10):
         cache.store([key(number)], row(number))
-    assert [cache.look_up(key(number)).held for number in range(10)] == [True] * 3 + [False] * 7
-    assert cache.counts["refused"] == 7
+    assert [cache.get(key(number)).hit for number in range(10)] == [True] * 3 + [False] * 7
+    assert cache.counts["rejected"] == 7
 
 
 def test_many_slots_find_their_places():
     cache = opened(rows=500)
     for number in range(500):
         cache.store([key(number)], row(number % 251))
-    assert all(cache.look_up(key(number)).held for number in range(500))
-    assert not any(cache.look_up(key(number)).held for number in range(500, 2000))
+    assert all(cache.get(key(number)).hit for number in range(500))
+    assert not any(cache.get(key(number)).hit for number in range(500, 2000))
 
 
 def test_what_is_stored_is_a_copy():
@@ -69,12 +69,12 @@ def test_what_is_stored_is_a_copy():
     rows = row(1)
     cache.store([key("a")], rows)
     rows.fill_(9)
-    assert torch.equal(cache.rows([key("a")], torch.zeros(0, 0)), row(1))
+    assert torch.equal(cache.load([key("a")], torch.zeros(0, 0)), row(1))
 
 
 def _see(cache, go, answers):
     go.wait(PATIENCE)
-    answers.put(([cache.look_up(key(name)).held for name in "ab"], len(cache._rows)))
+    answers.put(([cache.get(key(name)).hit for name in "ab"], len(cache._rows)))
 
 
 def test_loader_processes_see_what_is_stored_after_they_started():

@@ -95,7 +95,7 @@ def test_other_number_types_are_read(dtype):
 
 @pytest.mark.parametrize("shape", [(5, 6), (1, 5, 8), (2, 5, 7), (7,), (1, 1, 5, 7)])
 def test_another_number_of_columns_is_refused(shape):
-    with pytest.raises(UserError, match=r"extractor\.detector\.columns names 7 columns, \[N, 7\]"):
+    with pytest.raises(UserError, match=r"extractor\.postprocess\.columns names 7 columns, \[N, 7\]"):
         Rows(WHOLEBODY)(np.zeros(shape, np.float32), SIZE)
 
 
@@ -111,5 +111,5 @@ def test_another_number_of_columns_is_refused(shape):
     ],
 )
 def test_columns_of_which_no_box_can_be_made_are_refused(columns, words):
-    with pytest.raises(UserError, match=rf"extractor\.detector\.columns.*{words}"):
+    with pytest.raises(UserError, match=rf"extractor\.postprocess\.columns.*{words}"):
         Rows(columns)

@@ -48,25 +48,27 @@ def test_numbers_that_overflow_give_no_box_or_one_cut_to_the_input():
     raw = random_head(0, (32, 32), [8], 1)
     raw[0, :, 4:] = 0
     raw[0, 0] = [0, 0, 500, 500, 1, 1]  # exp overflows
-    raw[0, 1] = [np.nan, 0, 0, 0, 1, 1]
-    raw[0, 2] = [9, 9, 0, 0, 1, 1]  # outside
+    raw[0, 1] = [9, 9, 0, 0, 1, 1]  # outside
     found = Yolox([8])(raw, (32, 32))
     assert found.boxes.tolist() == [[0, 0, 32, 32]]
+    raw[0, 2, 0] = np.nan
+    with pytest.raises(UserError, match="holds nan"):
+        Yolox([8])(raw, (32, 32))
 
 
 @pytest.mark.parametrize("shape", [(1, 83, 6), (2, 84, 6), (84, 6), (1, 84, 5), (1, 6, 84)])
 def test_another_shape_is_refused_with_both(shape):
-    with pytest.raises(UserError, match=r"extractor\.detector.*\[1, 84, 5 \+ classes\]") as caught:
+    with pytest.raises(UserError, match=r"extractor\.postprocess.*\[1, 84, 5 \+ classes\]") as caught:
         Yolox((8, 16, 32))(np.zeros(shape, np.float32), (64, 64))
     assert str(list(shape)) in str(caught.value)
 
 
 def test_a_class_the_head_does_not_have_is_named():
-    with pytest.raises(UserError, match=r"4 classes from 0 on: extractor\.detector\.labels names 4"):
+    with pytest.raises(UserError, match=r"4 classes from 0 on: extractor\.postprocess\.labels names 4"):
         Yolox([8], labels=[0, 4])(random_head(0, (32, 32), [8], 4), (32, 32))
 
 
 @pytest.mark.parametrize("strides", [[], [8, 0], [-8]])
 def test_impossible_strides_are_refused(strides):
-    with pytest.raises(UserError, match=r"extractor\.detector\.strides"):
+    with pytest.raises(UserError, match=r"extractor\.postprocess\.strides"):
         Yolox(strides)

@@ -58,5 +58,5 @@ def test_another_shape_is_refused(shape):
 
 
 def test_a_class_the_head_does_not_have_is_named():
-    with pytest.raises(UserError, match=r"5 classes from 0 on: extractor\.detector\.labels names 5"):
+    with pytest.raises(UserError, match=r"5 classes from 0 on: extractor\.postprocess\.labels names 5"):
         Yolo(labels=[5])(random_head(0), SIZE)

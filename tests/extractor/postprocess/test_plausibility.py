@@ -64,7 +64,7 @@ def test_a_misread_head_is_told_once(name, caplog):
     for _ in range(3):
         wrong(raw, SIZE)
     (record,) = caplog.records
-    assert "misread" in record.message and "conf/detector" in record.message
+    assert "misread" in record.message and "conf/postprocess" in record.message
 
 
 @pytest.mark.parametrize(

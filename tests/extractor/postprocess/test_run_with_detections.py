@@ -29,7 +29,7 @@ TINY = ROOT / "ext_extractor" / "tiny_person_256.onnx"
 
 def opened(path, detector, layers=(LAYER,), **preprocess):
     return OnnxExtractor(
-        str(path), list(layers), Preprocess(SIZE, **preprocess), threads=1, detector=detector
+        str(path), list(layers), Preprocess(SIZE, **preprocess), threads=1, postprocess=detector
     )
 
 
@@ -71,7 +71,7 @@ def test_an_inner_tensor_can_be_the_head(tmp_path):
 
 def test_a_wrong_name_is_told_when_the_file_is_opened(tmp_path):
     path = wholebody_file(tmp_path / "m.onnx")
-    with pytest.raises(UserError, match=rf"extractor\.detector\.output: .*m\.onnx has no tensor .*{HEAD}"):
+    with pytest.raises(UserError, match=rf"extractor\.postprocess\.output: .*m\.onnx has no tensor .*{HEAD}"):
         opened(path, Rows(COLUMNS, output="batchno_classid_score"))
 
 
@@ -84,19 +84,19 @@ def test_no_output_that_fits_lists_all(tmp_path):
 
 def test_an_output_of_another_shape_than_named_is_told_with_its_shape(tmp_path):
     extractor = opened(wholebody_file(tmp_path / "m.onnx"), Yolo(output=HEAD))
-    with pytest.raises(UserError, match=r"extractor\.detector: the detector's output is \[96, 7\]"):
+    with pytest.raises(UserError, match=r"extractor\.postprocess: the detector's output is \[96, 7\]"):
         extractor.run_with_detections(torch.ones(1, 3, *SIZE))
 
 
 def test_without_a_detector_the_way_out_is_told(tmp_path):
     extractor = opened(wholebody_file(tmp_path / "m.onnx"), None)
-    with pytest.raises(UserError, match=r"extractor\.detector is not set.*detector=yolox"):
+    with pytest.raises(UserError, match=r"extractor\.postprocess is not set.*postprocess=yolox"):
         extractor.run_with_detections(torch.zeros(1, 3, *SIZE))
 
 
 def test_the_tiny_detector_finds_drawn_people():
     extractor = OnnxExtractor(
-        str(TINY), ["features_s4"], Preprocess((256, 256)), threads=1, detector=Yolox([8])
+        str(TINY), ["features_s4"], Preprocess((256, 256)), threads=1, postprocess=Yolox([8])
     )
     hits = persons = found = 0
     for index in range(10):
@@ -114,7 +114,9 @@ def test_the_tiny_detector_finds_drawn_people():
 @pytest.fixture(scope="module")
 def yolox_nano(realdata):
     preprocess = Preprocess((416, 416), "topleft", color="bgr", divisor=1)
-    return OnnxExtractor(str(realdata / "yolox_nano.onnx"), ["952"], preprocess, threads=1, detector=Yolox())
+    return OnnxExtractor(
+        str(realdata / "yolox_nano.onnx"), ["952"], preprocess, threads=1, postprocess=Yolox()
+    )
 
 
 def validation_pictures(realdata):

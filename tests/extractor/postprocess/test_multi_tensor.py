@@ -1,4 +1,4 @@
-"""Heads of several tensors, in small ONNX files, read with the adapters of conf/detector."""
+"""Heads of several tensors, in small ONNX files, read with the adapters of conf/postprocess."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def head_file(path, tensors):
 
 
 def adapter(name, tmp_path, **options):
-    """The adapter `detector=name`."""
-    given = [f"detector@extractor.detector={name}"]
-    given += [f"extractor.detector.{key}={value}" for key, value in options.items()]
-    return instantiate(composed(given, tmp_path).extractor.detector, _convert_="all")
+    """The adapter `postprocess=name`."""
+    given = [f"postprocess@extractor.postprocess={name}"]
+    given += [f"extractor.postprocess.{key}={value}" for key, value in options.items()]
+    return instantiate(composed(given, tmp_path).extractor.postprocess, _convert_="all")
 
 
 def truth(seed=0):
@@ -90,7 +90,7 @@ def heads():
 
 
 def opened(path, detector):
-    return OnnxExtractor(str(path), [LAYER], Preprocess(SIZE), threads=1, detector=detector)
+    return OnnxExtractor(str(path), [LAYER], Preprocess(SIZE), threads=1, postprocess=detector)
 
 
 @pytest.mark.parametrize("name", heads())
@@ -117,7 +117,7 @@ def test_tensors_of_one_shape_are_told_apart_by_name_or_named(tmp_path):
     boxes = cxcywh(truth()[0])[None].astype(np.float32)
     path = head_file(tmp_path / "d.onnx", {"a": boxes * 0 - 5, "b": boxes})
     with pytest.raises(
-        UserError, match=r"cannot be told apart .*a \[1, 20, 4\], b .*extractor\.detector\.output"
+        UserError, match=r"cannot be told apart .*a \[1, 20, 4\], b .*extractor\.postprocess\.output"
     ):
         opened(path, adapter("rtdetr", tmp_path)).head()
     named = opened(path, adapter("rtdetr", tmp_path, output="[b,a]"))
@@ -133,8 +133,8 @@ def test_tensors_of_one_shape_are_told_apart_by_name_or_named(tmp_path):
         ("rtdetr", {"output": "[det_boxes]"}, r"output must name 2 \(boxes, class scores\)"),
         ("rtdetr", {"output": "[det_boxes,nothing]"}, r"output: .*no tensor `nothing`"),
         ("rtdetr", {"output": "[det_boxes,det_scores]"}, r"det_scores \[1, 20\] .*class scores does not fit"),
-        ("rtdetr", {"form": "xywh"}, r"detector\.form must be cxcywh or xyxy"),
-        ("rtdetr", {"activation": "relu"}, r"detector\.activation must be"),
+        ("rtdetr", {"form": "xywh"}, r"postprocess\.form must be cxcywh or xyxy"),
+        ("rtdetr", {"activation": "relu"}, r"postprocess\.activation must be"),
         ("yolo", {"output": "[det_boxes,det_scores]"}, r"output must name 1 \(boxes\)"),
     ],
 )
@@ -147,5 +147,5 @@ def test_a_head_that_is_another_is_refused(name, options, words, tmp_path):
 
 def test_a_wanted_class_that_the_head_does_not_have_is_told(tmp_path):
     path = head_file(tmp_path / "d.onnx", heads()["rtdetr"])
-    with pytest.raises(UserError, match=r"3 classes from 0 on: extractor\.detector\.labels names 7"):
+    with pytest.raises(UserError, match=r"3 classes from 0 on: extractor\.postprocess\.labels names 7"):
         opened(path, adapter("rtdetr", tmp_path, labels="[7]")).run_with_detections(torch.ones(1, 3, *SIZE))

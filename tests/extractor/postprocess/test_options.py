@@ -19,5 +19,5 @@ from roiseg.extractor.postprocess.yolox import Yolox
     ],
 )
 def test_options_out_of_range_are_named(option, value):
-    with pytest.raises(UserError, match=rf"extractor\.detector\.{option}"):
+    with pytest.raises(UserError, match=rf"extractor\.postprocess\.{option}"):
         Yolox(**{option: value})
