@@ -20,11 +20,11 @@ from roiseg.callbacks.checkpoints import EpochCheckpoint
 from roiseg.inference.checkpoint import newest_checkpoint
 
 README = (ROOT / "README.md").read_text()
-NEW_DECODER = (ROOT / "docs" / "new-decoder.md").read_text()
+EXTENDING = (ROOT / "docs" / "extending.md").read_text()
 BESIDE = [
     (ROOT / "docs" / f"{name}.md").read_text() for name in ("cluster", "training", "decoders", "quality")
 ]
-PAGES = "\n".join([README, NEW_DECODER, *BESIDE])
+PAGES = "\n".join([README, EXTENDING, *BESIDE])
 COMMANDS = sorted(set(re.findall(r"`[^`\n]*?-m (roiseg\.\w+[^`]*)`", PAGES)))
 
 
@@ -38,11 +38,11 @@ def test_the_new_decoder_trains_exports_and_loads_with_nothing_else_changed(
     run_main, tiny_overrides, tmp_path, monkeypatch
 ):
     module = types.ModuleType("roiseg.decoders.linear")
-    exec(block("python", NEW_DECODER), module.__dict__)
+    exec(block("python", EXTENDING), module.__dict__)
     module.LinearDecoder.__module__ = module.__name__
     monkeypatch.setitem(sys.modules, module.__name__, module)
     (tmp_path / "extra" / "model").mkdir(parents=True)
-    (tmp_path / "extra" / "model" / "linear.yaml").write_text(block("yaml", NEW_DECODER))
+    (tmp_path / "extra" / "model" / "linear.yaml").write_text(block("yaml", EXTENDING))
     tiny = [o for o in tiny_overrides if not o.startswith("model.")]
     extra = f"hydra.searchpath=[file://{tmp_path / 'extra'}]"
     code, stderr = run_main(roiseg.train, *tiny, extra, "model=linear", "model.film=1.0", "model.detail=4")
