@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 from omegaconf import DictConfig
+from pydantic import Field
 from rich import box
 from rich.table import Table
 
@@ -14,14 +15,28 @@ from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path, require_file
 from roiseg.common.outputs import check_output
 from roiseg.config.entry import command
+from roiseg.config.validation import validated
 from roiseg.data.analysis import CLASSES, analysis_path, is_analysis, load_or_make_analysis
 from roiseg.data.coco_json import load_annotations
 from roiseg.visualize.plots import analysis_figure
 
 
+class Options(TypedDict):
+    """Keys of conf/analyze.yaml."""
+
+    annotations: str | None
+    category_id: int
+    crowd: Literal["region", "instance"]
+    min_roi_size: Annotated[float, Field(ge=1)]
+    grid: Annotated[int, Field(ge=8, le=512)]
+    output_dir: str | None
+    index_dir: str | None
+
+
 @command("analyze")
 def main(cfg: DictConfig) -> dict[str, Any]:
     """Analyse the annotations, write json and plots, and show the figures."""
+    validated(cfg, Options)
     hint = "give annotations=FILE, or make the default data set with `python -m roiseg.synthesize`"
     source = require_file(str(cfg.annotations or ""), "annotations", hint)
     if not cfg.output_dir:

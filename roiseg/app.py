@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, TypedDict
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from pydantic import Field
 from werkzeug.serving import BaseWSGIServer
 
 from roiseg.common.console import console
-from roiseg.config.build import to_plain
 from roiseg.config.device import require_device
 from roiseg.config.entry import command
-from roiseg.config.validation import check_types
+from roiseg.config.validation import validated
 from roiseg.inference.predictor import Predictor
 from roiseg.web.application import Application
 from roiseg.web.models import Model
@@ -20,10 +21,20 @@ from roiseg.web.requests import is_loopback
 from roiseg.web.server import listen
 
 
+class Options(TypedDict):
+    """Keys of conf/app.yaml."""
+
+    ckpt: str
+    compare: str | None
+    onnx_path: str | None
+    device: str | None
+    host: str
+    port: Annotated[int, Field(ge=0, lt=2**16)]
+
+
 def app(cfg: DictConfig) -> BaseWSGIServer:
     """The server of a composed configuration, listening; `serve_forever` answers."""
-    content = to_plain(cfg)
-    check_types(content)
+    content = validated(cfg, Options)
     paths = [content["ckpt"]] + ([content["compare"]] if content["compare"] else [])
     options = {key: content[key] for key in ("onnx_path", "postprocess")}
     options["device"] = require_device(content["device"])

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 import onnx
 from omegaconf import DictConfig
+from pydantic import NonNegativeInt, PositiveInt
 from rich.table import Table
 
 from roiseg.common.console import console, track
 from roiseg.common.errors import UserError
 from roiseg.common.files import utf8_path
-from roiseg.config.build import to_plain
 from roiseg.config.entry import command
+from roiseg.config.validation import validated
 from roiseg.export import open_extractor, validation_samples
 from roiseg.inference.checkpoint import load_model
 from roiseg.inference.onnx_file import OnnxFile
 from roiseg.onnx_export.export import ExportOptions, allowed_difference, compare
 from roiseg.onnx_export.timing import Timing, time_file
 from roiseg.onnx_export.verify import OnnxCheck
+
+
+class Options(TypedDict):
+    """Keys of conf/check.yaml."""
+
+    onnx: str
+    ckpt: str | None
+    onnx_path: str | None
+    rois: list[NonNegativeInt]
+    runs: PositiveInt
 
 
 @dataclass(frozen=True)
@@ -36,7 +48,7 @@ def check(cfg: DictConfig) -> Report:
     Raises:
         UserError: it is no file of roiseg's, damaged, or does not give what it promises.
     """
-    to_plain(cfg)
+    validated(cfg, Options)
     file = OnnxFile(cfg.onnx)
     try:
         with utf8_path(file.path) as path:

@@ -13,7 +13,7 @@ from roiseg.common.files import write_json
 from roiseg.common.outputs import check_output
 from roiseg.config import build
 from roiseg.config.entry import command
-from roiseg.config.validation import check_types
+from roiseg.config.validation import TrainOptions, validated
 from roiseg.diagnosis.dataset import data_sets
 from roiseg.diagnosis.detector import inputs_and_outputs, overview, tensor_table
 from roiseg.diagnosis.files import input_files, output_folders
@@ -25,6 +25,13 @@ from roiseg.extractor.tensors import list_tensors, select
 from roiseg.train import silence_lightning_warnings
 
 
+class Options(TrainOptions):
+    """Keys of conf/doctor.yaml."""
+
+    tensors: str | int | None
+    output: str | None
+
+
 def examine(cfg: DictConfig) -> tuple[Diagnosis, Table | None]:
     """Look at everything a training with this configuration needs.
 
@@ -34,7 +41,7 @@ def examine(cfg: DictConfig) -> tuple[Diagnosis, Table | None]:
     report = Diagnosis()
     report.add(*packages())
     with report.guard("configuration"):
-        check_types(build.to_plain(cfg))
+        validated(cfg, Options)
     valid, tensors, extractor = report.can_start, None, None
     with report.guard("detector"):  # also where its layers are not chosen yet
         tensors = detector(cfg, report)

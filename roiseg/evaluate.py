@@ -5,27 +5,44 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from omegaconf import DictConfig, OmegaConf
+from pydantic import NonNegativeInt
 
 from roiseg.common.console import console, track
 from roiseg.common.errors import UserError
 from roiseg.common.files import write_json
 from roiseg.common.outputs import check_folder
+from roiseg.common.types import Seed, ShareBelowOne
 from roiseg.config.build import to_plain
 from roiseg.config.checkpoint_options import register_checkpoint_data
 from roiseg.config.entry import command
 from roiseg.config.evaluation_setup import Evaluated, open_models
 from roiseg.config.run_dir import create_unique_dir
 from roiseg.config.run_summary import package_versions
-from roiseg.config.validation import check_types
+from roiseg.config.validation import validated
 from roiseg.evaluation import tables
 from roiseg.evaluation.detections import DetectionEvaluation, evaluate_detections
 from roiseg.evaluation.difference import difference
 from roiseg.evaluation.evaluator import Evaluation, Evaluator
 from roiseg.evaluation.result_files import write_as_run, write_instances
-from roiseg.inference.model import PRECISIONS
+
+
+class Options(TypedDict):
+    """Keys of conf/evaluate.yaml."""
+
+    ckpt: str | None
+    onnx: str | None
+    onnx_path: str | None
+    boxes: Literal["annotations", "detector"]
+    min_score: ShareBelowOne
+    mask_quality: bool
+    worst: NonNegativeInt
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None
+    device: str | None
+    seed: Seed
+    output_dir: str
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
@@ -58,23 +75,15 @@ def leave_out_training(cfg: DictConfig) -> None:
 
 
 def check(cfg: DictConfig) -> None:
-    """Look at the options before anything is opened.
+    """Check the options before anything is opened.
 
     Raises:
         UserError: one is wrong.
     """
+    validated(cfg, Options)
     if cfg.ckpt is None and cfg.onnx is None:
         raise UserError("give ckpt=... (a checkpoint), onnx=... (an exported file), or both")
-    if cfg.precision is not None and cfg.precision not in PRECISIONS:
-        raise UserError(f"precision is {cfg.precision}, it must be one of {', '.join(PRECISIONS)}")
-    check_types(to_plain(cfg))
     check_folder(cfg.output_dir, "output_dir")
-    if cfg.boxes not in ("annotations", "detector"):
-        raise UserError(f"boxes is {cfg.boxes}, it must be annotations or detector")
-    if cfg.worst < 0:
-        raise UserError(f"worst is {cfg.worst}, it must be a whole number, 0 or more")
-    if not 0 <= cfg.min_score < 1:
-        raise UserError(f"min_score is {cfg.min_score}, it must be a number from 0 to below 1")
 
 
 def on_annotations(cfg: DictConfig, models: Mapping[str, Evaluated]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 from omegaconf import DictConfig
 from rich.table import Table
@@ -11,8 +12,8 @@ from rich.table import Table
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
 from roiseg.common.outputs import check_output
-from roiseg.config.build import to_plain
 from roiseg.config.entry import command
+from roiseg.config.validation import validated
 from roiseg.data.augment import Augment
 from roiseg.data.batch import RoiSample
 from roiseg.data.coco_json import load_annotations
@@ -27,9 +28,21 @@ from roiseg.onnx_export.verify import OnnxCheck
 _CHECK_IMAGES = 3
 
 
+class Options(TypedDict):
+    """Keys of conf/export.yaml."""
+
+    ckpt: str
+    output: str | None
+    merged: bool
+    boxes: bool
+    half: bool
+    opset: int
+    onnx_path: str | None
+
+
 def export(cfg: DictConfig) -> tuple[Path, OnnxCheck]:
     """Export from a composed configuration; returns the file and how far it is from PyTorch."""
-    postprocess = to_plain(cfg)["postprocess"]
+    postprocess = validated(cfg, Options)["postprocess"]
     options = ExportOptions(cfg.merged, cfg.half, cfg.opset, cfg.boxes)
     model = load_model(cfg.ckpt)
     if postprocess is not None:

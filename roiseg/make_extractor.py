@@ -8,12 +8,14 @@ from omegaconf import DictConfig
 
 from roiseg.common.console import console
 from roiseg.config.entry import command
+from roiseg.config.validation import validated
 from roiseg.synthetic.detector_training import TinyDetector
 
 
 @command("make_extractor")
 def main(cfg: DictConfig) -> Path:
     """Draw images, train, export; returns the ONNX file."""
+    validated(cfg, TinyDetector)
     detector = TinyDetector(
         cfg.output,
         cfg.pictures,

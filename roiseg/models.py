@@ -18,7 +18,7 @@ from roiseg.common.outputs import check_output
 from roiseg.config import build
 from roiseg.config.device import require_device
 from roiseg.config.entry import CONF_DIR, command, user_message
-from roiseg.config.validation import check_types
+from roiseg.config.validation import TrainOptions, validated
 from roiseg.decoders.cost import Cost, measure_cost
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.metrics.registry import labels
@@ -28,9 +28,18 @@ _OWN = ("models", "output", "device", "runs")  # keys of this command; all other
 _METRICS = labels("test")
 
 
+class Options(TrainOptions):
+    """Keys of conf/models.yaml."""
+
+    models: list[str] | None
+    device: str | None
+    runs: str | None
+    output: str | None
+
+
 def models(cfg: DictConfig) -> tuple[dict[str, Cost], dict[str, str]]:
     """Measure decoders; returns their costs, and why the others cannot be built on these features."""
-    check_types(build.to_plain(cfg))
+    validated(cfg, Options)
     names, device = chosen(cfg), require_device(cfg.device)
     extractor = build.build_extractor(cfg)
     overrides = [o for o in _overrides() if o.lstrip("+").split("=")[0] not in (*_OWN, "model")]

@@ -7,20 +7,21 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from pydantic import PositiveFloat, PositiveInt
 from rich.table import Table
 
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
 from roiseg.common.outputs import check_folder, inside
-from roiseg.config.build import to_plain
+from roiseg.common.types import PositiveShare, Share
 from roiseg.config.device import require_device
 from roiseg.config.entry import command
 from roiseg.config.run_dir import claimed
-from roiseg.config.validation import check_types
+from roiseg.config.validation import validated
 from roiseg.evaluation.checkpoint_data import trusted_values
 from roiseg.inference.box_files.base import BoxFile
 from roiseg.inference.box_files.open_boxes import open_boxes
@@ -33,6 +34,27 @@ from roiseg.inference.sources.source import Source
 from roiseg.inference.writers.writer import Writer
 
 log = logging.getLogger(__name__)
+
+
+class Options(TypedDict):
+    """Keys of conf/predict.yaml."""
+
+    source: str
+    ckpt: str | None
+    onnx: str | None
+    onnx_path: str | None
+    device: str | None
+    boxes: str
+    max_boxes: PositiveInt
+    min_score: Share
+    threshold: PositiveShare
+    pixel_size: PositiveFloat
+    on_error: Literal["raise", "skip"]
+    category_id: int | None
+    crowd: Literal["region", "instance"]
+    class_id: int
+    label: str
+    output_dir: str
 
 
 @dataclass(frozen=True)
@@ -53,8 +75,7 @@ def predict(cfg: DictConfig) -> Run:
     """
     if cfg.crowd is None:
         cfg.crowd = str(trained_on(cfg.ckpt).get("crowd", "region"))
-    content = to_plain(cfg)
-    check_types(content)
+    content = validated(cfg, Options)
     check(content)
     check_folder(content["output_dir"], "output_dir")
     source = open_source(content["source"])
@@ -81,25 +102,11 @@ def predict(cfg: DictConfig) -> Run:
 
 
 def check(content: dict[str, Any]) -> None:
-    """Refuse values that cannot be meant.
+    """Refuse options that do not go together.
 
     Raises:
         UserError: names the key.
     """
-    if content["on_error"] not in ("raise", "skip"):
-        raise UserError(f"on_error must be raise or skip, got {content['on_error']}")
-    if content["crowd"] not in ("region", "instance"):
-        raise UserError(f"crowd must be region or instance, got {content['crowd']}")
-    limits = {"threshold": (0, 1), "min_score": (0, 1), "pixel_size": (0, float("inf"))}
-    for key, (low, high) in limits.items():
-        value = content[key]
-        if not isinstance(value, (int, float)) or not low <= value <= high:
-            raise UserError(f"{key} must be a number from {low} to {high}, got {value}")
-    if not isinstance(content["max_boxes"], int) or content["max_boxes"] < 1:
-        raise UserError(f"max_boxes must be a whole number, 1 or more, got {content['max_boxes']}")
-    for key in ("threshold", "pixel_size"):
-        if content[key] == 0:
-            raise UserError(f"{key} must be above 0")
     if not content.get("writers"):
         raise UserError("writers is empty: choose some of conf/writers, 'writers=[coco,overlay]'")
     if content["tta"] and content["onnx"]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from roiseg.common.console import console
 from roiseg.config.entry import command
+from roiseg.config.validation import validated
 from roiseg.data.prepare.build import prepare
 from roiseg.data.prepare.check import table
 
@@ -15,8 +14,7 @@ from roiseg.data.prepare.check import table
 @command("prepare")
 def main(cfg: DictConfig) -> None:
     """Prepare the data set, check it, and show what is there."""
-    settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    prepared = prepare(**settings)
+    prepared = prepare(**validated(cfg, prepare))
     for path in prepared.made:
         console.print(f"made {path}", soft_wrap=True)
     if not prepared.made:

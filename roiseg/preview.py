@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Annotated
 
 from omegaconf import DictConfig
+from pydantic import Field
 
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
 from roiseg.common.outputs import check_output
 from roiseg.config import build
 from roiseg.config.entry import command
-from roiseg.config.validation import check_types, check_values, check_whole
+from roiseg.config.validation import TrainOptions, validated
 from roiseg.visualize.canvas import save_png
 from roiseg.visualize.preview_sheet import PreviewSample, preview_sheet
 
 
+class Options(TrainOptions):
+    """Keys of conf/preview.yaml."""
+
+    samples: Annotated[int, Field(ge=1, le=1000)]
+    epoch: Annotated[int, Field(ge=0, le=10**9)]
+    output: str | None
+
+
 def preview(cfg: DictConfig) -> Path:
     """Draw the first samples of an epoch as the trainer will see them; returns the image's path."""
-    check_types(build.to_plain(cfg))
-    check_values(cfg)
-    check_whole(cfg, "samples", 1, 1000)
-    check_whole(cfg, "epoch", 0, 10**9)
+    validated(cfg, Options)
     path = Path(cfg.output or Path(cfg.paths.output_dir) / "preview.png")
     if path.suffix != ".png":
         raise UserError(f"configuration `output` is {path}, it must end in .png")

@@ -6,9 +6,10 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from omegaconf import DictConfig, ListConfig
+from pydantic import Field
 
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
@@ -16,6 +17,7 @@ from roiseg.common.files import atomic_path, open_text, write_json
 from roiseg.common.limits import MAX_RESAMPLES
 from roiseg.common.outputs import check_folder, check_output
 from roiseg.config.entry import command
+from roiseg.config.validation import validated
 from roiseg.metrics.registry import LABELS
 from roiseg.reporting import tables as table
 from roiseg.reporting.comparable import check_comparable
@@ -28,15 +30,20 @@ from roiseg.visualize.plots import comparison_figure
 _FILES = ("report.md", "report.csv", "report.json", "report.png")
 
 
+class Options(TypedDict):
+    """Keys of conf/report.yaml."""
+
+    sizes: bool
+    resamples: Annotated[int, Field(ge=100, le=MAX_RESAMPLES)]
+    output_dir: str | None
+
+
 def report(cfg: DictConfig) -> Path:
     """Read, compare, show and write; returns the folder of the report."""
+    validated(cfg, Options)
     folders, metric = listed(cfg, "runs"), str(cfg.metric)
     if not folders:
         raise UserError("give one or more folders of runs: python -m roiseg.report outputs/sweeps/NAME")
-    if not 100 <= cfg.resamples <= MAX_RESAMPLES:
-        raise UserError(
-            f"resamples is {cfg.resamples}, it must be a whole number from 100 to {MAX_RESAMPLES:,}"
-        )
     output = Path(cfg.output_dir) if cfg.output_dir else Path(common_folder(folders), "report")
     check_folder(output, "output_dir")
     for name in _FILES:

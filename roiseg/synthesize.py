@@ -8,12 +8,14 @@ from rich.table import Table
 from roiseg.common.console import console
 from roiseg.common.files import read_json
 from roiseg.config.entry import command
+from roiseg.config.validation import validated
 from roiseg.synthetic import SyntheticPeople
 
 
 @command("synthesize")
 def main(cfg: DictConfig) -> SyntheticPeople:
     """Make the data set unless it is there, and say what it holds."""
+    validated(cfg, SyntheticPeople)
     data = SyntheticPeople(cfg.root, cfg.train_images, cfg.val_images, cfg.seed)
     data.ensure()
     table = Table("split", "images", "persons", "persons per image", "annotations")

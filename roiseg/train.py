@@ -30,7 +30,7 @@ from roiseg.config.entry import command
 from roiseg.config.processes import Processes
 from roiseg.config.run_dir import create_unique_dir, is_claimed, is_run, lock_run_dir
 from roiseg.config.run_summary import best_epoch, package_versions, parameter_counts, print_summary
-from roiseg.config.validation import check_types, check_values
+from roiseg.config.validation import TrainOptions, check_optimizer, validated
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.diagnosis.finding import Diagnosis
 from roiseg.diagnosis.recall import recall
@@ -44,8 +44,8 @@ log = logging.getLogger(__name__)
 def train(cfg: DictConfig) -> dict[str, Any]:
     """Run one training from a composed configuration; returns what summary.json holds."""
     started = time.perf_counter()
-    check_types(build.to_plain(cfg))
-    check_values(cfg)
+    validated(cfg, TrainOptions)
+    check_optimizer(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     with silence_lightning_warnings():  # a mistake in its settings shows before anything is written
         trainer = build.build_trainer(cfg, build.build_callbacks(cfg), [])

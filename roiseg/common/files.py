@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TextIO
+from typing import Any, BinaryIO, Protocol, TextIO, runtime_checkable
 
 import xxhash
 
@@ -48,6 +48,7 @@ def image_path(folder: Path, name: str) -> Path:
     return path
 
 
+@runtime_checkable
 class DataSource(Protocol):
     """Something that can make the files it stands for."""
 

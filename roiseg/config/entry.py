@@ -8,9 +8,9 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import hydra
 import yaml
@@ -23,7 +23,7 @@ from hydra.errors import (
 )
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from roiseg.common.errors import UserError, closest_matches
@@ -32,7 +32,6 @@ from roiseg.common.package_files import package_file
 from roiseg.common.signals import stoppable
 from roiseg.config.argv import quote_overrides
 from roiseg.config.resource_errors import resource_error_message
-from roiseg.config.validation import check_kinds
 
 CONF_DIR = package_file("conf")
 
@@ -70,8 +69,6 @@ def command(
         @functools.wraps(task)
         def job(cfg: DictConfig) -> Any:
             try:
-                defaults = OmegaConf.load(CONF_DIR / f"{config_name}.yaml")
-                check_kinds(_resolved(cfg, defaults), cast(dict[str, Any], OmegaConf.to_container(defaults)))
                 with purpose(config_name):
                     return task(cfg)
             except Exception as error:
@@ -122,15 +119,6 @@ def numeric_keys(config_name: str) -> set[str]:
     for name in ("train", config_name):
         keys |= yaml.safe_load((CONF_DIR / f"{name}.yaml").read_text(encoding="utf-8"))
     return {key for key, value in keys.items() if isinstance(value, (bool, int, float))}
-
-
-def _resolved(cfg: DictConfig, keys: Iterable[Any]) -> dict[str, Any]:
-    """Values of a configuration by key; those that must be given and are not are left out."""
-    found = {str(key): cfg[key] for key in keys if key in cfg and not OmegaConf.is_missing(cfg, key)}
-    return {
-        key: OmegaConf.to_container(value) if isinstance(value, ListConfig) else value
-        for key, value in found.items()
-    }
 
 
 def _background_error(arguments: threading.ExceptHookArgs) -> None:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import typing
 from typing import Any
 
-from typeguard import ForwardRefPolicy, TypeCheckError, check_type
-
 from roiseg.common.errors import UserError
+from roiseg.common.types import builds_object, check_value, option_types
 
 _TRUSTED = ("roiseg.decoders.", "roiseg.extractor.")
 
@@ -39,7 +37,10 @@ def rebuild(node: Any, **extra: Any) -> Any:
         return arguments
     path = str(node["_target_"])
     found = locate(path)
-    _check_types(found, path, arguments)
+    hints = option_types(found)
+    for key, value in node.items():
+        if not builds_object(value):
+            check_value(value, hints.get(key, Any), f"the checkpoint's option `{path}.{key}`")
     try:
         if node.get("_partial_"):
             inspect.signature(found).bind_partial(**arguments, **extra)
@@ -51,16 +52,6 @@ def rebuild(node: Any, **extra: Any) -> Any:
         raise UserError(
             f"the checkpoint's options do not fit `{path}` of this version of roiseg ({error})"
         ) from None
-
-
-def _check_types(found: Any, path: str, arguments: dict[str, Any]) -> None:
-    """Refuse options whose values are of other types than annotated; a file may hold any."""
-    hints = typing.get_type_hints(found.__init__)
-    for key, value in arguments.items():
-        try:
-            check_type(value, hints.get(key, Any), forward_ref_policy=ForwardRefPolicy.IGNORE)
-        except TypeCheckError:
-            raise UserError(f"the checkpoint gives `{path}` the option {key}={value!r:.80}") from None
 
 
 def locate(path: str, trusted: tuple[str, ...] = _TRUSTED) -> Any:

@@ -274,7 +274,7 @@ MISTAKES = {
     "crops that shrink": (
         ["source={images}", "writers=[crops]", "writers.crops.ratio=0.5"], ["crops", "ratio", "0.5"],
     ),
-    "policy": (["source={images}", "on_error=stop"], ["on_error", "raise or skip", "stop"]),
+    "policy": (["source={images}", "on_error=stop"], ["on_error", "'raise' or 'skip'", "stop"]),
     "threshold": (["source={images}", "threshold=50"], ["threshold", "0 to 1", "50"]),
     "no threshold": (["source={images}", "threshold=0"], ["threshold", "above 0"]),
     "augmented file": (["source={images}", "ckpt=null", "onnx=x.onnx", "tta=hflip"], ["tta", "ckpt="]),

@@ -1,0 +1,77 @@
+"""Types and ranges of options as annotations, and the one check of a value against its annotation.
+
+`depth: NonNegativeInt` says what `depth` may be; the constructor does not check it again. Values are checked
+where they come from a file: a configuration (`roiseg.config.validation`) or a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import typing
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, InstanceOf, PositiveInt, TypeAdapter, ValidationError
+
+from roiseg.common.errors import UserError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+Size = Annotated[Sequence[PositiveInt], Field(min_length=2, max_length=2)]  # (height, width)
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # that numpy takes
+
+_STRICT = ConfigDict(arbitrary_types_allowed=True, strict=True, allow_inf_nan=False)
+
+
+def option_types(target: Any, modules: tuple[str, ...] = ("roiseg.",)) -> dict[str, Any]:
+    """Return the annotations of the parameters of a class or function.
+
+    A class passes the options that it does not name itself on to the class it extends.
+
+    Args:
+        target: the class or function.
+        modules: how the names of the modules begin whose classes count.
+    """
+    if not inspect.isclass(target):
+        return typing.get_type_hints(target, include_extras=True)
+    hints: dict[str, Any] = {}
+    for kind in reversed(target.__mro__):
+        if kind.__module__.startswith(modules):
+            with contextlib.suppress(NameError):  # a type of an extra that is not installed
+                hints |= typing.get_type_hints(kind.__init__, include_extras=True)  # type: ignore[misc]
+    return hints
+
+
+def check_value(value: Any, hint: Any, name: str) -> None:
+    """Check a plain value against an annotation; a whole number is a number, nothing else is converted.
+
+    Args:
+        value: out of a file.
+        hint: the annotation.
+        name: of the value, for the message.
+
+    Raises:
+        UserError: the value is of another type or out of range.
+    """
+    if dataclasses.is_dataclass(hint):
+        hint = InstanceOf[hint]  # type: ignore[valid-type]
+    try:
+        TypeAdapter(hint, config=_STRICT).validate_python(value)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        wanted = list(dict.fromkeys(problem["msg"].removeprefix("Input should be ") for problem in problems))
+        if type(None) in typing.get_args(hint):
+            wanted.append("null")
+        item = "".join(f"[{part}]" for part in problems[0]["loc"] if isinstance(part, int))
+        subject = f"its item {item}" if item else "it"
+        raise UserError(f"{name} is {value!r:.200}: {subject} must be {' or '.join(wanted)}") from None
+
+
+def builds_object(value: Any) -> bool:
+    """Tell whether `value` holds a `_target_`, so that the parameter gets an object and not this dict."""
+    if isinstance(value, dict):
+        return "_target_" in value or any(builds_object(v) for v in value.values())
+    return isinstance(value, list) and any(builds_object(v) for v in value)
