@@ -23,7 +23,6 @@ from roiseg.reporting import tables as table
 from roiseg.reporting.comparable import check_comparable
 from roiseg.reporting.compare import Row, compare
 from roiseg.reporting.runs import read_runs
-from roiseg.reporting.tables import caveats
 from roiseg.reporting.variants import find_variants
 from roiseg.visualize.plots import comparison_figure
 
@@ -50,13 +49,13 @@ def report(cfg: DictConfig) -> Path:
         check_output(output / name)
     runs, unfinished = read_runs(folders)
     rois = check_comparable(runs)
-    variants, besides = find_variants(runs, listed(cfg, "by"))
+    variants, averaged = find_variants(runs, listed(cfg, "by"))
     tested = [name if "/" in name else f"test/{name}" for name in listed(cfg, "test")]
     baseline = None if cfg.baseline is None else str(cfg.baseline)
     rows = compare(variants, rois, baseline, metric, tested, cfg.resamples)
-    said = caveats(rows, metric, cfg.resamples, besides) + left_out(unfinished)
-    show(rows, metric, cfg.sizes, said)
-    write(output, rows, metric, cfg.sizes, said)
+    sentences = table.notes(rows, metric, cfg.resamples, averaged) + left_out(unfinished)
+    show(rows, metric, cfg.sizes, sentences)
+    write(output, rows, metric, cfg.sizes, sentences)
     return output
 
 
@@ -81,28 +80,28 @@ def left_out(unfinished: Mapping[Path, str]) -> list[str]:
         return []
     some = ", ".join(f"{folder} (no {absent})" for folder, absent in list(unfinished.items())[:3])
     more = f" and {len(unfinished) - 3} more" if len(unfinished) > 3 else ""
-    return [f"Left out, unfinished: {len(unfinished)} run{'s' * (len(unfinished) > 1)}: {some}{more}."]
+    return [f"Unfinished and left out: {len(unfinished)} run{'s' * (len(unfinished) > 1)}: {some}{more}."]
 
 
-def show(rows: Sequence[Row], metric: str, sizes: bool, said: Sequence[str]) -> None:
+def show(rows: Sequence[Row], metric: str, sizes: bool, sentences: Sequence[str]) -> None:
     """The table on the terminal, in parts."""
-    table.print_table("reached", table.figures(metric), rows)
+    table.print_table("results", table.figures(metric), rows)
     if len(rows) > 1:
         table.print_table("compared with the baseline", table.differences(), rows)
-    table.print_table("besides", table.more(rows[0], metric, sizes), rows)
-    for sentence in said:
+    table.print_table("other figures", table.more(rows[0], metric, sizes), rows)
+    for sentence in sentences:
         console.print(sentence, highlight=False)
 
 
-def write(folder: Path, rows: Sequence[Row], metric: str, sizes: bool, said: Sequence[str]) -> None:
+def write(folder: Path, rows: Sequence[Row], metric: str, sizes: bool, sentences: Sequence[str]) -> None:
     """The table as report.md, report.csv, report.json and report.png."""
     compared = table.differences() if len(rows) > 1 else []
     columns = [*table.figures(metric), *compared, *table.more(rows[0], metric, sizes)]
     records = [table.record(row, metric) for row in rows]
-    _write_text(folder / "report.md", table.markdown(columns, rows, said))
+    _write_text(folder / "report.md", table.markdown(columns, rows, sentences))
     _write_text(folder / "report.csv", table.csv_text(records))
     variants = [record | _background(row) for record, row in zip(records, rows, strict=True)]
-    write_json(folder / "report.json", {"notes": list(said), "variants": variants})
+    write_json(folder / "report.json", {"notes": list(sentences), "variants": variants})
     with atomic_path(folder / "report.png") as path:
         comparison_figure(records, LABELS[metric]).savefig(path)
     console.print(f"{folder}: {', '.join(_FILES)}", soft_wrap=True)

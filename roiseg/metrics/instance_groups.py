@@ -72,8 +72,8 @@ def _divisions(
     records: Sequence[InstanceRecord], sides: Sequence[float]
 ) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
     area, side = np.array([record.area for record in records]), np.array(sides)
-    for name, (low, high) in COCO_AREAS.items():
-        yield "annotated area", name, (low <= area) & (area < high)
+    for name, (smallest, limit) in COCO_AREAS.items():
+        yield "annotated area", name, (smallest <= area) & (area < limit)
     for low, high in pairwise(_SIDES):
         name = f"{low}+ px" if math.isinf(high) else f"{low}-{high} px"
         yield "ROI side, input", name, (low <= side) & (side < high)

@@ -1,4 +1,4 @@
-"""What each variant reached, and how it differs from a baseline, ROI by ROI."""
+"""Means of each variant, and paired differences from a baseline."""
 
 from __future__ import annotations
 
@@ -11,55 +11,55 @@ from numpy.typing import NDArray
 
 from roiseg.common.console import track
 from roiseg.common.errors import UserError, closest_matches
-from roiseg.metrics.registry import INSTANCE_METRICS
+from roiseg.metrics.instance_groups import COCO_AREAS
+from roiseg.metrics.registry import ALL_INSTANCES
 from roiseg.reporting.bootstrap import Block, Interval, mean_interval
 from roiseg.reporting.runs import Rois, Run
 from roiseg.reporting.variants import Cell, Variant
 
 METRICS: dict[str, Callable[[Rois], NDArray[np.float64]]] = {
-    metric.name: metric.value for metric in INSTANCE_METRICS if metric.among is None
+    metric.name: metric.value for metric in ALL_INSTANCES
 }
-SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}  # COCO's, mask pixels
 
 Values = dict[Any, NDArray[np.float64]]  # by fold: [trainings, ROIs]
-Chosen = Callable[[Rois], NDArray[np.bool_]]
+Selection = Callable[[Rois], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A variant less the baseline, on the runs whose fold and seed both have.
+class PairedDifference:
+    """Variant minus baseline, paired by ROI, fold and seed.
 
     Attributes:
-        runs: number of such pairs of runs.
-        overall: of all ROIs; None where no run is shared.
-        crowded: of crowded ROIs; None where there are none.
+        pairs: number of runs that both have with the same fold and seed.
+        overall: difference on all ROIs; None without pairs.
+        crowded: difference on crowded ROIs; None if there are none.
     """
 
-    runs: int
+    pairs: int
     overall: Interval | None
     crowded: Interval | None
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one variant reached; means over the ROIs of all its folds, of the mean over its seeds.
+    """Results of one variant: means over the ROIs of all its folds of the mean over its seeds.
 
     Attributes:
         variant: the variant.
-        folds: those it was measured on.
-        seeds: those it was trained with.
+        folds: folds it was tested on.
+        seeds: seeds it was trained with.
         overall: the chosen metric on all ROIs.
-        crowded: the chosen metric on crowded ROIs; None where there are none.
+        crowded: the chosen metric on crowded ROIs; None if there are none.
         means: every metric on all ROIs.
-        sizes: number of ROIs and the chosen metric (None without a ROI), by COCO's size class.
+        sizes: number of ROIs and the chosen metric (None without ROIs), by COCO's size class.
         sd_seeds: standard deviation (n - 1) over seeds of the mean over ROIs; None with fewer than two
-            seeds that have all the folds.
+            seeds that have all folds.
         sd_folds: standard deviation (n - 1) over folds of the mean over a fold's ROIs; None with one fold.
-        tested: mean over runs of the wanted figures of their test, pixels pooled (`summary["test"]`); None
-            where they have none, as there is no `test/non_target_iou` with two classes.
-        parameters: fewest and most trainable parameters of its runs.
-        seconds: mean over runs of the time from start to summary.
-        difference: from the baseline; None for the baseline itself.
+        tested: mean over runs of other figures of `summary["test"]`; None if no run has the figure, such as
+            `test/non_target_iou` with two classes.
+        parameters: minimum and maximum number of trainable parameters of its runs.
+        seconds: mean duration of its runs.
+        difference: difference from the baseline; None for the baseline itself.
     """
 
     variant: Variant
@@ -74,7 +74,7 @@ class Row:
     tested: dict[str, float | None]
     parameters: tuple[int, int]
     seconds: float
-    difference: Difference | None
+    difference: PairedDifference | None
 
 
 def compare(
@@ -85,18 +85,18 @@ def compare(
     tested: Sequence[str] = (),
     resamples: int = 10_000,
 ) -> list[Row]:
-    """Measure all variants and compare each with the baseline.
+    """Average each variant and compare it with the baseline.
 
     Args:
-        variants: to compare; their order is kept.
+        variants: the variants, in the order of the result.
         folds: the test ROIs of each fold.
-        baseline: name of the variant to compare with; default: the first.
+        baseline: name of the variant to compare with; None: the first.
         metric: a key of `METRICS`, for intervals and differences.
-        tested: names out of `summary["test"]` to average as well.
-        resamples: of the bootstrap (`mean_interval`).
+        tested: further figures of `summary["test"]` to average.
+        resamples: number of bootstrap resamples (`mean_interval`).
 
     Raises:
-        UserError: there is no such baseline, metric or test figure.
+        UserError: unknown baseline, metric or test figure.
     """
     _check_known("metric", metric, METRICS)
     names = [variant.name for variant in variants]
@@ -128,7 +128,7 @@ def _row(
 ) -> Row:
     runs = list(variant.runs.values())
     own = _values(variant.runs, metric)
-    sizes = {name: _pooled(own, folds, _of_size(*limits)) for name, limits in SIZES.items()}
+    sizes = {name: _pooled(own, folds, _of_size(*limits)) for name, limits in COCO_AREAS.items()}
     parameters = [run.summary["parameters"]["trainable"] for run in runs]
     overall = _interval(own, folds, _all, resamples)
     assert overall is not None
@@ -156,19 +156,19 @@ def _tested(runs: Sequence[Run], name: str) -> float | None:
 
 def _difference(
     variant: Variant, base: Variant, folds: Mapping[Any, Rois], metric: str, resamples: int
-) -> Difference:
+) -> PairedDifference:
     shared = [cell for cell in variant.runs if cell in base.runs]
     own, others = (
         _values({cell: runs[cell] for cell in shared}, metric) for runs in (variant.runs, base.runs)
     )
     paired = {fold: own[fold] - others[fold] for fold in own}
-    return Difference(
+    return PairedDifference(
         len(shared), _interval(paired, folds, _all, resamples), _interval(paired, folds, _crowded, resamples)
     )
 
 
 def _values(runs: Mapping[Cell, Any], metric: str) -> Values:
-    """The metric by fold: [trainings, ROIs], trainings in the order of seeds."""
+    """Return the metric by fold, [trainings, ROIs], trainings in the order of seeds."""
     cells = sorted(runs, key=lambda cell: (cell[0] is not None, cell[0], str(cell[1])))
     folds = dict.fromkeys(fold for fold, _ in cells)
     return {
@@ -185,29 +185,31 @@ def _crowded(rois: Rois) -> NDArray[np.bool_]:
     return rois.crowded
 
 
-def _of_size(low: float, high: float) -> Chosen:
+def _of_size(low: float, high: float) -> Selection:
     return lambda rois: (rois.area >= low) & (rois.area < high)
 
 
-def _interval(values: Values, folds: Mapping[Any, Rois], chosen: Chosen, resamples: int) -> Interval | None:
+def _interval(
+    values: Values, folds: Mapping[Any, Rois], chosen: Selection, resamples: int
+) -> Interval | None:
     masks = {fold: chosen(folds[fold]) for fold in values}
     blocks = [Block(values[fold][:, mask], folds[fold].images[mask]) for fold, mask in masks.items()]
     return mean_interval(blocks, resamples)
 
 
-def _pooled(values: Values, folds: Mapping[Any, Rois], chosen: Chosen) -> NDArray[np.float64]:
-    """Of each chosen ROI of all folds, the mean over trainings."""
+def _pooled(values: Values, folds: Mapping[Any, Rois], chosen: Selection) -> NDArray[np.float64]:
+    """Return the mean over trainings of each selected ROI of all folds."""
     return np.concatenate([rows.mean(axis=0)[chosen(folds[fold])] for fold, rows in values.items()])
 
 
 def _sd_seeds(variant: Variant, metric: str) -> float | None:
-    """Over the trainings that have all the variant's folds."""
+    """Return the standard deviation over the trainings that have all of the variant's folds."""
     folds = {fold for fold, _ in variant.runs}
     trainings = dict.fromkeys(training for _, training in variant.runs)
-    whole = [t for t in trainings if all((fold, t) in variant.runs for fold in folds)]
+    complete = [t for t in trainings if all((fold, t) in variant.runs for fold in folds)]
     pooled = [
         np.concatenate([METRICS[metric](variant.runs[fold, training].rois) * 1.0 for fold in folds]).mean()
-        for training in whole
+        for training in complete
     ]
     return _sd(pooled)
 

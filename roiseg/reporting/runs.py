@@ -1,4 +1,4 @@
-"""Finished runs as training leaves them: configuration, summary, and what was measured on each test ROI."""
+"""Finished runs: configuration, summary, and the metrics of each test ROI."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Rois:
         images: [n] image ids.
         annotations: [n] annotation ids.
         boxes: [n, 4] x1, y1, x2, y2 in original pixels.
-        area: [n] pixels of the annotated mask at original size.
-        non_target_share: [n] share of the ROI that other annotated persons cover.
+        area: [n] area of the annotated mask in original pixels.
+        non_target_share: [n] share of the ROI covered by other annotated persons.
         iou: [n] IoU of mask and annotation at original resolution.
         boundary_iou: [n] boundary IoU (Cheng et al., 2021) at original resolution.
     """
@@ -54,35 +54,35 @@ class Rois:
 
     @property
     def crowded(self) -> NDArray[np.bool_]:
-        """[n] does more than a tenth of the ROI belong to other persons?"""
+        """Whether other persons cover more than a tenth of the ROI, [n]."""
         return self.non_target_share > CROWDED
 
     @property
     def names(self) -> list[tuple[str, str]]:
-        """(image id, annotation id) of each ROI."""
+        """The (image id, annotation id) of each ROI."""
         return list(zip(self.images.tolist(), self.annotations.tolist(), strict=True))
 
 
 def read_rois(path: Path) -> Rois:
-    """Read the file a run leaves after its test.
+    """Read `instances.csv`, which a run writes after its test.
 
     Raises:
-        UserError: a column is absent, a value is no number or out of range, a ROI is there twice, or none is.
+        UserError: a missing column, an invalid value, a duplicate ROI, or no ROIs.
     """
     with require_file(path, "instances").open(newline="", encoding="utf-8", errors="replace") as stream:
         reader = csv.DictReader(stream)
-        if absent := [name for name in _COLUMNS if name not in (reader.fieldnames or ())]:
-            raise UserError(f"{path} has no column `{absent[0]}`: it is not an instances.csv of roiseg.train")
+        if missing := [name for name in _COLUMNS if name not in (reader.fieldnames or ())]:
+            raise UserError(f"{path} has no column `{missing[0]}`: it is not the file of a run")
         rows = [
             (row["image_id"], row["annotation_id"], _numbers(row, path, reader.line_num)) for row in reader
         ]
     if not rows:
-        raise UserError(f"{path} holds no ROI: remove this run")
+        raise UserError(f"{path} has no ROIs: remove this run")
     rows.sort(key=lambda row: row[:2])
     images, annotations, numbers = zip(*rows, strict=True)
-    twice = [a for a, b in pairwise(rows) if a[:2] == b[:2]]
-    if twice:
-        raise UserError(f"{path}: annotation {twice[0][1]} of image {twice[0][0]} is there twice")
+    if duplicates := [a for a, b in pairwise(rows) if a[:2] == b[:2]]:
+        image, annotation, _ = duplicates[0]
+        raise UserError(f"{path}: duplicate annotation {annotation} of image {image}: remove this run")
     table = np.array(numbers)
     return Rois(np.array(images), np.array(annotations), table[:, :4], *table[:, 4:].T)
 
@@ -92,7 +92,7 @@ def _numbers(row: dict[str, str], path: Path, line: int) -> list[float]:
     for name in (*_BOX, "area", *_SHARES):
         try:
             value = float(row[name])
-        except (TypeError, ValueError):  # a short row holds None
+        except (TypeError, ValueError):  # short rows contain None
             value = float("nan")
         if not np.isfinite(value) or (name in _SHARES and not 0 <= value <= 1):
             raise UserError(
@@ -103,8 +103,7 @@ def _numbers(row: dict[str, str], path: Path, line: int) -> list[float]:
     return values
 
 
-_MARKS = ("config.yaml", "summary.json")  # a folder with either is a run's
-_NEEDED = ("config.yaml", "summary.json", "instances.csv")
+_RUN_FILES = ("config.yaml", "summary.json", "instances.csv")
 
 
 @dataclass(frozen=True)
@@ -112,11 +111,11 @@ class Run:
     """A finished run.
 
     Attributes:
-        folder: where it lies.
-        config: its configuration by dotted key; the run's own folders are replaced by their names, so that
-            equal settings are equal.
+        folder: its folder.
+        config: its configuration by dotted key; paths in the run's own folders are relative to them, so that
+            equal settings have equal values.
         summary: content of `summary.json`.
-        rois: what was measured on each test ROI.
+        rois: metrics of each test ROI.
     """
 
     folder: Path
@@ -131,15 +130,15 @@ class Run:
 
     @property
     def fold(self) -> Any:
-        """The part of the images it was measured on; None without cross-validation."""
+        """The held-out fold; None without cross-validation."""
         return self.config.get("data.folds.held_out")
 
 
 def run_folders(folders: Iterable[str | Path]) -> list[Path]:
-    """The folders of all runs in `folders`, at any depth, each once; by number and name, `2_x` before `10_x`.
+    """Return the folders of all runs in `folders`, at any depth, each once, in natural order (`2_x`, `10_x`).
 
     Raises:
-        UserError: one of `folders` is no folder.
+        UserError: a folder is missing.
     """
     found: dict[Path, Path] = {}
     for folder in folders:
@@ -150,55 +149,53 @@ def run_folders(folders: Iterable[str | Path]) -> list[Path]:
 
 
 def read_runs(folders: Sequence[str | Path]) -> tuple[list[Run], dict[Path, str]]:
-    """All finished runs in `folders`; and the unfinished ones, each with the file that is absent.
+    """Read all finished runs in `folders`; return them and the missing file of each unfinished run.
 
     Raises:
-        UserError: a folder is absent, no finished run is in them, or a run's file is damaged.
+        UserError: a folder is missing, there is no finished run, or a file is damaged.
     """
     runs: list[Run] = []
     unfinished: dict[Path, str] = {}
     for folder in track(run_folders(folders), "reading runs"):
-        absent = [name for name in _NEEDED if not (folder / name).is_file()]
-        if absent:
-            unfinished[folder] = absent[0]
+        missing = [name for name in _RUN_FILES if not (folder / name).is_file()]
+        if missing:
+            unfinished[folder] = missing[0]
         else:
             runs.append(read_run(folder))
     if not runs:
         places = ", ".join(map(str, folders))
         reason = f"{len(unfinished)} without {', '.join(sorted(set(unfinished.values())))}"
         reason = reason if unfinished else "no folder with a config.yaml"
-        raise UserError(
-            f"there is no finished run in {places} ({reason}): a run writes instances.csv after its test"
-        )
+        raise UserError(f"no finished run in {places} ({reason}): a run writes instances.csv after its test")
     return runs, unfinished
 
 
 def read_run(folder: Path) -> Run:
-    """One finished run.
+    """Read one finished run.
 
     Raises:
-        UserError: a file is absent or not what training writes.
+        UserError: a file is missing or invalid.
     """
     config = flatten(_read_yaml(folder / "config.yaml"))
     summary = read_summary(folder / "summary.json")
     rois = read_rois(folder / "instances.csv")
     _check_together(folder, config, summary, rois)
-    if isinstance(digest := summary.get("extractor_sha256"), str):  # one path may have held two detectors
+    if isinstance(digest := summary.get("extractor_sha256"), str):  # the path may have had another file
         config["extractor.sha256"] = digest[:12]
     return Run(folder, _without_own_folders(config), summary, rois)
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """What a run that was tested tells of itself.
+    """Read the `summary.json` of a run with a test.
 
     Raises:
-        UserError: the file is absent or not what training writes.
+        UserError: the file is missing or invalid.
     """
     summary = read_json(path, "summary")
     for key in ("test", "data", "parameters", "seconds"):
         if not isinstance(summary, dict) or key not in summary:
-            raise UserError(f"{path} has no `{key}`: it is not of a run that was tested")
-    sound = {
+            raise UserError(f"{path} has no `{key}`: it is not from a run with a test")
+    valid = {
         "test": isinstance(summary["test"], dict)
         and all(isinstance(value, (int, float)) for value in summary["test"].values()),
         "data": isinstance(summary["data"], dict),
@@ -209,8 +206,8 @@ def read_summary(path: Path) -> dict[str, Any]:
         "overrides": isinstance(summary.get("overrides", []), list)
         and all(isinstance(word, str) for word in summary.get("overrides", [])),
     }
-    if wrong := [key for key, well in sound.items() if not well]:
-        raise UserError(f"{path} is damaged, its `{wrong[0]}` is not what a run writes: remove this run")
+    if wrong := [key for key, ok in valid.items() if not ok]:
+        raise UserError(f"{path} is damaged, its `{wrong[0]}` is invalid: remove this run")
     return summary
 
 
@@ -219,27 +216,27 @@ def _is_number(value: Any) -> bool:
 
 
 def _check_together(folder: Path, config: dict[str, Any], summary: dict[str, Any], rois: Rois) -> None:
-    """Make sure that the files of a run are of the same run.
+    """Check that the files in a folder are from the same run.
 
     Raises:
-        UserError: two of them contradict each other.
+        UserError: they contradict each other.
     """
     seed, measured = config.get("seed"), float(rois.iou.mean())
-    said = (summary.get("seed", seed), summary["test"].get("test/instance_iou", measured))
-    if said[0] != seed:
-        other = f"seed {said[0]}, config.yaml {seed}"
-    elif not isinstance(said[1], (int, float)) or not abs(said[1] - measured) < _ROUNDED:
-        other = f"test/instance_iou {said[1]}, instances.csv {measured:.4f}"
+    logged_seed, logged = summary.get("seed", seed), summary["test"].get("test/instance_iou", measured)
+    if logged_seed != seed:
+        conflict = f"seed {logged_seed}, config.yaml {seed}"
+    elif not isinstance(logged, (int, float)) or not abs(logged - measured) < _ROUNDING:
+        conflict = f"test/instance_iou {logged}, instances.csv {measured:.4f}"
     else:
         return
-    raise UserError(f"{folder / 'summary.json'} says {other}: they are of different runs, remove this one")
+    raise UserError(f"{folder / 'summary.json'} has {conflict}: files of different runs, remove this folder")
 
 
-_ROUNDED = 1e-3
+_ROUNDING = 1e-3
 
 
 def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, by dotted key; an empty dict stays a value."""
+    """Flatten nested dicts into one with dotted keys; an empty dict stays a value."""
     flat: dict[str, Any] = {}
     for key, value in node.items():
         name = f"{prefix}{key}"
@@ -249,8 +246,8 @@ def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _walk(folder: Path) -> Iterator[Path]:
     for path, below, files in os.walk(folder):
-        if any(mark in files for mark in _MARKS):
-            below.clear()  # whatever loggers keep inside a run is not a run
+        if "config.yaml" in files or "summary.json" in files:
+            below.clear()  # loggers write such files inside a run
             yield Path(path)
         below.sort(key=_natural)
 
@@ -271,7 +268,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _without_own_folders(config: dict[str, Any]) -> dict[str, Any]:
-    """Paths below the run's folders (`paths.*`), relative to the innermost: `{output_dir}/overlays`."""
+    """Replace the run's folders (`paths.*`) in values by their names: `{output_dir}/overlays`."""
     own = {str(value): key[6:] for key, value in config.items() if key.startswith("paths.") and value}
     innermost = sorted(own, key=len, reverse=True)
 

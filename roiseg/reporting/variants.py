@@ -1,4 +1,4 @@
-"""Which runs are trainings of one setting, and what to call it."""
+"""Grouping of runs into variants, and the names of variants."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from roiseg.common.errors import UserError, closest_matches
 from roiseg.reporting.runs import Run
 
 BASE = "base"
-# what does not change what is learned and measured, or is checked by `comparable`, or is seed or fold
+# keys that do not change training or metrics, that `comparable` checks, or that are seed and fold
 _IGNORED = (
     "seed", "data.seed", "data.folds", "paths", "logger", "ckpt_path", "test", "optimized_metric",
     "debug", "sweep",
@@ -29,17 +29,17 @@ _IGNORED = (
     "callbacks.hparams", "callbacks.graph",
 )  # fmt: skip
 
-Cell = tuple[Any, tuple[Any, ...]]  # (fold, (seed, *what else differs))
+Cell = tuple[Any, tuple[Any, ...]]  # (fold, (seed, *values of other differing keys))
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A setting that was trained, perhaps on several folds and with several seeds.
+    """A setting, trained on one or more folds with one or more seeds.
 
     Attributes:
-        name: for people; no other variant of the report has it.
-        runs: by fold and by training: the seed, and the values of what differs besides (`by`).
-        differing: the values that tell it from the other variants, by configuration key.
+        name: unique name in the report.
+        runs: runs by fold and training: the seed and, with `by`, the values of other differing keys.
+        differing: the configuration values that distinguish it from other variants, by key.
     """
 
     name: str
@@ -48,43 +48,43 @@ class Variant:
 
 
 def find_variants(runs: Sequence[Run], by: Sequence[str] = ()) -> tuple[list[Variant], list[str]]:
-    """Group runs by what differs in their configuration, apart from seed, fold, and where files lie.
+    """Group runs by their configuration, ignoring seed, fold and paths.
 
-    The name of a variant is the label its runs were given (`variant=...`); else the overrides of its command
-    line that not all variants have ("base" without any); where that does not tell variants apart, the fewest
-    configuration values that do follow.
+    A variant is named by its label (`variant=...`), else by the command-line overrides that not all variants
+    share ("base" without any). If names are not unique, the fewest distinguishing configuration values are
+    appended.
 
     Args:
-        runs: in the order the variants shall have.
-        by: configuration keys (`model.num_classes`, or `model` for all below) that tell variants apart;
-            empty: whatever differs. With `by`, what differs elsewhere belongs to the training, as its seed
-            does: variants are compared where it is the same.
+        runs: runs, in the order of their variants.
+        by: configuration keys (`model.num_classes`, or `model` for all below it) that define variants;
+            empty: every differing key. With `by`, other differing keys are treated like the seed: variants
+            are compared on runs with equal values.
 
     Returns:
-        The variants, and the keys that differ besides.
+        The variants, and the other differing keys.
 
     Raises:
-        UserError: `by` names no configuration key, or a variant has two unlike runs of one fold and seed.
+        UserError: `by` has an unknown key, or a variant has two different runs with one fold and seed.
     """
     differ = _differing(runs)
     by = [key.replace("/", ".") for key in by]
     for key in by:
         _check_key(key, runs)
-    apart = [key for key in differ if (_below(key, by) if by else True)]
-    besides = [key for key in differ if key not in apart and key != "variant"]
+    distinct = [key for key in differ if (_below(key, by) if by else True)]
+    others = [key for key in differ if key not in distinct and key != "variant"]
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(_text([run.config.get(key) for key in apart]), []).append(run)
-    names = _names(list(groups.values()), apart, by)
-    found = [
-        Variant(name, _cells(name, group, besides), {key: group[0].config.get(key) for key in apart})
+        groups.setdefault(_text([run.config.get(key) for key in distinct]), []).append(run)
+    names = _names(list(groups.values()), distinct, by)
+    variants = [
+        Variant(name, _cells(name, group, others), {key: group[0].config.get(key) for key in distinct})
         for name, group in zip(names, groups.values(), strict=True)
     ]
-    return found, besides
+    return variants, others
 
 
 def _differing(runs: Sequence[Run]) -> list[str]:
-    """Keys that count and whose values are not the same in all runs; an absent key is as good as null."""
+    """Return the relevant keys whose values differ between runs; a missing key equals null."""
     keys = dict.fromkeys(key for run in runs for key in run.config)
     return [
         key
@@ -110,22 +110,22 @@ def _check_key(key: str, runs: Sequence[Run]) -> None:
         )
 
 
-def _cells(name: str, group: Sequence[Run], besides: Sequence[str]) -> dict[Cell, Run]:
-    """The runs by fold and training; one that repeats another figure by figure is left out."""
+def _cells(name: str, group: Sequence[Run], others: Sequence[str]) -> dict[Cell, Run]:
+    """Return the runs by fold and training, without exact repetitions."""
     cells: dict[Cell, Run] = {}
     for run in group:
-        cell = (run.fold, (run.seed, *(_text(run.config.get(key)) for key in besides)))
+        cell = (run.fold, (run.seed, *(_text(run.config.get(key)) for key in others)))
         same = cells.setdefault(cell, run)
         if not np.array_equal(same.rois.iou, run.rois.iou):
             raise UserError(
                 f"{same.folder} and {run.folder} are both `{name}` with seed {run.seed} and fold "
-                f"{run.fold}, yet measured otherwise: give one of them, or a label to each (variant=...)"
+                f"{run.fold}, but have different results: give only one, or label them (variant=...)"
             )
     return cells
 
 
-def _names(groups: Sequence[Sequence[Run]], apart: Sequence[str], by: Sequence[str]) -> list[str]:
-    parts = [_parts(group, apart, by) for group in groups]
+def _names(groups: Sequence[Sequence[Run]], distinct: Sequence[str], by: Sequence[str]) -> list[str]:
+    parts = [_parts(group, distinct, by) for group in groups]
     shared = [part for part in parts[0] if all(part in other for other in parts)] if len(groups) > 1 else []
     names = [", ".join(part for part in own if part not in shared) or BASE for own in parts]
     if not by:
@@ -135,29 +135,29 @@ def _names(groups: Sequence[Sequence[Run]], apart: Sequence[str], by: Sequence[s
     for name in {name for name in names if names.count(name) > 1}:
         same = [number for number, other in enumerate(names) if other == name]
         configs = [groups[number][0].config for number in same]
-        keys = _fewest(configs, [key for key in apart if key != "variant"] or list(apart))
+        keys = _fewest(configs, [key for key in distinct if key != "variant"] or list(distinct))
         for number, config in zip(same, configs, strict=True):
-            told = ", ".join(f"{key}={_shown(config.get(key))}" for key in keys)
-            names[number] = told if name == BASE else f"{name}, {told}"
+            values = ", ".join(f"{key}={_short(config.get(key))}" for key in keys)
+            names[number] = values if name == BASE else f"{name}, {values}"
     return names
 
 
-def _parts(group: Sequence[Run], apart: Sequence[str], by: Sequence[str]) -> list[str]:
-    """What the command lines of a variant's runs have in common, of what tells variants apart."""
+def _parts(group: Sequence[Run], distinct: Sequence[str], by: Sequence[str]) -> list[str]:
+    """Return the distinguishing overrides that all runs of a variant share."""
     parts = {}
-    for key in by:  # a single value is shown even where it was not given
+    for key in by:  # shown even if it was not overridden
         if key in group[0].config:
-            parts[f"{key}={_shown(group[0].config[key])}"] = True
-    given = [dict.fromkeys(_overrides(run, apart, by)) for run in group]
+            parts[f"{key}={_short(group[0].config[key])}"] = True
+    given = [dict.fromkeys(_overrides(run, distinct, by)) for run in group]
     return [
         *parts,
         *(part for part in given[0] if all(part in other for other in given) and part not in parts),
     ]
 
 
-def _overrides(run: Run, apart: Sequence[str], by: Sequence[str]) -> list[str]:
-    """A run's overrides that touch a key which tells variants apart, or that choose a whole setting."""
-    told = []
+def _overrides(run: Run, distinct: Sequence[str], by: Sequence[str]) -> list[str]:
+    """Return the overrides of a run that set a distinguishing key or choose a whole configuration."""
+    chosen = []
     for override in run.summary.get("overrides", ()):
         key, equals, value = override.lstrip("+").partition("=")
         name = key.lstrip("~").split("@")[-1]
@@ -165,25 +165,25 @@ def _overrides(run: Run, apart: Sequence[str], by: Sequence[str]) -> list[str]:
         if _below(dotted, _IGNORED) or dotted == "variant":
             continue
         whole = not by and not any(_below(known, [dotted.split(".")[0]]) for known in run.config)
-        if whole or any(_below(known, [dotted]) or _below(dotted, [known]) for known in apart):
-            told.append(f"{'~' if key.startswith('~') else ''}{name}{equals}{value}")
-    return told
-
-
-def _fewest(configs: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[str]:
-    """Few keys, short ones first, whose values tell all configurations apart."""
-    chosen: list[str] = []
-    by_length = sorted(keys, key=lambda key: (key.count("."), len(key)))
-
-    def told_apart(key: str) -> int:
-        return len({_text([config.get(k) for k in (*chosen, key)]) for config in configs})
-
-    while len({_text([config.get(k) for k in chosen]) for config in configs}) < len(configs):
-        chosen.append(max(by_length, key=told_apart))
+        if whole or any(_below(known, [dotted]) or _below(dotted, [known]) for known in distinct):
+            chosen.append(f"{'~' if key.startswith('~') else ''}{name}{equals}{value}")
     return chosen
 
 
-def _shown(value: Any) -> str:
+def _fewest(configs: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[str]:
+    """Return few keys, short ones first, whose values distinguish all configurations."""
+    chosen: list[str] = []
+    by_length = sorted(keys, key=lambda key: (key.count("."), len(key)))
+
+    def distinguished(key: str) -> int:
+        return len({_text([config.get(k) for k in (*chosen, key)]) for config in configs})
+
+    while len({_text([config.get(k) for k in chosen]) for config in configs}) < len(configs):
+        chosen.append(max(by_length, key=distinguished))
+    return chosen
+
+
+def _short(value: Any) -> str:
     if isinstance(value, str):
         return value.rsplit(".", 1)[-1] if value.startswith(("roiseg.", "torch.", "lightning.")) else value
     return json.dumps(value, separators=(",", ":"), default=str)

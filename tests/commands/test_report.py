@@ -41,9 +41,9 @@ def test_it_prints_the_table_and_writes_it_in_four_ways(run_main, sweep, tmp_pat
     assert cv2.imread(str(out / "report.png")) is not None
     text = (out / "report.md").read_text()
     assert f"| `{TWO}` | 2 × 2 | 36 |" in text
-    assert "Left out, unfinished: 1 run: " in text
+    assert "Unfinished and left out: 1 run: " in text
     assert "99_run (no instances.csv)" in text
-    assert any("Left out, unfinished: 1 run" in line for line in printed)
+    assert any("Unfinished and left out: 1 run" in line for line in printed)
     content = json.loads((out / "report.json").read_text())
     two, three = content["variants"]
     assert (two["variant"], three["verdict"]) == (TWO, "better")

@@ -126,7 +126,7 @@ def test_it_moves_and_stretches_with_the_values(seed, shift, scale):
 def test_a_large_set_is_drawn_in_portions_with_the_same_kind_of_result(monkeypatch):
     blocks = random_blocks(np.random.default_rng(6), images=30)
     whole = mean_interval(blocks, 5000)
-    monkeypatch.setattr("roiseg.reporting.bootstrap._CELLS", 1000)
+    monkeypatch.setattr("roiseg.reporting.bootstrap._MAX_CELLS", 1000)
     portions = mean_interval(blocks, 5000)
     assert (portions.low, portions.high) == pytest.approx((whole.low, whole.high), abs=3e-3)
     assert portions == mean_interval(blocks, 5000)

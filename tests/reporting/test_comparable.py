@@ -102,4 +102,4 @@ def test_runs_are_compared_fold_by_fold(tmp_path):
 def test_folds_that_share_an_image_are_refused(tmp_path):
     a = read_run(write_run(tmp_path / "a", ALL, fold=0))
     b = read_run(write_run(tmp_path / "b", ALL, fold=1, rows=rois(fold=0)))
-    assert "image 0 is in the test of both" in refused(a, b)
+    assert "both test on image 0" in refused(a, b)

@@ -10,7 +10,7 @@ from run_folders import cross_validated, noisy, rois, write_run
 from roiseg.reporting.comparable import check_comparable
 from roiseg.reporting.compare import compare
 from roiseg.reporting.runs import read_runs
-from roiseg.reporting.tables import caveats, verdict
+from roiseg.reporting.tables import notes, verdict
 from roiseg.reporting.variants import find_variants
 
 TWO, THREE = "model.num_classes=2", "model.num_classes=3"
@@ -59,7 +59,7 @@ def test_every_figure_by_hand(tmp_path):
     assert three.tested == {"test/miou": pytest.approx((0 + 0.1 + 0.2 + 0.3) / 4)}
     assert (three.seconds, two.seconds, two.parameters) == (11.5, 15.5, (9, 9))
     assert three.difference is None
-    assert two.difference.runs == 4
+    assert two.difference.pairs == 4
     assert two.difference.overall.mean == pytest.approx((0.05 + 0.15 + 0.0) / 3)
     assert two.difference.crowded.mean == pytest.approx(0.15)
     assert two.difference.crowded.low is None  # one image
@@ -81,7 +81,7 @@ def test_a_figure_that_only_some_have(tmp_path):
     write_run(tmp_path / "2", noisy(0.5), model__num_classes=2)
     write_run(tmp_path / "3", noisy(0.5), summary={"test": {"test/non_target_iou": 0.25}})
     two, three = rows_of(tmp_path, tested=["test/non_target_iou"])
-    assert any("three in another" in text for text in caveats([two, three], "instance_iou", 100))
+    assert any("number of classes" in text for text in notes([two, three], "instance_iou", 100))
     assert (two.tested, three.tested) == ({"test/non_target_iou": None}, {"test/non_target_iou": 0.25})
 
 
@@ -94,7 +94,7 @@ def test_differences_and_their_absence_are_found(tmp_path):
     })  # fmt: skip
     rows = {row.variant.name: row for row in rows_of(tmp_path)}
     assert {name: verdict(row, "overall") for name, row in rows.items()} == {
-        THREE: "baseline", TWO: "nothing measurable", "model.film=1.0": "better", "loss=focal": "worse",
+        THREE: "baseline", TWO: "not significant", "model.film=1.0": "better", "loss=focal": "worse",
     }  # fmt: skip
     better = rows["model.film=1.0"].difference
     assert better.overall.low < 0.03 < better.overall.high
@@ -109,30 +109,30 @@ def test_a_variant_equal_to_the_baseline_differs_by_nothing(tmp_path):
     _, same = rows_of(tmp_path)
     found = same.difference.overall
     assert (found.mean, found.low, found.high) == (0, 0, 0)
-    assert verdict(same, "overall") == "nothing measurable"
+    assert verdict(same, "overall") == "not significant"
 
 
 def test_only_shared_folds_and_seeds_are_compared(tmp_path):
     cross_validated(tmp_path / "a", {THREE: (0.6, {})}, folds=(0, 1, 2), seeds=(1, 2))
     cross_validated(tmp_path / "b", {TWO: (0.6, {"model__num_classes": 2})}, folds=(2, 3), seeds=(2, 3))
     base, other = rows_of(tmp_path)
-    assert other.difference.runs == 1
+    assert other.difference.pairs == 1
     assert other.difference.overall.rois == 18
     shared = [row.variant.runs[2, (2,)].rois.iou for row in (other, base)]
     assert other.difference.overall.mean == pytest.approx((shared[0] - shared[1]).mean())
     assert base.overall.rois == 54
-    (said,) = [text for text in caveats([base, other], "instance_iou", 100) if "share" in text]
-    assert "1 of 4 and 6 runs" in said
+    (text,) = [text for text in notes([base, other], "instance_iou", 100) if " share " in text]
+    assert "1 of 4 and 6 runs" in text
 
 
 def test_nothing_in_common(tmp_path):
     cross_validated(tmp_path / "a", {THREE: (0.6, {})}, folds=(0, 1), seeds=(1,))
     cross_validated(tmp_path / "b", {TWO: (0.6, {"model__num_classes": 2})}, folds=(0, 1), seeds=(2,))
     base, other = rows_of(tmp_path)
-    assert other.difference.runs == 0
+    assert other.difference.pairs == 0
     assert other.difference.overall is None
-    assert verdict(other, "overall") == verdict(other, "crowded") == "no run in common"
-    assert any("not compared" in text for text in caveats([base, other], "instance_iou", 100))
+    assert verdict(other, "overall") == verdict(other, "crowded") == "no common runs"
+    assert any("not compared" in text for text in notes([base, other], "instance_iou", 100))
 
 
 def test_a_seed_that_lacks_a_fold_has_no_share_in_the_spread_over_seeds(tmp_path):
@@ -157,22 +157,22 @@ def test_by_averages_over_the_rest_in_pairs(tmp_path):
     ):
         write_run(tmp_path / str(number), noisy(0.5) + gain, model__num_classes=classes, model__film=film)
     base, two = rows_of(tmp_path, by=["model.num_classes"])
-    assert (two.difference.runs, base.seeds) == (2, [0])
+    assert (two.difference.pairs, base.seeds) == (2, [0])
     assert two.difference.overall.mean == pytest.approx((0.02 + 0.04) / 2)
     only = [tmp_path / "0", tmp_path / "3"]  # they differ in both: no pair, no answer
     runs, _ = read_runs(only)
     rows = compare(find_variants(runs, ["model.num_classes"])[0], check_comparable(runs))
-    assert verdict(rows[1], "overall") == "no run in common"
+    assert verdict(rows[1], "overall") == "no common runs"
 
 
 def test_the_notes_warn_of_what_weakens_a_comparison(tmp_path):
     cross_validated(tmp_path / "a", {THREE: (0.6, {}), TWO: (0.6, {"model__num_classes": 2})}, seeds=(1,))
-    assert "One seed only: all" in " ".join(caveats(rows_of(tmp_path), "instance_iou", 100))
+    assert "One seed only: all" in " ".join(notes(rows_of(tmp_path), "instance_iou", 100))
     write_run(tmp_path / "c", noisy(0.5), seed=2, fold=0)
-    said = " ".join(caveats(rows_of(tmp_path), "instance_iou", 10_000, ["x.y"]))
-    assert f"One seed only: `{TWO}`;" in said
-    assert "10,000 times" in said
-    assert "averaged over: x.y" in said
-    assert "test_best" not in said
+    text = " ".join(notes(rows_of(tmp_path), "instance_iou", 10_000, ["x.y"]))
+    assert f"One seed only: `{TWO}`;" in text
+    assert "10,000 bootstrap resamples" in text
+    assert "they differ: x.y" in text
+    assert "test_best" not in text
     write_run(tmp_path / "d" / "e", noisy(0.5), test_best=True)
-    assert "test_best=true" in " ".join(caveats(rows_of(tmp_path / "d"), "instance_iou", 100))
+    assert "test_best=true" in " ".join(notes(rows_of(tmp_path / "d"), "instance_iou", 100))

@@ -93,7 +93,7 @@ def test_folders_without_runs(tmp_path):
         ("1,a,2,0,0,9,9,81,nan,1,0", ["`non_target_share`"]),
         ("1,a,2,0,0,9,inf,81,0,1,0", ["`y2`", "number"]),
         ("1,a,2,0,0", ["`x2`", "None"]),
-        ("0,a,0,0,0,9,9,81,0,1,0", ["annotation 0 of image 0", "twice"]),
+        ("0,a,0,0,0,9,9,81,0,1,0", ["annotation 0 of image 0", "duplicate"]),
     ],
 )
 def test_a_damaged_row_is_named(tmp_path, line, words):
@@ -106,7 +106,7 @@ def test_a_damaged_row_is_named(tmp_path, line, words):
 
 def test_damaged_files_are_named(tmp_path):
     folder = write_run(tmp_path / "r", [], rows=[])
-    assert "holds no ROI" in user_error(read_run, folder)
+    assert "has no ROIs" in user_error(read_run, folder)
     (folder / "instances.csv").write_text("image_id,iou\n1,0.5\n")
     assert "no column `annotation_id`" in user_error(read_run, folder)
     summary = json.loads((folder / "summary.json").read_text())
@@ -123,14 +123,14 @@ def test_damaged_files_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("summary", "words"),
     [
-        ({"seed": 3}, "says seed 3, config.yaml 0"),
-        ({"test": {"test/instance_iou": 0.9}}, "says test/instance_iou 0.9, instances.csv 0.5"),
+        ({"seed": 3}, "has seed 3, config.yaml 0"),
+        ({"test": {"test/instance_iou": 0.9}}, "has test/instance_iou 0.9, instances.csv 0.5"),
         ({"test": {"test/instance_iou": float("nan")}}, "instances.csv 0.5"),
-        ({"test": {"test/instance_iou": "high"}}, "its `test` is not what"),
-        ({"test": 5}, "its `test` is not what"),
-        ({"data": []}, "its `data` is not what"),
-        ({"parameters": {}}, "its `parameters` is not what"),
-        ({"overrides": 0.5}, "its `overrides` is not what"),
+        ({"test": {"test/instance_iou": "high"}}, "its `test` is invalid"),
+        ({"test": 5}, "its `test` is invalid"),
+        ({"data": []}, "its `data` is invalid"),
+        ({"parameters": {}}, "its `parameters` is invalid"),
+        ({"overrides": 0.5}, "its `overrides` is invalid"),
     ],
 )
 def test_files_of_different_runs_are_refused(tmp_path, summary, words):

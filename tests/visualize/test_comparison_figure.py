@@ -8,7 +8,7 @@ import pytest
 from roiseg.visualize.plots import comparison_figure
 
 
-def record(variant, mean, difference=None, verdict="nothing measurable"):
+def record(variant, mean, difference=None, verdict="not significant"):
     """A row; crowded ROIs are 0.1 worse, intervals reach 0.02 to each side."""
     found = {"variant": variant, "verdict": verdict}
     for kind, centre in (("", mean), ("difference_", difference)):
