@@ -23,7 +23,7 @@ class OnnxExport(L.Callback):
 
     Args:
         output_dir: folder of the file, which is named after the checkpoint.
-        merged, half, opset: see `ExportOptions`.
+        merged, half, opset, simplify: see `ExportOptions`.
         best: export the best checkpoint; False: the newest.
 
     Attributes:
@@ -38,10 +38,11 @@ class OnnxExport(L.Callback):
         half: bool = False,
         opset: int = 18,
         best: bool = True,
+        simplify: bool = False,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.best = best
-        self.options = ExportOptions(merged, half, opset)
+        self.options = ExportOptions(merged, half, opset, simplify=simplify)
         self.path: Path | None = None
         self.check: OnnxCheck | None = None
 

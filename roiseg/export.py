@@ -36,6 +36,7 @@ class Options(TypedDict):
     merged: bool
     boxes: bool
     half: bool
+    simplify: bool
     opset: int
     onnx_path: str | None
 
@@ -43,7 +44,7 @@ class Options(TypedDict):
 def export(cfg: DictConfig) -> tuple[Path, OnnxCheck]:
     """Export from a composed configuration; returns the file and how far it is from PyTorch."""
     postprocess = validated(cfg, Options)["postprocess"]
-    options = ExportOptions(cfg.merged, cfg.half, cfg.opset, cfg.boxes)
+    options = ExportOptions(cfg.merged, cfg.half, cfg.opset, cfg.boxes, cfg.simplify)
     model = load_model(cfg.ckpt)
     if postprocess is not None:
         model = model.with_postprocess(postprocess)

@@ -137,7 +137,7 @@ def find_boxes(content: dict[str, Any], source: Source, predictor: Predictor) ->
                 "yolo, rtdetr, ... (conf/postprocess), for a merged ONNX file onnx_path, too; or boxes=FILE"
             )
         assert predictor.model.extractor is not None and predictor.model.extractor.postprocess is not None
-        if doubt := predictor.model.extractor.postprocess.doubt_about(content["category_id"]):
+        if doubt := predictor.model.extractor.postprocess.doubt_about(category):
             log.warning(doubt)
         return None
     if content["boxes"] != "coco":

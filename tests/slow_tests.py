@@ -12,7 +12,7 @@ FILES = {
                    "test_loops_benchmark", "test_paste_benchmark", "test_targets_benchmark"),
     "cli": ("test_stopped_commands",),
     "commands": ("test_app", "test_cache", "test_check", "test_ddp", "test_feature_layers", "test_frames",
-                 "test_in_epoch", "test_mirror_run", "test_processes", "test_slurm", "test_stopped", "test_tensorboard"),
+                 "test_in_epoch", "test_mirror_run", "test_processes", "test_slurm", "test_stopped", "test_tensorboard", "test_wheel"),
     "docs": ("test_pages", "test_troubleshooting"),
     "faults": ("test_bad_commands", "test_concurrency", "test_fuzz", "test_group_kills", "test_kills", "test_long_run",
                "test_resources", "test_skip_in_ddp"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from onnx import ModelProto, TensorProto
@@ -25,6 +26,7 @@ from roiseg.onnx_export.graph import (
     export_decoder,
     save_onnx,
     seal,
+    simplify_graph,
 )
 from roiseg.onnx_export.merge import merge_with_extractor
 from roiseg.onnx_export.verify import (
@@ -56,21 +58,26 @@ class ExportOptions:
             NMS: image -> boxes, scores, masks.
         half: the decoder's weights and arithmetic in fp16.
         opset: ONNX operator set; newer GridSample is wrong in some TensorRT versions, hence 18.
+        simplify: fold constants and remove redundant nodes with onnxslim.
 
     Raises:
-        UserError: boxes without merged, or an opset without GridSample or unknown to this ONNX.
+        UserError: boxes without merged, or an opset without GridSample or unknown to this ONNX, or simplify
+            without onnxslim.
     """
 
     merged: bool = False
     half: bool = False
     opset: int = 18
     boxes: bool = False
+    simplify: bool = False
 
     def __post_init__(self) -> None:
         if self.boxes and not self.merged:
             raise UserError("boxes=true needs the detector inside the file: add merged=true")
         if not _OLDEST <= self.opset <= onnx_opset_version():
             raise UserError(f"opset is {self.opset}, it must be from {_OLDEST} to {onnx_opset_version()}")
+        if self.simplify and find_spec("onnxslim") is None:
+            raise UserError("simplify=true needs onnxslim: pip install onnxslim")
 
 
 def export_model(
@@ -101,6 +108,8 @@ def export_model(
     exported = export_decoder(model.decoder, inputs, model.image_size, options.opset, options.half)
     if options.merged and extractor is not None:
         exported = merge_with_extractor(exported, extractor.onnx_path, extractor.layers, reader)
+    if options.simplify:
+        exported = simplify_graph(exported)
     written = max(entry.version for entry in exported.opset_import if entry.domain in ("", "ai.onnx"))
     if written != options.opset:  # the exporter falls back to its own without a word
         raise UserError(f"{model.path} cannot be exported in opset {options.opset}: use opset={written}")

@@ -128,6 +128,13 @@ def blank_context(name: str, image_size: tuple[int, int]) -> Tensor:
     return torch.ones(1) if name == PIXEL_SIZE else torch.zeros(1, 3, *image_size)
 
 
+def simplify_graph(model: ModelProto) -> ModelProto:
+    """Fold constants and remove redundant nodes with onnxslim."""
+    import onnxslim
+
+    return onnxslim.slim(model)
+
+
 def save_onnx(model: ModelProto, path: Path, metadata: dict[str, str]) -> None:
     """Check and write a model, with `metadata` in its properties, as one self-contained file."""
     _strip_notes(model)

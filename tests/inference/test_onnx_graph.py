@@ -297,6 +297,24 @@ def test_real_pictures_are_part_of_the_check(merged):
     assert check.passed
 
 
+@pytest.mark.parametrize("options", [{}, {"half": True}, {"merged": True}], ids=str)
+def test_a_simplified_file_passes_the_check_with_fewer_nodes(options, square, onnx_file, tmp_path):
+    sizes = []
+    for simplify in (False, True):
+        path = tmp_path / f"{simplify}.onnx"
+        assert export_model(
+            square, path, ExportOptions(**options, simplify=simplify), tiny_extractor(onnx_file)
+        ).passed
+        sizes.append(len(onnx.load(path).graph.node))
+    assert sizes[1] < sizes[0]
+
+
+def test_simplifying_without_onnxslim_is_a_user_error(monkeypatch):
+    monkeypatch.setattr("roiseg.onnx_export.export.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install onnxslim"):
+        ExportOptions(simplify=True)
+
+
 def test_a_merged_export_without_the_extractor_is_a_user_error(square, tmp_path):
     with pytest.raises(UserError, match="onnx_path"):
         export_model(square, tmp_path / "model.onnx", ExportOptions(merged=True))
