@@ -41,8 +41,10 @@ def pytest_testnodedown(node):
     node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", 0)
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # after all other reports
 def pytest_terminal_summary(terminalreporter, config):
     """Say how many tests were left out, and why; skipped ones are listed by `-ra`."""
+    yield
     if count := config.stash.get(LEFT_OUT, 0):
         why = {"not slow": "slow, `make test-all` runs them", "slow": "fast, `make test` runs them"}
         reason = why.get(config.option.markexpr, "not selected")
