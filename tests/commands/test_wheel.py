@@ -62,7 +62,7 @@ def test_training_and_prediction_run_from_the_wheel(wheel, tmp_path):
     words = [f"source={images}", f"ckpt={checkpoint}", "output_dir=found", "writers=[coco]"]
     printed = run(wheel, tmp_path, MODULE.format("roiseg.predict"), *words)
     assert "labels" not in printed  # no doubt about the detector's class
-    assert len(json.loads((tmp_path / "found/coco_images.json").read_text())["images"]) == 2
+    assert len(json.loads((tmp_path / "found/coco_images.json").read_text())) == 2
 
     printed = run(wheel, tmp_path, PREDICTOR, checkpoint, next(images.glob("*.jpg")))
     assert printed.split() == [str(wheel / "roiseg/__init__.py"), "1"]
