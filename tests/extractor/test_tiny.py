@@ -116,7 +116,7 @@ def test_untrained_network_exports_with_equal_results(tmp_path: Path) -> None:
     ):
         np.testing.assert_allclose(found, wanted, atol=1e-4)
     assert not any("norm" in n.op_type.lower() for n in onnx.load(path).graph.node)
-    assert [p.name for p in tmp_path.iterdir()] == ["tiny.onnx"]
+    assert [p.name for p in tmp_path.glob("[!.]*")] == ["tiny.onnx"]
 
 
 def test_network_is_small() -> None:
@@ -176,8 +176,8 @@ def test_command_trains_and_writes(tmp_path: Path) -> None:
         check=True,
         capture_output=True,
     )
-    assert [p.name for p in tmp_path.iterdir()] == ["made"]
-    assert [p.name for p in (tmp_path / "made").iterdir()] == ["x.onnx"]
+    assert [p.name for p in tmp_path.glob("[!.]*")] == ["made"]
+    assert [p.name for p in (tmp_path / "made").glob("[!.]*")] == ["x.onnx"]
     onnx.checker.check_model(onnx.load(tmp_path / "made/x.onnx"))
 
 

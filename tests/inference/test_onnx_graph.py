@@ -225,7 +225,7 @@ def test_files_hold_no_paths_of_the_machine_that_wrote_them(file, request):
 @pytest.mark.parametrize("file", ["alone", "half", "merged"])
 def test_only_the_file_itself_is_written(file, request):
     path, _ = request.getfixturevalue(file)
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert [p.name for p in path.parent.glob("[!.]*")] == [path.name]
 
 
 def test_export_leaves_the_model_as_it_was(alone, half, wide):
@@ -321,7 +321,7 @@ def test_simplifying_without_onnxslim_is_a_user_error(monkeypatch):
 def test_a_merged_export_without_the_extractor_is_a_user_error(square, tmp_path):
     with pytest.raises(UserError, match="onnx_path"):
         export_model(square, tmp_path / "model.onnx", ExportOptions(merged=True))
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("[!.]*"))
 
 
 @pytest.mark.parametrize(
@@ -463,7 +463,7 @@ def test_a_wrong_export_is_a_user_error_and_leaves_no_file(square, tmp_path):
         export_model(model, path, ExportOptions())
     assert str(model.path) in str(error.value)
     assert path.read_bytes() == b"an older export"
-    assert list(tmp_path.iterdir()) == [path]
+    assert list(tmp_path.glob("[!.]*")) == [path]
 
 
 def test_feature_inputs_are_named_by_layer(wide):
