@@ -1,12 +1,12 @@
-# Every target sets up what it needs: on a bare machine with Python 3.10-3.13, pip, git and make,
-# `make demo` and `make test` work as they stand.
+# Every target sets up what it needs. After a clone, a machine with Python 3.10 to 3.13, pip, git and make can run
+# `make demo` and `make test`. constraints.txt lists the versions that `setup` installs.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 EXTRAS ?= dev,joblib,slurm,supervision,simplify
-# uv from the PATH, else one fetched into .uv/ (no root, no virtual environment needed)
+# uv from the PATH, or installed into .uv/ (needs neither root nor a virtual environment)
 UV     := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
-# folders of local wheels known to pip are made known to uv as well
+# uv searches the same folders of local wheels as pip
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
 .PHONY: setup demo test test-all bench lint audit format tensorboard clean help
@@ -14,7 +14,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-setup: $(VENV)/.ready  ## make .venv with everything in it
+setup: $(VENV)/.ready  ## create .venv with all dependencies
 
 .uv/bin/uv:
 	$(PYTHON) -m pip install --quiet --target .uv uv
@@ -24,16 +24,16 @@ $(VENV)/.ready: pyproject.toml constraints.txt | $(filter .uv/bin/uv,$(UV))
 	$(UV) pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
-demo: setup  ## train, draw and export on the embedded data set (under 5 minutes on 2 cores)
+demo: setup  ## train, draw overlays and export on synthetic people (under 5 minutes on 2 cores)
 	$(BIN)/python -m roiseg.train model=roialign loss=ce_dice
 
 test: lint  ## lint, types, fast tests with coverage
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal --cov --cov-report=term
 
-test-all: setup  ## the slow tests; their coverage is added to that of `make test`
+test-all: setup  ## slow tests; adds to the coverage of `make test`
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n auto --dist worksteal --cov --cov-append --cov-report=term
 
-bench: setup  ## all measurements of benchmarks/README.md (ROISEG_REALDATA=FOLDER)
+bench: setup  ## run the benchmarks of benchmarks/README.md (ROISEG_REALDATA=FOLDER)
 	$(BIN)/python -m benchmarks
 
 lint: setup  ## ruff and mypy
@@ -41,16 +41,17 @@ lint: setup  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-audit: setup  ## ask for known vulnerabilities of every installed package (needs the network)
+audit: setup  ## check installed packages for known vulnerabilities (needs the network)
 	$(UV) tool run pip-audit --progress-spinner off --path \
 	  $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
-format: setup  ## let ruff rewrite
+format: setup  ## format the code with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-tensorboard: setup  ## curves and overlays of every run, on localhost:6006
+tensorboard: setup  ## show curves and overlays of all runs on localhost:6006
 	$(BIN)/tensorboard --logdir outputs --host localhost
 
-clean:  ## remove what runs made (keeps data and the environment)
-	rm -rf outputs checkpoints .pytest_cache .mypy_cache .ruff_cache .coverage
+clean:  ## remove run outputs and tool caches (keeps data and the environment)
+	find outputs checkpoints -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .coverage

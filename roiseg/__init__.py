@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from roiseg.inference.prediction import Prediction
     from roiseg.inference.predictor import Predictor
 
-# Before ONNX Runtime is imported: from 1.31 on it would note how it is used in a data base in ~/.cache, one
-# for all processes, and send that to its makers, from threads of its own.
+# Set before ONNX Runtime is imported: since 1.31 it records its use in a database in ~/.cache, shared by all
+# processes, and sends it to its vendor from background threads.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["Prediction", "Predictor", "read_image"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
-_HOMES = {
+_MODULES = {
     "Prediction": "roiseg.inference.prediction",
     "Predictor": "roiseg.inference.predictor",
     "read_image": "roiseg.data.images",
@@ -26,7 +26,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public names when they are first asked for: commands that need none start faster."""
-    if name not in _HOMES:
+    """Import a public name on first use, so that commands that do not need it start faster."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'roiseg' has no attribute '{name}'")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
