@@ -57,7 +57,7 @@ def check_value(value: Any, hint: Any, name: str) -> None:
         UserError: the value is of another type or out of range.
     """
     if dataclasses.is_dataclass(hint):
-        hint = InstanceOf[hint]  # type: ignore[valid-type]
+        hint = typing.cast(Any, InstanceOf)[hint]
     try:
         TypeAdapter(hint, config=_STRICT).validate_python(value)
     except ValidationError as error:
