@@ -235,7 +235,7 @@ def test_training_and_prediction_warn_of_a_detector_of_other_things(run_train, r
     assert "0 of 8 annotated boxes" in caplog.text and "extractor.postprocess.labels is [0]" in caplog.text
     caplog.clear()
     predictor = Predictor.from_checkpoint(summary["best_checkpoint"])
-    options = {"boxes": "detector", "category_id": 3, "class_id": None}
+    options = {"boxes": "detector", "category_id": 3, "class_id": None, "crowd": None, "ckpt": None}
     assert roiseg.predict.find_boxes(options, open_source(str(tmp_path)), predictor) is None
     assert "extractor.postprocess.labels is [0]" in caplog.text
 

@@ -21,6 +21,7 @@ from onnx.reference import ReferenceEvaluator
 from tiny_run import LAYER, SECOND_LAYER, one_thread, tiny_config, tiny_data, tiny_decoder, tiny_extractor
 
 from roiseg.common.errors import UserError
+from roiseg.common.files import atomic_path
 from roiseg.decoders.base import target_probability
 from roiseg.decoders.roialign import RoiAlignDecoder
 from roiseg.extractor import external_data
@@ -458,7 +459,8 @@ def test_a_wrong_export_is_a_user_error_and_leaves_no_file(square, tmp_path):
     )
     model = replace(square, decoder=train_a_little(decoder))
     path = tmp_path / "model.onnx"
-    path.write_bytes(b"an older export")
+    with atomic_path(path) as temporary:  # recorded: it may be replaced
+        temporary.write_bytes(b"an older export")
     with pytest.raises(UserError, match="differs from PyTorch") as error:
         export_model(model, path, ExportOptions())
     assert str(model.path) in str(error.value)
