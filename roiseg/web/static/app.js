@@ -221,7 +221,7 @@ function detect() {
     const { boxes, scores } = await server.detect({ picture: state.picture.key });
     state.people = state.people.filter((person) => person.score === null);
     state.selected = null;
-    if (!boxes.length) say("The detector finds nobody in this picture: drag a box yourself.");
+    if (!boxes.length) say("The detector finds nobody in this image: drag a box yourself.");
     await add(boxes, scores);
   });
 }
@@ -253,7 +253,7 @@ function listen() {
   }
   id("numbers").onsubmit = (event) => {
     event.preventDefault();
-    if (!state.picture) return say("Open a picture first.");
+    if (!state.picture) return say("Open an image first.");
     const given = new FormData(event.target);
     onPane.box(["x1", "y1", "x2", "y2"].map((name) => Number(given.get(name))));
   };
