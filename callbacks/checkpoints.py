@@ -10,9 +10,9 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from pydantic import PositiveInt
 from torch import Tensor
 
-from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path
 from roiseg.common.outputs import remove
 from roiseg.common.signals import Stop
@@ -123,9 +123,7 @@ class MidEpochCheckpoint(Checkpoint):
         stop: tells whether the run is told to end; None: signals are not looked at.
     """
 
-    def __init__(self, dirpath: str | Path, every_n_steps: int | None = None) -> None:
-        if every_n_steps is not None and every_n_steps < 1:
-            raise UserError(f"callbacks.in_epoch.every_n_steps must be 1 or more, got {every_n_steps}")
+    def __init__(self, dirpath: str | Path, every_n_steps: PositiveInt | None = None) -> None:
         self.dirpath = Path(dirpath)
         self.every_n_steps = every_n_steps
         self.stop: Stop | None = None

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, NonNegativeInt
 
 from roiseg.callbacks.tensorboard import writers
-from roiseg.common.errors import UserError
 from roiseg.common.files import image_path
 from roiseg.data.batch import RoiSample, collate
 from roiseg.data.datamodule import RoiDataModule
@@ -48,13 +48,9 @@ class ValidationOverlays(L.Callback):
         self,
         output_dir: str | Path,
         images: Mapping[str, int],
-        row_height: int = 360,
-        in_tensorboard: int = 20,
+        row_height: Annotated[int, Field(ge=_LEAST)] = 360,
+        in_tensorboard: NonNegativeInt = 20,
     ) -> None:
-        if row_height < _LEAST:
-            raise UserError(f"callbacks.overlays.row_height must be {_LEAST} or more, got {row_height}")
-        if in_tensorboard < 0:
-            raise UserError(f"callbacks.overlays.in_tensorboard must be 0 or more, got {in_tensorboard}")
         self.output_dir = Path(output_dir)
         self.images = dict(images)
         self.row_height = row_height

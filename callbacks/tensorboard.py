@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import TensorBoardLogger
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from roiseg.common.errors import UserError
 from roiseg.common.files import as_utf8
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.decoders.base import Context, Decoder
@@ -207,10 +207,9 @@ class PrCurve(L.Callback):
         thresholds: points of the curve.
     """
 
-    def __init__(self, every_n_epochs: int = 1, thresholds: int = 127) -> None:
-        for name, value, least in (("every_n_epochs", every_n_epochs, 1), ("thresholds", thresholds, 2)):
-            if value < least:
-                raise UserError(f"callbacks.pr_curve.{name} must be {least} or more, got {value}")
+    def __init__(
+        self, every_n_epochs: PositiveInt = 1, thresholds: Annotated[int, Field(ge=2)] = 127
+    ) -> None:
         self.every_n_epochs = every_n_epochs
         self.curve = PrecisionRecallCurve(thresholds)
 

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 class Options(TypedDict):
     """Keys of conf/predict.yaml."""
 
-    source: str
+    source: str | list[str]
     ckpt: str | None
     onnx: str | None
     onnx_path: str | None

@@ -5,13 +5,17 @@ Every command lists its own keys in a class of annotations, beside the command o
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import typing
-from typing import Annotated, Any, Literal, TypedDict
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from typing_extensions import TypedDict, is_typeddict
 
 from roiseg.common.errors import UserError
 from roiseg.common.types import Seed, builds_object, check_value, option_types
@@ -79,7 +83,7 @@ def check_types(node: Any, path: str = "", options: Any = None) -> None:
     Args:
         node: plain configuration; dicts with a `_target_` are checked against that callable.
         path: dotted key of `node`, for messages.
-        options: class or function with annotations of the keys of `node`, besides those of its `_target_`.
+        options: annotation of `node`: a class or function that names its keys, besides its `_target_`.
 
     Raises:
         UserError: names the key, the value and what is expected.
@@ -89,16 +93,13 @@ def check_types(node: Any, path: str = "", options: Any = None) -> None:
             check_types(item, f"{path}[{number}]")
     if not isinstance(node, dict):
         return
-    hints = _target_types(node.get("_target_", ""))
-    if options is not None:
-        hints |= typing.get_type_hints(options, include_extras=True)
+    hints = _target_types(node.get("_target_", "")) | _nested_types(node, options)
     for key, value in node.items():
         where = f"{path}.{key}" if path else str(key)
         hint = hints.get(key, Any)
-        nested = hint if typing.is_typeddict(hint) else None
-        if nested is None and where not in _REPLACED and not builds_object(value):
-            check_value(value, hint, f"configuration `{where}`")
-        check_types(value, where, nested)
+        if where not in _REPLACED and not builds_object(value):
+            check_value(value, dict if is_typeddict(hint) else hint, f"configuration `{where}`")
+        check_types(value, where, hint)
 
 
 def check_optimizer(cfg: DictConfig) -> None:
@@ -112,6 +113,15 @@ def check_optimizer(cfg: DictConfig) -> None:
         make([torch.nn.Parameter(torch.zeros(1))])
     except (TypeError, ValueError) as error:
         raise UserError(f"configuration `optimizer`: {error}") from None
+
+
+def _nested_types(node: dict[str, Any], hint: Any) -> dict[str, Any]:
+    """Return the annotations of the keys of `node`, which is itself annotated with `hint`."""
+    if typing.get_origin(hint) is Mapping:
+        return dict.fromkeys(node, typing.get_args(hint)[1])
+    if is_typeddict(hint) or inspect.isfunction(hint) or dataclasses.is_dataclass(hint):
+        return typing.get_type_hints(hint, include_extras=True)
+    return {}
 
 
 def _target_types(target: str) -> dict[str, Any]:

@@ -6,9 +6,10 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypedDict
+from typing import Annotated, Literal, TypedDict
 
 import torch
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from roiseg.common.classes import TARGET
@@ -19,6 +20,7 @@ from roiseg.geometry.interpolation import cell_cover
 from roiseg.geometry.roi_align import resample
 
 Frame = Literal["roi", "image"]
+NumClasses = Annotated[int, Field(ge=2, le=3)]
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ class DecoderOptions(TypedDict, total=False):
     detail: width of a branch that reads the image at the logits' resolution; None: no such branch.
     """
 
-    film: float | None
-    detail: int | None
+    film: PositiveFloat | None
+    detail: PositiveInt | None
 
 
 class Decoder(nn.Module, ABC):
@@ -94,23 +96,19 @@ class Decoder(nn.Module, ABC):
         in_channels: Sequence[int],
         strides: Sequence[int],
         image_size: Sequence[int],
-        num_classes: int,
+        num_classes: NumClasses,
         frame: Frame,
         output_size: Sequence[int],
-        film: float | None = None,
-        detail: int | None = None,
+        film: PositiveFloat | None = None,
+        detail: PositiveInt | None = None,
     ) -> None:
         super().__init__()
-        if num_classes not in (2, 3):
-            raise UserError(f"model.num_classes must be 2 or 3, got {num_classes}")
-        if frame not in ("roi", "image"):
-            raise UserError(f"model.frame must be roi or image, got {frame}")
         self.in_channels = tuple(in_channels)
         self.strides = tuple(strides)
-        self.image_size = grid_size("image_size", image_size)
+        self.image_size = grid_size(image_size)
         self.num_classes = num_classes
         self.frame: Frame = frame
-        self.output_size = grid_size("output_size", output_size)
+        self.output_size = grid_size(output_size)
         self.film = None if film is None else Film(self.in_channels, film)
         self.detail = None if detail is None else DetailBranch(num_classes, detail)
 
@@ -193,16 +191,10 @@ def required(value: Tensor | None, name: str, option: str) -> Tensor:
     return value
 
 
-def grid_size(field: str, value: Sequence[int]) -> tuple[int, int]:
-    """Return the option `model.<field>` as (h, w).
-
-    Raises:
-        UserError: it is not two whole numbers of 1 or more.
-    """
-    numbers = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
-    if len(numbers) != 2 or any(not isinstance(n, int) or n < 1 for n in numbers):
-        raise UserError(f"model.{field} must be [h, w], two whole numbers of 1 or more, got {value}")
-    return numbers[0], numbers[1]
+def grid_size(value: Sequence[int]) -> tuple[int, int]:
+    """Return a size out of a configuration as (h, w)."""
+    height, width = value
+    return height, width
 
 
 def doublings(roi_size: tuple[int, int], output_size: tuple[int, int]) -> int:

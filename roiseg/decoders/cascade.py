@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput
+from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput, NumClasses
 
 
 class CascadeDecoder(Decoder):
@@ -37,7 +37,7 @@ class CascadeDecoder(Decoder):
         image_size: Sequence[int],
         first: Callable[..., Decoder],
         second: Callable[..., Decoder],
-        num_classes: int = 3,
+        num_classes: NumClasses = 3,
         **shared: Unpack[DecoderOptions],
     ) -> None:
         facts = {"in_channels": in_channels, "strides": strides, "image_size": image_size}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
-from roiseg.common.errors import UserError
-from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput
+from roiseg.common.types import Size
+from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput, NumClasses
 from roiseg.decoders.layers.convolution import msra_init, predictor_init, xavier_init
 from roiseg.decoders.layers.roi_crop import RoiCrop
 
@@ -32,9 +33,6 @@ class CoarseDecoder(Decoder):
         mid_channels: width of the features and of the convolution.
         hidden: units of a fully connected layer.
         **shared: see `DecoderOptions`.
-
-    Raises:
-        UserError: an option that is no size.
     """
 
     def __init__(
@@ -42,15 +40,13 @@ class CoarseDecoder(Decoder):
         in_channels: Sequence[int],
         strides: Sequence[int],
         image_size: Sequence[int],
-        num_classes: int = 3,
-        output_size: Sequence[int] = (7, 7),
-        mid_channels: int = 256,
-        hidden: int = 1024,
+        num_classes: NumClasses = 3,
+        output_size: Size = (7, 7),
+        mid_channels: PositiveInt = 256,
+        hidden: PositiveInt = 1024,
         **shared: Unpack[DecoderOptions],
     ) -> None:
         super().__init__(in_channels, strides, image_size, num_classes, "roi", output_size, **shared)
-        if mid_channels < 1 or hidden < 1:
-            raise UserError(f"model: mid_channels and hidden must be 1 or more, got {mid_channels}, {hidden}")
         height, width = self.output_size
         grid = (2 * height, 2 * width)
         self.crop = RoiCrop(in_channels, strides, mid_channels, grid, sampling_ratio=1)

@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
-from roiseg.common.errors import UserError
-from roiseg.decoders.base import Context, DecoderOptions, DecoderOutput, Frame
+from roiseg.common.types import Size
+from roiseg.decoders.base import Context, DecoderOptions, DecoderOutput, Frame, NumClasses
 from roiseg.decoders.layers.convolution import FeatureFusion, conv_norm_relu
 from roiseg.decoders.layers.image_decoder import ImageDecoder, finer_stride
 from roiseg.decoders.layers.roi_vector import RoiVector
@@ -52,7 +53,7 @@ class CondInstDecoder(ImageDecoder):
         **shared: see `DecoderOptions`.
 
     Raises:
-        UserError: a width, depth or `upsample` that is not possible.
+        UserError: `upsample` does not divide the finest stride.
     """
 
     def __init__(
@@ -60,25 +61,20 @@ class CondInstDecoder(ImageDecoder):
         in_channels: Sequence[int],
         strides: Sequence[int],
         image_size: Sequence[int],
-        num_classes: int = 3,
-        mid_channels: int = 128,
-        mask_depth: int = 4,
-        roi_size: Sequence[int] = (7, 7),
-        roi_depth: int = 2,
-        upsample: int = 2,
+        num_classes: NumClasses = 3,
+        mid_channels: PositiveInt = 128,
+        mask_depth: NonNegativeInt = 4,
+        roi_size: Size = (7, 7),
+        roi_depth: NonNegativeInt = 2,
+        upsample: PositiveInt = 2,
         frame: Frame = "image",
-        output_size: Sequence[int] = (56, 56),
+        output_size: Size = (56, 56),
         **shared: Unpack[DecoderOptions],
     ) -> None:
         map_stride = finer_stride(strides, upsample)
         super().__init__(
             in_channels, strides, image_size, num_classes, map_stride, frame, output_size, **shared
         )
-        if mid_channels < 1 or mask_depth < 0:
-            raise UserError(
-                "model: mid_channels must be 1 or more and mask_depth 0 or more, "
-                f"got {mid_channels} and {mask_depth}"
-            )
         self.upsample = upsample
         self.fuse = FeatureFusion(in_channels, strides, mid_channels)
         self.mask_branch = nn.Sequential(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput, grid_size
+from roiseg.common.types import ShareBelowOne, Size
+from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput, NumClasses, grid_size
 from roiseg.geometry.roi_align import roi_align
 
 
@@ -50,23 +52,18 @@ class Fcn8sDecoder(Decoder):
         in_channels: Sequence[int],
         strides: Sequence[int],
         image_size: Sequence[int],
-        num_classes: int = 3,
-        roi_size: Sequence[int] = (28, 28),
-        output_size: Sequence[int] = (56, 56),
-        fc_channels: int = 512,
-        dropout: float = 0.5,
+        num_classes: NumClasses = 3,
+        roi_size: Size = (28, 28),
+        output_size: Size = (56, 56),
+        fc_channels: PositiveInt = 512,
+        dropout: ShareBelowOne = 0.5,
         at_once: bool = False,
-        sampling_ratio: int = 2,
+        sampling_ratio: PositiveInt = 2,
         **shared: Unpack[DecoderOptions],
     ) -> None:
         super().__init__(in_channels, strides, image_size, num_classes, "roi", output_size, **shared)
-        if fc_channels < 1 or sampling_ratio < 1 or not 0 <= dropout < 1:
-            raise UserError(
-                "model: fc_channels and sampling_ratio must be 1 or more and dropout at least 0 and below 1, "
-                f"got {fc_channels}, {sampling_ratio} and {dropout}"
-            )
         self.order = _finest_first(strides)
-        self.sizes = _sizes(grid_size("roi_size", roi_size), self.output_size)
+        self.sizes = _sizes(grid_size(roi_size), self.output_size)
         self.scales = (0.0001, 0.01) if at_once else (1.0, 1.0)
         self.sampling_ratio = sampling_ratio
         finest, middle, coarsest = (in_channels[layer] for layer in self.order)

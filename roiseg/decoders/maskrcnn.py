@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from roiseg.common.errors import UserError
-from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput, grid_size
+from roiseg.common.types import Size
+from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput, NumClasses, grid_size
 from roiseg.decoders.layers.convolution import msra_init, predictor_init
 from roiseg.decoders.layers.roi_crop import RoiCrop
 
@@ -33,9 +34,6 @@ class MaskRcnnDecoder(Decoder):
         depth: number of 3x3 convolutions.
         sampling_ratio: RoIAlign samples per cell and axis.
         **shared: see `DecoderOptions`.
-
-    Raises:
-        UserError: an option that is no size.
     """
 
     def __init__(
@@ -43,19 +41,14 @@ class MaskRcnnDecoder(Decoder):
         in_channels: Sequence[int],
         strides: Sequence[int],
         image_size: Sequence[int],
-        num_classes: int = 3,
-        roi_size: Sequence[int] = (14, 14),
-        mid_channels: int = 256,
-        depth: int = 4,
-        sampling_ratio: int = 2,
+        num_classes: NumClasses = 3,
+        roi_size: Size = (14, 14),
+        mid_channels: PositiveInt = 256,
+        depth: NonNegativeInt = 4,
+        sampling_ratio: PositiveInt = 2,
         **shared: Unpack[DecoderOptions],
     ) -> None:
-        height, width = grid_size("roi_size", roi_size)
-        if mid_channels < 1 or depth < 0 or sampling_ratio < 1:
-            raise UserError(
-                "model: mid_channels and sampling_ratio must be 1 or more and depth 0 or more, "
-                f"got {mid_channels}, {sampling_ratio} and {depth}"
-            )
+        height, width = grid_size(roi_size)
         output_size = (2 * height, 2 * width)
         super().__init__(in_channels, strides, image_size, num_classes, "roi", output_size, **shared)
         self.crop = RoiCrop(in_channels, strides, mid_channels, (height, width), sampling_ratio)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput
+from roiseg.common.types import Share, Size
+from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput, NumClasses
 from roiseg.decoders.layers.convolution import FeatureFusion, msra_init, predictor_init
 from roiseg.geometry.interpolation import point_sample
 
@@ -86,29 +88,17 @@ class PointRendDecoder(Decoder):
         strides: Sequence[int],
         image_size: Sequence[int],
         coarse: Callable[..., Decoder],
-        num_classes: int = 3,
-        output_size: Sequence[int] = (56, 56),
-        mid_channels: int = 256,
-        depth: int = 3,
-        train_points: int = 196,
-        oversample_ratio: int = 3,
-        importance_ratio: float = 0.75,
-        subdivision_points: int = 784,
+        num_classes: NumClasses = 3,
+        output_size: Size = (56, 56),
+        mid_channels: PositiveInt = 256,
+        depth: PositiveInt = 3,
+        train_points: PositiveInt = 196,
+        oversample_ratio: PositiveInt = 3,
+        importance_ratio: Share = 0.75,
+        subdivision_points: PositiveInt = 784,
         **shared: Unpack[DecoderOptions],
     ) -> None:
         super().__init__(in_channels, strides, image_size, num_classes, "roi", output_size, **shared)
-        numbers = {
-            "mid_channels": mid_channels,
-            "depth": depth,
-            "train_points": train_points,
-            "oversample_ratio": oversample_ratio,
-            "subdivision_points": subdivision_points,
-        }
-        for name, number in numbers.items():
-            if number < 1:
-                raise UserError(f"model.{name} must be 1 or more, got {number}")
-        if not 0 <= importance_ratio <= 1:
-            raise UserError(f"model.importance_ratio must be a share from 0 to 1, got {importance_ratio}")
         self.coarse = coarse(in_channels=in_channels, strides=strides, image_size=image_size)
         _check_coarse(self.coarse, num_classes)
         self.prompts = self.coarse.prompts

@@ -7,16 +7,18 @@ import math
 from collections.abc import Sequence
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
-from roiseg.common.errors import UserError
+from roiseg.common.types import ShareBelowOne, Size
 from roiseg.decoders.base import (
     Context,
     Decoder,
     DecoderOptions,
     DecoderOutput,
+    NumClasses,
     doublings,
     grid_size,
 )
@@ -46,7 +48,7 @@ class PyramidDecoder(Decoder):
         **shared: see `DecoderOptions`.
 
     Raises:
-        UserError: an option is out of range, or `output_size` is not `roi_size` doubled.
+        UserError: `output_size` is not `roi_size` doubled.
     """
 
     provides = ("embeddings",)
@@ -56,26 +58,19 @@ class PyramidDecoder(Decoder):
         in_channels: Sequence[int],
         strides: Sequence[int],
         image_size: Sequence[int],
-        num_classes: int = 3,
-        roi_size: Sequence[int] = (14, 14),
-        output_size: Sequence[int] = (56, 56),
-        base_stride: int = 8,
-        mid_channels: int = 128,
-        min_channels: int = 32,
-        depth: int = 2,
-        margin: int = 0,
-        dropout: float = 0.0,
+        num_classes: NumClasses = 3,
+        roi_size: Size = (14, 14),
+        output_size: Size = (56, 56),
+        base_stride: PositiveInt = 8,
+        mid_channels: PositiveInt = 128,
+        min_channels: PositiveInt = 32,
+        depth: NonNegativeInt = 2,
+        margin: NonNegativeInt = 0,
+        dropout: ShareBelowOne = 0.0,
         **shared: Unpack[DecoderOptions],
     ) -> None:
         super().__init__(in_channels, strides, image_size, num_classes, "roi", output_size, **shared)
-        if min(mid_channels, min_channels, base_stride) < 1 or min(depth, margin) < 0:
-            raise UserError(
-                "model: mid_channels, min_channels and base_stride must be 1 or more, depth and margin 0 or "
-                f"more, got {mid_channels}, {min_channels}, {base_stride}, {depth} and {margin}"
-            )
-        if not 0 <= dropout < 1:
-            raise UserError(f"model.dropout must be 0 or more and below 1, got {dropout}")
-        self.roi_size = grid_size("roi_size", roi_size)
+        self.roi_size = grid_size(roi_size)
         self.margin = margin
         levels = 1 + doublings(self.roi_size, self.output_size)
         widths = [max(min(min_channels, mid_channels), mid_channels >> level) for level in range(levels)]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
-from roiseg.common.errors import UserError
+from roiseg.common.types import Size
 from roiseg.decoders.base import (
     Context,
     Decoder,
     DecoderOptions,
     DecoderOutput,
+    NumClasses,
     doublings,
     grid_size,
     required,
@@ -52,23 +54,18 @@ class RoiAlignDecoder(Decoder):
         in_channels: Sequence[int],
         strides: Sequence[int],
         image_size: Sequence[int],
-        num_classes: int = 3,
-        roi_size: Sequence[int] = (14, 14),
-        output_size: Sequence[int] = (56, 56),
-        mid_channels: int = 128,
-        min_channels: int = 32,
-        depth: int = 4,
-        sampling_ratio: int = 2,
+        num_classes: NumClasses = 3,
+        roi_size: Size = (14, 14),
+        output_size: Size = (56, 56),
+        mid_channels: PositiveInt = 128,
+        min_channels: PositiveInt = 32,
+        depth: NonNegativeInt = 4,
+        sampling_ratio: PositiveInt = 2,
         prior: bool = False,
         **shared: Unpack[DecoderOptions],
     ) -> None:
         super().__init__(in_channels, strides, image_size, num_classes, "roi", output_size, **shared)
-        if mid_channels < 1 or min_channels < 1 or depth < 0 or sampling_ratio < 1:
-            raise UserError(
-                "model: mid_channels, min_channels and sampling_ratio must be 1 or more and depth 0 or more, "
-                f"got {mid_channels}, {min_channels}, {sampling_ratio} and {depth}"
-            )
-        self.roi_size = grid_size("roi_size", roi_size)
+        self.roi_size = grid_size(roi_size)
         self.crop = RoiCrop(in_channels, strides, mid_channels, self.roi_size, sampling_ratio)
         self.read_prior = nn.Conv2d(num_classes, mid_channels, 1) if prior else None
         self.prompts = ("prior",) if prior else ()

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.base import Context, DecoderOptions, DecoderOutput, Frame, grid_size, required
+from roiseg.common.types import Size
+from roiseg.decoders.base import (
+    Context,
+    DecoderOptions,
+    DecoderOutput,
+    Frame,
+    NumClasses,
+    grid_size,
+    required,
+)
 from roiseg.decoders.layers.image_decoder import ImageDecoder
 from roiseg.decoders.layers.prompt_encoder import PriorEncoder, PromptEncoder
 from roiseg.decoders.layers.transformer import LayerNorm2d, PatchEmbedding, TwoWayTransformer, mlp
@@ -111,15 +121,15 @@ class SamDecoder(ImageDecoder):
         in_channels: Sequence[int],
         strides: Sequence[int],
         image_size: Sequence[int],
-        num_classes: int = 3,
+        num_classes: NumClasses = 3,
         frame: Frame = "image",
-        output_size: Sequence[int] = (56, 56),
-        stride: int | None = 16,
-        dim: int = 256,
-        depth: int = 2,
-        heads: int = 8,
-        mlp_width: int = 2048,
-        candidates: int = 4,
+        output_size: Size = (56, 56),
+        stride: PositiveInt | None = 16,
+        dim: PositiveInt = 256,
+        depth: PositiveInt = 2,
+        heads: PositiveInt = 8,
+        mlp_width: PositiveInt = 2048,
+        candidates: PositiveInt = 4,
         prior: bool = False,
         **shared: Unpack[DecoderOptions],
     ) -> None:
@@ -128,15 +138,10 @@ class SamDecoder(ImageDecoder):
             raise UserError(
                 f"model.stride must be a multiple of 4, the map is 4 times finer, got {embedding_stride}"
             )
-        height, width = grid_size("image_size", image_size)
+        height, width = grid_size(image_size)
         if height % embedding_stride or width % embedding_stride:
             raise UserError(f"model.stride {embedding_stride} does not divide the input {height}x{width}")
-        if min(depth, heads, mlp_width, candidates) < 1:
-            raise UserError(
-                "model: depth, heads, mlp_width and candidates must be 1 or more, "
-                f"got {depth}, {heads}, {mlp_width} and {candidates}"
-            )
-        if dim < 1 or dim % 8 or dim % (2 * heads):
+        if dim % 8 or dim % (2 * heads):
             raise UserError(f"model.dim must be a multiple of 8 and of 2 x heads ({2 * heads}), got {dim}")
         if prior and frame != "image":
             raise UserError("model.prior is drawn on the embedding of the whole image: set model.frame=image")

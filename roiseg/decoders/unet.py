@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.base import Context, DecoderOptions, DecoderOutput, Frame, required
+from roiseg.common.types import Size
+from roiseg.decoders.base import Context, DecoderOptions, DecoderOutput, Frame, NumClasses, required
 from roiseg.decoders.layers.convolution import FeatureFusion, GroupNorm, conv_norm_relu, group_count
 from roiseg.decoders.layers.image_decoder import ImageDecoder
 from roiseg.geometry.interpolation import cell_cover
@@ -89,12 +91,12 @@ class UNetDecoder(ImageDecoder):
         in_channels: Sequence[int],
         strides: Sequence[int],
         image_size: Sequence[int],
-        num_classes: int = 3,
-        channels: int = 32,
-        depth: int = 3,
-        map_stride: int | None = None,
+        num_classes: NumClasses = 3,
+        channels: PositiveInt = 32,
+        depth: PositiveInt = 3,
+        map_stride: PositiveInt | None = None,
         frame: Frame = "image",
-        output_size: Sequence[int] = (56, 56),
+        output_size: Size = (56, 56),
         prior: bool = False,
         **shared: Unpack[DecoderOptions],
     ) -> None:
@@ -103,8 +105,6 @@ class UNetDecoder(ImageDecoder):
         super().__init__(
             in_channels, strides, image_size, num_classes, map_stride, frame, output_size, **shared
         )
-        if channels < 1:
-            raise UserError(f"model.channels must be 1 or more, got {channels}")
         if prior and frame == "roi":
             raise UserError(
                 "model.prior=true needs model.frame=image: with frame=roi an earlier decoder's probabilities "

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from roiseg.common.errors import UserError
-from roiseg.decoders.base import Context, DecoderOptions, DecoderOutput, Frame
+from roiseg.common.types import Size
+from roiseg.decoders.base import Context, DecoderOptions, DecoderOutput, Frame, NumClasses
 from roiseg.decoders.layers.convolution import FeatureFusion
 from roiseg.decoders.layers.image_decoder import ImageDecoder, finer_stride
 from roiseg.decoders.layers.roi_vector import RoiVector
@@ -44,7 +45,7 @@ class YolactDecoder(ImageDecoder):
         **shared: see `DecoderOptions`.
 
     Raises:
-        UserError: a width, number, depth or `upsample` that is not possible.
+        UserError: `upsample` does not divide the finest stride.
     """
 
     def __init__(
@@ -52,24 +53,20 @@ class YolactDecoder(ImageDecoder):
         in_channels: Sequence[int],
         strides: Sequence[int],
         image_size: Sequence[int],
-        num_classes: int = 3,
-        mid_channels: int = 128,
-        prototypes: int = 32,
-        roi_size: Sequence[int] = (7, 7),
-        roi_depth: int = 2,
-        upsample: int = 2,
+        num_classes: NumClasses = 3,
+        mid_channels: PositiveInt = 128,
+        prototypes: PositiveInt = 32,
+        roi_size: Size = (7, 7),
+        roi_depth: NonNegativeInt = 2,
+        upsample: PositiveInt = 2,
         frame: Frame = "image",
-        output_size: Sequence[int] = (56, 56),
+        output_size: Size = (56, 56),
         **shared: Unpack[DecoderOptions],
     ) -> None:
         map_stride = finer_stride(strides, upsample)
         super().__init__(
             in_channels, strides, image_size, num_classes, map_stride, frame, output_size, **shared
         )
-        if mid_channels < 1 or prototypes < 1:
-            raise UserError(
-                f"model: mid_channels and prototypes must be 1 or more, got {mid_channels} and {prototypes}"
-            )
         self.fuse = FeatureFusion(in_channels, strides, mid_channels)
         self.protonet = nn.Sequential(
             *(_conv_relu(mid_channels, mid_channels, 3) for _ in range(3)),

@@ -5,13 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from roiseg.common.classes import IGNORE, TARGET
-from roiseg.common.errors import UserError
+
+# class indices; one that the decoder lacks is left out
+Classes = Annotated[Sequence[Literal[0, 1, 2]], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -72,15 +76,12 @@ class LossTerm(nn.Module, ABC):
         """Return a scalar."""
 
 
-def chosen_classes(classes: Sequence[int], term: str) -> list[int]:
-    """Check the option `classes` of a term.
+class WeightedTerm(TypedDict, total=False):
+    """A term, and how much it counts from which epoch on (1 is the first, and the default)."""
 
-    Raises:
-        UserError: empty, or a class other than 0, 1, 2.
-    """
-    if not classes or not set(classes) <= {0, 1, 2}:
-        raise UserError(f"loss: classes of the {term} term must be some of 0, 1, 2, got {list(classes)}")
-    return [int(c) for c in classes]
+    term: LossTerm
+    weight: NonNegativeFloat
+    from_epoch: PositiveInt
 
 
 def class_maps(given: LossInput, classes: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -7,11 +7,11 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import torch
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
 from roiseg.common.classes import IGNORE, TARGET
-from roiseg.common.errors import UserError
 from roiseg.losses.base import LossInput, LossTerm, roi_mean
 from roiseg.losses.cross_entropy import CrossEntropy
 
@@ -77,18 +77,10 @@ class BoundaryCrossEntropy(LossTerm):
     Args:
         radius: how far near reaches, in cells.
         edge_weight: cells near the outline count 1 + `edge_weight`, all others 1.
-
-    Raises:
-        UserError: a radius below 1 or a negative weight.
     """
 
-    def __init__(self, radius: int = 2, edge_weight: float = 4.0) -> None:
+    def __init__(self, radius: PositiveInt = 2, edge_weight: NonNegativeFloat = 4.0) -> None:
         super().__init__()
-        if radius < 1 or edge_weight < 0:
-            raise UserError(
-                "loss: radius of the boundary_edge term must be 1 or more and edge_weight 0 or more, "
-                f"got {radius} and {edge_weight}"
-            )
         self.radius = radius
         self.edge_weight = edge_weight
         self.cross_entropy = CrossEntropy()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from roiseg.common.errors import UserError
 from roiseg.decoders.base import Decoder, DecoderOutput
-from roiseg.losses.base import LossInput, LossTerm
+from roiseg.losses.base import LossInput, LossTerm, WeightedTerm
 
 
 @dataclass(frozen=True)
@@ -27,18 +26,15 @@ class RoiEmphasis:
         outside: weight of all around it.
 
     Raises:
-        UserError: a weight below 0, or both 0.
+        UserError: both weights are 0.
     """
 
-    inside: float = 1.0
-    outside: float = 0.2
+    inside: NonNegativeFloat = 1.0
+    outside: NonNegativeFloat = 0.2
 
     def __post_init__(self) -> None:
-        if min(self.inside, self.outside) < 0 or self.inside + self.outside <= 0:
-            raise UserError(
-                "loss.emphasis: inside and outside must be 0 or more and not both 0, "
-                f"got {self.inside} and {self.outside}"
-            )
+        if not self.inside + self.outside:
+            raise UserError("loss.emphasis: inside and outside are both 0")
 
     def __call__(self, inside: Tensor) -> Tensor:
         """Weights [R, h, w] of cells that lie in the ROI to the share `inside` [R, h, w]; their mean is 1."""
@@ -68,26 +64,25 @@ class CompositeLoss(nn.Module):
         epoch: the current epoch, 1 the first; set by who trains.
 
     Raises:
-        UserError: no term has a weight, one's is negative, or none counts from the first epoch on.
+        UserError: no term has a weight, or none counts from the first epoch on.
     """
 
     class_weights: Tensor | None
 
     def __init__(
         self,
-        terms: Mapping[str, Mapping[str, Any]],
+        terms: Mapping[str, WeightedTerm],
         class_weights: Sequence[float] | None = None,
         emphasis: RoiEmphasis | None = None,
         learned: bool = False,
     ) -> None:
         super().__init__()
-        weights = {name: _weight(name, entry) for name, entry in terms.items()}
-        active = {name: entry for name, entry in terms.items() if weights[name]}
+        active = {name: entry for name, entry in terms.items() if entry["weight"]}
         if not active:
             raise UserError("loss.terms: every term has weight 0; give one a weight")
         self.terms = nn.ModuleDict({name: entry["term"] for name, entry in active.items()})
-        self.weights = {name: weights[name] for name in active}
-        self.starts = {name: _start(name, entry) for name, entry in active.items()}
+        self.weights = {name: float(entry["weight"]) for name, entry in active.items()}
+        self.starts = {name: entry.get("from_epoch", 1) for name, entry in active.items()}
         if min(self.starts.values()) > 1:
             raise UserError("loss.terms: no term counts from the first epoch on; give one from_epoch=1")
         self.emphasis = emphasis
@@ -152,17 +147,3 @@ class CompositeLoss(nn.Module):
         if name in self.log_variances:
             value = torch.exp(-self.log_variances[name]) * value + self.log_variances[name]
         return self.weights[name] * value
-
-
-def _weight(name: str, entry: Mapping[str, Any]) -> float:
-    weight = entry["weight"]
-    if not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
-        raise UserError(f"loss.terms.{name}.weight must be a number of 0 or more, got {weight!r}")
-    return float(weight)
-
-
-def _start(name: str, entry: Mapping[str, Any]) -> int:
-    start = entry.get("from_epoch", 1)
-    if not isinstance(start, int) or start < 1:
-        raise UserError(f"loss.terms.{name}.from_epoch must be an epoch of 1 or more, got {start!r}")
-    return start

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from roiseg.common.classes import BACKGROUND, NON_TARGET, TARGET
+from roiseg.common.classes import TARGET
 from roiseg.common.errors import UserError
 from roiseg.losses.base import LossInput, LossTerm, roi_mean
 
 _SMALLEST_NORM = 1e-3  # shorter embeddings are not brought to length 1: their gradient would explode
+
+
+Negatives = Annotated[Sequence[Literal[0, 2]], Field(min_length=1)]
 
 
 class Contrastive(LossTerm):
@@ -37,13 +42,13 @@ class Contrastive(LossTerm):
         negatives: classes to push away: 2, the non-target, and/or 0, the background.
 
     Raises:
-        UserError: margins other than 0 <= pull_margin < push_margin <= 2, or other classes.
+        UserError: margins other than 0 <= pull_margin < push_margin <= 2.
     """
 
     reads = ("embeddings",)
 
     def __init__(
-        self, pull_margin: float = 0.2, push_margin: float = 1.0, negatives: Sequence[int] = (NON_TARGET,)
+        self, pull_margin: float = 0.2, push_margin: float = 1.0, negatives: Negatives = (2,)
     ) -> None:
         super().__init__()
         if not 0 <= pull_margin < push_margin <= 2:
@@ -51,13 +56,9 @@ class Contrastive(LossTerm):
                 "loss: margins of the contrastive term must keep 0 <= pull_margin < push_margin <= 2, "
                 f"got {pull_margin} and {push_margin}"
             )
-        if not negatives or not set(negatives) <= {BACKGROUND, NON_TARGET}:
-            raise UserError(
-                f"loss: negatives of the contrastive term must be some of 0 and 2, got {list(negatives)}"
-            )
         self.pull_margin = pull_margin
         self.push_margin = push_margin
-        self.negatives = [int(c) for c in negatives]
+        self.negatives = list(negatives)
 
     def forward(self, given: LossInput) -> Tensor:
         """Return a scalar; 0 where there is nothing to pull or push."""

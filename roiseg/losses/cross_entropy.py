@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor
 from torch.nn import functional as F
 
 from roiseg.common.classes import IGNORE
 from roiseg.common.errors import UserError
+from roiseg.common.types import ShareBelowOne
 from roiseg.losses.base import LossInput, LossTerm, weighted_mean
 
 
@@ -21,17 +23,10 @@ class CrossEntropy(LossTerm):
 
     Args:
         label_smoothing: share of the target spread over all classes (Szegedy et al., 2016).
-
-    Raises:
-        UserError: `label_smoothing` is not within 0..1.
     """
 
-    def __init__(self, label_smoothing: float = 0.0) -> None:
+    def __init__(self, label_smoothing: ShareBelowOne = 0.0) -> None:
         super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise UserError(
-                f"loss: label_smoothing of the ce term must be at least 0 and below 1, got {label_smoothing}"
-            )
         self.label_smoothing = label_smoothing
 
     def forward(self, given: LossInput) -> Tensor:
@@ -67,21 +62,18 @@ class FocalCrossEntropy(LossTerm):
         alpha: one number a class, in place of the loss's class weights; None takes those.
 
     Raises:
-        UserError: a negative option, or an alpha of 0 for every class; when it is used, an alpha that has
+        UserError: an alpha of 0 for every class; when it is used, an alpha that has
             not as many numbers as the decoder has classes.
     """
 
     alpha: Tensor | None
 
-    def __init__(self, gamma: float = 2.0, alpha: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, gamma: NonNegativeFloat = 2.0, alpha: Sequence[NonNegativeFloat] | None = None
+    ) -> None:
         super().__init__()
-        if gamma < 0:
-            raise UserError(f"loss: gamma of the focal term must be 0 or more, got {gamma}")
-        if alpha is not None and (min(alpha, default=-1) < 0 or max(alpha) <= 0):
-            raise UserError(
-                "loss: alpha of the focal term must be a number of 0 or more for each class, not all 0, "
-                f"got {list(alpha)}"
-            )
+        if alpha is not None and not any(alpha):
+            raise UserError("loss: alpha of the focal term is 0 for every class")
         self.gamma = gamma
         weights = None if alpha is None else torch.tensor(list(alpha), dtype=torch.float32)
         self.register_buffer("alpha", weights, persistent=False)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 from torch.nn import functional as F
 
 from roiseg.common.classes import TARGET
 from roiseg.common.errors import UserError
-from roiseg.losses.base import LossInput, LossTerm, chosen_classes, class_maps, weighted_mean
+from roiseg.losses.base import Classes, LossInput, LossTerm, class_maps, weighted_mean
 
 
 class Dice(LossTerm):
@@ -23,11 +22,9 @@ class Dice(LossTerm):
         smooth: added to numerator and denominator, in cells; what an absent class is measured by.
     """
 
-    def __init__(self, classes: Sequence[int] = (1,), smooth: float = 1.0) -> None:
+    def __init__(self, classes: Classes = (1,), smooth: PositiveFloat = 1.0) -> None:
         super().__init__()
-        if smooth <= 0:
-            raise UserError(f"loss: smooth of the dice term must be above 0, got {smooth}")
-        self.classes = chosen_classes(classes, "dice")
+        self.classes = list(classes)
         self.smooth = smooth
 
     def forward(self, given: LossInput) -> Tensor:
@@ -55,21 +52,20 @@ class Tversky(LossTerm):
         smooth: added to numerator and denominator, in cells; what an absent class is measured by.
 
     Raises:
-        UserError: a negative price, both 0, or a smooth that is not above 0.
+        UserError: both prices are 0.
     """
 
     def __init__(
-        self, classes: Sequence[int] = (1,), alpha: float = 0.3, beta: float = 0.7, smooth: float = 1.0
+        self,
+        classes: Classes = (1,),
+        alpha: NonNegativeFloat = 0.3,
+        beta: NonNegativeFloat = 0.7,
+        smooth: PositiveFloat = 1.0,
     ) -> None:
         super().__init__()
-        if min(alpha, beta) < 0 or alpha + beta <= 0:
-            raise UserError(
-                "loss: alpha and beta of the tversky term must be 0 or more and not both 0, "
-                f"got {alpha} and {beta}"
-            )
-        if smooth <= 0:
-            raise UserError(f"loss: smooth of the tversky term must be above 0, got {smooth}")
-        self.classes = chosen_classes(classes, "tversky")
+        if not alpha + beta:
+            raise UserError("loss: alpha and beta of the tversky term are both 0")
+        self.classes = list(classes)
         self.alpha = alpha
         self.beta = beta
         self.smooth = smooth
@@ -104,20 +100,19 @@ class BceDice(LossTerm):
         smooth: added to numerator and denominator of Dice, in cells.
 
     Raises:
-        UserError: a negative weight, both 0, or a smooth that is not above 0.
+        UserError: both weights are 0.
     """
 
     def __init__(
-        self, bce_weight: float = 1.0, dice_weight: float = 1.0, squared: bool = False, smooth: float = 1.0
+        self,
+        bce_weight: NonNegativeFloat = 1.0,
+        dice_weight: NonNegativeFloat = 1.0,
+        squared: bool = False,
+        smooth: PositiveFloat = 1.0,
     ) -> None:
         super().__init__()
-        if min(bce_weight, dice_weight) < 0 or bce_weight + dice_weight <= 0:
-            raise UserError(
-                "loss: bce_weight and dice_weight of the bce_dice term must be 0 or more and not both 0, "
-                f"got {bce_weight} and {dice_weight}"
-            )
-        if smooth <= 0:
-            raise UserError(f"loss: smooth of the bce_dice term must be above 0, got {smooth}")
+        if not bce_weight + dice_weight:
+            raise UserError("loss: bce_weight and dice_weight of the bce_dice term are both 0")
         self.bce_weight = bce_weight
         self.dice_weight = dice_weight
         self.power = 2 if squared else 1

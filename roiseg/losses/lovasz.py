@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from roiseg.losses.base import LossInput, LossTerm, chosen_classes, class_maps
+from roiseg.losses.base import Classes, LossInput, LossTerm, class_maps
 
 
 class LovaszSoftmax(LossTerm):
@@ -26,9 +24,9 @@ class LovaszSoftmax(LossTerm):
         classes: class indices; 1 (the target) by default. A class the decoder lacks is left out.
     """
 
-    def __init__(self, classes: Sequence[int] = (1,)) -> None:
+    def __init__(self, classes: Classes = (1,)) -> None:
         super().__init__()
-        self.classes = chosen_classes(classes, "lovasz")
+        self.classes = list(classes)
 
     def forward(self, given: LossInput) -> Tensor:
         """Return a scalar; 0 where no chosen class shows."""

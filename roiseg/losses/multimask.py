@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from roiseg.common.classes import TARGET
 from roiseg.common.errors import UserError
-from roiseg.losses.base import LossInput, LossTerm
+from roiseg.losses.base import LossInput, LossTerm, WeightedTerm
 
 
 class MultimaskMinimum(LossTerm):
@@ -36,7 +35,7 @@ class MultimaskMinimum(LossTerm):
 
     reads = ("candidates",)
 
-    def __init__(self, terms: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, terms: Mapping[str, WeightedTerm]) -> None:
         super().__init__()
         for name, entry in terms.items():
             if set(entry) != {"weight", "term"}:

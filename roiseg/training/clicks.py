@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from pydantic import NonNegativeInt
 from torch import Tensor
 
 from roiseg.common.classes import BACKGROUND, IGNORE, TARGET
 from roiseg.common.errors import UserError
+from roiseg.common.types import Share
 
 
 @dataclass(frozen=True)
@@ -21,21 +23,16 @@ class Clicks:
         share: share of the ROIs that get clicks at all, so that the decoder learns to do without.
 
     Raises:
-        UserError: no click at all, or `share` not within 0..1.
+        UserError: no click at all.
     """
 
-    positive: int = 1
-    negative: int = 1
-    share: float = 0.5
+    positive: NonNegativeInt = 1
+    negative: NonNegativeInt = 1
+    share: Share = 0.5
 
     def __post_init__(self) -> None:
-        if min(self.positive, self.negative) < 0 or self.positive + self.negative < 1:
-            raise UserError(
-                "clicks: positive and negative must be 0 or more and not both 0, "
-                f"got {self.positive} and {self.negative}"
-            )
-        if not 0 <= self.share <= 1:
-            raise UserError(f"clicks.share must be within 0..1, got {self.share}")
+        if not self.positive + self.negative:
+            raise UserError("clicks: positive and negative are both 0")
 
     def __call__(self, targets: Tensor, windows: Tensor) -> Tensor:
         """Draw the clicks of ROIs.

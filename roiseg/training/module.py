@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -49,11 +50,9 @@ class RoiSegModule(L.LightningModule):
         seed: int,
         description: dict[str, Any],
         clicks: Clicks | None = None,
-        max_rois: int = 128,
+        max_rois: PositiveInt = 128,
     ) -> None:
         super().__init__()
-        if not isinstance(max_rois, int) or max_rois < 1:
-            raise UserError(f"max_rois must be a whole number of 1 or more, got {max_rois}")
         self.decoder = decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss = loss
         self.make_optimizer = optimizer

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from roiseg.common.errors import UserError
+from roiseg.common.types import Share
 
 
-def constant(optimizer: Optimizer, total_steps: int, warmup: float = 0.0) -> LambdaLR:
+def constant(optimizer: Optimizer, total_steps: int, warmup: Share = 0.0) -> LambdaLR:
     """Full rate after the warm-up.
 
     Args:
@@ -22,7 +22,7 @@ def constant(optimizer: Optimizer, total_steps: int, warmup: float = 0.0) -> Lam
     return _schedule(optimizer, total_steps, warmup, lambda progress: 1.0)
 
 
-def cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.05, final: float = 0.01) -> LambdaLR:
+def cosine(optimizer: Optimizer, total_steps: int, warmup: Share = 0.05, final: float = 0.01) -> LambdaLR:
     """Half a cosine from the full rate to `final` times it (Loshchilov & Hutter, 2017)."""
     return _schedule(
         optimizer,
@@ -35,8 +35,8 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.05, final: 
 def step(
     optimizer: Optimizer,
     total_steps: int,
-    warmup: float = 0.0,
-    milestones: Sequence[float] = (0.7, 0.9),
+    warmup: Share = 0.0,
+    milestones: Sequence[Share] = (0.7, 0.9),
     gamma: float = 0.1,
 ) -> LambdaLR:
     """Rate times `gamma` at each milestone (shares 0..1 of the run after the warm-up)."""
@@ -46,16 +46,14 @@ def step(
     )
 
 
-def poly(optimizer: Optimizer, total_steps: int, warmup: float = 0.0, power: float = 0.9) -> LambdaLR:
+def poly(optimizer: Optimizer, total_steps: int, warmup: Share = 0.0, power: float = 0.9) -> LambdaLR:
     """(1 - progress) ** power (Chen et al., DeepLab, 2017)."""
     return _schedule(optimizer, total_steps, warmup, lambda progress: (1 - progress) ** power)
 
 
 def _schedule(
-    optimizer: Optimizer, total_steps: int, warmup: float, shape: Callable[[float], float]
+    optimizer: Optimizer, total_steps: int, warmup: Share, shape: Callable[[float], float]
 ) -> LambdaLR:
-    if not 0 <= warmup <= 1:
-        raise UserError(f"scheduler.warmup is a share of the run, 0 to 1, got {warmup}")
     warmup_steps = round(warmup * total_steps)
 
     def factor(done: int) -> float:

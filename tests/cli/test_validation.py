@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib
 import math
 import re
@@ -14,7 +16,7 @@ from omegaconf import OmegaConf
 
 from roiseg.config.build import to_plain
 from roiseg.config.entry import CONF_DIR
-from roiseg.config.validation import check_types
+from roiseg.config.validation import TrainOptions, check_types
 
 
 @pytest.fixture(scope="module")
@@ -29,33 +31,66 @@ def composed():
     return run
 
 
-@pytest.mark.parametrize(
-    ("overrides", "key", "value"),
-    [
-        (["model.film=x"], "model.film", "'x'"),
-        (["model.film=[1.0]"], "model.film", "[1.0]"),
-        (["model.detail=a"], "model.detail", "'a'"),
-        (["model.detail=8.5"], "model.detail", "8.5"),
-        (["model.depth=2.5"], "model.depth", "2.5"),
-        (["model=cascade", "model.film=x"], "model.film", "'x'"),
-        (["model=cascade", "model.first.film=x"], "model.first.film", "'x'"),
-        (["model=cascade", "model.second.detail=a"], "model.second.detail", "'a'"),
-        (["model=cascade", "model.second.roi_size=[7,x]"], "model.second.roi_size", "[7, 'x']"),
-        (["model=cascade", "model.first.depth=deep"], "model.first.depth", "'deep'"),
-        (["data.metric_size=[5,x]"], "data.metric_size", "[5, 'x']"),
-        (["clicks=random", "clicks.share=half"], "clicks.share", "'half'"),
-        (["clicks=random", "clicks.positive=1.5"], "clicks.positive", "1.5"),
-        (["loss.emphasis.outside=much"], "loss.emphasis.outside", "'much'"),
-        (["loss.learned=perhaps"], "loss.learned", "'perhaps'"),
-        (["loss.terms.dice.term.smooth=x"], "loss.terms.dice.term.smooth", "'x'"),
-    ],
-    ids=str,
-)
-def test_a_wrong_type_is_named_with_its_key_and_value(composed, overrides, key, value):
-    message = user_error(check_types, composed(*overrides))
-    assert re.match(
-        rf"configuration `{re.escape(key)}` is {re.escape(value)}: (it|its item \[\d\]) must be ", message
-    )
+# choices on the command line -> bad values by key, each wrong alone
+BAD_VALUES = {
+    (): {
+        "model.num_classes": [1, 4, 2.0, True],
+        "model.film": ["x", [1.0], 0, -1.0, math.inf, math.nan],
+        "model.detail": ["a", 8.5, 0],
+        "model.depth": [2.5, -1],
+        "model.mid_channels": [0],
+        "model.sampling_ratio": [0],
+        "model.prior": ["perhaps", 1],
+        "model.roi_size": [None, 14, [7], [7, 0], [7, "x"], [7, 7, 7], "77"],
+        "data.metric_size": [[5, "x"]],
+        "loss.emphasis.outside": ["much", -1],
+        "loss.learned": ["perhaps"],
+        "loss.terms.ce.weight": [-1, "1", None, math.inf],
+        "loss.terms.ce.from_epoch": [0, 1.5, "2"],
+        "loss.terms.ce.term.label_smoothing": [-0.1, 1.0],
+        "loss.terms.dice.term.smooth": ["x", 0.0],
+        "loss.terms.dice.term.classes": [[], [3], [-1], ["1"]],
+        "scheduler.warmup": [-0.1, 1.5],
+        "callbacks.overlays.row_height": [31, "tall"],
+        "callbacks.in_epoch.every_n_steps": [0],
+        "callbacks.pr_curve.thresholds": [1],
+    },
+    ("model=unet",): {"model.frame": ["picture", None], "model.channels": [0], "model.map_stride": [0]},
+    ("model=fcn8s",): {"model.dropout": [1.0, -0.1], "model.fc_channels": [0]},
+    ("model=pointrend",): {"model.importance_ratio": [1.5], "model.train_points": [0], "model.coarse.hidden": [0]},
+    ("model=pyramid",): {"model.margin": [-1], "model.base_stride": [0], "model.dropout": [1]},
+    ("model=yolact",): {"model.prototypes": [0], "model.roi_depth": [-1], "model.upsample": [0, 1.5]},
+    ("model=condinst",): {"model.mask_depth": [-1]},
+    ("model=sam", "clicks=random"): {
+        "model.candidates": [0], "model.heads": [0], "model.dim": [0], "model.stride": [0, 4.5],
+        "clicks.share": ["half", 1.1], "clicks.positive": [1.5, -1],
+    },
+    ("model=cascade",): {
+        "model.film": ["x"], "model.first.film": ["x"], "model.second.detail": ["a"],
+        "model.second.roi_size": [[7, "x"]], "model.first.depth": ["deep"],
+    },
+    ("loss=focal",): {"loss.terms.focal.term.gamma": [-0.5], "loss.terms.focal.term.alpha": [[1.0, -1.0]]},
+    ("loss=ce_tversky",): {"loss.terms.tversky.term.beta": [-0.1]},
+    ("loss=bce_dice",): {"loss.terms.bce_dice.term.bce_weight": [-1]},
+    ("loss=ce_dice_contrastive",): {"loss.terms.contrastive.term.negatives": [[], [1]]},
+    ("scheduler=step",): {"scheduler.milestones": [[2.0]]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("choices", BAD_VALUES, ids=",".join)
+def test_a_wrong_type_or_range_is_named_with_its_key_and_value(composed, choices):
+    content = composed(*choices)
+    check_types(content, "", TrainOptions)
+    for key, values in BAD_VALUES[choices].items():
+        *parents, last = key.split(".")
+        node = functools.reduce(dict.__getitem__, parents, content)
+        for value in values:
+            wrong = copy.deepcopy(content)
+            functools.reduce(dict.__getitem__, parents, wrong)[last] = value
+            message = user_error(check_types, wrong, "", TrainOptions)
+            pattern = rf"configuration `{re.escape(key)}` is {re.escape(repr(value))}: .*(must|should) [^\n]+"
+            assert re.fullmatch(pattern, message), (key, value, message)
+        assert last in node  # the key is one that the configuration has
 
 
 @pytest.mark.parametrize(

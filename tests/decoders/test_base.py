@@ -9,7 +9,6 @@ from tiny_image_decoder import TinyImageDecoder
 from torch import nn
 from torch.nn import functional as F
 
-from roiseg.common.errors import UserError
 from roiseg.decoders.base import Context, Decoder, DecoderOutput, required
 from roiseg.decoders.layers.detail import DetailBranch
 from roiseg.decoders.layers.film import Film
@@ -40,24 +39,6 @@ def random_map(*shape, seed=0):
 
 
 # --- options --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "field"),
-    [
-        ({"frame": "picture"}, "model.frame"),
-        ({"frame": None}, "model.frame"),
-        ({"num_classes": 4}, "model.num_classes"),
-        ({"output_size": (0, 8)}, "model.output_size"),
-        ({"output_size": (6.5, 8)}, "model.output_size"),
-        ({"image_size": (64,)}, "model.image_size"),
-        ({"film": 0}, "model.film"),
-        ({"detail": 0}, "model.detail"),
-    ],
-)
-def test_impossible_options_are_named(options, field):
-    with pytest.raises(UserError, match=field):
-        Blank(**options)
 
 
 # --- windows and shares ---------------------------------------------------------------------------

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from decoder_cases import IMAGE_SIZE, random_features
 
-from roiseg.common.errors import UserError
 from roiseg.decoders.coarse import CoarseDecoder
 
 ROIS = torch.tensor([[0, 3.5, 4.25, 40.0, 60.0], [2, 30.0, 10.0, 95.5, 50.5]])
@@ -55,20 +53,3 @@ def bilinear(plane, x, y):
     u, v = x - left, y - top
     rows = [(1 - u) * plane[:, top + d, left] + u * plane[:, top + d, left + 1] for d in range(2)]
     return (1 - v) * rows[0] + v * rows[1]
-
-
-@pytest.mark.parametrize(
-    ("options", "field"),
-    [
-        ({"num_classes": 1}, "model.num_classes"),
-        ({"output_size": (7,)}, "model.output_size"),
-        ({"output_size": (7, 0)}, "model.output_size"),
-        ({"mid_channels": 0}, "mid_channels"),
-        ({"hidden": 0}, "hidden"),
-    ],
-)
-def test_impossible_options_are_user_errors_that_name_the_field(options, field):
-    with pytest.raises(UserError, match="model") as error:
-        CoarseDecoder([8], [4], IMAGE_SIZE, **options)
-    assert field in str(error.value)
-    assert "\n" not in str(error.value)

@@ -155,16 +155,8 @@ def test_filters_start_as_large_as_the_source_s_would_and_biases_at_zero():
 @pytest.mark.parametrize(
     ("options", "field"),
     [
-        ({"mid_channels": 0}, "mid_channels"),
-        ({"mask_depth": -1}, "mask_depth"),
-        ({"roi_depth": -1}, "model.roi_depth"),
-        ({"roi_size": (0, 7)}, "model.roi_size"),
-        ({"upsample": 0}, "model.upsample"),
         ({"upsample": 3}, "model.upsample"),
         ({"upsample": 1.5}, "model.upsample"),
-        ({"num_classes": 1}, "model.num_classes"),
-        ({"frame": "box"}, "model.frame"),
-        ({"frame": "roi", "output_size": (28,)}, "model.output_size"),
     ],
 )
 def test_impossible_options_are_user_errors_that_name_the_field(options, field):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from roiseg.common.errors import UserError
 from roiseg.decoders.layers.detail import DetailBranch
 
 WINDOWS = torch.tensor([[0.0, 8, 4, 40, 36], [1, 0, 0, 64, 48], [1, 30, 10, 62, 42]])
@@ -110,12 +109,6 @@ def test_no_rois_and_flat_pictures_are_fine():
     branch = make()
     assert branch(torch.zeros(0, 3, 16, 16), picture(), WINDOWS[:0]).shape == (0, 3, 16, 16)
     assert torch.isfinite(branch(coarse_logits(), torch.full((2, 3, 48, 64), 0.4), WINDOWS)).all()
-
-
-@pytest.mark.parametrize("width", [0, -3])
-def test_an_impossible_width_is_a_user_error(width):
-    with pytest.raises(UserError, match=r"model\.detail must be a number of channels of 1 or more, or null"):
-        DetailBranch(3, width)
 
 
 def test_windows_that_rois_share_are_read_once_and_equal_a_window_for_each():

@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from roiseg.common.errors import UserError
 from roiseg.decoders.layers.film import Film
 
 
@@ -103,9 +102,3 @@ def test_half_precision_features_stay_so(dtype):
     assert {f.dtype for f in got} == {dtype}
     for rough, exact in zip(got, film.float()(features(), sizes), strict=True):
         torch.testing.assert_close(rough.float(), exact, atol=0.3, rtol=0.05)
-
-
-@pytest.mark.parametrize("base", [0, -1.0, float("nan"), float("inf")])
-def test_an_impossible_base_size_is_a_user_error(base):
-    with pytest.raises(UserError, match=r"model\.film must be a base pixel size above 0, or null"):
-        Film([4], base)

@@ -7,7 +7,6 @@ import torch
 from decoder_cases import IMAGE_SIZE, random_features
 from torch import nn
 
-from roiseg.common.errors import UserError
 from roiseg.decoders.maskrcnn import MaskRcnnDecoder
 
 ROIS = torch.tensor([[0, 3.5, 4.25, 40.0, 60.0], [2, -4.0, -6.0, 33.0, 30.0]])
@@ -66,21 +65,3 @@ def test_the_head_labels_each_crop_cell_by_cell_as_the_definition_says():
                             expected[r, :, 2 * y + dy, 2 * x + dx] = label
         got = decoder(features, ROIS).logits
     torch.testing.assert_close(got, expected, atol=1e-10, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("options", "field"),
-    [
-        ({"num_classes": 4}, "model.num_classes"),
-        ({"roi_size": (0, 14)}, "model.roi_size"),
-        ({"roi_size": 14}, "model.roi_size"),
-        ({"mid_channels": 0}, "mid_channels"),
-        ({"depth": -1}, "depth"),
-        ({"sampling_ratio": 0}, "sampling_ratio"),
-    ],
-)
-def test_impossible_options_are_user_errors_that_name_the_field(options, field):
-    with pytest.raises(UserError, match="model") as error:
-        MaskRcnnDecoder([8], [4], IMAGE_SIZE, **options)
-    assert field in str(error.value)
-    assert "\n" not in str(error.value)

@@ -255,14 +255,6 @@ FIRST = partial(RoiAlignDecoder, output_size=(14, 14))
         ({"output_size": (7, 7)}, ["model.output_size", "model.coarse", "[14, 14]"]),
         ({"output_size": (50, 50)}, ["model.output_size", "model.coarse", "[56, 56]"]),
         ({"output_size": (14, 28)}, ["model.output_size", "model.coarse"]),
-        ({"output_size": 56}, ["model.output_size"]),
-        ({"mid_channels": 0}, ["model.mid_channels"]),
-        ({"depth": 0}, ["model.depth"]),
-        ({"train_points": 0}, ["model.train_points"]),
-        ({"oversample_ratio": 0}, ["model.oversample_ratio"]),
-        ({"subdivision_points": 0}, ["model.subdivision_points"]),
-        ({"importance_ratio": 1.5}, ["model.importance_ratio"]),
-        ({"importance_ratio": -0.1}, ["model.importance_ratio"]),
     ],
 )
 def test_impossible_options_are_user_errors_that_name_the_field(options, fields):

@@ -152,18 +152,12 @@ def test_a_prior_is_read_as_further_maps_and_matters():
 @pytest.mark.parametrize(
     ("options", "field"),
     [
-        ({"num_classes": 4}, "model.num_classes"),
-        ({"channels": 0}, "model.channels"),
         ({"depth": 0}, "model.depth must be 1 to 3"),
         ({"depth": 4}, "model.depth must be 1 to 3, as often as the 8x12 map"),
         ({"map_stride": 16}, "model.map_stride must be one of 8, 4, 2"),
         ({"map_stride": 3}, "model.map_stride"),
         ({"map_stride": 1}, "model.map_stride"),
-        ({"frame": "picture"}, "model.frame"),
         ({"frame": "roi", "prior": True}, "model.prior"),
-        ({"frame": "roi", "output_size": (0, 56)}, "model.output_size"),
-        ({"film": 0.0}, "model.film"),
-        ({"detail": 0}, "model.detail"),
     ],
 )
 def test_impossible_options_are_user_errors_that_name_the_field(options, field):

@@ -102,9 +102,3 @@ def test_a_roi_without_target_costs_nothing_where_it_is_predicted_so(squared):
 def test_impossible_weights_are_user_errors(parts):
     with pytest.raises(UserError, match="bce_weight and dice_weight of the bce_dice term"):
         BceDice(*parts)
-
-
-@pytest.mark.parametrize("smooth", [0.0, -1.0])
-def test_smooth_must_be_above_zero(smooth):
-    with pytest.raises(UserError, match="smooth of the bce_dice term"):
-        BceDice(smooth=smooth)

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from loss_cases import counted, example, mean, measure, random_emphasis, softmax, sure
 
 from roiseg.common.classes import IGNORE
-from roiseg.common.errors import UserError
 from roiseg.losses.boundary import BoundaryCrossEntropy, BoundaryDistance, outline_distances
 from roiseg.losses.cross_entropy import CrossEntropy
 
@@ -187,9 +186,3 @@ def test_no_edge_weight_is_cross_entropy():
         measure(BoundaryCrossEntropy(1, 0.0), logits, target, weights),
         measure(CrossEntropy(), logits, target, weights),
     )
-
-
-@pytest.mark.parametrize(("radius", "edge_weight"), [(0, 1.0), (-1, 1.0), (2, -0.5)])
-def test_impossible_options_are_user_errors(radius, edge_weight):
-    with pytest.raises(UserError, match="radius of the boundary_edge term"):
-        BoundaryCrossEntropy(radius, edge_weight)

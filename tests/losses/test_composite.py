@@ -156,12 +156,6 @@ def test_order_of_rois_does_not_matter():
     )
 
 
-@pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf, "1", None])
-def test_a_weight_is_a_number_of_zero_or_more(weight):
-    with pytest.raises(UserError, match=r"loss\.terms\.dice\.weight"):
-        CompositeLoss({"ce": entry(CrossEntropy()), "dice": entry(Dice(), weight)})
-
-
 # --- terms that start later -----------------------------------------------------------------------
 
 
@@ -187,12 +181,6 @@ def test_terms_count_from_their_epoch_on():
         total, values = loss(output, target)
         assert list(values) == names
         assert total.item() == pytest.approx(ce + more, rel=1e-6)
-
-
-@pytest.mark.parametrize("start", [0, -1, 1.5, "2", None])
-def test_from_epoch_is_an_epoch(start):
-    with pytest.raises(UserError, match=r"loss\.terms\.dice\.from_epoch"):
-        CompositeLoss({"ce": entry(CrossEntropy()), "dice": entry(Dice(), from_epoch=start)})
 
 
 def test_no_term_from_the_first_epoch_is_a_user_error():
@@ -355,7 +343,6 @@ def test_emphasis_has_no_effect_in_the_roi_frame():
     assert emphasised.item() == CompositeLoss(terms)(output, target)[0].item()
 
 
-@pytest.mark.parametrize(("inside", "outside"), [(-1.0, 1.0), (1.0, -0.1), (0.0, 0.0)])
-def test_impossible_emphasis_is_a_user_error(inside, outside):
+def test_no_emphasis_at_all_is_a_user_error():
     with pytest.raises(UserError, match=r"loss\.emphasis: inside and outside"):
-        RoiEmphasis(inside, outside)
+        RoiEmphasis(0.0, 0.0)

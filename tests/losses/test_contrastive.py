@@ -192,9 +192,3 @@ def test_is_computed_in_float32_for_lower_precisions(dtype, scale):
 def test_impossible_margins_are_user_errors(margins):
     with pytest.raises(UserError, match="margins of the contrastive term"):
         Contrastive(*margins)
-
-
-@pytest.mark.parametrize("negatives", [[], [1], [1, 2], [3]])
-def test_impossible_negatives_are_user_errors(negatives):
-    with pytest.raises(UserError, match="negatives of the contrastive term"):
-        Contrastive(negatives=negatives)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from loss_cases import example
 
 from roiseg.common.classes import IGNORE
-from roiseg.common.errors import UserError
 from roiseg.losses.base import LossInput
 from roiseg.losses.cross_entropy import CrossEntropy
 
@@ -91,9 +90,3 @@ def test_perfect_prediction_is_near_zero_and_uniform_is_log_of_the_class_count()
 def test_scaling_all_class_weights_changes_nothing():
     logits, target = example()
     torch.testing.assert_close(loss(logits, target, [5.0, 30.0, 10.0]), loss(logits, target, [0.5, 3.0, 1.0]))
-
-
-@pytest.mark.parametrize("smoothing", [-0.1, 1.0, 7, math.nan])
-def test_a_label_smoothing_that_is_no_share_is_a_user_error(smoothing):
-    with pytest.raises(UserError, match="label_smoothing"):
-        CrossEntropy(smoothing)

@@ -93,12 +93,7 @@ def test_alpha_of_another_length_is_a_user_error(alpha):
         measure(FocalCrossEntropy(2, alpha), logits, target)
 
 
-def test_negative_gamma_is_a_user_error():
-    with pytest.raises(UserError, match="gamma of the focal term"):
-        FocalCrossEntropy(-0.5)
-
-
-@pytest.mark.parametrize("alpha", [[], [0.0, 0.0, 0.0], [1.0, -1.0, 1.0]])
+@pytest.mark.parametrize("alpha", [[], [0.0, 0.0, 0.0]])
 def test_impossible_alphas_are_user_errors(alpha):
     with pytest.raises(UserError, match="alpha of the focal term"):
         FocalCrossEntropy(2, alpha)

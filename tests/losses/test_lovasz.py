@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loss_cases import counted, example, mean, measure, random_emphasis, softmax, sure
 
-from roiseg.common.errors import UserError
 from roiseg.losses.lovasz import LovaszSoftmax
 
 
@@ -114,9 +113,3 @@ def test_emphasis_above_zero_has_no_say():
     torch.testing.assert_close(
         measure(LovaszSoftmax(), logits, target, emphasis=emphasis), measure(LovaszSoftmax(), logits, target)
     )
-
-
-@pytest.mark.parametrize("classes", [[], [3], [1, 255]])
-def test_impossible_classes_are_user_errors(classes):
-    with pytest.raises(UserError, match="classes of the lovasz term"):
-        LovaszSoftmax(classes)

@@ -7,7 +7,6 @@ from functools import partial
 import pytest
 import torch
 
-from roiseg.common.errors import UserError
 from roiseg.training.schedules import constant, cosine, poly, step
 
 SCHEDULES = {"constant": constant, "cosine": cosine, "step": step, "poly": poly}
@@ -139,10 +138,3 @@ def test_every_parameter_group_keeps_its_own_rate(schedule):
         scheduler.step()
     rates = [group["lr"] for group in optimizer.param_groups]
     assert rates[0] == pytest.approx(10 * rates[1])
-
-
-@every
-@pytest.mark.parametrize("warmup", [-0.1, 1.5, 500])
-def test_a_warm_up_that_is_no_share_is_a_user_error(schedule, warmup):
-    with pytest.raises(UserError, match=r"scheduler\.warmup"):
-        schedule(make_optimizer(), total_steps=100, warmup=warmup)

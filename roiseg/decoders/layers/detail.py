@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from roiseg.common.errors import UserError
 from roiseg.decoders.layers.convolution import conv_norm_relu
 from roiseg.geometry.roi_align import roi_align
 
@@ -19,15 +18,10 @@ class DetailBranch(nn.Module):
     Args:
         num_classes: K.
         width: channels of the branch.
-
-    Raises:
-        UserError: `width` is below 1.
     """
 
     def __init__(self, num_classes: int, width: int) -> None:
         super().__init__()
-        if width < 1:
-            raise UserError(f"model.detail must be a number of channels of 1 or more, or null, got {width}")
         self.colors = nn.GroupNorm(1, 3)
         self.read = conv_norm_relu(3, width)
         self.mix = conv_norm_relu(width + num_classes, width)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-
-from roiseg.common.errors import UserError
 
 
 class Film(nn.Module):
@@ -21,15 +18,10 @@ class Film(nn.Module):
         channels: of each feature layer.
         base_size: the pixel size that counts as 1.
         hidden: width of the small network.
-
-    Raises:
-        UserError: `base_size` is not a number above 0.
     """
 
     def __init__(self, channels: Sequence[int], base_size: float, hidden: int = 32) -> None:
         super().__init__()
-        if not 0 < base_size < math.inf:
-            raise UserError(f"model.film must be a base pixel size above 0, or null, got {base_size}")
         self.channels = list(channels)
         self.base_size = float(base_size)
         self.network = nn.Sequential(

@@ -10,7 +10,8 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput, Frame, grid_size
+from roiseg.common.types import Size
+from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput, Frame, NumClasses, grid_size
 from roiseg.geometry.roi_align import resample
 
 
@@ -36,14 +37,14 @@ class ImageDecoder(Decoder):
         in_channels: Sequence[int],
         strides: Sequence[int],
         image_size: Sequence[int],
-        num_classes: int,
+        num_classes: NumClasses,
         map_stride: int,
         frame: Frame,
-        output_size: Sequence[int],
+        output_size: Size,
         **shared: Unpack[DecoderOptions],
     ) -> None:
-        height, width = grid_size("image_size", image_size)
-        if map_stride < 1 or height % map_stride or width % map_stride:
+        height, width = grid_size(image_size)
+        if height % map_stride or width % map_stride:
             raise UserError(
                 f"model: a map of stride {map_stride} does not divide the input {height}x{width} evenly"
             )
@@ -83,7 +84,7 @@ def finer_stride(strides: Sequence[int], upsample: int) -> int:
         UserError: `upsample` does not divide that layer's stride.
     """
     finest = min(strides)
-    if not isinstance(upsample, int) or upsample < 1 or finest % upsample:
+    if finest % upsample:
         raise UserError(
             f"model.upsample must be a whole number that divides the finest layer's stride {finest}, "
             f"got {upsample}"

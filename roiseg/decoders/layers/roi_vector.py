@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from roiseg.common.errors import UserError
 from roiseg.decoders.base import grid_size
 from roiseg.decoders.layers.convolution import conv_norm_relu
 from roiseg.geometry.roi_align import roi_align
@@ -19,16 +18,11 @@ class RoiVector(nn.Module):
         channels: of the feature map, and of the vector.
         roi_size: (h, w) cells RoIAlign crops.
         depth: number of convolutions.
-
-    Raises:
-        UserError: an impossible size, or `depth` below 0.
     """
 
     def __init__(self, channels: int, roi_size: Sequence[int], depth: int) -> None:
         super().__init__()
-        if depth < 0:
-            raise UserError(f"model.roi_depth must be 0 or more convolutions, got {depth}")
-        self.roi_size = grid_size("roi_size", roi_size)
+        self.roi_size = grid_size(roi_size)
         self.tower = nn.Sequential(*(conv_norm_relu(channels, channels) for _ in range(depth)))
 
     def forward(self, features: Tensor, rois: Tensor, stride: int) -> Tensor:
