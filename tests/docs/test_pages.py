@@ -72,7 +72,8 @@ def test_the_exported_file_gives_roiseg_s_masks_without_roiseg(reader):
             assert picture.shape == prediction.size
             assert np.abs(picture / 255 - expected)[inner].mean() < 0.02, name
             level = np.median(expected[inner])  # a mask of half of the ROI, however little is learnt
-            ours, theirs = expected[inner] >= level, picture[inner] / 255 >= level
+            clear = np.abs(expected[inner] - level) > 2 / 255  # a PNG has 256 levels
+            ours, theirs = (expected[inner] >= level) & clear, (picture[inner] / 255 >= level) & clear
             assert (ours & theirs).sum() / (ours | theirs).sum() >= 0.97, name
             assert picture[: max(0, y1 - 2)].max(initial=0) == 0
     if reader.left_out:
