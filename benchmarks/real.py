@@ -7,8 +7,8 @@ from pathlib import Path
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import require_dir
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.annotations import Annotations
-from roiseg.data.coco_json import load_annotations
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
 

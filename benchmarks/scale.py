@@ -29,10 +29,10 @@ from benchmarks.memory import Memory, fresh
 from benchmarks.report import show
 from roiseg.common.console import console, track
 from roiseg.data.analysis import CLASSES, analyze
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.annotations import Annotations
 from roiseg.data.augment import Augment
 from roiseg.data.batch import collate
-from roiseg.data.coco_json import load_annotations
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.images import read_image
 from roiseg.data.prefetch import FeatureLoader

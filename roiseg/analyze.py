@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pydantic import Field
 from rich import box
@@ -17,7 +18,7 @@ from roiseg.common.outputs import check_output
 from roiseg.config.entry import command
 from roiseg.config.validation import validated
 from roiseg.data.analysis import CLASSES, analysis_path, is_analysis, load_or_make_analysis
-from roiseg.data.coco_json import load_annotations
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.visualize.plots import analysis_figure
 
 
@@ -44,7 +45,7 @@ def main(cfg: DictConfig) -> dict[str, Any]:
     path = analysis_path(str(cfg.output_dir), source)
     picture = path.with_suffix(".png")
     check_output(path, is_analysis), check_output(picture)
-    annotations = load_annotations(source, cfg.category_id, cfg.index_dir, cfg.crowd)
+    annotations = load_annotations(source, cfg.category_id, cfg.index_dir, cfg.crowd, instantiate(cfg.reader))
     analysis = load_or_make_analysis(path, annotations, cfg.min_roi_size, cfg.grid)
     _save_figure(analysis, picture)
     for table in tables(analysis):

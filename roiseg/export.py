@@ -14,9 +14,9 @@ from roiseg.common.errors import UserError
 from roiseg.common.outputs import check_output
 from roiseg.config.entry import command
 from roiseg.config.validation import validated
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.augment import Augment
 from roiseg.data.batch import RoiSample
-from roiseg.data.coco_json import load_annotations
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.targets import TargetSpec
 from roiseg.data.views import Views

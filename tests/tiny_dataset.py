@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import kornia.augmentation as K
 
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.augment import Augment, GeometricAugment, PhotometricAugment
-from roiseg.data.coco_json import load_annotations
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.targets import TargetSpec
 from roiseg.data.views import Views

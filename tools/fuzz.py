@@ -36,8 +36,8 @@ from roiseg.common.console import console
 from roiseg.common.errors import UserError
 from roiseg.config.entry import user_message
 from roiseg.data.analysis import load_or_make_analysis
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.class_weights import class_weights
-from roiseg.data.coco_json import load_annotations
 from roiseg.data.images import read_image
 from roiseg.data.scene_composer import SceneComposer
 from roiseg.evaluation.checkpoint_data import trusted_node, trusted_values

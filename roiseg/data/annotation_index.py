@@ -59,10 +59,11 @@ def _reopen(path: Path, index: Path, digest: bytes) -> IndexedAnnotations:
 class _State:
     """What an index is valid for."""
 
-    source: str  # absolute path of the json file
+    source: str  # absolute path of the annotation file
     content: str  # XXH3 of its bytes
     category_id: int
     crowd: str
+    reader: str  # its repr
 
 
 class Index:
@@ -75,16 +76,17 @@ class Index:
         self.file = index_dir / f"{path.stem[:80]}_{state.category_id}_{state.crowd}_{place}.index"
 
     @classmethod
-    def of(cls, path: Path, category_id: int, crowd: str, index_dir: str | Path) -> Index:
-        """The index of the file as it is now; to be called before the file is read.
+    def of(cls, path: Path, category_id: int, crowd: str, reader: str, index_dir: str | Path) -> Index:
+        """Return the index of the file as it is now; call it before the file is read.
 
         Args:
-            path: the json file, which exists.
-            category_id: the one category that is read.
+            path: the annotation file, which exists.
+            category_id: the category that is read.
             crowd: how crowds are read.
+            reader: the `repr` of its reader.
             index_dir: folder of indices.
         """
-        state = _State(os.path.abspath(path), content_digest(path).hex(), category_id, crowd)
+        state = _State(os.path.abspath(path), content_digest(path).hex(), category_id, crowd, reader)
         return cls(path, state, Path(index_dir).expanduser())
 
     def open(self) -> IndexedAnnotations | None:

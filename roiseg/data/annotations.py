@@ -39,7 +39,7 @@ class Annotations:
     points: NDArray[np.float32]  # [Q, 2] x, y, normalised
     runs: NDArray[np.uint8]  # compressed RLE counts, end to end
     run_ends: NDArray[np.int64]  # [N + 1]
-    warnings: tuple[str, ...]  # what looks wrong in the file, see `roiseg.data.annotation_check`
+    warnings: tuple[str, ...]  # what looks wrong in the file, see `roiseg.data.annotation_loading`
 
     def __len__(self) -> int:
         """Number of images."""

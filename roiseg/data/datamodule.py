@@ -1,4 +1,4 @@
-"""The LightningDataModule: COCO instances plus features from the frozen extractor."""
+"""The LightningDataModule: annotated images plus features from the frozen extractor."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import torch
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import DataSource
+from roiseg.data.annotation_loading import AnnotationReader, load_annotations
 from roiseg.data.annotations import Annotations
 from roiseg.data.augment import Augment
 from roiseg.data.batch import RoiBatch, RoiSample, collate
-from roiseg.data.coco_json import load_annotations
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.features import FeatureSource
 from roiseg.data.folds import Folds, join_annotations
@@ -34,7 +34,7 @@ class RoiDataModule(L.LightningDataModule):
     """Training and validation batches whose features are computed once an image, on the device.
 
     Args:
-        train_annotations, val_annotations: COCO instances json.
+        train_annotations, val_annotations: annotation files.
         train_images, val_images: folders of the images.
         extractor: the frozen detector.
         spec: where targets are drawn (the decoder's frame and grid).
@@ -63,6 +63,7 @@ class RoiDataModule(L.LightningDataModule):
         on_error: an image that is missing, damaged or does not fit its record: "raise" ends the run, "skip"
             leaves it out of its batch, with a counted warning an epoch. A training batch of which nothing is
             left is a step without a gradient, so that steps and schedule stay those of the whole set.
+        reader: the format of the annotation files; None is COCO json.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class RoiDataModule(L.LightningDataModule):
         tta: TTA | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         crowd: Literal["region", "instance"] = "region",
+        reader: AnnotationReader | None = None,
     ) -> None:
         super().__init__()
         if on_error not in ("raise", "skip"):
@@ -126,6 +128,7 @@ class RoiDataModule(L.LightningDataModule):
         self.category_id = category_id
         self.index_dir = index_dir
         self.crowd = crowd
+        self.reader = reader
         self.min_roi_size = min_roi_size
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size
@@ -188,7 +191,8 @@ class RoiDataModule(L.LightningDataModule):
 
     def _load(self, split: str) -> tuple[Annotations, Path]:
         annotations, images = self.paths[split]
-        return load_annotations(annotations, self.category_id, self.index_dir, self.crowd), Path(images)
+        found = load_annotations(annotations, self.category_id, self.index_dir, self.crowd, self.reader)
+        return found, Path(images)
 
     def train_dataloader(self) -> FeatureLoader:
         """Batches of images with K drawn ROIs each."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from roiseg.common.files import normal_name
 from roiseg.data.analysis import CROWDED, analyze
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.annotations import Annotations
-from roiseg.data.coco_json import load_annotations
 from roiseg.diagnosis.finding import Diagnosis, Finding
 
 _GRID = 28  # cells a side for the crowded ROIs; enough for a share
@@ -25,7 +26,9 @@ def data_sets(cfg: DictConfig, report: Diagnosis) -> bool:
         if not path.is_file():
             continue  # said where files are looked for
         with report.guard(f"data, {split}"):
-            found[split] = load_annotations(path, cfg.data.category_id, cfg.data.index_dir, cfg.data.crowd)
+            found[split] = load_annotations(
+                path, cfg.data.category_id, cfg.data.index_dir, cfg.data.crowd, instantiate(cfg.data.reader)
+            )
             report.add(*_counts(split, found[split], cfg.data.min_roi_size))
     if len(found) == 2 and not cfg.data.folds:
         report.add(*_overlap(cfg, found))

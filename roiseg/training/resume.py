@@ -24,8 +24,8 @@ _SAME_RUN = (
 # the detector's SHA-256 is compared whatever its path
 _HONOURED = (
     "data.train_annotations", "data.train_images", "data.val_annotations", "data.val_images", "data.source*",
-    "data.index_dir", "data.num_workers", "data.pin_memory", "data.val_batch_size", "data.cache*",
-    "tta*", "data.tta*", "extractor.onnx_path", "extractor.source*", "extractor.providers",
+    "data.reader*", "data.index_dir", "data.num_workers", "data.pin_memory", "data.val_batch_size",
+    "data.cache*", "tta*", "data.tta*", "extractor.onnx_path", "extractor.source*", "extractor.providers",
     "extractor.threads", "trainer.accelerator", "trainer.strategy*", "trainer.benchmark", "trainer.enable_*",
     "trainer.detect_anomaly", "trainer.profiler*", "trainer.log_every_n_steps", "trainer.limit_val_batches",
     "trainer.limit_test_batches", "trainer.num_sanity_val_steps", "trainer.check_val_every_n_epoch",

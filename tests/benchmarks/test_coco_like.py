@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import coco_like
 from benchmarks.coco_like import write_set
-from roiseg.data.coco_json import load_annotations
+from roiseg.data.annotation_loading import load_annotations
 
 IMAGES = 1500
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import scale
 from benchmarks.memory import Memory, fresh
-from roiseg.data.coco_json import load_annotations
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.roi_statistics import measure
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")

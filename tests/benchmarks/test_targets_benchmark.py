@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.targets import INPUT, SPECS, as_rle, exact, looked_up, ours, scenes, straight, usual, wrong
-from roiseg.data.coco_json import load_annotations
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.targets import TargetSpec
 
 

@@ -8,8 +8,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_run import fit
 
 from roiseg.callbacks.overlays import ValidationOverlays, choose_items
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.augment import Augment
-from roiseg.data.coco_json import load_annotations
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.targets import TargetSpec
 from roiseg.data.views import Views

@@ -9,7 +9,7 @@ import pytest
 from helpers import rectangle
 from tiny_dataset import AUGMENT, make
 
-from roiseg.data.coco_json import load_annotations
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.samplers import RoiSampler
 
 

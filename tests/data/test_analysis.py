@@ -12,8 +12,8 @@ from helpers import CocoSet, hole_rle, rectangle, run_command, segmentation_mask
 
 from roiseg.common.errors import UserError
 from roiseg.data.analysis import CLASSES, analysis_path, analyze, load_or_make_analysis
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.class_weights import class_weights, recommend
-from roiseg.data.coco_json import load_annotations
 
 GRID = 40  # every edge of SQUARES lies between two cells of this grid
 

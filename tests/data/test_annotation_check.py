@@ -10,7 +10,7 @@ from helpers import ellipse, person, write_coco
 from omegaconf import OmegaConf
 
 from roiseg.common.errors import UserError
-from roiseg.data.coco_json import load_annotations
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.diagnosis.dataset import data_sets
 from roiseg.diagnosis.finding import Diagnosis
 
@@ -80,6 +80,7 @@ def made(tmp_path):
         files.json.write_text(json.dumps(content))
         data = {"train_annotations": str(files.json), "val_annotations": "", "folds": None, "min_roi_size": 1}
         data |= {"category_id": 1, "index_dir": str(tmp_path / "index"), "crowd": "region", **options}
+        data["reader"] = {"_target_": "roiseg.data.coco_reader.CocoReader"}
         report = Diagnosis()
         data_sets(OmegaConf.create({"data": data}), report)
         told = [f.text for f in report.findings if f.state != "ok" and "to learn from" not in f.text]

@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roiseg.common.errors import UserError
-from roiseg.data import annotation_index, coco_json
+from roiseg.data import annotation_index
 from roiseg.data.annotation_index import IndexedAnnotations
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.annotations import Annotations
-from roiseg.data.coco_json import load_annotations
+from roiseg.data.coco_reader import CocoReader
 
 
 @pytest.fixture
@@ -39,13 +40,13 @@ def folder(tmp_path):
 @pytest.fixture
 def parses(monkeypatch):
     """Files parsed so far."""
-    found, parse = [], coco_json.parse
+    found, parse = [], CocoReader.__call__
 
-    def spy(path, *options):
+    def spy(reader, path, *options):
         found.append(path)
-        return parse(path, *options)
+        return parse(reader, path, *options)
 
-    monkeypatch.setattr(coco_json, "parse", spy)
+    monkeypatch.setattr(CocoReader, "__call__", spy)
     return found
 
 

@@ -7,7 +7,7 @@ import pytest
 from helpers import ellipse, hole_rle, rectangle
 
 from roiseg.common.errors import UserError
-from roiseg.data.coco_json import load_annotations
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.folds import join_annotations, select_images
 
 

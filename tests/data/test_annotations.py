@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
 from roiseg.common.errors import UserError
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.annotations import Annotations
-from roiseg.data.coco_json import load_annotations
 from roiseg.geometry import rle
 
 REAL = ["train", "val"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roiseg.common.errors import UserError
-from roiseg.data.coco_json import load_annotations
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.copy_paste import CopyPaste, Donors, blend
 from roiseg.data.folds import select_images
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from array import array
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -8,14 +10,16 @@ import torch
 from helpers import run_onnx
 
 from roiseg.common.errors import UserError
+from roiseg.data.annotation_loading import load_annotations
+from roiseg.data.annotation_records import ImageRecord, InstanceRecord, build_annotations
 from roiseg.data.augment import Augment, GeometricAugment
-from roiseg.data.coco_json import load_annotations
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.data.folds import Folds
 from roiseg.data.samplers import RoiSampler
 from roiseg.data.targets import TargetSpec
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
+from roiseg.geometry import rle
 
 LAYERS = ["/model.6/Concat_output_0", "/model.3/Concat_output_0"]
 
@@ -237,3 +241,36 @@ def test_a_mistake_in_the_validation_set_shows_at_setup(coco_set, extractor, tmp
     )  # fmt: skip
     with pytest.raises(UserError, match=r"not found: .*none\.json"):
         datamodule.setup()
+
+
+@dataclass(frozen=True)
+class Rectangles:
+    """A format of its own: one line `image height width x1 y1 x2 y2` per instance."""
+
+    shift: int = 0
+
+    def __call__(self, path, category_id):
+        images, instances = {}, []
+        for number, line in enumerate(path.read_text().splitlines()):
+            name, *numbers = line.split()
+            height, width, x1, y1, x2, y2 = map(int, numbers)
+            image = ImageRecord(len(images) + 1, name, height, width, None)
+            index = list(images).index(images.setdefault(name, image).file_name)
+            box = (x1 / width, y1 / height, x2 / width, y2 / height)
+            outline = array("d", [x1, y1, x2, y1, x2, y2, x1, y2])
+            instances.append(InstanceRecord(number, self.shift + number, index, box, False, [outline], b""))
+        return build_annotations(path, list(images.values()), instances)
+
+
+def test_another_annotation_format_is_one_reader(make, coco_set, tmp_path):
+    coco, path = load_annotations(coco_set.json), tmp_path / "rectangles.txt"
+    name, (height, width) = str(coco.file_names[0]), coco.size(0)
+    path.write_text(f"{name} {height} {width} 5 6 45 50\n{name} {height} {width} 20 10 50 40\n")
+    for reader in (Rectangles(), Rectangles(), Rectangles(shift=10)):  # parsed, indexed, other options
+        data = make(reader=reader, index_dir=str(tmp_path / "index"))
+        data.paths = {split: (str(path), str(coco_set.images)) for split in ("train", "val")}
+        data.setup()
+        (batch,) = data.val_dataloader()
+        assert batch.samples[0].truth.annotation_ids.tolist() == [reader.shift, reader.shift + 1]
+        assert rle.decode(batch.samples[0].truth.rles[0]).sum() == 40 * 44
+    assert len(list((tmp_path / "index").iterdir())) == 1

@@ -12,9 +12,9 @@ import torch
 from helpers import hole_rle, person, write_coco
 
 from roiseg.common.errors import UserError
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.augment import Augment, GeometricAugment, PhotometricAugment
 from roiseg.data.batch import collate
-from roiseg.data.coco_json import load_annotations
 from roiseg.data.copy_paste import CopyPaste
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.folds import select_images

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roiseg.data import roi_statistics
-from roiseg.data.coco_json import load_annotations
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.roi_statistics import CLASSES, measure
 from roiseg.data.targets import TargetSpec, rasterize_targets
 from roiseg.geometry import boxes as box_ops

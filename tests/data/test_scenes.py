@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roiseg.common.errors import UserError
-from roiseg.data.coco_json import load_annotations
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.copy_paste import CopyPaste, Paste
 from roiseg.data.images import read_image
 from roiseg.data.scene_composer import SceneComposer

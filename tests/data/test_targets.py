@@ -9,7 +9,7 @@ from helpers import ellipse, hole_rle, rectangle, segmentation_mask, write_coco
 
 from roiseg.common.classes import IGNORE
 from roiseg.data import targets as targets_module
-from roiseg.data.coco_json import load_annotations
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.targets import TargetSpec, rasterize_targets
 from roiseg.geometry import boxes as box_ops
 from roiseg.geometry.rasterize import unpack

@@ -12,7 +12,7 @@ from helpers import ellipse, hole_rle, segmentation_mask
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import read_json
-from roiseg.data.coco_json import load_annotations
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.geometry import rle
 
 

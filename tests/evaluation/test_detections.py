@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import segmentation_mask
 
-from roiseg.data.coco_json import load_annotations
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.evaluation.detections import evaluate_detections
 from roiseg.inference.prediction import Prediction
 

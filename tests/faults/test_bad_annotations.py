@@ -13,8 +13,8 @@ from PIL import Image
 from roiseg.common.errors import UserError
 from roiseg.config.entry import user_message
 from roiseg.data.analysis import analyze
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.augment import Augment
-from roiseg.data.coco_json import load_annotations
 from roiseg.data.copy_paste import CopyPaste
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.samplers import RoiSampler

@@ -10,8 +10,8 @@ from faults.bad_pictures import PICTURES
 from helpers import rectangle, write_coco
 
 from roiseg.common.errors import UserError
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.augment import Augment
-from roiseg.data.coco_json import load_annotations
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.images import read_image
 from roiseg.data.targets import TargetSpec

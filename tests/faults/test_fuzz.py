@@ -21,7 +21,7 @@ from pycocotools import mask as coco_mask
 from roiseg.common.errors import UserError
 from roiseg.config.entry import user_message
 from roiseg.data.analysis import analyze
-from roiseg.data.coco_json import load_annotations
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.prepare.check import check_persons
 from roiseg.data.prepare.subsets import person_only
 from roiseg.data.scene_composer import SceneComposer

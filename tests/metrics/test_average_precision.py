@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from roiseg.data.coco_json import load_annotations
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.metrics.average_precision import average_precision, gt_records
 
 SIZE = (120, 160)

@@ -9,7 +9,7 @@ from helpers import CocoSet, rectangle, write_coco
 from matplotlib.figure import Figure
 
 from roiseg.data.analysis import analyze
-from roiseg.data.coco_json import load_annotations
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.visualize.plots import analysis_figure
 
 

@@ -1,4 +1,4 @@
-"""COCO instances json: one parse, every record validated.
+"""Read COCO instances json in one pass and validate every record.
 
 A file of 64,000 images holds some 17 million numbers. They become arrays while the file is parsed, so
 that they never exist as Python objects all at once.
@@ -7,11 +7,10 @@ that they never exist as Python objects all at once.
 from __future__ import annotations
 
 import gc
-import logging
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -19,15 +18,18 @@ from pycocotools import mask as coco_mask
 
 from roiseg.common.console import status
 from roiseg.common.errors import UserError
-from roiseg.common.files import read_json, require_file
+from roiseg.common.files import read_json
 from roiseg.common.limits import MAX_PIXELS
-from roiseg.data.annotation_check import doubts
-from roiseg.data.annotation_index import Index
+from roiseg.data.annotation_records import (
+    HUGE,
+    NOT_A_POLYGON,
+    ImageRecord,
+    InstanceRecord,
+    build_annotations,
+    record_name,
+)
 from roiseg.data.annotations import Annotations
-from roiseg.data.coco_records import HUGE, NOT_A_POLYGON, Image, Instance, check_points, pack, where_is
 from roiseg.geometry.rle import checked_counts
-
-log = logging.getLogger(__name__)
 
 _READ = frozenset(
     {"images", "annotations", "id", "file_name", "height", "width", "pixel_size_um", "image_id"}
@@ -35,67 +37,37 @@ _READ = frozenset(
 )
 
 
-def load_annotations(
-    path: str | Path, category_id: int = 1, index_dir: str | Path | None = None, crowd: str = "region"
-) -> Annotations:
-    """Read and check a COCO instances file, or open the index that an earlier reading left.
+@dataclass(frozen=True)
+class CocoReader:
+    """Read COCO instances json: the first `data.reader`.
 
     Instances without any area (a side of 0, polygons of fewer than 3 points only) are dropped; instances of
-    other categories are left out. What looks wrong is counted in warnings (`roiseg.data.annotation_check`).
-
-    Args:
-        path: the json file.
-        category_id: the one category to read.
-        index_dir: folder of indices; None: the file is parsed, and no index is written.
-        crowd: what is marked `iscrowd`: "region" of uncertain content, or "instance" as any other.
-
-    Raises:
-        UserError: the file is absent, broken, or a record is wrong; names file, record and field.
+    other categories are left out.
     """
-    if crowd not in ("region", "instance"):
-        raise UserError(f"data.crowd must be region or instance, got {crowd}")
-    path = require_file(path, "annotations")
-    if index_dir is None:
-        annotations = parse(path, category_id, crowd)
-    else:
-        index = Index.of(path, category_id, crowd, index_dir)
-        annotations = index.open() or index.write(parse(path, category_id, crowd))
-    for warning in annotations.warnings:
-        log.warning("%s: %s", path, warning)
-    return annotations
 
-
-def parse(path: Path, category_id: int, crowd: str = "region") -> Annotations:
-    """Parse and check a COCO instances file; see `load_annotations`."""
-    with status(f"reading {path.name}, {path.stat().st_size / 1e6:.0f} MB"), _no_collection():
-        content = read_json(path, "annotations", each=_compact)
-        for key in ("images", "annotations"):
-            if not isinstance(content, dict) or not isinstance(content.get(key), list):
-                raise UserError(f"annotations file {path} has no list `{key}`: it is not in COCO format")
-        images = _read_images(content["images"], path)
-        instances = _read_instances(content["annotations"], path, images, category_id)
-        check_points(instances, images, path)
-        if crowd == "instance":
-            instances = [instance._replace(crowd=False) for instance in instances]
-        annotations = pack(path, images, instances)
-    if not len(annotations.ids):
-        known = sorted({repr(record.get("category_id")) for record in content["annotations"]})
-        raise UserError(
-            f"annotations file {path} has no instance of category_id {category_id} "
-            f"(it has {', '.join(known) or 'no annotations'}): set another category_id or give another file"
-        )
-    if annotations.crowd.all():
-        raise UserError(
-            f"annotations file {path}: all {len(annotations.ids):,} instances of category_id {category_id} "
-            "are marked iscrowd, so none is a ROI: data.crowd=instance reads them as instances"
-        )
-    without_area = len(instances) - len(annotations.ids)
-    return replace(annotations, warnings=tuple(doubts(annotations, without_area)))
+    def __call__(self, path: Path, category_id: int) -> Annotations:
+        """Parse and check a file; see `roiseg.data.annotation_loading.AnnotationReader`."""
+        with status(f"reading {path.name}, {path.stat().st_size / 1e6:.0f} MB"), _no_garbage_collection():
+            content = read_json(path, "annotations", each=_compact)
+            for key in ("images", "annotations"):
+                if not isinstance(content, dict) or not isinstance(content.get(key), list):
+                    raise UserError(f"annotations file {path} has no list `{key}`: it is not in COCO format")
+            images = _read_images(content["images"], path)
+            instances = _read_instances(content["annotations"], path, images, category_id)
+            annotations = build_annotations(path, images, instances)
+        if not len(annotations.ids):
+            known = sorted({repr(record.get("category_id")) for record in content["annotations"]})
+            raise UserError(
+                f"annotations file {path} has no instance of category_id {category_id} "
+                f"(it has {', '.join(known) or 'no annotations'}): "
+                "set another category_id or give another file"
+            )
+        return annotations
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
-    """Millions of new objects, none in a cycle: looking for cycles takes longer than parsing."""
+def _no_garbage_collection() -> Iterator[None]:
+    """Pause the search for reference cycles, which would take longer than parsing."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -106,7 +78,7 @@ def _no_collection() -> Iterator[None]:
 
 
 def _compact(record: dict[str, Any]) -> dict[str, Any]:
-    """An object without what is not read, polygons as arrays where they are all numbers."""
+    """Keep the fields that are read, polygons of numbers as arrays."""
     record = {key: value for key, value in record.items() if key in _READ}
     outline = record.get("segmentation")
     if isinstance(outline, list):
@@ -123,9 +95,9 @@ def _as_array(part: Any) -> Any:
     return part
 
 
-def _read_images(records: Sequence[Any], path: Path) -> list[Image]:
-    images: list[Image] = []
-    seen: set[int] = set()
+def _read_images(records: Sequence[Any], path: Path) -> list[ImageRecord]:
+    images: list[ImageRecord] = []
+    ids: set[int] = set()
     for number, record in enumerate(records):
         where = f"images[{number}] in {path}"
         if not isinstance(record, dict):
@@ -151,11 +123,13 @@ def _read_images(records: Sequence[Any], path: Path) -> list[Image]:
             raise UserError(
                 f"{where}: file_name {name!r} leaves the image folder; give it relative to that folder"
             )
-        if values["id"] in seen:
+        if values["id"] in ids:
             raise UserError(f"{where}: id {values['id']} occurs twice; ids must be unique")
-        seen.add(values["id"])
+        ids.add(values["id"])
         images.append(
-            Image(values["id"], name, values["height"], values["width"], _read_pixel_size(record, where))
+            ImageRecord(
+                values["id"], name, values["height"], values["width"], _read_pixel_size(record, where)
+            )
         )
     without = [number for number, image in enumerate(images) if image.pixel_size is None]
     if without and len(without) < len(images):
@@ -173,34 +147,34 @@ def _read_pixel_size(record: dict[str, Any], where: str) -> float | None:
 
 
 def _read_instances(
-    records: Sequence[Any], path: Path, images: list[Image], category_id: int
-) -> list[Instance]:
-    """Instances of the category, those without area included."""
+    records: Sequence[Any], path: Path, images: list[ImageRecord], category_id: int
+) -> list[InstanceRecord]:
+    """Return the instances of the category, those without area included."""
     index = {image.id: i for i, image in enumerate(images)}
-    instances: list[Instance] = []
-    seen: set[int] = set()
+    instances: list[InstanceRecord] = []
+    ids: set[int] = set()
     for number, record in enumerate(records):
         if not isinstance(record, dict):
             raise UserError(f"annotations[{number}] in {path} is not an object")
         if record.get("category_id") != category_id:
             continue
         instance = _read_instance(number, record, path, images, index)
-        if instance.id in seen:
+        if instance.id in ids:
             raise UserError(
                 f"annotations[{number}] in {path}: id {instance.id} occurs twice; ids must be unique"
             )
-        seen.add(instance.id)
+        ids.add(instance.id)
         instances.append(instance)
     return instances
 
 
 def _read_instance(
-    number: int, record: dict[str, Any], path: Path, images: list[Image], index: dict[int, int]
-) -> Instance:
+    number: int, record: dict[str, Any], path: Path, images: list[ImageRecord], index: dict[int, int]
+) -> InstanceRecord:
     identity, image_id = record.get("id"), record.get("image_id")
     if not _is_whole(identity):
         raise UserError(f"annotations[{number}] in {path}: `id` must be a whole number, got {identity!r}")
-    where = where_is(number, identity, path)
+    where = record_name(number, identity, path)
     if not _is_whole(image_id) or image_id not in index:
         raise UserError(f"{where}: `image_id` {image_id!r} is not the id of any image in the file")
     image = images[index[image_id]]
@@ -216,10 +190,10 @@ def _read_instance(
     if crowd not in (0, 1):
         raise UserError(f"{where}: `iscrowd` must be 0 or 1, got {crowd!r}")
     parts, counts = _read_segmentation(record.get("segmentation"), where, image)
-    return Instance(number, identity, index[image_id], box, bool(crowd), parts, counts)
+    return InstanceRecord(number, identity, index[image_id], box, bool(crowd), parts, counts)
 
 
-def _read_segmentation(segmentation: Any, where: str, image: Image) -> tuple[list[array[float]], bytes]:
+def _read_segmentation(segmentation: Any, where: str, image: ImageRecord) -> tuple[list[array[float]], bytes]:
     if isinstance(segmentation, dict):
         try:
             size = (image.height, image.width)

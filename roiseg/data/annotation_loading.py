@@ -1,13 +1,23 @@
-"""What looks wrong in annotations that can be read, in words."""
+"""Load annotations through a reader or from their index, and warn of what looks wrong in them."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from roiseg.common.errors import UserError
+from roiseg.common.files import require_file
+from roiseg.data.annotation_index import Index
 from roiseg.data.annotations import Annotations
+from roiseg.data.coco_reader import CocoReader
+
+log = logging.getLogger(__name__)
 
 _NEAR = 2.0  # pixels by which a box and the bounds of its outline may differ in any case
 _LEAST_IOU = 0.5  # of a box with the bounds of its outline
@@ -15,7 +25,7 @@ _LEAST_INSIDE = 0.8  # share of the bounds that must lie in the box
 
 Pixels = NDArray[np.float64]  # [n, 4] x1, y1, x2, y2
 
-# what was mixed up, and the box that a file would then hold for an outline with these bounds and image size
+# what was mixed up -> the box that the file would then hold, from an outline's bounds and the image size
 _MISTAKES: dict[str, Callable[[Pixels, Pixels], Pixels]] = {
     "`segmentation` seems to hold shares 0..1 of the image, it must hold pixels": lambda b, size: b * size,
     "`bbox` seems to hold shares 0..1 of the image, it must hold pixels": lambda b, size: b / size,
@@ -29,15 +39,66 @@ _MISTAKES: dict[str, Callable[[Pixels, Pixels], Pixels]] = {
 }
 
 
-def doubts(annotations: Annotations, without_area: int) -> Iterator[str]:
-    """Yield a line for each kind of record that is read and yet is hardly meant so, with its count.
+class AnnotationReader(Protocol):
+    """Reads one annotation format (`data.reader`); its `repr` names the format and its options."""
+
+    def __call__(self, path: Path, category_id: int) -> Annotations:
+        """Read the instances of one category.
+
+        Raises:
+            UserError: the file is broken, a record is wrong (names file, record and field), or the category
+                has no instance.
+        """
+
+
+def load_annotations(
+    path: str | Path,
+    category_id: int = 1,
+    index_dir: str | Path | None = None,
+    crowd: str = "region",
+    reader: AnnotationReader | None = None,
+) -> Annotations:
+    """Read and check an annotation file, or open the index that an earlier reading left.
+
+    Whatever looks wrong is counted in the `warnings` of the result, which are logged.
 
     Args:
-        annotations: the instances that are read.
-        without_area: how many of the file's were left out.
+        path: the file.
+        category_id: the category to read.
+        index_dir: folder of indices; None parses the file and writes no index.
+        crowd: how instances marked `iscrowd` are read: "region" of uncertain content, or "instance".
+        reader: its format; None is COCO json.
+
+    Raises:
+        UserError: the file is missing, broken, or a record is wrong.
     """
-    if without_area:
-        yield f"{without_area:,} instances without area left out: look at their `segmentation` and `bbox`"
+    if crowd not in ("region", "instance"):
+        raise UserError(f"data.crowd must be region or instance, got {crowd}")
+    path, reader = require_file(path, "annotations"), reader or CocoReader()
+    if index_dir is None:
+        annotations = _read(path, category_id, crowd, reader)
+    else:
+        index = Index.of(path, category_id, crowd, repr(reader), index_dir)
+        annotations = index.open() or index.write(_read(path, category_id, crowd, reader))
+    for warning in annotations.warnings:
+        log.warning("%s: %s", path, warning)
+    return annotations
+
+
+def _read(path: Path, category_id: int, crowd: str, reader: AnnotationReader) -> Annotations:
+    annotations = reader(path, category_id)
+    if crowd == "instance":
+        annotations = replace(annotations, crowd=np.zeros_like(annotations.crowd))
+    if annotations.crowd.all():
+        raise UserError(
+            f"annotations file {path}: all {len(annotations.ids):,} instances of category_id {category_id} "
+            "are marked iscrowd, so none is a ROI: data.crowd=instance reads them as instances"
+        )
+    return replace(annotations, warnings=(*annotations.warnings, *_doubts(annotations)))
+
+
+def _doubts(annotations: Annotations) -> Iterator[str]:
+    """Yield a line for each kind of valid record that is probably a mistake, with its count."""
     number, crowds = len(annotations.ids), int(annotations.crowd.sum())
     if crowds:
         yield (

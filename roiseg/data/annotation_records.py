@@ -1,4 +1,4 @@
-"""Records of a COCO instances json, and how they become the flat arrays of `Annotations`."""
+"""Records that an annotation reader checks and packs into the flat arrays of `Annotations`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _FAR = 10  # image sizes a polygon may lie outside
 _CHUNK = 10_000  # instances whose points are handled at once
 
 
-class Image(NamedTuple):
-    """A checked record of an image."""
+class ImageRecord(NamedTuple):
+    """Checked record of an image."""
 
     id: int
     file_name: str
@@ -30,12 +30,12 @@ class Image(NamedTuple):
     pixel_size: float | None  # micrometres
 
 
-class Instance(NamedTuple):
-    """A checked record of an instance, its points aside (`check_points`)."""
+class InstanceRecord(NamedTuple):
+    """Checked record of an instance; `build_annotations` checks its points."""
 
-    number: int  # of the record
+    number: int  # position of the record in its file
     id: int
-    image: int  # index
+    image: int  # position in the list of images
     box: tuple[float, float, float, float]  # x1, y1, x2, y2 normalised
     crowd: bool
     parts: list[array[float]]  # x, y, x, y ... in pixels
@@ -43,26 +43,26 @@ class Instance(NamedTuple):
 
     @property
     def polygons(self) -> list[array[float]]:
-        """Parts of 3 points or more."""
+        """Return the parts of 3 points or more."""
         return [part for part in self.parts if len(part) >= 6]
 
     @property
     def empty(self) -> bool:
-        """Has it no area?"""
+        """Tell whether it has no area."""
         x1, y1, x2, y2 = self.box
         return x2 <= x1 or y2 <= y1 or not (self.polygons or self.counts)
 
 
-def where_is(number: int, identity: int, path: Path) -> str:
-    """An instance's record in words."""
+def record_name(number: int, identity: int, path: Path) -> str:
+    """Name an instance's record in an error message."""
     return f"annotations[{number}] in {path} (id {identity})"
 
 
-def check_points(instances: list[Instance], images: list[Image], path: Path) -> None:
-    """Refuse points far outside their image, rasterising takes memory in proportion; leave out unseen parts.
+def _check_points(instances: list[InstanceRecord], images: list[ImageRecord], path: Path) -> None:
+    """Reject points far outside their image (rasterising takes memory in proportion); drop invisible parts.
 
     Raises:
-        UserError: a point is not finite or far outside, or an outline too long; names the record.
+        UserError: a point is not finite or far outside, or an outline is too long; names the record.
     """
     for start in range(0, len(instances), _CHUNK):
         chunk = instances[start : start + _CHUNK]
@@ -70,19 +70,19 @@ def check_points(instances: list[Instance], images: list[Image], path: Path) -> 
         wrong = ~(np.abs(points) <= _FAR * sizes)  # nan compares as False
         if not wrong.any():
             _check_lengths(chunk, points, path)
-            _leave_out_unseen(chunk, points, sizes)
+            _drop_invisible(chunk, points, sizes)
             continue
         ends = np.cumsum([sum(map(len, instance.parts)) for instance in chunk])
         point = int(np.flatnonzero(wrong.any(axis=1))[0])
         instance = chunk[int(np.searchsorted(ends, 2 * point, side="right"))]
-        where = where_is(instance.number, instance.id, path)
+        where = record_name(instance.number, instance.id, path)
         if not (np.abs(points[point]) < HUGE).all():
             raise UserError(f"{where}: {NOT_A_POLYGON}")
         raise UserError(f"{where}: `segmentation`: a polygon leaves the image by {_FAR} times its size")
 
 
-def _check_lengths(instances: list[Instance], points: NDArray[np.float64], path: Path) -> None:
-    """Refuse scribbles: pycocotools takes memory in proportion to an outline's length, and may crash.
+def _check_lengths(instances: list[InstanceRecord], points: NDArray[np.float64], path: Path) -> None:
+    """Reject scribbles: pycocotools takes memory in proportion to an outline's length, and may crash.
 
     Raises:
         UserError: the polygons of an instance are longer than `OUTLINE` together; names the record.
@@ -93,15 +93,15 @@ def _check_lengths(instances: list[Instance], points: NDArray[np.float64], path:
     for index in np.flatnonzero(lengths > OUTLINE)[:1]:
         instance = instances[index]
         raise UserError(
-            f"{where_is(instance.number, instance.id, path)}: `segmentation`: its polygons are "
+            f"{record_name(instance.number, instance.id, path)}: `segmentation`: its polygons are "
             f"{lengths[index]:,.0f} pixels long, {OUTLINE:,} at most: draw it anew, or give it as RLE"
         )
 
 
-def _leave_out_unseen(
-    instances: list[Instance], points: NDArray[np.float64], sizes: NDArray[np.float64]
+def _drop_invisible(
+    instances: list[InstanceRecord], points: NDArray[np.float64], sizes: NDArray[np.float64]
 ) -> None:
-    """Take out the parts that lie beside their image, or on a line along one of its sides: they show nothing.
+    """Remove the parts that lie outside their image, or on a line along one of its sides.
 
     Args:
         instances: checked records.
@@ -119,17 +119,30 @@ def _leave_out_unseen(
 
 
 def _points(
-    instances: list[Instance], images: list[Image], parts: list[list[array[float]]]
+    instances: list[InstanceRecord], images: list[ImageRecord], parts: list[list[array[float]]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Points [Q, 2] in pixels, parts end to end, and (width, height) [Q, 2] of the image each lies in."""
+    """Return points [Q, 2] in pixels, part after part, and the (width, height) [Q, 2] of their images."""
     points = np.frombuffer(b"".join(part for group in parts for part in group), np.float64).reshape(-1, 2)
     sizes = np.array([(images[i.image].width, images[i.image].height) for i in instances], np.float64)
     return points, np.repeat(sizes.reshape(-1, 2), [sum(map(len, group)) // 2 for group in parts], axis=0)
 
 
-def pack(path: Path, images: list[Image], instances: list[Instance]) -> Annotations:
-    """The flat arrays of all images and of the instances with area, these in the order of the images."""
+def build_annotations(path: Path, images: list[ImageRecord], instances: list[InstanceRecord]) -> Annotations:
+    """Check the points of all instances and pack what has an area, in the order of the images.
+
+    Args:
+        path: the file, for messages.
+        images: its images.
+        instances: their instances of one category, each with polygons or a run-length encoding. Parts that
+            show nothing are removed from them.
+
+    Raises:
+        UserError: a point is not finite or far outside, or an outline is too long; names the record.
+    """
+    _check_points(instances, images, path)
+    total = len(instances)
     instances = [instance for instance in instances if not instance.empty]
+    without_area = total - len(instances)
     instances.sort(key=lambda instance: instance.image)  # stable: in the order of the file
     polygons = [instance.polygons for instance in instances]
     lengths = [len(part) // 2 for group in polygons for part in group]
@@ -160,5 +173,9 @@ def pack(path: Path, images: list[Image], instances: list[Instance]) -> Annotati
         points=points,
         runs=np.frombuffer(b"".join(instance.counts for instance in instances), np.uint8),
         run_ends=ends([len(instance.counts) for instance in instances]),
-        warnings=(),
+        warnings=() if not without_area else (_without_area(without_area),),
     )
+
+
+def _without_area(number: int) -> str:
+    return f"{number:,} instances without area left out: look at their `segmentation` and `bbox`"
