@@ -31,14 +31,13 @@ from roiseg.common.console import console, track
 from roiseg.data.analysis import CLASSES, analyze
 from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.annotations import Annotations
-from roiseg.data.augment import Augment
+from roiseg.data.augment import Augment, Views
 from roiseg.data.batch import collate
 from roiseg.data.dataset import RoiDataset
+from roiseg.data.feature_loader import FeatureLoader
 from roiseg.data.images import read_image
-from roiseg.data.prefetch import FeatureLoader
 from roiseg.data.samplers import EpochSampler, RoiSampler
 from roiseg.data.targets import TargetSpec
-from roiseg.data.views import Views
 from roiseg.geometry.transform import Letterbox
 
 T = TypeVar("T")

@@ -15,11 +15,10 @@ from roiseg.common.outputs import check_output
 from roiseg.config.entry import command
 from roiseg.config.validation import validated
 from roiseg.data.annotation_loading import load_annotations
-from roiseg.data.augment import Augment
+from roiseg.data.augment import Augment, Views
 from roiseg.data.batch import RoiSample
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.targets import TargetSpec
-from roiseg.data.views import Views
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.inference.checkpoint import TrainedModel, load_model
 from roiseg.onnx_export.export import ExportOptions, export_model

@@ -8,7 +8,7 @@ from roiseg.common.console import console
 from roiseg.config.entry import command
 from roiseg.config.validation import validated
 from roiseg.data.prepare.build import prepare
-from roiseg.data.prepare.check import table
+from roiseg.data.prepare.persons import table
 
 
 @command("prepare")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import kornia.augmentation as K
 
 from roiseg.data.annotation_loading import load_annotations
-from roiseg.data.augment import Augment, GeometricAugment, PhotometricAugment
+from roiseg.data.augment import Augment, GeometricAugment, PhotometricAugment, Views
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.targets import TargetSpec
-from roiseg.data.views import Views
 from roiseg.geometry.transform import Letterbox
 
 SIZE = (64, 64)

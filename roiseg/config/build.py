@@ -64,7 +64,7 @@ def make_datamodule(cfg: DictConfig, extractor: OnnxExtractor, decoder: Decoder)
     spec = TargetSpec(decoder.frame, decoder.output_size, decoder.num_classes, decoder.image_size)
     make = instantiate(cfg.data, _partial_=True, _convert_="all")
     try:
-        return make(extractor=extractor, spec=spec, pictures="image" in decoder.context_inputs)
+        return make(extractor=extractor, spec=spec, needs_images="image" in decoder.context_inputs)
     except TypeError as error:
         if "argument" not in str(error):  # an error of the program itself
             raise

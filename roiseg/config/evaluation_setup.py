@@ -146,7 +146,7 @@ def _data(
     spec = TargetSpec("roi", (int(size[0]), int(size[1])), 3, model.image_size)
     make = instantiate(cfg.data, _partial_=True, _convert_="all")
     extractor = model.extractor or MergedExtractor(model.preprocess)
-    data: RoiDataModule = make(extractor=extractor, spec=spec, pictures=True)
+    data: RoiDataModule = make(extractor=extractor, spec=spec, needs_images=True)
     data.device = device
     data.prepare_data()
     data.setup("test")

@@ -1,4 +1,4 @@
-"""Image augmentation before the extractor sees the image.
+"""Image augmentation, and the view of an image that the extractor gets.
 
 Geometry is one axis-aligned `Transform` in place of the plain letterbox, so outlines, boxes and ROIs
 follow it exactly and nothing is resampled twice. Colour, blur and noise come from kornia. People of other
@@ -18,6 +18,8 @@ from torch import nn
 
 from roiseg.common.errors import UserError
 from roiseg.data.copy_paste import CopyPaste
+from roiseg.geometry import boxes as box_ops
+from roiseg.geometry.boxes import Boxes
 from roiseg.geometry.transform import Letterbox, Transform
 
 
@@ -96,3 +98,125 @@ class Augment:
     geometric: GeometricAugment | None = None
     photometric: PhotometricAugment | None = None
     paste: CopyPaste | None = None
+
+
+@dataclass(frozen=True)
+class AugmentationPool:
+    """Each training image is seen in one of `size` augmented views, drawn at random every epoch.
+
+    The features of a view are computed when it is first drawn and kept in the cache.
+
+    Args:
+        size: views per image.
+        refresh: epochs after which a view is replaced by a new one, a part of the views each epoch; None
+            keeps them for good.
+        seed: of the views. Not the run's, so that runs of other seeds find their features.
+    """
+
+    size: int = 16
+    refresh: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or (self.refresh is not None and self.refresh < 1):
+            raise UserError(
+                f"data.pool: size and refresh must be 1 or more, got {self.size} and {self.refresh}"
+            )
+
+    def draw(self, rng: np.random.Generator, epoch: int) -> tuple[int, int]:
+        """The view an image is seen in: its number, and how often that has been replaced by then."""
+        variant = int(rng.integers(self.size))
+        if self.refresh is None:
+            return variant, 0
+        return variant, (epoch + variant * self.refresh // self.size) // self.refresh
+
+
+# A view in which a person keeps less than this share of its box is not used as a ROI.
+_MIN_VISIBLE = 0.4
+_TRIES = 8
+
+
+@dataclass(frozen=True)
+class View:
+    """One way of showing one image.
+
+    Attributes:
+        transform: original -> input pixels.
+        eligible: positions of the instances that can be a ROI in it.
+        colour_seed: of the photometric changes; None: there are none.
+    """
+
+    transform: Transform
+    eligible: NDArray[np.int64]
+    colour_seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Views:
+    """Draws views of images and renders them.
+
+    Args:
+        letterbox: how an image is brought to the extractor's input size.
+        augment: changes of the image.
+        pool: how many augmented views an image has; None: a new one every time.
+    """
+
+    letterbox: Letterbox
+    augment: Augment
+    pool: AugmentationPool | None = None
+
+    @property
+    def number(self) -> int:
+        """How many views of an image come again, whose features are worth keeping; 0: all are new."""
+        if self.pool is not None:
+            return self.pool.size
+        return 1 if self.augment == Augment() else 0
+
+    def choose(self, image: int, epoch: int, rng: np.random.Generator) -> tuple[int, np.random.Generator]:
+        """The number of the view of an image in an epoch (0 without a pool), and the randomness it has."""
+        if self.pool is None:
+            return 0, rng
+        variant, generation = self.pool.draw(rng, epoch)
+        return variant, np.random.default_rng((self.pool.seed, image, variant, generation, 1))
+
+    def draw(
+        self, boxes: Boxes, eligible: NDArray[np.int64], size: tuple[int, int], rng: np.random.Generator
+    ) -> View:
+        """Draw a view of an image.
+
+        Args:
+            boxes: [n, 4] boxes of its instances in original pixels.
+            eligible: positions in `boxes` that can be a ROI in the whole image.
+            size: (H, W) of the image in original pixels.
+            rng: source of randomness.
+        """
+        transform, seen = self._lay(boxes, eligible, size, rng)
+        colour_seed = None if self.augment.photometric is None else int(rng.integers(2**31))
+        return View(transform, seen, colour_seed)
+
+    def render(self, picture: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
+        """Image [h, w, 3] -> input [H, W, 3]."""
+        image = self.letterbox.apply(picture, view.transform)
+        if self.augment.photometric is None or view.colour_seed is None:
+            return image
+        return self.augment.photometric(image, seed=view.colour_seed)
+
+    def slot(self, variant: int) -> object:
+        """A name of a view of any image: the plain one, or one of the pool's of this augmentation."""
+        if self.pool is None:
+            return "plain"
+        colours = self.augment.photometric.transforms if self.augment.photometric else ()
+        return variant, self.pool.seed, repr(self.augment.geometric), repr(colours)
+
+    def _lay(
+        self, boxes: Boxes, eligible: NDArray[np.int64], size: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[Transform, NDArray[np.int64]]:
+        if self.augment.geometric is not None:
+            for _ in range(_TRIES):
+                transform = self.augment.geometric.draw(self.letterbox, size, rng)
+                whole = transform.boxes(boxes[eligible])
+                seen = box_ops.area(box_ops.clip(whole, self.letterbox.size))
+                kept = eligible[seen >= _MIN_VISIBLE * box_ops.area(whole)]
+                if len(kept):
+                    return transform, kept
+        return self.letterbox.fit(*size), eligible

@@ -15,17 +15,14 @@ from roiseg.common.errors import UserError
 from roiseg.common.files import DataSource
 from roiseg.data.annotation_loading import AnnotationReader, load_annotations
 from roiseg.data.annotations import Annotations
-from roiseg.data.augment import Augment
+from roiseg.data.augment import Augment, AugmentationPool, Views
 from roiseg.data.batch import RoiBatch, RoiSample, collate
 from roiseg.data.dataset import RoiDataset
-from roiseg.data.features import FeatureSource
+from roiseg.data.feature_loader import FeatureLoader, FeatureSource, SkippedImages
 from roiseg.data.folds import Folds, join_annotations
-from roiseg.data.prefetch import FeatureLoader
 from roiseg.data.samplers import EpochSampler, RoiSampler
-from roiseg.data.skipped_images import SkippedImages
 from roiseg.data.targets import TargetSpec
 from roiseg.data.tta import TTA, hflip
-from roiseg.data.views import AugmentationPool, Views
 from roiseg.extractor.cache.base import FeatureCache
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 
@@ -55,7 +52,7 @@ class RoiDataModule(L.LightningDataModule):
         cache: keeps features between epochs (on disk: between runs); None computes them every time.
         pool: number of augmented views a training image has; without it every view is new, and only
             the validation images' features are worth keeping.
-        pictures: batches have all their images, for decoders that read them.
+        needs_images: batches have all their images, for decoders that read them.
         folds: cross-validation: training and validation images are taken together and split anew; None
             keeps them as they are.
         tta: the test averages over these views; None: the whole image only. Validation during training
@@ -88,7 +85,7 @@ class RoiDataModule(L.LightningDataModule):
         source: DataSource | None = None,
         cache: FeatureCache | None = None,
         pool: AugmentationPool | None = None,
-        pictures: bool = False,
+        needs_images: bool = False,
         folds: Folds | None = None,
         tta: TTA | None = None,
         on_error: Literal["raise", "skip"] = "raise",
@@ -120,7 +117,7 @@ class RoiDataModule(L.LightningDataModule):
             "val": Views(letterbox, Augment()),
         }
         self.cache = cache
-        self.pictures = pictures
+        self.needs_images = needs_images
         self.folds = folds
         self.tta = tta
         self.on_error = on_error
@@ -177,7 +174,7 @@ class RoiDataModule(L.LightningDataModule):
                 sampler=self.sampler if training else None,
                 seed=self.seed,
                 cache=self.cache,
-                pictures=self.pictures,
+                needs_images=self.needs_images,
                 skip_damaged=self.on_error == "skip",
             )
         return self._sets[split]
@@ -250,7 +247,7 @@ class RoiDataModule(L.LightningDataModule):
 
     def samples(self, split: str, items: Sequence[int]) -> list[RoiSample]:
         """Single items of a split, with their images; other items for those that are skipped."""
-        dataset = self.dataset(split).with_pictures()
+        dataset = self.dataset(split).with_images()
         others = (item for item in range(len(dataset)) if item not in items)
         found = (dataset[item] for item in itertools.chain(items, others))
         return list(itertools.islice((sample for sample in found if not sample.skipped), len(items)))

@@ -15,13 +15,13 @@ from roiseg.common.classes import BACKGROUND, NON_TARGET
 from roiseg.common.errors import UserError
 from roiseg.common.files import image_path, missing_files, require_dir
 from roiseg.data.annotations import Annotations
+from roiseg.data.augment import View, Views
 from roiseg.data.batch import RoiSample, RoiTruth
 from roiseg.data.images import DamagedImage, image_digest, read_image
 from roiseg.data.samplers import RoiSampler
 from roiseg.data.scene_composer import ComposedImage, SceneComposer
 from roiseg.data.targets import TargetSpec, rasterize_targets
 from roiseg.data.tta import TTA
-from roiseg.data.views import View, Views
 from roiseg.extractor.cache.base import CacheKey, CacheResult, FeatureCache
 from roiseg.geometry import boxes as box_ops
 
@@ -44,7 +44,7 @@ class RoiDataset(Dataset[RoiSample]):
             the true masks beside it (evaluation).
         seed: root of all randomness.
         cache: where features may already be; None: nowhere.
-        pictures: items have their image even where the cache holds its features.
+        needs_images: items have their image even where the cache holds its features.
         skip_damaged: an item whose image is missing or cannot be used is a blank one without ROIs, and says
             why; else it raises.
 
@@ -63,7 +63,7 @@ class RoiDataset(Dataset[RoiSample]):
         sampler: RoiSampler | None = None,
         seed: int = 0,
         cache: FeatureCache | None = None,
-        pictures: bool = False,
+        needs_images: bool = False,
         skip_damaged: bool = False,
     ) -> None:
         self.annotations = annotations
@@ -74,7 +74,7 @@ class RoiDataset(Dataset[RoiSample]):
         self.sampler = sampler
         self.seed = seed
         self.cache = cache
-        self.pictures = pictures
+        self.needs_images = needs_images
         self.skip_damaged = skip_damaged
         self.tta: TTA | None = None
         counts = annotations.eligible_counts(min_roi_size)
@@ -123,7 +123,7 @@ class RoiDataset(Dataset[RoiSample]):
         transform, eligible = view.transform, view.eligible
         cache_key, found = self._look_up(image_path(self.image_dir, file_name), variant, view, scene)
         picture = image = np.zeros((0, 0, 3), np.uint8)
-        if self.pictures or not found.hit:
+        if self.needs_images or not found.hit:
             cv2.setNumThreads(0)  # workers are the parallelism
             picture = read_image(image_path(self.image_dir, file_name), size)
             image = self.views.render(self.scenes.render(picture, scene), view)
@@ -176,13 +176,13 @@ class RoiDataset(Dataset[RoiSample]):
     def for_test(self, tta: TTA) -> RoiDataset:
         """Return the same data set, whose items have their images, and crops of small ROIs."""
         twin = copy.copy(self)
-        twin.pictures, twin.tta = True, tta
+        twin.needs_images, twin.tta = True, tta
         return twin
 
-    def with_pictures(self) -> RoiDataset:
+    def with_images(self) -> RoiDataset:
         """The same data set, whose items have their images and do not ask the cache."""
         twin = copy.copy(self)
-        twin.cache, twin.pictures = None, True
+        twin.cache, twin.needs_images = None, True
         return twin
 
     def _look_up(

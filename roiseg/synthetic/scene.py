@@ -9,8 +9,7 @@ import numpy as np
 
 from roiseg.synthetic.canvas import Sprite
 from roiseg.synthetic.clothes import SKIN, Outfit, paint_prop, random_colour, random_outfit
-from roiseg.synthetic.figure import paint_figure
-from roiseg.synthetic.pose import random_pose
+from roiseg.synthetic.figure import paint_figure, random_pose
 
 
 def paint_background(rng: np.random.Generator, size: tuple[int, int], horizon: float) -> np.ndarray:

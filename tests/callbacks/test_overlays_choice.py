@@ -9,10 +9,9 @@ from tiny_run import fit
 
 from roiseg.callbacks.overlays import ValidationOverlays, choose_items
 from roiseg.data.annotation_loading import load_annotations
-from roiseg.data.augment import Augment
+from roiseg.data.augment import Augment, Views
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.targets import TargetSpec
-from roiseg.data.views import Views
 from roiseg.geometry.transform import Letterbox
 
 

@@ -35,7 +35,7 @@ FILES = {
     "preview": ["TINY", "output=TARGET.png"],
     "doctor": ["TINY", "output=TARGET"],
     "models": ["TINY", "models=[coarse]", "output=TARGET"],
-    "make_extractor": ["pictures=1", "steps=1", "output=TARGET"],
+    "make_extractor": ["images=1", "steps=1", "output=TARGET"],
     "report": ["runs", "output_dir=FOLDER/report.csv"],
     "analyze": ["annotations=ANNOTATIONS", "output_dir=FOLDER/data_analyze.png"],
 }

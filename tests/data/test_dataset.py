@@ -14,7 +14,7 @@ from tiny_dataset import AUGMENT, IMAGE_FRAME, METRIC, SIZE, SPEC, make
 from roiseg.common.errors import UserError
 from roiseg.data.augment import Augment, GeometricAugment
 from roiseg.data.batch import collate
-from roiseg.data.prefetch import FeatureLoader
+from roiseg.data.feature_loader import FeatureLoader
 from roiseg.data.samplers import EpochSampler, RoiSampler
 from roiseg.data.targets import TargetSpec
 from roiseg.geometry.transform import Letterbox

@@ -16,8 +16,7 @@ from tiny_run import one_thread, tiny_data, tiny_decoder, tiny_extractor, tiny_m
 
 from roiseg.common.errors import UserError
 from roiseg.data import datamodule
-from roiseg.data.augment import Augment, GeometricAugment, PhotometricAugment
-from roiseg.data.views import AugmentationPool
+from roiseg.data.augment import Augment, AugmentationPool, GeometricAugment, PhotometricAugment
 from roiseg.extractor.cache.codec import Half, Int8
 from roiseg.extractor.cache.disk import DiskCache
 from roiseg.extractor.cache.memory import MemoryCache
@@ -104,7 +103,7 @@ def test_a_batch_of_kept_and_new_images_has_each_in_its_place(build, tmp_path):
 
 
 def test_pictures_come_along_where_a_decoder_reads_them(build, new_cache):
-    data = build(cache=new_cache(), pictures=True)
+    data = build(cache=new_cache(), needs_images=True)
     pictures = counted(data)
     epoch(data.val_dataloader())
     for batch in epoch(data.val_dataloader()):

@@ -15,10 +15,9 @@ from tiny_dataset import SIZE, SPEC, make
 from roiseg.common.errors import UserError
 from roiseg.common.limits import MAX_PIXELS
 from roiseg.data.annotation_loading import load_annotations
-from roiseg.data.augment import Augment
+from roiseg.data.augment import Augment, Views
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.images import image_digest, read_image
-from roiseg.data.views import Views
 from roiseg.geometry.transform import Letterbox
 from roiseg.inference.box_files.open_boxes import open_boxes
 from roiseg.inference.checkpoint import read_checkpoint

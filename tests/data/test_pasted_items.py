@@ -13,15 +13,14 @@ from helpers import hole_rle, person, write_coco
 
 from roiseg.common.errors import UserError
 from roiseg.data.annotation_loading import load_annotations
-from roiseg.data.augment import Augment, GeometricAugment, PhotometricAugment
+from roiseg.data.augment import Augment, AugmentationPool, GeometricAugment, PhotometricAugment, Views
 from roiseg.data.batch import collate
 from roiseg.data.copy_paste import CopyPaste
 from roiseg.data.dataset import RoiDataset
+from roiseg.data.feature_loader import FeatureLoader
 from roiseg.data.folds import select_images
-from roiseg.data.prefetch import FeatureLoader
 from roiseg.data.samplers import EpochSampler, RoiSampler
 from roiseg.data.targets import TargetSpec
-from roiseg.data.views import AugmentationPool, Views
 from roiseg.extractor.cache.base import CacheResult
 from roiseg.geometry.transform import Letterbox
 

@@ -10,7 +10,7 @@ from child_processes import wait_until
 
 from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiBatch
-from roiseg.data.prefetch import FeatureLoader
+from roiseg.data.feature_loader import FeatureLoader
 
 
 def batch(number):

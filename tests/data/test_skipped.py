@@ -16,12 +16,11 @@ from tiny_run import one_thread, tiny_data, tiny_decoder, tiny_extractor, tiny_m
 
 from roiseg.common.errors import UserError
 from roiseg.data import datamodule
-from roiseg.data.augment import Augment, GeometricAugment
+from roiseg.data.augment import Augment, AugmentationPool, GeometricAugment
 from roiseg.data.batch import collate
 from roiseg.data.copy_paste import CopyPaste
 from roiseg.data.images import DamagedImage
 from roiseg.data.tta import TTA
-from roiseg.data.views import AugmentationPool
 from roiseg.extractor.cache.codec import Half
 from roiseg.extractor.cache.memory import MemoryCache
 

@@ -168,7 +168,7 @@ def test_learning_lowers_the_loss_and_repeats_itself() -> None:
 
 
 def test_command_trains_and_writes(tmp_path: Path) -> None:
-    arguments = ["output=made/x.onnx", "pictures=4", "steps=2", "batch_size=2", "bfloat16=false"]
+    arguments = ["output=made/x.onnx", "images=4", "steps=2", "batch_size=2", "bfloat16=false"]
     subprocess.run(
         [sys.executable, "-m", "roiseg.make_extractor", *arguments],
         cwd=tmp_path,
@@ -193,5 +193,5 @@ def test_the_committed_file_is_copied_where_it_is_wanted_and_absent(tmp_path):
 
 def test_a_tiny_detector_is_trained_where_the_committed_file_is_gone(tmp_path, monkeypatch):
     monkeypatch.setattr(detector, "COMMITTED", tmp_path / "gone.onnx")
-    made = TinyDetector(tmp_path / "tiny.onnx", pictures=4, steps=2, batch_size=2, bfloat16=False).ensure()
+    made = TinyDetector(tmp_path / "tiny.onnx", images=4, steps=2, batch_size=2, bfloat16=False).ensure()
     assert onnx.load(str(made)).graph.input[0].name == "images"

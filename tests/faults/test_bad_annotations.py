@@ -14,12 +14,11 @@ from roiseg.common.errors import UserError
 from roiseg.config.entry import user_message
 from roiseg.data.analysis import analyze
 from roiseg.data.annotation_loading import load_annotations
-from roiseg.data.augment import Augment
+from roiseg.data.augment import Augment, Views
 from roiseg.data.copy_paste import CopyPaste
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.samplers import RoiSampler
 from roiseg.data.targets import TargetSpec
-from roiseg.data.views import Views
 from roiseg.geometry.transform import Letterbox
 
 SPEC = TargetSpec("roi", (14, 14), 3, (64, 64))

@@ -11,11 +11,10 @@ from helpers import rectangle, write_coco
 
 from roiseg.common.errors import UserError
 from roiseg.data.annotation_loading import load_annotations
-from roiseg.data.augment import Augment
+from roiseg.data.augment import Augment, Views
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.images import read_image
 from roiseg.data.targets import TargetSpec
-from roiseg.data.views import Views
 from roiseg.geometry.transform import Letterbox
 
 SPEC = TargetSpec("roi", (14, 14), 3, (64, 64))

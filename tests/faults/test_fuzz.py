@@ -22,8 +22,7 @@ from roiseg.common.errors import UserError
 from roiseg.config.entry import user_message
 from roiseg.data.analysis import analyze
 from roiseg.data.annotation_loading import load_annotations
-from roiseg.data.prepare.check import check_persons
-from roiseg.data.prepare.subsets import person_only
+from roiseg.data.prepare.persons import check_persons, person_only
 from roiseg.data.scene_composer import SceneComposer
 from roiseg.data.targets import TargetSpec, rasterize_targets
 from roiseg.geometry import rle

@@ -70,7 +70,7 @@ def test_masks_are_those_of_the_test(name, mirrored, closer, extractor, coco_set
     decoder = make(name, extractor)
     tta = TTA(mirrored, (1.2, 1.6) if closer else (), 0.75)
     data = tiny_data(
-        coco_set, extractor, decoder, pictures="detail" in name, metric_size=(56, 56), tta=tta,
+        coco_set, extractor, decoder, needs_images="detail" in name, metric_size=(56, 56), tta=tta,
     )  # fmt: skip
     _, seen = run_test(tiny_module(decoder), data, tmp_path)
     predictor = Predictor(TorchModel(trained(decoder, extractor), extractor), tta)

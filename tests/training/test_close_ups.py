@@ -51,7 +51,7 @@ def test_probabilities_are_averaged_over_all_looks(name, mirror, extractor, coco
     decoder = make(name, extractor)
     size = None if decoder.frame == "roi" else (24, 18)
     data = tiny_data(
-        coco_set, extractor, decoder, pictures="detail" in name, metric_size=size, tta=replace(CROPS, hflip=mirror)
+        coco_set, extractor, decoder, needs_images="detail" in name, metric_size=size, tta=replace(CROPS, hflip=mirror)
     )  # fmt: skip
     module = tiny_module(decoder)
     logged, seen = run_test(module, data, tmp_path)

@@ -1,6 +1,6 @@
 """From ordinary COCO 2017 files to the person-only layout that training reads."""
 
 from roiseg.data.prepare.build import Prepared, prepare
-from roiseg.data.prepare.check import SPLITS, Layout
+from roiseg.data.prepare.persons import SPLITS, Layout
 
 __all__ = ["SPLITS", "Layout", "Prepared", "prepare"]

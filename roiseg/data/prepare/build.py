@@ -12,9 +12,17 @@ from typing import Any
 from roiseg.common.errors import UserError
 from roiseg.common.locks import locked
 from roiseg.common.outputs import check_folder
-from roiseg.data.prepare.check import SPLITS, Coco, FileReport, Layout, check_layout, layout_of
+from roiseg.data.prepare.persons import (
+    SPLITS,
+    Coco,
+    FileReport,
+    Layout,
+    check_layout,
+    layout_of,
+    subset,
+    write_if_different,
+)
 from roiseg.data.prepare.sources import FolderSource, WebSource
-from roiseg.data.prepare.subsets import subset, write_if_different
 
 IMAGE_MODES = ("link", "copy", "skip")
 

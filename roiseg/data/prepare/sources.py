@@ -13,9 +13,16 @@ from roiseg.common.console import track
 from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path, read_json, require_dir
 from roiseg.common.outputs import check_replaceable, never, remove, remove_record
-from roiseg.data.prepare.check import SPLITS, Coco, Layout, check_persons, missing_images, require_images
 from roiseg.data.prepare.download import extract, fetch, remote_size
-from roiseg.data.prepare.subsets import read_persons
+from roiseg.data.prepare.persons import (
+    SPLITS,
+    Coco,
+    Layout,
+    check_persons,
+    missing_images,
+    read_persons,
+    require_images,
+)
 
 
 def link_images(source: Path, target: Path, coco: Coco) -> bool:

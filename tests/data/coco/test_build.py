@@ -14,8 +14,7 @@ from coco_folder import coco_dict, contents, make, read, reference
 
 from roiseg.common.errors import UserError
 from roiseg.data.prepare import SPLITS, Layout
-from roiseg.data.prepare.check import check_layout, check_persons
-from roiseg.data.prepare.subsets import person_only
+from roiseg.data.prepare.persons import check_layout, check_persons, person_only
 
 
 def test_six_files_from_a_folder(source: Path, layout: Layout) -> None:

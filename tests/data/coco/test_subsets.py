@@ -10,7 +10,7 @@ import pytest
 from coco_folder import coco_dict, reference
 
 from roiseg.common.errors import UserError
-from roiseg.data.prepare.subsets import person_only, subset
+from roiseg.data.prepare.persons import person_only, subset
 
 
 def test_keeps_exactly_persons_that_are_no_crowd() -> None:

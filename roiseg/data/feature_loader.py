@@ -1,20 +1,126 @@
-"""Batches made ready in the background, while the decoder works on the one before."""
+"""Batches with features: computed or read from the cache, on the device, ahead of the decoder."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiBatch
-from roiseg.data.skipped_images import SkippedImages
+from roiseg.extractor.cache.base import FeatureCache
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+
+log = logging.getLogger(__name__)
+
+
+class FeatureSource:
+    """Fills in the features of batches, each image's computed at most once while the cache has room.
+
+    What is kept loses a little precision. Features that were computed just now go through the same
+    coding, so that a run does not depend on what the cache held when it started.
+
+    Args:
+        extractor: the frozen detector.
+        cache: where features are kept; None: nowhere.
+    """
+
+    def __init__(self, extractor: OnnxExtractor, cache: FeatureCache | None = None) -> None:
+        self.extractor = extractor
+        self.cache = cache
+        if cache is not None:
+            cache.open(extractor.identity, extractor.shapes)
+
+    @torch.no_grad()
+    def fill(self, batch: RoiBatch) -> RoiBatch:
+        """Set `features` and `inputs`, on the device of the batch."""
+        batch.inputs = self.extractor.preprocess(batch.images)
+        if self.cache is None or batch.samples[0].cache_key is None:
+            batch.features = self.extractor.run(batch.inputs)
+        else:
+            batch.features = self._through(self.cache, batch, batch.inputs)
+        return batch
+
+    def _through(
+        self, cache: FeatureCache, batch: RoiBatch, inputs: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        keys = [sample.cache_key for sample in batch.samples if sample.cache_key is not None]
+        held = torch.tensor([sample.cached.hit for sample in batch.samples])
+        cache.counts.update("hit" if there else "computed" for there in held)
+        rows = torch.empty((len(held), cache.row_bytes), dtype=torch.uint8, device=inputs.device)
+        if held.any():
+            wanted = [key for key, there in zip(keys, held, strict=True) if there]
+            rows[held.to(rows.device)] = cache.load(wanted, batch.cached_rows).to(rows.device)
+        if not held.all():
+            missing = inputs[~held.to(inputs.device)] if len(inputs) == len(held) else inputs
+            fresh = cache.codec.pack(self.extractor.run(missing))
+            rows[~held.to(rows.device)] = fresh
+            cache.store([key for key, there in zip(keys, held, strict=True) if not there], fresh)
+        return cache.codec.unpack(rows, cache.shapes)
+
+
+class SkippedImages:
+    """Counts the images that are left out, and says so once an epoch.
+
+    Args:
+        stage: "train", "val" or "test", for messages.
+
+    Attributes:
+        count: images so far; one that is left out of three epochs counts three times.
+        reasons: one text for each of them, in the order they were met.
+    """
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        self.count = 0
+        self.reasons: list[str] = []
+
+    def watch(self, batches: Iterable[RoiBatch], number: int) -> Iterator[RoiBatch]:
+        """Pass on the batches of an epoch; warn after the last, or where the epoch is broken off.
+
+        Args:
+            batches: of the epoch.
+            number: how many there are. Whoever takes them may never ask for one more.
+
+        Raises:
+            UserError: none of the epoch's images could be used.
+        """
+        used, left_out = 0, list[str]()
+        try:
+            for position, batch in enumerate(batches, 1):
+                used += sum(not sample.skipped for sample in batch.samples)
+                left_out += batch.skipped
+                if position == number:
+                    self._tell(used, left_out)
+                    left_out = []
+                yield batch
+        finally:
+            if left_out:
+                self._add(used, left_out)
+
+    def _tell(self, used: int, left_out: list[str]) -> None:
+        if left_out and not used:
+            raise UserError(
+                f"data.on_error=skip: no {self.stage} image can be used, the first: {left_out[0]}"
+            )
+        if left_out:
+            self._add(used, left_out)
+
+    def _add(self, used: int, left_out: list[str]) -> None:
+        self.count += len(left_out)
+        self.reasons += [reason for reason in dict.fromkeys(left_out) if reason not in self.reasons]
+        log.warning(
+            "data.on_error=skip: %d of %d %s images of this epoch left out; the first: %s",
+            len(left_out), len(left_out) + used, self.stage, left_out[0],
+        )  # fmt: skip
 
 
 class FeatureLoader(DataLoader):
