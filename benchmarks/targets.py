@@ -45,7 +45,7 @@ class Scene:
     crowd: NDArray[np.bool_]
     transform: Transform
     rois: Boxes  # [R, 4] input pixels
-    owners: NDArray[np.int64]
+    target_index: NDArray[np.int64]
 
 
 Way = Callable[[TargetSpec, Scene], NDArray[np.uint8]]
@@ -56,13 +56,13 @@ def scenes(annotations: Annotations) -> list[Scene]:
     """All images that have a ROI, letterboxed, each annotated box a ROI."""
     found = []
     for image in range(len(annotations)):
-        owners = annotations.eligible(image, MIN_SIZE)
-        if len(owners):
+        target_index = annotations.eligible(image, MIN_SIZE)
+        if len(target_index):
             transform = Letterbox(INPUT).fit(*annotations.size(image))
             boxes = transform.boxes(annotations.pixel_boxes(image))
             crowd = annotations.crowd[annotations.instances(image)]
             outlines = annotations.outlines(image)
-            found.append(Scene(outlines, boxes, crowd, transform, boxes[owners], owners))
+            found.append(Scene(outlines, boxes, crowd, transform, boxes[target_index], target_index))
     return found
 
 
@@ -88,7 +88,9 @@ def as_rle(annotations: Annotations) -> Annotations:
 
 def ours(spec: TargetSpec, scene: Scene) -> NDArray[np.uint8]:
     """All ROIs of the image in one go."""
-    return rasterize_targets(spec, scene.outlines, scene.crowd, scene.transform, scene.rois, scene.owners)
+    return rasterize_targets(
+        spec, scene.outlines, scene.crowd, scene.transform, scene.rois, scene.target_index
+    )
 
 
 def usual(spec: TargetSpec, scene: Scene) -> NDArray[np.uint8]:
@@ -146,7 +148,7 @@ def _compose(spec: TargetSpec, scene: Scene, cover: Cover) -> NDArray[np.uint8]:
     grids = spec.grids(scene.transform, scene.rois)
     targets = np.zeros((len(windows), *spec.size), np.uint8)
     drawn: dict[int, NDArray[np.bool_]] = {}
-    for number, (target, window, owner) in enumerate(zip(targets, windows, scene.owners, strict=True)):
+    for number, (target, window, owner) in enumerate(zip(targets, windows, scene.target_index, strict=True)):
         g = number % len(grids)
         grid = Transform(*(float(v) for v in (*grids.scale[g], *grids.shift[g])))
         if spec.frame == "roi":
@@ -174,7 +176,7 @@ def exact(spec: TargetSpec, scene: Scene) -> Truth:
         return inside, np.ones_like(inside)
     answers, certain = [], []
     grids = spec.grids(scene.transform, scene.rois)
-    for number, owner in enumerate(scene.owners):
+    for number, owner in enumerate(scene.target_index):
         g = number % len(grids)
         x, y = _centers(Transform(*grids.scale[g], *grids.shift[g]), spec.size)
         parts = scene.outlines.pixels(int(owner))

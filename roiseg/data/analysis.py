@@ -21,7 +21,7 @@ from roiseg.common.errors import UserError
 from roiseg.common.files import file_digest, read_json, write_json
 from roiseg.data.annotations import Annotations
 from roiseg.data.class_weights import recommend_all
-from roiseg.data.roi_statistics import CLASSES, RoiStatistics, measure
+from roiseg.data.roi_statistics import CLASSES, RoiStatistics, measure_rois
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def analyze(annotations: Annotations, min_roi_size: float = 16, grid: int = 56) 
         UserError: a parameter is out of range, or no instance is large enough.
     """
     _check_parameters(min_roi_size, grid)
-    rois = measure(annotations, min_roi_size, grid)
+    rois = measure_rois(annotations, min_roi_size, grid)
     if not len(rois.counts):
         raise UserError(
             f"{annotations.path} has no instance of at least {min_roi_size:g} x {min_roi_size:g} pixels: "

@@ -51,8 +51,8 @@ class GeometricAugment:
                     f"augment.geometric.{name} must be within 0..{most}, got {getattr(self, name)}"
                 )
 
-    def draw(self, letterbox: Letterbox, size: tuple[int, int], rng: np.random.Generator) -> Transform:
-        """Draw the transform for an image of `size` (H, W) original pixels."""
+    def sample(self, letterbox: Letterbox, size: tuple[int, int], rng: np.random.Generator) -> Transform:
+        """Sample the transform for an image of `size` (H, W) original pixels."""
         height, width = size
         fit = letterbox.fit(height, width)
         zoom = math.exp(rng.uniform(math.log(self.scale[0]), math.log(self.scale[1])))
@@ -83,12 +83,12 @@ class PhotometricAugment:
 
     def __call__(self, image: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
         """Augment an RGB image [H, W, 3]; the same seed gives the same image."""
-        picture = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
+        tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.default_generator.manual_seed(seed)  # the CPU's alone; a GPU's state is not forked
             for transform in self.transforms:
-                picture = transform(picture)
-        return (picture[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+                tensor = transform(tensor)
+        return (tensor[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class AugmentationPool:
                 f"data.pool: size and refresh must be 1 or more, got {self.size} and {self.refresh}"
             )
 
-    def draw(self, rng: np.random.Generator, epoch: int) -> tuple[int, int]:
+    def sample(self, rng: np.random.Generator, epoch: int) -> tuple[int, int]:
         """The view an image is seen in: its number, and how often that has been replaced by then."""
         variant = int(rng.integers(self.size))
         if self.refresh is None:
@@ -176,13 +176,13 @@ class Views:
         """The number of the view of an image in an epoch (0 without a pool), and the randomness it has."""
         if self.pool is None:
             return 0, rng
-        variant, generation = self.pool.draw(rng, epoch)
+        variant, generation = self.pool.sample(rng, epoch)
         return variant, np.random.default_rng((self.pool.seed, image, variant, generation, 1))
 
-    def draw(
+    def sample(
         self, boxes: Boxes, eligible: NDArray[np.int64], size: tuple[int, int], rng: np.random.Generator
     ) -> View:
-        """Draw a view of an image.
+        """Sample a view of an image.
 
         Args:
             boxes: [n, 4] boxes of its instances in original pixels.
@@ -194,9 +194,9 @@ class Views:
         colour_seed = None if self.augment.photometric is None else int(rng.integers(2**31))
         return View(transform, seen, colour_seed)
 
-    def render(self, picture: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
+    def render(self, original: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
         """Image [h, w, 3] -> input [H, W, 3]."""
-        image = self.letterbox.apply(picture, view.transform)
+        image = self.letterbox.apply(original, view.transform)
         if self.augment.photometric is None or view.colour_seed is None:
             return image
         return self.augment.photometric(image, seed=view.colour_seed)
@@ -213,7 +213,7 @@ class Views:
     ) -> tuple[Transform, NDArray[np.int64]]:
         if self.augment.geometric is not None:
             for _ in range(_TRIES):
-                transform = self.augment.geometric.draw(self.letterbox, size, rng)
+                transform = self.augment.geometric.sample(self.letterbox, size, rng)
                 whole = transform.boxes(boxes[eligible])
                 seen = box_ops.area(box_ops.clip(whole, self.letterbox.size))
                 kept = eligible[seen >= _MIN_VISIBLE * box_ops.area(whole)]

@@ -1,7 +1,7 @@
 """Copy-paste: which people are pasted into an image, and where.
 
 Ghiasi et al., "Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation",
-CVPR 2021. There, donors are placed anywhere. Here most stand beside a person of the image, about as tall
+CVPR 2021. There, cutouts are placed anywhere. Here most stand beside a person of the image, about as tall
 and on the same ground, so that boxes overlap and both classes, target and non-target, are hard.
 """
 
@@ -34,13 +34,13 @@ _TRIES = 8
 _TALLEST = 0.25
 
 
-class Donors:
+class CutoutPool:
     """People large enough to be pasted, no crowds, hardly covered by others.
 
     Args:
         annotations: the training set, and nothing but it: what is held out must not be seen.
         image_dir: folder its file names are relative to.
-        min_size: smallest side of a donor's box in original pixels.
+        min_size: smallest side of a cutout's box in original pixels.
     """
 
     def __init__(self, annotations: Annotations, image_dir: Path, min_size: float) -> None:
@@ -59,16 +59,16 @@ class Donors:
     def __len__(self) -> int:
         return len(self.instances)
 
-    def draw(self, image: int, min_height: float, rng: np.random.Generator) -> int | None:
-        """Draw an instance of another image, `min_height` pixels tall or else one of the tallest."""
+    def sample(self, image: int, min_height: float, rng: np.random.Generator) -> int | None:
+        """Sample an instance of another image, `min_height` pixels tall or else one of the tallest."""
         least = min(int(np.searchsorted(self.heights, min_height)), int((1 - _TALLEST) * len(self)))
         for _ in range(_TRIES):
             instance = int(self.instances[rng.integers(least, len(self))])
-            if self.annotations.image_of(instance) != image and self.suits(instance):
+            if self.annotations.image_of(instance) != image and self.is_usable(instance):
                 return instance
         return None
 
-    def suits(self, instance: int) -> bool:
+    def is_usable(self, instance: int) -> bool:
         """Does it fill its box well enough, and do others leave it uncovered?"""
         image = self.annotations.image_of(instance)
         position = instance - int(self.annotations.first[image])
@@ -125,7 +125,7 @@ class Paste:
     """One person in one place of another image.
 
     Attributes:
-        donor: the instance, by index in the training set.
+        instance: which one, by index in the training set.
         window: x1, y1, x2, y2 it is cut out at, in whole pixels of its own image.
         place: x1, y1, x2, y2 the window is stretched over, in whole pixels of the other image; may
             reach beyond that.
@@ -134,7 +134,7 @@ class Paste:
         tone: share (0..1) of the way its colours are moved to those around it.
     """
 
-    donor: int
+    instance: int
     window: Window
     place: Window
     mirrored: bool
@@ -159,11 +159,11 @@ class CopyPaste:
             anywhere on its ground.
         behind: share that are placed behind everybody else, not in front.
         scale: (low, high) height relative to that person's, drawn log-uniformly.
-        max_zoom: a donor is enlarged to at most so many times its size.
+        max_zoom: a cutout is enlarged to at most so many times its size.
         flip: probability of a mirror image.
-        tone: most (0..1) that a donor's mean colour and contrast are moved to those of the pixels
+        tone: most (0..1) that a cutout's mean colour and contrast are moved to those of the pixels
             around it; drawn uniformly.
-        min_size: smallest side of a donor's box in original pixels.
+        min_size: smallest side of a cutout's box in original pixels.
         min_visible: a person of whom less than this share is left to see is no ROI.
     """
 
@@ -192,32 +192,32 @@ class CopyPaste:
                 f"{self.people} and {self.max_zoom}"
             )
 
-    def draw(
-        self, boxes: Boxes, size: tuple[int, int], image: int, donors: Donors, rng: np.random.Generator
+    def sample(
+        self, boxes: Boxes, size: tuple[int, int], image: int, cutouts: CutoutPool, rng: np.random.Generator
     ) -> list[Paste]:
-        """Draw what is pasted into an image, one after another.
+        """Sample what is pasted into an image, one after another.
 
         Args:
             boxes: [n, 4] of the people to stand beside, in original pixels.
             size: (H, W) of the image in original pixels.
             image: its index in the training set.
-            donors: whom to choose from; none of this image.
+            cutouts: whom to choose from; none of this image.
             rng: source of randomness.
         """
         if rng.random() >= self.probability or not len(boxes):
             return []
-        drawn = [self._draw(boxes, size, image, donors, rng) for _ in range(rng.integers(self.people) + 1)]
+        drawn = [self._sample(boxes, size, image, cutouts, rng) for _ in range(rng.integers(self.people) + 1)]
         return [paste for paste in drawn if paste is not None]
 
-    def _draw(
-        self, boxes: Boxes, size: tuple[int, int], image: int, donors: Donors, rng: np.random.Generator
+    def _sample(
+        self, boxes: Boxes, size: tuple[int, int], image: int, cutouts: CutoutPool, rng: np.random.Generator
     ) -> Paste | None:
         x1, y1, x2, y2 = boxes[rng.integers(len(boxes))].tolist()
         wanted = (y2 - y1) * math.exp(rng.uniform(*np.log(self.scale)))
-        donor = donors.draw(image, wanted / self.max_zoom, rng)
-        if donor is None:
+        cutout = cutouts.sample(image, wanted / self.max_zoom, rng)
+        if cutout is None:
             return None
-        window = donors.window(donor)
+        window = cutouts.window(cutout)
         zoom = min(wanted / (window[3] - window[1]), self.max_zoom)
         width = max(1, round(zoom * (window[2] - window[0])))
         height = max(1, round(zoom * (window[3] - window[1])))
@@ -229,7 +229,7 @@ class CopyPaste:
         left = round(centre - width / 2)
         top = round(y2 + _UNEVEN * height * rng.uniform(-1, 1)) - height
         return Paste(
-            donor,
+            cutout,
             window,
             (left, top, left + width, top + height),
             mirrored=bool(rng.random() < self.flip),
@@ -252,7 +252,7 @@ def blend(
 
     Args:
         under: [h, w, 3] the part of the image.
-        patch: [h, w, 3] the donor's image, brought to the same pixels.
+        patch: [h, w, 3] the cutout's image, brought to the same pixels.
         mask: [h, w] where the person is seen.
         tone: share (0..1) of the way its colours are moved to those of the rest of `under`.
     """

@@ -156,9 +156,9 @@ class RoiDataModule(L.LightningDataModule):
         if stage == "test":
             self.dataset("val")
             return
-        pictures = sum(views.number * len(self.dataset(split)) for split, views in self.views.items())
+        count = sum(views.number * len(self.dataset(split)) for split, views in self.views.items())
         if self.cache is not None:
-            self.cache.plan(pictures)
+            self.cache.plan(count)
 
     def dataset(self, split: str) -> RoiDataset:
         """The dataset of "train" or "val", read once."""

@@ -118,30 +118,30 @@ class RoiDataset(Dataset[RoiSample]):
         size = self.annotations.size(index)
         file_name = str(self.annotations.file_names[index])
         variant, view_rng = self.views.choose(identity, epoch, rng)
-        scene = self.scenes.draw(index, view_rng)
-        view = self.views.draw(scene.boxes, scene.eligible, size, view_rng)
+        scene = self.scenes.sample(index, view_rng)
+        view = self.views.sample(scene.boxes, scene.eligible, size, view_rng)
         transform, eligible = view.transform, view.eligible
         cache_key, found = self._look_up(image_path(self.image_dir, file_name), variant, view, scene)
-        picture = image = np.zeros((0, 0, 3), np.uint8)
+        original = image = np.zeros((0, 0, 3), np.uint8)
         if self.needs_images or not found.hit:
             cv2.setNumThreads(0)  # workers are the parallelism
-            picture = read_image(image_path(self.image_dir, file_name), size)
-            image = self.views.render(self.scenes.render(picture, scene), view)
+            original = read_image(image_path(self.image_dir, file_name), size)
+            image = self.views.render(self.scenes.render(original, scene), view)
         boxes = transform.boxes(scene.boxes)
         if self.sampler is None:
-            rois, owners = boxes[eligible], eligible
+            rois, target_index = boxes[eligible], eligible
         else:
             visible = box_ops.clip(boxes, self.views.letterbox.size)
-            rois, owners = self.sampler.draw(visible, eligible, rng, self.views.letterbox.size)
-        draw = functools.partial(
+            rois, target_index = self.sampler.sample(visible, eligible, rng, self.views.letterbox.size)
+        rasterize = functools.partial(
             rasterize_targets,
             outlines=scene.outlines,
             crowd=scene.crowd,
             transform=transform,
             rois=rois,
-            owners=owners,
+            target_index=target_index,
         )
-        targets = draw(self.spec)
+        targets = rasterize(self.spec)
         pixel_size = float(self.annotations.pixel_sizes[index]) / transform.scale
         sample = RoiSample(
             index, image_id, file_name, image, transform, size, rois, targets,
@@ -149,17 +149,17 @@ class RoiDataset(Dataset[RoiSample]):
         )  # fmt: skip
         if self.sampler is not None:
             return sample
-        metric_targets = draw(replace(self.spec.metric_spec(), num_classes=3))
+        metric_targets = rasterize(replace(self.spec.metric_spec(), num_classes=3))
         others = metric_targets == NON_TARGET
         if self.spec.num_classes < 3:
             metric_targets[others] = BACKGROUND
-        rles = [scene.outlines.rle(int(i)) for i in owners]
-        truth = RoiTruth(scene.ids[owners], rles, metric_targets, others.mean(axis=(1, 2)))
+        rles = [scene.outlines.rle(int(i)) for i in target_index]
+        truth = RoiTruth(scene.ids[target_index], rles, metric_targets, others.mean(axis=(1, 2)))
         sample = replace(sample, truth=truth)
         if self.tta is None:
             return sample
-        rois = scene.boxes[owners]
-        return replace(sample, views=self.tta.crops(sample, picture, self.views.letterbox, rois))
+        rois = scene.boxes[target_index]
+        return replace(sample, views=self.tta.crops(sample, original, self.views.letterbox, rois))
 
     def _skipped(self, index: int, why: str) -> RoiSample:
         """A blank image without ROIs, in the place of an image that cannot be used."""
@@ -191,7 +191,7 @@ class RoiDataset(Dataset[RoiSample]):
         """What the cache, if any, holds of a view."""
         if self.cache is None or not self.views.number:
             return None, CacheResult(False)
-        # folds of a cross-validation have other donors, and share what has nobody pasted in
+        # folds of a cross-validation have other cutouts, and share the images without any
         slot = (str(path.absolute()), self.views.slot(variant), *self.scenes.slot(scene))
         content = (image_digest(path), view.transform, view.colour_seed, *self.scenes.content(scene))
         key = CacheKey.of(slot, content)

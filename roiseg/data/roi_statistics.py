@@ -35,7 +35,7 @@ class RoiStatistics:
         return self.sides.astype(np.float64).prod(axis=1)
 
 
-def measure(annotations: Annotations, min_roi_size: float, grid: int) -> RoiStatistics:
+def measure_rois(annotations: Annotations, min_roi_size: float, grid: int) -> RoiStatistics:
     """Measure all ROIs, under a progress bar.
 
     Args:

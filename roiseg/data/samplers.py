@@ -45,10 +45,10 @@ class RoiSampler:
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"data.sampler.{name} must be 0 or more, got {getattr(self, name)}")
 
-    def draw(
+    def sample(
         self, boxes: Boxes, eligible: NDArray[np.int64], rng: np.random.Generator, size: tuple[int, int]
     ) -> tuple[Boxes, NDArray[np.int64]]:
-        """Draw the ROIs of one image.
+        """Sample the ROIs of one image.
 
         Args:
             boxes: [n, 4] boxes of all its instances in input pixels.
@@ -67,13 +67,13 @@ class RoiSampler:
         once = min(self.rois_per_image, len(eligible))
         chosen = rng.choice(eligible, once, replace=False, p=weights)
         again = rng.choice(eligible, self.rois_per_image - once, p=weights)
-        owners = np.concatenate([chosen, again])
-        exact = boxes[owners]
+        target_index = np.concatenate([chosen, again])
+        exact = boxes[target_index]
         moved = box_ops.clip(box_ops.jitter(exact, rng, self.jitter_center, self.jitter_scale), size)
         sides = np.minimum(moved[:, 2] - moved[:, 0], moved[:, 3] - moved[:, 1])
-        use = (rng.random(len(owners)) < self.jitter_share) | (np.arange(len(owners)) >= once)
+        use = (rng.random(len(target_index)) < self.jitter_share) | (np.arange(len(target_index)) >= once)
         rois = np.where((use & (sides >= 2))[:, None], moved, exact)
-        return rois.astype(np.float32), owners
+        return rois.astype(np.float32), target_index
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

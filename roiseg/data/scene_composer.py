@@ -1,4 +1,4 @@
-"""What is to be seen in an image: its people, and those pasted into it.
+"""What is to be visible in an image: its people, and those pasted into it.
 
 All bookkeeping is in whole original pixels of the image: who stands in front takes pixels from who
 stands behind, and boxes follow. Nothing is rendered until the image itself is needed.
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from roiseg.common.errors import UserError
 from roiseg.data.annotations import Annotations, large
-from roiseg.data.copy_paste import CopyPaste, Donors, Paste, blend
+from roiseg.data.copy_paste import CopyPaste, CutoutPool, Paste, blend
 from roiseg.geometry import rle
 from roiseg.geometry.boxes import Boxes
 from roiseg.geometry.outlines import Outlines
 from roiseg.geometry.paste import Window
 
 
-class Layer(NamedTuple):
+class PastedPerson(NamedTuple):
     """A pasted person, as it is painted: the pixels of the image it takes when its turn comes."""
 
     paste: Paste
@@ -35,7 +35,7 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True)
 class ComposedImage:
-    """The n people of an image, crowds included, as far as they are to be seen.
+    """The n people of an image, crowds included, as far as they are to be visible.
 
     Attributes:
         boxes: [n, 4] in original pixels.
@@ -43,7 +43,7 @@ class ComposedImage:
         crowd: [n], which are uncertain regions.
         eligible: positions of those who can be a ROI.
         ids: [n] their annotations' ids.
-        layers: what was pasted, in the order of painting.
+        pasted: what was pasted, in the order of painting.
     """
 
     boxes: Boxes
@@ -51,7 +51,7 @@ class ComposedImage:
     crowd: NDArray[np.bool_]
     eligible: NDArray[np.int64]
     ids: NDArray[np.int64]
-    layers: tuple[Layer, ...] = ()
+    pasted: tuple[PastedPerson, ...] = ()
 
 
 class SceneComposer:
@@ -75,21 +75,21 @@ class SceneComposer:
         self.paste = paste
         if paste is None:
             return
-        self.donors = Donors(annotations, image_dir, max(paste.min_size, min_size))
-        if not len(self.donors):
+        self.cutouts = CutoutPool(annotations, image_dir, max(paste.min_size, min_size))
+        if not len(self.cutouts):
             raise UserError(
                 f"no instance in {annotations.path} has both sides of {paste.min_size} pixels or more and "
                 "could be pasted: lower data.augment.paste.min_size or set data/augment/paste=none"
             )
 
-    def draw(self, image: int, rng: np.random.Generator) -> ComposedImage:
+    def sample(self, image: int, rng: np.random.Generator) -> ComposedImage:
         """The scene of an image, by index; with randomly drawn people in it, if any are to be pasted."""
         scene = self.plain(image)
         if self.paste is None:
             return scene
         beside = scene.boxes[scene.eligible]
         own = rng.spawn(1)[0]  # the view is the same whoever is pasted, or nobody
-        pastes = self.paste.draw(beside, self.annotations.size(image), image, self.donors, own)
+        pastes = self.paste.sample(beside, self.annotations.size(image), image, self.cutouts, own)
         if not pastes:
             return scene
         crowded = self.compose(scene, pastes)
@@ -110,9 +110,9 @@ class SceneComposer:
         """Paste people into a scene, one after another."""
         height, width = scene.outlines.size
         people = [_Person.annotated(scene, position) for position in range(len(scene.boxes))]
-        layers = []
+        pasted = []
         for paste in pastes:
-            whole = self.donors.mask(paste.donor, paste.window, paste.size, paste.mirrored)
+            whole = self.cutouts.mask(paste.instance, paste.window, paste.size, paste.mirrored)
             window = _common(paste.place, (0, 0, width, height))
             mask = _part(whole, paste.place, window).copy()
             for person in people:
@@ -123,62 +123,62 @@ class SceneComposer:
                 else:
                     theirs &= ~ours
             if mask.any():
-                identity = int(self.annotations.ids[paste.donor])
+                identity = int(self.annotations.ids[paste.instance])
                 people.append(_Person(identity, window, mask, area=int(whole.sum())))
-                layers.append(Layer(paste, window, mask.copy()))
-        return self._seen(scene, people, tuple(layers))
+                pasted.append(PastedPerson(paste, window, mask.copy()))
+        return self._visible(scene, people, tuple(pasted))
 
-    def _seen(
-        self, scene: ComposedImage, people: Sequence[_Person], layers: tuple[Layer, ...]
+    def _visible(
+        self, scene: ComposedImage, people: Sequence[_Person], pasted: tuple[PastedPerson, ...]
     ) -> ComposedImage:
         """The scene of those of whom something is left to see."""
         assert self.paste is not None
         positions = [i for i, person in enumerate(people) if person.left or not person.changed]
-        seen = [people[i] for i in positions]
-        boxes = np.array([person.visible_box() for person in seen], np.float32).reshape(-1, 4)
-        crowd = np.array([person.crowd for person in seen], bool)
-        enough = np.array([person.left >= self.paste.min_visible * person.area for person in seen], bool)
+        visible = [people[i] for i in positions]
+        boxes = np.array([person.visible_box() for person in visible], np.float32).reshape(-1, 4)
+        crowd = np.array([person.crowd for person in visible], bool)
+        enough = np.array([person.left >= self.paste.min_visible * person.area for person in visible], bool)
         size = scene.outlines.size
         return ComposedImage(
             boxes,
-            scene.outlines.revised(positions, [person.counts(size) for person in seen]),
+            scene.outlines.revised(positions, [person.counts(size) for person in visible]),
             crowd,
             np.flatnonzero(large(boxes, self.min_size) & enough & ~crowd),
-            np.array([person.identity for person in seen], np.int64),
-            layers,
+            np.array([person.identity for person in visible], np.int64),
+            pasted,
         )
 
     def slot(self, scene: ComposedImage) -> tuple[str, ...]:
         """Names the way a scene came about: nothing if nobody is pasted in."""
-        return (repr(self.paste), self.donors.name) if scene.layers else ()
+        return (repr(self.paste), self.cutouts.name) if scene.pasted else ()
 
     def content(self, scene: ComposedImage) -> tuple[object, ...]:
         """All that the pasted pixels of a scene depend on, beside the image itself."""
         return tuple(
             (
-                self.donors.state(paste.donor),
+                self.cutouts.state(paste.instance),
                 paste.window,
                 paste.place,
                 paste.mirrored,
                 paste.tone,
                 _digest(mask),
             )
-            for paste, _, mask in scene.layers
+            for paste, _, mask in scene.pasted
         )
 
-    def render(self, picture: NDArray[np.uint8], scene: ComposedImage) -> NDArray[np.uint8]:
+    def render(self, image: NDArray[np.uint8], scene: ComposedImage) -> NDArray[np.uint8]:
         """Paint what a scene has pasted over its image [H, W, 3]."""
-        if scene.layers:
-            picture = picture.copy()
-        for paste, window, mask in scene.layers:
-            patch = self.donors.patch(paste.donor, paste.window)
+        if scene.pasted:
+            image = image.copy()
+        for paste, window, mask in scene.pasted:
+            patch = self.cutouts.patch(paste.instance, paste.window)
             height, width = paste.size
             way = cv2.INTER_AREA if height < patch.shape[0] else cv2.INTER_LINEAR
             resized: NDArray[Any] = cv2.resize(patch, (width, height), interpolation=way)
             resized = _part(resized[:, ::-1] if paste.mirrored else resized, paste.place, window)
-            under = _part(picture, (0, 0, picture.shape[1], picture.shape[0]), window)
+            under = _part(image, (0, 0, image.shape[1], image.shape[0]), window)
             under[:] = blend(under, resized, mask, paste.tone)
-        return picture
+        return image
 
 
 @dataclass
@@ -188,7 +188,7 @@ class _Person:
     Args:
         identity: id of the annotation.
         window: whole pixels of the image the mask lies in.
-        mask: [y2 - y1, x2 - x1] what is to be seen.
+        mask: [y2 - y1, x2 - x1] what is to be visible.
         area: pixels of all of it, before anybody else was pasted; of pasted people also what lies beyond
             the image, or behind others.
         box: as annotated; None: was pasted.
@@ -212,20 +212,20 @@ class _Person:
 
     @property
     def left(self) -> int:
-        """Pixels that are to be seen."""
+        """Pixels that are to be visible."""
         return int(self.mask.sum())
 
     @property
     def changed(self) -> bool:
-        """Is it to be seen as it was not annotated?"""
+        """Is it to be visible as it was not annotated?"""
         return self.box is None or self.left < self.area
 
     def counts(self, size: tuple[int, int]) -> bytes | None:
-        """Compressed run-length encoding of what is to be seen; None: the outline is as annotated."""
+        """Compressed run-length encoding of what is to be visible; None: the outline is as annotated."""
         return rle.encode_window(self.mask, self.window, size)["counts"] if self.changed else None
 
     def visible_box(self) -> NDArray[np.float32]:
-        """The bounds of what is to be seen; where those have not moved, the annotated box's side."""
+        """The bounds of what is to be visible; where those have not moved, the annotated box's side."""
         rows, columns = (np.flatnonzero(self.mask.any(axis=axis)) for axis in (1, 0))
         if not len(rows):
             assert self.box is not None

@@ -68,7 +68,7 @@ def rasterize_targets(
     crowd: NDArray[np.bool_],
     transform: Transform,
     rois: Boxes,
-    owners: NDArray[np.int64],
+    target_index: NDArray[np.int64],
 ) -> NDArray[np.uint8]:
     """Label the grid of each ROI.
 
@@ -78,7 +78,7 @@ def rasterize_targets(
         crowd: [n], instances that are uncertain regions.
         transform: original -> input pixels.
         rois: [R, 4] in input pixels.
-        owners: [R] position in `outlines` of each ROI's target.
+        target_index: [R] position in `outlines` of each ROI's target.
 
     Returns:
         uint8 [R, h, w].
@@ -86,20 +86,20 @@ def rasterize_targets(
     targets = np.empty((len(rois), *spec.size), np.uint8)
     grids = spec.grids(transform, rois)
     if spec.frame == "image":
-        targets[:] = _labels(spec, outlines.planes(grids), crowd, owners)
+        targets[:] = _labels(spec, outlines.planes(grids), crowd, target_index)
         return targets
     step = max(1, _AT_ONCE // (1 + outlines.work(grids)))
     for start in range(0, len(rois), step):
         some = slice(start, start + step)
-        targets[some] = _labels(spec, outlines.planes(grids[some]), crowd, owners[some])
+        targets[some] = _labels(spec, outlines.planes(grids[some]), crowd, target_index[some])
     return targets
 
 
 def _labels(
-    spec: TargetSpec, planes: Planes, crowd: NDArray[np.bool_], owners: NDArray[np.int64]
+    spec: TargetSpec, planes: Planes, crowd: NDArray[np.bool_], target_index: NDArray[np.int64]
 ) -> NDArray[np.uint8]:
     """Labels [R, h, w] of the instances on R grids, or on one that all ROIs share (bits [B, R | 1, n, w])."""
-    target = planes[:, np.arange(len(owners)) % planes.shape[1], owners]
+    target = planes[:, np.arange(len(target_index)) % planes.shape[1], target_index]
     crowded = crowd.any()
     persons = np.bitwise_or.reduce(planes[:, :, ~crowd] if crowded else planes, axis=2)
     layers = []

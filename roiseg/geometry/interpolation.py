@@ -75,7 +75,7 @@ def cell_cover(start: Tensor, end: Tensor, size: int) -> Tensor:
     return (torch.minimum(cells + 1, end[:, None]) - torch.maximum(cells, start[:, None])).clamp(0, 1)
 
 
-def point_sample(maps: Tensor, points: Tensor, owners: Tensor) -> Tensor:
+def point_sample(maps: Tensor, points: Tensor, map_index: Tensor) -> Tensor:
     """Read maps at points, bilinearly.
 
     The four cells around each point are gathered by their place in memory, so that no map is replicated
@@ -85,7 +85,7 @@ def point_sample(maps: Tensor, points: Tensor, owners: Tensor) -> Tensor:
         maps: [B, C, H, W].
         points: [R, P, 2] x, y in continuous cells (cell i covers [i, i + 1), its centre is at i + 0.5);
             beyond the outermost centres the border's values hold.
-        owners: [R] int64, which map each row of points reads.
+        map_index: [R] int64, which map each row of points reads.
 
     Returns:
         [R, P, C] in the type of `maps`.
@@ -97,7 +97,7 @@ def point_sample(maps: Tensor, points: Tensor, owners: Tensor) -> Tensor:
     left, top = x.floor().clamp(max=max(0, width - 2)), y.floor().clamp(max=max(0, height - 2))
     right_share, bottom_share = x - left, y - top
     step_x, step_y = min(1, width - 1), width * min(1, height - 1)  # to the next column, the next row
-    place = (owners[:, None] * height + top.long()) * width + left.long()
+    place = (map_index[:, None] * height + top.long()) * width + left.long()
 
     def read(offset: int, share: Tensor) -> Tensor:
         return F.embedding(place + offset, cells) * share.to(maps.dtype)[..., None]

@@ -108,12 +108,12 @@ class Letterbox:
 
 
 def _place(
-    picture: NDArray[np.uint8], top: int, left: int, size: tuple[int, int], pad_value: int
+    image: NDArray[np.uint8], top: int, left: int, size: tuple[int, int], pad_value: int
 ) -> NDArray[np.uint8]:
-    """Lay `picture` at (top, left), which may be negative, on a padded canvas of `size`."""
-    canvas = np.full((*size, picture.shape[2]), pad_value, np.uint8)
+    """Lay `image` at (top, left), which may be negative, on a padded canvas of `size`."""
+    canvas = np.full((*size, image.shape[2]), pad_value, np.uint8)
     y1, x1 = max(0, top), max(0, left)
-    y2, x2 = min(size[0], top + picture.shape[0]), min(size[1], left + picture.shape[1])
+    y2, x2 = min(size[0], top + image.shape[0]), min(size[1], left + image.shape[1])
     if y1 < y2 and x1 < x2:
-        canvas[y1:y2, x1:x2] = picture[y1 - top : y2 - top, x1 - left : x2 - left]
+        canvas[y1:y2, x1:x2] = image[y1 - top : y2 - top, x1 - left : x2 - left]
     return canvas

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import scale
 from benchmarks.memory import Memory, fresh
 from roiseg.data.annotation_loading import load_annotations
-from roiseg.data.roi_statistics import measure
+from roiseg.data.roi_statistics import measure_rois
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
@@ -49,7 +49,7 @@ def test_opening_leaves_little_behind(given):
 def test_both_ways_of_analysis_see_the_same(given):
     annotations = load_annotations(given.json)
     usual = scale.through_full_masks(annotations, np.arange(IMAGES))
-    found = measure(annotations, scale.MIN_SIZE, 112)
+    found = measure_rois(annotations, scale.MIN_SIZE, 112)
     assert len(usual) == len(found.counts)
     weighted = (found.counts / 112**2 * found.area[:, None]).sum(axis=0)
     np.testing.assert_allclose(weighted / weighted.sum(), usual.sum(axis=0) / usual.sum(), atol=0.02)

@@ -28,7 +28,7 @@ letterboxes = st.builds(
 @given(geometries, letterboxes, st.integers(40, 300), st.integers(40, 300), st.integers(0, 2**32 - 1))
 def test_the_picture_agrees_with_the_boxes(augment, letterbox, height, width, seed):
     rng = np.random.default_rng(seed)
-    transform = augment.draw(letterbox, (height, width), rng)
+    transform = augment.sample(letterbox, (height, width), rng)
     x1, x2 = sorted(rng.choice(width + 1, 2, replace=False))
     y1, y2 = sorted(rng.choice(height + 1, 2, replace=False))
     want = transform.boxes([[x1, y1, x2, y2]])[0]
@@ -46,7 +46,7 @@ def test_the_picture_agrees_with_the_boxes(augment, letterbox, height, width, se
 
 @given(geometries, letterboxes, st.integers(1, 400), st.integers(1, 400), st.integers(0, 2**32 - 1))
 def test_zoom_aspect_and_shift_stay_within_their_bounds(augment, letterbox, height, width, seed):
-    transform = augment.draw(letterbox, (height, width), np.random.default_rng(seed))
+    transform = augment.sample(letterbox, (height, width), np.random.default_rng(seed))
     fit = letterbox.fit(height, width)
     new_w, new_h = abs(transform.scale_x) * width, transform.scale_y * height
     low, high = augment.scale
@@ -65,21 +65,21 @@ def test_no_change_asked_for_is_the_plain_letterbox():
     augment = GeometricAugment(flip=0, shift=0)
     letterbox = Letterbox((64, 64))
     for size in [(64, 64), (32, 64), (64, 20), (480, 640)]:
-        assert augment.draw(letterbox, size, np.random.default_rng(0)) == letterbox.fit(*size)
+        assert augment.sample(letterbox, size, np.random.default_rng(0)) == letterbox.fit(*size)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
 def test_pictures_are_mirrored_as_often_as_asked(share):
     augment, letterbox = GeometricAugment(flip=share), Letterbox((64, 64))
     rng = np.random.default_rng(0)
-    flips = [augment.draw(letterbox, (40, 60), rng).scale_x < 0 for _ in range(3000)]
+    flips = [augment.sample(letterbox, (40, 60), rng).scale_x < 0 for _ in range(3000)]
     assert np.mean(flips) == pytest.approx(share, abs=0.03)
 
 
 def test_zoom_is_even_on_a_logarithmic_scale():
     augment, letterbox = GeometricAugment(flip=0, scale=(0.5, 2.0)), Letterbox((600, 600))
     rng = np.random.default_rng(0)
-    zooms = np.array([augment.draw(letterbox, (600, 600), rng).scale_y for _ in range(3000)])
+    zooms = np.array([augment.sample(letterbox, (600, 600), rng).scale_y for _ in range(3000)])
     assert np.mean(zooms < 1) == pytest.approx(0.5, abs=0.03)
     assert zooms.min() == pytest.approx(0.5, abs=0.01)
     assert zooms.max() == pytest.approx(2.0, abs=0.02)

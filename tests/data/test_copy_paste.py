@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from roiseg.common.errors import UserError
 from roiseg.data.annotation_loading import load_annotations
-from roiseg.data.copy_paste import CopyPaste, Donors, blend
+from roiseg.data.copy_paste import CopyPaste, CutoutPool, blend
 from roiseg.data.folds import select_images
 
 
 @pytest.fixture(scope="module")
-def crowd_of_donors(tmp_path_factory):
-    """Image 0 is pasted into; donors of 30 to 120 pixels in three others, and some who are none."""
+def crowd_of_cutouts(tmp_path_factory):
+    """Image 0 is pasted into; cutouts of 30 to 120 pixels in three others, and some who are none."""
     instances = [
         {"file": "a.png", "segmentation": person(100, 40, 100)},  # 1: of the image itself
         {"file": "b.png", "segmentation": person(30, 10, 60)},  # 2
@@ -29,44 +29,44 @@ def crowd_of_donors(tmp_path_factory):
         {"file": "d.png", "segmentation": rectangle(40, 30, 120, 60)},  # 9
     ]  # fmt: skip
     sizes = dict.fromkeys(("b.png", "c.png", "d.png"), (150, 150))
-    files = write_coco(tmp_path_factory.mktemp("donors"), {"a.png": (200, 200), **sizes}, instances)
+    files = write_coco(tmp_path_factory.mktemp("cutouts"), {"a.png": (200, 200), **sizes}, instances)
     annotations = load_annotations(files.json)
-    return Donors(annotations, files.images, 16)
+    return CutoutPool(annotations, files.images, 16)
 
 
-def test_donors_are_large_uncovered_persons_of_other_pictures(crowd_of_donors):
+def test_donors_are_large_uncovered_persons_of_other_pictures(crowd_of_cutouts):
     rng = np.random.default_rng(0)
-    drawn = {crowd_of_donors.draw(0, 0.0, rng) for _ in range(300)} - {None}
-    assert {int(crowd_of_donors.annotations.ids[n]) for n in drawn} == {2, 3, 9}
-    drawn = {crowd_of_donors.draw(1, 0.0, rng) for _ in range(300)} - {None}
-    assert {int(crowd_of_donors.annotations.ids[n]) for n in drawn} == {1, 9}
+    drawn = {crowd_of_cutouts.sample(0, 0.0, rng) for _ in range(300)} - {None}
+    assert {int(crowd_of_cutouts.annotations.ids[n]) for n in drawn} == {2, 3, 9}
+    drawn = {crowd_of_cutouts.sample(1, 0.0, rng) for _ in range(300)} - {None}
+    assert {int(crowd_of_cutouts.annotations.ids[n]) for n in drawn} == {1, 9}
 
 
-def test_tall_neighbours_get_tall_donors(crowd_of_donors):
+def test_tall_neighbours_get_tall_donors(crowd_of_cutouts):
     rng = np.random.default_rng(0)
-    drawn = {crowd_of_donors.draw(0, 100.0, rng) for _ in range(300)} - {None}
-    assert {int(crowd_of_donors.annotations.ids[n]) for n in drawn} == {3}
-    assert {crowd_of_donors.draw(0, 9999.0, rng) for _ in range(300)} - {
+    drawn = {crowd_of_cutouts.sample(0, 100.0, rng) for _ in range(300)} - {None}
+    assert {int(crowd_of_cutouts.annotations.ids[n]) for n in drawn} == {3}
+    assert {crowd_of_cutouts.sample(0, 9999.0, rng) for _ in range(300)} - {
         None
     } == drawn  # the tallest there are
 
 
-def test_nobody_else_is_nobody(crowd_of_donors):
-    alone = select_images(crowd_of_donors.annotations, np.array([1]))
-    donors = Donors(alone, crowd_of_donors.image_dir, 16)
-    assert donors.draw(0, 0.0, np.random.default_rng(0)) is None
+def test_nobody_else_is_nobody(crowd_of_cutouts):
+    alone = select_images(crowd_of_cutouts.annotations, np.array([1]))
+    cutouts = CutoutPool(alone, crowd_of_cutouts.image_dir, 16)
+    assert cutouts.sample(0, 0.0, np.random.default_rng(0)) is None
     boxes = np.array([[10, 10, 50, 60]], np.float32)
-    assert CopyPaste(1.0).draw(boxes, (100, 100), 0, donors, np.random.default_rng(0)) == []
+    assert CopyPaste(1.0).sample(boxes, (100, 100), 0, cutouts, np.random.default_rng(0)) == []
 
 
-def test_the_name_of_donors_is_theirs_alone(crowd_of_donors):
-    annotations, folder = crowd_of_donors.annotations, crowd_of_donors.image_dir
+def test_the_name_of_donors_is_theirs_alone(crowd_of_cutouts):
+    annotations, folder = crowd_of_cutouts.annotations, crowd_of_cutouts.image_dir
     parts = [
         select_images(annotations, np.array(images))
         for images in ([0, 1, 2, 3], [3, 2, 1, 0], [0, 1, 2], [0, 1])
     ]
-    same, turned, fewer, fewest = (Donors(part, folder, 16).name for part in parts)
-    assert same == turned == crowd_of_donors.name
+    same, turned, fewer, fewest = (CutoutPool(part, folder, 16).name for part in parts)
+    assert same == turned == crowd_of_cutouts.name
     assert len({same, fewer, fewest}) == 3
 
 
@@ -77,13 +77,13 @@ BOXES = np.array([[60, 40, 140, 180], [20, 90, 50, 170]], np.float32)
 @given(
     seed=st.integers(0, 10**6), near=st.sampled_from([0.0, 1.0]), high=st.floats(1, 3), max_zoom=st.floats(0.5, 2)
 )  # fmt: skip
-def test_pastes_keep_within_their_settings(crowd_of_donors, seed, near, high, max_zoom):
+def test_pastes_keep_within_their_settings(crowd_of_cutouts, seed, near, high, max_zoom):
     paste = CopyPaste(1.0, people=4, near=near, scale=(0.5, high), max_zoom=max_zoom, tone=0.3)
-    drawn = paste.draw(BOXES, SIZE, 0, crowd_of_donors, np.random.default_rng(seed))
-    assert drawn == paste.draw(BOXES, SIZE, 0, crowd_of_donors, np.random.default_rng(seed))
+    drawn = paste.sample(BOXES, SIZE, 0, crowd_of_cutouts, np.random.default_rng(seed))
+    assert drawn == paste.sample(BOXES, SIZE, 0, crowd_of_cutouts, np.random.default_rng(seed))
     assert len(drawn) <= 4
     for one in drawn:
-        assert one.window == crowd_of_donors.window(one.donor)
+        assert one.window == crowd_of_cutouts.window(one.instance)
         x1, y1, x2, y2 = one.place
         width, height = one.window[2] - one.window[0], one.window[3] - one.window[1]
         assert 0 <= one.tone <= 0.3
@@ -98,16 +98,16 @@ def test_pastes_keep_within_their_settings(crowd_of_donors, seed, near, high, ma
         assert any(fits)
 
 
-def test_settings_are_shares_of_what_is_drawn(crowd_of_donors):
+def test_settings_are_shares_of_what_is_drawn(crowd_of_cutouts):
     rng = np.random.default_rng(0)
     paste = CopyPaste(0.6, people=3, behind=0.2, flip=0.7)
-    drawn = [paste.draw(BOXES, SIZE, 0, crowd_of_donors, rng) for _ in range(1500)]
+    drawn = [paste.sample(BOXES, SIZE, 0, crowd_of_cutouts, rng) for _ in range(1500)]
     assert np.mean([len(d) > 0 for d in drawn]) == pytest.approx(0.6, abs=0.05)
     numbers = np.bincount([len(d) for d in drawn if d], minlength=4)[1:] / sum(map(bool, drawn))
     np.testing.assert_allclose(numbers, 1 / 3, atol=0.05)
     assert np.mean([p.behind for d in drawn for p in d]) == pytest.approx(0.2, abs=0.04)
     assert np.mean([p.mirrored for d in drawn for p in d]) == pytest.approx(0.7, abs=0.04)
-    assert CopyPaste(1.0).draw(BOXES[:0], SIZE, 0, crowd_of_donors, rng) == []
+    assert CopyPaste(1.0).sample(BOXES[:0], SIZE, 0, crowd_of_cutouts, rng) == []
 
 
 @pytest.mark.parametrize(

@@ -137,9 +137,9 @@ def test_evaluation_carries_the_true_masks_at_the_original_size(evaluation):
     annotations = evaluation.annotations
     for n in range(len(evaluation)):
         sample = evaluation[n]
-        owners = annotations.eligible(sample.image_index, 16)
+        target_index = annotations.eligible(sample.image_index, 16)
         outlines = annotations.outlines(sample.image_index)
-        assert sample.truth.rles == [outlines.rle(int(i)) for i in owners]
+        assert sample.truth.rles == [outlines.rle(int(i)) for i in target_index]
         assert all(tuple(truth["size"]) == sample.original_size for truth in sample.truth.rles)
 
 
@@ -182,8 +182,10 @@ def test_crowding_is_known_with_two_classes_too(coco_set, num_classes):
             sample.truth.metric_targets, np.where(labels == 2, 2 * (num_classes > 2), labels)
         )
         first = dataset.annotations.first[sample.image_index]
-        owners = dataset.annotations.eligible(sample.image_index, 16)
-        np.testing.assert_array_equal(sample.truth.annotation_ids, dataset.annotations.ids[first + owners])
+        target_index = dataset.annotations.eligible(sample.image_index, 16)
+        np.testing.assert_array_equal(
+            sample.truth.annotation_ids, dataset.annotations.ids[first + target_index]
+        )
     assert max(dataset[number].truth.non_target_shares.max() for number in range(5)) > 0.05
 
 

@@ -161,7 +161,7 @@ def test_every_view_lives_as_long_as_said(refresh):
 
     rng = First()
     for rng.variant in range(5):
-        generations = [AugmentationPool(5, refresh).draw(rng, epoch)[1] for epoch in range(60)]
+        generations = [AugmentationPool(5, refresh).sample(rng, epoch)[1] for epoch in range(60)]
         changes = [n for n in range(1, 60) if generations[n] != generations[n - 1]]
         assert all(b - a == refresh for a, b in itertools.pairwise(changes))
 

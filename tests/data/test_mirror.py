@@ -66,14 +66,14 @@ def test_targets_are_those_drawn_in_the_mirror(build):
         ids = dataset.annotations.ids
         for n, sample in enumerate(mirrored.samples):
             instances = dataset.annotations.instances(sample.image_index)
-            owners = np.array([list(ids[instances]).index(i) for i in sample.truth.annotation_ids])
+            target_index = np.array([list(ids[instances]).index(i) for i in sample.truth.annotation_ids])
             drawn = rasterize_targets(
                 data.spec,
                 outlines=dataset.annotations.outlines(sample.image_index),
                 crowd=dataset.annotations.crowd[instances],
                 transform=sample.transform,
                 rois=sample.rois,
-                owners=owners,
+                target_index=target_index,
             )
             mine = mirrored.rois[:, 0] == n
             assert (drawn == mirrored.targets[mine].numpy()).mean() > 0.995  # cells cut by an edge

@@ -88,7 +88,7 @@ def test_an_item_is_the_same_in_any_order_and_in_any_worker(files):
 
 
 def test_the_order_of_the_images_is_of_no_account(files):
-    """Whom an image gets hangs on the set of donors, not on where they are in it."""
+    """Whom an image gets hangs on the set of cutouts, not on where they are in it."""
     dataset, turned = make(files), make(files, range(IMAGES)[::-1])
     for n in range(IMAGES):
         assert_same(dataset[0, n], turned[0, IMAGES - 1 - n])
@@ -97,7 +97,7 @@ def test_the_order_of_the_images_is_of_no_account(files):
 def test_people_are_pasted_in_and_are_rois_too(files):
     dataset, plain = make(files), make(files, paste=None)
     more = [
-        len(dataset.scenes.draw(n, np.random.default_rng(seed)).eligible)
+        len(dataset.scenes.sample(n, np.random.default_rng(seed)).eligible)
         - len(plain.scenes.plain(n).eligible)
         for n in range(IMAGES)
         for seed in range(20)
@@ -120,7 +120,7 @@ def test_without_pasting_items_are_what_they_were(files):
     same = 0
     for key in [(epoch, n) for epoch in range(4) for n in range(IMAGES)]:
         assert_same(never[key], plain[key])
-        if not some.scenes.draw(key[1], rng_of(some, key)).layers:
+        if not some.scenes.sample(key[1], rng_of(some, key)).pasted:
             assert_same(some[key], plain[key])
             same += 1
     assert 0 < same < 4 * IMAGES
@@ -153,7 +153,7 @@ def test_what_is_held_out_is_never_seen(files, tmp_path):
     for epoch in range(10):
         for n in range(len(kept)):
             assert_same(dataset[epoch, n], other[epoch, n])
-            ids |= set(dataset.scenes.draw(n, rng_of(dataset, (epoch, n))).ids.tolist())
+            ids |= set(dataset.scenes.sample(n, rng_of(dataset, (epoch, n))).ids.tolist())
     assert ids == set(dataset.annotations.ids.tolist())
     everybody = make(files)
     assert len(everybody.annotations.ids) > len(ids)
@@ -171,7 +171,9 @@ def test_folds_share_slots_of_pictures_without_pasted_people_only(files):
                 dataset[epoch, n]
                 rng = rng_of(dataset, (epoch, n))
                 image = int(dataset.annotations.image_ids[n])
-                pasted.append(bool(dataset.scenes.draw(n, dataset.views.choose(image, epoch, rng)[1]).layers))
+                pasted.append(
+                    bool(dataset.scenes.sample(n, dataset.views.choose(image, epoch, rng)[1]).pasted)
+                )
         folds[name] = cache.keys, pasted
     assert 0 < sum(folds["one"][1]) < len(folds["one"][1])
     keys, pasted = zip(*(folds[name] for name in ("one", "two")), strict=True)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from roiseg.data import roi_statistics
 from roiseg.data.annotation_loading import load_annotations
-from roiseg.data.roi_statistics import CLASSES, measure
+from roiseg.data.roi_statistics import CLASSES, measure_rois
 from roiseg.data.targets import TargetSpec, rasterize_targets
 from roiseg.geometry import boxes as box_ops
 from roiseg.geometry.transform import Transform
@@ -18,13 +18,13 @@ def one_by_one(annotations, least, grid):
     """Counts [R, 4], nearest IoU [R] and sides [R, 2], image by image and ROI by ROI from drawn targets."""
     counts, nearest, sides = [], [], []
     for image in range(len(annotations)):
-        owners = annotations.eligible(image, least)
+        target_index = annotations.eligible(image, least)
         boxes, crowd = annotations.pixel_boxes(image), annotations.crowd[annotations.instances(image)]
         spec = TargetSpec("roi", (grid, grid), 3, annotations.size(image))
         outlines, identity = annotations.outlines(image), Transform(1.0, 1.0, 0.0, 0.0)
-        for target in rasterize_targets(spec, outlines, crowd, identity, boxes[owners], owners):
+        for target in rasterize_targets(spec, outlines, crowd, identity, boxes[target_index], target_index):
             counts.append([int((target == value).sum()) for value in CLASSES.values()])
-        for owner in owners:
+        for owner in target_index:
             others = [i for i in range(len(boxes)) if i != owner and not crowd[i]]
             ious = [float(box_ops.iou(boxes[[owner]], boxes[[i]])[0, 0]) for i in others]
             nearest.append(max(ious, default=0.0))
@@ -33,7 +33,7 @@ def one_by_one(annotations, least, grid):
 
 
 def check(annotations, least, grid):
-    found = measure(annotations, least, grid)
+    found = measure_rois(annotations, least, grid)
     counts, nearest, sides = one_by_one(annotations, least, grid)
     np.testing.assert_array_equal(found.counts, counts)
     np.testing.assert_allclose(found.nearest_iou, nearest, atol=1e-6)
@@ -89,7 +89,7 @@ def test_whatever_the_outlines(tmp_path_factory, instances, at_once):
 
 
 def test_no_roi_at_all(coco_set):
-    found = measure(load_annotations(coco_set.json), 1000, 56)
+    found = measure_rois(load_annotations(coco_set.json), 1000, 56)
     assert found.images == len(found.counts) == len(found.sides) == len(found.nearest_iou) == 0
 
 

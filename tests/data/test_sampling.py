@@ -20,26 +20,26 @@ def spread(count):
 def test_every_image_gives_k_rois_each_with_an_eligible_owner(count, k, seed):
     rng = np.random.default_rng(seed)
     eligible = np.sort(rng.choice(count, rng.integers(1, count + 1), replace=False))
-    rois, owners = RoiSampler(k).draw(spread(count), eligible, rng, SIZE)
+    rois, target_index = RoiSampler(k).sample(spread(count), eligible, rng, SIZE)
     assert rois.shape == (k, 4)
     assert rois.dtype == np.float32
-    assert owners.shape == (k,)
-    assert set(owners) <= set(eligible)
+    assert target_index.shape == (k,)
+    assert set(target_index) <= set(eligible)
 
 
 @given(st.integers(1, 10), st.integers(1, 12), st.integers(0, 2**32 - 1))
 def test_every_instance_is_taken_once_before_any_is_repeated(count, k, seed):
-    _, owners = RoiSampler(k).draw(spread(count), np.arange(count), np.random.default_rng(seed), SIZE)
-    assert len(set(owners[: min(k, count)])) == min(k, count)
+    _, target_index = RoiSampler(k).sample(spread(count), np.arange(count), np.random.default_rng(seed), SIZE)
+    assert len(set(target_index[: min(k, count)])) == min(k, count)
 
 
 def test_repeated_draws_are_always_jittered():
     boxes = spread(2)
     sampler = RoiSampler(6, jitter_share=0.0)
     for seed in range(20):
-        rois, owners = sampler.draw(boxes, np.arange(2), np.random.default_rng(seed), SIZE)
-        np.testing.assert_array_equal(rois[:2], boxes[owners[:2]])
-        assert (rois[2:] != boxes[owners[2:]]).any(axis=1).all()
+        rois, target_index = sampler.sample(boxes, np.arange(2), np.random.default_rng(seed), SIZE)
+        np.testing.assert_array_equal(rois[:2], boxes[target_index[:2]])
+        assert (rois[2:] != boxes[target_index[2:]]).any(axis=1).all()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
@@ -49,8 +49,8 @@ def test_the_share_of_jittered_draws_is_as_asked(share):
     sampler = RoiSampler(8, jitter_share=share)
     moved = []
     for _ in range(250):
-        rois, owners = sampler.draw(boxes, np.arange(8), rng, SIZE)
-        moved += list((rois != boxes[owners]).any(axis=1))
+        rois, target_index = sampler.sample(boxes, np.arange(8), rng, SIZE)
+        moved += list((rois != boxes[target_index]).any(axis=1))
     assert np.mean(moved) == pytest.approx(share, abs=0.03)
 
 
@@ -58,31 +58,31 @@ def test_the_share_of_jittered_draws_is_as_asked(share):
 def test_jitter_stays_within_its_bounds_and_the_input(center, scale, seed):
     boxes = np.float32([[50, 60, 90, 150], [100, 40, 160, 100], [0, 0, 40, 60], [250, 120, 300, 200]])
     sampler = RoiSampler(8, 1.0, center, scale)
-    rois, owners = sampler.draw(boxes, np.arange(4), np.random.default_rng(seed), SIZE)
-    sides = (boxes[:, 2:] - boxes[:, :2])[owners]
+    rois, target_index = sampler.sample(boxes, np.arange(4), np.random.default_rng(seed), SIZE)
+    sides = (boxes[:, 2:] - boxes[:, :2])[target_index]
     slack = sides * (center + scale / 2) + 1e-3
     assert (rois >= 0).all()
     assert (rois <= [SIZE[1], SIZE[0]] * 2).all()
-    assert (np.abs(rois[:, :2] - boxes[owners, :2]) <= slack).all()
-    assert (np.abs(rois[:, 2:] - boxes[owners, 2:]) <= slack).all()
+    assert (np.abs(rois[:, :2] - boxes[target_index, :2]) <= slack).all()
+    assert (np.abs(rois[:, 2:] - boxes[target_index, 2:]) <= slack).all()
     assert (rois[:, 2:] - rois[:, :2] >= 2).all()
 
 
 def test_a_jittered_box_that_would_be_too_thin_stays_exact():
     boxes = np.float32([[0, 10, 1.5, 40], [100, 10, 101, 11]])
     for seed in range(30):
-        rois, owners = RoiSampler(4, 1.0, 0.3, 0.3).draw(
+        rois, target_index = RoiSampler(4, 1.0, 0.3, 0.3).sample(
             boxes, np.arange(2), np.random.default_rng(seed), SIZE
         )
         thin = (rois[:, 2:] - rois[:, :2]).min(axis=1) < 2
-        np.testing.assert_array_equal(rois[thin], boxes[owners[thin]])
+        np.testing.assert_array_equal(rois[thin], boxes[target_index[thin]])
 
 
 def drawn_shares(boxes, sampler, eligible=None, times=6000):
     rng = np.random.default_rng(1)
     eligible = np.arange(len(boxes)) if eligible is None else eligible
-    owners = np.concatenate([sampler.draw(boxes, eligible, rng, SIZE)[1] for _ in range(times)])
-    return np.bincount(owners, minlength=len(boxes)) / len(owners)
+    target_index = np.concatenate([sampler.sample(boxes, eligible, rng, SIZE)[1] for _ in range(times)])
+    return np.bincount(target_index, minlength=len(boxes)) / len(target_index)
 
 
 # two boxes that cover half of each other, two alone
@@ -103,7 +103,7 @@ def test_instances_that_are_no_roi_still_make_others_hard():
 
 def test_the_same_seed_draws_the_same():
     sampler = RoiSampler(5)
-    a, b, c = (sampler.draw(CROWDED, np.arange(4), np.random.default_rng(s), SIZE) for s in (3, 3, 4))
+    a, b, c = (sampler.sample(CROWDED, np.arange(4), np.random.default_rng(s), SIZE) for s in (3, 3, 4))
     np.testing.assert_array_equal(a[0], b[0])
     np.testing.assert_array_equal(a[1], b[1])
     assert (a[0] != c[0]).any()
@@ -111,14 +111,14 @@ def test_the_same_seed_draws_the_same():
 
 @pytest.mark.parametrize("boxes", [spread(3), np.zeros((0, 4), np.float32)])
 def test_nothing_eligible_gives_nothing(boxes):
-    rois, owners = RoiSampler(4).draw(boxes, np.zeros(0, np.int64), np.random.default_rng(0), SIZE)
+    rois, target_index = RoiSampler(4).sample(boxes, np.zeros(0, np.int64), np.random.default_rng(0), SIZE)
     assert rois.shape == (0, 4)
-    assert owners.shape == (0,)
+    assert target_index.shape == (0,)
 
 
 def test_boxes_handed_in_are_not_changed():
     boxes = spread(3)
     before = boxes.copy()
-    RoiSampler(8, 1.0).draw(boxes, np.arange(3), np.random.default_rng(0), SIZE)
+    RoiSampler(8, 1.0).sample(boxes, np.arange(3), np.random.default_rng(0), SIZE)
     np.testing.assert_array_equal(boxes, before)
     np.testing.assert_array_equal(box_ops.crowding(boxes), 0)

@@ -30,9 +30,9 @@ def off(polygon):
 
 
 DONORS = [
-    {"file": "donors.png", "segmentation": off(person(25.13, 6.37, 77.41))},
-    {"file": "donors.png", "segmentation": hole_rle(96, 120, (60, 10, 110, 90), (75, 30, 90, 50))},
-    {"file": "donors.png", "segmentation": [off(rectangle(2.27, 3.19, 9.71, 21.33)), off(rectangle(4.07, 61.13, 12.57, 90.71))]},
+    {"file": "cutouts.png", "segmentation": off(person(25.13, 6.37, 77.41))},
+    {"file": "cutouts.png", "segmentation": hole_rle(96, 120, (60, 10, 110, 90), (75, 30, 90, 50))},
+    {"file": "cutouts.png", "segmentation": [off(rectangle(2.27, 3.19, 9.71, 21.33)), off(rectangle(4.07, 61.13, 12.57, 90.71))]},
 ]  # fmt: skip
 BASE = [
     {"file": "base.png", "segmentation": hole_rle(80, 100, (10, 10, 45, 75), (20, 30, 30, 40))},
@@ -44,7 +44,7 @@ BASE = [
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    sizes = {"base.png": (HEIGHT, WIDTH), "donors.png": (96, 120)}
+    sizes = {"base.png": (HEIGHT, WIDTH), "cutouts.png": (96, 120)}
     return write_coco(tmp_path_factory.mktemp("scenes"), sizes, BASE + DONORS)
 
 
@@ -53,21 +53,21 @@ def scenes(files):
     return SceneComposer(load_annotations(files.json), files.images, 16, CopyPaste(min_size=16))
 
 
-def donor_mask(donor, paste):
-    """Mask [h, w] over `paste.place`: is a cell's centre, brought back to the donor's image, inside?"""
+def donor_mask(cutout, paste):
+    """Mask [h, w] over `paste.place`: is a cell's centre, brought back to the cutout's image, inside?"""
     x1, y1, x2, y2 = paste.window
     height, width = paste.size
     x = (np.arange(width) + 0.5) * (x2 - x1) / width
     x = (x2 - x if paste.mirrored else x1 + x)[None, :]
     y = (y1 + (np.arange(height) + 0.5) * (y2 - y1) / height)[:, None]
-    if isinstance(donor["segmentation"], dict):
+    if isinstance(cutout["segmentation"], dict):
         return (
-            segmentation_mask(donor["segmentation"], 96, 120)[
+            segmentation_mask(cutout["segmentation"], 96, 120)[
                 np.floor(y).astype(int), np.floor(x).astype(int)
             ]
             > 0
         )
-    parts = donor["segmentation"]
+    parts = cutout["segmentation"]
     inside = np.zeros((height, width), bool)
     for part in parts if isinstance(parts[0], list) else [parts]:
         corners = np.reshape(part, (-1, 2))
@@ -84,7 +84,7 @@ def painted(pastes):
     masks = [segmentation_mask(b["segmentation"], HEIGHT, WIDTH) > 0 for b in BASE]
     areas, taken = [m.sum() for m in masks], []
     for paste in pastes:
-        whole = donor_mask(DONORS[paste.donor - len(BASE)], paste)
+        whole = donor_mask(DONORS[paste.instance - len(BASE)], paste)
         canvas = np.zeros((HEIGHT, WIDTH), bool)
         for row, column in zip(*whole.nonzero(), strict=True):
             y, x = row + paste.place[1], column + paste.place[0]
@@ -117,7 +117,7 @@ WINDOWS = [(5, 6, 45, 84), (60, 10, 110, 90), (2, 3, 13, 91)]
 
 
 def test_the_windows_used_here_are_those_of_the_donors(scenes):
-    assert [scenes.donors.window(len(BASE) + n) for n in range(3)] == WINDOWS
+    assert [scenes.cutouts.window(len(BASE) + n) for n in range(3)] == WINDOWS
 
 
 def bounds(mask):
@@ -141,10 +141,10 @@ def test_masks_boxes_and_who_is_a_roi_are_those_of_painting_whole_masks(scenes, 
         if n != 2 and wide and masks[n].sum() >= 0.25 * areas[n]:
             eligible.append(position)
     assert scene.eligible.tolist() == eligible
-    ids = [n + 1 for n in range(len(BASE))] + [paste.donor + 1 for paste in pastes]
+    ids = [n + 1 for n in range(len(BASE))] + [paste.instance + 1 for paste in pastes]
     assert scene.ids.tolist() == [ids[n] for n in left]
     taken = [mask for mask in taken if mask.any()]
-    for layer, mask in zip(scene.layers, taken, strict=True):
+    for layer, mask in zip(scene.pasted, taken, strict=True):
         x1, y1, x2, y2 = layer.window
         np.testing.assert_array_equal(layer.mask, mask[y1:y2, x1:x2])
         assert layer.mask.sum() == mask.sum()
@@ -156,11 +156,11 @@ def test_targets_are_those_of_the_label_map(scenes, pastes):
     masks, _, _ = painted(pastes)
     scene = scenes.compose(scenes.plain(0), pastes)
     spec = TargetSpec("roi", (HEIGHT, WIDTH), 3, (HEIGHT, WIDTH))
-    owners = scene.eligible
-    rois = np.tile(np.array([[0, 0, WIDTH, HEIGHT]], np.float32), (len(owners), 1))
-    drawn = rasterize_targets(spec, scene.outlines, scene.crowd, Transform(1, 1, 0, 0), rois, owners)
+    target_index = scene.eligible
+    rois = np.tile(np.array([[0, 0, WIDTH, HEIGHT]], np.float32), (len(target_index), 1))
+    drawn = rasterize_targets(spec, scene.outlines, scene.crowd, Transform(1, 1, 0, 0), rois, target_index)
     left = [mask for mask in masks if mask.any()]
-    for owner, labels in zip(owners, drawn, strict=True):
+    for owner, labels in zip(target_index, drawn, strict=True):
         want = np.zeros((HEIGHT, WIDTH), int)
         want[left[int(np.flatnonzero(scene.crowd)[0])] if scene.crowd.any() else want > 0] = 255
         for n, mask in enumerate(left):
@@ -187,14 +187,14 @@ def test_a_pasted_person_shows_its_own_pixels(scenes, files, paste):
     paste = replace(paste, tone=0.0)
     scene = scenes.compose(scenes.plain(0), [paste])
     after = scenes.render(read_image(files.images / "base.png"), scene)
-    donors = read_image(files.images / "donors.png")
+    cutouts = read_image(files.images / "cutouts.png")
     if paste.mirrored:
-        donors = donors[:, ::-1]
+        cutouts = cutouts[:, ::-1]
         x1, x2 = 120 - paste.window[2], 120 - paste.window[0]
     else:
         x1, x2 = paste.window[0], paste.window[2]
     height, width = paste.size
-    window = np.ascontiguousarray(donors[paste.window[1] : paste.window[3], x1:x2])
+    window = np.ascontiguousarray(cutouts[paste.window[1] : paste.window[3], x1:x2])
     way = cv2.INTER_AREA if height < window.shape[0] else cv2.INTER_LINEAR
     stretched = cv2.resize(window, (width, height), interpolation=way)
     inner = cv2.erode(painted([paste])[2][0].astype(np.uint8), np.ones((3, 3)), borderValue=0)
@@ -255,7 +255,7 @@ class Fixed:
 
 @pytest.fixture
 def alone(tmp_path):
-    """A person of 40 x 60 pixels, and a solid donor of 50 x 60."""
+    """A person of 40 x 60 pixels, and a solid cutout of 50 x 60."""
     instances = [
         {"file": "a.png", "segmentation": hole_rle(100, 100, (20, 20, 60, 80), (0, 0, 0, 0))},
         {"file": "b.png", "segmentation": hole_rle(60, 50, (0, 0, 50, 60), (0, 0, 0, 0))},
@@ -268,7 +268,7 @@ def pasted(alone, *places, behind=False):
     pastes = [Paste(1, (0, 0, 50, 60), place, False, behind, 0.0) for place in places]
     scenes = SceneComposer(*alone, 16, CopyPaste(min_size=16))
     scenes.paste = Fixed(pastes)
-    return scenes.draw(0, np.random.default_rng(0))
+    return scenes.sample(0, np.random.default_rng(0))
 
 
 def test_who_is_hardly_to_be_seen_is_no_roi_but_in_the_way_of_others(alone):
@@ -297,7 +297,7 @@ def test_who_stands_behind_changes_nobody(alone):
     assert rle.decode(scene.outlines.rle(0)).sum() == 40 * 60
     assert rle.decode(scene.outlines.rle(1)).sum() == 80 * 80 - 40 * 60
     assert scene.eligible.tolist() == [0, 1]
-    assert len(pasted(alone, (25, 25, 50, 70), behind=True).layers) == 0  # nothing of it is to be seen
+    assert len(pasted(alone, (25, 25, 50, 70), behind=True).pasted) == 0  # nothing of it is to be seen
 
 
 def test_a_picture_in_which_nobody_could_be_a_roi_stays_as_it_is(alone):
@@ -305,10 +305,10 @@ def test_a_picture_in_which_nobody_could_be_a_roi_stays_as_it_is(alone):
     scene = pasted(
         alone, (10, 10, 70, 90), (12, 0, 100, 95), (0, 0, 13, 100), (13, 0, 100, 100), (3, 3, 101, 100)
     )
-    assert scene.layers
+    assert scene.pasted
     places = [(0, 0, 100, 100)] + [(x, 0, x + 10, 100) for x in range(0, 100, 10)]
     scene = pasted(alone, *places)
-    assert scene.layers == ()
+    assert scene.pasted == ()
     assert scene.ids.tolist() == [1]
 
 
@@ -338,13 +338,13 @@ def test_real_people_in_real_pictures(realdata):
     seen = 0
     for image in np.flatnonzero(annotations.eligible_counts(16)).tolist():
         plain = scenes.plain(image)
-        scene = scenes.draw(image, np.random.default_rng(image))
+        scene = scenes.sample(image, np.random.default_rng(image))
         masks = [rle.decode(plain.outlines.rle(n)) for n in range(len(plain.boxes))]
-        for paste, (x1, y1, x2, y2), mask in scene.layers:
-            assert annotations.image_of(paste.donor) != image
+        for paste, (x1, y1, x2, y2), mask in scene.pasted:
+            assert annotations.image_of(paste.instance) != image
             canvas = np.zeros(annotations.size(image), bool)
             canvas[y1:y2, x1:x2] = mask
-            official = rle.decode(annotations.outline(paste.donor).rle(0)).astype(np.uint8)
+            official = rle.decode(annotations.outline(paste.instance).rle(0)).astype(np.uint8)
             wx1, wy1, wx2, wy2 = paste.window
             cut = official[wy1:wy2, wx1:wx2]
             assert cut.sum() == official.sum()
@@ -356,15 +356,15 @@ def test_real_people_in_real_pictures(realdata):
         left = [mask for mask in masks if mask.any()]
         for position, mask in enumerate(left):
             np.testing.assert_array_equal(rle.decode(scene.outlines.rle(position)), mask)
-            if position >= len(left) - len(scene.layers):  # or some of the annotated, which may be loose
+            if position >= len(left) - len(scene.pasted):  # or some of the annotated, which may be loose
                 np.testing.assert_array_equal(scene.boxes[position], bounds(mask))
         assert len(left) == len(scene.boxes)
         assert len(scene.eligible)
-        picture = read_image(scenes.donors.image_dir / str(annotations.file_names[image]))
+        picture = read_image(scenes.cutouts.image_dir / str(annotations.file_names[image]))
         after = scenes.render(picture, scene)
         touched = np.zeros(picture.shape[:2], bool)
-        for _, (x1, y1, x2, y2), mask in scene.layers:
+        for _, (x1, y1, x2, y2), mask in scene.pasted:
             touched[y1:y2, x1:x2] |= mask
         np.testing.assert_array_equal(after[~touched], picture[~touched])
-        assert not scene.layers or (after != picture).any()
+        assert not scene.pasted or (after != picture).any()
     assert seen > 10

@@ -77,17 +77,17 @@ def compare_set(json_file, spec, letterbox, mirror=False, jitter=0.1, images=Non
         instances, size = annotations.instances(i), annotations.size(i)
         by_id = {record["id"]: record for record in content["annotations"]}
         records = [by_id[int(n)] for n in annotations.ids[instances]]
-        owners = annotations.eligible(i, 16)
+        target_index = annotations.eligible(i, 16)
         transform = letterbox.fit(*size)
         if mirror:
             transform = mirrored(transform, letterbox)
         boxes = transform.boxes(annotations.pixel_boxes(i))
-        rois = box_ops.jitter(boxes[owners], rng, jitter, jitter)
+        rois = box_ops.jitter(boxes[target_index], rng, jitter, jitter)
         crowd = annotations.crowd[instances]
-        targets = rasterize_targets(spec, annotations.outlines(i), crowd, transform, rois, owners)
-        assert targets.shape == (len(owners), *spec.size)
+        targets = rasterize_targets(spec, annotations.outlines(i), crowd, transform, rois, target_index)
+        assert targets.shape == (len(target_index), *spec.size)
         assert targets.dtype == np.uint8
-        for target, roi, owner in zip(targets, rois.astype(float), owners, strict=True):
+        for target, roi, owner in zip(targets, rois.astype(float), target_index, strict=True):
             window = roi if spec.frame == "roi" else (0, 0, spec.image_size[1], spec.image_size[0])
             want = reference(records, size, transform, window, spec.size, owner, spec.num_classes, samples)
             wrong += int((target != want).sum())
@@ -169,8 +169,8 @@ def crowded(tmp_path_factory):
 
 def draw_crowded(annotations, spec):
     boxes, identity = annotations.pixel_boxes(0), Transform(1.0, 1.0, 0.0, 0.0)
-    crowd, owners = np.arange(len(boxes)) % 11 == 3, np.arange(len(boxes))
-    return rasterize_targets(spec, annotations.outlines(0), crowd, identity, boxes, owners)
+    crowd, target_index = np.arange(len(boxes)) % 11 == 3, np.arange(len(boxes))
+    return rasterize_targets(spec, annotations.outlines(0), crowd, identity, boxes, target_index)
 
 
 @pytest.mark.parametrize("frame", ["roi", "image"])
@@ -202,17 +202,17 @@ def test_memory_stays_near_that_of_the_result(crowded, frame):
 def scene(tmp_path):
     """Targets of rectangles on a 40 x 40 image, whole pixels, one cell a pixel."""
 
-    def draw(outlines, owners=(0,), crowd=(), num_classes=3, frame="image", rois=None):
+    def draw(outlines, target_index=(0,), crowd=(), num_classes=3, frame="image", rois=None):
         instances = [
             {"file": "a.png", "segmentation": outline, "iscrowd": int(n in crowd)}
             for n, outline in enumerate(outlines)
         ]
         annotations = load_annotations(write_coco(tmp_path, {"a.png": (40, 40)}, instances).json)
-        rois = np.float32(rois) if rois is not None else np.float32([[0, 0, 40, 40]] * len(owners))
+        rois = np.float32(rois) if rois is not None else np.float32([[0, 0, 40, 40]] * len(target_index))
         spec = TargetSpec(frame, (40, 40), num_classes, (40, 40))
         identity = Transform(1.0, 1.0, 0.0, 0.0)
         return rasterize_targets(
-            spec, annotations.outlines(0), annotations.crowd, identity, rois, np.array(owners)
+            spec, annotations.outlines(0), annotations.crowd, identity, rois, np.array(target_index)
         )
 
     return draw
@@ -236,7 +236,7 @@ def test_three_classes_tell_the_target_from_other_persons(scene):
 
 
 def test_where_persons_overlap_each_is_the_target_of_its_own_roi(scene):
-    targets = scene([LEFT, MIDDLE], owners=(0, 1))
+    targets = scene([LEFT, MIDDLE], target_index=(0, 1))
     both = area_of(5, 5, 20, 35) & area_of(15, 10, 28, 30)
     assert (targets[:, both] == 1).all()
     assert (targets[0] > 0).sum() == (targets[1] > 0).sum()
@@ -258,8 +258,8 @@ def test_a_crowd_is_ignored_only_where_no_person_is(scene, num_classes):
 
 def test_the_order_of_crowds_and_persons_in_the_file_does_not_matter(scene):
     crowd = rectangle(0, 8, 40, 20)
-    first = scene([crowd, LEFT, MIDDLE], owners=(1,), crowd=(0,))
-    last = scene([LEFT, MIDDLE, crowd], owners=(0,), crowd=(2,))
+    first = scene([crowd, LEFT, MIDDLE], target_index=(1,), crowd=(0,))
+    last = scene([LEFT, MIDDLE, crowd], target_index=(0,), crowd=(2,))
     np.testing.assert_array_equal(first, last)
 
 
@@ -308,7 +308,7 @@ def test_a_mirrored_view_has_the_mirrored_target(coco_set):
     letterbox = Letterbox((128, 128))
     wrong = total = 0
     for i in range(len(annotations)):
-        instances, owners = annotations.instances(i), annotations.eligible(i, 16)
+        instances, target_index = annotations.instances(i), annotations.eligible(i, 16)
         views = []
         for change in (lambda t: t, lambda t: mirrored(t, letterbox)):
             transform = change(letterbox.fit(*annotations.size(i)))
@@ -316,7 +316,9 @@ def test_a_mirrored_view_has_the_mirrored_target(coco_set):
             for spec in (SPECS["56x56"], SPECS["the image at stride 2"]):
                 crowd = annotations.crowd[instances]
                 outlines = annotations.outlines(i)
-                views.append(rasterize_targets(spec, outlines, crowd, transform, boxes[owners], owners))
+                views.append(
+                    rasterize_targets(spec, outlines, crowd, transform, boxes[target_index], target_index)
+                )
         for straight, flipped in zip(views[:2], views[2:], strict=True):
             wrong += int((straight != flipped[:, :, ::-1]).sum())
             total += straight.size
@@ -326,7 +328,7 @@ def test_a_mirrored_view_has_the_mirrored_target(coco_set):
 @pytest.mark.parametrize("frame", ["roi", "image"])
 def test_no_rois_give_no_targets(frame, tmp_path):
     spec = TargetSpec(frame, (14, 9), 3, (64, 64))
-    rois, owners = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    rois, target_index = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
     annotations = load_annotations(
         write_coco(
             tmp_path, {"a.png": (64, 64), "b.png": (64, 64)}, [{"file": "a.png", "segmentation": LEFT}]
@@ -335,7 +337,9 @@ def test_no_rois_give_no_targets(frame, tmp_path):
     for image in range(2):
         outlines = annotations.outlines(image)
         identity = Transform(1.0, 1.0, 0.0, 0.0)
-        targets = rasterize_targets(spec, outlines, np.zeros(len(outlines), bool), identity, rois, owners)
+        targets = rasterize_targets(
+            spec, outlines, np.zeros(len(outlines), bool), identity, rois, target_index
+        )
         assert targets.shape == (0, 14, 9)
 
 

@@ -13,11 +13,11 @@ from roiseg.geometry.interpolation import point_sample
 from roiseg.geometry.roi_align import roi_align
 
 
-def naive(maps, points, owners):
+def naive(maps, points, map_index):
     """Bilinear interpolation between cell centres, one point at a time, in Python floats."""
     _, channels, height, width = maps.shape
     result = np.zeros((*points.shape[:2], channels))
-    for r, owner in enumerate(owners):
+    for r, owner in enumerate(map_index):
         for p, (x, y) in enumerate(points[r].tolist()):
             x, y = min(max(x - 0.5, 0.0), width - 1.0), min(max(y - 0.5, 0.0), height - 1.0)
             for row in {math.floor(y), math.ceil(y)}:
@@ -31,17 +31,17 @@ def example(seed, images, channels, height, width, rois, count):
     generator = torch.Generator().manual_seed(seed)
     maps = torch.randn(images, channels, height, width, generator=generator, dtype=torch.float64)
     points = torch.rand(rois, count, 2, generator=generator, dtype=torch.float64) * 1.4 - 0.2
-    owners = torch.randint(0, images, (rois,), generator=generator)
-    return maps, points * torch.tensor([width, height]), owners
+    map_index = torch.randint(0, images, (rois,), generator=generator)
+    return maps, points * torch.tensor([width, height]), map_index
 
 
 @given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 6), st.integers(0, 3))
 @settings(max_examples=40)
 def test_equals_the_definition_also_beyond_the_border_and_on_maps_one_cell_wide(seed, height, width, rois):
-    maps, points, owners = example(seed, 2, 3, height, width, rois, 9)
-    got = point_sample(maps, points, owners)
+    maps, points, map_index = example(seed, 2, 3, height, width, rois, 9)
+    got = point_sample(maps, points, map_index)
     assert got.dtype == torch.float64
-    torch.testing.assert_close(got, naive(maps, points, owners), atol=1e-12, rtol=0)
+    torch.testing.assert_close(got, naive(maps, points, map_index), atol=1e-12, rtol=0)
 
 
 def test_at_cell_centres_it_reads_the_cells():
@@ -64,15 +64,15 @@ def test_a_regular_grid_of_points_equals_roi_align_with_one_sample_a_cell():
 
 
 def test_equals_grid_sample_with_border_padding():
-    maps, points, owners = example(3, 3, 2, 6, 5, 4, 20)
+    maps, points, map_index = example(3, 3, 2, 6, 5, 4, 20)
     grid = 2 * points / torch.tensor([5, 6]) - 1
-    expected = F.grid_sample(maps[owners], grid[:, None], padding_mode="border", align_corners=False)
-    torch.testing.assert_close(point_sample(maps, points, owners), expected[:, :, 0].transpose(1, 2))
+    expected = F.grid_sample(maps[map_index], grid[:, None], padding_mode="border", align_corners=False)
+    torch.testing.assert_close(point_sample(maps, points, map_index), expected[:, :, 0].transpose(1, 2))
 
 
 def test_gradient_is_the_numeric_one():
-    maps, points, owners = example(1, 2, 2, 4, 3, 3, 5)
-    assert torch.autograd.gradcheck(lambda m: point_sample(m, points, owners), maps.requires_grad_())
+    maps, points, map_index = example(1, 2, 2, 4, 3, 3, 5)
+    assert torch.autograd.gradcheck(lambda m: point_sample(m, points, map_index), maps.requires_grad_())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
