@@ -1,4 +1,4 @@
-"""What the ROIs of an annotation file hold: class shares, overlap, sizes, and class weights from them.
+"""Analyze the ROIs of an annotation file: class shares, overlap, sizes, and recommended class weights.
 
 Everything is computed from the outlines; no image is read.
 """
@@ -26,7 +26,7 @@ from roiseg.data.roi_statistics import CLASSES, RoiStatistics, measure_rois
 log = logging.getLogger(__name__)
 
 CROWDED = 0.1
-_FORMAT = 2  # another number makes every older file stale
+_FORMAT = 2  # raise it to invalidate older files
 _BAND_EDGES = (0, 16, 32, 64, 96, 192, math.inf)  # sqrt(ROI area), original pixels
 _COCO_EDGES = (0, 32, 96, math.inf)
 _TOLERANCE = 1e-3  # pixels; that of `Annotations.eligible`
@@ -56,15 +56,15 @@ DEFINITIONS = {
 
 
 def analyze(annotations: Annotations, min_roi_size: float = 16, grid: int = 56) -> dict[str, Any]:
-    """Analyse all ROIs of a data set, under a progress bar.
+    """Analyze all ROIs of a data set with a progress bar.
 
     Args:
         annotations: the instances.
         min_roi_size: smallest side of a ROI in original pixels.
-        grid: side of the grid that is laid over every ROI, in cells.
+        grid: side of the grid over each ROI, in cells.
 
     Returns:
-        The content of `data_analyze.json`; `DEFINITIONS` in it says what each figure is.
+        The content of `data_analyze.json`; its `definitions` explain each figure.
 
     Raises:
         UserError: a parameter is out of range, or no instance is large enough.
@@ -77,9 +77,9 @@ def analyze(annotations: Annotations, min_roi_size: float = 16, grid: int = 56) 
             f"lower min_roi_size"
         )
     pixels = rois.counts.sum(axis=0)
-    so_far = np.concatenate([[0], np.cumsum(~annotations.crowd)])
-    people = np.diff(so_far[annotations.first])  # non-crowd instances of each image
-    per_image, images = np.unique(people, return_counts=True)
+    cumulated = np.concatenate([[0], np.cumsum(~annotations.crowd)])
+    persons = np.diff(cumulated[annotations.first])  # non-crowd instances of each image
+    per_image, images = np.unique(persons, return_counts=True)
     return {
         "format": _FORMAT,
         "fingerprint": analysis_fingerprint(annotations, min_roi_size, grid),
@@ -89,9 +89,9 @@ def analyze(annotations: Annotations, min_roi_size: float = 16, grid: int = 56) 
         "totals": {
             "images": len(annotations),
             "images_with_rois": rois.images,
-            "instances": int(people.sum()),
+            "instances": int(persons.sum()),
             "rois": len(rois.counts),
-            "rois_too_small": int(people.sum()) - len(rois.counts),
+            "rois_too_small": int(persons.sum()) - len(rois.counts),
             "crowds": int(annotations.crowd.sum()),
         },
         **_pixels_and_shares(pixels),
@@ -107,7 +107,7 @@ def analyze(annotations: Annotations, min_roi_size: float = 16, grid: int = 56) 
 
 
 def analysis_fingerprint(annotations: Annotations, min_roi_size: float, grid: int) -> str:
-    """SHA-256 of all that an analysis depends on: the file, the instances read from it, the parameters."""
+    """Return the SHA-256 of everything an analysis depends on: the file, its instances, the parameters."""
     # the file may hold several categories, and crowds may be read as instances
     instances = hashlib.sha256(annotations.ids.tobytes() + annotations.crowd.tobytes()).hexdigest()
     parts = (_FORMAT, file_digest(annotations.path), instances, float(min_roi_size), grid)
@@ -115,7 +115,7 @@ def analysis_fingerprint(annotations: Annotations, min_roi_size: float, grid: in
 
 
 def analysis_path(output_dir: str | Path, annotations_path: str | Path) -> Path:
-    """Where the analysis of an annotation file lies: `<output_dir>/<data set>_<file>/data_analyze.json`.
+    """Return the path of an annotation file's analysis: `<output_dir>/<data set>_<file>/data_analyze.json`.
 
     The data set is the folder above the one the file is in (`synthetic` of
     `data/synthetic/annotations/instances.json`).
@@ -127,13 +127,13 @@ def analysis_path(output_dir: str | Path, annotations_path: str | Path) -> Path:
 def load_or_make_analysis(
     path: str | Path, annotations: Annotations, min_roi_size: float = 16, grid: int = 56
 ) -> dict[str, Any]:
-    """Read the analysis at `path` if it is of these annotations and parameters, else make and write it.
+    """Load the analysis at `path` if it matches the annotations and parameters, else compute and write it.
 
     Args:
         path: the json file.
         annotations: the instances.
         min_roi_size: smallest side of a ROI in original pixels.
-        grid: side of the grid that is laid over every ROI, in cells.
+        grid: side of the grid over each ROI, in cells.
 
     Raises:
         UserError: as `analyze`, or the file cannot be written.
@@ -150,7 +150,7 @@ def load_or_make_analysis(
 
 
 def is_analysis(path: Path) -> bool:
-    """Does a file hold what `analyze` returns, of whatever annotations?"""
+    """Tell whether a file contains the result of `analyze` for any annotations."""
     try:
         content = read_json(path, "analysis")
     except UserError:
@@ -160,25 +160,25 @@ def is_analysis(path: Path) -> bool:
 
 def _read_fitting(path: Path, expected: str) -> dict[str, Any] | None:
     if not path.exists():
-        log.info("%s does not exist: analysing the annotations", path)
+        log.info("%s does not exist: analyzing the annotations", path)
         return None
     try:
         content = read_json(path, "analysis")
     except UserError as error:
-        log.warning("%s; analysing the annotations again", error)
+        log.warning("%s; analyzing the annotations again", error)
         return None
     if not isinstance(content, dict) or content.get("fingerprint") != expected:
-        log.info("%s is of other annotations or parameters: analysing the annotations again", path)
+        log.info("%s belongs to other annotations or parameters: analyzing the annotations again", path)
         return None
     if content.get("checksum") != _checksum(content):
-        log.warning("%s was changed by hand or is damaged: analysing the annotations again", path)
+        log.warning("%s was edited or is damaged: analyzing the annotations again", path)
         return None
     log.info("%s is up to date", path)
     return content
 
 
 def _checksum(analysis: dict[str, Any]) -> str:
-    """SHA-256 of all other entries."""
+    """Return the SHA-256 of all other entries."""
     rest = {key: value for key, value in analysis.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(rest).encode()).hexdigest()
 
@@ -202,7 +202,7 @@ def _pixels_and_shares(pixels: NDArray[Any]) -> dict[str, dict[str, Any]]:
 
 
 def _summary(values: ArrayLike) -> dict[str, float]:
-    """Mean and quantiles; p05 is the value that 5 % lie below."""
+    """Return mean and quantiles; 5 % of the values lie below p05."""
     array = np.asarray(values, np.float64)
     names = ("min", "p05", "p25", "p50", "p75", "p95", "max")
     quantiles = np.quantile(array, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1))
@@ -211,7 +211,7 @@ def _summary(values: ArrayLike) -> dict[str, float]:
 
 
 def _histogram(values: NDArray[Any], edges: NDArray[Any]) -> dict[str, list[float] | list[int]]:
-    """Counts between `edges`; values beyond them fall into the outer bins."""
+    """Count values between `edges`; values beyond them fall into the outer bins."""
     counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
     return {"edges": [round(float(edge), 4) for edge in edges], "counts": counts.tolist()}
 

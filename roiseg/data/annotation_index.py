@@ -1,7 +1,7 @@
-"""Parsed annotations as one file that all processes map into memory and so share.
+"""Store parsed annotations in one file that all processes map into memory and share.
 
-The file is: a mark with the number of the format, the length of the header, the header (json: what was
-parsed, and where each array lies), the arrays, and the XXH3 checksum of all before it.
+The file consists of a magic number with the format version, the length of the header, the header (json: the
+source and the layout of the arrays), the arrays, and the XXH3 checksum of everything before it.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from roiseg.data.annotations import Annotations
 
 log = logging.getLogger(__name__)
 
-_NAME, _FORMAT = b"roiseg annotations ", b"0002"  # another number makes every older file stale
+_NAME, _FORMAT = b"roiseg annotations ", b"0002"  # raise it to invalidate older files
 _MARK = _NAME + _FORMAT
 _ALIGN = 64  # bytes
 _DIGEST = 8  # bytes
-_BLOCK = 1 << 20  # bytes read at once to check the file: the pages are not mapped for it
+_BLOCK = 1 << 20  # bytes read at a time for the checksum, which maps no pages
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexedAnnotations(Annotations):
-    """Annotations whose arrays lie in an index; pickled as the name of that file, not as their content."""
+    """Annotations whose arrays are mapped from an index; pickled as the path of that file."""
 
     index: Path
     digest: bytes  # of the content
@@ -67,7 +67,7 @@ class _State:
 
 
 class Index:
-    """The place of the index of one annotation file, as it is read."""
+    """The index of one annotation file in its current state."""
 
     def __init__(self, path: Path, state: _State, index_dir: Path) -> None:
         self.path = path
@@ -90,7 +90,7 @@ class Index:
         return cls(path, state, Path(index_dir).expanduser())
 
     def open(self) -> IndexedAnnotations | None:
-        """The annotations; None where there are none, of another state of the file, or damaged ones."""
+        """Return the annotations; None if the index is missing, out of date or damaged."""
         try:
             with open(self.file, "rb") as stream:
                 if _header(stream)["state"] != asdict(self.state):
@@ -100,13 +100,13 @@ class Index:
         except (FileNotFoundError, _OtherFormat):
             return None
         except ValueError as error:
-            log.warning("annotation index %s is damaged (%s): reading %s anew", self.file, error, self.path)
+            log.warning("annotation index %s is damaged (%s): reading %s again", self.file, error, self.path)
         except OSError as error:
             log.info("annotation index %s cannot be read: %s", self.file, error.strerror)
         return None
 
     def write(self, annotations: Annotations) -> Annotations:
-        """Write the index and return the annotations out of it; the given ones where that is not possible."""
+        """Write the index and return the annotations mapped from it, or the given ones on failure."""
         try:
             with atomic_path(self.file, _is_index) as temporary, open(temporary, "wb") as stream:
                 digest = xxhash.xxh3_64()
@@ -122,18 +122,18 @@ class Index:
 
 
 def _is_index(path: Path) -> bool:
-    """Does a file begin as an index does, of whatever format, cut off or damaged in a few bytes perhaps?"""
+    """Tell whether a file starts like an index of any version, even if truncated or slightly damaged."""
     with open(path, "rb") as stream:
         head = stream.read(len(_NAME))
     return sum(a != b for a, b in zip(head, _NAME, strict=False)) <= len(head) // 4
 
 
 class _OtherFormat(ValueError):
-    """The file is of another version of this program."""
+    """The file has another format version."""
 
 
 def _blocks(annotations: Annotations, state: _State) -> Iterator[bytes | memoryview]:
-    """The file but for its checksum."""
+    """Yield the content of the file without the checksum."""
     arrays = {f.name: getattr(annotations, f.name) for f in fields(Annotations)}
     arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items() if isinstance(a, np.ndarray)}
     layout = {name: (array.dtype.str, array.shape) for name, array in arrays.items()}
@@ -146,7 +146,7 @@ def _blocks(annotations: Annotations, state: _State) -> Iterator[bytes | memoryv
 
 
 def _header(stream: BinaryIO) -> dict[str, Any]:
-    """The header, and the `start` of the arrays; raises ValueError where there is none."""
+    """Return the header with the `start` of the arrays; raise ValueError if it is invalid."""
     stream.seek(0)
     mark = stream.read(len(_MARK))
     if mark.startswith(_NAME) and mark != _MARK:
@@ -168,7 +168,7 @@ def _size(stream: BinaryIO) -> int:
 
 
 def _check(stream: BinaryIO) -> None:
-    """Raise ValueError if the checksum does not agree."""
+    """Raise ValueError if the checksum does not match."""
     stream.seek(0)
     digest, left = xxhash.xxh3_64(), _size(stream) - _DIGEST
     while left > 0 and (block := stream.read(min(_BLOCK, left))):
@@ -179,7 +179,7 @@ def _check(stream: BinaryIO) -> None:
 
 
 def _map(path: Path, file: Path, stream: BinaryIO) -> IndexedAnnotations:
-    """The annotations of an index, read from the file as they are used."""
+    """Map the annotations of an index; arrays are read from the file when they are used."""
     header = _header(stream)
     mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     arrays, offset = {}, header["start"]
@@ -188,11 +188,11 @@ def _map(path: Path, file: Path, stream: BinaryIO) -> IndexedAnnotations:
             flat = np.frombuffer(mapped, dtype, math.prod(shape), offset)
             arrays[name] = flat.reshape(shape)
             offset += -(-flat.nbytes // _ALIGN) * _ALIGN
-        found = IndexedAnnotations(
+        annotations = IndexedAnnotations(
             path=path, warnings=tuple(header["warnings"]), index=file, digest=mapped[-_DIGEST:], **arrays
         )
     except (AttributeError, TypeError) as error:
         raise ValueError(f"its header is wrong: {error}") from None
     if offset != len(mapped) - _DIGEST:
         raise ValueError("its arrays are not those of its header")
-    return found
+    return annotations

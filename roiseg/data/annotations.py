@@ -1,7 +1,7 @@
-"""The instances of a data set, held in a few flat arrays.
+"""The instances of a data set in a few flat arrays.
 
-Flat arrays are shared between loader workers without copies and grow with the bytes of the outlines,
-not with Python objects. Coordinates are normalised to 0..1 of their image.
+Loader processes share flat arrays without copies, and their size grows with the outlines, not with the number
+of Python objects. Coordinates are normalised to 0..1 of their image.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Annotations:
     image_ids: NDArray[np.int64]  # [I]
     file_names: NDArray[np.str_]  # [I]
     sizes: NDArray[np.int32]  # [I, 2] height, width in pixels
-    pixel_sizes: NDArray[np.float32]  # [I] micrometres a pixel; 1 where the file does not say
+    pixel_sizes: NDArray[np.float32]  # [I] micrometres per pixel; 1 if unknown
     first: NDArray[np.int64]  # [I + 1]
     ids: NDArray[np.int64]  # [N]
     boxes: Boxes  # [N, 4] x1, y1, x2, y2, normalised
@@ -39,51 +39,54 @@ class Annotations:
     points: NDArray[np.float32]  # [Q, 2] x, y, normalised
     runs: NDArray[np.uint8]  # compressed RLE counts, end to end
     run_ends: NDArray[np.int64]  # [N + 1]
-    warnings: tuple[str, ...]  # what looks wrong in the file, see `roiseg.data.annotation_loading`
+    warnings: tuple[str, ...]  # probable mistakes in the file, see `roiseg.data.annotation_loading`
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.image_ids)
 
     def size(self, image: int) -> tuple[int, int]:
-        """(H, W) of an image in pixels."""
+        """Return (H, W) of an image in pixels."""
         height, width = self.sizes[image]
         return int(height), int(width)
 
     def instances(self, image: int) -> NDArray[np.int64]:
-        """Indices of the instances of an image, crowds included."""
+        """Return the indices of an image's instances, crowds included."""
         return np.arange(self.first[image], self.first[image + 1])
 
     def pixel_boxes(self, image: int) -> Boxes:
-        """Boxes [n, 4] of an image's instances in original pixels."""
+        """Return the boxes [n, 4] of an image's instances in original pixels."""
         return denormalize(self.boxes[self.first[image] : self.first[image + 1]], self.size(image))
 
     def all_pixel_boxes(self) -> Boxes:
-        """Boxes [N, 4] of all instances in original pixels of their images."""
+        """Return the boxes [N, 4] of all instances in original pixels."""
         return self.boxes * np.repeat(self.sizes[:, [1, 0, 1, 0]], np.diff(self.first), 0).astype(np.float32)
 
     def eligible(self, image: int, min_size: float) -> NDArray[np.int64]:
-        """Positions within `instances(image)` that can be a ROI: no crowd, sides of `min_size` pixels."""
+        """Return the positions within `instances(image)` of those that can be a ROI.
+
+        Both sides are at least `min_size` pixels, and the instance is not a crowd.
+        """
         crowd = self.crowd[self.first[image] : self.first[image + 1]]
         return np.flatnonzero(large(self.pixel_boxes(image), min_size) & ~crowd)
 
     def all_eligible(self, min_size: float) -> NDArray[np.int64]:
-        """All instances that can be a ROI, by index over the whole set."""
+        """Return the indices of all instances that can be a ROI."""
         return np.flatnonzero(large(self.all_pixel_boxes(), min_size) & ~self.crowd)
 
     def eligible_counts(self, min_size: float) -> NDArray[np.int64]:
-        """Number of `eligible` instances of every image, [I]."""
+        """Return the number [I] of `eligible` instances per image."""
         return np.diff(np.searchsorted(self.all_eligible(min_size), self.first))
 
     def extents(self) -> Boxes:
-        """Boxes [N, 4] around the outlines of all instances, normalised."""
+        """Return the normalised bounds [N, 4] of all outlines."""
         extents = np.empty((len(self.ids), 4), np.float32)
-        drawn = np.diff(self.parts) > 0
-        starts = np.append(0, self.part_ends)[self.parts[:-1][drawn]]
+        polygons = np.diff(self.parts) > 0
+        starts = np.append(0, self.part_ends)[self.parts[:-1][polygons]]
         if len(starts):
-            extents[drawn, :2] = np.minimum.reduceat(self.points, starts)
-            extents[drawn, 2:] = np.maximum.reduceat(self.points, starts)
-        for instance in np.flatnonzero(~drawn).tolist():
+            extents[polygons, :2] = np.minimum.reduceat(self.points, starts)
+            extents[polygons, 2:] = np.maximum.reduceat(self.points, starts)
+        for instance in np.flatnonzero(~polygons).tolist():
             outline = self.outline(instance)
             height, width = outline.size
             x, y, w, h = coco_mask.toBbox(outline.rle(0))
@@ -91,15 +94,15 @@ class Annotations:
         return extents
 
     def image_of(self, instance: int) -> int:
-        """The image an instance is in."""
+        """Return the index of an instance's image."""
         return int(np.searchsorted(self.first, instance, "right")) - 1
 
     def outlines(self, image: int) -> Outlines:
-        """The outlines of an image's instances, crowds included; views, nothing is copied."""
+        """Return the outlines of an image's instances, crowds included, without copying."""
         return self._outlines(image, slice(self.first[image], self.first[image + 1] + 1))
 
     def outline(self, instance: int) -> Outlines:
-        """The outline of one instance alone; views, nothing is copied."""
+        """Return the outline of one instance, without copying."""
         return self._outlines(self.image_of(instance), slice(instance, instance + 2))
 
     def _outlines(self, image: int, some: slice) -> Outlines:
@@ -117,6 +120,6 @@ class Annotations:
 
 
 def large(boxes: Boxes, min_size: float) -> NDArray[np.bool_]:
-    """Which boxes [n, 4] have both sides of `min_size` or more?"""
+    """Return which boxes [n, 4] have both sides of at least `min_size`."""
     sides = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
     return sides >= min_size - 1e-3

@@ -25,14 +25,13 @@ from roiseg.geometry.transform import Letterbox, Transform
 
 @dataclass(frozen=True)
 class GeometricAugment:
-    """Flip, zoom, aspect change and shift (crop) of the whole image.
+    """Flip, zoom, change the aspect ratio and shift (crop) the whole image.
 
     Args:
         flip: probability of a left-right mirror image.
-        scale: (low, high) zoom relative to the letterbox, drawn log-uniformly; above 1 crops.
+        scale: (low, high) zoom relative to the letterbox, log-uniform; above 1 crops.
         aspect: width is multiplied by a factor within 1 / (1 + aspect) .. 1 + aspect.
-        shift: share (0..1) of the free room (padding or overhang) the image may move in; 0 keeps
-            it centred.
+        shift: share (0..1) of the padding or overhang by which the image may move; 0 keeps it centred.
     """
 
     flip: float = 0.5
@@ -66,16 +65,16 @@ class GeometricAugment:
         return Transform(new_w / width, new_h / height, float(left), float(top))
 
     def _offset(self, room: int, rng: np.random.Generator) -> int:
-        """Where the image starts along an axis with `room` pixels to spare (negative: overhang)."""
+        """Return where the image starts along an axis with `room` pixels to spare (negative: overhang)."""
         return round(room / 2 + room / 2 * self.shift * rng.uniform(-1, 1))
 
 
 class PhotometricAugment:
-    """Runs kornia image augmentations one after another on a single image.
+    """Apply kornia image augmentations in sequence to a single image.
 
     Args:
-        transforms: modules float [1, 3, H, W] RGB in 0..1 -> the same; each draws its own
-            probability and strength from torch's random state.
+        transforms: modules float [1, 3, H, W] RGB in 0..1 -> the same; each samples its probability and
+            strength from torch's random state.
     """
 
     def __init__(self, transforms: Sequence[nn.Module]) -> None:
@@ -138,12 +137,12 @@ _TRIES = 8
 
 @dataclass(frozen=True)
 class View:
-    """One way of showing one image.
+    """One view of an image.
 
     Attributes:
         transform: original -> input pixels.
         eligible: positions of the instances that can be a ROI in it.
-        colour_seed: of the photometric changes; None: there are none.
+        colour_seed: seed of the photometric changes, if any.
     """
 
     transform: Transform
@@ -153,11 +152,11 @@ class View:
 
 @dataclass(frozen=True)
 class Views:
-    """Draws views of images and renders them.
+    """Samples views of images and renders them.
 
     Args:
-        letterbox: how an image is brought to the extractor's input size.
-        augment: changes of the image.
+        letterbox: fits an image into the extractor's input.
+        augment: the augmentations.
         pool: how many augmented views an image has; None: a new one every time.
     """
 
@@ -167,7 +166,7 @@ class Views:
 
     @property
     def number(self) -> int:
-        """How many views of an image come again, whose features are worth keeping; 0: all are new."""
+        """Number of views per image that recur, whose features are worth caching; 0 if every view is new."""
         if self.pool is not None:
             return self.pool.size
         return 1 if self.augment == Augment() else 0
@@ -190,33 +189,33 @@ class Views:
             size: (H, W) of the image in original pixels.
             rng: source of randomness.
         """
-        transform, seen = self._lay(boxes, eligible, size, rng)
+        transform, visible = self._sample_geometry(boxes, eligible, size, rng)
         colour_seed = None if self.augment.photometric is None else int(rng.integers(2**31))
-        return View(transform, seen, colour_seed)
+        return View(transform, visible, colour_seed)
 
     def render(self, original: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
-        """Image [h, w, 3] -> input [H, W, 3]."""
+        """Render an image [h, w, 3] as the input [H, W, 3]."""
         image = self.letterbox.apply(original, view.transform)
         if self.augment.photometric is None or view.colour_seed is None:
             return image
         return self.augment.photometric(image, seed=view.colour_seed)
 
-    def slot(self, variant: int) -> object:
-        """A name of a view of any image: the plain one, or one of the pool's of this augmentation."""
+    def key(self, variant: int) -> object:
+        """Return the part of a cache key that names a view: the plain one, or one of the pool."""
         if self.pool is None:
             return "plain"
         colours = self.augment.photometric.transforms if self.augment.photometric else ()
         return variant, self.pool.seed, repr(self.augment.geometric), repr(colours)
 
-    def _lay(
+    def _sample_geometry(
         self, boxes: Boxes, eligible: NDArray[np.int64], size: tuple[int, int], rng: np.random.Generator
     ) -> tuple[Transform, NDArray[np.int64]]:
         if self.augment.geometric is not None:
             for _ in range(_TRIES):
                 transform = self.augment.geometric.sample(self.letterbox, size, rng)
                 whole = transform.boxes(boxes[eligible])
-                seen = box_ops.area(box_ops.clip(whole, self.letterbox.size))
-                kept = eligible[seen >= _MIN_VISIBLE * box_ops.area(whole)]
+                visible = box_ops.area(box_ops.clip(whole, self.letterbox.size))
+                kept = eligible[visible >= _MIN_VISIBLE * box_ops.area(whole)]
                 if len(kept):
                     return transform, kept
         return self.letterbox.fit(*size), eligible

@@ -1,4 +1,4 @@
-"""What flows from the loader to the decoder and back: samples (one image), batches (several), predictions."""
+"""The data that passes between loader and decoder: samples (one image), batches and predictions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RoiTruth:
         annotation_ids: [r].
         rles: [r] masks at original size.
         metric_targets: uint8 [r, *metric_size] classes on a grid over each ROI, which metrics compare with.
-        non_target_shares: [r] share 0..1 of those cells that other persons cover.
+        non_target_shares: [r] share (0..1) of these cells that other persons cover.
     """
 
     annotation_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -44,18 +44,18 @@ class RoiSample:
 
     Attributes:
         image_index, image_id, file_name: which image, in its annotations.
-        image: [H, W, 3] RGB at the extractor's input size; empty where its features are cached.
+        image: [H, W, 3] RGB at the extractor's input size; empty if its features are cached.
         transform: original -> input pixels.
         original_size: (H, W).
         rois: [r, 4] input pixels.
         targets: [r, h, w] in the decoder's frame.
-        pixel_size: of an input pixel: micrometres, or original pixels where those are not known.
-        truth: in evaluation.
-        cache_key: of its features, if they may be cached.
-        cached: what the cache has of them.
-        views: enlarged parts of the image for test-time augmentation, with some of its ROIs each.
-        parent_roi: [r] of a view: which ROIs of its sample these are.
-        skipped: why the image cannot be used (data.on_error=skip): it is blank and has no ROIs.
+        pixel_size: size of an input pixel in micrometres, or in original pixels if that is unknown.
+        truth: the annotation, in evaluation.
+        cache_key: key of its features, if they can be cached.
+        cached: the result of looking them up.
+        views: enlarged crops for test-time augmentation, each with some of the ROIs.
+        parent_roi: [r] in a view, the indices of its ROIs in the sample.
+        skipped: why the image was skipped (data.on_error=skip); it is then blank and has no ROIs.
     """
 
     image_index: int
@@ -77,23 +77,22 @@ class RoiSample:
 
 @dataclass
 class RoiBatch:
-    """Images, and the ROIs that belong to them, sorted by image.
+    """Images and their ROIs, sorted by image.
 
     Attributes:
         images: uint8 [P, H, W, 3] RGB of the samples that have an image, in order.
         rois: float32 [R, 5] image index, x1, y1, x2, y2 in input pixels.
         targets: uint8 [R, h, w] in the decoder's frame.
-        samples: for what only some readers need: names, transforms, annotated masks; without arrays that the
-            batch has joined.
-        metric_targets: uint8 [R, *metric_size], see `RoiTruth` (evaluation only).
+        samples: names, transforms and annotated masks, without the arrays that the batch has joined.
+        metric_targets: uint8 [R, *metric_size] (evaluation only), see `RoiTruth`.
         pixel_sizes: float32 [B], see `RoiSample`.
-        cached_rows: uint8 [S, row bytes] encoded features that the loader found, in order.
-        features: [B, C_l, H_l, W_l] per layer, set once the extractor has run.
+        cached_rows: uint8 [S, row bytes] encoded features found by the loader, in order.
+        features: [B, C_l, H_l, W_l] per layer, set after extraction.
         inputs: float32 [P, 3, H, W] the detector's input tensor, set with the features.
-        views: the same ROIs, or some of them, seen in other ways: test-time augmentation.
-        parent_roi: int64 [R] of a view: which ROIs of the batch these are; None: all, in order.
-        hflipped: of a view: its images are flipped left to right.
-        skipped: why images were left out, one text each.
+        views: other views of all or some of the ROIs, for test-time augmentation.
+        parent_roi: int64 [R] in a view, the indices of its ROIs in the batch; None: all, in order.
+        hflipped: whether the images of this view are flipped left to right.
+        skipped: one text per skipped image.
     """
 
     images: Tensor
@@ -131,7 +130,7 @@ class RoiBatch:
         return self.map_tensors(lambda tensor: tensor.pin_memory())
 
     def keep_for_current_stream(self) -> None:
-        """Tell CUDA's allocator that tensors made on another stream are used on the current one."""
+        """Tell CUDA's allocator that tensors from another stream are used on the current one."""
 
         def keep(tensor: Tensor) -> Tensor:
             if tensor.is_cuda:
@@ -146,7 +145,7 @@ class RoiBatch:
         return self.metric_targets.shape[1], self.metric_targets.shape[2]
 
     def original_boxes(self, boxes: Tensor | None = None) -> list[Boxes]:
-        """Boxes [R, 4] that belong to the ROIs (default: the ROIs), by image, in its original pixels."""
+        """Return boxes [R, 4] of the ROIs (by default the ROIs themselves) per image, in original pixels."""
         given = (self.rois[:, 1:] if boxes is None else boxes).cpu().numpy()
         images = self.rois[:, 0].cpu().numpy()
         return [sample.transform.inverse().boxes(given[images == i]) for i, sample in enumerate(self.samples)]
@@ -158,8 +157,8 @@ class RoiPrediction:
 
     Attributes:
         target: [R, h, w] probability of the target.
-        non_target: [R, h, w] probability of other persons; None for a model that does not tell them apart.
-        extents: [R, 4] boxes in input pixels that both are stretched over.
+        non_target: [R, h, w] probability of other persons; None for a model without that class.
+        extents: [R, 4] boxes in input pixels over which both are stretched.
         grid_target: [R, *metric_size] probability of the target on the metric grid over each ROI.
         grid_classes: int64 [R, *metric_size] most probable class there.
     """
@@ -171,7 +170,7 @@ class RoiPrediction:
     grid_classes: Tensor
 
     def cpu(self) -> RoiPrediction:
-        """Return the same on the CPU."""
+        """Return a copy on the CPU."""
         others = None if self.non_target is None else self.non_target.cpu()
         return RoiPrediction(
             self.target.cpu(), others, self.extents.cpu(), self.grid_target.cpu(), self.grid_classes.cpu()
@@ -179,7 +178,7 @@ class RoiPrediction:
 
 
 def collate(samples: Sequence[RoiSample]) -> RoiBatch:
-    """Join samples into a batch, but for those that are skipped; of those only, one blank image stays."""
+    """Join the samples that are not skipped into a batch; if all are skipped, keep one blank image."""
     skipped = [sample.skipped for sample in samples if sample.skipped]
     samples = [sample for sample in samples if not sample.skipped] or samples[:1]
     rois = [np.insert(sample.rois, 0, i, axis=1) for i, sample in enumerate(samples)]
@@ -201,7 +200,7 @@ def _stack(arrays: Sequence[NDArray[np.uint8]], empty: tuple[int, ...]) -> Tenso
 
 
 def _views(samples: Sequence[RoiSample]) -> tuple[RoiBatch, ...]:
-    """All views of several samples in one batch, whose `parent_roi` counts through all of their ROIs."""
+    """Join all views into one batch whose `parent_roi` indexes the ROIs of all samples."""
     first = itertools.accumulate((len(sample.rois) for sample in samples), initial=0)
     views = [(view, start) for start, sample in zip(first, samples, strict=False) for view in sample.views]
     if not views:
@@ -211,7 +210,7 @@ def _views(samples: Sequence[RoiSample]) -> tuple[RoiBatch, ...]:
 
 
 def _without_arrays(sample: RoiSample) -> RoiSample:
-    """The sample without what the batch has joined."""
+    """Return the sample without the arrays that the batch has joined."""
     return replace(
         sample,
         image=sample.image[:0],

@@ -1,4 +1,4 @@
-"""Class weights from class shares: rare classes count more in the loss."""
+"""Compute class weights from class shares: rare classes count more in the loss."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from roiseg.common.errors import UserError
 
-CLIP = (0.1, 10.0)
-LOG_OFFSET = 1.02  # keeps the logarithm above 0: raw weights lie within 1.4 (share 1) and 50 (share 0)
+_CLIP = (0.1, 10.0)
+_LOG_OFFSET = 1.02  # keeps the logarithm above 0: raw weights lie within 1.4 (share 1) and 50 (share 0)
 
 
 def _inverse(share: float) -> float:
@@ -17,36 +17,36 @@ def _inverse(share: float) -> float:
 
 
 def _log(share: float) -> float:
-    return 1 / math.log(LOG_OFFSET + share)
+    return 1 / math.log(_LOG_OFFSET + share)
 
 
 KINDS: dict[str, Callable[[float], float]] = {"inverse": _inverse, "log": _log}
 
 
 def recommend(shares: Sequence[float], kind: str) -> list[float]:
-    """Weights of mean 1 from the classes' shares of the pixels.
+    """Return weights of mean 1 from the classes' shares of the pixels.
 
     "inverse" is 1 / share; "log" is 1 / ln(1.02 + share) (ENet, Paszke et al., 2016), which is much
     milder. Raw weights are divided by their mean over the classes that occur and clipped to 0.1..10;
-    a class that never occurs gets 10; at last all are divided by their mean.
+    a class that never occurs gets 10; finally all are divided by their mean.
 
     Args:
         shares: share of each class, 0..1.
         kind: "inverse" or "log".
 
     Raises:
-        UserError: no such kind.
+        UserError: the kind is unknown.
     """
     formula = KINDS[_known(kind)]
     raw = [formula(share) if share > 0 else math.inf for share in shares]
     occurring = [value for value in raw if math.isfinite(value)]
     mean = sum(occurring) / max(1, len(occurring))
-    clipped = [CLIP[1] if math.isinf(value) else min(max(value / mean, CLIP[0]), CLIP[1]) for value in raw]
+    clipped = [_CLIP[1] if math.isinf(value) else min(max(value / mean, _CLIP[0]), _CLIP[1]) for value in raw]
     return [value * len(clipped) / sum(clipped) for value in clipped]
 
 
 def recommend_all(background: float, target: float, non_target: float) -> dict[str, dict[str, list[float]]]:
-    """Weights by kind and number of classes, `{kind: {"2": [...], "3": [...]}}`, from pixel counts or shares.
+    """Return weights `{kind: {"2": [...], "3": [...]}}` by number of classes, from pixel counts or shares.
 
     With 2 classes non-target pixels are background.
     """
@@ -62,7 +62,7 @@ def recommend_all(background: float, target: float, non_target: float) -> dict[s
 
 
 def class_weights(analysis: Mapping[str, Any], kind: str, num_classes: int) -> list[float]:
-    """The weights an analysis recommends.
+    """Return the weights that an analysis recommends.
 
     Args:
         analysis: content of `data_analyze.json`.
@@ -70,7 +70,7 @@ def class_weights(analysis: Mapping[str, Any], kind: str, num_classes: int) -> l
         num_classes: 3, or 2 where non-target pixels are background.
 
     Raises:
-        UserError: no such kind.
+        UserError: the kind is unknown.
     """
     kind = _known(kind)
     return [float(weight) for weight in analysis["class_weights"][kind][str(num_classes)]]

@@ -1,8 +1,8 @@
-"""Copy-paste: which people are pasted into an image, and where.
+"""Copy-paste augmentation: which people are pasted into an image, and where.
 
 Ghiasi et al., "Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation",
-CVPR 2021. There, cutouts are placed anywhere. Here most stand beside a person of the image, about as tall
-and on the same ground, so that boxes overlap and both classes, target and non-target, are hard.
+CVPR 2021. There, people are placed anywhere. Here, most stand beside a person of the image, at about the
+same height and on the same ground, so that boxes overlap and both target and non-target are hard.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from roiseg.geometry.boxes import Boxes
 from roiseg.geometry.paste import Window, paste_window
 from roiseg.geometry.rasterize import Grids, unpack
 
-_CELLS = 32  # along each side of the grid on which a person is judged
-_MIN_FILL = 0.25  # of its box; less is an arm or a sliver
-_MAX_COVERED = 0.1  # of its mask, by other persons: their pixels are not its own
+_CELLS = 32  # per side of the grid on which a cutout is checked
+_MIN_FILL = 0.25  # of its box; less is only a body part
+_MAX_COVERED = 0.1  # of its mask by other persons, whose pixels would be pasted too
 _TRIES = 8
-# a large neighbour is given one of this share of the people, the tallest, where none is tall enough
+# if no cutout is tall enough for a large neighbour, one of the tallest is taken: this share of them
 _TALLEST = 0.25
 
 
 class CutoutPool:
-    """People large enough to be pasted, no crowds, hardly covered by others.
+    """People that can be pasted: large enough, not a crowd, hardly covered by others.
 
     Args:
-        annotations: the training set, and nothing but it: what is held out must not be seen.
+        annotations: the training set only; held-out images must not be used.
         image_dir: folder its file names are relative to.
         min_size: smallest side of a cutout's box in original pixels.
     """
@@ -51,10 +51,10 @@ class CutoutPool:
         heights = boxes[:, 3] - boxes[:, 1]
         images = annotations.image_ids[np.searchsorted(annotations.first, large, "right") - 1]
         ids = annotations.ids[large]
-        order = np.lexsort((ids, images, heights))  # whatever the order of the images
+        order = np.lexsort((ids, images, heights))  # independent of the order of the images
         self.instances, self.heights = large[order], heights[order]
         people = np.stack([images, ids], axis=1)[order].astype("<i8")
-        self.name = xxhash.xxh3_64_hexdigest(people.tobytes())  # of this set of people
+        self.name = xxhash.xxh3_64_hexdigest(people.tobytes())  # identifies this set of people
 
     def __len__(self) -> int:
         return len(self.instances)
@@ -69,7 +69,7 @@ class CutoutPool:
         return None
 
     def is_usable(self, instance: int) -> bool:
-        """Does it fill its box well enough, and do others leave it uncovered?"""
+        """Tell whether it fills enough of its box and is hardly covered by others."""
         image = self.annotations.image_of(instance)
         position = instance - int(self.annotations.first[image])
         x1, y1, x2, y2 = self.annotations.pixel_boxes(image)[position].astype(np.float64)
@@ -83,7 +83,7 @@ class CutoutPool:
         return cells >= _MIN_FILL * _CELLS**2 and covered <= _MAX_COVERED * cells
 
     def window(self, instance: int) -> Window:
-        """Whole pixels of its own image that its mask lies in."""
+        """Return the window of its own image, in whole pixels, that contains its mask."""
         outline = self.annotations.outline(instance)
         polygons = outline.pixels(0)
         if not polygons:
@@ -92,9 +92,9 @@ class CutoutPool:
         return paste_window(np.concatenate([points.min(axis=0), points.max(axis=0)]), outline.size)
 
     def mask(self, instance: int, window: Window, size: tuple[int, int], mirrored: bool) -> NDArray[np.bool_]:
-        """Its mask on a grid of `size` (h, w) cells stretched over a window of its image.
+        """Rasterize its mask on a grid of `size` (h, w) cells stretched over a window of its image.
 
-        Drawn straight onto the grid: is a cell's centre inside its outline?
+        A cell is set if its centre lies inside the outline.
         """
         x1, y1, x2, y2 = window
         scale = np.array([[size[1] / (x2 - x1), size[0] / (y2 - y1)]])
@@ -105,33 +105,32 @@ class CutoutPool:
         return unpack(planes[:, :, 0])[0, :, : size[0]].T.astype(bool)
 
     def path(self, instance: int) -> Path:
-        """The file of its image."""
+        """Return the file of its image."""
         name = self.annotations.file_names[self.annotations.image_of(instance)]
         return image_path(self.image_dir, str(name))
 
     def patch(self, instance: int, window: Window) -> NDArray[np.uint8]:
-        """A window of its image, [h, w, 3]."""
+        """Read a window [h, w, 3] of its image."""
         x1, y1, x2, y2 = window
         size = self.annotations.size(self.annotations.image_of(instance))
         return read_image(self.path(instance), size)[y1:y2, x1:x2]
 
-    def state(self, instance: int) -> tuple[str, bytes]:
-        """What its pixels depend on: the image's path and content."""
+    def fingerprint(self, instance: int) -> tuple[str, bytes]:
+        """Return what its pixels depend on: the path and digest of its image."""
         return str(self.path(instance).absolute()), image_digest(self.path(instance))
 
 
 @dataclass(frozen=True)
 class Paste:
-    """One person in one place of another image.
+    """A person pasted at one place of another image.
 
     Attributes:
         instance: which one, by index in the training set.
-        window: x1, y1, x2, y2 it is cut out at, in whole pixels of its own image.
-        place: x1, y1, x2, y2 the window is stretched over, in whole pixels of the other image; may
-            reach beyond that.
-        mirrored: left and right are exchanged.
-        behind: it stands behind everybody who is there already, not in front.
-        tone: share (0..1) of the way its colours are moved to those around it.
+        window: x1, y1, x2, y2 of the cutout in whole pixels of its own image.
+        place: x1, y1, x2, y2 it is stretched over, in whole pixels of the other image; may extend beyond it.
+        mirrored: flipped left to right.
+        behind: placed behind everyone in the image instead of in front.
+        tone: how far (0..1) its colours are shifted towards those around it.
     """
 
     instance: int
@@ -150,21 +149,21 @@ class Paste:
 
 @dataclass(frozen=True)
 class CopyPaste:
-    """Draws people of other training images, pasted beside the people of an image.
+    """Samples people of other training images, to be pasted beside the people of an image.
 
     Args:
-        probability: that an image gets any.
-        people: most that an image gets; as many or fewer with equal probability.
-        near: share that are placed beside a person so that their boxes overlap; the others stand
-            anywhere on its ground.
-        behind: share that are placed behind everybody else, not in front.
-        scale: (low, high) height relative to that person's, drawn log-uniformly.
-        max_zoom: a cutout is enlarged to at most so many times its size.
-        flip: probability of a mirror image.
-        tone: most (0..1) that a cutout's mean colour and contrast are moved to those of the pixels
-            around it; drawn uniformly.
+        probability: probability that anyone is pasted into an image.
+        people: maximum number per image; 1 to this number are equally probable.
+        near: share placed beside a person so that their boxes overlap; the others stand anywhere on its
+            ground.
+        behind: share placed behind everyone else instead of in front.
+        scale: (low, high) height relative to that person's, log-uniform.
+        max_zoom: maximum enlargement of a cutout.
+        flip: probability of a left-right flip.
+        tone: maximum shift (0..1) of a cutout's mean colour and contrast towards the pixels around it;
+            uniform.
         min_size: smallest side of a cutout's box in original pixels.
-        min_visible: a person of whom less than this share is left to see is no ROI.
+        min_visible: a person with a smaller visible share is not a ROI.
     """
 
     probability: float = 0.5
@@ -195,13 +194,13 @@ class CopyPaste:
     def sample(
         self, boxes: Boxes, size: tuple[int, int], image: int, cutouts: CutoutPool, rng: np.random.Generator
     ) -> list[Paste]:
-        """Sample what is pasted into an image, one after another.
+        """Sample the pastes of an image, in order.
 
         Args:
             boxes: [n, 4] of the people to stand beside, in original pixels.
             size: (H, W) of the image in original pixels.
             image: its index in the training set.
-            cutouts: whom to choose from; none of this image.
+            cutouts: the people to choose from; those of this image are not used.
             rng: source of randomness.
         """
         if rng.random() >= self.probability or not len(boxes):
@@ -246,15 +245,15 @@ _UNEVEN = 0.1  # feet are up to this share of the height above or below the neig
 def blend(
     under: NDArray[np.uint8], patch: NDArray[np.uint8], mask: NDArray[np.bool_], tone: float
 ) -> NDArray[np.uint8]:
-    """Lay a person over a part of an image; what is outside its mask keeps every pixel.
+    """Blend a person into a part of an image; pixels outside the mask are unchanged.
 
-    Its edge, two pixels wide, shows a little of what is below: a person cut out hard would be told by it.
+    The edge, two pixels wide, is softened: a hard edge would give a pasted person away.
 
     Args:
         under: [h, w, 3] the part of the image.
-        patch: [h, w, 3] the cutout's image, brought to the same pixels.
-        mask: [h, w] where the person is seen.
-        tone: share (0..1) of the way its colours are moved to those of the rest of `under`.
+        patch: [h, w, 3] the cutout's image, resampled to the same pixels.
+        mask: [h, w] visible pixels of the person.
+        tone: how far (0..1) its colours are shifted towards the rest of `under`.
     """
     gain, offset = _tone(under, patch, mask, tone)
     person, below = patch[mask].astype(np.float32), under[mask].astype(np.float32)
@@ -267,7 +266,7 @@ def blend(
 def _tone(
     under: NDArray[np.uint8], patch: NDArray[np.uint8], mask: NDArray[np.bool_], tone: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Gain and offset [3] a channel that bring a person's mean and spread nearer to those around it."""
+    """Return gain and offset [3] per channel that match a person's colours to its surroundings."""
     gain, offset = np.ones(3, np.float32), np.zeros(3, np.float32)
     if not tone or mask.all() or not mask.any():
         return gain, offset

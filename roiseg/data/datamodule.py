@@ -28,38 +28,38 @@ from roiseg.extractor.onnx_extractor import OnnxExtractor
 
 
 class RoiDataModule(L.LightningDataModule):
-    """Training and validation batches whose features are computed once an image, on the device.
+    """Training and validation batches whose features are computed once per image, on the device.
 
     Args:
         train_annotations, val_annotations: annotation files.
         train_images, val_images: folders of the images.
         extractor: the frozen detector.
-        spec: where targets are drawn (the decoder's frame and grid).
+        spec: the grid of the targets (the decoder's frame and grid).
         metric_size: (h, w) of the grid over each ROI on which validation counts pixels, the same for all
-            decoders; None takes the decoder's own grid, which must be in the roi frame.
+            decoders; None uses the decoder's own grid, which must be in the roi frame.
         category_id: the category to segment.
-        index_dir: folder of indices of annotation files, which open at once; None parses them every time.
-        crowd: what is marked `iscrowd`, see `load_annotations`.
+        index_dir: folder of annotation indices, which load instantly; None parses the files every time.
+        crowd: how instances marked `iscrowd` are read, see `load_annotations`.
         min_roi_size: smallest side of a ROI in original pixels.
-        batch_size: images a step.
-        val_batch_size: images an evaluation step.
+        batch_size: images per step.
+        val_batch_size: images per evaluation step.
         num_workers: loader processes.
         pin_memory: page-lock batches for faster copies to a GPU.
-        sampler: draws training ROIs.
-        augment: changes training images.
+        sampler: samples training ROIs.
+        augment: augments training images.
         seed: root of the data's randomness.
-        source: makes the data set where it is absent, if a path above is one of its files.
+        source: creates a missing data set if a path above is one of its files.
         cache: keeps features between epochs (on disk: between runs); None computes them every time.
         pool: number of augmented views a training image has; without it every view is new, and only
             the validation images' features are worth keeping.
-        needs_images: batches have all their images, for decoders that read them.
-        folds: cross-validation: training and validation images are taken together and split anew; None
-            keeps them as they are.
-        tta: the test averages over these views; None: the whole image only. Validation during training
-            always does that.
-        on_error: an image that is missing, damaged or does not fit its record: "raise" ends the run, "skip"
-            leaves it out of its batch, with a counted warning an epoch. A training batch of which nothing is
-            left is a step without a gradient, so that steps and schedule stay those of the whole set.
+        needs_images: batches contain all their images, for decoders that read them.
+        folds: cross-validation: join training and validation images and split them again; None keeps the
+            given split.
+        tta: the test averages over these views; None uses the whole image only, as validation during training
+            always does.
+        on_error: what an image does that is missing, damaged or does not match its record: "raise" ends the
+            run, "skip" drops it from its batch with one warning per epoch. A training batch without images is
+            a step without a gradient, so that steps and schedule stay those of the whole set.
         reader: the format of the annotation files; None is COCO json.
     """
 
@@ -133,22 +133,22 @@ class RoiDataModule(L.LightningDataModule):
         self.pin_memory = pin_memory
         self.seed = seed
         self.source = source
-        self.device = torch.device("cpu")  # where batches are made ready if there is no trainer
-        # where a resumed run begins: loader workers start before Lightning tells the sampler
+        self.device = torch.device("cpu")  # where batches are prepared without a trainer
+        # where a resumed run starts: loader processes start before Lightning sets the sampler's epoch
         self.first_epoch, self.first_batch = 0, 0
         self._sets: dict[str, RoiDataset] = {}
         self._features: FeatureSource | None = None
 
     def prepare_data(self) -> None:
-        """Make the data set where it is absent (embedded default only)."""
+        """Create the data set if it is missing (embedded default only)."""
         files = [path for pair in self.paths.values() for path in pair]
         if self.source is not None and any(self.source.makes(path) for path in files):
             self.source.ensure()
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and check both annotation files; a mistake in either shows before training starts.
+        """Read and check both annotation files, so that mistakes are found before training starts.
 
-        With `stage` "test", which reads every image once, only that of the test.
+        With `stage` "test", which reads every image once, only that of the test is read.
         """
         if self._features is not None:
             return
@@ -161,7 +161,7 @@ class RoiDataModule(L.LightningDataModule):
             self.cache.plan(count)
 
     def dataset(self, split: str) -> RoiDataset:
-        """The dataset of "train" or "val", read once."""
+        """Return the dataset of "train" or "val", which is read once."""
         if split not in self._sets:
             annotations, images = self._annotations(split)
             training = split == "train"
@@ -180,7 +180,7 @@ class RoiDataModule(L.LightningDataModule):
         return self._sets[split]
 
     def _annotations(self, split: str) -> tuple[Annotations, Path]:
-        """The annotations of a split, and the folder of its images."""
+        """Return the annotations of a split and the folder of its images."""
         if self.folds is None:
             return self._load(split)
         joined, images = join_annotations([self._load("train"), self._load("val")])
@@ -192,15 +192,15 @@ class RoiDataModule(L.LightningDataModule):
         return found, Path(images)
 
     def train_dataloader(self) -> FeatureLoader:
-        """Batches of images with K drawn ROIs each."""
+        """Return batches of images with K sampled ROIs each."""
         return self._loader(self.dataset("train"), self._prepare, "train")
 
     def val_dataloader(self) -> FeatureLoader:
-        """Batches of images with every eligible annotated box as a ROI."""
+        """Return batches of images with every eligible annotated box as a ROI."""
         return self._loader(self.dataset("val"), self._prepare, "val")
 
     def test_dataloader(self) -> FeatureLoader:
-        """The validation images again: the best checkpoint is measured on them once more."""
+        """Return the validation images again, on which the best checkpoint is tested."""
         dataset = self.dataset("val")
         if self.tta is None:
             return self._loader(dataset, self._prepare, "test")
@@ -210,14 +210,14 @@ class RoiDataModule(L.LightningDataModule):
         self, dataset: RoiDataset, prepare: Callable[[RoiBatch], RoiBatch], stage: str
     ) -> FeatureLoader:
         training = stage == "train"
-        begins = (self.first_epoch, self.first_batch * self.batch_size) if training else (0, 0)
+        start = (self.first_epoch, self.first_batch * self.batch_size) if training else (0, 0)
         return FeatureLoader(
             dataset,
             prepare,
             ahead=_batches_ahead(self._device()),
             skipped=self.skipped[stage],
             batch_size=self.batch_size if training else self.val_batch_size,
-            sampler=EpochSampler(len(dataset), self.seed, training, *begins),
+            sampler=EpochSampler(len(dataset), self.seed, training, *start),
             collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
@@ -238,7 +238,7 @@ class RoiDataModule(L.LightningDataModule):
         return replace(whole, views=tuple(self.extract(view) for view in views))
 
     def extract(self, batch: RoiBatch) -> RoiBatch:
-        """Fill in the features of a batch that has none, on its device."""
+        """Fill in the features of a batch without any, on its device."""
         if not batch.features:
             self.setup()
             assert self._features is not None
@@ -246,7 +246,7 @@ class RoiDataModule(L.LightningDataModule):
         return batch
 
     def samples(self, split: str, items: Sequence[int]) -> list[RoiSample]:
-        """Single items of a split, with their images; other items for those that are skipped."""
+        """Return single items of a split with their images, replacing skipped items by others."""
         dataset = self.dataset(split).with_images()
         others = (item for item in range(len(dataset)) if item not in items)
         found = (dataset[item] for item in itertools.chain(items, others))
@@ -254,7 +254,7 @@ class RoiDataModule(L.LightningDataModule):
 
 
 def _batches_ahead(device: torch.device) -> int:
-    """How many batches are made ready in the background: none where it would take the decoder's cores."""
+    """Return how many batches to prepare ahead: none if that takes cores from the decoder."""
     return 0 if device.type == "cpu" else 1
 
 

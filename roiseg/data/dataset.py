@@ -29,24 +29,24 @@ from roiseg.geometry import boxes as box_ops
 class RoiDataset(Dataset[RoiSample]):
     """Images with at least one instance large enough to be a ROI.
 
-    An item depends on (seed, epoch, image id) only: not on the worker, the order or what ran before; on the
-    other images of the set only if people of them are pasted into it. That is what makes a resumed run
-    equal to an uninterrupted one.
+    An item depends only on (seed, epoch, image id), not on the worker, the order or earlier items, and on
+    other images of the set only if people are pasted from them. A resumed run is therefore equal to an
+    uninterrupted one.
 
     Args:
         annotations: the instances.
         image_dir: folder their file names are relative to.
-        views: how images are shown to the detector.
-        spec: where targets are drawn.
-        min_roi_size: smallest side of a ROI in original pixels; smaller instances are shown to
-            others as non-target only.
-        sampler: draws the ROIs of a training item; None gives every eligible box once, exact, and
-            the true masks beside it (evaluation).
+        views: samples and renders the detector's input.
+        spec: the grid of the targets.
+        min_roi_size: smallest side of a ROI in original pixels; smaller instances are only non-target of
+            others.
+        sampler: samples the ROIs of a training item; None gives every eligible box once, unchanged, with
+            its true mask (evaluation).
         seed: root of all randomness.
-        cache: where features may already be; None: nowhere.
-        needs_images: items have their image even where the cache holds its features.
-        skip_damaged: an item whose image is missing or cannot be used is a blank one without ROIs, and says
-            why; else it raises.
+        cache: the feature cache, if any.
+        needs_images: load the image even if its features are cached.
+        skip_damaged: replace an item whose image is missing or damaged by a blank one without ROIs that says
+            why, instead of raising.
 
     Raises:
         UserError: the folder or an image (with `skip_damaged`: every image) is missing, or no instance is
@@ -162,7 +162,7 @@ class RoiDataset(Dataset[RoiSample]):
         return replace(sample, views=self.tta.crops(sample, original, self.views.letterbox, rois))
 
     def _skipped(self, index: int, why: str) -> RoiSample:
-        """A blank image without ROIs, in the place of an image that cannot be used."""
+        """Return a blank image without ROIs in place of an image that cannot be used."""
         size, letterbox = self.annotations.size(index), self.views.letterbox
         transform = letterbox.fit(*size)
         no_targets = np.zeros((0, *self.spec.metric_spec().size), np.uint8)
@@ -180,7 +180,7 @@ class RoiDataset(Dataset[RoiSample]):
         return twin
 
     def with_images(self) -> RoiDataset:
-        """The same data set, whose items have their images and do not ask the cache."""
+        """Return the same data set, whose items have their images and bypass the cache."""
         twin = copy.copy(self)
         twin.cache, twin.needs_images = None, True
         return twin
@@ -188,11 +188,11 @@ class RoiDataset(Dataset[RoiSample]):
     def _look_up(
         self, path: Path, variant: int, view: View, scene: ComposedImage
     ) -> tuple[CacheKey | None, CacheResult]:
-        """What the cache, if any, holds of a view."""
+        """Return the key of a view's features, and what the cache has of them."""
         if self.cache is None or not self.views.number:
             return None, CacheResult(False)
         # folds of a cross-validation have other cutouts, and share the images without any
-        slot = (str(path.absolute()), self.views.slot(variant), *self.scenes.slot(scene))
-        content = (image_digest(path), view.transform, view.colour_seed, *self.scenes.content(scene))
-        key = CacheKey.of(slot, content)
+        name = (str(path.absolute()), self.views.key(variant), *self.scenes.key(scene))
+        fingerprint = (image_digest(path), view.transform, view.colour_seed, *self.scenes.fingerprint(scene))
+        key = CacheKey.of(name, fingerprint)
         return key, self.cache.get(key)

@@ -23,14 +23,14 @@ log = logging.getLogger(__name__)
 
 
 class FeatureSource:
-    """Fills in the features of batches, each image's computed at most once while the cache has room.
+    """Fills in the features of batches, computing each image's at most once while the cache has room.
 
-    What is kept loses a little precision. Features that were computed just now go through the same
-    coding, so that a run does not depend on what the cache held when it started.
+    Cached features lose a little precision. Newly computed features go through the same codec, so that a
+    run does not depend on what was cached when it started.
 
     Args:
         extractor: the frozen detector.
-        cache: where features are kept; None: nowhere.
+        cache: the feature cache, if any.
     """
 
     def __init__(self, extractor: OnnxExtractor, cache: FeatureCache | None = None) -> None:
@@ -41,41 +41,41 @@ class FeatureSource:
 
     @torch.no_grad()
     def fill(self, batch: RoiBatch) -> RoiBatch:
-        """Set `features` and `inputs`, on the device of the batch."""
+        """Set `features` and `inputs` on the device of the batch."""
         batch.inputs = self.extractor.preprocess(batch.images)
         if self.cache is None or batch.samples[0].cache_key is None:
             batch.features = self.extractor.run(batch.inputs)
         else:
-            batch.features = self._through(self.cache, batch, batch.inputs)
+            batch.features = self._from_cache(self.cache, batch, batch.inputs)
         return batch
 
-    def _through(
+    def _from_cache(
         self, cache: FeatureCache, batch: RoiBatch, inputs: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         keys = [sample.cache_key for sample in batch.samples if sample.cache_key is not None]
-        held = torch.tensor([sample.cached.hit for sample in batch.samples])
-        cache.counts.update("hit" if there else "computed" for there in held)
-        rows = torch.empty((len(held), cache.row_bytes), dtype=torch.uint8, device=inputs.device)
-        if held.any():
-            wanted = [key for key, there in zip(keys, held, strict=True) if there]
-            rows[held.to(rows.device)] = cache.load(wanted, batch.cached_rows).to(rows.device)
-        if not held.all():
-            missing = inputs[~held.to(inputs.device)] if len(inputs) == len(held) else inputs
+        hit = torch.tensor([sample.cached.hit for sample in batch.samples])
+        cache.counts.update("hit" if found else "computed" for found in hit)
+        rows = torch.empty((len(hit), cache.row_bytes), dtype=torch.uint8, device=inputs.device)
+        if hit.any():
+            wanted = [key for key, found in zip(keys, hit, strict=True) if found]
+            rows[hit.to(rows.device)] = cache.load(wanted, batch.cached_rows).to(rows.device)
+        if not hit.all():
+            missing = inputs[~hit.to(inputs.device)] if len(inputs) == len(hit) else inputs
             fresh = cache.codec.pack(self.extractor.run(missing))
-            rows[~held.to(rows.device)] = fresh
-            cache.store([key for key, there in zip(keys, held, strict=True) if not there], fresh)
+            rows[~hit.to(rows.device)] = fresh
+            cache.store([key for key, found in zip(keys, hit, strict=True) if not found], fresh)
         return cache.codec.unpack(rows, cache.shapes)
 
 
 class SkippedImages:
-    """Counts the images that are left out, and says so once an epoch.
+    """Counts the skipped images and warns once per epoch (`data.on_error=skip`).
 
     Args:
         stage: "train", "val" or "test", for messages.
 
     Attributes:
-        count: images so far; one that is left out of three epochs counts three times.
-        reasons: one text for each of them, in the order they were met.
+        count: skipped images so far; one skipped in three epochs counts three times.
+        reasons: one text per image, in the order of occurrence.
     """
 
     def __init__(self, stage: str) -> None:
@@ -84,58 +84,56 @@ class SkippedImages:
         self.reasons: list[str] = []
 
     def watch(self, batches: Iterable[RoiBatch], number: int) -> Iterator[RoiBatch]:
-        """Pass on the batches of an epoch; warn after the last, or where the epoch is broken off.
+        """Pass on the batches of an epoch; warn after the last one, or when the epoch is interrupted.
 
         Args:
             batches: of the epoch.
-            number: how many there are. Whoever takes them may never ask for one more.
+            number: how many there are; the consumer may stop after the last without exhausting the iterator.
 
         Raises:
-            UserError: none of the epoch's images could be used.
+            UserError: no image of the epoch could be used.
         """
-        used, left_out = 0, list[str]()
+        used, skipped = 0, list[str]()
         try:
             for position, batch in enumerate(batches, 1):
                 used += sum(not sample.skipped for sample in batch.samples)
-                left_out += batch.skipped
+                skipped += batch.skipped
                 if position == number:
-                    self._tell(used, left_out)
-                    left_out = []
+                    self._warn_or_raise(used, skipped)
+                    skipped = []
                 yield batch
         finally:
-            if left_out:
-                self._add(used, left_out)
+            if skipped:
+                self._add(used, skipped)
 
-    def _tell(self, used: int, left_out: list[str]) -> None:
-        if left_out and not used:
-            raise UserError(
-                f"data.on_error=skip: no {self.stage} image can be used, the first: {left_out[0]}"
-            )
-        if left_out:
-            self._add(used, left_out)
+    def _warn_or_raise(self, used: int, skipped: list[str]) -> None:
+        if skipped and not used:
+            raise UserError(f"data.on_error=skip: no {self.stage} image can be used, the first: {skipped[0]}")
+        if skipped:
+            self._add(used, skipped)
 
-    def _add(self, used: int, left_out: list[str]) -> None:
-        self.count += len(left_out)
-        self.reasons += [reason for reason in dict.fromkeys(left_out) if reason not in self.reasons]
+    def _add(self, used: int, skipped: list[str]) -> None:
+        self.count += len(skipped)
+        self.reasons += [reason for reason in dict.fromkeys(skipped) if reason not in self.reasons]
         log.warning(
-            "data.on_error=skip: %d of %d %s images of this epoch left out; the first: %s",
-            len(left_out), len(left_out) + used, self.stage, left_out[0],
+            "data.on_error=skip: %d of %d %s images of this epoch skipped; the first: %s",
+            len(skipped), len(skipped) + used, self.stage, skipped[0],
         )  # fmt: skip
 
 
 class FeatureLoader(DataLoader):
-    """A loader whose batches come with their features, on the device.
+    """A loader whose batches carry their features on the device.
 
-    On a GPU a thread with a stream of its own runs the extractor ahead of the decoder, so that both
-    overlap. On a CPU they would only take the cores from each other: there everything happens in turn,
-    as it does without loader processes, where images are drawn in this process.
+    On a GPU, a thread with its own stream runs the extractor ahead of the decoder, so that both overlap. On a
+    CPU they would compete for cores, so everything runs in turn; so it does without loader processes, where
+    this process loads the images.
 
     Args:
-        dataset: of the items.
-        prepare: puts a batch on the device and fills in its features.
-        ahead: batches that wait, ready, each with its features in memory; 0: in turn.
-        skipped: told of every batch, and warns of what was left out.
-        **options: of torch's `DataLoader`.
+        dataset: the items.
+        prepare: moves a batch to the device and fills in its features.
+        ahead: number of batches prepared in advance, each with its features in memory; 0 runs in turn.
+        skipped: counts skipped images and warns of them.
+        **options: those of torch's `DataLoader`.
     """
 
     def __init__(
@@ -146,7 +144,7 @@ class FeatureLoader(DataLoader):
         skipped: SkippedImages | None = None,
         **options: Any,
     ) -> None:
-        options["collate_fn"] = _Sent(options.get("collate_fn", list))
+        options["collate_fn"] = _CollateInWorker(options.get("collate_fn", list))
         super().__init__(dataset, **options)
         self.prepare = prepare
         self.ahead = ahead
@@ -155,7 +153,7 @@ class FeatureLoader(DataLoader):
     def __iter__(self) -> Iterator[RoiBatch]:  # type: ignore[override]
         """Start the loader (it draws its seed in the calling thread), then the thread."""
         torch.get_num_threads()  # settles the calling thread's number, see `_work`
-        with _garbage_stays_here():
+        with _exclude_garbage_from_fork():
             batches = super().__iter__()
         in_background = self.ahead and self.num_workers
         ready = self._in_background(batches) if in_background else map(self.prepare, batches)
@@ -203,27 +201,23 @@ class FeatureLoader(DataLoader):
             ready.put(error)
 
 
-class _Sent:
-    """Joins samples to a batch; in a loader process, to one that is ready to be sent.
-
-    Args:
-        collate: joins the samples.
-    """
+class _CollateInWorker:
+    """Collates samples; in a loader process, to a batch that is already pickled."""
 
     def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
         self.collate = collate
 
     def __call__(self, samples: list[Any]) -> Any:
         batch = self.collate(samples)
-        return batch if get_worker_info() is None else _Packed(batch)
+        return batch if get_worker_info() is None else _PickledBatch(batch)
 
 
-class _Packed:
-    """What arrives as the batch it was made from.
+class _PickledBatch:
+    """A pickled batch that unpickles as the batch itself.
 
-    torch moves a batch to shared memory in the thread that sends it, where an error (no room there, too many
-    open files) is printed and the batch dropped: whoever waits for it waits for ever. Here it is moved at
-    once, and an error travels like any other of the loader process.
+    torch moves a batch to shared memory in the sending thread, where an error (no space, too many open files)
+    is printed and the batch is lost, so that the receiver waits forever. Here it is moved at once, and an
+    error is reported like any other error of the loader process.
     """
 
     def __init__(self, batch: Any) -> None:
@@ -234,16 +228,16 @@ class _Packed:
 
 
 def _new_stream() -> contextlib.AbstractContextManager:
-    """A CUDA stream on the calling thread's GPU, if there is one; a new thread would take the first."""
+    """Return a CUDA stream on the calling thread's GPU, if any; a new thread would use the first GPU."""
     return torch.cuda.stream(torch.cuda.Stream()) if torch.cuda.is_available() else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
-def _garbage_stays_here() -> Iterator[None]:
-    """Processes forked meanwhile never collect what this one holds or has yet to collect.
+def _exclude_garbage_from_fork() -> Iterator[None]:
+    """Keep processes forked in the block from collecting this process's garbage.
 
-    Destructors of what has threads (an ONNX Runtime session that somebody dropped, say) wait for them, in a
-    forked process for ever: the threads stayed behind.
+    Destructors of objects with threads (a dropped ONNX Runtime session, for example) wait for these threads,
+    which do not exist in a forked process: it would wait forever.
     """
     gc.freeze()
     try:

@@ -1,4 +1,4 @@
-"""Cross-validation: which images are held out."""
+"""Cross-validation: choose the held-out images."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from roiseg.data.annotations import Annotations
 
 
 def join_annotations(sets: Sequence[tuple[Annotations, str | Path]]) -> tuple[Annotations, Path]:
-    """All images of several sets as one, and the folder its file names are relative to.
+    """Join several sets; return the joined set and the folder its file names are relative to.
 
     Args:
         sets: annotations and the folder of their images.
 
     Raises:
-        UserError: an image id is in two of them.
+        UserError: an image id occurs in two of them.
     """
     folders = [Path(os.path.abspath(folder)) for _, folder in sets]
     common = Path(os.path.commonpath(folders))
     parts = [annotations for annotations, _ in sets]
-    seen: dict[int, Path] = {}
+    path_of: dict[int, Path] = {}
     for part in parts:
         for image_id in part.image_ids.tolist():
-            if image_id in seen:
+            if image_id in path_of:
                 raise UserError(
-                    f"image id {image_id} is in {seen[image_id]} and in {part.path}: sets that are joined "
+                    f"image id {image_id} is in {path_of[image_id]} and in {part.path}: sets that are joined "
                     "for cross-validation must share no image"
                 )
-        seen |= dict.fromkeys(part.image_ids.tolist(), part.path)
+        path_of |= dict.fromkeys(part.image_ids.tolist(), part.path)
     names = [
         (folder.relative_to(common) / name).as_posix()
         for part, folder in zip(parts, folders, strict=True)
@@ -49,17 +49,17 @@ def join_annotations(sets: Sequence[tuple[Annotations, str | Path]]) -> tuple[An
     return Annotations(
         path=parts[0].path,
         file_names=np.array(names),
-        first=_end_to_end([part.first for part in parts]),
-        parts=_end_to_end([part.parts for part in parts]),
-        part_ends=_end_to_end([np.append(0, part.part_ends) for part in parts])[1:],
-        run_ends=_end_to_end([part.run_ends for part in parts]),
+        first=_concatenate_bounds([part.first for part in parts]),
+        parts=_concatenate_bounds([part.parts for part in parts]),
+        part_ends=_concatenate_bounds([np.append(0, part.part_ends) for part in parts])[1:],
+        run_ends=_concatenate_bounds([part.run_ends for part in parts]),
         warnings=tuple(warning for part in parts for warning in part.warnings),
         **joined,
     ), common
 
 
 def select_images(annotations: Annotations, images: NDArray[np.int64]) -> Annotations:
-    """The part of a set that lies in some images, by index, in the order given."""
+    """Return the part of a set in the given images (by index), in the given order."""
     starts = np.append(0, annotations.part_ends)
     instances, first = _gather(annotations.first, images)
     polygons, parts = _gather(annotations.parts, instances)
@@ -77,28 +77,28 @@ def select_images(annotations: Annotations, images: NDArray[np.int64]) -> Annota
 def _gather(
     bounds: NDArray[np.int64], items: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """What lies in ranges `bounds[i] : bounds[i + 1]` of some items, and the bounds of the result."""
+    """Return the indices in the ranges `bounds[i] : bounds[i + 1]` of some items, and the new bounds."""
     lengths = bounds[items + 1] - bounds[items]
     ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return np.arange(ends[-1]) + np.repeat(bounds[items] - ends[:-1], lengths), ends
 
 
-def _end_to_end(bounds: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Bounds [n + 1] that each begin at 0, of ranges that now lie end to end."""
+def _concatenate_bounds(bounds: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Concatenate bounds [n + 1] that each start at 0."""
     lengths = np.concatenate([np.diff(part) for part in bounds])
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class Folds:
-    """Splits images into parts that hang on each image's id alone: not on the file, its order, or a seed.
+    """Splits images into parts by image id alone, independent of the file, its order, or a seed.
 
-    The part of an image is the XXH3 hash of its id, written in decimal, modulo the number of parts. Parts
-    are only about equally large; an image keeps its part when others join or leave the set.
+    The part of an image is the XXH3 hash of its decimal id modulo the number of parts. Parts are only
+    approximately equal in size; an image keeps its part when other images are added or removed.
 
     Args:
-        number: of parts; 2 or more.
-        held_out: the part (0-based) that is validated on; the others are trained on.
+        number: number of parts, 2 or more.
+        held_out: the part (0-based) used for validation; the others are used for training.
     """
 
     number: int = 5
@@ -115,19 +115,19 @@ class Folds:
 
     @property
     def name(self) -> str:
-        """Names this split in files that are made of it."""
+        """The name of this split in file names."""
         return f"fold_{self.held_out}_of_{self.number}"
 
     def parts(self, image_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The part [I] of each image."""
+        """Return the part [I] of each image."""
         hashes = [xxhash.xxh3_64_intdigest(str(image_id).encode()) for image_id in image_ids.tolist()]
         return np.array([value % self.number for value in hashes], np.int64)
 
     def split(self, annotations: Annotations) -> dict[str, Annotations]:
-        """The images to train on ("train") and those held out ("val").
+        """Return the training images ("train") and the held-out ones ("val").
 
         Raises:
-            UserError: there are none of one kind.
+            UserError: one of them is empty.
         """
         held_out = self.parts(annotations.image_ids) == self.held_out
         for kind, count in (("held out", held_out.sum()), ("left to train on", (~held_out).sum())):

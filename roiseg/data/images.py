@@ -1,4 +1,4 @@
-"""Reading image files, with the ways they can be wrong in words."""
+"""Read image files, and explain why one cannot be used."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ from roiseg.common.files import content_digest, open_regular
 from roiseg.common.limits import MAX_PIXELS
 
 Image.init()
-# no format whose reader starts another program, as Pillow's of PostScript does
+# no format whose reader starts another program, as Pillow's PostScript reader does
 _FORMATS: list[str] = [
     name
     for name in ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
     if name in Image.OPEN
 ]
-# MPO: several JPEGs in one; PFM: numbers of unknown range
+# MPO is several JPEGs in one file; PFM has values of unknown range
 SUFFIXES = frozenset(
     suffix for suffix, name in Image.registered_extensions().items() if name in (*_FORMATS, "MPO")
 ) - {".pfm"}
 
 
 class DamagedImage(UserError):
-    """An image file that cannot be used, while others can: what `data.on_error` is about."""
+    """An image file cannot be used, while others can (see `data.on_error`)."""
 
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """Decode an image file, told by its content, to RGB uint8 [H, W, 3].
+    """Decode an image file, whose format is detected from its content, to RGB uint8 [H, W, 3].
 
-    Of an animation the first image is taken; transparency is left out. More than 8 bits a channel are
-    scaled down to 8, see `to_rgb`.
+    The first frame of an animation is used; transparency is dropped. More than 8 bits per channel are scaled
+    down to 8, see `to_rgb`.
 
-    An image that its EXIF orientation turns is turned. Programs differ in whether they annotate such a
-    image before or after that, so where there is an annotation record its size must say that it was after.
+    The EXIF orientation is applied. Programs differ in whether they annotate an image before or after that,
+    so the size in the annotation record, if any, must be that of the rotated image.
 
     Args:
         path: the file.
-        size: (H, W) the annotations say it has; None takes any.
+        size: (H, W) according to the annotations; None accepts any.
 
     Raises:
-        DamagedImage: absent, not an image, damaged, of another size, turned by EXIF while its record does not
-            say that the annotations are, too, or above 100 megapixels (refused before it is decoded).
+        DamagedImage: the file is missing, not an image, damaged, of another size, rotated by EXIF unlike its
+            record, or above 100 megapixels (rejected before decoding).
     """
-    # Pillow, because OpenCV fills what is missing of a truncated JPEG with grey and says nothing
+    # not OpenCV, which silently fills the rest of a truncated JPEG with grey
     try:
         with _no_warnings(), open_regular(path) as stream, Image.open(stream, formats=_FORMATS) as file:
             width, height = file.size
@@ -61,16 +61,16 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
                     f"image {path} has {width}x{height} pixels, more than {MAX_PIXELS:,}: scale it down"
                 )
             image = to_rgb(file)
-            turned = _is_turned(file)
+            rotated = _is_rotated(file)
     except FileNotFoundError:
         raise DamagedImage(f"image not found: {path}") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         why = getattr(error, "strerror", None) or error
         raise DamagedImage(
-            f"image {path} is damaged or no image ({why}): replace it or take it out of the set"
+            f"image {path} is damaged or not an image ({why}): replace it or take it out of the set"
         ) from None
-    if size is not None and turned and size == (height, width):
-        raise turned_otherwise(path, size)
+    if size is not None and rotated and size == (height, width):
+        raise rotation_mismatch(path, size)
     if size is not None and image.shape[:2] != size:
         raise DamagedImage(
             f"image {path} is {image.shape[1]}x{image.shape[0]} pixels, its annotation record says "
@@ -82,52 +82,53 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
 _ORIENTATION = 0x0112  # EXIF tag
 
 
-def _is_turned(file: Image.Image) -> bool:
+def _is_rotated(file: Image.Image) -> bool:
     return file.getexif().get(_ORIENTATION, 1) in range(2, 9)
 
 
-def turned_from(path: Path) -> tuple[int, int] | None:
-    """(H, W) as stored of an image file that its EXIF orientation turns; None of any other."""
+def exif_rotated_size(path: Path) -> tuple[int, int] | None:
+    """Return the stored (H, W) of an image file that its EXIF orientation rotates; None for any other."""
     try:
         with _no_warnings(), Image.open(path, formats=_FORMATS) as file:
-            return (file.height, file.width) if _is_turned(file) else None
+            return (file.height, file.width) if _is_rotated(file) else None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError):
-        return None  # `read_image` tells why
+        return None  # `read_image` explains why
 
 
-def turned_otherwise(path: Path, size: tuple[int, int]) -> DamagedImage:
-    """The error of an image that is turned while its record, of `size` (H, W), may be of it as stored."""
+def rotation_mismatch(path: Path, size: tuple[int, int]) -> DamagedImage:
+    """Return the error for a rotated image whose record, of `size` (H, W), may describe it as stored."""
     return DamagedImage(
-        f"image {path} is turned by its EXIF orientation, and its annotation record ({size[1]}x{size[0]}) "
+        f"image {path} is rotated by its EXIF orientation, and its annotation record ({size[1]}x{size[0]}) "
         "does not say that the annotations are, too: save it as it was annotated, without that tag"
     )
 
 
 @contextmanager
 def _no_warnings() -> Iterator[None]:
-    """Without Pillow's warnings: of oddities that do no harm, and of sizes that are refused anyway."""
+    """Silence Pillow's warnings about harmless oddities, and about sizes that are rejected anyway."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def to_rgb(file: ImageFile.ImageFile) -> NDArray[np.uint8]:
-    """RGB uint8 [H, W, 3] of an opened image file, turned as its EXIF orientation says, without transparency.
+    """Return an opened image file as RGB uint8 [H, W, 3], oriented by EXIF, without transparency.
 
-    Of 16 bits a channel the upper 8; the upper 8 of 12 where no value needs more, as cameras save 12 in 16.
+    Of 16 bits per channel the upper 8 are kept; if all values fit into 12 bits, as cameras save them, the
+    upper 8 of these.
 
     Raises:
-        ValueError: it has 32 bits a pixel.
+        ValueError: it has 32 bits per pixel.
     """
     if file.mode == "F" or (file.mode == "I" and file.format != "PPM"):
-        raise ValueError("32 bits a pixel, of unknown range")
+        raise ValueError("32 bits per pixel, of unknown range")
     image: Image.Image = file
-    stream, kept = file.fp, str(file.tile)  # before anything is read
+    stream, tiles = file.fp, str(file.tile)  # before anything is read
     orientation = file.getexif().get(_ORIENTATION, 1)
-    if file.mode.startswith("I"):  # Pillow would cut its values off at 255
+    if file.mode.startswith("I"):  # Pillow would clip its values at 255
         image = Image.fromarray(_upper_bits(np.asarray(file)))
-    elif stream is not None and any(word in kept for word in (";16", " 65535")):
-        file.load()  # tells damage, and keeps the upper 8 bits alone
+    elif stream is not None and any(word in tiles for word in (";16", " 65535")):
+        file.load()  # detects damage, but keeps only the upper 8 bits
         stream.seek(0)
         deep = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), _DEEP)
         image = file if deep is None else Image.fromarray(_upper_bits(deep[..., ::-1]))
@@ -144,10 +145,10 @@ def _upper_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def image_digest(path: Path) -> bytes:
-    """`content_digest` of an image file.
+    """Return the `content_digest` of an image file.
 
     Raises:
-        DamagedImage: there is none, or it cannot be read.
+        DamagedImage: the file is missing or cannot be read.
     """
     try:
         return content_digest(path)

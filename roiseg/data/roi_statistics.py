@@ -1,4 +1,4 @@
-"""Sizes, overlaps and class shares of all ROIs of a data set, from outlines alone, many images at once."""
+"""Measure sizes, overlaps and class shares of all ROIs from outlines alone, many images at a time."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from roiseg.geometry.boxes import Boxes, area
 from roiseg.geometry.rasterize import Grids, Planes, expand, polygon_planes
 
 CLASSES = {"background": BACKGROUND, "target": TARGET, "non_target": NON_TARGET, "ignore": IGNORE}
-_AT_ONCE = 1 << 17  # points, and words of the grids, rasterised at once: a few MB
+_CHUNK = 1 << 17  # points, and words of the grids, rasterized at a time: a few MB
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
 
 
 @dataclass(frozen=True)
 class RoiStatistics:
-    """What is kept of each ROI."""
+    """Measurements of each ROI."""
 
-    images: int  # that have any ROI
+    images: int  # number of images with a ROI
     sides: NDArray[np.float32]  # [R, 2] width, height in original pixels
     counts: NDArray[np.int32]  # [R, 4] grid cells by class, as in `CLASSES`
-    nearest_iou: NDArray[np.float32]  # [R] highest IoU of its box with another non-crowd instance's, or 0
+    nearest_iou: NDArray[np.float32]  # [R] highest box IoU with another non-crowd instance, or 0
 
     @property
     def area(self) -> NDArray[np.float64]:
-        """[R] original pixels."""
+        """Areas [R] in original pixels."""
         return self.sides.astype(np.float64).prod(axis=1)
 
 
@@ -41,14 +41,14 @@ def measure_rois(annotations: Annotations, min_roi_size: float, grid: int) -> Ro
     Args:
         annotations: the instances.
         min_roi_size: smallest side of a ROI in original pixels.
-        grid: side of the grid that is laid over every ROI, in cells.
+        grid: side of the grid over each ROI, in cells.
     """
     boxes, extents = annotations.all_pixel_boxes(), annotations.extents()
     rois = annotations.all_eligible(min_roi_size)
     images = np.searchsorted(annotations.first, rois, "right") - 1
     counts, nearest = np.zeros((len(rois), len(CLASSES)), np.int32), np.zeros(len(rois), np.float32)
     with progress_bar() as bar:
-        task = bar.add_task("analysing ROIs", total=len(rois))
+        task = bar.add_task("analyzing ROIs", total=len(rois))
         for some in _chunks(annotations, images, grid):
             pairs = _pairs(annotations, extents, rois[some], images[some])
             nearest[some] = _nearest_iou(boxes, rois[some], pairs, annotations.crowd)
@@ -60,12 +60,12 @@ def measure_rois(annotations: Annotations, min_roi_size: float, grid: int) -> Ro
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Every ROI with every instance of its image, ROI by ROI."""
+    """All pairs of a ROI and an instance of its image, ROI by ROI."""
 
     roi: NDArray[np.int64]  # [K] position of the ROI
-    near: NDArray[np.bool_]  # [K] may the instance's outline reach into the ROI?
-    instance: NDArray[np.int64]  # [K] over the whole set
-    first: NDArray[np.int64]  # [R] where each ROI's pairs begin
+    near: NDArray[np.bool_]  # [K] whether the instance's outline can reach into the ROI
+    instance: NDArray[np.int64]  # [K] index in the whole set
+    first: NDArray[np.int64]  # [R] start of each ROI's pairs
 
 
 def _pairs(
@@ -81,37 +81,37 @@ def _pairs(
 
 
 def _chunks(annotations: Annotations, images: NDArray[np.int64], grid: int) -> Iterator[slice]:
-    """ROIs that are measured together: of several images, or some of one with many."""
+    """Yield the ROIs that are measured together: those of several images, or some of a large one."""
     point_ends = np.append(0, annotations.part_ends)
     parts = annotations.parts[annotations.first]
     points = np.diff(point_ends[parts])
     words = (np.diff(parts) + np.diff(annotations.first)) * grid * -(-grid // 64)
     runs = np.diff(annotations.run_ends[annotations.first])
-    done = np.cumsum((points + words + runs)[images]) // _AT_ONCE
-    ends = np.append(np.flatnonzero(np.diff(done)) + 1, len(images)).tolist()
+    chunk = np.cumsum((points + words + runs)[images]) // _CHUNK
+    ends = np.append(np.flatnonzero(np.diff(chunk)) + 1, len(images)).tolist()
     yield from (slice(a, b) for a, b in zip([0, *ends], ends, strict=False))
 
 
 def _grids(boxes: Boxes, grid: int) -> Grids:
-    """A grid over each box [R, 4] in original pixels."""
+    """Return a grid over each box [R, 4] in original pixels."""
     corners = boxes.astype(np.float64)
     cells = grid / (corners[:, 2:] - corners[:, :2])  # per original pixel
     return Grids(cells, -corners[:, :2] * cells, (grid, grid))
 
 
 def _planes(annotations: Annotations, images: NDArray[np.int64], pairs: _Pairs, grids: Grids) -> Planes:
-    """Bits [B, K, w] of each pair's instance on its ROI's grid, see `roiseg.geometry.rasterize`."""
+    """Rasterize each pair's instance on its ROI's grid: bits [B, K, w], see `roiseg.geometry.rasterize`."""
     height, width = grids.size
     planes = np.zeros((-(-height // 64), len(pairs.roi), width), np.uint64)
     number = (annotations.parts[pairs.instance + 1] - annotations.parts[pairs.instance]) * pairs.near
-    drawn = np.flatnonzero(number)
+    rows = np.flatnonzero(number)
     polygons = _polygon_planes(annotations, images, pairs, number, grids)
-    planes[:, drawn] = np.bitwise_or.reduceat(polygons, (np.cumsum(number) - number)[drawn], axis=1)
+    planes[:, rows] = np.bitwise_or.reduceat(polygons, (np.cumsum(number) - number)[rows], axis=1)
     encoded = annotations.run_ends[pairs.instance + 1] > annotations.run_ends[pairs.instance]
     for image in np.unique(images[pairs.roi[encoded]]):
         rois = slice(*np.searchsorted(images, [image, image + 1]))
-        rows = slice(*np.searchsorted(pairs.roi, [rois.start, rois.stop]))
-        planes[:, rows] = annotations.outlines(image).planes(grids[rois]).reshape(len(planes), -1, width)
+        some = slice(*np.searchsorted(pairs.roi, [rois.start, rois.stop]))
+        planes[:, some] = annotations.outlines(image).planes(grids[rois]).reshape(len(planes), -1, width)
     return planes
 
 
@@ -122,7 +122,7 @@ def _polygon_planes(
     number: NDArray[np.int64],
     grids: Grids,
 ) -> Planes:
-    """Bits [B, P, w] of all polygons of the pairs, `number` [K] of each, on their ROIs' grids."""
+    """Rasterize all polygons of the pairs, `number` [K] each, on their ROIs' grids: bits [B, P, w]."""
     pair, step = expand(number)
     part = annotations.parts[pairs.instance][pair] + step
     starts = np.where(part > 0, annotations.part_ends[part - 1], 0)
@@ -138,7 +138,7 @@ def _polygon_planes(
 def _count(
     planes: Planes, rois: NDArray[np.int64], pairs: _Pairs, crowd: NDArray[np.bool_], grid: int
 ) -> NDArray[np.int64]:
-    """Cells [R, 4] of each class, as `rasterize_targets` labels them."""
+    """Count the cells [R, 4] of each class as `rasterize_targets` labels them."""
     planes[-1] &= np.uint64((1 << (grid - 1) % 64 + 1) - 1)  # below the grid
     target = planes[:, pairs.first + rois - pairs.instance[pairs.first]]
     uncertain = crowd[pairs.instance]
@@ -146,19 +146,19 @@ def _count(
     planes[:, uncertain] = 0
     persons = np.bitwise_or.reduceat(planes, pairs.first, axis=1)
     others, ignored = persons & ~target, anyone & ~persons
-    cells = [_bits(layer) for layer in (target, others, ignored)]
+    cells = [_count_bits(bits) for bits in (target, others, ignored)]
     return np.stack([grid**2 - sum(cells), *cells], axis=1)
 
 
-def _bits(planes: NDArray[Any]) -> NDArray[np.int64]:
-    """Number [R] of bits that are set in [B, R, w]."""
+def _count_bits(planes: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the number [R] of set bits in [B, R, w]."""
     return _BITS[planes.view(np.uint8)].sum(axis=(0, 2), dtype=np.int64)
 
 
 def _nearest_iou(
     boxes: Boxes, rois: NDArray[np.int64], pairs: _Pairs, crowd: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """Highest IoU [R] of a ROI's box with another non-crowd instance's; 0 where none is."""
+    """Return the highest box IoU [R] with another non-crowd instance; 0 if there is none."""
     mine, other = boxes[rois[pairs.roi]], boxes[pairs.instance]
     sides = np.minimum(mine[:, 2:], other[:, 2:]) - np.maximum(mine[:, :2], other[:, :2])
     both = sides.clip(0).prod(axis=1)

@@ -1,4 +1,4 @@
-"""Which ROIs an image gives in a training step."""
+"""Sample the ROIs of a training step, and the images of an epoch."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from roiseg.geometry.boxes import Boxes
 
 @dataclass(frozen=True)
 class RoiSampler:
-    """Draws K ROIs an image: annotated boxes, jittered ones, hard ones more often.
+    """Samples K ROIs per image: annotated boxes, jittered ones, hard ones more often.
 
     Args:
         rois_per_image: K. An image with fewer instances repeats some of them, jittered.
-        jitter_share: share of the draws that are jittered (0..1); repeated draws always are.
-        jitter_center: a jittered box's centre moves by up to this share of its sides.
+        jitter_share: share (0..1) of samples that are jittered; repeated ones always are.
+        jitter_center: the centre of a jittered box moves by up to this share of its sides.
         jitter_scale: its sides are multiplied by a factor within 1 / (1 + s) .. 1 + s.
-        hard_weight: an instance is drawn 1 + hard_weight * crowding times as often as one that
-            stands alone (hard negative mining; crowding is the share of its box under other boxes).
+        hard_weight: an instance is sampled 1 + hard_weight * crowding times as often as an isolated one
+            (hard negative mining; crowding is the share of its box covered by other boxes).
     """
 
     rois_per_image: int = 4
@@ -54,7 +54,7 @@ class RoiSampler:
             boxes: [n, 4] boxes of all its instances in input pixels.
             eligible: positions in `boxes` that may be a ROI.
             rng: source of randomness.
-            size: (H, W) of the input; ROIs are cut to it.
+            size: (H, W) of the input, to which ROIs are clipped.
 
         Returns:
             ROIs [K, 4] in input pixels and the position [K] of each one's target; both empty if
@@ -77,20 +77,20 @@ class RoiSampler:
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Shuffles by (seed, epoch) and hands the epoch to the dataset with every index.
+    """Shuffles by (seed, epoch) and yields the epoch with every index.
 
-    Under distributed training process r of W takes positions r, r + W, ... of the order, so that W
-    processes with batches of n see in every step what one with batches of W * n sees. Training shares
-    are equal, the last round filled up from the start. Evaluation repeats nothing: shares differ by at
-    most one.
+    In distributed training, process r of W takes positions r, r + W, ... of the order, so that W processes
+    with batches of n see in every step what one process with batches of W * n sees. Training shares are
+    equal; the last round is filled from the start. Evaluation repeats nothing, so shares differ by at most
+    one.
 
     Args:
         length: number of images.
         seed: root of the order.
         shuffle: True for training; False keeps the order and repeats nothing.
         first_epoch: epoch of the first iteration.
-        done: positions of this process's share that the first epoch leaves out, because a run before has
-            visited them. The length stays that of the whole epoch.
+        done: positions of this process's share that the first epoch skips because an earlier run has visited
+            them. The length stays that of the whole epoch.
     """
 
     def __init__(self, length: int, seed: int, shuffle: bool, first_epoch: int = 0, done: int = 0) -> None:
@@ -101,12 +101,12 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self._done = {first_epoch: done}
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration (Lightning calls this)."""
+        """Set the epoch of the next iteration (called by Lightning)."""
         self.epoch = epoch
 
     @property
     def idle(self) -> bool:
-        """Has this process no image to evaluate? It then visits one of another's, which must not count."""
+        """Whether this process has no image to evaluate; it then visits one that must not be counted."""
         rank, _ = _rank_and_world()
         return not self.shuffle and rank >= self.length
 
@@ -122,16 +122,16 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return iter([(self.epoch, int(order[position])) for position in share])
 
     def _share(self) -> list[int]:
-        """Positions of the order that this process visits."""
+        """Return the positions of the order that this process visits."""
         rank, world = _rank_and_world()
-        if self.shuffle or self.idle:  # Lightning wants a batch on every process
+        if self.shuffle or self.idle:  # Lightning needs a batch on every process
             rounds = -(-self.length // world)
             return [position % self.length for position in range(rank, rounds * world, world)]
         return list(range(rank, self.length, world))
 
 
 def _rank_and_world() -> tuple[int, int]:
-    """Number of this process, and of how many."""
+    """Return the rank of this process and the number of processes."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1

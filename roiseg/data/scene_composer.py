@@ -1,7 +1,7 @@
-"""What is to be visible in an image: its people, and those pasted into it.
+"""Compose scenes: the people of an image and those pasted into it.
 
-All bookkeeping is in whole original pixels of the image: who stands in front takes pixels from who
-stands behind, and boxes follow. Nothing is rendered until the image itself is needed.
+Masks are in whole original pixels. A person in front takes pixels from those behind, and boxes follow.
+Nothing is rendered until the image itself is needed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from roiseg.geometry.paste import Window
 
 
 class PastedPerson(NamedTuple):
-    """A pasted person, as it is painted: the pixels of the image it takes when its turn comes."""
+    """A pasted person with the pixels it covers when it is painted."""
 
     paste: Paste
     window: Window  # within the image
@@ -35,15 +35,15 @@ class PastedPerson(NamedTuple):
 
 @dataclass(frozen=True)
 class ComposedImage:
-    """The n people of an image, crowds included, as far as they are to be visible.
+    """The visible outlines of the n people of an image, crowds included.
 
     Attributes:
         boxes: [n, 4] in original pixels.
-        outlines: of the n.
-        crowd: [n], which are uncertain regions.
-        eligible: positions of those who can be a ROI.
-        ids: [n] their annotations' ids.
-        pasted: what was pasted, in the order of painting.
+        outlines: visible outlines of the n.
+        crowd: [n] marks uncertain regions.
+        eligible: positions of those that can be a ROI.
+        ids: [n] annotation ids.
+        pasted: the pasted people, in the order of painting.
     """
 
     boxes: Boxes
@@ -55,16 +55,16 @@ class ComposedImage:
 
 
 class SceneComposer:
-    """The scenes of a data set's images.
+    """Composes the scenes of a data set.
 
     Args:
         annotations: the instances.
         image_dir: folder their file names are relative to.
         min_size: smallest side of a ROI in original pixels.
-        paste: pastes people of the set into its images; None: images are as they are.
+        paste: samples people to paste; None leaves the images as they are.
 
     Raises:
-        UserError: nobody in the set is large enough to be pasted.
+        UserError: no instance of the set is large enough to be pasted.
     """
 
     def __init__(
@@ -83,12 +83,12 @@ class SceneComposer:
             )
 
     def sample(self, image: int, rng: np.random.Generator) -> ComposedImage:
-        """The scene of an image, by index; with randomly drawn people in it, if any are to be pasted."""
+        """Sample the scene of an image (by index), with people pasted in, if any."""
         scene = self.plain(image)
         if self.paste is None:
             return scene
         beside = scene.boxes[scene.eligible]
-        own = rng.spawn(1)[0]  # the view is the same whoever is pasted, or nobody
+        own = rng.spawn(1)[0]  # pasting does not change the sampled view
         pastes = self.paste.sample(beside, self.annotations.size(image), image, self.cutouts, own)
         if not pastes:
             return scene
@@ -96,7 +96,7 @@ class SceneComposer:
         return crowded if len(crowded.eligible) else scene
 
     def plain(self, image: int) -> ComposedImage:
-        """The scene of an image as it is."""
+        """Return the scene of an image without anyone pasted."""
         instances = self.annotations.instances(image)
         return ComposedImage(
             self.annotations.pixel_boxes(image),
@@ -107,7 +107,7 @@ class SceneComposer:
         )
 
     def compose(self, scene: ComposedImage, pastes: Sequence[Paste]) -> ComposedImage:
-        """Paste people into a scene, one after another."""
+        """Paste people into a scene, in order."""
         height, width = scene.outlines.size
         people = [_Person.annotated(scene, position) for position in range(len(scene.boxes))]
         pasted = []
@@ -131,13 +131,15 @@ class SceneComposer:
     def _visible(
         self, scene: ComposedImage, people: Sequence[_Person], pasted: tuple[PastedPerson, ...]
     ) -> ComposedImage:
-        """The scene of those of whom something is left to see."""
+        """Return the scene of the people that are still visible."""
         assert self.paste is not None
-        positions = [i for i, person in enumerate(people) if person.left or not person.changed]
+        positions = [i for i, person in enumerate(people) if person.visible_pixels or not person.changed]
         visible = [people[i] for i in positions]
         boxes = np.array([person.visible_box() for person in visible], np.float32).reshape(-1, 4)
         crowd = np.array([person.crowd for person in visible], bool)
-        enough = np.array([person.left >= self.paste.min_visible * person.area for person in visible], bool)
+        enough = np.array(
+            [person.visible_pixels >= self.paste.min_visible * person.area for person in visible], bool
+        )
         size = scene.outlines.size
         return ComposedImage(
             boxes,
@@ -148,15 +150,15 @@ class SceneComposer:
             pasted,
         )
 
-    def slot(self, scene: ComposedImage) -> tuple[str, ...]:
-        """Names the way a scene came about: nothing if nobody is pasted in."""
+    def key(self, scene: ComposedImage) -> tuple[str, ...]:
+        """Return the part of a cache key that names the way of pasting; empty without pasted people."""
         return (repr(self.paste), self.cutouts.name) if scene.pasted else ()
 
-    def content(self, scene: ComposedImage) -> tuple[object, ...]:
-        """All that the pasted pixels of a scene depend on, beside the image itself."""
+    def fingerprint(self, scene: ComposedImage) -> tuple[object, ...]:
+        """Return everything that the pasted pixels depend on, besides the image itself."""
         return tuple(
             (
-                self.cutouts.state(paste.instance),
+                self.cutouts.fingerprint(paste.instance),
                 paste.window,
                 paste.place,
                 paste.mirrored,
@@ -167,7 +169,7 @@ class SceneComposer:
         )
 
     def render(self, image: NDArray[np.uint8], scene: ComposedImage) -> NDArray[np.uint8]:
-        """Paint what a scene has pasted over its image [H, W, 3]."""
+        """Paint the pasted people of a scene onto its image [H, W, 3]."""
         if scene.pasted:
             image = image.copy()
         for paste, window, mask in scene.pasted:
@@ -183,16 +185,16 @@ class SceneComposer:
 
 @dataclass
 class _Person:
-    """Someone in a scene while it is composed.
+    """A person of a scene while it is composed.
 
     Args:
         identity: id of the annotation.
-        window: whole pixels of the image the mask lies in.
-        mask: [y2 - y1, x2 - x1] what is to be visible.
-        area: pixels of all of it, before anybody else was pasted; of pasted people also what lies beyond
-            the image, or behind others.
-        box: as annotated; None: was pasted.
-        crowd: is an uncertain region.
+        window: x1, y1, x2, y2 of the mask in whole pixels of the image.
+        mask: [y2 - y1, x2 - x1] visible pixels.
+        area: pixels before anyone else was pasted; for pasted people including what lies outside the image or
+            behind others.
+        box: the annotated box; None for a pasted person.
+        crowd: whether it is an uncertain region.
     """
 
     identity: int
@@ -211,21 +213,21 @@ class _Person:
         return _Person(identity, window, mask, int(mask.sum()), scene.boxes[position], crowd)
 
     @property
-    def left(self) -> int:
-        """Pixels that are to be visible."""
+    def visible_pixels(self) -> int:
+        """Number of visible pixels."""
         return int(self.mask.sum())
 
     @property
     def changed(self) -> bool:
-        """Is it to be visible as it was not annotated?"""
-        return self.box is None or self.left < self.area
+        """Whether its visible outline differs from the annotated one."""
+        return self.box is None or self.visible_pixels < self.area
 
     def counts(self, size: tuple[int, int]) -> bytes | None:
-        """Compressed run-length encoding of what is to be visible; None: the outline is as annotated."""
+        """Encode the visible pixels as compressed RLE; None if the outline is as annotated."""
         return rle.encode_window(self.mask, self.window, size)["counts"] if self.changed else None
 
     def visible_box(self) -> NDArray[np.float32]:
-        """The bounds of what is to be visible; where those have not moved, the annotated box's side."""
+        """Return the bounds of the visible pixels; unchanged sides keep those of the annotated box."""
         rows, columns = (np.flatnonzero(self.mask.any(axis=axis)) for axis in (1, 0))
         if not len(rows):
             assert self.box is not None
@@ -242,13 +244,13 @@ def _digest(mask: NDArray[np.bool_]) -> str:
 
 
 def _common(a: Window, b: Window) -> Window:
-    """Where two windows overlap; may be empty."""
+    """Return the intersection of two windows; may be empty."""
     x1, y1, x2, y2 = max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
     return x1, y1, max(x1, x2), max(y1, y2)
 
 
 def _part(array: NDArray[Any], window: Window, wanted: Window) -> NDArray[Any]:
-    """What an array [y2 - y1, x2 - x1, ...] that shows a window shows in a smaller one; a view."""
+    """Return the view of a smaller window of an array [y2 - y1, x2 - x1, ...] that covers a window."""
     x1, y1, x2, y2 = wanted
     left, top = window[:2]
     return array[y1 - top : y2 - top, x1 - left : x2 - left]

@@ -1,7 +1,7 @@
-"""Targets: the three-class pixel labels of a ROI, rasterised straight at the decoder's grid.
+"""Rasterize targets: the three-class pixel labels of a ROI, directly on the decoder's grid.
 
-0 background, 1 target, 2 non-target (every other instance), 255 ignore (crowd). Where they overlap:
-target before non-target before ignore before background.
+0 background, 1 target, 2 non-target (every other instance), 255 ignore (crowd). Where they overlap, target
+wins over non-target, non-target over ignore, and ignore over background.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from roiseg.geometry.transform import Transform
 
 Frame = Literal["roi", "image"]
 
-_AT_ONCE = 1 << 18  # numbers: a few MB, whatever the number of ROIs and instances
+_CHUNK = 1 << 18  # numbers per step: a few MB, whatever the number of ROIs and instances
 
 
 @dataclass(frozen=True)
 class TargetSpec:
-    """Where and how targets are drawn; given by the decoder.
+    """The grid and classes of the targets, given by the decoder.
 
     Args:
         frame: "roi": a grid stretched over the ROI; "image": a grid over the whole input.
         size: (h, w) of that grid in cells.
         num_classes: 3, or 2 to label other instances as background.
         image_size: (H, W) of the input in pixels.
-        metric_size: (h, w) of the grid over each ROI on which validation counts pixels, one for all
-            decoders; None: this grid itself (roi frame only).
+        metric_size: (h, w) of the grid over each ROI on which validation counts pixels, the same for all
+            decoders; None uses this grid (roi frame only).
     """
 
     frame: Frame
@@ -43,13 +43,13 @@ class TargetSpec:
     metric_size: tuple[int, int] | None = None
 
     def metric_spec(self) -> TargetSpec:
-        """Where the targets are drawn that metrics compare with."""
+        """Return the spec of the targets that metrics compare with."""
         if self.metric_size is None:
             return self
         return replace(self, frame="roi", size=self.metric_size, metric_size=None)
 
     def grids(self, transform: Transform, rois: Boxes) -> Grids:
-        """The grids over original pixels: of each ROI [R, 4] in input pixels, or the one of the image."""
+        """Return the grids over original pixels: one per ROI [R, 4] in input pixels, or that of the image."""
         height, width = self.size
         if self.frame == "image":
             rois = np.array([[0, 0, self.image_size[1], self.image_size[0]]], np.float32)
@@ -75,7 +75,7 @@ def rasterize_targets(
     Args:
         spec: frame, grid and classes.
         outlines: of all n instances of the image.
-        crowd: [n], instances that are uncertain regions.
+        crowd: [n] marks uncertain regions.
         transform: original -> input pixels.
         rois: [R, 4] in input pixels.
         target_index: [R] position in `outlines` of each ROI's target.
@@ -88,7 +88,7 @@ def rasterize_targets(
     if spec.frame == "image":
         targets[:] = _labels(spec, outlines.planes(grids), crowd, target_index)
         return targets
-    step = max(1, _AT_ONCE // (1 + outlines.work(grids)))
+    step = max(1, _CHUNK // (1 + outlines.work(grids)))
     for start in range(0, len(rois), step):
         some = slice(start, start + step)
         targets[some] = _labels(spec, outlines.planes(grids[some]), crowd, target_index[some])
@@ -98,16 +98,16 @@ def rasterize_targets(
 def _labels(
     spec: TargetSpec, planes: Planes, crowd: NDArray[np.bool_], target_index: NDArray[np.int64]
 ) -> NDArray[np.uint8]:
-    """Labels [R, h, w] of the instances on R grids, or on one that all ROIs share (bits [B, R | 1, n, w])."""
+    """Return labels [R, h, w] from bits [B, R, n, w], or [B, 1, n, w] of a grid that all ROIs share."""
     target = planes[:, np.arange(len(target_index)) % planes.shape[1], target_index]
-    crowded = crowd.any()
-    persons = np.bitwise_or.reduce(planes[:, :, ~crowd] if crowded else planes, axis=2)
-    layers = []
+    any_crowd = crowd.any()
+    persons = np.bitwise_or.reduce(planes[:, :, ~crowd] if any_crowd else planes, axis=2)
+    classes = []
     if spec.num_classes == 3:
-        layers.append((NON_TARGET, persons & ~target))
-    if crowded:
-        layers.append((IGNORE, np.bitwise_or.reduce(planes[:, :, crowd], axis=2) & ~persons & ~target))
+        classes.append((NON_TARGET, persons & ~target))
+    if any_crowd:
+        classes.append((IGNORE, np.bitwise_or.reduce(planes[:, :, crowd], axis=2) & ~persons & ~target))
     labels = unpack(target) * np.uint8(TARGET)
-    for label, bits in layers:
+    for label, bits in classes:
         labels += np.uint8(label) * unpack(bits)
     return labels[:, :, : spec.size[0]].swapaxes(1, 2)

@@ -14,22 +14,22 @@ from roiseg.extractor.cache.base import CacheResult
 from roiseg.geometry.boxes import Boxes
 from roiseg.geometry.transform import Letterbox, Transform
 
-_STEP = 0.25  # of the input's sides: crops lie on a grid, so that neighbours share one
+_STEP = 0.25  # of the input's sides: crops lie on a grid, so that nearby ROIs share them
 
 
 @dataclass(frozen=True)
 class TTA:
-    """Which views of an image a prediction is averaged over, beside the whole.
+    """The views of an image that predictions are averaged over, besides the whole image.
 
-    Crops are as in sliced inference (Akyon et al., SAHI, 2022), but only where a ROI is small, and a crop is
-    shared by all ROIs that lie in it: an image costs at most one more run of the extractor per ROI and scale,
-    mostly far fewer. `hflip` doubles the runs.
+    Crops are as in sliced inference (Akyon et al., SAHI, 2022), but only for small ROIs, and all ROIs inside
+    a crop share it: an image costs at most one more extractor run per ROI and scale, usually far fewer.
+    `hflip` doubles the runs.
 
     Args:
-        hflip: every view also flipped left to right.
-        crop_scales: enlargements relative to the letterboxed image, above 1; none: no crops.
-        max_crop_share: a ROI is seen at every scale that leaves its longer side at this share (0..0.75) of
-            the input's or less.
+        hflip: also flip every view left to right.
+        crop_scales: enlargements above 1, relative to the letterboxed image; empty for no crops.
+        max_crop_share: a ROI is cropped at every scale at which its longer side takes at most this share
+            (0..0.75) of the input's.
 
     Raises:
         UserError: a scale or share outside these ranges.
@@ -53,12 +53,12 @@ class TTA:
         """Choose the crops of an image.
 
         Args:
-            letterbox: how the whole is brought to the extractor's input.
+            letterbox: fits the whole image into the extractor's input.
             size: (H, W) of the image in original pixels.
             rois: [R, 4] in original pixels.
 
         Returns:
-            One entry per crop: original -> input pixels, and the ROIs that are seen in it.
+            One entry per crop: its transform (original -> input pixels) and the indices of its ROIs.
         """
         fit = letterbox.fit(*size)
         height, width = letterbox.size
@@ -69,17 +69,17 @@ class TTA:
             for roi in np.flatnonzero(shares * scale <= self.max_crop_share):
                 crop = _crop(letterbox, fit, size, scale, rois[roi])
                 crops.setdefault(crop, []).append(int(roi))
-        return [(crop, np.array(inside, np.int64)) for crop, inside in crops.items()]
+        return [(crop, np.array(rois_inside, np.int64)) for crop, rois_inside in crops.items()]
 
     def crops(
         self, sample: RoiSample, image: NDArray[np.uint8], letterbox: Letterbox, rois: Boxes
     ) -> list[RoiSample]:
-        """Cut the crops of a sample's image, with those of its ROIs that are seen in each.
+        """Cut the crops of a sample's image, each with its ROIs.
 
         Args:
             sample: the whole image.
             image: [h, w, 3] RGB at original size.
-            letterbox: how it is brought to the extractor's input.
+            letterbox: fits it into the extractor's input.
             rois: [r, 4] all ROIs of the sample in original pixels.
         """
         return [
@@ -87,27 +87,27 @@ class TTA:
                 sample,
                 image=letterbox.apply(image, transform),
                 transform=transform,
-                rois=transform.boxes(rois[seen]),
+                rois=transform.boxes(rois[indices]),
                 targets=sample.targets[:0],
                 truth=RoiTruth(metric_targets=sample.truth.metric_targets[:0]),
                 pixel_size=sample.pixel_size * sample.transform.scale / transform.scale,
                 cache_key=None,
                 cached=CacheResult(False),
-                parent_roi=seen,
+                parent_roi=indices,
             )
-            for transform, seen in self.plan_crops(letterbox, sample.original_size, rois)
+            for transform, indices in self.plan_crops(letterbox, sample.original_size, rois)
         ]
 
 
 def hflip(batch: RoiBatch) -> RoiBatch:
-    """Flip the input images of a batch left to right, padding included, and all that lies on them.
+    """Flip the input images of a batch left to right, padding included, with ROIs and targets.
 
     Args:
         batch: with all its images.
 
     Returns:
-        A view of the same ROIs in the same order, whose features are still to be computed. A map over the
-        ROI or over the input, flipped along x, is one of the batch given.
+        A view with the same ROIs in the same order, without features. A map over a ROI or the input, flipped
+        along x, corresponds to one of the given batch.
     """
     assert len(batch.images) == len(batch.samples), "a batch to be flipped needs all its images"
     width = batch.images.shape[2]
@@ -139,12 +139,12 @@ def _hflip_sample(sample: RoiSample, width: int) -> RoiSample:
 def _crop(
     letterbox: Letterbox, fit: Transform, size: tuple[int, int], scale: float, roi: NDArray[np.float32]
 ) -> Transform:
-    """The part of the enlarged image, on the grid, whose middle is nearest to a ROI's."""
+    """Return the crop of the enlarged image, on the grid, whose centre is nearest to a ROI's."""
     scales, shifts = [], []
     axes = ((fit.scale_x, fit.shift_x), (fit.scale_y, fit.shift_y))
     for axis, (fitted, margin) in enumerate(axes):
         whole, window = size[1 - axis], letterbox.size[1 - axis]
-        enlarged = max(1, round(whole * fitted * scale))  # whole pixels, as `Letterbox.apply` draws
+        enlarged = max(1, round(whole * fitted * scale))  # whole pixels, as in `Letterbox.apply`
         scales.append(enlarged / whole)
         room = enlarged - window
         if room <= 0:  # padding goes where the letterbox puts it

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from roiseg.common.console import track
 from roiseg.common.errors import UserError
 from roiseg.common.limits import TooMuch
-from roiseg.data.images import turned_from
+from roiseg.data.images import exif_rotated_size
 from roiseg.inference.box_files.base import BoxFile, ImageBoxes
 from roiseg.inference.prediction import Prediction
 from roiseg.inference.predictor import Predictor
@@ -131,7 +131,7 @@ class ImagePredictions:
         self.tally.persons += len(prediction)
         self.tally.empty += not len(prediction)
         self.tally.unlisted += self.boxes is not None and given is None
-        if given is not None and not given.sized and frame.path is not None and turned_from(frame.path):
+        if given is not None and not given.sized and frame.path is not None and exif_rotated_size(frame.path):
             self.tally.turned.append(frame.name)
         return ImageResult(frame, image, prediction, self._image_id(frame, given))
 

@@ -229,7 +229,7 @@ def test_an_analysis_that_was_changed_is_made_again(
     wanted = load_or_make_analysis(path, annotations)
     path.write_text(json.dumps({**wanted, entry: {"log": {"3": [1, 2, 3]}}}))
     assert load_or_make_analysis(path, annotations) == wanted == json.loads(path.read_text())
-    assert "was changed by hand" in caplog.text
+    assert "was edited or is damaged" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written_is_a_user_error(squares: CocoSet, tmp_path: Path) -> None:

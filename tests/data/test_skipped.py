@@ -156,7 +156,7 @@ def test_each_epoch_warns_once_with_the_count_and_the_first(build, caplog):
             epoch(loader, number)
     lines = [record.message for record in caplog.records if "on_error" in record.message]
     assert len(lines) == 3
-    assert all("2 of 5 train images of this epoch left out; the first: image " in line for line in lines)
+    assert all("2 of 5 train images of this epoch skipped; the first: image " in line for line in lines)
     assert data.skipped["train"].count == 6
     assert len(data.skipped["train"].reasons) == 2
     assert data.skipped["val"].count == 0

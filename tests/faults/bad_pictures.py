@@ -30,7 +30,7 @@ class BadPicture:
     """
 
     write: Callable[[Path], object]
-    words: str | None = "damaged or no image"
+    words: str | None = "damaged or not an image"
     record: tuple[int, int] = (WIDTH, HEIGHT)
 
 
@@ -178,8 +178,8 @@ PICTURES = {
     **{
         f"exif {n}, annotated upright": BadPicture(turned(n), None, (HEIGHT, WIDTH)) for n in (5, 6, 7, 8)
     },
-    **{f"exif {n}, annotated as stored": BadPicture(turned(n), "turned by its EXIF") for n in range(2, 9)},
-    "exif 6 of a square": BadPicture(turned(6, (64, 64)), "turned by its EXIF", (64, 64)),
+    **{f"exif {n}, annotated as stored": BadPicture(turned(n), "rotated by its EXIF") for n in range(2, 9)},
+    "exif 6 of a square": BadPicture(turned(6, (64, 64)), "rotated by its EXIF", (64, 64)),
     "exif 6, another size": BadPicture(turned(6, (70, 64)), "is 64x70 pixels"),
     "exif 1": BadPicture(turned(1), None),
     "exif 0": BadPicture(turned(0), None),

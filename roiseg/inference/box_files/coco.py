@@ -10,7 +10,7 @@ from typing import Any
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import read_json
-from roiseg.data.images import turned_from, turned_otherwise
+from roiseg.data.images import exif_rotated_size, rotation_mismatch
 from roiseg.inference.box_files.base import BoxFile, ImageBoxes, Names, as_float32
 from roiseg.inference.sources.source import SourceImage, name_number
 
@@ -71,8 +71,8 @@ class CocoBoxes(BoxFile):
                 f"boxes file {self.path} says {name} is {said[1]}x{said[0]} pixels, {frame.name} is "
                 f"{size[1]}x{size[0]}: the boxes are of another image"
             )
-        if frame.path is not None and turned_from(frame.path) == said:
-            raise turned_otherwise(frame.path, size)
+        if frame.path is not None and exif_rotated_size(frame.path) == said:
+            raise rotation_mismatch(frame.path, size)
         boxes = ImageBoxes.of_rows(self._rows.get(image["id"], []), image["id"])
         return replace(boxes, sized=None not in said)
 
