@@ -18,7 +18,7 @@ from roiseg.common.outputs import check_output
 from roiseg.config.entry import command
 from roiseg.config.validation import validated
 from roiseg.data.analysis import CLASSES, analysis_path, is_analysis, load_or_make_analysis
-from roiseg.data.annotation_loading import load_annotations
+from roiseg.data.annotation_loading import AnnotationReader, load_annotations
 from roiseg.visualize.plots import analysis_figure
 
 
@@ -26,6 +26,7 @@ class Options(TypedDict):
     """Keys of conf/analyze.yaml."""
 
     annotations: str | None
+    reader: AnnotationReader
     category_id: int
     crowd: Literal["region", "instance"]
     min_roi_size: Annotated[float, Field(ge=1)]

@@ -18,7 +18,7 @@ def main(cfg: DictConfig) -> Path:
     validated(cfg, TinyDetector)
     detector = TinyDetector(
         cfg.output,
-        cfg.pictures,
+        cfg.images,
         cfg.steps,
         cfg.batch_size,
         cfg.lr,

@@ -67,9 +67,8 @@ def analyze(annotations: Annotations, min_roi_size: float = 16, grid: int = 56) 
         The content of `data_analyze.json`; its `definitions` explain each figure.
 
     Raises:
-        UserError: a parameter is out of range, or no instance is large enough.
+        UserError: no instance is large enough.
     """
-    _check_parameters(min_roi_size, grid)
     rois = measure_rois(annotations, min_roi_size, grid)
     if not len(rois.counts):
         raise UserError(
@@ -138,7 +137,6 @@ def load_or_make_analysis(
     Raises:
         UserError: as `analyze`, or the file cannot be written.
     """
-    _check_parameters(min_roi_size, grid)
     path = Path(path)
     found = _read_fitting(path, analysis_fingerprint(annotations, min_roi_size, grid))
     if found is not None:
@@ -183,13 +181,6 @@ def _checksum(analysis: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest).encode()).hexdigest()
 
 
-def _check_parameters(min_roi_size: float, grid: int) -> None:
-    if not isinstance(min_roi_size, (int, float)) or not 1 <= min_roi_size < math.inf:
-        raise UserError(f"min_roi_size must be a number of pixels, 1 or more, got {min_roi_size!r}")
-    if not isinstance(grid, int) or not 8 <= grid <= 512:
-        raise UserError(f"grid must be a whole number of cells from 8 to 512, got {grid!r}")
-
-
 def _pixels_and_shares(pixels: NDArray[Any]) -> dict[str, dict[str, Any]]:
     total = pixels.sum()
     return {
@@ -230,7 +221,7 @@ def _overlap(rois: RoiStatistics, grid: int) -> dict[str, Any]:
 def _roi_size(rois: RoiStatistics, min_roi_size: float) -> dict[str, Any]:
     width, height = rois.sides.astype(np.float64).T
     side = np.sqrt(rois.area) + _TOLERANCE
-    first, last = math.floor(2 * math.log2(min_roi_size)), math.floor(2 * math.log2(side.max())) + 1
+    first, last = math.floor(2 * math.log2(max(1, min_roi_size))), math.floor(2 * math.log2(side.max())) + 1
     of_coco = np.histogram(side, _COCO_EDGES)[0]
     return {
         "width": _summary(width),

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,7 @@ def load_annotations(
     path: str | Path,
     category_id: int = 1,
     index_dir: str | Path | None = None,
-    crowd: str = "region",
+    crowd: Literal["region", "instance"] = "region",
     reader: AnnotationReader | None = None,
 ) -> Annotations:
     """Read and check an annotation file, or open the index that an earlier reading left.
@@ -72,8 +72,6 @@ def load_annotations(
     Raises:
         UserError: the file is missing, broken, or a record is wrong.
     """
-    if crowd not in ("region", "instance"):
-        raise UserError(f"data.crowd must be region or instance, got {crowd}")
     path, reader = require_file(path, "annotations"), reader or CocoReader()
     if index_dir is None:
         annotations = _read(path, category_id, crowd, reader)

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
 
 from roiseg.common.errors import UserError
+from roiseg.common.types import Seed, Share
 from roiseg.data.copy_paste import CopyPaste
 from roiseg.geometry import boxes as box_ops
 from roiseg.geometry.boxes import Boxes
@@ -34,21 +36,16 @@ class GeometricAugment:
         shift: share (0..1) of the padding or overhang by which the image may move; 0 keeps it centred.
     """
 
-    flip: float = 0.5
-    scale: Sequence[float] = (1.0, 1.0)
-    aspect: float = 0.0
-    shift: float = 1.0
+    flip: Share = 0.5
+    scale: Sequence[PositiveFloat] = (1.0, 1.0)
+    aspect: NonNegativeFloat = 0.0
+    shift: Share = 1.0
 
     def __post_init__(self) -> None:
-        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
+        if len(self.scale) != 2 or self.scale[0] > self.scale[1]:
             raise UserError(
-                f"augment.geometric.scale must be [low, high] with 0 < low <= high, got {self.scale}"
+                f"data.augment.geometric.scale must be [low, high] with low <= high, got {self.scale}"
             )
-        for name, most in (("flip", 1), ("aspect", math.inf), ("shift", 1)):
-            if not 0 <= getattr(self, name) <= most:
-                raise UserError(
-                    f"augment.geometric.{name} must be within 0..{most}, got {getattr(self, name)}"
-                )
 
     def sample(self, letterbox: Letterbox, size: tuple[int, int], rng: np.random.Generator) -> Transform:
         """Sample the transform for an image of `size` (H, W) original pixels."""
@@ -112,15 +109,9 @@ class AugmentationPool:
         seed: of the views. Not the run's, so that runs of other seeds find their features.
     """
 
-    size: int = 16
-    refresh: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.size < 1 or (self.refresh is not None and self.refresh < 1):
-            raise UserError(
-                f"data.pool: size and refresh must be 1 or more, got {self.size} and {self.refresh}"
-            )
+    size: PositiveInt = 16
+    refresh: PositiveInt | None = None
+    seed: Seed = 0
 
     def sample(self, rng: np.random.Generator, epoch: int) -> tuple[int, int]:
         """The view an image is seen in: its number, and how often that has been replaced by then."""

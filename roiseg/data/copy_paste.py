@@ -16,9 +16,11 @@ import cv2
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import image_path
+from roiseg.common.types import Share
 from roiseg.data.annotations import Annotations
 from roiseg.data.images import image_digest, read_image
 from roiseg.geometry import rle
@@ -166,29 +168,21 @@ class CopyPaste:
         min_visible: a person with a smaller visible share is not a ROI.
     """
 
-    probability: float = 0.5
-    people: int = 3
-    near: float = 0.8
-    behind: float = 0.3
-    scale: Sequence[float] = (0.7, 1.4)
-    max_zoom: float = 2.0
-    flip: float = 0.5
-    tone: float = 0.4
-    min_size: float = 40
-    min_visible: float = 0.25
+    probability: Share = 0.5
+    people: PositiveInt = 3
+    near: Share = 0.8
+    behind: Share = 0.3
+    scale: Sequence[PositiveFloat] = (0.7, 1.4)
+    max_zoom: PositiveFloat = 2.0
+    flip: Share = 0.5
+    tone: Share = 0.4
+    min_size: NonNegativeFloat = 40
+    min_visible: Share = 0.25
 
     def __post_init__(self) -> None:
-        for name in ("probability", "near", "behind", "flip", "tone", "min_visible"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"data.augment.paste.{name} must be within 0..1, got {getattr(self, name)}")
-        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
+        if len(self.scale) != 2 or self.scale[0] > self.scale[1]:
             raise UserError(
-                f"data.augment.paste.scale must be [low, high] with 0 < low <= high, got {self.scale}"
-            )
-        if self.people < 1 or not self.max_zoom > 0:
-            raise UserError(
-                "data.augment.paste: people must be 1 or more and max_zoom above 0, got "
-                f"{self.people} and {self.max_zoom}"
+                f"data.augment.paste.scale must be [low, high] with low <= high, got {self.scale}"
             )
 
     def sample(

@@ -10,9 +10,11 @@ from typing import Literal
 
 import lightning as L
 import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import DataSource
+from roiseg.common.types import Size
 from roiseg.data.annotation_loading import AnnotationReader, load_annotations
 from roiseg.data.annotations import Annotations
 from roiseg.data.augment import Augment, AugmentationPool, Views
@@ -73,13 +75,13 @@ class RoiDataModule(L.LightningDataModule):
         spec: TargetSpec,
         sampler: RoiSampler,
         augment: Augment | None = None,
-        metric_size: Sequence[int] | None = None,
+        metric_size: Size | None = None,
         category_id: int = 1,
         index_dir: str | None = None,
-        min_roi_size: float = 16,
-        batch_size: int = 8,
-        val_batch_size: int = 8,
-        num_workers: int = 2,
+        min_roi_size: NonNegativeFloat = 16,
+        batch_size: PositiveInt = 8,
+        val_batch_size: PositiveInt = 8,
+        num_workers: NonNegativeInt = 2,
         pin_memory: bool = False,
         seed: int = 0,
         source: DataSource | None = None,
@@ -93,16 +95,6 @@ class RoiDataModule(L.LightningDataModule):
         reader: AnnotationReader | None = None,
     ) -> None:
         super().__init__()
-        if on_error not in ("raise", "skip"):
-            raise UserError(f"data.on_error must be raise or skip, got {on_error}")
-        least: dict[str, tuple[float, int]] = {
-            "batch_size": (batch_size, 1),
-            "val_batch_size": (val_batch_size, 1),
-        }
-        least |= {"num_workers": (num_workers, 0), "min_roi_size": (min_roi_size, 0)}
-        for name, (value, lowest) in least.items():
-            if not value >= lowest:  # nan is not
-                raise UserError(f"data.{name} must be {lowest} or more, got {value}")
         self.paths = {"train": (train_annotations, train_images), "val": (val_annotations, val_images)}
         self.extractor = extractor
         letterbox = extractor.preprocess.letterbox
@@ -261,6 +253,6 @@ def _batches_ahead(device: torch.device) -> int:
 def _with_metric_size(spec: TargetSpec, size: Sequence[int] | None) -> TargetSpec:
     if size is None and spec.frame == "roi":
         return spec
-    if size is None or len(size) != 2 or min(size) < 1:
-        raise UserError(f"data.metric_size must be [h, w], two whole numbers of 1 or more, got {size}")
+    if size is None:
+        raise UserError("data.metric_size must be [h, w] for this decoder: its grid is not over the ROI")
     return replace(spec, metric_size=(int(size[0]), int(size[1])))

@@ -6,11 +6,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
+from pydantic import Field, NonNegativeInt
 
 from roiseg.common.errors import UserError
 from roiseg.data.annotations import Annotations
@@ -101,13 +102,11 @@ class Folds:
         held_out: the part (0-based) used for validation; the others are used for training.
     """
 
-    number: int = 5
-    held_out: int = 0
+    number: Annotated[int, Field(ge=2)] = 5
+    held_out: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
-        if self.number < 2:
-            raise UserError(f"data.folds.number must be 2 or more, got {self.number}")
-        if not 0 <= self.held_out < self.number:
+        if self.held_out >= self.number:
             raise UserError(
                 f"data.folds.held_out must be 0 to {self.number - 1} (data.folds.number is {self.number}), "
                 f"got {self.held_out}"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import distributed
 from torch.utils.data import Sampler
 
-from roiseg.common.errors import UserError
+from roiseg.common.types import Share
 from roiseg.geometry import boxes as box_ops
 from roiseg.geometry.boxes import Boxes
 
@@ -30,20 +30,11 @@ class RoiSampler:
             (hard negative mining; crowding is the share of its box covered by other boxes).
     """
 
-    rois_per_image: int = 4
-    jitter_share: float = 0.5
-    jitter_center: float = 0.08
-    jitter_scale: float = 0.15
-    hard_weight: float = 2.0
-
-    def __post_init__(self) -> None:
-        if self.rois_per_image < 1:
-            raise UserError(f"data.sampler.rois_per_image must be 1 or more, got {self.rois_per_image}")
-        if not 0 <= self.jitter_share <= 1:
-            raise UserError(f"data.sampler.jitter_share must be within 0..1, got {self.jitter_share}")
-        for name in ("jitter_center", "jitter_scale", "hard_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"data.sampler.{name} must be 0 or more, got {getattr(self, name)}")
+    rois_per_image: PositiveInt = 4
+    jitter_share: Share = 0.5
+    jitter_center: NonNegativeFloat = 0.08
+    jitter_scale: NonNegativeFloat = 0.15
+    hard_weight: NonNegativeFloat = 2.0
 
     def sample(
         self, boxes: Boxes, eligible: NDArray[np.int64], rng: np.random.Generator, size: tuple[int, int]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiBatch, RoiSample, RoiTruth
 from roiseg.extractor.cache.base import CacheResult
 from roiseg.geometry.boxes import Boxes
@@ -30,22 +31,11 @@ class TTA:
         crop_scales: enlargements above 1, relative to the letterboxed image; empty for no crops.
         max_crop_share: a ROI is cropped at every scale at which its longer side takes at most this share
             (0..0.75) of the input's.
-
-    Raises:
-        UserError: a scale or share outside these ranges.
     """
 
     hflip: bool = False
-    crop_scales: Sequence[float] = ()
-    max_crop_share: float = 0.6
-
-    def __post_init__(self) -> None:
-        if not all(scale > 1 for scale in self.crop_scales):
-            raise UserError(f"tta.crop_scales must be numbers above 1, got {list(self.crop_scales)}")
-        if not 0 < self.max_crop_share <= 1 - _STEP:
-            raise UserError(
-                f"tta.max_crop_share must be above 0, up to {1 - _STEP}, got {self.max_crop_share}"
-            )
+    crop_scales: Sequence[Annotated[float, Field(gt=1)]] = ()
+    max_crop_share: Annotated[float, Field(gt=0, le=1 - _STEP)] = 0.6
 
     def plan_crops(
         self, letterbox: Letterbox, size: tuple[int, int], rois: Boxes

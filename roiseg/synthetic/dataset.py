@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
+from pydantic import Field, PositiveInt
 
 from roiseg.common.console import track
 from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path, read_json, write_json
 from roiseg.common.locks import locked
 from roiseg.common.outputs import check_folder, inside, never, own, remove
+from roiseg.common.types import Seed
 from roiseg.synthetic.scene import PEOPLE_CYCLE, Scene, render_scene
 
 # boundary edges of a pixel, walked with the mask on the right hand. Direction (dx, dy): (row and column of
@@ -142,17 +144,9 @@ class SyntheticPeople:
     """
 
     root: str | Path
-    train_images: int = 240
-    val_images: int = 40
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("train_images", "val_images"):
-            count = getattr(self, name)
-            if not 1 <= count <= 999_999:
-                raise UserError(f"synthetic data: {name} must be between 1 and 999999, got {count}")
-        if self.seed < 0:
-            raise UserError(f"synthetic data: seed must be 0 or greater, got {self.seed}")
+    train_images: Annotated[PositiveInt, Field(le=999_999)] = 240
+    val_images: Annotated[PositiveInt, Field(le=999_999)] = 40
+    seed: Seed = 0
 
     def images_dir(self, split: str) -> Path:
         """Folder of the images of "train" or "val"."""
@@ -220,9 +214,9 @@ class SyntheticPeople:
         if not self._is_marked():
             write_json(root / MARKER, _MARK, never)
         for split in FIRST_ID:
-            self._pictures(split)
+            self._image_names(split)
 
-    def _pictures(self, split: str) -> set[str]:
+    def _image_names(self, split: str) -> set[str]:
         """Names of the images that annotations of this class tell of, of whatever parameters.
 
         Raises:
@@ -242,7 +236,7 @@ class SyntheticPeople:
         return path.is_file() and read_json(path, "mark of synthetic data") == _MARK
 
     def _make(self, split: str) -> None:
-        before = self._pictures(split)
+        before = self._image_names(split)
         remove(self.annotation_file(split))
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []

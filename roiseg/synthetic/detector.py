@@ -116,7 +116,7 @@ RADIUS = 1.5  # cells around a box's centre that answer for it
 
 
 @dataclass(frozen=True)
-class Pictures:
+class LabelledImages:
     """Letterboxed images with their truth.
 
     Attributes:
@@ -132,9 +132,9 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.images)
 
-    def take(self, indices: Tensor) -> Pictures:
+    def take(self, indices: Tensor) -> LabelledImages:
         """Images at `indices` `[N]`."""
-        return Pictures(self.images[indices], self.instances[indices], self.parts[indices])
+        return LabelledImages(self.images[indices], self.instances[indices], self.parts[indices])
 
 
 def person_boxes(instances: Tensor, most: int = 8) -> Tensor:
@@ -199,10 +199,10 @@ class DenseTargets:
     contact: Tensor
 
 
-def dense_targets(pictures: Pictures, boxes: Tensor, stride: int) -> DenseTargets:
+def dense_targets(data: LabelledImages, boxes: Tensor, stride: int) -> DenseTargets:
     """Make the dense truth at `stride` from the pixel in the middle of each cell."""
     middle = slice(stride // 2, None, stride)
-    instances = pictures.instances[:, middle, middle]
+    instances = data.instances[:, middle, middle]
     person = instances > 0
     number = (instances.long() - 1).clamp(min=0)
     batch = torch.arange(len(instances), device=instances.device)[:, None, None]
@@ -211,7 +211,7 @@ def dense_targets(pictures: Pictures, boxes: Tensor, stride: int) -> DenseTarget
     x, y = places[None, None, :], places[None, :, None]
     sides = torch.stack([x - own[..., 0], y - own[..., 1], own[..., 2] - x, own[..., 3] - y], 1) / 64
     border, contact = _neighbours(instances)
-    parts = pictures.parts[:, middle, middle].long()
+    parts = data.parts[:, middle, middle].long()
     return DenseTargets(person, parts, sides.nan_to_num(0.0), border, contact)
 
 
@@ -291,12 +291,12 @@ class RoiHead(nn.Module):
 
 
 def sample_rois(
-    pictures: Pictures, boxes: Tensor, each: int, generator: torch.Generator
+    data: LabelledImages, boxes: Tensor, each: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Draw jittered boxes of persons and label their pixels.
 
     Args:
-        pictures: the truth.
+        data: the truth.
         boxes: `[B, N, 4]`, NaN for the absent.
         each: ROIs per image at most.
         generator: CPU generator of the jitter.
@@ -315,10 +315,10 @@ def sample_rois(
     jitter = torch.randn(own.shape, generator=generator).to(boxes.device) * 0.06
     own = own + jitter.clamp(-0.15, 0.15) * size
     grid = (torch.arange(2 * ROI_CELLS, device=boxes.device) + 0.5) / (2 * ROI_CELLS)
-    last_y, last_x = pictures.instances.shape[1] - 1, pictures.instances.shape[2] - 1
+    last_y, last_x = data.instances.shape[1] - 1, data.instances.shape[2] - 1
     x = (own[:, :1] + grid * (own[:, 2:3] - own[:, :1])).long().clamp(0, last_x)
     y = (own[:, 1:2] + grid * (own[:, 3:4] - own[:, 1:2])).long().clamp(0, last_y)
-    seen = pictures.instances[batch[:, None, None], y[:, :, None], x[:, None, :]].long()
+    seen = data.instances[batch[:, None, None], y[:, :, None], x[:, None, :]].long()
     labels = torch.where(seen == number[:, None, None] + 1, 1, torch.where(seen > 0, 2, 0))
     return torch.cat([batch[:, None].float(), own], 1), labels
 

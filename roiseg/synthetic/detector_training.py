@@ -14,22 +14,23 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from roiseg.common.console import console, progress_bar, track
-from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path
 from roiseg.common.locks import locked
 from roiseg.common.outputs import check_output
 from roiseg.common.package_files import package_file
+from roiseg.common.types import Seed
 from roiseg.geometry.transform import Letterbox
 from roiseg.synthetic.dataset import synthetic_scene
 from roiseg.synthetic.detector import (
     IMAGE_SIZE,
     STRIDE,
     DenseHead,
-    Pictures,
+    LabelledImages,
     RoiHead,
     TinyPersonNet,
     assign,
@@ -54,9 +55,9 @@ def export_onnx(network: TinyPersonNet, path: str | Path) -> Path:
         RuntimeError: ONNX Runtime differs from PyTorch by more than 1e-4.
     """
     network = copy.deepcopy(network).cpu().eval().fold_batch_norms()
-    picture = torch.rand(1, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
-    model = _to_onnx(network, picture)
-    _compare(model, network, picture)
+    image = torch.rand(1, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
+    model = _to_onnx(network, image)
+    _compare(model, network, image)
     _hide_features(model)
     onnx.checker.check_model(model, full_check=True)
     with atomic_path(path) as temporary:
@@ -64,12 +65,12 @@ def export_onnx(network: TinyPersonNet, path: str | Path) -> Path:
     return Path(path)
 
 
-def _to_onnx(network: TinyPersonNet, picture: torch.Tensor) -> onnx.ModelProto:
+def _to_onnx(network: TinyPersonNet, image: torch.Tensor) -> onnx.ModelProto:
     silenced = logging.root.manager.disable
     logging.disable(logging.WARNING)  # the exporter reports on every pass it makes
     try:
         program = torch.onnx.export(
-            network, (picture,), dynamo=True, opset_version=OPSET, input_names=["images"],
+            network, (image,), dynamo=True, opset_version=OPSET, input_names=["images"],
             output_names=["output", *INTERNAL], verbose=False,
         )  # fmt: skip
     finally:
@@ -87,11 +88,11 @@ def _to_onnx(network: TinyPersonNet, picture: torch.Tensor) -> onnx.ModelProto:
     return model
 
 
-def _compare(model: onnx.ModelProto, network: TinyPersonNet, picture: torch.Tensor) -> None:
+def _compare(model: onnx.ModelProto, network: TinyPersonNet, image: torch.Tensor) -> None:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = session.run(["output", *INTERNAL], {"images": picture.numpy()})
+    found = session.run(["output", *INTERNAL], {"images": image.numpy()})
     with torch.no_grad():
-        wanted = network(picture)
+        wanted = network(image)
     for name, a, b in zip(("output", *INTERNAL), found, wanted, strict=True):
         difference = float(np.abs(np.asarray(a) - b.numpy()).max())
         if difference > TOLERANCE:
@@ -142,7 +143,7 @@ class _Student(nn.Module):
         self.roi4 = RoiHead()
 
 
-def pretrain(pictures: Pictures, how: Pretraining) -> TinyPersonNet:
+def pretrain(data: LabelledImages, how: Pretraining) -> TinyPersonNet:
     """Train a network from scratch on letterboxed images; returns it in evaluation mode on the CPU."""
     torch.manual_seed(how.seed)
     generator = torch.Generator().manual_seed(how.seed)
@@ -155,7 +156,7 @@ def pretrain(pictures: Pictures, how: Pretraining) -> TinyPersonNet:
     with progress_bar() as bar:
         task = bar.add_task("pre-training", total=how.steps)
         smooth = 0.0
-        for step, batch in enumerate(_batches(pictures, how, generator)):
+        for step, batch in enumerate(_batches(data, how, generator)):
             with torch.autocast(device, torch.bfloat16, enabled=how.bfloat16):
                 loss = _loss(student, batch, generator)
             optimizer.zero_grad(set_to_none=True)
@@ -170,10 +171,10 @@ def pretrain(pictures: Pictures, how: Pretraining) -> TinyPersonNet:
     return student.network.cpu().eval()
 
 
-def _batches(pictures: Pictures, how: Pretraining, generator: torch.Generator) -> Iterator[Pictures]:
+def _batches(data: LabelledImages, how: Pretraining, generator: torch.Generator) -> Iterator[LabelledImages]:
     """Random images, half of them mirrored, brightness and colour varied."""
     for _ in range(how.steps):
-        batch = pictures.take(torch.randint(len(pictures), (how.batch_size,), generator=generator))
+        batch = data.take(torch.randint(len(data), (how.batch_size,), generator=generator))
         mirrored = (torch.rand(how.batch_size, generator=generator) < 0.5)[:, None, None]
         instances = torch.where(mirrored, batch.instances.flip(-1), batch.instances)
         parts = torch.where(mirrored, batch.parts.flip(-1), batch.parts)
@@ -182,10 +183,10 @@ def _batches(pictures: Pictures, how: Pretraining, generator: torch.Generator) -
         shift = 0.05 * torch.randn(how.batch_size, 1, 1, 1, generator=generator)
         images = (images * gain + shift).clamp(0, 1)
         images = images.to(how.device, memory_format=torch.channels_last)
-        yield Pictures(images, instances.to(how.device), parts.to(how.device))
+        yield LabelledImages(images, instances.to(how.device), parts.to(how.device))
 
 
-def _loss(student: _Student, batch: Pictures, generator: torch.Generator) -> Tensor:
+def _loss(student: _Student, batch: LabelledImages, generator: torch.Generator) -> Tensor:
     boxes = person_boxes(batch.instances, PERSONS_MOST)
     features_s4, features_s8 = student.network.features(batch.images)
     total = detection_loss(student.network.raw(features_s8).float(), boxes)
@@ -245,7 +246,7 @@ class TinyDetector:
 
     Args:
         path: the ONNX file.
-        pictures: synthetic images to learn from (about 330 kB of memory each).
+        images: number of synthetic images to learn from (about 330 kB of memory each).
         steps: optimiser steps.
         batch_size: images a step.
         lr: peak of the one-cycle learning rate.
@@ -253,25 +254,17 @@ class TinyDetector:
         device: "cpu" or "cuda".
         bfloat16: convolutions in half precision.
         threads: processor threads; None takes all cores.
-
-    Raises:
-        UserError: a number that must be positive is not.
     """
 
     path: str | Path
-    pictures: int = 3500
-    steps: int = 5000
-    batch_size: int = 16
-    lr: float = 3e-3
-    seed: int = 0
+    images: PositiveInt = 3500
+    steps: PositiveInt = 5000
+    batch_size: PositiveInt = 16
+    lr: PositiveFloat = 3e-3
+    seed: Seed = 0
     device: str = "cpu"
     bfloat16: bool = True
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("pictures", "steps", "batch_size", "lr"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"make_extractor: {name} must be greater than 0, got {getattr(self, name)}")
+    threads: PositiveInt | None = None
 
     def makes(self, path: str | Path) -> bool:
         """Is `path` the file this stands for?"""
@@ -298,10 +291,10 @@ class TinyDetector:
         if self.threads:
             torch.set_num_threads(self.threads)
         how = Pretraining(self.steps, self.batch_size, self.lr, self.seed, self.device, self.bfloat16)
-        return export_onnx(pretrain(draw_pictures(self.pictures, self.seed), how), self.path)
+        return export_onnx(pretrain(render_images(self.images, self.seed), how), self.path)
 
 
-def draw_pictures(count: int, seed: int) -> Pictures:
+def render_images(count: int, seed: int) -> LabelledImages:
     """Draw letterboxed images from the random streams of the split "extractor".
 
     No image of a synthetic data set is among them, whatever its seed: the name of the split is a
@@ -312,7 +305,7 @@ def draw_pictures(count: int, seed: int) -> Pictures:
         for index in track(range(count), "drawing images")
     ]
     images, instances, parts = (torch.from_numpy(np.stack(kind)) for kind in zip(*letterboxed, strict=True))
-    return Pictures(images.permute(0, 3, 1, 2), instances, parts)
+    return LabelledImages(images.permute(0, 3, 1, 2), instances, parts)
 
 
 def letterbox_scene(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -27,13 +27,13 @@ def paint_background(rng: np.random.Generator, size: tuple[int, int], horizon: f
     rows = np.arange(height, dtype=np.float32)[:, None, None]
     above = _ramp(rows / max(horizon, 1), rng)
     below = _ramp((rows - horizon) / max(height - horizon, 1), rng)
-    picture = np.where(rows < horizon, above, below) * np.ones((1, width, 1), np.float32)
+    canvas = np.where(rows < horizon, above, below) * np.ones((1, width, 1), np.float32)
     for _ in range(int(rng.integers(2, 9))):
-        _clutter(picture, rng, horizon)
+        _clutter(canvas, rng, horizon)
     if rng.random() < 0.35:
-        _tiles(picture, rng, int(horizon))
-    picture += _octaves(rng, size) * rng.uniform(3, 18)
-    return np.clip(picture, 0, 255)
+        _tiles(canvas, rng, int(horizon))
+    canvas += _octaves(rng, size) * rng.uniform(3, 18)
+    return np.clip(canvas, 0, 255)
 
 
 def _ramp(share: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -55,50 +55,50 @@ def _octaves(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     return total
 
 
-def _clutter(picture: np.ndarray, rng: np.random.Generator, horizon: float) -> None:
+def _clutter(canvas: np.ndarray, rng: np.random.Generator, horizon: float) -> None:
     """Draw one flat thing: window, panel, patch or line, at times in the colour of skin."""
-    height, width = picture.shape[:2]
+    height, width = canvas.shape[:2]
     colour = SKIN[rng.integers(len(SKIN))] if rng.random() < 0.2 else random_colour(rng)
     x, y = int(rng.uniform(-0.1, 1.0) * width), int(rng.uniform(-0.1, 0.9) * height)
     w, h = int(width * rng.uniform(0.04, 0.3)), int(height * rng.uniform(0.05, 0.5))
     kind = rng.integers(4)
     if kind == 0:
-        cv2.rectangle(picture, (x, y), (x + w, y + h), colour, -1)
+        cv2.rectangle(canvas, (x, y), (x + w, y + h), colour, -1)
         if rng.random() < 0.5:
-            cv2.rectangle(picture, (x, y), (x + w, y + h), random_colour(rng), 2)
+            cv2.rectangle(canvas, (x, y), (x + w, y + h), random_colour(rng), 2)
     elif kind == 1:
         axes, turn = (w // 2 + 2, h // 3 + 2), float(rng.uniform(0, 180))
-        cv2.ellipse(picture, (x, y), axes, turn, 0, 360, colour, -1, cv2.LINE_AA)
+        cv2.ellipse(canvas, (x, y), axes, turn, 0, 360, colour, -1, cv2.LINE_AA)
     elif kind == 2:
         angle = rng.uniform(0, np.pi)
         end = (int(x + 0.6 * width * np.cos(angle)), int(y + 0.6 * width * np.sin(angle)))
-        cv2.line(picture, (x, y), end, colour, int(rng.integers(1, 9)), cv2.LINE_AA)
+        cv2.line(canvas, (x, y), end, colour, int(rng.integers(1, 9)), cv2.LINE_AA)
     else:
-        _windows(picture, rng, (x, min(y, int(horizon))), (w + 20, h + 20))
+        _windows(canvas, rng, (x, min(y, int(horizon))), (w + 20, h + 20))
 
 
 def _windows(
-    picture: np.ndarray, rng: np.random.Generator, corner: tuple[int, int], size: tuple[int, int]
+    canvas: np.ndarray, rng: np.random.Generator, corner: tuple[int, int], size: tuple[int, int]
 ) -> None:
     wall, glass = random_colour(rng), random_colour(rng)
     x, y = corner
-    cv2.rectangle(picture, corner, (x + size[0], y + size[1]), wall, -1)
+    cv2.rectangle(canvas, corner, (x + size[0], y + size[1]), wall, -1)
     step = int(rng.integers(9, 22))
     for top in range(y + 3, y + size[1] - step // 2, step):
         for left in range(x + 3, x + size[0] - step // 2, step):
-            cv2.rectangle(picture, (left, top), (left + step // 2, top + step * 2 // 3), glass, -1)
+            cv2.rectangle(canvas, (left, top), (left + step // 2, top + step * 2 // 3), glass, -1)
 
 
-def _tiles(picture: np.ndarray, rng: np.random.Generator, horizon: int) -> None:
+def _tiles(canvas: np.ndarray, rng: np.random.Generator, horizon: int) -> None:
     """Draw the joints of a tiled floor in perspective."""
-    height, width = picture.shape[:2]
+    height, width = canvas.shape[:2]
     joint = random_colour(rng)
     vanish = (int(rng.uniform(0.2, 0.8) * width), horizon)
     for x in range(-width, 2 * width, int(rng.integers(30, 70))):
-        cv2.line(picture, vanish, (x, height), joint, 1, cv2.LINE_AA)
+        cv2.line(canvas, vanish, (x, height), joint, 1, cv2.LINE_AA)
     row = 4.0
     while horizon + row < height:
-        cv2.line(picture, (0, int(horizon + row)), (width, int(horizon + row)), joint, 1)
+        cv2.line(canvas, (0, int(horizon + row)), (width, int(horizon + row)), joint, 1)
         row *= 1.45
 
 
@@ -212,58 +212,58 @@ def _stand_at(sprite: Sprite, x: float, y: float, foot: float, person: bool) -> 
     return _Item(sprite, round(x - sprite.anchor[0]), round(y - sprite.anchor[1]), float(foot), person)
 
 
-def _owners(items: list[_Item], size: tuple[int, int]) -> np.ndarray:
+def _visible_items(items: list[_Item], size: tuple[int, int]) -> np.ndarray:
     """Index + 1 of the item seen at each pixel, 0 for the background; uint8 `[H, W]`."""
-    owners = np.zeros(size, np.uint8)
+    indices = np.zeros(size, np.uint8)
     for index, item in enumerate(items):
         outer, inner = item.overlap(size)
-        owners[outer][item.sprite.solid[inner]] = index + 1
-    return owners
+        indices[outer][item.sprite.solid[inner]] = index + 1
+    return indices
 
 
 def _hidden(items: list[_Item], size: tuple[int, int]) -> list[_Item]:
     """Persons of whom too little is seen."""
-    seen = np.bincount(_owners(items, size).ravel(), minlength=len(items) + 1)[1:]
+    visible = np.bincount(_visible_items(items, size).ravel(), minlength=len(items) + 1)[1:]
     return [
         item
-        for item, pixels in zip(items, seen, strict=True)
+        for item, pixels in zip(items, visible, strict=True)
         if item.person and pixels < max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE * item.sprite.solid.sum())
     ]
 
 
 def _compose(rng: np.random.Generator, items: list[_Item], size: tuple[int, int], horizon: float) -> Scene:
-    picture = paint_background(rng, size, horizon)
+    canvas = paint_background(rng, size, horizon)
     parts = np.zeros(size, np.uint8)
     for item in items:
-        _cast_shadow(picture, item)
+        _cast_shadow(canvas, item)
         outer, inner = item.overlap(size)
         sprite = item.sprite
-        picture[outer] = picture[outer] * (1 - sprite.alpha[inner][..., None]) + sprite.colour[inner]
+        canvas[outer] = canvas[outer] * (1 - sprite.alpha[inner][..., None]) + sprite.colour[inner]
         solid = sprite.solid[inner]
         parts[outer][solid] = sprite.parts[inner][solid]
     numbers = np.zeros(len(items) + 1, np.uint8)
     persons = [index + 1 for index, item in enumerate(items) if item.person]
     numbers[persons] = np.arange(1, len(persons) + 1)
-    return Scene(_photograph(rng, picture), numbers[_owners(items, size)], parts, len(persons))
+    return Scene(_photograph(rng, canvas), numbers[_visible_items(items, size)], parts, len(persons))
 
 
-def _cast_shadow(picture: np.ndarray, item: _Item) -> None:
+def _cast_shadow(canvas: np.ndarray, item: _Item) -> None:
     """Darken the ground below an item."""
     width = item.sprite.alpha.shape[1]
     x, y = item.left + item.sprite.anchor[0], item.top + item.sprite.anchor[1]
-    tone = np.zeros(picture.shape[:2], np.float32)
+    tone = np.zeros(canvas.shape[:2], np.float32)
     axes = (max(2, int(width * 0.45)), max(1, int(width * 0.09)))
     cv2.ellipse(tone, (int(x), int(y)), axes, 0, 0, 360, 0.35, -1, cv2.LINE_AA)
-    picture *= 1 - cv2.blur(tone, (5, 5))[..., None]
+    canvas *= 1 - cv2.blur(tone, (5, 5))[..., None]
 
 
-def _photograph(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
+def _photograph(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     """Lighting, colour cast, vignette, blur and sensor noise; returns uint8."""
-    height, width = picture.shape[:2]
+    height, width = canvas.shape[:2]
     gain = rng.uniform(0.7, 1.15) * rng.uniform(0.92, 1.08, 3)
     x, y = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
     slope = 1 + rng.uniform(-0.2, 0.2) * x + rng.uniform(-0.2, 0.2) * y
-    lit = picture * (gain * slope[..., None]).astype(np.float32)
+    lit = canvas * (gain * slope[..., None]).astype(np.float32)
     blur = rng.uniform(0, 0.75)
     if blur > 0.3:
         lit = cv2.GaussianBlur(lit, (0, 0), blur)

@@ -9,7 +9,6 @@ import pytest
 from helpers import ellipse, person, write_coco
 from omegaconf import OmegaConf
 
-from roiseg.common.errors import UserError
 from roiseg.data.annotation_loading import load_annotations
 from roiseg.diagnosis.dataset import data_sets
 from roiseg.diagnosis.finding import Diagnosis
@@ -119,5 +118,3 @@ def test_a_file_of_crowds_only_is_refused(made):
     (told,) = made(lambda record: record.update(iscrowd=1))
     assert "all 8 instances" in told and "data.crowd=instance" in told
     assert made(lambda record: None, crowd="instance") == []
-    with pytest.raises(UserError, match=r"data\.crowd must be region or instance, got both"):
-        load_annotations(made.json, crowd="both")

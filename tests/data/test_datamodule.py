@@ -183,12 +183,6 @@ def test_what_makes_the_data_runs_before_anything_is_read_but_only_for_its_own_f
     make().prepare_data()  # a set of one's own needs nothing made
 
 
-@pytest.mark.parametrize("name", ["batch_size", "val_batch_size"])
-def test_an_impossible_batch_size_is_refused_by_name(make, name):
-    with pytest.raises(UserError, match=rf"data\.{name} must be 1 or more, got 0"):
-        make(**{name: 0})
-
-
 IMAGE_FRAME = TargetSpec("image", (16, 16), 3, (64, 64))
 
 
@@ -209,19 +203,8 @@ def test_without_a_metric_grid_the_roi_frame_is_measured_on_its_own(make):
     assert torch.equal(batch.metric_targets, batch.targets)
 
 
-@pytest.mark.parametrize("size", [[0, 5], [5, 0], [-1, 5], [5], [5, 5, 5], []])
-@pytest.mark.parametrize(
-    "spec", [TargetSpec("roi", (14, 14), 3, (64, 64)), IMAGE_FRAME], ids=["roi", "image"]
-)
-def test_an_impossible_metric_grid_is_refused_by_name(make, spec, size):
-    with pytest.raises(
-        UserError, match=r"data\.metric_size must be \[h, w\], two whole numbers of 1 or more"
-    ):
-        make(spec=spec, metric_size=size)
-
-
 def test_a_map_over_the_whole_input_needs_a_metric_grid(make):
-    with pytest.raises(UserError, match=r"data\.metric_size .* got None"):
+    with pytest.raises(UserError, match=r"data\.metric_size must be \[h, w\]"):
         make(spec=IMAGE_FRAME, metric_size=None)
 
 
@@ -254,8 +237,8 @@ class Rectangles:
         for number, line in enumerate(path.read_text().splitlines()):
             name, *numbers = line.split()
             height, width, x1, y1, x2, y2 = map(int, numbers)
-            image = ImageRecord(len(images) + 1, name, height, width, None)
-            index = list(images).index(images.setdefault(name, image).file_name)
+            images.setdefault(name, ImageRecord(len(images) + 1, name, height, width, None))
+            index = list(images).index(name)
             box = (x1 / width, y1 / height, x2 / width, y2 / height)
             outline = array("d", [x1, y1, x2, y1, x2, y2, x1, y2])
             instances.append(InstanceRecord(number, self.shift + number, index, box, False, [outline], b""))

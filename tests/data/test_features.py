@@ -224,12 +224,6 @@ def test_a_bank_without_a_cache_is_refused(build):
         build(pool=AugmentationPool(4), augment=GEOMETRIC)
 
 
-@pytest.mark.parametrize("options", [{"size": 0}, {"size": 4, "refresh": 0}])
-def test_a_bank_needs_views(options):
-    with pytest.raises(UserError, match=r"data\.pool"):
-        AugmentationPool(**options)
-
-
 def test_what_does_not_fit_is_said_before_anything_starts_and_is_computed(build, caplog):
     row = 2 * 20 * 16 * 16
     with caplog.at_level(logging.WARNING):

@@ -34,19 +34,6 @@ def test_parts_are_the_published_hash(tmp_path):
     assert hashlib.sha256(bytes(parts.astype(np.uint8))).hexdigest()[:16] == "2e2df7791146f74f"
 
 
-@pytest.mark.parametrize(
-    ("number", "held_out", "message"),
-    [
-        (1, 0, "number must be 2 or more"),
-        (5, 5, "held_out must be 0 to 4"),
-        (5, -1, "held_out must be 0 to 4"),
-    ],
-)
-def test_impossible_folds_are_refused(number, held_out, message):
-    with pytest.raises(UserError, match=message):
-        Folds(number, held_out)
-
-
 def test_an_empty_part_is_refused(tmp_path):
     whole = write(tmp_path, [1, 2])
     with pytest.raises(UserError, match=r"data\.folds: with 2 images in 50 parts, none is held out"):

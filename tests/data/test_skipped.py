@@ -70,11 +70,6 @@ def test_by_default_a_damaged_image_ends_the_epoch_with_its_line(build):
         epoch(data.val_dataloader())
 
 
-def test_an_unknown_policy_is_refused_by_name(build):
-    with pytest.raises(UserError, match=r"data\.on_error must be raise or skip, got ignore"):
-        build(on_error="ignore")
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_batch_goes_on_without_the_damaged_image(build, workers):
     whole = epoch(build(num_workers=workers).val_dataloader())

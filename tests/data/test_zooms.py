@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roiseg.common.errors import UserError
 from roiseg.data.tta import TTA
 from roiseg.geometry.transform import Letterbox
 
@@ -71,13 +70,3 @@ def test_a_close_up_shows_the_part_of_the_picture_that_its_transform_says():
             centre = (box[:2] + box[2:]) / 2
             x, y = (transform.points(centre) - 0.5).round().astype(int)
             assert shown[y, x, :2] == pytest.approx(centre - 0.5, abs=3)
-
-
-@pytest.mark.parametrize(
-    ("options", "field"),
-    [({"crop_scales": (1.0, 2.0)}, "crop_scales"), ({"max_crop_share": 0}, "max_crop_share"),
-     ({"max_crop_share": 0.8}, "max_crop_share")],
-)  # fmt: skip
-def test_impossible_crops_are_refused(options, field):
-    with pytest.raises(UserError, match=rf"tta\.{field}"):
-        TTA(**options)

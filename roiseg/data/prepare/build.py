@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
+
+from pydantic import PositiveInt
 
 from roiseg.common.errors import UserError
 from roiseg.common.locks import locked
@@ -24,7 +26,7 @@ from roiseg.data.prepare.persons import (
 )
 from roiseg.data.prepare.sources import FolderSource, WebSource
 
-IMAGE_MODES = ("link", "copy", "skip")
+ImageMode = Literal["link", "copy", "skip"]
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,9 @@ class Prepared:
 def prepare(
     output_dir: str | Path,
     source: str | Path | None,
-    sizes: Any,
+    sizes: list[PositiveInt],
     seed: int,
-    images: str,
+    images: ImageMode,
     base_url: str,
     md5: Mapping[str, str],
 ) -> Prepared:
@@ -63,10 +65,6 @@ def prepare(
     Raises:
         UserError: something is missing, out of reach, broken, or does not fit on the disk.
     """
-    if images not in IMAGE_MODES:
-        raise UserError(f"images must be one of {', '.join(IMAGE_MODES)}; got {images}")
-    if not isinstance(seed, int):
-        raise UserError(f"seed must be a whole number; got {seed}")
     layout = layout_of(output_dir, sizes)
     check_folder(layout.root, "output_dir")
     try:
@@ -77,7 +75,12 @@ def prepare(
 
 
 def _prepare(
-    layout: Layout, source: str | Path | None, seed: int, images: str, base_url: str, md5: Mapping[str, str]
+    layout: Layout,
+    source: str | Path | None,
+    seed: int,
+    images: ImageMode,
+    base_url: str,
+    md5: Mapping[str, str],
 ) -> Prepared:
     if source:
         return _make(layout, FolderSource(source, layout, images), seed, images)

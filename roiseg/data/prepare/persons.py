@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,10 @@ class Layout:
         return self.root / "downloads"
 
 
-def layout_of(root: str | Path, sizes: Any) -> Layout:
-    """Return the layout for a folder and subset sizes from the configuration, in any order."""
-    whole = isinstance(sizes, list) and all(isinstance(s, int) and not isinstance(s, bool) for s in sizes)
-    if not whole or any(s < 1 for s in sizes) or len(set(sizes)) < len(sizes):
-        raise UserError(
-            f"sizes must be a list of different whole numbers above 0, such as [500,100]; got {sizes}"
-        )
+def layout_of(root: str | Path, sizes: Sequence[int]) -> Layout:
+    """Return the layout for a folder and subset sizes in any order."""
+    if len(set(sizes)) < len(sizes):
+        raise UserError(f"sizes must be different numbers of images, such as [500,100]; got {sizes}")
     if not root:
         raise UserError("output_dir is not set: give the folder to make, such as data")
     return Layout(Path(root).expanduser(), tuple(sorted(sizes, reverse=True)))

@@ -20,10 +20,10 @@ from roiseg.synthetic.detector_training import (
     TinyDetector,
     decode_rows,
     detection_loss,
-    draw_pictures,
     export_onnx,
     letterbox_scene,
     pretrain,
+    render_images,
 )
 
 REPOSITORY = Path(__file__).parents[2]
@@ -154,7 +154,7 @@ def test_loss_of_perfect_rows_is_lowest() -> None:
 
 
 def test_learning_lowers_the_loss_and_repeats_itself() -> None:
-    pictures = draw_pictures(8, seed=5)
+    pictures = render_images(8, seed=5)
     boxes = person_boxes(pictures.instances)
 
     def error(steps: int) -> float:

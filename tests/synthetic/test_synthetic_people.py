@@ -194,12 +194,6 @@ def test_annotations_of_the_users_in_its_folder_stay(tmp_path: Path) -> None:
     assert "mine" in data.annotation_file("train").read_text()
 
 
-@pytest.mark.parametrize("wrong", [{"train_images": 0}, {"val_images": -1}, {"seed": -1}])
-def test_wrong_arguments_are_named(tmp_path: Path, wrong: dict[str, int]) -> None:
-    with pytest.raises(UserError, match=next(iter(wrong))):
-        SyntheticPeople(tmp_path, **wrong)
-
-
 def test_command_makes_the_data_and_tells_about_it(tmp_path: Path) -> None:
     arguments = [f"root={tmp_path}/made", "train_images=2", "val_images=1"]
     run = subprocess.run(
