@@ -1,4 +1,4 @@
-"""What people see in the terminal: one rich console, one way to show progress."""
+"""The terminal: one rich console, one way to show progress."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.status import Status
 from rich.text import Text
 
-console = Console(markup=False, emoji=False)  # names of files may look like markup
+console = Console(markup=False, emoji=False)  # file names may look like markup
 
 T = TypeVar("T")
 
 
 def status(text: str) -> Status:
-    """Return a spinner that shows `text` as it is while a block runs."""
+    """Return a spinner that shows `text` literally while a block runs."""
     return console.status(Text(text))
 
 

@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""The exception for mistakes that the user can fix."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from collections.abc import Iterable
 class UserError(Exception):
     """A mistake in input or configuration.
 
-    Its message is one line: what is wrong, in which file and field, and what to do. Commands print
-    it without a traceback and exit with code 2.
+    Its message is one line: what is wrong, in which file and field, and what to do. Commands print it
+    without a traceback and exit with code 2.
     """
 
 
 class UnwritableError(UserError):
-    """A file that the system does not let us write: the disk is full, the folder read-only, and the like."""
+    """A file cannot be written: the disk is full, the folder is read-only, and the like."""
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Is there no memory left, of this machine or its GPU? Libraries say so in errors of their own."""
+    """Tell whether an error, perhaps a library's own, means that the machine or its GPU is out of memory."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
     library = type(error).__module__.partition(".")[0] in ("torch", "onnxruntime", "cv2")
@@ -37,12 +37,12 @@ _NO_MEMORY = re.compile(
 
 
 def disk_full(error: OSError) -> bool:
-    """Is there no room, or none for this user?"""
+    """Tell whether the disk is full or the user's quota exceeded."""
     return error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
 
 
 def unwritable_error(path: str | os.PathLike[str], cause: OSError) -> UnwritableError:
-    """The error that says what `cause` keeps from being written, and what to do."""
+    """Return the error that names the file that cannot be written, the cause, and what to do."""
     if disk_full(cause):
         todo = "the disk is full: free some space or give another folder"
     else:
@@ -51,7 +51,7 @@ def unwritable_error(path: str | os.PathLike[str], cause: OSError) -> Unwritable
 
 
 def closest_matches(name: str, choices: Iterable[str], count: int = 3) -> list[str]:
-    """Return up to `count` of `choices` most like `name`, best first (all of them if few enough)."""
+    """Return up to `count` of `choices` most similar to `name`, best first (all if there are few)."""
     known = list(dict.fromkeys(choices))
     found = difflib.get_close_matches(name, known, n=count, cutoff=0.5)
     last_part = name.rsplit(".", 1)[-1].rsplit("/", 1)[-1]

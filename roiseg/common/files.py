@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, json with clear errors, digests."""
+"""Atomic writes, json with clear errors, paths and digests."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from roiseg.common.outputs import Proof, check_replaceable, in_own_folder, note_
 
 
 def normal_name(name: str) -> str:
-    """One form of a name: `/` between its parts, letters composed (NFC), no `.` and no empty parts."""
+    """Normalize a name: `/` between parts, composed letters (NFC), no `.` and no empty parts."""
     parts = unicodedata.normalize("NFC", name).replace("\\", "/").split("/")
     return "/".join(part for part in parts if part not in ("", "."))
 
 
 def ends_alike(a: str, b: str) -> bool:
-    """Is one of two normal names the end of the other, whole parts each?"""
+    """Tell whether one of two normal names ends with the other, in whole parts."""
     return f"/{a}".endswith(f"/{b}") or f"/{b}".endswith(f"/{a}")
 
 
 def image_path(folder: Path, name: str) -> Path:
-    """The file of this name below a folder, however it is spelt there; the name as it is where none is."""
+    """Return the file of this name below a folder in any Unicode form; the literal path if there is none."""
     literal = folder / name
     if os.path.exists(literal):  # False for names no file can have
         return literal
@@ -50,47 +50,49 @@ def image_path(folder: Path, name: str) -> Path:
 
 @runtime_checkable
 class DataSource(Protocol):
-    """Something that can make the files it stands for."""
+    """Something that can create its files."""
 
     def makes(self, path: str | Path) -> bool:
-        """Is `path` one of its files?"""
+        """Tell whether `path` is one of its files."""
 
     def ensure(self) -> Any:
-        """Make what is absent; at once where nothing is."""
+        """Create what is missing."""
 
 
 @contextmanager
 def atomic_path(path: str | Path, proof: Proof | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path` that becomes `path` when the block ends without error.
 
-    The folder is made if absent. The temporary name keeps the suffix, so writers that choose the
-    format by suffix work. After an error the temporary file is removed and `path` is untouched.
+    The folder is created if it is missing. The temporary name keeps the suffix, for writers that choose the
+    format by suffix. After an error the temporary file is removed and `path` is unchanged.
 
     Args:
         path: file to write.
-        proof: what allows to replace one that is there, see `roiseg.common.outputs`.
+        proof: allows replacing an existing file, see `roiseg.common.outputs`.
 
     Raises:
         UnwritableError: the disk is full, the folder is read-only, and the like.
-        UserError: something is there that is not to be replaced.
+        UserError: a file exists that must not be replaced.
     """
     path = Path(path)
     check_replaceable(path, proof)
-    with _told_of(path):
+    with _name_file_in_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=path.parent))
     temporary = folder / f".{path.name}"
     try:
-        with _told_of(path):
+        with _name_file_in_errors(path):
             (folder / _ABOUT).write_text(_about(folder), encoding="utf-8")
             temporary.touch()
             try:
                 yield temporary
             except Exception as error:
-                if not isinstance(error, (OSError, UserError)):  # a library's own, which hides the system's
+                if not isinstance(
+                    error, (OSError, UserError)
+                ):  # a library's own, which hides the system error
                     check_room(path.parent)
                 raise
-            check_replaceable(path, proof)  # again: the block may have taken hours
+            check_replaceable(path, proof)  # again, since the block may take hours
             if proof is None and not in_own_folder(path):
                 record(path, temporary)
             os.replace(temporary, path)
@@ -99,27 +101,27 @@ def atomic_path(path: str | Path, proof: Proof | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def _told_of(path: Path) -> Iterator[None]:
-    """Say of an error of the system in the block which file it has kept from being written."""
+def _name_file_in_errors(path: Path) -> Iterator[None]:
+    """Turn system errors in the block into errors that name the file that cannot be written."""
     try:
         yield
     except OSError as error:
-        if error.errno is None:  # a library's own, of what is to be written
+        if error.errno is None:  # a library's own, about the content
             raise
         about = Path(error.filename or path).absolute()
         place = path.absolute()
         if disk_full(error) or about.parent == place.parent or place.is_relative_to(about):
             raise unwritable_error(path, error) from error
-        raise  # about a file that was to be read, say
+        raise  # about another file, such as one that is read
 
 
 def check_room(folder: Path, size: int = 1 << 20) -> None:
-    """Write `size` bytes to a nameless file: is there still room?
+    """Check that there is disk space by writing `size` bytes to a temporary file.
 
-    For libraries that do not tell why, or that, they could not write.
+    For libraries that do not report why, or that, a write failed.
 
     Raises:
-        OSError: there is not.
+        OSError: there is no space.
     """
     with tempfile.TemporaryFile(dir=folder) as stream:
         stream.write(bytes(size))
@@ -128,9 +130,9 @@ def check_room(folder: Path, size: int = 1 << 20) -> None:
 
 
 def remove_leftovers(*folders: Path) -> None:
-    """Remove what `atomic_path` was writing, anywhere in `folders`, when its process was killed.
+    """Remove temporary files in `folders` that a killed process left in `atomic_path`.
 
-    For folders that no other process writes to.
+    Only for folders that no other process writes to.
     """
     for folder in folders:
         for path in [*folder.rglob(f"{_PREFIX}*")]:
@@ -139,7 +141,7 @@ def remove_leftovers(*folders: Path) -> None:
 
 
 def is_leftover(path: Path) -> bool:
-    """Does its content prove that `path` is a temporary folder of `atomic_path`?"""
+    """Tell whether `path` is a temporary folder of `atomic_path`, proved by its content."""
     if path.is_symlink() or not path.is_dir():
         return False
     try:
@@ -156,20 +158,20 @@ _PREFIX, _ABOUT = ".roiseg-", ".about"  # of a temporary folder
 
 
 def open_text(path: Path) -> TextIO:
-    """Open a file to write UTF-8; what cannot be UTF-8, as in some file names, is escaped as in json."""
+    """Open a file to write UTF-8; characters that cannot be encoded are escaped as in json."""
     return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def as_utf8(text: str) -> str:
-    """Return a text that UTF-8 can encode; what it cannot, as in some file names, is escaped as in json."""
+    """Return a text that UTF-8 can encode; other characters are escaped as in json."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @contextmanager
 def utf8_path(path: Path) -> Iterator[str]:
-    """Yield `path` for libraries in C++; where it is not UTF-8 a link to it, since they take no other names.
+    """Yield an absolute path for C++ libraries; if the name is not valid UTF-8, a link to it.
 
-    Absolute: FFmpeg reads relative names such as `tcp:host:port` as addresses.
+    FFmpeg interprets relative names such as `tcp:host:port` as addresses.
     """
     path = path.absolute()
     if as_utf8(str(path)) == str(path):
@@ -195,10 +197,10 @@ def read_json(path: str | Path, what: str, each: Callable[[dict[str, Any]], Any]
     Args:
         path: file to read.
         what: what the file is, for the error message ("annotations", say).
-        each: what to put in the place of every object, called as soon as it is parsed.
+        each: replaces every object as soon as it is parsed.
 
     Raises:
-        UserError: the file is absent, not readable, or not json (with line and column).
+        UserError: the file is missing, not readable, or not json (with line and column).
     """
     path = _readable_file(path, what)
     try:
@@ -206,16 +208,16 @@ def read_json(path: str | Path, what: str, each: Callable[[dict[str, Any]], Any]
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
         raise UserError(
-            f"{what} file {path} is not valid json ({error.msg} at {where}): make it anew"
+            f"{what} file {path} is not valid json ({error.msg} at {where}): create it again"
         ) from None
     except (ValueError, RecursionError) as error:  # not text, endless digits, nested too deep
-        raise UserError(f"{what} file {path} is not valid json ({error}): make it anew") from None
+        raise UserError(f"{what} file {path} is not valid json ({error}): create it again") from None
 
 
 def require_file(path: str | Path | None, what: str, hint: str = "") -> Path:
-    """Return `path` as a Path to a readable file, or raise a UserError that says where it ends.
+    """Return `path` as a Path to a readable file, or raise a UserError that names the existing part.
 
-    The file is an input of the command from then on: no output replaces it.
+    The file is registered as an input of the command, which no output may replace.
     """
     path = _readable_file(path, what, hint)
     note_input(path)
@@ -241,21 +243,21 @@ NOT_REGULAR = "a pipe, a socket or a device, not a regular file"
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """Open a file for reading, without waiting for a pipe's writer.
+    """Open a regular file for reading, without blocking on a pipe.
 
     Raises:
-        OSError: it cannot be opened, or is a pipe, a socket or a device: reading these may never end.
+        OSError: it cannot be opened, or is a pipe, a socket or a device, whose reading may never end.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     mode = os.fstat(handle).st_mode
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # Python refuses a folder in its own words
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # Python itself refuses a folder
         return os.fdopen(handle, "rb")
     os.close(handle)
     raise OSError(errno.EINVAL, NOT_REGULAR, os.fspath(path))
 
 
 def require_dir(path: str | Path | None, what: str, hint: str = "") -> Path:
-    """Return `path` as a Path to a folder, or raise a UserError that says where it ends."""
+    """Return `path` as a Path to a folder, or raise a UserError that names the existing part."""
     if path is None or str(path) == "":
         raise UserError(f"{what} folder is not set{': ' + hint if hint else ''}")
     path = Path(path).expanduser()
@@ -267,18 +269,18 @@ def require_dir(path: str | Path | None, what: str, hint: str = "") -> Path:
 
 
 def missing_files(folder: Path, names: Iterable[str]) -> list[str]:
-    """Those of `names` (relative to `folder`) that are no files; every folder is listed once."""
+    """Return those of `names` (relative to `folder`) that are not files; every folder is listed once."""
     listed: dict[str, set[str]] = {}
-    absent = []
+    missing = []
     for name in names:
         parent, base = os.path.split(name)
         if parent not in listed:
             below = folder / parent
             listed[parent] = set(os.listdir(below)) if os.path.isdir(below) else set()
-        # a file system may fold cases; names it cannot have are absent, too
+        # a file system may fold cases
         if base not in listed[parent] and not os.path.isfile(image_path(folder, name)):
-            absent.append(name)
-    return absent
+            missing.append(name)
+    return missing
 
 
 def _deepest(path: Path) -> str:
@@ -289,10 +291,10 @@ def _deepest(path: Path) -> str:
 
 
 def content_digest(path: str | Path) -> bytes:
-    """XXH3 (128 bits) of a file's bytes: what tells whether something kept was made from this very file.
+    """Return the XXH3 (128 bits) of a file's bytes, which identifies the source of cached data.
 
-    A process reads a file once, as long as its size, times and inode stay. Size and time alone do not do:
-    programs that copy or unpack set them.
+    A process reads a file once while its size, times and inode stay the same. Size and time alone are not
+    enough, since programs that copy or unpack set them.
     """
     state = os.stat(path)
     known = (os.fspath(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
@@ -308,11 +310,11 @@ def content_digest(path: str | Path) -> bytes:
 
 
 _DIGESTS: dict[tuple[str, int, int, int, int], bytes] = {}
-_COARSE = 2 * 10**9  # ns within which a file system's clock may give two changes the same time
+_COARSE = 2 * 10**9  # ns within which two changes may get the same file time
 
 
 def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
+    """Return the hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
     with open_regular(path) as stream:
         while block := stream.read(1 << 20):

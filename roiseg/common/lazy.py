@@ -1,4 +1,4 @@
-"""Sequences of large arrays that are made when they are read."""
+"""Sequences of large arrays that are computed on access."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 
 class LazyArrays(Sequence[NDArray[Any]]):
-    """N arrays, each made when it is read; the first that fit into `keep` bytes together stay.
+    """N arrays, each computed on access; the first ones that fit into `keep` bytes together are kept.
 
     Args:
         count: N.
-        make: makes array 0..N - 1, always the same.
-        keep: bytes.
+        make: computes array 0..N - 1 deterministically.
+        keep: bytes of arrays to keep.
     """
 
     def __init__(self, count: int, make: Callable[[int], NDArray[Any]], keep: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""How much memory there is for this process."""
+"""The memory limit of this process."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _GROUPS = Path("/sys/fs/cgroup")
 
 
 def memory_limit() -> int:
-    """Bytes of memory this process may use: the machine's, or fewer where its container or job is limited."""
+    """Return the bytes of memory this process may use: the limit of machine, container or job."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([machine, *_group_limits()])
 
 
 def _group_limits() -> Iterator[int]:
-    """Limits of the control groups of this process, of both versions; in a container they lie at the root."""
+    """Yield the limits of this process's control groups (v1 and v2); in a container they are at the root."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:  # not Linux

@@ -1,4 +1,4 @@
-"""How a run ends that is told to: Ctrl-C, or SIGTERM from a scheduler, systemd or `kill`."""
+"""End a run in order on Ctrl-C, or on SIGTERM from a scheduler, systemd or `kill`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class Stopped(SystemExit):
-    """The process was told to end; its exit code is the shell's for that signal, 130 or 143."""
+    """The process was terminated by a signal; the exit code is 130 or 143, as in a shell."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -22,20 +22,20 @@ class Stopped(SystemExit):
 
 _DEFAULTS: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 _USER = (signal.SIGUSR1, signal.SIGUSR2) if hasattr(signal, "SIGUSR1") else ()
-_ONE = 1.0  # seconds: a launcher passes on what its whole process group has got already
+_DUPLICATE = 1.0  # seconds: a launcher may forward a signal its process group has already received
 
 
 class Stop:
-    """What has come of signals, and when a block is left because of it.
+    """Records a received signal, and ends a block because of it.
 
-    SIGINT and SIGTERM end the block. A signal that somebody handles already (submitit takes SIGUSR2 to queue
-    its job again) is handed on to them instead, in the same moment.
+    SIGINT and SIGTERM end the block. A signal that already has a handler (submitit uses SIGUSR2 to requeue
+    its job) is forwarded to that handler at the same point.
 
     Attributes:
-        came: the signal that has come, if any.
-        deferred: somebody looks at `came` in a good moment soon and calls `now`. Until then only a second
-            signal does anything.
-        quiet: another process tells the user.
+        came: the received signal, if any.
+        deferred: the program checks `came` at a suitable point and calls `now`. Until then only a second
+            signal has an effect.
+        quiet: another process informs the user.
     """
 
     def __init__(self) -> None:
@@ -47,12 +47,12 @@ class Stop:
         self._before: dict[int, Any] = {}  # handlers, of the signals that are handled here
 
     def now(self) -> None:
-        """Do what the signal is for; returns where somebody else handles it and has nothing against going on.
+        """Act on the signal; return if another handler takes it and lets the run continue.
 
         Raises:
-            Stopped: it ends the block.
+            Stopped: the block ends.
         """
-        number = self.came or signal.SIGTERM  # another process may have been told
+        number = self.came or signal.SIGTERM  # another process may have received it
         if handler := self._elsewhere(number):
             self.came = None
             handler(number, None)
@@ -60,8 +60,8 @@ class Stop:
         self.came, self.deferred = number, False
         raise Stopped(number)
 
-    def tell(self, text: str) -> None:
-        """Write a line about it, unless quiet."""
+    def print(self, text: str) -> None:
+        """Print a line to stderr, unless quiet."""
         if not self.quiet:
             sys.stderr.write(f"roiseg: {text}\n")
             sys.stderr.flush()
@@ -84,19 +84,19 @@ class Stop:
                 signal.signal(number, handler)
 
     def take_back(self) -> None:
-        """Handle them alone again, where a library has put itself in between."""
+        """Restore the handlers, if a library has replaced them."""
         for number in self._before:
             signal.signal(number, self._handle)
 
     def _elsewhere(self, number: int) -> Callable[[int, FrameType | None], Any] | None:
-        """Whoever else handles a signal; not a block around this one."""
+        """Return another handler of a signal, except that of an enclosing block."""
         handler = self._before.get(number)
         if isinstance(around := getattr(handler, "__self__", None), Stop):
             return around._elsewhere(number)
         return None if handler in (None, _DEFAULTS.get(number)) else handler
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._owner:  # a loader process, which its owner ends once it needs it no longer
+        if os.getpid() != self._owner:  # a loader process, which its owner terminates
             if self.came is not None:
                 raise KeyboardInterrupt
             self.came = number
@@ -104,8 +104,8 @@ class Stop:
             self.came, self._since = number, time.monotonic()
             if self._elsewhere(number) is None:
                 name = signal.Signals(number).name
-                self.tell(f"{name}: ending after this step, or this validation (once more: at once)")
-        elif not self.deferred or time.monotonic() - self._since > _ONE:
+                self.print(f"{name}: ending after this step, or this validation (once more: at once)")
+        elif not self.deferred or time.monotonic() - self._since > _DUPLICATE:
             self._at_once(number, frame)
 
     def _at_once(self, number: int, frame: FrameType | None) -> None:
@@ -118,24 +118,24 @@ class Stop:
 
 
 @contextmanager
-def stoppable(told: Callable[[], str]) -> Iterator[Stop]:
-    """Let SIGINT and SIGTERM end a block in order: it is left as by an exception, then one line is printed.
+def stoppable(message: Callable[[], str]) -> Iterator[Stop]:
+    """Let SIGINT and SIGTERM end a block like an exception, then print one line.
 
-    A second signal ends the process at once. Of two blocks, one within the other, the inner one prints.
+    A second signal terminates the process immediately. Of nested blocks, the inner one prints.
 
     Args:
-        told: what the line says about the state that is left.
+        message: describes the state that is left, for the line.
 
     Raises:
-        Stopped: instead of whatever the block ends with once a signal has come.
+        Stopped: instead of the block's own error, once a signal was received.
     """
     stop = Stop()
     with stop.handling():
         try:
             yield stop
-        except BaseException:  # loader processes got the signal, too, and their end is an error of its own
+        except BaseException:  # loader processes receive the signal too, and their end is an error
             if stop.came is None:
                 raise
     if stop.came is not None:
-        stop.tell(f"stopped by {signal.Signals(stop.came).name}: {told()}")
+        stop.print(f"stopped by {signal.Signals(stop.came).name}: {message()}")
         raise Stopped(stop.came)

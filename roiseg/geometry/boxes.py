@@ -1,7 +1,7 @@
 """Boxes as arrays: formats, areas, clipping, jitter.
 
-Everywhere inside the program a box is ``x1, y1, x2, y2`` in continuous pixels (x2, y2 exclusive: the
-pixel with index i covers [i, i+1)). The other formats exist at the borders of the program only.
+Inside the program a box is always ``x1, y1, x2, y2`` in continuous pixels (x2, y2 exclusive: the pixel with
+index i covers [i, i + 1)). Other formats exist only where data enters or leaves it.
 """
 
 from __future__ import annotations
@@ -33,50 +33,50 @@ def from_xywh(boxes: ArrayLike) -> Boxes:
 
 
 def to_xywh(boxes: ArrayLike) -> Boxes:
-    """x1, y1, x2, y2 -> x, y, width, height (COCO); [N, 4]."""
+    """Convert x1, y1, x2, y2 to x, y, width, height (COCO); [N, 4]."""
     b = as_boxes(boxes)
     return np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], axis=1)
 
 
 def from_cxcywh(boxes: ArrayLike) -> Boxes:
-    """Centre x, centre y, width, height -> x1, y1, x2, y2; [N, 4]."""
+    """Convert centre x, centre y, width, height to x1, y1, x2, y2; [N, 4]."""
     b = as_boxes(boxes)
     return np.concatenate([b[:, :2] - b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2], axis=1)
 
 
 def to_cxcywh(boxes: ArrayLike) -> Boxes:
-    """x1, y1, x2, y2 -> centre x, centre y, width, height; [N, 4]."""
+    """Convert x1, y1, x2, y2 to centre x, centre y, width, height; [N, 4]."""
     b = as_boxes(boxes)
     return np.concatenate([(b[:, :2] + b[:, 2:]) / 2, b[:, 2:] - b[:, :2]], axis=1)
 
 
 def normalize(boxes: ArrayLike, size: tuple[int, int]) -> Boxes:
-    """Pixels of an image of `size` (H, W) -> 0..1."""
+    """Convert pixels of an image of `size` (H, W) to 0..1."""
     height, width = size
     return np.divide(as_boxes(boxes), np.array([width, height, width, height], np.float32))
 
 
 def denormalize(boxes: ArrayLike, size: tuple[int, int]) -> Boxes:
-    """0..1 -> pixels of an image of `size` (H, W)."""
+    """Convert 0..1 to pixels of an image of `size` (H, W)."""
     height, width = size
     return np.multiply(as_boxes(boxes), np.array([width, height, width, height], np.float32))
 
 
 def area(boxes: ArrayLike) -> NDArray[np.float32]:
-    """Areas [N]; an inverted box has area 0."""
+    """Return areas [N]; an inverted box has area 0."""
     b = as_boxes(boxes)
     return np.clip(b[:, 2] - b[:, 0], 0, None) * np.clip(b[:, 3] - b[:, 1], 0, None)
 
 
 def clip(boxes: ArrayLike, size: tuple[int, int]) -> Boxes:
-    """Cut boxes to an image of `size` (H, W) pixels."""
+    """Clip boxes to an image of `size` (H, W) pixels."""
     height, width = size
     limits = np.array([width, height, width, height], np.float32)
     return np.clip(as_boxes(boxes), 0, limits)
 
 
 def intersection(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
-    """Pairwise intersection areas [N, M] of boxes [N, 4] and [M, 4]."""
+    """Return pairwise intersection areas [N, M] of boxes [N, 4] and [M, 4]."""
     p, q = as_boxes(a)[:, None], as_boxes(b)[None]
     low, high = np.maximum(p[..., :2], q[..., :2]), np.minimum(p[..., 2:], q[..., 2:])
     sides = np.clip(high - low, 0, None)
@@ -84,16 +84,16 @@ def intersection(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
 
 
 def iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
-    """Pairwise intersection over union [N, M]; 0 where both areas are 0."""
+    """Return pairwise intersection over union [N, M]; 0 where both areas are 0."""
     inter = intersection(a, b)
     union = area(a)[:, None] + area(b)[None] - inter
     return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
 
 
 def crowding(boxes: ArrayLike) -> NDArray[np.float32]:
-    """Share of each box [N] that the other boxes cover, 0..1 (their cover summed, cut at 1).
+    """Return the share (0..1) of each box [N] that other boxes cover (summed, clipped at 1).
 
-    A cheap stand-in for the share of non-target pixels: it needs no masks.
+    A cheap proxy for the share of non-target pixels that needs no masks.
     """
     inter = intersection(boxes, boxes)
     np.fill_diagonal(inter, 0)
@@ -102,12 +102,12 @@ def crowding(boxes: ArrayLike) -> NDArray[np.float32]:
 
 
 def jitter(boxes: ArrayLike, rng: np.random.Generator, center: float, scale: float) -> Boxes:
-    """Move and resize boxes at random, as a detector's boxes would be off.
+    """Move and resize boxes at random, like the errors of a detector.
 
     Args:
         boxes: [N, 4].
         rng: source of randomness.
-        center: the centre moves by up to this share of width and height, uniformly.
+        center: the centre moves by up to this share of width and height, uniform.
         scale: width and height are each multiplied by exp(u), u uniform within +-log(1 + scale).
     """
     b = to_cxcywh(boxes)
@@ -119,16 +119,16 @@ def jitter(boxes: ArrayLike, rng: np.random.Generator, center: float, scale: flo
 def nms(
     boxes: Boxes, scores: NDArray[np.float32], iou_threshold: float | None, most: int
 ) -> NDArray[np.int64]:
-    """Choose boxes by falling score; each chosen one removes those that overlap it more than the threshold.
+    """Non-maximum suppression: keep boxes by decreasing score, removing those that overlap a kept one.
 
     Args:
         boxes: [N, 4] x1, y1, x2, y2.
-        scores: [N]; among equals the first comes first.
-        iou_threshold: a box with a larger IoU with a chosen one is removed; None removes none.
-        most: how many are chosen at most.
+        scores: [N]; ties keep their order.
+        iou_threshold: boxes with a larger IoU with a kept one are removed; None removes none.
+        most: maximum number of boxes to keep.
 
     Returns:
-        Indices of the chosen boxes, by falling score.
+        Indices of the kept boxes by decreasing score.
     """
     order = np.argsort(-scores, kind="stable")
     if iou_threshold is None:

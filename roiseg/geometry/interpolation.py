@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 
 def bilinear_weights(positions: Tensor, size: int) -> Tensor:
-    """Weights that read a row of `size` cells at `positions`.
+    """Return weights that read a row of `size` cells at `positions`.
 
     Args:
         positions: [...] in cell units where cell i has its centre at i. Clamped to [0, size - 1].
@@ -28,7 +28,7 @@ def bilinear_weights(positions: Tensor, size: int) -> Tensor:
 
 
 def crop_weights(start: Tensor, end: Tensor, size: int, out: int, sampling_ratio: int) -> Tensor:
-    """Rows of RoIAlign along one axis: average of `sampling_ratio` samples in each of `out` bins.
+    """Return the RoIAlign weights of one axis: the mean of `sampling_ratio` samples in each of `out` bins.
 
     Args:
         start, end: [R] box edges in continuous cells (cell i covers [i, i+1)).
@@ -46,7 +46,7 @@ def crop_weights(start: Tensor, end: Tensor, size: int, out: int, sampling_ratio
 
 
 def paste_weights(start: Tensor, end: Tensor, size: int, pixels: Tensor) -> Tensor:
-    """Weights that stretch `size` mask cells over [start, end) and read them at pixel centres.
+    """Return weights that stretch `size` mask cells over [start, end) and read them at pixel centres.
 
     Args:
         start, end: [R] box edges in continuous pixels.
@@ -64,31 +64,31 @@ def paste_weights(start: Tensor, end: Tensor, size: int, pixels: Tensor) -> Tens
 
 
 def centers_inside(start: Tensor, end: Tensor, pixels: Tensor) -> Tensor:
-    """1 where a pixel's centre lies within [start, end), else 0: [R, P] for edges [R] and indices [P]."""
+    """Return 1 where a pixel centre lies in [start, end), else 0: [R, P] for edges [R] and indices [P]."""
     centers = pixels.to(start.dtype) + 0.5
     return ((centers >= start[:, None]) & (centers < end[:, None])).to(start.dtype)
 
 
 def cell_cover(start: Tensor, end: Tensor, size: int) -> Tensor:
-    """Which share of each cell [i, i + 1) lies within [start, end): [R, size] for edges [R] in cells."""
+    """Return the share of each cell [i, i + 1) within [start, end): [R, size] for edges [R] in cells."""
     cells = torch.arange(size, dtype=start.dtype, device=start.device)
     return (torch.minimum(cells + 1, end[:, None]) - torch.maximum(cells, start[:, None])).clamp(0, 1)
 
 
 def point_sample(maps: Tensor, points: Tensor, map_index: Tensor) -> Tensor:
-    """Read maps at points, bilinearly.
+    """Sample maps at points bilinearly.
 
-    The four cells around each point are gathered by their place in memory, so that no map is replicated
-    for the many ROIs that read it, and ONNX needs a plain Gather (no GridSample).
+    The four cells around each point are gathered by flat index, so that maps are not replicated for the ROIs
+    that share them, and ONNX needs only Gather (no GridSample).
 
     Args:
         maps: [B, C, H, W].
         points: [R, P, 2] x, y in continuous cells (cell i covers [i, i + 1), its centre is at i + 0.5);
-            beyond the outermost centres the border's values hold.
-        map_index: [R] int64, which map each row of points reads.
+            beyond the outermost centres the border values are used.
+        map_index: [R] int64 index of the map for each row of points.
 
     Returns:
-        [R, P, C] in the type of `maps`.
+        [R, P, C] in the dtype of `maps`.
     """
     height, width = maps.shape[2:]
     cells = maps.permute(0, 2, 3, 1).flatten(0, 2)  # [B * H * W, C]

@@ -1,4 +1,4 @@
-"""The outlines of one image's instances, and how they are rasterised straight onto any grid."""
+"""The outlines of one image's instances, rasterized directly onto any grid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from roiseg.geometry.rle import decompress
 
 @dataclass(frozen=True)
 class Outlines:
-    """Outlines of n instances, each one or more polygons or a COCO run-length encoding.
+    """Outlines of n instances, each a set of polygons or a COCO run-length encoding.
 
     The polygons of instance i are `parts[i] : parts[i + 1]`, the points of polygon p
     `points[part_ends[p - 1] : part_ends[p]]`; its run-length encoding is
@@ -35,10 +35,10 @@ class Outlines:
         return len(self.parts) - 1
 
     def pixels(self, instance: int) -> list[NDArray[np.float64]]:
-        """The polygons of an instance, [P, 2] each, to the thousandth of a pixel that float32 keeps.
+        """Return the polygons [P, 2] of an instance in pixels, rounded to 0.001, the precision of float32.
 
-        The official tool rounds to fifths of a pixel; a coordinate such as 10.1 lies on the edge
-        between two, and must come back as 10.1 for its mask to be the official one.
+        pycocotools rounds to fifths of a pixel. A coordinate such as 10.1 lies between two of them and must
+        be restored exactly for its mask to equal that of pycocotools.
         """
         height, width = self.size
         first, last = self.parts[instance], self.parts[instance + 1]
@@ -47,7 +47,7 @@ class Outlines:
         return np.split((points.astype(np.float64) * (width, height)).round(3), inner) if last > first else []
 
     def rle(self, instance: int) -> dict[str, Any]:
-        """COCO run-length encoding of an instance at the image's size; of polygons by the official tool."""
+        """Return the COCO RLE of an instance at the image's size; polygons are encoded by pycocotools."""
         counts = self.runs[self.run_ends[instance] : self.run_ends[instance + 1]]
         if len(counts):
             return {"size": list(self.size), "counts": counts.tobytes()}
@@ -55,12 +55,12 @@ class Outlines:
         return coco_mask.merge(coco_mask.frPyObjects(flat, *self.size))
 
     def planes(self, grids: Grids) -> Planes:
-        """Rasterise all instances onto every grid, exactly: is a cell's centre inside?
+        """Rasterize all instances onto every grid: a cell is set if its centre is inside.
 
-        Inside any of its polygons (even-odd), or on a pixel of its run-length encoding.
+        Inside means in any polygon (even-odd rule), or on a pixel of the run-length encoding.
 
         Args:
-            grids: laid over original pixels.
+            grids: over original pixels.
 
         Returns:
             bits [B, G, n, w], see `roiseg.geometry.rasterize`.
@@ -70,23 +70,22 @@ class Outlines:
             return run_planes(*self._runs, self.size, grids)
         height, width = self.size
         polygons = polygon_planes(self.points.astype(np.float64) * (width, height), self._starts[:-1], grids)
-        drawn = (self.parts[1:] > self.parts[:-1]).nonzero()[0]
-        if len(drawn) < len(self.part_ends):
-            polygons = np.bitwise_or.reduceat(polygons, self.parts[drawn], axis=2)
+        with_polygons = (self.parts[1:] > self.parts[:-1]).nonzero()[0]
+        if len(with_polygons) < len(self.part_ends):
+            polygons = np.bitwise_or.reduceat(polygons, self.parts[with_polygons], axis=2)
         if not len(encoded):
             return polygons
         mixed = grids.planes(len(self))
-        mixed[:, :, drawn] = polygons
+        mixed[:, :, with_polygons] = polygons
         mixed[:, :, encoded] = run_planes(*self._runs, self.size, grids)
         return mixed
 
     def revised(self, kept: Sequence[int], counts: Sequence[bytes | None]) -> Outlines:
-        """Some instances of the image, with other outlines for some of them, and new ones.
+        """Return some of the instances, some of them with new outlines, and additional ones.
 
         Args:
-            kept: [m] positions; anything for a new instance.
-            counts: [m] compressed run-length encodings, in place of the outline an instance has; None
-                keeps that.
+            kept: [m] positions; ignored for an instance with new counts.
+            counts: [m] compressed run-length encodings that replace the outline; None keeps it.
         """
         points, lengths, parts, runs = [self.points[:0]], [self.part_ends[:0]], [0], [self.runs[:0]]
         for instance, text in zip(kept, counts, strict=True):
@@ -109,7 +108,7 @@ class Outlines:
         )
 
     def work(self, grids: Grids) -> int:
-        """About how many numbers `planes` holds at once for each grid."""
+        """Return about how many numbers per grid `planes` holds in memory."""
         height, width = grids.size
         return len(self.points) + (len(self) + len(self.part_ends)) * width * -(-height // 64)
 

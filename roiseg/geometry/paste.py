@@ -1,4 +1,4 @@
-"""Paste: move ROI-frame maps back onto the image they came from."""
+"""Paste ROI-frame maps back onto the image."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Window = tuple[int, int, int, int]  # x1, y1, x2, y2 in whole pixels; x2 and y2 
 
 
 def back_to_front(areas: Sequence[int]) -> list[int]:
-    """Order in which instances are drawn: the smallest mask last, so that a small one is never hidden.
+    """Return the drawing order of instances: the smallest mask last, so that it is never hidden.
 
-    The one order of every output in which a pixel shows one instance only.
+    Used by every output in which a pixel shows a single instance.
 
     Args:
         areas: pixels of each mask.
@@ -27,13 +27,13 @@ def back_to_front(areas: Sequence[int]) -> list[int]:
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], within: Tensor | None = None) -> Tensor:
-    """Stretch each mask over its box on a canvas, bilinearly; 0 outside the box. Exportable.
+    """Stretch each mask bilinearly over its box on a canvas; 0 outside the box. Exportable to ONNX.
 
     Args:
         masks: [R, h, w] probabilities on a grid over the box.
         boxes: [R, 4] x1, y1, x2, y2 in pixels of the canvas.
         size: (H, W) of the canvas.
-        within: [R, 4] boxes outside of which the canvas is 0, too.
+        within: [R, 4] boxes outside of which the canvas is also 0.
 
     Returns:
         [R, H, W].
@@ -41,7 +41,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], within: Ten
     height, width = size
     y = torch.arange(height, device=masks.device)
     x = torch.arange(width, device=masks.device)
-    boxes = boxes.float()  # half precision knows no single pixels above 256 or 2048
+    boxes = boxes.float()  # half precision cannot represent single pixels above 256 or 2048
     rows = paste_weights(boxes[:, 1], boxes[:, 3], masks.shape[1], y)
     columns = paste_weights(boxes[:, 0], boxes[:, 2], masks.shape[2], x)
     if within is not None:
@@ -52,7 +52,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], within: Ten
 
 
 def paste_window(box: NDArray[np.float32], size: tuple[int, int]) -> Window:
-    """Whole pixels x1, y1, x2, y2 of a canvas of `size` (H, W) that `box` touches; may be empty."""
+    """Return the pixel window of a canvas of `size` (H, W) that `box` touches; may be empty."""
     height, width = size
     x1, y1 = max(0, math.floor(box[0])), max(0, math.floor(box[1]))
     x2, y2 = min(width, math.ceil(box[2])), min(height, math.ceil(box[3]))
@@ -68,7 +68,7 @@ def paste_crop(
         mask: [h, w] probabilities on a grid over the box, on the CPU.
         box: [4] in pixels of the canvas.
         size: (H, W) of the canvas.
-        within: [4] box outside of which the canvas is 0, too.
+        within: [4] box outside of which the canvas is also 0.
 
     Returns:
         The window's values [y2 - y1, x2 - x1] and the window x1, y1, x2, y2; equal to that part of
@@ -92,7 +92,7 @@ def binary_mask(
     within: NDArray[np.float32] | None = None,
     threshold: float = 0.5,
 ) -> NDArray[np.bool_]:
-    """Paste one mask [h, w] on a canvas of `size` (H, W): where is its probability `threshold` or more?"""
+    """Paste one mask [h, w] on a canvas of `size` (H, W) and threshold it (`threshold` or more)."""
     values, (x1, y1, x2, y2) = paste_crop(mask, box, size, within)
     canvas = np.zeros(size, bool)
     canvas[y1:y2, x1:x2] = values >= threshold

@@ -1,9 +1,9 @@
-"""Outlines rasterised onto many small grids in one go: which cells have their centre inside?
+"""Rasterize outlines onto many small grids at once: a cell is set if its centre is inside.
 
-A scanline rasteriser with one scanline a column, as COCO's run-length encoding has them. Where a
-column's centre line crosses an outline, all cells further down that column change sides; a column of
-64 cells is one word, so that a crossing costs one exclusive-or and the answer is exact (even-odd rule).
-Work and memory grow with the crossings, not with the image or the number of cells.
+A scanline rasterizer with one scanline per column, like COCO's run-length encoding. Where the centre line of
+a column crosses an outline, all cells below change sides. A column of 64 cells is one word, so a crossing
+costs one exclusive-or, and the result is exact (even-odd rule). Time and memory grow with the number of
+crossings, not with the image or the number of cells.
 
 Planes of bits are `uint64 [B, G, n, w]`: cell (y, x) of outline i on grid g is bit y % 64 of
 `[y // 64, g, i, x]`.
@@ -42,18 +42,18 @@ class Grids:
         return Grids(self.scale[some], self.shift[some], self.size)
 
     def planes(self, outlines: int) -> Planes:
-        """All cells of `outlines` outlines outside."""
+        """Return empty planes of `outlines` outlines."""
         height, width = self.size
         return np.zeros((-(-height // 64), len(self), outlines, width), np.uint64)
 
 
 def polygon_planes(points: NDArray[np.float64], starts: NDArray[np.int64], grids: Grids) -> Planes:
-    """Rasterise n polygons onto every grid.
+    """Rasterize n polygons onto every grid.
 
     Args:
         points: [P, 2] x, y in pixels, polygon after polygon.
         starts: [n] where each polygon's points begin.
-        grids: where to.
+        grids: the grids.
 
     Returns:
         bits [B, G, n, w]. A cell whose centre lies on an outline belongs to one of its two sides.
@@ -89,17 +89,17 @@ def polygon_planes(points: NDArray[np.float64], starts: NDArray[np.int64], grids
 def run_planes(
     ends: NDArray[np.int64], first: NDArray[np.int64], size: tuple[int, int], grids: Grids
 ) -> Planes:
-    """Look up, for every cell of every grid, the pixel under its centre in n run-length encoded masks.
+    """Rasterize n run-length encoded masks: look up the pixel under the centre of every cell of every grid.
 
     Args:
         ends: where each run ends, counted down the columns of the first mask, then of the second, ...;
             each mask begins with a run of background (which may be of length 0) and ends after H * W.
         first: [n + 1] where each mask's runs begin in `ends`.
         size: (H, W) of the masks in pixels.
-        grids: where to; `scale` of y above 0.
+        grids: the grids; `scale` of y must be positive.
 
     Returns:
-        bits [B, G, n, w]; cells outside the masks are outside.
+        bits [B, G, n, w]; cells beyond the masks are not set.
     """
     height, width = size
     masks = len(first) - 1
@@ -125,14 +125,14 @@ def run_planes(
 
 
 def unpack(planes: Planes) -> NDArray[np.uint8]:
-    """Bits [B, G, w] -> 0/1 [G, w, 64 B]: down the columns, with cells to spare below the grid."""
+    """Unpack bits [B, G, w] to 0/1 [G, w, 64 B], column by column; cells below the grid are padding."""
     words = planes.transpose(1, 2, 0).ravel().astype("<u8", copy=False)
     bits = np.unpackbits(words.view(np.uint8), bitorder="little")
     return bits.reshape(*planes.shape[1:], 64 * len(planes))
 
 
 def _rings(starts: NDArray[np.int64], points: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each point: the point that follows it around its polygon, and its polygon."""
+    """Return the next point around its polygon, and the polygon, of each point."""
     following = np.arange(1, points + 1)
     following[starts[1:] - 1] = starts[:-1]
     following[-1] = starts[-1]
@@ -142,13 +142,13 @@ def _rings(starts: NDArray[np.int64], points: int) -> tuple[NDArray[np.int64], N
 
 
 def expand(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """[2, 0, 3] -> which [0, 0, 2, 2, 2] and how manieth of it [0, 1, 0, 1, 2]."""
+    """Expand counts to (index, position): [2, 0, 3] -> [0, 0, 2, 2, 2] and [0, 1, 0, 1, 2]."""
     which = np.arange(len(counts)).repeat(counts)
     return which, np.arange(len(which)) - (counts.cumsum() - counts)[which]
 
 
 def _flip_below(planes: Planes, word: NDArray[np.int64], row: NDArray[np.float64]) -> None:
-    """Change, in column `word` [K] of the planes, all cells from `row` [K] downwards."""
+    """Flip, in column `word` [K] of the planes, all cells from `row` [K] downwards."""
     row = row.clip(0, 64 * len(planes))
     for block, plane in enumerate(planes.reshape(len(planes), -1)):
         shift = row if not block else np.maximum(row - 64 * block, 0)

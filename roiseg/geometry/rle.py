@@ -1,7 +1,7 @@
-"""COCO run-length strings, parsed with every bound checked.
+"""Parse and encode COCO run-length strings with all bounds checked.
 
-pycocotools trusts its input: counts that do not fit the image write outside its buffers. What comes
-from a file passes through here first.
+pycocotools trusts its input: counts that do not match the image write outside its buffers. RLEs from a file
+are checked here first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from roiseg.geometry.boxes import Boxes
 from roiseg.geometry.paste import Window, paste_crop
 
-_LONGEST = 7  # characters of a number: 35 bits hold the difference of two 32-bit runs
+_MAX_CHARACTERS = 7  # per number: 35 bits hold the difference of two 32-bit runs
 
 
 def checked_counts(segmentation: dict[str, Any], size: tuple[int, int]) -> bytes:
@@ -27,7 +27,7 @@ def checked_counts(segmentation: dict[str, Any], size: tuple[int, int]) -> bytes
 
     Args:
         segmentation: `{"counts": [..] | str | bytes, "size": [H, W]}`.
-        size: (H, W) the encoding must have.
+        size: required (H, W) of the encoding.
 
     Raises:
         ValueError: wrong size, negative runs, or runs that do not add up to H * W.
@@ -51,20 +51,20 @@ def checked_counts(segmentation: dict[str, Any], size: tuple[int, int]) -> bytes
 
 
 def decompress(text: NDArray[np.uint8], ends: Iterable[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Runs of n compressed RLEs whose counts lie end to end.
+    """Decompress n RLEs whose counts are concatenated.
 
-    A character holds 5 bits of a signed number and a flag that more follow; from the fourth number
-    of an RLE on it is the difference to the run two before.
+    A character holds 5 bits of a signed number and a continuation flag; from the fourth number of an RLE on,
+    a number is the difference to the run two positions before.
 
     Args:
         text: the characters.
         ends: [n] where each RLE ends in `text`.
 
     Returns:
-        The runs, and [n + 1] where those of each RLE begin.
+        The runs, and the start [n + 1] of each RLE in them.
 
     Raises:
-        ValueError: a character no encoder writes, or an RLE ends in the middle of a number.
+        ValueError: an invalid character or number, or an RLE ends in the middle of a number.
     """
     code = text - np.uint8(48)
     if code.max(initial=0) > 63:
@@ -73,7 +73,7 @@ def decompress(text: NDArray[np.uint8], ends: Iterable[int]) -> tuple[NDArray[np
     stops = np.zeros(len(numbers) + 1, np.int64)
     stops[1:] = numbers + 1
     start, length = stops[:-1], stops[1:] - stops[:-1]
-    if length.max(initial=0) > _LONGEST:
+    if length.max(initial=0) > _MAX_CHARACTERS:
         raise ValueError("RLE string holds a number no encoder writes")
     cuts = np.array([0, *ends])
     first = stops.searchsorted(cuts)
@@ -89,22 +89,22 @@ def decompress(text: NDArray[np.uint8], ends: Iterable[int]) -> tuple[NDArray[np
 
 
 def encode(mask: np.ndarray) -> dict[str, Any]:
-    """Binary mask [H, W] -> compressed COCO RLE."""
+    """Encode a binary mask [H, W] as compressed COCO RLE."""
     return coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
 
 
 def encode_window(mask: NDArray[np.bool_], window: Window, size: tuple[int, int]) -> dict[str, Any]:
-    """Compressed COCO RLE of an image of `size` (H, W) that is 0 outside a window, without the image.
+    """Encode an image of `size` (H, W) that is 0 outside a window as compressed COCO RLE.
 
     Args:
-        mask: [y2 - y1, x2 - x1] what the window shows.
+        mask: [y2 - y1, x2 - x1] content of the window.
         window: x1, y1, x2, y2 in pixels, within the image.
         size: (H, W) of the image.
     """
     x1, y1, x2, y2 = window
     if not mask.size:
         return _compress([size[0] * size[1]], size)
-    columns = np.zeros(1 + (x2 - x1) * (y2 - y1 + 1), bool)  # down the columns, a 0 between two of them
+    columns = np.zeros(1 + (x2 - x1) * (y2 - y1 + 1), bool)  # column by column, separated by a 0
     columns[1:].reshape(x2 - x1, y2 - y1 + 1)[:, :-1] = mask.T
     column, row = np.divmod(np.flatnonzero(columns[1:] != columns[:-1]), y2 - y1 + 1)
     edges = (x1 + column) * size[0] + y1 + row
@@ -115,12 +115,12 @@ def encode_window(mask: NDArray[np.bool_], window: Window, size: tuple[int, int]
 
 
 def decode(rle: dict[str, Any]) -> np.ndarray:
-    """Compressed COCO RLE -> bool [H, W]."""
+    """Decode compressed COCO RLE to bool [H, W]."""
     return coco_mask.decode(rle).astype(bool)
 
 
 def decode_window(rle: dict[str, Any], window: Window) -> NDArray[np.bool_]:
-    """Part x1, y1, x2, y2 (pixels, within the image) of `decode(rle)`, from the columns it touches only."""
+    """Decode the window x1, y1, x2, y2 (pixels, within the image) of an RLE, from its own columns only."""
     x1, y1, x2, y2 = window
     height = rle["size"][0]
     runs, _ = decompress(np.frombuffer(rle["counts"], np.uint8), [len(rle["counts"])])
@@ -130,7 +130,7 @@ def decode_window(rle: dict[str, Any], window: Window) -> NDArray[np.bool_]:
 
 
 def bounds(rle: dict[str, Any]) -> Window:
-    """Window x1, y1, x2, y2 outside of which a compressed RLE is 0; empty if all of it is."""
+    """Return the bounding window x1, y1, x2, y2 of a compressed RLE; empty if the mask is."""
     x, y, width, height = (int(v) for v in coco_mask.toBbox(rle))
     return x, y, x + width, y + height
 
@@ -142,16 +142,16 @@ def _compress(runs: list[int], size: tuple[int, int]) -> dict[str, Any]:
 def paste_rles(
     masks: Tensor, boxes: Boxes, size: tuple[int, int], within: Boxes | None = None, threshold: float = 0.5
 ) -> Iterator[dict[str, Any]]:
-    """Where are pasted probabilities `threshold` or more? Yields one encoding after another.
+    """Paste masks, threshold them, and yield their encodings one by one.
 
-    Computes and holds no more than the pixels that one box touches, however large the image is and
-    however many ROIs there are. Equal to encoding `roiseg.geometry.paste.binary_mask` of each.
+    Only the pixels that one box touches are in memory at a time. Equal to encoding each
+    `roiseg.geometry.paste.binary_mask`.
 
     Args:
         masks: [R, h, w] probabilities on a grid over each box, on the CPU.
         boxes: [R, 4] in pixels of the image.
         size: (H, W) of the image.
-        within: [R, 4] boxes outside of which the image is 0, too.
+        within: [R, 4] boxes outside of which the image is also 0.
         threshold: probability above 0.
 
     Yields:

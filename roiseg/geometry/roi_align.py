@@ -1,4 +1,4 @@
-"""RoIAlign (He et al., Mask R-CNN, 2017) in pure PyTorch, as two matrix products an image."""
+"""RoIAlign (He et al., Mask R-CNN, 2017) in pure PyTorch, as two matrix products per image."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch.autograd.function import once_differentiable
 
 from roiseg.geometry.interpolation import crop_weights
 
-_CACHED = 1 << 18  # numbers between the two products that a core's cache holds
+_CACHE_NUMBERS = 1 << 18  # of the intermediate product that fit into a core's cache
 
 
 def roi_align(
     features: Tensor, rois: Tensor, output_size: tuple[int, int], stride: float, sampling_ratio: int = 2
 ) -> Tensor:
-    """Crop each ROI out of its image's feature map, bilinearly, to a fixed grid.
+    """Crop each ROI bilinearly out of its image's feature map to a fixed grid.
 
     Equal to torchvision's `roi_align(..., spatial_scale=1 / stride, aligned=True)` with the same
     `sampling_ratio`. Bilinear sampling is separable for axis-aligned boxes, so each image costs one
     product over its rows for all ROIs together and one over the columns; feature maps are never
-    replicated, and the cost does not depend on `sampling_ratio`. A CPU takes a few ROIs at a time, as its
-    cache does, and of the map only the cells they touch.
+    replicated, and the cost does not depend on `sampling_ratio`. A CPU processes a few ROIs at a time, as
+    many as fit into its cache, and only the cells they touch.
 
     Args:
         features: [B, C, H, W].
@@ -41,10 +41,10 @@ def roi_align(
 def roi_weights(
     rois: Tensor, map_size: tuple[int, int], output_size: tuple[int, int], stride: float, sampling_ratio: int
 ) -> tuple[Tensor, Tensor]:
-    """What `roi_align` multiplies rows and columns of a map of (H, W) cells by: [R, h, H] and [R, w, W].
+    """Return the weights of rows and columns of a map of (H, W) cells: [R, h, H] and [R, w, W].
 
-    They sum to 1 over the map where all samples of a bin lie in it (up to a cell outside), to less at its
-    border, to 0 beyond.
+    They sum to 1 where all samples of a bin lie inside the map (up to one cell outside), to less at its
+    border, and to 0 beyond.
     """
     boxes = rois[:, 1:].float() / stride
     rows = crop_weights(boxes[:, 1], boxes[:, 3], map_size[0], output_size[0], sampling_ratio)
@@ -64,7 +64,7 @@ def crop_rois(features: Tensor, rois: Tensor, rows: Tensor, columns: Tensor) -> 
 
 
 def resample(maps: Tensor, boxes: Tensor, output_size: tuple[int, int], sampling_ratio: int = 1) -> Tensor:
-    """Read each map on a fixed grid over its own box, bilinearly.
+    """Resample each map bilinearly on a fixed grid over its own box.
 
     Args:
         maps: [R, C, H, W].
@@ -84,7 +84,7 @@ def resample(maps: Tensor, boxes: Tensor, output_size: tuple[int, int], sampling
 
 def _crop(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """[H, W, C], [R, h, H], [R, w, W] -> [R, h, w, C]."""
-    # the number of ROIs is a plain number but while a graph is exported
+    # the number of ROIs is a plain int except during export
     if image.device.type != "cpu" or type(rows.shape[0]) is not int or not len(rows):
         return _products(image, rows, columns)
     if torch.is_autocast_enabled("cpu"):
@@ -101,7 +101,7 @@ def _products(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 class _CropWindows(torch.autograd.Function):
-    """`_products` a few ROIs at a time: as many as a core's cache holds, on the cells they touch."""
+    """`_products` for a few ROIs at a time, as many as fit into a core's cache, on the cells they touch."""
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -125,8 +125,8 @@ class _CropWindows(torch.autograd.Function):
 
 
 def _parts(rows: Tensor, columns: Tensor, channels: int) -> list[tuple[slice, slice, slice]]:
-    """Which ROIs, rows and columns of the map go together."""
-    some = max(1, _CACHED // (rows.shape[1] * columns.shape[2] * channels))
+    """Return the ROIs, rows and columns of the map that are processed together."""
+    some = max(1, _CACHE_NUMBERS // (rows.shape[1] * columns.shape[2] * channels))
     (top, bottom), (left, right) = _touched(rows), _touched(columns)
     return [
         (
@@ -139,7 +139,7 @@ def _parts(rows: Tensor, columns: Tensor, channels: int) -> list[tuple[slice, sl
 
 
 def _touched(weights: Tensor) -> tuple[list[int], list[int]]:
-    """First cell of each ROI with a weight, and the one after the last; at least one cell."""
+    """Return the first cell with a weight of each ROI, and the end; at least one cell."""
     touched = (weights > 0).any(dim=1).int()
     first, beyond = touched.argmax(dim=1), weights.shape[2] - touched.flip(1).argmax(dim=1)
     return first.tolist(), beyond.tolist()

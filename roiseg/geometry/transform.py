@@ -1,4 +1,4 @@
-"""The one map between original pixels and the extractor's input pixels, and its inverse."""
+"""The transform between original pixels and the extractor's input pixels, and its inverse."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from roiseg.geometry.boxes import Boxes, as_boxes
 class Transform:
     """Axis-aligned affine map: input = scale * original + shift, in continuous pixels.
 
-    `scale_x < 0` is a mirror image. Letterbox, stretch, flip, zoom, shift and crop are all of this
-    kind, so polygons, boxes and ROIs follow the image exactly.
+    `scale_x < 0` flips left to right. Letterbox, stretch, flip, zoom, shift and crop are all of this form, so
+    polygons, boxes and ROIs follow the image exactly.
     """
 
     scale_x: float
@@ -33,18 +33,18 @@ class Transform:
         return math.sqrt(abs(self.scale_x * self.scale_y))
 
     def points(self, points: ArrayLike) -> NDArray[np.float32]:
-        """Original -> input pixels for points [..., 2] (x, y)."""
+        """Transform points [..., 2] (x, y)."""
         scale = np.array([self.scale_x, self.scale_y], np.float32)
         shift = np.array([self.shift_x, self.shift_y], np.float32)
         return np.asarray(points, np.float32) * scale + shift
 
     def boxes(self, boxes: ArrayLike) -> Boxes:
-        """Original -> input pixels for boxes [N, 4]; stays x1 <= x2 under mirroring."""
+        """Transform boxes [N, 4], keeping x1 <= x2 under flips."""
         corners = self.points(as_boxes(boxes).reshape(-1, 2, 2))
         return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
 
     def inverse(self) -> Transform:
-        """The map input -> original pixels."""
+        """Return the transform from input to original pixels."""
         return Transform(
             1 / self.scale_x, 1 / self.scale_y, -self.shift_x / self.scale_x, -self.shift_y / self.scale_y
         )
@@ -52,13 +52,13 @@ class Transform:
 
 @dataclass(frozen=True)
 class Letterbox:
-    """How an image of any size is brought to the extractor's input size.
+    """Fits an image of any size into the extractor's input.
 
     Args:
         size: (H, W) of the input in pixels.
         align: where the resized image lies in the input: "center" (YOLOv5 to v9) or "topleft" (YOLOX).
         pad_value: grey level 0..255 of the padding.
-        keep_aspect: False stretches the image over the whole input and pads nothing.
+        keep_aspect: False stretches the image over the whole input without padding.
     """
 
     size: tuple[int, int]
@@ -77,7 +77,7 @@ class Letterbox:
             raise UserError(f"extractor.preprocess.pad_value must be within 0..255, got {self.pad_value}")
 
     def fit(self, height: int, width: int) -> Transform:
-        """The transform that brings a whole image of `height` x `width` original pixels into the input."""
+        """Return the transform that fits a whole image of `height` x `width` pixels into the input."""
         out_h, out_w = self.size
         if not self.keep_aspect:
             return Transform(out_w / width, out_h / height, 0.0, 0.0)
@@ -89,7 +89,7 @@ class Letterbox:
         return Transform(new_w / width, new_h / height, float(left), float(top))
 
     def apply(self, image: NDArray[np.uint8], transform: Transform) -> NDArray[np.uint8]:
-        """Render `image` [h, w, 3] into the input [H, W, 3]; what it does not cover is padding.
+        """Render `image` [h, w, 3] into the input [H, W, 3]; the rest is padding.
 
         The resized image is placed at whole pixels: transforms made by `fit` and by the
         augmentations have whole resized sizes and shifts, so the image agrees with the boxes.
@@ -110,7 +110,7 @@ class Letterbox:
 def _place(
     image: NDArray[np.uint8], top: int, left: int, size: tuple[int, int], pad_value: int
 ) -> NDArray[np.uint8]:
-    """Lay `image` at (top, left), which may be negative, on a padded canvas of `size`."""
+    """Place `image` at (top, left), which may be negative, on a padded canvas of `size`."""
     canvas = np.full((*size, image.shape[2]), pad_value, np.uint8)
     y1, x1 = max(0, top), max(0, left)
     y2, x2 = min(size[0], top + image.shape[0]), min(size[1], left + image.shape[1])
