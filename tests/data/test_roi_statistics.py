@@ -44,7 +44,7 @@ def check(annotations, least, grid):
 @pytest.mark.parametrize("grid", [8, 56, 63, 64, 65, 112, 128, 200])
 @pytest.mark.parametrize("at_once", [1, 1000, 1 << 17])
 def test_all_at_once_is_what_it_is_one_by_one(coco_set, monkeypatch, grid, at_once):
-    monkeypatch.setattr(roi_statistics, "_AT_ONCE", at_once)
+    monkeypatch.setattr(roi_statistics, "_CHUNK", at_once)
     check(load_annotations(coco_set.json), 16, grid)
 
 
@@ -84,7 +84,7 @@ def test_whatever_the_outlines(tmp_path_factory, instances, at_once):
     instances.append({"file": "b.png", "segmentation": rectangle(3.3, 4.4, 30.1, 40.7)})
     files = write_coco(tmp_path_factory.mktemp("set"), SIZES, instances)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(roi_statistics, "_AT_ONCE", at_once)
+        patch.setattr(roi_statistics, "_CHUNK", at_once)
         check(load_annotations(files.json), 8, 56)
 
 

@@ -249,7 +249,7 @@ class Fixed:
     min_size: float = 16
     min_visible: float = 0.25
 
-    def draw(self, *args: Any) -> list[Paste]:
+    def sample(self, *args: Any) -> list[Paste]:
         return self.pastes
 
 

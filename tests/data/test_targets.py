@@ -178,7 +178,7 @@ def test_rois_drawn_in_portions_are_those_drawn_at_once(crowded, frame, monkeypa
     spec = TargetSpec(frame, (40, 30), 3, (400, 400))
     results = []
     for at_once in (1, 50_000, 1 << 40):
-        monkeypatch.setattr(targets_module, "_AT_ONCE", at_once)
+        monkeypatch.setattr(targets_module, "_CHUNK", at_once)
         results.append(draw_crowded(crowded, spec))
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])

@@ -147,7 +147,7 @@ def test_many_rois_are_cropped_some_at_a_time(monkeypatch, images):
     rois = torch.tensor([[min(n // 5, images - 1), *box] for n, box in enumerate(BOXES.values())]).float()
     results = []
     for numbers in (1 << 18, 3 * 4 * 9 * 2, 1):  # all ROIs, 3 and 1 of them
-        monkeypatch.setattr(module, "_CACHED", numbers)
+        monkeypatch.setattr(module, "_CACHE_NUMBERS", numbers)
         result = roi_align(features, rois, (4, 5), 4)
         results.append((result, *torch.autograd.grad(result.square().sum(), features)))
     for other in results[1:]:
