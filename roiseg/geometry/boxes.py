@@ -26,18 +26,6 @@ def as_boxes(boxes: ArrayLike) -> Boxes:
     return array.reshape(-1, 4)
 
 
-def from_xywh(boxes: ArrayLike) -> Boxes:
-    """x, y, width, height (COCO) -> x1, y1, x2, y2; [N, 4]."""
-    b = as_boxes(boxes)
-    return np.concatenate([b[:, :2], b[:, :2] + b[:, 2:]], axis=1)
-
-
-def to_xywh(boxes: ArrayLike) -> Boxes:
-    """Convert x1, y1, x2, y2 to x, y, width, height (COCO); [N, 4]."""
-    b = as_boxes(boxes)
-    return np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], axis=1)
-
-
 def from_cxcywh(boxes: ArrayLike) -> Boxes:
     """Convert centre x, centre y, width, height to x1, y1, x2, y2; [N, 4]."""
     b = as_boxes(boxes)

@@ -279,24 +279,6 @@ def test_command_writes_json_and_plots_and_nothing_else(squares: CocoSet, tmp_pa
     assert f"{folder}/data_analyze.png" in done.stdout
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arguments", "fragment"),
-    [
-        ([], "make the default data set with `python -m roiseg.synthesize`"),
-        (["annotation=x.json"], "no such configuration key: annotation (nearest: annotations"),
-        (["annotations=null"], "annotations file is not set"),
-    ],
-)
-def test_command_refuses_in_one_line(tmp_path: Path, arguments: list[str], fragment: str) -> None:
-    done = run_command(["roiseg.analyze", *arguments], cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith("roiseg: error: ")
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert fragment in done.stderr
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.realdata
 def test_real_annotations(realdata: Path) -> None:
     path = realdata / "coco128_person/annotations/instances_train2017_person_only_no_crowd.json"

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from roiseg.common.errors import UserError
 from roiseg.data import annotation_index
-from roiseg.data.annotation_index import IndexedAnnotations
 from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.annotations import Annotations
 from roiseg.data.coco_reader import CocoReader
@@ -76,22 +75,9 @@ def test_what_is_opened_is_what_was_parsed(source, folder, parses):
             assert found.outlines(image).rle(n) == wanted.outlines(image).rle(n)
 
 
-@pytest.mark.realdata
-def test_real_annotations_come_back(realdata, folder, parses):
-    path = realdata / "coco128_person/annotations/instances_train2017_person_only_no_crowd.json"
-    wanted = load_annotations(path)
-    load_annotations(path, index_dir=folder)
-    check_equal(load_annotations(path, index_dir=folder), wanted)
-    assert len(parses) == 2
-
-
 def test_without_a_folder_nothing_is_written(source, tmp_path):
     load_annotations(source)
     assert [path.name for path in tmp_path.iterdir()] == ["instances.json"]
-
-
-def test_the_first_parse_already_gives_the_shared_arrays(source, folder):
-    assert isinstance(load_annotations(source, index_dir=folder), IndexedAnnotations)
 
 
 def test_shared_arrays_cannot_be_written_to(source, folder):

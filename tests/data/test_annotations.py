@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import io
-import logging
-import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
-from roiseg.common.errors import UserError
 from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.annotations import Annotations
 from roiseg.geometry import rle
@@ -170,21 +166,6 @@ def test_a_pixel_counts_as_1_where_no_image_says_its_size(coco_set, content, loa
     assert load(content).pixel_sizes.tolist() == [1.0]
 
 
-@pytest.mark.parametrize("without", [0, 1])
-def test_a_pixel_size_on_some_images_only_is_a_user_error(content, load, without):
-    content["images"].append(content["images"][0] | {"id": 8})
-    content["images"][1 - without]["pixel_size_um"] = 0.5
-    with pytest.raises(UserError, match=rf"images\[{without}\] in .* has no `pixel_size_um`.* all or none"):
-        load(content)
-
-
-@pytest.mark.parametrize("size", [0, -0.5, "0.5", True, [0.5], {}, math.nan, math.inf, 10**400])
-def test_an_impossible_pixel_size_is_named(content, load, size):
-    content["images"][0]["pixel_size_um"] = size
-    with pytest.raises(UserError, match=r"images\[0\] in .*`pixel_size_um` must be a number of micrometres"):
-        load(content)
-
-
 # --- which can be a ROI ---------------------------------------------------------------------------
 
 
@@ -198,13 +179,6 @@ def test_rois_are_neither_crowd_nor_small(coco_set):
 @pytest.mark.parametrize(("least", "count"), [(0, 1), (29.99, 1), (30, 1), (30.01, 0), (1000, 0)])
 def test_both_sides_of_a_roi_have_the_least_size(content, load, least, count):
     assert len(load(content).eligible(0, least)) == count
-
-
-@pytest.mark.parametrize("least", [0, 1, 16, 20.5, 50, 1000])
-def test_counts_of_the_whole_set_are_those_of_its_images(coco_set, least):
-    annotations = load_annotations(coco_set.json)
-    one_by_one = [len(annotations.eligible(i, least)) for i in range(len(annotations))]
-    assert annotations.eligible_counts(least).tolist() == one_by_one
 
 
 @given(st.lists(st.tuples(*[st.floats(0, 200, allow_nan=False)] * 4, st.booleans()), min_size=1, max_size=8),
@@ -224,35 +198,6 @@ def test_counts_agree_whatever_the_boxes(boxes, least):
 
 
 # --- what is left out -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        {"bbox": [10, 10, 0, 40]},
-        {"bbox": [10, 10, 30, 0]},
-        {"bbox": [10, 10, -5, 40]},
-        {"bbox": [90, 10, 20, 20]},  # beside the image
-        {"segmentation": []},
-        {"segmentation": [[10, 10, 20, 20]]},
-        {"segmentation": [[10, 10], []]},
-        {"segmentation": {"size": [60, 80], "counts": [4800]}},
-    ],
-    ids=str,
-)
-def test_an_instance_without_area_is_dropped_with_a_warning(content, load, caplog, spoil):
-    broken = copy.deepcopy(content["annotations"][0]) | {"id": 4} | spoil
-    content["annotations"].append(broken)
-    with caplog.at_level(logging.WARNING):
-        annotations = load(content)
-    assert list(annotations.ids) == [3]
-    assert "1 instances without area" in caplog.text
-    assert "instances.json" in caplog.text
-
-
-def test_parts_of_fewer_than_three_points_are_dropped_from_an_outline(content, load):
-    content["annotations"][0]["segmentation"].append([1, 1, 2, 2])
-    assert len(load(content).outlines(0).pixels(0)) == 1
 
 
 def test_other_categories_are_left_out_even_if_broken(content, load):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from roiseg.data.augment import Augment, GeometricAugment, PhotometricAugment
+from roiseg.data.augment import GeometricAugment, PhotometricAugment
 from roiseg.geometry.transform import Letterbox
 
 geometries = st.builds(
@@ -110,10 +110,6 @@ def test_the_same_seed_gives_the_same_picture(photometric, picture):
     np.testing.assert_array_equal(photometric(picture, 5), first)
 
 
-def test_different_seeds_give_different_pictures(photometric, picture):
-    assert len({photometric(picture, seed).tobytes() for seed in range(8)}) >= 7
-
-
 def test_global_random_states_are_left_alone(photometric, picture):
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     photometric(picture, 5)
@@ -136,10 +132,6 @@ def test_shape_type_and_the_picture_handed_in_are_kept(photometric, picture):
     np.testing.assert_array_equal(picture, before)
 
 
-def test_no_transforms_return_the_picture_exactly(picture):
-    np.testing.assert_array_equal(PhotometricAugment([])(picture, 0), picture)
-
-
 def test_values_are_cut_to_the_range_of_a_picture(picture):
     class Brighter(torch.nn.Module):
         def forward(self, image):
@@ -147,8 +139,3 @@ def test_values_are_cut_to_the_range_of_a_picture(picture):
 
     want = np.clip(np.round(picture.astype(float) * 3 - 127.5), 0, 255)
     np.testing.assert_allclose(PhotometricAugment([Brighter()])(picture, 0), want, atol=1)
-
-
-def test_both_parts_are_off_by_default():
-    assert Augment().geometric is None
-    assert Augment().photometric is None

@@ -87,11 +87,6 @@ def test_windows_are_taken_back_to_original_pixels_each_by_its_own_image(trainin
     assert mirrored
 
 
-def test_windows_of_no_rois_are_none(evaluation):
-    batch = collate([without_rois(evaluation[n]) for n in range(2)])
-    assert [boxes.shape for boxes in batch.original_boxes(torch.zeros(0, 4))] == [(0, 4), (0, 4)]
-
-
 def filled(dataset):
     """A batch in which every field holds something."""
     batch = collate([dataset[0], dataset[1]])
@@ -105,12 +100,6 @@ def test_every_tensor_of_a_batch_moves(coco_set):
         for value in vars(each).values():
             for tensor in value if isinstance(value, tuple) else (value,):
                 assert not isinstance(tensor, torch.Tensor) or tensor.device.type == "meta"
-
-
-def test_a_batch_without_features_moves_too(evaluation):
-    moved = collate([evaluation[0]]).to("meta")
-    assert moved.features == ()
-    assert moved.inputs is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU's driver pins memory")

@@ -155,14 +155,6 @@ def test_evaluation_measures_on_the_metric_grid_over_each_roi_whatever_the_frame
         assert sample.truth.rles == want.truth.rles
 
 
-@pytest.mark.parametrize(
-    "spec", [SPEC, replace(SPEC, metric_size=(14, 14))], ids=["no metric grid", "the same grid"]
-)
-def test_what_is_measured_are_the_targets_themselves_where_the_grids_agree(coco_set, spec):
-    for sample in (make(coco_set, spec=spec)[n] for n in range(5)):
-        np.testing.assert_array_equal(sample.truth.metric_targets, sample.targets)
-
-
 def test_a_map_over_the_input_of_the_metric_size_is_not_taken_for_the_metric_grid(coco_set):
     spec = replace(IMAGE_FRAME, size=(20, 12))
     sample = make(coco_set, spec=spec)[0]
@@ -216,15 +208,6 @@ def test_the_pixel_size_is_that_of_an_input_pixel(measured_set, coco_set):
         shrunk = 64 / max(height, width)  # the letterbox; to whole pixels, hence the tolerance
         assert unknown.pixel_size == pytest.approx(1 / shrunk, rel=0.01)
         assert micrometres.pixel_size == pytest.approx((0.5 + 0.5 * n) / shrunk, rel=0.01)
-
-
-def test_zooming_in_makes_pixels_smaller_and_zooming_out_larger(measured_set):
-    plain = make(measured_set)[0].pixel_size
-    for zoom in (0.5, 1.0, 2.0):
-        augment = Augment(GeometricAugment(flip=0.5, scale=(zoom, zoom)))
-        dataset = make(measured_set, sampler=RoiSampler(2), augment=augment)
-        for epoch in range(4):  # mirrored or not
-            assert dataset[epoch, 0].pixel_size == pytest.approx(plain / zoom, rel=0.02)
 
 
 def test_a_stretched_picture_has_the_pixel_size_of_equal_area(measured_set):

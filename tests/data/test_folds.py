@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from test_annotation_sets import write
+from test_join_and_select import write
 
 from roiseg.common.errors import UserError
 from roiseg.data.folds import Folds

@@ -50,36 +50,6 @@ def test_an_image_that_vanishes_later_is_named(broken_set):
         dataset[1]
 
 
-def spoil_size(path):
-    cv2.imwrite(str(path), np.zeros((30, 20, 3), np.uint8))
-
-
-def spoil_text(path):
-    path.write_text("this is no image\n" * 50)
-
-
-def spoil_empty(path):
-    path.write_bytes(b"")
-
-
-def spoil_folder(path):
-    path.unlink()
-    path.mkdir()
-
-
-@pytest.mark.parametrize(
-    ("spoil", "words"),
-    [(spoil_size, "20x30 pixels, its annotation record says 64x96"), (spoil_text, "b.jpg"),
-     (spoil_empty, "b.jpg"), (spoil_folder, "b.jpg")],
-)  # fmt: skip
-def test_an_image_that_does_not_fit_is_named(broken_set, spoil, words):
-    dataset = make(broken_set)
-    spoil(broken_set.images / "b.jpg")
-    with pytest.raises(UserError, match=words) as caught:
-        dataset[1]
-    assert str(broken_set.images / "b.jpg") in str(caught.value)
-
-
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
 def test_a_truncated_image_is_named_not_filled_with_grey(tmp_path, suffix, share):

@@ -32,11 +32,6 @@ def naive_area(a):
 
 
 @given(valid_boxes())
-def test_xywh_round_trip_returns_the_boxes(boxes):
-    np.testing.assert_allclose(box_ops.from_xywh(box_ops.to_xywh(boxes)), boxes, atol=1e-3)
-
-
-@given(valid_boxes())
 def test_cxcywh_round_trip_returns_the_boxes(boxes):
     np.testing.assert_allclose(box_ops.from_cxcywh(box_ops.to_cxcywh(boxes)), boxes, atol=1e-3)
 
@@ -51,7 +46,6 @@ def test_normalising_round_trip_returns_the_boxes(boxes, height, width):
 
 def test_formats_are_the_documented_ones():
     box = [[10, 20, 40, 60]]
-    np.testing.assert_array_equal(box_ops.to_xywh(box), [[10, 20, 30, 40]])
     np.testing.assert_array_equal(box_ops.to_cxcywh(box), [[25, 40, 30, 40]])
     np.testing.assert_array_equal(box_ops.normalize(box, (200, 100)), np.float32([[0.1, 0.1, 0.4, 0.3]]))
 
@@ -143,8 +137,3 @@ def test_jitter_uses_the_whole_of_its_range_evenly():
         np.testing.assert_allclose(values.var(axis=0), 1 / 3, atol=0.02)
         assert np.abs(values).max() > 0.99
     assert np.abs(np.corrcoef(np.concatenate([shift, grow], axis=1).T) - np.eye(4)).max() < 0.03
-
-
-def test_no_jitter_returns_the_boxes():
-    boxes = np.float32([[1, 2, 30, 40]])
-    np.testing.assert_allclose(box_ops.jitter(boxes, np.random.default_rng(0), 0, 0), boxes, atol=1e-5)

@@ -104,23 +104,8 @@ def test_the_window_is_the_whole_pixels_a_box_touches(box, window):
     assert paste_window(np.float32(box), SIZE) == window
 
 
-def test_several_masks_are_pasted_independently():
-    masks = random_mask(len(BOXES), 4, 6)
-    boxes = torch.tensor(list(BOXES.values()), dtype=torch.float32)
-    together = paste_masks(masks, boxes, SIZE)
-    for n in range(len(BOXES)):
-        torch.testing.assert_close(together[n], paste_masks(masks[n : n + 1], boxes[n : n + 1], SIZE)[0])
-
-
 def test_no_masks_give_an_empty_result():
     assert paste_masks(torch.zeros(0, 5, 5), torch.zeros(0, 4), SIZE).shape == (0, *SIZE)
-
-
-def test_a_full_mask_fills_exactly_the_pixels_whose_centre_is_inside():
-    got = paste_masks(torch.ones(1, 3, 3), torch.tensor([[2.4, 3.6, 6.5, 7.4]]), (10, 10))[0]
-    want = torch.zeros(10, 10)
-    want[4:7, 2:6] = 1
-    torch.testing.assert_close(got, want)
 
 
 def test_gradients_with_respect_to_the_masks_are_right():
@@ -172,30 +157,6 @@ def test_within_keeps_the_pixels_whose_centre_it_holds_and_clears_all_others(win
     assert not want.any()  # nothing lies outside the cropped paste's pixels
 
 
-@pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
-def test_within_the_box_itself_changes_nothing(box):
-    mask, edges = random_mask(5, 7), torch.tensor([box]).float()
-    assert torch.equal(
-        paste_masks(mask[None], edges, SIZE, within=edges), paste_masks(mask[None], edges, SIZE)
-    )
-    for pasted, expected in zip(
-        paste_crop(mask, np.float32(box), SIZE, within=np.float32(box)),
-        paste_crop(mask, np.float32(box), SIZE),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(pasted, expected)
-
-
-@pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
-def test_a_map_of_a_cell_a_pixel_is_copied_within_the_box_and_0_outside(box):
-    mask, whole = random_mask(*SIZE), np.float32(WINDOWS["the whole canvas"])
-    pasted = paste_masks(mask[None], torch.from_numpy(whole)[None], SIZE, within=torch.tensor([box]).float())
-    want = mask.numpy() * centres_within(box, SIZE)
-    np.testing.assert_allclose(pasted[0].numpy(), want, atol=1e-5)
-    got = binary_mask(mask, whole, SIZE, within=np.float32(box))
-    np.testing.assert_array_equal(got, want >= 0.5)
-
-
 @pytest.mark.parametrize("within", [None, *BOXES.values()], ids=["nothing", *BOXES])
 @pytest.mark.parametrize("threshold", [0.5, 0.2])
 def test_a_binary_mask_is_the_whole_paste_at_its_threshold(within, threshold):
@@ -209,16 +170,6 @@ def test_a_binary_mask_is_the_whole_paste_at_its_threshold(within, threshold):
     assert got.dtype == bool
     sure = np.abs(whole - threshold) > 1e-5  # the two sum in different orders
     np.testing.assert_array_equal(got[sure], (whole >= threshold)[sure])
-
-
-def test_masks_are_limited_each_by_its_own_box():
-    masks, boxes = random_mask(3, 4, 6), torch.tensor([[0.0, 0, 26, 20]]).expand(3, 4)
-    within = torch.tensor([BOXES["inside"], BOXES["one pixel"], BOXES["below"]], dtype=torch.float32)
-    together = paste_masks(masks, boxes, SIZE, within=within)
-    for n in range(3):
-        alone = paste_masks(masks[n : n + 1], boxes[n : n + 1], SIZE, within=within[n : n + 1])
-        torch.testing.assert_close(together[n], alone[0])
-    assert paste_masks(masks[:0], boxes[:0], SIZE, within=within[:0]).shape == (0, *SIZE)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

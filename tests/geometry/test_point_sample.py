@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from roiseg.geometry.interpolation import point_sample
-from roiseg.geometry.roi_align import roi_align
 
 
 def naive(maps, points, map_index):
@@ -42,25 +41,6 @@ def test_equals_the_definition_also_beyond_the_border_and_on_maps_one_cell_wide(
     got = point_sample(maps, points, map_index)
     assert got.dtype == torch.float64
     torch.testing.assert_close(got, naive(maps, points, map_index), atol=1e-12, rtol=0)
-
-
-def test_at_cell_centres_it_reads_the_cells():
-    maps = torch.arange(12.0).reshape(1, 1, 3, 4)
-    y, x = torch.meshgrid(torch.arange(3.0), torch.arange(4.0), indexing="ij")
-    centres = torch.stack([x, y], dim=-1).reshape(1, 12, 2) + 0.5
-    assert torch.equal(
-        point_sample(maps, centres, torch.zeros(1, dtype=torch.long)).flatten(), maps.flatten()
-    )
-
-
-def test_a_regular_grid_of_points_equals_roi_align_with_one_sample_a_cell():
-    maps, _, _ = example(0, 2, 3, 9, 11, 0, 0)
-    rois = torch.tensor([[0, 8.0, 4, 40, 30], [1, 0, 0, 44, 36], [1, 12, 9, 13, 10]], dtype=torch.float64)
-    steps = (torch.arange(5, dtype=torch.float64) + 0.5) / 5
-    grid = torch.stack([steps.repeat(5), steps.repeat_interleave(5)], dim=1)
-    points = (rois[:, None, 1:3] + grid * (rois[:, None, 3:] - rois[:, None, 1:3])) / 4
-    got = point_sample(maps, points, rois[:, 0].long()).transpose(1, 2).unflatten(2, (5, 5))
-    torch.testing.assert_close(got, roi_align(maps, rois, (5, 5), 4, 1), atol=1e-5, rtol=0)
 
 
 def test_equals_grid_sample_with_border_padding():

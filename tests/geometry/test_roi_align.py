@@ -155,51 +155,6 @@ def test_many_rois_are_cropped_some_at_a_time(monkeypatch, images):
             torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 
-def test_known_numbers_on_a_ramp():
-    ramp = torch.arange(25.0).reshape(1, 1, 5, 5)
-    result = roi_align(ramp, torch.tensor([[0.0, 1, 1, 3, 3]]), (4, 4), stride=1, sampling_ratio=2)
-    want = torch.tensor([4.5, 5.0, 5.5, 6.0]) + torch.tensor([0, 2.5, 5.0, 7.5])[:, None]
-    torch.testing.assert_close(result[0, 0], want)
-
-
-def test_one_bin_a_cell_returns_the_cells_themselves():
-    features = random_map(1, 3, 6, 9)
-    result = roi_align(features, torch.tensor([[0.0, 8, 4, 28, 20]]), (4, 5), stride=4, sampling_ratio=1)
-    torch.testing.assert_close(result[0], features[0, :, 1:5, 2:7])
-
-
-@pytest.mark.parametrize(
-    "box", [BOXES["inside"], BOXES["the whole map"], BOXES["tiny"], [-2, -2, 38, 26]]
-)  # the last: half a cell outside, where the border is repeated
-def test_a_constant_map_stays_constant(box):
-    result = roi_align(torch.full((1, 1, 6, 9), 3.5), torch.tensor([[0.0, *box]]), (5, 6), 4)
-    torch.testing.assert_close(result, torch.full((1, 1, 5, 6), 3.5))
-
-
-def test_flipping_map_and_roi_flips_the_result():
-    features = random_map(1, 2, 6, 9)
-    rois = torch.tensor([[0.0, *box] for box in BOXES.values()])
-    straight = roi_align(features, rois, (4, 5), 4)
-    flipped = rois.clone()
-    flipped[:, 1], flipped[:, 3] = 36 - rois[:, 3], 36 - rois[:, 1]
-    torch.testing.assert_close(
-        roi_align(features.flip(-1), flipped, (4, 5), 4).flip(-1), straight, atol=1e-5, rtol=0
-    )
-    flipped = rois.clone()
-    flipped[:, 2], flipped[:, 4] = 24 - rois[:, 4], 24 - rois[:, 2]
-    torch.testing.assert_close(
-        roi_align(features.flip(-2), flipped, (4, 5), 4).flip(-2), straight, atol=1e-5, rtol=0
-    )
-
-
-def test_commutes_with_a_pointwise_convolution():
-    features, weight = random_map(2, 6, 6, 9), random_map(1, 6, 1, 4)[0, :, 0].T.contiguous()  # [4, 6]
-    rois = torch.tensor([[0, *BOXES["inside"]], [1, *BOXES["tiny"]]])
-    before = roi_align(torch.einsum("oc,bchw->bohw", weight, features), rois, (3, 3), 4)
-    after = torch.einsum("oc,rchw->rohw", weight, roi_align(features, rois, (3, 3), 4))
-    torch.testing.assert_close(before, after, atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize("batch", [1, 2])
 def test_gradients_with_respect_to_the_features_are_right(batch):
     features = random_map(batch, 2, 4, 5).double().requires_grad_()
@@ -233,19 +188,6 @@ def test_resample_equals_the_naive_reference_with_a_map_of_its_own_for_each_box(
     want = naive_roi_align(maps.double().numpy(), rois, output_size, 1, sampling_ratio)
     assert got.shape == want.shape
     np.testing.assert_allclose(got.numpy(), want, atol=1e-5)
-
-
-@pytest.mark.parametrize("box", CELL_BOXES.values(), ids=CELL_BOXES)
-def test_resample_of_one_map_is_roi_align_with_stride_1(box):
-    maps, boxes = random_map(1, 3, 6, 9), torch.tensor([box])
-    rois = torch.cat([torch.zeros(1, 1), boxes], dim=1)
-    want = roi_align(maps, rois, (5, 4), stride=1, sampling_ratio=2)
-    torch.testing.assert_close(resample(maps, boxes, (5, 4), 2), want, atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("box", [[20, 1, 25, 5], [-30, -30, -20, -20], [1, 8.1, 5, 12]])
-def test_resample_gives_0_more_than_a_cell_outside_the_map(box):
-    assert not resample(random_map(1, 2, 6, 9), torch.tensor([box], dtype=torch.float32), (3, 3), 2).any()
 
 
 def test_resample_of_no_maps_is_empty_and_can_be_trained_through():

@@ -19,7 +19,7 @@ from roiseg.extractor.postprocess.rows import Rows
 from roiseg.extractor.postprocess.yolo import Yolo
 from roiseg.extractor.postprocess.yolox import Yolox
 from roiseg.extractor.preprocess import Preprocess
-from roiseg.geometry.boxes import from_xywh, iou
+from roiseg.geometry.boxes import iou
 from roiseg.synthetic.dataset import synthetic_scene
 from roiseg.synthetic.detector import person_boxes
 from roiseg.synthetic.detector_training import letterbox_scene
@@ -126,7 +126,8 @@ def validation_pictures(realdata):
     for image in content["images"]:
         boxes = [a["bbox"] for a in content["annotations"] if a["image_id"] == image["id"]]
         picture = cv2.imread(str(folder / "images" / "val2017" / image["file_name"]))
-        yield np.ascontiguousarray(picture[:, :, ::-1]), from_xywh(boxes)
+        corners = np.float32([(x, y, x + w, y + h) for x, y, w, h in boxes]).reshape(-1, 4)
+        yield np.ascontiguousarray(picture[:, :, ::-1]), corners
 
 
 def as_input(extractor, picture):

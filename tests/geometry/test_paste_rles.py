@@ -62,11 +62,6 @@ def test_encodings_agree_with_the_dense_paste(dtype):
         np.testing.assert_array_equal(coco_mask.decode(rle)[sure], (pasted >= 0.5)[sure])
 
 
-def test_a_whole_image_of_mask_is_one_run():
-    (rle,) = paste_rles(torch.ones(1, 3, 3), np.float32([[0, 0, 52, 40]]), SIZE)
-    assert rle == coco_mask.encode(np.ones(SIZE, np.uint8, order="F"))
-
-
 def test_thousands_of_persons_on_a_huge_image_need_one_window():
     size, boxes = (30_000, 40_000), np.tile(np.float32([10_000, 20_000, 10_300, 20_500]), (1000, 1))
     masks = torch.ones(1, 4, 4).expand(1000, 4, 4)

@@ -173,11 +173,6 @@ def test_whoever_takes_the_last_batch_and_no_more_has_been_warned(build):
     assert data.skipped["val"].count == 1
 
 
-def test_a_sound_set_warns_of_nothing(build, caplog):
-    epoch(build().train_dataloader())
-    assert not caplog.records
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_set_of_which_nothing_is_left_ends_in_a_line(build, workers):
     data = build(*ITEMS, num_workers=workers)

@@ -124,13 +124,6 @@ def test_command_names_what_the_source_lacks(source: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_command_names_line_and_column_of_broken_json(source: Path, tmp_path: Path) -> None:
-    path = source / "annotations" / "instances_train2017.json"
-    path.write_text('{"images": [],\n "annotations": [1, }')
-    assert_refused(run(tmp_path, "source=coco"), tmp_path, "instances_train2017.json", "line 2 column 21")
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "message"),
     [("sizes=[100,0]", "sizes must be"), ("images=move", "link, copy, skip"), ("seeed=1", "nearest: seed")],
