@@ -1,4 +1,4 @@
-"""Drawn people: images with exact masks, so that everything can be tried with nothing downloaded."""
+"""Synthetic people: rendered images with exact masks, so that everything works without a download."""
 
 from roiseg.synthetic.dataset import SyntheticPeople, synthetic_scene
 from roiseg.synthetic.scene import Scene, render_scene

@@ -1,4 +1,4 @@
-"""Painting filled, patterned, shaded shapes with anti-aliasing: what figures and props are made of."""
+"""Paint filled, patterned, shaded, anti-aliased shapes, of which figures and props consist."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SUPERSAMPLING = 2
 
 
 class Part(IntEnum):
-    """What a painted pixel shows; `NONE` is everything that is no person."""
+    """The body part of a painted pixel; `NONE` is everything that is not a person."""
 
     NONE = 0
     HEAD = 1
@@ -60,7 +60,7 @@ class Pattern:
 
 @dataclass
 class Sprite:
-    """A painted thing, cropped to its own pixels.
+    """A painted object, cropped to its own pixels.
 
     Attributes:
         colour: RGB 0..255 times alpha, float32 `[h, w, 3]`.
@@ -76,7 +76,7 @@ class Sprite:
 
     @property
     def solid(self) -> np.ndarray:
-        """Pixels that belong to the thing, bool `[h, w]`: those covered by half or more."""
+        """Pixels that belong to the object, bool `[h, w]`: those covered by at least half."""
         return self.alpha >= 0.5
 
 
@@ -120,7 +120,7 @@ class Canvas:
         *,
         relief: float = 0.3,
     ) -> None:
-        """Paint a filled shape over what is there.
+        """Paint a filled shape.
 
         Args:
             outline: polygon `[n, 2]`, statures.
@@ -165,7 +165,7 @@ class Canvas:
         self.fill(hull, (start, end), max(radii), pattern, part, relief=relief)
 
     def sprite(self, foot: tuple[float, float], grain: np.ndarray) -> Sprite:
-        """Return what was painted, at the final resolution.
+        """Return the painted object at the final resolution.
 
         Args:
             foot: where it stands, statures.

@@ -1,4 +1,4 @@
-"""What a person wears: colours, patterns and cuts."""
+"""Sample clothes, and paint props in the same style."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Outfit:
         skin: pattern of bare skin.
         hair: pattern of the hair.
         long_hair: hair reaches the shoulders.
-        top: pattern of what covers the torso.
+        top: pattern of the torso.
         sleeves: "none", "short" or "long".
-        bottom: pattern of what covers the hips.
+        bottom: pattern of the hips.
         cut: "trousers", "shorts", "skirt" or "dress".
         shoes: pattern of the shoes.
         hat: pattern of a hat, or None.
@@ -57,7 +57,7 @@ class Outfit:
 
 
 def random_colour(rng: np.random.Generator) -> Colour:
-    """Draw a clothing colour: often grey or muted, at times saturated."""
+    """Sample a clothing colour: often grey or muted, sometimes saturated."""
     muted = rng.random() < 0.45
     saturation = rng.uniform(0, 0.25) if muted else rng.uniform(0.3, 0.9)
     value = rng.uniform(0.08, 0.97) if muted else rng.uniform(0.25, 0.95)
@@ -66,7 +66,7 @@ def random_colour(rng: np.random.Generator) -> Colour:
 
 
 def random_pattern(rng: np.random.Generator, colour: Colour | None = None) -> Pattern:
-    """Draw a surface: plain half of the time."""
+    """Sample a surface, plain in half of the cases."""
     kind = str(
         rng.choice(["plain", "stripes", "bands", "checks", "gradient"], p=[0.5, 0.12, 0.14, 0.12, 0.12])
     )
@@ -75,7 +75,7 @@ def random_pattern(rng: np.random.Generator, colour: Colour | None = None) -> Pa
 
 
 def random_outfit(rng: np.random.Generator, like: Outfit | None = None) -> Outfit:
-    """Draw an outfit; with `like`, one of the same team (equal top, and at times equal bottom)."""
+    """Sample an outfit; with `like`, one of the same team (equal top, sometimes equal bottom)."""
     skin = SKIN[rng.integers(len(SKIN))]
     cut = str(rng.choice(["trousers", "shorts", "skirt", "dress"], p=[0.58, 0.16, 0.13, 0.13]))
     top = random_pattern(rng)
@@ -112,7 +112,7 @@ FOOT = 0.7  # statures below the middle of the canvas
 
 
 def paint_prop(rng: np.random.Generator, stature: float, light: float) -> Sprite:
-    """Paint a random prop about as high as a person of `stature` pixels; none of it is a person."""
+    """Paint a random prop about as high as a person of `stature` pixels; it is not a person."""
     canvas = Canvas(stature, light=light)
     makers: tuple[Callable[[Canvas, np.random.Generator], None], ...] = (
         _tree,
@@ -143,7 +143,7 @@ def _tree(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def _post(canvas: Canvas, rng: np.random.Generator) -> None:
-    """A pole with a ball or a plate on top: limb and head without a person."""
+    """Paint a pole with a ball or a plate on top, which resembles limb and head."""
     top = np.array([0.0, rng.uniform(-0.6, 0.1)])
     radius = rng.uniform(0.015, 0.06)
     canvas.limb(top, np.array([0.0, FOOT]), (radius, radius), _surface(rng), Part.NONE)
@@ -167,7 +167,7 @@ def _stack(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def _stand(canvas: Canvas, rng: np.random.Generator) -> None:
-    """A shirt on a stand: a torso that belongs to nobody."""
+    """Paint a shirt on a stand, which resembles a torso."""
     pole = Pattern("plain", random_colour(rng))
     canvas.limb(np.array([0.0, -0.2]), np.array([0.0, FOOT]), (0.012, 0.012), pole, Part.NONE)
     canvas.limb(np.array([-0.12, FOOT]), np.array([0.12, FOOT]), (0.012, 0.012), pole, Part.NONE)
@@ -179,7 +179,7 @@ def _stand(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def _low_box(canvas: Canvas, rng: np.random.Generator) -> None:
-    """A crate, bench or bollard that hides legs."""
+    """Paint a crate, bench or bollard that hides legs."""
     half, tall = rng.uniform(0.1, 0.45), rng.uniform(0.12, 0.35)
     _box(canvas, (-half, FOOT - tall, half, FOOT), _surface(rng))
 

@@ -1,4 +1,4 @@
-"""Synthetic images on disk as a COCO data set, made once and found again."""
+"""Synthetic images as a COCO data set on disk, created once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _EDGES = {
 
 
 def segmentation(mask: np.ndarray) -> list[list[int]] | dict[str, Any]:
-    """Return the COCO segmentation that pycocotools decodes to exactly `mask`.
+    """Return a COCO segmentation that pycocotools decodes to exactly `mask`.
 
     Args:
         mask: bool `[H, W]`, not empty.
@@ -50,13 +50,13 @@ def bounding_box(mask: np.ndarray) -> list[int]:
 
 
 def has_hole(mask: np.ndarray) -> bool:
-    """Whether background (joined across corners too) is enclosed by the mask."""
+    """Tell whether the mask encloses background (also connected across corners)."""
     outside = np.pad(~mask, 1, constant_values=True).astype(np.uint8)
     return cv2.connectedComponents(outside, connectivity=8)[0] > 2
 
 
 def rle(mask: np.ndarray) -> dict[str, Any]:
-    """Uncompressed run lengths, column by column, beginning with background."""
+    """Encode a mask as uncompressed run lengths, column by column, starting with background."""
     flat = np.concatenate([[False], mask.ravel(order="F")])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     counts = np.diff(np.concatenate([[0], changes, [mask.size]]))
@@ -84,7 +84,7 @@ def polygons(mask: np.ndarray) -> list[list[int]]:
 
 
 def _edges(mask: np.ndarray) -> dict[tuple[int, int], list[tuple[int, int]]]:
-    """Corner (x, y) -> directions of the boundary edges that start there, two where parts touch."""
+    """Map each corner (x, y) to the directions of the boundary edges that start there."""
     padded = np.pad(mask, 1)
     starts: dict[tuple[int, int], list[tuple[int, int]]] = {}
     height, width = mask.shape
@@ -99,7 +99,7 @@ def _edges(mask: np.ndarray) -> dict[tuple[int, int], list[tuple[int, int]]]:
 def _take(
     following: dict[tuple[int, int], list[tuple[int, int]]], corner: tuple[int, int], heading: tuple[int, int]
 ) -> tuple[int, int]:
-    """Remove and return the next edge; where two parts touch, a right turn stays with the same pixel."""
+    """Remove and return the next edge; where two parts touch, turn right to stay on the same pixel."""
     choices = following[corner]
     right = (-heading[1], heading[0])
     chosen = right if right in choices else choices[0]
@@ -112,32 +112,32 @@ def _take(
 def _closed(
     following: dict[tuple[int, int], list[tuple[int, int]]], corner: tuple[int, int], heading: tuple[int, int]
 ) -> bool:
-    """Whether the loop that came back to its start ends here rather than passing through."""
+    """Tell whether the loop that has returned to its start ends here."""
     right = (-heading[1], heading[0])
     return right not in following.get(corner, [])
 
 
-RENDERER_VERSION = 3  # raise it when the same seed gives other images
-MARKER = "synthetic.json"  # says that the folder is ours to write in
+RENDERER_VERSION = 3  # raise it when a seed gives other images
+MARKER = "synthetic.json"  # marks a folder that this class may write to
 _MARK = {"made_by": "python -m roiseg.synthesize"}  # its content
-# each split draws from random streams of its own; "extractor" is for pre-training the tiny detector
+# each split has its own random streams; "extractor" is for pre-training the tiny detector
 SPLITS = {"train": 1, "val": 2, "extractor": 3}
 FIRST_ID = {"train": 1, "val": 1_000_001}
 JPEG_QUALITY = 95
 
 
 def synthetic_scene(seed: int, split: str, index: int) -> Scene:
-    """Render image `index` of a split; it depends on nothing but the three arguments."""
+    """Render image `index` of a split, which depends only on the three arguments."""
     rng = np.random.default_rng([seed, SPLITS[split], index])
     return render_scene(rng, PEOPLE_CYCLE[index % len(PEOPLE_CYCLE)])
 
 
 @dataclass(frozen=True)
 class SyntheticPeople:
-    """A COCO data set of drawn people.
+    """A COCO data set of synthetic people.
 
     Args:
-        root: folder of the data set; absent, empty, or made by this class before.
+        root: folder of the data set; missing, empty, or created by this class.
         train_images: number of images in the split train2017.
         val_images: number of images in the split val2017.
         seed: 0 or greater; another seed gives other images.
@@ -149,33 +149,33 @@ class SyntheticPeople:
     seed: Seed = 0
 
     def images_dir(self, split: str) -> Path:
-        """Folder of the images of "train" or "val"."""
+        """Return the image folder of "train" or "val"."""
         return Path(self.root) / "images" / f"{split}2017"
 
     def annotation_file(self, split: str) -> Path:
-        """Annotations of "train" or "val"."""
+        """Return the annotation file of "train" or "val"."""
         return Path(self.root) / "annotations" / f"instances_{split}2017_person_only_no_crowd.json"
 
     def makes(self, path: str | Path) -> bool:
-        """Does `path` lie in the data set's folder?"""
+        """Tell whether `path` is in the folder of the data set."""
         return Path(self.root).absolute() in Path(path).absolute().parents
 
     def ensure(self) -> Path:
-        """Make what is missing and return the root; at once if the data set is whole.
+        """Create what is missing and return the root.
 
-        The annotations of a split are written after its images, so a split that has annotations
-        with the same parameters is complete. An interrupted run is simply made again. Of several
-        processes one makes it, the others wait.
+        The annotations of a split are written after its images, so a split with annotations of the same
+        parameters is complete, and an interrupted one is created again. Only one process creates it; others
+        wait.
 
         Raises:
-            UserError: the folder holds images or annotations that this class did not make.
+            UserError: the folder has images or annotations that this class did not create.
         """
         root = Path(self.root)
         if not all(self._complete(split) for split in FIRST_ID):
-            self._claim()
+            self._mark_root()
             with locked(root / ".lock", wait=True):
                 for split in FIRST_ID:
-                    if not self._complete(split):  # asked late: another process may have made it by now
+                    if not self._complete(split):  # another process may have created it
                         self._make(split)
         return root
 
@@ -201,12 +201,12 @@ class SyntheticPeople:
         folder = self.images_dir(split)
         return all((folder / image["file_name"]).is_file() for image in content["images"])
 
-    def _claim(self) -> None:
-        """Mark the root as ours, unless it holds what somebody else put there."""
+    def _mark_root(self) -> None:
+        """Mark the root as ours; refuse a folder with other content."""
         root = check_folder(self.root, "synthetic data: root")
         for folder in (root / "images", root / "annotations"):
             used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-            if used and not self._is_marked():  # asked last: another process may make it just now
+            if used and not self._is_marked():  # checked last: another process may be creating it
                 raise UserError(
                     f"synthetic data: {folder} exists and was not made by roiseg: give another root"
                 )
@@ -217,10 +217,10 @@ class SyntheticPeople:
             self._image_names(split)
 
     def _image_names(self, split: str) -> set[str]:
-        """Names of the images that annotations of this class tell of, of whatever parameters.
+        """Return the image names in annotations that this class wrote with any parameters.
 
         Raises:
-            UserError: the annotations are somebody else's.
+            UserError: the annotations were not written by this class.
         """
         path = self.annotation_file(split)
         if not path.exists():
@@ -256,7 +256,7 @@ class SyntheticPeople:
             "categories": [{"id": 1, "name": "person", "supercategory": "person"}],
             "annotations": annotations,
         }
-        with atomic_path(self.annotation_file(split)) as temporary:  # not indented: outlines are long
+        with atomic_path(self.annotation_file(split)) as temporary:  # not indented, since outlines are long
             temporary.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""The trained network as one ONNX file with readable tensor names."""
+"""Train the tiny detector and export it as one ONNX file with readable tensor names."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def export_onnx(network: TinyPersonNet, path: str | Path) -> Path:
 
 def _to_onnx(network: TinyPersonNet, image: torch.Tensor) -> onnx.ModelProto:
     silenced = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # the exporter reports on every pass it makes
+    logging.disable(logging.WARNING)  # the exporter logs every pass
     try:
         program = torch.onnx.export(
             network, (image,), dynamo=True, opset_version=OPSET, input_names=["images"],
@@ -77,7 +77,7 @@ def _to_onnx(network: TinyPersonNet, image: torch.Tensor) -> onnx.ModelProto:
         logging.disable(silenced)
     assert program is not None
     model: onnx.ModelProto = program.model_proto
-    for node in model.graph.node:  # traces of the Python source: large, and with paths of the machine
+    for node in model.graph.node:  # traces of the Python source are large and contain local paths
         del node.metadata_props[:]
         node.ClearField("doc_string")
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
@@ -100,7 +100,7 @@ def _compare(model: onnx.ModelProto, network: TinyPersonNet, image: torch.Tensor
 
 
 def _hide_features(model: onnx.ModelProto) -> None:
-    """Turn the feature outputs into inner tensors that keep their names and shapes."""
+    """Turn the feature outputs into inner tensors with the same names and shapes."""
     inner = [output for output in model.graph.output if output.name in INTERNAL]
     for output in inner:
         model.graph.output.remove(output)
@@ -114,13 +114,13 @@ PERSONS_MOST = 8  # per image
 
 @dataclass(frozen=True)
 class Pretraining:
-    """How long and how fast to learn.
+    """Options of the training.
 
     Attributes:
         steps: optimiser steps.
-        batch_size: images a step.
+        batch_size: images per step.
         lr: peak of the one-cycle learning rate.
-        seed: of weights, order, flips and jitter.
+        seed: seed of weights, order, flips and jitter.
         device: "cpu", "cuda", ...
         bfloat16: compute convolutions in bfloat16 (twice as fast on processors that have it).
     """
@@ -134,7 +134,7 @@ class Pretraining:
 
 
 class _Student(nn.Module):
-    """The network with the heads that are dropped afterwards."""
+    """The network with auxiliary heads that are dropped after training."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class _Student(nn.Module):
 
 
 def pretrain(data: LabelledImages, how: Pretraining) -> TinyPersonNet:
-    """Train a network from scratch on letterboxed images; returns it in evaluation mode on the CPU."""
+    """Train a network from scratch on letterboxed images; return it in evaluation mode on the CPU."""
     torch.manual_seed(how.seed)
     generator = torch.Generator().manual_seed(how.seed)
     student = _Student().to(how.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -172,7 +172,7 @@ def pretrain(data: LabelledImages, how: Pretraining) -> TinyPersonNet:
 
 
 def _batches(data: LabelledImages, how: Pretraining, generator: torch.Generator) -> Iterator[LabelledImages]:
-    """Random images, half of them mirrored, brightness and colour varied."""
+    """Yield random batches, half of the images flipped, with varied brightness and colour."""
     for _ in range(how.steps):
         batch = data.take(torch.randint(len(data), (how.batch_size,), generator=generator))
         mirrored = (torch.rand(how.batch_size, generator=generator) < 0.5)[:, None, None]
@@ -199,11 +199,11 @@ def _loss(student: _Student, batch: LabelledImages, generator: torch.Generator) 
 
 
 def detection_loss(raw: Tensor, boxes: Tensor) -> Tensor:
-    """Objectness, box and score loss.
+    """Return the sum of objectness, box and score loss.
 
     Args:
         raw: network's rows before the sigmoid, `[B, cells, 6]`.
-        boxes: `[B, N, 4]` input pixels, NaN for the absent.
+        boxes: `[B, N, 4]` input pixels, NaN for missing persons.
     """
     own, positive = assign(boxes, (IMAGE_SIZE, IMAGE_SIZE))
     objectness = F.binary_cross_entropy_with_logits(raw[..., 4], positive.float(), reduction="sum")
@@ -219,7 +219,7 @@ def detection_loss(raw: Tensor, boxes: Tensor) -> Tensor:
 
 
 def decode_rows(rows: Tensor) -> Tensor:
-    """Detection rows [B, cells, 6] -> boxes x1, y1, x2, y2 in input pixels [B, cells, 4]."""
+    """Decode detection rows [B, cells, 6] to boxes x1, y1, x2, y2 in input pixels [B, cells, 4]."""
     side = IMAGE_SIZE // STRIDE
     index = torch.arange(side * side, device=rows.device)
     cells = torch.stack([index % side, index // side], 1)
@@ -229,7 +229,7 @@ def decode_rows(rows: Tensor) -> Tensor:
 
 
 def _iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU and generalised IoU of boxes [N, 4] pairwise."""
+    """Return IoU and generalised IoU of pairs of boxes [N, 4]."""
     overlap = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(1)
     union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - overlap
     hull = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).prod(1)
@@ -242,13 +242,13 @@ COMMITTED = package_file("ext_extractor") / "tiny_person_256.onnx"
 
 @dataclass(frozen=True)
 class TinyDetector:
-    """A tiny person detector, pre-trained on images no data set holds.
+    """A tiny person detector, trained on images that no data set contains.
 
     Args:
         path: the ONNX file.
         images: number of synthetic images to learn from (about 330 kB of memory each).
         steps: optimiser steps.
-        batch_size: images a step.
+        batch_size: images per step.
         lr: peak of the one-cycle learning rate.
         seed: decides images, first weights and order.
         device: "cpu" or "cuda".
@@ -267,13 +267,13 @@ class TinyDetector:
     threads: PositiveInt | None = None
 
     def makes(self, path: str | Path) -> bool:
-        """Is `path` the file this stands for?"""
+        """Tell whether `path` is its file."""
         return Path(path).absolute() == Path(self.path).absolute()
 
     def ensure(self) -> Path:
-        """Copy the file of the repository, or train it where that is gone; at once if it is there.
+        """Create a missing file by copying the committed one or, without it, by training.
 
-        Of several processes one trains it, the others wait.
+        Only one process trains; others wait.
         """
         path = Path(self.path)
         if path.is_file():
@@ -286,7 +286,7 @@ class TinyDetector:
         return path
 
     def make(self) -> Path:
-        """Draw images, train, export; returns the file."""
+        """Render images, train and export; return the file."""
         check_output(self.path)
         if self.threads:
             torch.set_num_threads(self.threads)
@@ -295,10 +295,9 @@ class TinyDetector:
 
 
 def render_images(count: int, seed: int) -> LabelledImages:
-    """Draw letterboxed images from the random streams of the split "extractor".
+    """Render letterboxed images from the random streams of the split "extractor".
 
-    No image of a synthetic data set is among them, whatever its seed: the name of the split is a
-    part of the seed of each image.
+    They never occur in a synthetic data set, since the split is part of the seed of each image.
     """
     letterboxed = [
         letterbox_scene(synthetic_scene(seed, "extractor", index))
@@ -309,7 +308,7 @@ def render_images(count: int, seed: int) -> LabelledImages:
 
 
 def letterbox_scene(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Bring a scene to the network's input: image [256, 256, 3], instances and parts [256, 256], uint8."""
+    """Letterbox a scene: image [256, 256, 3], instances and parts [256, 256], uint8."""
     box = Letterbox((IMAGE_SIZE, IMAGE_SIZE))
     height, width = scene.instances.shape
     transform = box.fit(height, width)

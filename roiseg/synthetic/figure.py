@@ -46,12 +46,12 @@ class Pose:
 
     @property
     def foot(self) -> tuple[float, float]:
-        """Where the body stands: below the hips, at the height of the lower ankle (with the shoe)."""
+        """The point where the body stands: below the hips, at the height of the lower ankle with shoe."""
         return float(self.hips[0]), float(max(self.ankles[0][1], self.ankles[1][1])) + 0.03
 
 
 def random_pose(rng: np.random.Generator) -> Pose:
-    """Draw a pose: standing, walking, running, sitting, with arms hanging, bent, raised or spread."""
+    """Sample a pose: standing, walking, running or sitting, with arms hanging, bent, raised or spread."""
     view = str(rng.choice(["front", "back", "side"], p=[0.45, 0.2, 0.35]))
     facing = int(rng.choice([-1, 1]))
     action = str(rng.choice(["stand", "walk", "run", "sit"], p=[0.42, 0.32, 0.14, 0.12]))
@@ -75,7 +75,7 @@ def random_pose(rng: np.random.Generator) -> Pose:
 
 
 def _down(angle: float) -> Point:
-    """Unit vector at `angle` radians from straight down, positive to the right."""
+    """Return the unit vector at `angle` radians from straight down, positive to the right."""
     return np.array([np.sin(angle), np.cos(angle)])
 
 
@@ -144,7 +144,7 @@ def paint_figure(
         rng: for creases.
 
     Returns:
-        The sprite; what is worn and carried belongs to the person.
+        The sprite; clothes and carried objects belong to the person.
     """
     canvas = Canvas(stature, light=light)
     side = pose.view == "side"

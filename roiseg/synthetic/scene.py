@@ -1,4 +1,4 @@
-"""One image: people and props by depth before a background, with the exact visible mask of each person."""
+"""Render an image: people and props by depth on a background, with each person's exact visible mask."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def paint_background(rng: np.random.Generator, size: tuple[int, int], horizon: f
     """Paint a wall or sky above a floor.
 
     Args:
-        rng: decides everything.
+        rng: source of randomness.
         size: (height, width), pixels.
         horizon: row at which the ground begins, pixels.
 
@@ -37,7 +37,7 @@ def paint_background(rng: np.random.Generator, size: tuple[int, int], horizon: f
 
 
 def _ramp(share: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Colour gradient over `share` (0..1 within its half of the image)."""
+    """Return a colour gradient over `share` (0..1 within its half of the image)."""
     first, second = (70 + 0.72 * np.array(random_colour(rng)) for _ in range(2))
     second = first * 0.6 + second * 0.4
     share = np.clip(share, 0, 1)
@@ -45,7 +45,7 @@ def _ramp(share: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _octaves(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Texture of zero mean and about unit spread: noise at several scales, partly coloured."""
+    """Return a texture of zero mean and about unit variance: noise at several scales, partly coloured."""
     height, width = size
     total = np.zeros((height, width, 3), np.float32)
     for cells in (4, 12, 40, 120):
@@ -56,7 +56,7 @@ def _octaves(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 
 def _clutter(canvas: np.ndarray, rng: np.random.Generator, horizon: float) -> None:
-    """Draw one flat thing: window, panel, patch or line, at times in the colour of skin."""
+    """Draw a flat object: window, panel, patch or line, sometimes in the colour of skin."""
     height, width = canvas.shape[:2]
     colour = SKIN[rng.integers(len(SKIN))] if rng.random() < 0.2 else random_colour(rng)
     x, y = int(rng.uniform(-0.1, 1.0) * width), int(rng.uniform(-0.1, 0.9) * height)
@@ -116,7 +116,7 @@ class Scene:
     Attributes:
         image: RGB, uint8 `[H, W, 3]`.
         instances: uint8 `[H, W]`, 0 where there is no person, else the person's number 1..`people`.
-        parts: `canvas.Part` of the person seen at each pixel, uint8 `[H, W]`.
+        parts: `canvas.Part` of the visible person at each pixel, uint8 `[H, W]`.
         people: number of persons, each of them visible.
     """
 
@@ -137,7 +137,7 @@ class _Item:
     person: bool
 
     def overlap(self, size: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """Slices of the image, and the equal ones of the sprite, that they share."""
+        """Return the overlapping slices of the image and of the sprite."""
         height, width = self.sprite.alpha.shape
         y1, x1 = max(0, self.top), max(0, self.left)
         y2, x2 = max(y1, min(size[0], self.top + height)), max(x1, min(size[1], self.left + width))
@@ -148,8 +148,7 @@ class _Item:
 def render_scene(rng: np.random.Generator, people: int) -> Scene:
     """Render an image with `people` persons, each visible to at least half of its pixels and 150 of them.
 
-    Where no arrangement shows everybody, the hidden are left out, so that a mask exists for every
-    person in the image.
+    If no arrangement shows everyone, hidden people are removed, so that every person has a mask.
     """
     size = SIZES[rng.integers(len(SIZES))]
     horizon = size[0] * rng.uniform(0.15, 0.55)
@@ -173,7 +172,7 @@ def render_scene(rng: np.random.Generator, people: int) -> Scene:
 def _paint_people(
     rng: np.random.Generator, people: int, height: int, light: float
 ) -> list[tuple[Sprite, float]]:
-    """Sprites with their statures in pixels; the sizes within one image are related."""
+    """Return sprites with their statures in pixels; sizes within an image are related."""
     low, high = (110, 235) if rng.random() < 0.75 else (55, 110)
     middle = np.exp(rng.uniform(np.log(low), np.log(high)))
     team: Outfit | None = random_outfit(rng) if rng.random() < 0.2 else None
@@ -188,7 +187,7 @@ def _paint_people(
 def _arrange(
     rng: np.random.Generator, people: list[tuple[Sprite, float]], props: list[_Item], size: tuple[int, int]
 ) -> list[_Item]:
-    """Place everything: six in ten of the people beside, before or behind an earlier one."""
+    """Place all items: 60 % of the people beside, in front of or behind an earlier one."""
     height, width = size
     items: list[_Item] = []
     spots: list[tuple[float, float, float]] = []
@@ -213,7 +212,7 @@ def _stand_at(sprite: Sprite, x: float, y: float, foot: float, person: bool) -> 
 
 
 def _visible_items(items: list[_Item], size: tuple[int, int]) -> np.ndarray:
-    """Index + 1 of the item seen at each pixel, 0 for the background; uint8 `[H, W]`."""
+    """Return the index + 1 of the visible item at each pixel, 0 for the background; uint8 `[H, W]`."""
     indices = np.zeros(size, np.uint8)
     for index, item in enumerate(items):
         outer, inner = item.overlap(size)
@@ -222,7 +221,7 @@ def _visible_items(items: list[_Item], size: tuple[int, int]) -> np.ndarray:
 
 
 def _hidden(items: list[_Item], size: tuple[int, int]) -> list[_Item]:
-    """Persons of whom too little is seen."""
+    """Return the persons of whom too little is visible."""
     visible = np.bincount(_visible_items(items, size).ravel(), minlength=len(items) + 1)[1:]
     return [
         item
@@ -258,7 +257,7 @@ def _cast_shadow(canvas: np.ndarray, item: _Item) -> None:
 
 
 def _photograph(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
-    """Lighting, colour cast, vignette, blur and sensor noise; returns uint8."""
+    """Add lighting, colour cast, vignette, blur and sensor noise; return uint8."""
     height, width = canvas.shape[:2]
     gain = rng.uniform(0.7, 1.15) * rng.uniform(0.92, 1.08, 3)
     x, y = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))

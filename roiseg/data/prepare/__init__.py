@@ -1,4 +1,4 @@
-"""From ordinary COCO 2017 files to the person-only layout that training reads."""
+"""Convert COCO 2017 to the person-only layout that training reads."""
 
 from roiseg.data.prepare.build import Prepared, prepare
 from roiseg.data.prepare.persons import SPLITS, Layout

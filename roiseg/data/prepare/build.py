@@ -1,4 +1,4 @@
-"""The whole of the preparation, in the order that leaves nothing half made."""
+"""Prepare COCO 2017 in an order that never leaves a partial result."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ ImageMode = Literal["link", "copy", "skip"]
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run found and did.
+    """The result of a run.
 
     Attributes:
-        reports: one per annotation file, all of them checked.
-        made: files and folders that were written; empty if all was there.
+        reports: one per annotation file, all checked.
+        made: the files and folders written; empty if everything existed.
     """
 
     reports: list[FileReport]
@@ -51,19 +51,19 @@ def prepare(
     base_url: str,
     md5: Mapping[str, str],
 ) -> Prepared:
-    """Make images and annotation files of persons from COCO 2017, and check them.
+    """Create and check the images and person annotations of COCO 2017.
 
     Args:
         output_dir: folder that gets `images/` and `annotations/`.
         source: COCO 2017 folder; None to download.
         sizes: numbers of images in the subsets.
-        seed: of the draw of the subsets.
+        seed: seed of the subsets.
         images: "link" or "copy" those of `source`, or "skip" them.
         base_url: where the archives are downloaded from.
         md5: checksums of the archives `train2017`, `val2017` and `annotations`.
 
     Raises:
-        UserError: something is missing, out of reach, broken, or does not fit on the disk.
+        UserError: something is missing, unreachable, broken, or does not fit on the disk.
     """
     layout = layout_of(output_dir, sizes)
     check_folder(layout.root, "output_dir")
@@ -84,13 +84,13 @@ def _prepare(
 ) -> Prepared:
     if source:
         return _make(layout, FolderSource(source, layout, images), seed, images)
-    WebSource(base_url, md5, layout, images)  # its mistakes show before anything is written
-    with locked(layout.root / ".lock", wait=True):  # looked at again, after another process that downloads
+    WebSource(base_url, md5, layout, images)  # mistakes are found before anything is written
+    with locked(layout.root / ".lock", wait=True):  # checked again after another process
         return _make(layout, WebSource(base_url, md5, layout, images), seed, images)
 
 
 def _make(layout: Layout, origin: FolderSource | WebSource, seed: int, images: str) -> Prepared:
-    # both are read before anything is written; the short one first, so that its mistakes show at once
+    # both are read before anything is written, the short one first to find mistakes early
     persons = {split: origin.persons(split) for split in reversed(SPLITS)}
     made: list[Path] = []
     for split, full in persons.items():
@@ -106,7 +106,7 @@ def _make(layout: Layout, origin: FolderSource | WebSource, seed: int, images: s
 
 @contextmanager
 def _no_cycle_search() -> Iterator[None]:
-    """Pause the garbage collector, which else takes most of the time of reading a large json file."""
+    """Pause the garbage collector, which takes most of the time of reading a large json file."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -33,27 +33,27 @@ from roiseg.common.outputs import Proof, never, record
 
 
 def extract(archive: Path, members: Mapping[str, Path], proof: Proof | None = never) -> int:
-    """Write members of an archive to the given paths; those that are there with the right size are skipped.
+    """Extract members of an archive, skipping existing files of the right size.
 
     Args:
         archive: the zip file.
-        members: names in the archive, and where they go.
-        proof: what allows to replace a file of another size.
+        members: names in the archive -> their paths.
+        proof: allows replacing a file of another size.
 
     Returns:
         The number of files written.
 
     Raises:
-        UserError: the archive is broken, lacks a member, or has any member that could leave its folder.
+        UserError: the archive is broken, lacks a member, or has a member that could leave its folder.
     """
     try:
         with zipfile.ZipFile(archive) as zipped:
             listing = {info.filename: info for info in zipped.infolist()}
             if unsafe := next((info.filename for info in zipped.infolist() if _is_unsafe(info)), None):
                 raise UserError(f"{archive} has the unsafe member {unsafe!r}; nothing was unpacked")
-            if absent := [name for name in members if name not in listing]:
+            if missing := [name for name in members if name not in listing]:
                 raise UserError(
-                    f"{archive} lacks {len(absent)} of {len(members)} members, the first {absent[0]}"
+                    f"{archive} lacks {len(missing)} of {len(members)} members, the first {missing[0]}"
                 )
             todo = [
                 (listing[name], path) for name, path in members.items() if not _is_there(listing[name], path)
@@ -68,7 +68,7 @@ def extract(archive: Path, members: Mapping[str, Path], proof: Proof | None = ne
             return len(todo)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(
-            f"{archive} is not a proper zip archive ({error}): remove it and run prepare again"
+            f"{archive} is not a valid zip archive ({error}): remove it and run prepare again"
         ) from None
 
 
@@ -82,21 +82,21 @@ def _is_unsafe(info: zipfile.ZipInfo) -> bool:
     return leaves or bool(re.match("[A-Za-z]:", name)) or stat.S_ISLNK(info.external_attr >> 16)
 
 
-ATTEMPTS = 5  # in a row, without getting any further
+ATTEMPTS = 5  # in a row without progress
 TIMEOUT = 30.0  # seconds without a byte
 BLOCK = 1 << 18
 
-_FINAL = range(400, 500)  # answers that another try does not change
+_FINAL = range(400, 500)  # status codes that a retry does not change
 _ALTERNATIVES = (
     "check network and proxy, set base_url to a mirror, or use a COCO 2017 folder you have with source=DIR"
 )
 
 
 def remote_size(url: str) -> int:
-    """Bytes of the file at `url`; 0 if the server does not say.
+    """Return the size of the file at `url` in bytes; 0 if unknown.
 
     Raises:
-        UserError: there is no such file, or the server cannot be reached.
+        UserError: the file does not exist, or the server cannot be reached.
     """
     try:
         with _open(url, "HEAD") as response:
@@ -110,15 +110,15 @@ def remote_size(url: str) -> int:
 
 
 def fetch(url: str, path: Path, md5: str) -> None:
-    """Download `url` to `path` by way of `<path>.part`, going on from what an earlier try has left there.
+    """Download `url` to `path` through `<path>.part`, resuming an earlier attempt.
 
     Args:
-        url: what to get.
-        path: file to make; if it is there it is only verified.
-        md5: checksum that the file must have, hexadecimal.
+        url: the source.
+        path: the file; an existing one is only verified.
+        md5: required checksum, hexadecimal.
 
     Raises:
-        UserError: the server refuses, stays out of reach, or sends something with another checksum.
+        UserError: the server refuses or cannot be reached, or the checksum differs.
     """
     if path.exists():
         _verify(path, path, md5)
@@ -127,7 +127,7 @@ def fetch(url: str, path: Path, md5: str) -> None:
     part.parent.mkdir(parents=True, exist_ok=True)
     failures, furthest = 0, _size(part)
     console.print(
-        f"downloading {url}" + (f" from {furthest / 1e6:.1f} MB on" if furthest else ""), soft_wrap=True
+        f"downloading {url}" + (f", resuming at {furthest / 1e6:.1f} MB" if furthest else ""), soft_wrap=True
     )
     while True:
         try:
@@ -140,11 +140,11 @@ def fetch(url: str, path: Path, md5: str) -> None:
             furthest = max(furthest, _size(part))
             if failures == ATTEMPTS:
                 raise UserError(
-                    f"download of {url} broke off at {furthest / 1e6:.1f} MB ({_reason(error)}): "
-                    f"run the same command again to go on from there; or {_ALTERNATIVES}"
+                    f"download of {url} stopped at {furthest / 1e6:.1f} MB ({_reason(error)}): "
+                    f"run the same command again to resume; or {_ALTERNATIVES}"
                 ) from None
             wait = 2**failures - 1
-            console.print(f"connection lost ({_reason(error)}); trying again in {wait} s", soft_wrap=True)
+            console.print(f"connection lost ({_reason(error)}); retrying in {wait} s", soft_wrap=True)
             time.sleep(wait)
     _verify(part, path, md5)
     record(path, part)
@@ -158,14 +158,12 @@ def transfer_bar() -> Progress:
 
 
 def _receive(url: str, part: Path) -> None:
-    """Append to `part` what it lacks; start over if the server cannot send from the middle."""
+    """Download the rest of `part`; start over if the server does not support ranges."""
     start = _size(part)
     try:
         response = _open(url, "GET", start)
     except HTTPError as error:
-        if (
-            error.code == 416 and start
-        ):  # nothing lies beyond `start`: complete, or for the checksum to refuse
+        if error.code == 416 and start:  # nothing beyond `start`: complete, or rejected by the checksum
             return
         raise
     with response, transfer_bar() as bar:
@@ -173,7 +171,7 @@ def _receive(url: str, part: Path) -> None:
             start = 0
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             part.unlink()
-            raise OSError("the server sent another range than asked for")
+            raise OSError("the server sent another range than requested")
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
         task = bar.add_task(part.stem, total=total, completed=start)
@@ -188,7 +186,7 @@ def _receive(url: str, part: Path) -> None:
 def _write(stream: BinaryIO, block: bytes) -> None:
     try:
         stream.write(block)
-    except OSError as error:  # must not pass for a lost connection
+    except OSError as error:  # not a lost connection
         raise UserError(f"cannot write {stream.name}: {error.strerror}") from None
 
 
@@ -212,7 +210,7 @@ def _verify(file: Path, target: Path, md5: str) -> None:
 
 def _open(url: str, method: str, start: int = 0) -> HTTPResponse:
     if not url.startswith(("http://", "https://")):
-        raise UserError(f"base_url: {url} is no address of a server: it must begin with http:// or https://")
+        raise UserError(f"base_url: {url} is not a web address: it must start with http:// or https://")
     headers = {"User-Agent": "roiseg", **({"Range": f"bytes={start}-"} if start else {})}
     request = urllib.request.Request(url, method=method, headers=headers)  # noqa: S310 (checked above)
     response: HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310

@@ -25,7 +25,7 @@ Coco = dict[str, Any]
 
 @dataclass(frozen=True)
 class Layout:
-    """The folder that is made.
+    """The folder to create.
 
     Attributes:
         root: folder that holds `images/` and `annotations/`.
@@ -36,17 +36,17 @@ class Layout:
     sizes: tuple[int, ...]
 
     def images(self, split: str) -> Path:
-        """Folder of the images of a split."""
+        """Return the image folder of a split."""
         return self.root / "images" / split
 
     def annotations(self, split: str, size: int | None = None) -> Path:
-        """Annotation file of a split: the full one, or the subset of `size` images."""
+        """Return the annotation file of a split: the full one, or the subset of `size` images."""
         ending = "" if size is None else f"_{size}"
         return self.root / "annotations" / f"instances_{split}_person_only_no_crowd{ending}.json"
 
     @property
     def downloads(self) -> Path:
-        """Folder of the archives while they are needed."""
+        """The folder of the archives while they are needed."""
         return self.root / "downloads"
 
 
@@ -60,7 +60,7 @@ def layout_of(root: str | Path, sizes: Sequence[int]) -> Layout:
 
 
 def missing_images(coco: Coco, folder: Path) -> list[str]:
-    """Names of the images of `coco` that are not files in `folder`, in the order of the annotation file."""
+    """Return the names of the images of `coco` that are not files in `folder`, in their order."""
     if not folder.is_dir():
         return [image["file_name"] for image in coco["images"]]
     with os.scandir(folder) as entries:
@@ -69,10 +69,10 @@ def missing_images(coco: Coco, folder: Path) -> list[str]:
 
 
 def read_persons(path: Path) -> Coco:
-    """Read an ordinary COCO instances file and keep the persons that are no crowd.
+    """Read a COCO instances file and keep the persons that are not a crowd.
 
     Raises:
-        UserError: the file is absent, broken, not a COCO instances file, or shows no person.
+        UserError: the file is missing, broken, not a COCO instances file, or has no person.
     """
     with status(f"reading {path.name}"):
         persons = person_only(read_json(path, "annotations"), str(path))
@@ -81,10 +81,10 @@ def read_persons(path: Path) -> Coco:
 
 
 def person_only(coco: Any, where: str) -> Coco:
-    """Keep the category person, its annotations that are no crowd, and the images that show one.
+    """Keep the category person, its annotations that are not a crowd, and their images.
 
     Args:
-        coco: content of a COCO instances file; its dicts are taken over as they are.
+        coco: content of a COCO instances file; its records are kept unchanged.
         where: name of the file, for error messages.
     """
     images, annotations, categories = (
@@ -104,7 +104,7 @@ def person_only(coco: Any, where: str) -> Coco:
         with_persons = [image for image in images if image["id"] in shown]
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"{where}: an image or annotation has no proper field {error}; get the file anew"
+            f"{where}: an image or annotation has no valid field {error}; get the file again"
         ) from None
     if not persons:
         raise UserError(f"{where}: no image shows a person")
@@ -120,9 +120,9 @@ def _records(coco: Any, key: str, where: str) -> list[dict[str, Any]]:
 
 
 def subset(full: Coco, size: int, seed: int) -> Coco:
-    """Draw `size` images (all, if there are fewer), with all their annotations, in the order of `full`.
+    """Sample `size` images (or all) with all their annotations, in the order of `full`.
 
-    With one seed a smaller subset lies within every larger one: both are the head of one shuffled list.
+    With the same seed, a smaller subset is part of every larger one: both are the head of one shuffled list.
     """
     order = sorted(image["id"] for image in full["images"])
     random.Random(seed).shuffle(order)
@@ -135,7 +135,7 @@ def subset(full: Coco, size: int, seed: int) -> Coco:
 
 
 def write_if_different(path: Path, coco: Coco) -> bool:
-    """Write a COCO file, compact as the original ones, unless `path` holds it already.
+    """Write a COCO file as compact json unless `path` already has this content.
 
     Returns:
         Whether the file was written.
@@ -150,7 +150,7 @@ def write_if_different(path: Path, coco: Coco) -> bool:
 
 @dataclass(frozen=True)
 class FileReport:
-    """What one annotation file holds.
+    """Counts of an annotation file.
 
     Attributes:
         path: the file.
@@ -169,11 +169,11 @@ def check_layout(layout: Layout, with_images: bool) -> list[FileReport]:
     """Re-read every annotation file and check it.
 
     Args:
-        layout: what should be there.
-        with_images: check that the image files exist too.
+        layout: the expected files.
+        with_images: also check that the image files exist.
 
     Raises:
-        UserError: the first thing that is wrong.
+        UserError: names the first mistake.
     """
     reports = []
     for split in SPLITS:
@@ -196,17 +196,17 @@ def check_layout(layout: Layout, with_images: bool) -> list[FileReport]:
 
 
 def check_persons(coco: Any, where: str) -> None:
-    """Check that `coco` is a COCO dict with persons only, no crowd, and annotations of its own images only.
+    """Check that `coco` is a COCO dict with persons only, without crowds and with consistent image ids.
 
     Raises:
-        UserError: the first thing that is wrong, with `where` as the name of the file.
+        UserError: names the first mistake, with `where` as the name of the file.
     """
     lists = [
         coco.get(key) if isinstance(coco, dict) else None for key in ("images", "annotations", "categories")
     ]
     if not all(isinstance(entries, list) and all(isinstance(e, dict) for e in entries) for entries in lists):
         raise UserError(
-            f"{where} is no COCO file: it needs lists `images`, `annotations` and `categories` of objects"
+            f"{where} is not a COCO file: it needs lists `images`, `annotations` and `categories` of objects"
         )
     if [category.get("id") for category in coco["categories"]] != [PERSON]:
         raise UserError(f"{where}: `categories` must hold category 1 (person) alone")
@@ -245,7 +245,7 @@ def require_images(coco: Coco, folder: Path) -> None:
 
 
 def table(reports: list[FileReport]) -> Table:
-    """Show the reports as a table for the terminal."""
+    """Return the reports as a table for the terminal."""
     title = f"annotation files in {reports[0].path.parent}"
     shown = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     shown.add_column("file", no_wrap=True)
@@ -266,7 +266,7 @@ def _checked(path: Path) -> tuple[Coco, FileReport]:
 
 
 def _check_nested(smaller: Coco, larger: Coco, where: str) -> None:
-    """The images lie within those of the larger file, each with the same record and annotations."""
+    """Check that the images are part of the larger file, with the same records and annotations."""
     records = {image["id"]: image for image in larger["images"]}
     if astray := [image for image in smaller["images"] if image != records.get(image["id"])]:
         raise UserError(f"{where}: image {astray[0]['id']} differs from or is not in the next larger file")
@@ -278,12 +278,12 @@ def _check_nested(smaller: Coco, larger: Coco, where: str) -> None:
 
 
 def _ids(records: list[dict[str, Any]], kind: str, where: str) -> set[int]:
-    seen: set[int] = set()
+    ids: set[int] = set()
     for record in records:
         number = record.get("id")
         if not isinstance(number, int):
             raise UserError(f"{where}: an {kind} has id {number!r}; a whole number is needed")
-        if number in seen:
-            raise UserError(f"{where}: {kind} id {number} is there twice")
-        seen.add(number)
-    return seen
+        if number in ids:
+            raise UserError(f"{where}: {kind} id {number} occurs twice")
+        ids.add(number)
+    return ids

@@ -1,4 +1,4 @@
-"""Where COCO 2017 comes from: a folder that is there, or the web."""
+"""Sources of COCO 2017: an existing folder, or the web."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from roiseg.data.prepare.persons import (
 
 
 def link_images(source: Path, target: Path, coco: Coco) -> bool:
-    """Make `target` a symbolic link to the folder `source`; a real folder there stays if it is complete.
+    """Make `target` a symbolic link to the folder `source`; keep an existing folder if it is complete.
 
     Returns:
-        Whether anything was changed.
+        Whether anything changed.
     """
     if target.resolve() == source.resolve():
         return False
@@ -53,16 +53,16 @@ def link_images(source: Path, target: Path, coco: Coco) -> bool:
 
 
 def copy_images(source: Path, target: Path, coco: Coco) -> int:
-    """Copy the images of `coco` that are not in `target` with the same size.
+    """Copy the images of `coco` that `target` lacks, or has with another size.
 
     Returns:
         The number of files copied.
     """
     if not target.is_symlink() and target.resolve() == source.resolve():
         return 0
-    link, source = target, source.resolve()  # before `target` goes, which may be a link on the way to it
+    link, source = target, source.resolve()  # before a link `target`, which may lead to it, is removed
     if link.is_symlink() and link.resolve() == source:
-        link.unlink()  # as images=link makes it, of this very source
+        link.unlink()  # created by images=link from this source
     own_folder(target)
     todo, size = [], 0
     for image in coco["images"]:
@@ -80,13 +80,13 @@ def copy_images(source: Path, target: Path, coco: Coco) -> int:
 
 
 def own_folder(folder: Path) -> None:
-    """Make `folder`, unless a link is there: nothing is written through it into someone else's."""
+    """Create `folder` unless it is a link, through which nothing must be written."""
     refuse_link(folder)
     folder.mkdir(parents=True, exist_ok=True)
 
 
 def refuse_link(folder: Path) -> None:
-    """Raise a UserError where `folder` is a link, which this command cannot prove to have made."""
+    """Raise a UserError if `folder` is a link, since this command cannot prove that it created it."""
     if folder.is_symlink():
         raise UserError(
             f"{folder} is a link to {os.readlink(folder)}, not to images of this source: remove the link, or "
@@ -95,7 +95,7 @@ def refuse_link(folder: Path) -> None:
 
 
 def require_space(folder: Path, size: int, what: str) -> None:
-    """Raise a UserError if the disk of `folder` (which may not exist yet) has less than `size` bytes free."""
+    """Raise a UserError if the disk of `folder`, which need not exist, has less than `size` bytes free."""
     place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(place).free
     if free < size:
@@ -104,7 +104,7 @@ def require_space(folder: Path, size: int, what: str) -> None:
 
 
 class FolderSource:
-    """An ordinary COCO 2017 folder, with the images in `train2017/` or `images/train2017/`."""
+    """A COCO 2017 folder with the images in `train2017/` or `images/train2017/`."""
 
     def __init__(self, root: str | Path, layout: Layout, images: str) -> None:
         self.root = require_dir(root, "source")
@@ -126,26 +126,26 @@ class FolderSource:
             )
 
     def persons(self, split: str) -> Coco:
-        """Read a split and make sure that the folder has its images."""
+        """Read a split and check that the folder has its images."""
         persons = read_persons(self._annotations(split))
         if self.mode != "skip":
             require_images(persons, self.folders[split])
         return persons
 
     def place_images(self, split: str, persons: Coco) -> bool:
-        """Link or copy the images; returns whether anything was changed."""
+        """Link or copy the images; return whether anything changed."""
         place = link_images if self.mode == "link" else copy_images
         return bool(place(self.folders[split], self.layout.images(split), persons))
 
     def finish(self) -> None:
-        """Nothing is left over."""
+        """Do nothing: there are no temporary files."""
 
     def _annotations(self, split: str) -> Path:
         return self.root / "annotations" / f"instances_{split}.json"
 
 
 class WebSource:
-    """COCO's archives, downloaded as far as the layout lacks them and removed when they are unpacked."""
+    """COCO's archives, downloaded only if the layout lacks their content, and removed once unpacked."""
 
     def __init__(self, base_url: str, md5: Mapping[str, str], layout: Layout, images: str) -> None:
         if not base_url.startswith(("http://", "https://")):
@@ -157,14 +157,14 @@ class WebSource:
         self.md5 = {name: str(checksum) for name, checksum in md5.items()}
         self.layout = layout
         self.mode = images
-        self.present = {split: self._persons_there(split) for split in SPLITS}
+        self.present = {split: self._read_existing(split) for split in SPLITS}
         needed = [] if all(self.present.values()) else ["annotations"]
         if self.mode != "skip":
             needed += [split for split in SPLITS if self._lacks_images(split)]
         self._require_space(needed)
 
     def persons(self, split: str) -> Coco:
-        """Return the persons of a split: those in the layout if they are in order, else of COCO's archive."""
+        """Return the persons of a split from the layout if it is valid, else from COCO's archive."""
         if there := self.present[split]:
             return there
         name = f"instances_{split}.json"
@@ -172,7 +172,7 @@ class WebSource:
         return read_persons(self.layout.downloads / name)
 
     def place_images(self, split: str, persons: Coco) -> bool:
-        """Download and unpack the images with persons that are missing; returns whether there were any."""
+        """Download and unpack missing images with persons; return whether there were any."""
         folder = self.layout.images(split)
         if not missing_images(persons, folder):
             return False
@@ -183,7 +183,7 @@ class WebSource:
         return True
 
     def finish(self) -> None:
-        """Remove what was downloaded, now that all is unpacked and checked; archives of the user's stay."""
+        """Remove the downloads, now unpacked and checked; the user's own archives stay."""
         folder = self.layout.downloads
         for name in ("annotations", *(SPLITS if self.mode != "skip" else ())):
             remove(folder / f"{name}.zip")
@@ -202,7 +202,7 @@ class WebSource:
         place = "annotations/annotations_trainval2017.zip" if name == "annotations" else f"zips/{name}.zip"
         return f"{self.base_url}/{place}"
 
-    def _persons_there(self, split: str) -> Coco | None:
+    def _read_existing(self, split: str) -> Coco | None:
         path = self.layout.annotations(split)
         try:
             persons: Coco = read_json(path, "annotations")
@@ -216,7 +216,7 @@ class WebSource:
         return persons is None or bool(missing_images(persons, self.layout.images(split)))
 
     def _require_space(self, needed: list[str]) -> None:
-        """The archives, and what is unpacked: of the annotations 4 times (json), of the images 0.6 times."""
+        """Check the space for the archives and their content: 4 times (annotations) or 0.6 times (images)."""
         size = 0.0
         for name in needed:
             archive = self.layout.downloads / f"{name}.zip"

@@ -58,7 +58,7 @@ def test_download_gives_up_and_says_how_to_go_on(
     monkeypatch.setattr("roiseg.data.prepare.download.ATTEMPTS", 2)  # each further one waits twice as long
     web.files["/a.zip"] = DATA
     web.cuts = [90_000, 0, 0]
-    with pytest.raises(UserError, match=r"broke off at 0\.1 MB .*run the same command again"):
+    with pytest.raises(UserError, match=r"stopped at 0\.1 MB .*run the same command again"):
         fetch(f"{web.url}/a.zip", tmp_path / "a.zip", md5(DATA))
     assert (tmp_path / "a.zip.part").read_bytes() == DATA[:90_000]
 
@@ -88,12 +88,12 @@ def test_archive_that_is_broken_or_lacks_a_member(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="lacks 1 of 2 members, the first b"):
         extract(archive, {"a": tmp_path / "a", "b": tmp_path / "b"})
     archive.write_bytes(b"PK nothing")
-    with pytest.raises(UserError, match="not a proper zip"):
+    with pytest.raises(UserError, match="not a valid zip"):
         extract(archive, {"a": tmp_path / "a"})
     damaged = bytearray(zip_of({"a": b"1" * 1000}))
     damaged[500] = ord("2")
     archive.write_bytes(damaged)
-    with pytest.raises(UserError, match="not a proper zip"):
+    with pytest.raises(UserError, match="not a valid zip"):
         extract(archive, {"a": tmp_path / "a"})
     assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]
 

@@ -52,7 +52,7 @@ def test_subsets_are_nested_deterministic_and_depend_on_the_seed() -> None:
         ({"categories": [{"id": 1, "name": "cat"}]}, "category 1 is not `person`"),
         ({"images": []}, "is of image 5, not in `images`"),
         ({"annotations": None}, "no list `annotations`"),
-        ({"annotations": [{"id": 7}]}, "no proper field 'category_id'"),
+        ({"annotations": [{"id": 7}]}, "no valid field 'category_id'"),
         ({"annotations": []}, "no image shows a person"),
     ],
 )
