@@ -33,7 +33,7 @@ _TOLERANCE = 1e-3  # pixels; that of `Annotations.eligible`
 
 DEFINITIONS = {
     "roi": "annotated box of a non-crowd instance, both sides at least parameters.min_roi_size pixels",
-    "pixels": "cells by class, every ROI drawn on a grid of parameters.grid x parameters.grid cells, all "
+    "pixels": "cells by class on a grid of parameters.grid x parameters.grid cells over each ROI, all "
     "ROIs pooled: what a loss inside the ROI sees; a large ROI counts as much as a small one",
     "shares": "pixels divided by their sum",
     "area_weighted": "the same with every ROI's cells weighted by its area: pixels are original pixels, "
@@ -41,7 +41,7 @@ DEFINITIONS = {
     "target": "pixels of the person the ROI belongs to; wins over every other class where masks overlap",
     "non_target": "pixels of any other person in the ROI",
     "ignore": "crowd regions outside every person; left out of the class weights",
-    "totals.rois_too_small": "non-crowd instances that are no ROI; they are non-target in the ROIs of others",
+    "totals.rois_too_small": "non-crowd instances that are not ROIs but non-target in the ROIs of others",
     "instances_per_image": "number of images by their number of non-crowd instances",
     "overlap.non_target_share": "non-target cells of a ROI divided by all its cells, over the ROIs",
     "overlap.crowded": f"share of ROIs with a non-target share above {CROWDED}",

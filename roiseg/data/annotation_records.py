@@ -17,7 +17,7 @@ from roiseg.data.annotations import Annotations
 NOT_A_POLYGON = "`segmentation`: a polygon must be an even list of finite numbers x, y, x, y, ..."
 HUGE = 1e30  # no coordinate; also what float32 still holds (nan and infinity are not below it)
 _FAR = 10  # image sizes a polygon may lie outside
-_CHUNK = 10_000  # instances whose points are handled at once
+_CHUNK = 10_000  # instances whose points are processed together
 
 
 class ImageRecord(NamedTuple):
@@ -94,7 +94,7 @@ def _check_lengths(instances: list[InstanceRecord], points: NDArray[np.float64],
         instance = instances[index]
         raise UserError(
             f"{record_name(instance.number, instance.id, path)}: `segmentation`: its polygons are "
-            f"{lengths[index]:,.0f} pixels long, {OUTLINE:,} at most: draw it anew, or give it as RLE"
+            f"{lengths[index]:,.0f} pixels long, {OUTLINE:,} at most: annotate it again, or as RLE"
         )
 
 

@@ -98,9 +98,9 @@ class Augment:
 
 @dataclass(frozen=True)
 class AugmentationPool:
-    """Each training image is seen in one of `size` augmented views, drawn at random every epoch.
+    """Each training image has `size` augmented views, one of which is sampled every epoch.
 
-    The features of a view are computed when it is first drawn and kept in the cache.
+    The features of a view are computed when it is first sampled, and cached.
 
     Args:
         size: views per image.
@@ -163,7 +163,7 @@ class Views:
         return 1 if self.augment == Augment() else 0
 
     def choose(self, image: int, epoch: int, rng: np.random.Generator) -> tuple[int, np.random.Generator]:
-        """The number of the view of an image in an epoch (0 without a pool), and the randomness it has."""
+        """Return the number of an image's view in an epoch (0 without a pool) and its random generator."""
         if self.pool is None:
             return 0, rng
         variant, generation = self.pool.sample(rng, epoch)

@@ -199,8 +199,10 @@ class CopyPaste:
         """
         if rng.random() >= self.probability or not len(boxes):
             return []
-        drawn = [self._sample(boxes, size, image, cutouts, rng) for _ in range(rng.integers(self.people) + 1)]
-        return [paste for paste in drawn if paste is not None]
+        pastes = [
+            self._sample(boxes, size, image, cutouts, rng) for _ in range(rng.integers(self.people) + 1)
+        ]
+        return [paste for paste in pastes if paste is not None]
 
     def _sample(
         self, boxes: Boxes, size: tuple[int, int], image: int, cutouts: CutoutPool, rng: np.random.Generator

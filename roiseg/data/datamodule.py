@@ -101,9 +101,9 @@ class RoiDataModule(L.LightningDataModule):
         self.spec = _with_metric_size(spec, metric_size)
         self.sampler = sampler
         if pool is not None and augment in (None, Augment()):
-            raise UserError("data/pool holds augmented views, and there is no augmentation: set data/augment")
+            raise UserError("data/pool needs augmentation: set data/augment")
         if pool is not None and cache is None:
-            raise UserError("data/pool repeats augmented views to keep their features: set data/cache, too")
+            raise UserError("data/pool needs a feature cache: set data/cache")
         self.views = {
             "train": Views(letterbox, augment or Augment(), pool),
             "val": Views(letterbox, Augment()),

@@ -138,7 +138,7 @@ class LabelledImages:
 
 
 def person_boxes(instances: Tensor, most: int = 8) -> Tensor:
-    """Tight boxes of persons 1..most, float `[B, most, 4]` as x1, y1, x2, y2; NaN for the absent.
+    """Tight boxes of persons 1..most, float `[B, most, 4]` as x1, y1, x2, y2; NaN for missing persons.
 
     Args:
         instances: uint8 `[B, H, W]`.
@@ -160,7 +160,7 @@ def assign(boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     A cell answers for the box with the nearest centre, if that is within 1.5 cells.
 
     Args:
-        boxes: `[B, N, 4]` input pixels, NaN for the absent.
+        boxes: `[B, N, 4]` input pixels, NaN for missing persons.
         size: (H, W) of the input, pixels.
 
     Returns:
@@ -297,7 +297,7 @@ def sample_rois(
 
     Args:
         data: the truth.
-        boxes: `[B, N, 4]`, NaN for the absent.
+        boxes: `[B, N, 4]`, NaN for missing persons.
         each: ROIs per image at most.
         generator: CPU generator of the jitter.
 
