@@ -138,7 +138,7 @@ def test_what_is_held_out_is_never_seen(files, tmp_path):
     """Neither images nor annotations of held-out images change anything, and they may be missing."""
     shutil.copytree(files.json.parent, tmp_path / "set")
     spoilt = type(files)(tmp_path / "set" / files.json.name, tmp_path / "set" / "images")
-    content = spoilt.fingerprint()
+    content = spoilt.content()
     held_out = {4, 5}  # image ids of 3.png and 4.png
     for annotation in content["annotations"]:
         if annotation["image_id"] in held_out:
@@ -236,7 +236,7 @@ def test_a_changed_donor_makes_features_stale(own_files):
                 stream.write(b"another")
     after = keys_of(own_files, paste=ALWAYS)
     assert before[0].key == after[0].key and before[0].fingerprint != after[0].fingerprint
-    content = own_files.fingerprint()
+    content = own_files.content()
     for annotation in content["annotations"]:
         if annotation["image_id"] != 1 and isinstance(annotation["segmentation"], list):
             annotation["segmentation"][0][0] += 3  # a corner moves, the box stays
