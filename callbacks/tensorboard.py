@@ -1,93 +1,95 @@
-"""Where callbacks write what only TensorBoard shows."""
+"""TensorBoard writers, precision-recall curves and hyperparameters."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import lightning as L
-import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import TensorBoardLogger
 from pydantic import Field, PositiveInt
-from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from roiseg.common.files import as_utf8
-from roiseg.data.datamodule import RoiDataModule
-from roiseg.decoders.base import Context, Decoder
-from roiseg.decoders.cost import Cost, measure_cost
-from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.metrics.precision_recall import PrecisionRecallCurve
 from roiseg.metrics.roi import MeasuredBatch
 from roiseg.reporting.runs import flatten
 from roiseg.training.module import RoiSegModule
 
+Value = str | float | int | bool
+
 
 def writers(trainer: L.Trainer) -> list[SummaryWriter]:
-    """The writer of every TensorBoard logger, on the first process; else, and without such a logger, none."""
+    """Return the writer of every TensorBoard logger; on other processes than the first, an empty list."""
     if not trainer.is_global_zero:
         return []
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
-class ModelGraph(L.Callback):
-    """Writes the decoder's graph when training starts, traced on empty features and two ROIs.
+class PrCurve(L.Callback):
+    """Writes the precision-recall curve of the target's pixels after validations, as `target`.
 
-    Takes a few seconds and up to 0.4 MB of the event file, which is why it is not on by default.
+    It counts the pixels of the grid over each ROI that the validation IoU uses (`data.metric_size`), over all
+    ROIs. A curve takes 24 bytes per threshold in the event file, 3 kB with 127.
+
+    Args:
+        every_n_epochs: write the curve of every n-th epoch only.
+        thresholds: number of points of the curve.
     """
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Trace and write, where someone looks at it."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, RoiDataModule) and isinstance(pl_module, RoiSegModule)
-        if found := writers(trainer):
-            decoder, training = pl_module.decoder, pl_module.decoder.training
-            inputs = tuple(tensor.to(pl_module.device) for tensor in _inputs(decoder, data))
-            with warnings.catch_warnings(), torch.no_grad():
-                warnings.simplefilter("ignore")  # a trace holds for one number of ROIs: known, and enough
-                # here, not in add_graph, which compares with a second trace and minds harmless differences
-                traced = torch.jit.trace(_Traceable(decoder).eval(), inputs, check_trace=False)
-                for writer in found:
-                    writer.add_graph(traced, inputs)
-            decoder.train(training)
+    def __init__(
+        self, every_n_epochs: PositiveInt = 1, thresholds: Annotated[int, Field(ge=2)] = 127
+    ) -> None:
+        self.every_n_epochs = every_n_epochs
+        self.curve = PrecisionRecallCurve(thresholds)
 
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Discard the counts of the last validation."""
+        self.curve.to(pl_module.device).reset()
 
-class _Traceable(nn.Module):
-    """A decoder that takes tensors only."""
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the pixels of a measured batch."""
+        if isinstance(outputs, MeasuredBatch) and self._due(trainer):
+            self.curve.update(outputs.prediction.grid_target, batch.metric_targets)
 
-    def __init__(self, decoder: Decoder) -> None:
-        super().__init__()
-        self.decoder = decoder
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the curve over all processes on the first."""
+        if not self._due(trainer):
+            return
+        curve = {name: values.cpu() for name, values in self.curve.compute().items()}
+        for writer in writers(trainer):
+            writer.add_pr_curve_raw(
+                "target", **curve, global_step=trainer.current_epoch + 1, num_thresholds=self.curve.thresholds
+            )
 
-    def forward(self, rois: Tensor, image: Tensor, pixel_size: Tensor, *features: Tensor) -> Tensor:
-        """Logits of the ROIs; see `Decoder.forward`."""
-        return self.decoder(list(features), rois, Context(image, pixel_size)).logits
-
-
-def _inputs(decoder: Decoder, data: RoiDataModule) -> tuple[Tensor, ...]:
-    height, width = decoder.image_size
-    box = torch.tensor([0, 0.4, 0.3, 0.6, 0.7]) * torch.tensor([0, width, height, width, height])
-    features = (torch.zeros(1, *shape) for shape in data.extractor.shapes)
-    return box.expand(2, 5), torch.zeros(1, 3, height, width), torch.ones(1), *features
-
-
-Value = str | float | int | bool
+    def _due(self, trainer: L.Trainer) -> bool:
+        logged = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
+        return (
+            logged and not trainer.sanity_checking and (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        )
 
 
 class HyperParameters(L.Callback):
-    """Enters the run in TensorBoard's tab HPARAMS: a row with its settings and every scalar's last value.
+    """Adds the run to TensorBoard's HPARAMS tab: a row with its settings and the last value of every scalar.
 
-    The settings are few: choices of some configuration groups, values of some keys, and whatever the command
-    line overrides. Which columns there are is left to TensorBoard, which takes those of all runs together;
-    a list of columns in the file of one run would hide the settings that only others have.
+    Settings are the choices of some configuration groups, the values of some keys, and all overrides on the
+    command line. Columns are not declared: TensorBoard then shows those of all runs, whereas a declaration in
+    one run's file would hide settings that only other runs have.
 
     Args:
         groups: configuration groups whose choice is shown (`model`, `data/augment`).
         keys: configuration keys whose value is shown (`seed`).
-        left_out: keys, and all below them, of overrides that are not shown.
+        left_out: prefixes of overridden keys that are not shown.
     """
 
     def __init__(self, groups: Sequence[str], keys: Sequence[str], left_out: Sequence[str] = ()) -> None:
@@ -96,10 +98,10 @@ class HyperParameters(L.Callback):
         self.left_out = left_out
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Enter the settings."""
+        """Write the settings."""
         assert isinstance(pl_module, RoiSegModule)
         config = flatten(pl_module.description.get("config", {}))
-        settings = {**self._choices(), **shown(config, [*self.keys, *self._overridden()])}
+        settings = {**self._choices(), **values_of(config, [*self.keys, *self._overridden()])}
         _, start, _ = hparams(settings, {})
         self._write(trainer, start)
 
@@ -119,7 +121,7 @@ class HyperParameters(L.Callback):
         return {group: choices[group] for group in self.groups if choices.get(group) is not None}
 
     def _overridden(self) -> list[str]:
-        """Keys of the command line that are no group's choice."""
+        """Return the overridden keys that are shown."""
         overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
         keys = [override.lstrip("+").partition("=")[0] for override in overrides]
         return [
@@ -127,121 +129,10 @@ class HyperParameters(L.Callback):
         ]
 
 
-def shown(config: dict[str, Any], keys: Sequence[str]) -> dict[str, Value]:
-    """The values of `keys`, as far as there are any; numbers, truth values and texts as they are."""
+def values_of(config: dict[str, Any], keys: Sequence[str]) -> dict[str, Value]:
+    """Return the values of `keys` that are set; anything but numbers and booleans as text."""
     values = {key: config[key] for key in dict.fromkeys(keys) if config.get(key) is not None}
     return {
         key: value if isinstance(value, (float, int, bool)) else as_utf8(str(value))
         for key, value in values.items()
     }
-
-
-class ModelText(L.Callback):
-    """Writes the text `model` when training starts: features read, parts with their parameters, cost.
-
-    The cost is measured on the spot, in a second or less on most decoders.
-    """
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Measure and write, where someone reads it."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, RoiDataModule) and isinstance(pl_module, RoiSegModule)
-        if found := writers(trainer):
-            text = describe_model(pl_module.decoder, data.extractor)
-            for writer in found:
-                writer.add_text("model", text)
-
-
-def describe_model(decoder: Decoder, extractor: OnnxExtractor) -> str:
-    """A decoder, the features it reads and its cost, as Markdown; the decoder is left in its mode."""
-    training = decoder.training
-    with torch.random.fork_rng(devices=[]):  # measuring must not change the training that follows
-        cost = measure_cost(decoder, extractor.shapes)
-    decoder.train(training)
-    height, width = decoder.output_size
-    parts = [f"# {type(decoder).__name__}"]
-    parts.append(
-        f"{decoder.num_classes} classes on a grid of {height} x {width} over "
-        f"{'each ROI' if decoder.frame == 'roi' else 'the whole input'}"
-    )
-    parts += [_table(["feature", "channels", "height x width", "stride"], _features(extractor))]
-    parts += [_table(["part", "what", "parameters"], _parts(decoder))]
-    parts += [_table(["cost", "", "8 ROIs on one image"], _costs(cost))]
-    return "\n\n".join(parts)
-
-
-def _features(extractor: OnnxExtractor) -> Iterator[Sequence[str]]:
-    for layer, (channels, height, width), stride in zip(
-        extractor.layers, extractor.shapes, extractor.strides, strict=True
-    ):
-        yield f"`{layer}`", str(channels), f"{height} x {width}", str(stride)
-
-
-def _parts(decoder: Decoder) -> Iterator[Sequence[str]]:
-    for name, part in decoder.named_children():
-        yield f"`{name}`", type(part).__name__, f"{sum(p.numel() for p in part.parameters()):,}"
-    if own := sum(p.numel() for p in decoder.parameters(recurse=False)):
-        yield "", "its own", f"{own:,}"
-    yield "all", "", f"{sum(p.numel() for p in decoder.parameters()):,}"
-
-
-def _costs(cost: Cost) -> Iterator[Sequence[str]]:
-    yield "an image", "multiply-accumulates", f"{cost.image_macs / 1e9:.3f} G"
-    yield "a ROI more", "multiply-accumulates", f"{cost.roi_macs / 1e9:.3f} G"
-    yield "a ROI", "time here", f"{cost.roi_ms:.2f} ms"
-
-
-def _table(header: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-class PrCurve(L.Callback):
-    """Writes the precision-recall curve of the target's pixels after validations, as `target`.
-
-    Counted are the pixels of the grid over each ROI that validation's IoU counts (`data.metric_size`), of
-    all ROIs together. A curve takes 24 bytes a threshold in the event file, 3 kB with 127.
-
-    Args:
-        every_n_epochs: draw after validations of every n-th epoch only.
-        thresholds: points of the curve.
-    """
-
-    def __init__(
-        self, every_n_epochs: PositiveInt = 1, thresholds: Annotated[int, Field(ge=2)] = 127
-    ) -> None:
-        self.every_n_epochs = every_n_epochs
-        self.curve = PrecisionRecallCurve(thresholds)
-
-    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget the last validation."""
-        self.curve.to(pl_module.device).reset()
-
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Count the pixels of what the module has measured."""
-        if isinstance(outputs, MeasuredBatch) and self._due(trainer):
-            self.curve.update(outputs.prediction.grid_target, batch.metric_targets)
-
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the curve of all processes, on the first."""
-        if not self._due(trainer):
-            return
-        curve = {name: values.cpu() for name, values in self.curve.compute().items()}
-        for writer in writers(trainer):
-            writer.add_pr_curve_raw(
-                "target", **curve, global_step=trainer.current_epoch + 1, num_thresholds=self.curve.thresholds
-            )
-
-    def _due(self, trainer: L.Trainer) -> bool:
-        logged = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
-        return (
-            logged and not trainer.sanity_checking and (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        )

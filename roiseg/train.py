@@ -18,9 +18,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from roiseg.callbacks.checkpoints import EpochCheckpoint, MidEpochCheckpoint, last_checkpoint_message
+from roiseg.callbacks.history import History
+from roiseg.callbacks.instances import gather_from_all
 from roiseg.callbacks.onnx_export import OnnxExport
 from roiseg.callbacks.overlays import ValidationOverlays
-from roiseg.callbacks.results import History, gather_from_all
 from roiseg.common.errors import UserError, closest_matches
 from roiseg.common.files import atomic_path, remove_leftovers, require_file, write_json
 from roiseg.common.outputs import check_folder, own

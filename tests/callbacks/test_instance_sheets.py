@@ -13,8 +13,7 @@ from pycocotools import mask as coco_mask
 from tiny_image_decoder import TinyImageDecoder
 from tiny_run import one_thread, tiny_data, tiny_extractor, tiny_module, tiny_trainer
 
-from roiseg.callbacks.instance_sheets import InstanceSheets
-from roiseg.callbacks.results import InstanceTable
+from roiseg.callbacks.instances import InstanceSheets, InstanceTable
 from roiseg.data.tta import TTA
 from roiseg.evaluation import ranking as ranking_module
 from roiseg.evaluation.ranking import RankedInstance, Ranking

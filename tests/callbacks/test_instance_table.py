@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from tiny_run import one_thread, tiny_data, tiny_decoder, tiny_extractor, tiny_module, tiny_trainer
 from torch import distributed
 
-from roiseg.callbacks.results import InstanceTable, gather_from_all
+from roiseg.callbacks.instances import InstanceTable, gather_from_all
 from roiseg.evaluation.result_files import write_table
 from roiseg.metrics.instance import InstanceRecord
 

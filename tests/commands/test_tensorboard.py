@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata
 from tensorboard.util import tensor_util
 
-from roiseg.callbacks.tensorboard import describe_model
+from roiseg.callbacks.model_summary import describe_model
 
 
 @pytest.fixture

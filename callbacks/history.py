@@ -1,0 +1,51 @@
+"""History of the logged metrics, epoch by epoch."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import lightning as L
+
+from roiseg.metrics.registry import SHORT, labels
+
+log = logging.getLogger(__name__)
+
+_LINE = {"train/loss": "loss", **labels("val", SHORT)}
+
+
+class History(L.Callback):
+    """Collects the logged metrics of each epoch; checkpoints contain them, so a resumed run has them all.
+
+    Attributes:
+        epochs: one dict per epoch, in order: `epoch` (1-based) and the metrics under their logged names.
+    """
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, float]] = []
+        self._validated = False
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remember that this epoch was validated; the trainer keeps showing old values otherwise."""
+        self._validated = not trainer.sanity_checking
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Store what the epoch logged."""
+        logged = {name: float(value) for name, value in trainer.logged_metrics.items() if "/" in name}
+        metrics = {
+            name: value for name, value in logged.items() if self._validated or not name.startswith("val/")
+        }
+        self._validated = False
+        self.epochs.append({"epoch": trainer.current_epoch + 1, **metrics})
+        figures = "  ".join(
+            f"{label} {metrics[name]:.4f}" for name, label in _LINE.items() if name in metrics
+        )
+        log.info("epoch %d/%s  %s", trainer.current_epoch + 1, trainer.max_epochs, figures)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for the checkpoint."""
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state from a checkpoint."""
+        self.epochs = list(state_dict["epochs"])
