@@ -204,7 +204,7 @@ def test_parts_add_up_to_the_whole(onnx_file):
     lines = [line.strip("| ").split(" | ") for line in describe_model(decoder, extractor).splitlines()]
     assert torch.equal(torch.get_rng_state(), before)
     assert decoder.training
-    start = lines.index(["part", "what", "parameters"]) + 2
+    start = lines.index(["part", "type", "parameters"]) + 2
     counts = []
     while lines[start][0] != "all":
         counts.append(int(lines[start][-1].replace(",", "")))
