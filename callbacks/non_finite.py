@@ -1,4 +1,4 @@
-"""Ends a run at the step whose numbers are none, before anything of it is saved."""
+"""Stop training at the first non-finite loss or gradient, before a checkpoint of it is written."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ _GRADIENT = "the gradient"
 
 
 class StopOnNonFinite(L.Callback):
-    """Stops training where a loss term or the gradient is NaN or infinite.
+    """Stops training when a loss term or the gradient is NaN or infinite.
 
-    On a GPU the numbers of a step are copied to the host while the next steps run, and looked at when they
-    are there: nothing waits for them but the end of an epoch, before its checkpoint is written. The step
-    that is named is the one they belong to. An infinite gradient in fp16 is how its loss scale is found, and
-    no fault.
+    On a GPU the values of a step are copied to the host while the next steps run, and checked once they have
+    arrived; only the end of an epoch waits for them, before its checkpoint is written. In fp16 the gradient
+    is not checked: loss scaling makes it infinite on purpose.
 
     Raises:
-        UserError: names epoch, step and term, what to look at, and the last good checkpoint.
+        UserError: the message names epoch, step and term, settings to change, and the last good checkpoint.
     """
 
     def __init__(self) -> None:
@@ -45,38 +44,38 @@ class StopOnNonFinite(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the step's numbers, and look at those that have arrived."""
-        numbers = {f"loss term `{name}`": value for name, value in outputs["terms"].items()}
-        numbers["the loss"] = outputs["loss"]
+        """Copy the step's values, and check those that have arrived."""
+        values = {f"loss term `{name}`": value for name, value in outputs["terms"].items()}
+        values["the loss"] = outputs["loss"]
         if self._norm is not None:
-            numbers[_GRADIENT] = self._norm
+            values[_GRADIENT] = self._norm
         self._norm = None
-        self._copies.append(_Step.of(batch_idx + 1, numbers))
+        self._copies.append(_Step.of(batch_idx + 1, values))
         while self._copies and self._copies[0].arrived():
-            self._look(self._copies.popleft(), trainer)
+            self._check_step(self._copies.popleft(), trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at what is left of the epoch, at its validation, and at the weights it ends with."""
+        """Check the remaining steps, the validation losses and the final weights of the epoch."""
         while self._copies:
-            self._look(self._copies.popleft(), trainer)
+            self._check_step(self._copies.popleft(), trainer)
         weights = get_total_norm([p.detach() for p in pl_module.parameters()])
-        found = {f"`{name}`": value for name, value in trainer.callback_metrics.items() if "/loss" in name}
+        losses = {f"`{name}`": value for name, value in trainer.callback_metrics.items() if "/loss" in name}
         where = f"epoch {trainer.current_epoch + 1}, after its last step"
-        _check(where, {**found, "the weights' norm": weights}, trainer)
+        _check(where, {**losses, "the weights' norm": weights}, trainer)
 
-    def _look(self, step: _Step, trainer: L.Trainer) -> None:
+    def _check_step(self, step: _Step, trainer: L.Trainer) -> None:
         step.wait()
         where = f"epoch {trainer.current_epoch + 1}, step {step.number} of {trainer.num_training_batches}"
         _check(where, dict(zip(step.names, step.values, strict=True)), trainer)
 
 
 class _Step(NamedTuple):
-    """What one step measured, on its way to the host."""
+    """Values of one step, on their way to the host."""
 
     number: int  # 1-based, in its epoch
     names: list[str]
     values: Tensor
-    copied: torch.cuda.Event | None  # None: it is there
+    copied: torch.cuda.Event | None  # None: values are on the host
 
     @classmethod
     def of(cls, number: int, numbers: Mapping[str, Tensor]) -> _Step:
@@ -102,13 +101,13 @@ def _check(where: str, numbers: Mapping[str, Tensor], trainer: L.Trainer) -> Non
         f"{name} is {value}" for name, value in values.items() if not torch.isfinite(torch.tensor(value))
     ]
     if wrong:
-        left = last_checkpoint_message(getattr(trainer.checkpoint_callback, "dirpath", None))
-        raise UserError(f"{where}: {', '.join(wrong)}: {_advice(trainer)}; {left}")
+        checkpoint = last_checkpoint_message(getattr(trainer.checkpoint_callback, "dirpath", None))
+        raise UserError(f"{where}: {', '.join(wrong)}: {_advice(trainer)}; {checkpoint}")
 
 
 def _advice(trainer: L.Trainer) -> str:
     rate, clip = trainer.optimizers[0].param_groups[0]["lr"], trainer.gradient_clip_val
     return (
         f"lower optimizer.lr (now {rate:.2g}), lower trainer.gradient_clip_val (now {clip}), "
-        f"try trainer.precision=32-true (now {trainer.precision}), look at loss.class_weights"
+        f"try trainer.precision=32-true (now {trainer.precision}), check loss.class_weights"
     )

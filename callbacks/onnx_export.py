@@ -1,4 +1,4 @@
-"""The best checkpoint as a checked ONNX file when training ends."""
+"""ONNX export of the best checkpoint when training ends."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _CHECK_IMAGES = 3
 
 
 class OnnxExport(L.Callback):
-    """Exports the best checkpoint after the last epoch; a file that differs from PyTorch fails the run.
+    """Exports and verifies the best checkpoint after the last epoch; a parity failure fails the run.
 
     Args:
-        output_dir: folder of the file, which is named after the checkpoint.
-        merged, half, opset, simplify: see `ExportOptions`.
+    output_dir: folder of the file; its name is that of the checkpoint.
+    merged, half, opset, simplify: see `ExportOptions`.
         best: export the best checkpoint; False: the newest.
 
     Attributes:
-        path: the file, once written.
-        check: how far it is from PyTorch, on random input and on real ROIs.
+        path: the file, after the export.
+        check: its largest difference from PyTorch, on random input and on real ROIs.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class OnnxExport(L.Callback):
         self.check: OnnxCheck | None = None
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Export on the first process; nothing without a checkpoint (`fast_dev_run`)."""
+        """Export on the first process if there is a checkpoint."""
         checkpoint = self._checkpoint(trainer.checkpoint_callback)
         if checkpoint is None or not trainer.is_global_zero:
             return
@@ -59,7 +59,7 @@ class OnnxExport(L.Callback):
         self.check = export_model(model, path, self.options, data.extractor, data.samples("val", items))
         self.path = path
         log.info(
-            "ONNX: %s, differs from PyTorch by at most %.1e",
+            "ONNX: %s, largest difference from PyTorch %.1e",
             path,
             max(self.check.random, self.check.real or 0),
         )

@@ -1,4 +1,4 @@
-"""Two-row images of the validation images after every epoch."""
+"""Two-row overlays of validation images after every epoch."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ from roiseg.visualize.overlays import OverlayColumn, two_row_overlay
 
 log = logging.getLogger(__name__)
 
-_LEAST = 32  # pixels a row is high
+_MIN_ROW_HEIGHT = 32  # pixels
 
 
 class ValidationOverlays(L.Callback):
     """Writes `validation_all_images_epoch_{epoch:04d}.png` after every validation.
 
     Top row: ground truth with the ROI boxes in red, instance numbers and annotated masks. Bottom row:
-    predicted masks. TensorBoard gets the same image, but ever fewer of them as a run gets long: its files
-    would grow by a megabyte an epoch.
+    predicted masks. TensorBoard gets the same image, but less and less often in a long run, because each takes
+    about a megabyte of its file.
 
     Args:
         output_dir: folder of the images.
-        images: file name -> number of persons of the image that stands in where the set lacks it.
+        images: file name -> number of persons; an image with as many persons replaces a missing file.
         row_height: height of a row in pixels.
-        in_tensorboard: TensorBoard gets the images of so many validations, of the next as many every
-            second, of twice as many after that every fourth, and so on; 0: none.
+        in_tensorboard: number n of validations after which TensorBoard gets every second overlay, after 2 n
+            every fourth, and so on; 0: no overlays.
     """
 
     def __init__(
         self,
         output_dir: str | Path,
         images: Mapping[str, int],
-        row_height: Annotated[int, Field(ge=_LEAST)] = 360,
+        row_height: Annotated[int, Field(ge=_MIN_ROW_HEIGHT)] = 360,
         in_tensorboard: NonNegativeInt = 20,
     ) -> None:
         self.output_dir = Path(output_dir)
@@ -59,25 +59,25 @@ class ValidationOverlays(L.Callback):
         self._items: list[int] | None = None
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw, on the first process only, and not in Lightning's sanity check."""
+        """Draw on the first process, except in Lightning's sanity check."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, RoiDataModule) and isinstance(pl_module, RoiSegModule)
         if self._items is None:
             self._items = choose_items(data.dataset("val"), self.images)
-        picture = two_row_overlay(self._columns(trainer, pl_module, data), row_height=self.row_height)
+        image = two_row_overlay(self._columns(trainer, pl_module, data), row_height=self.row_height)
         epoch = trainer.current_epoch + 1
-        self.last = save_png(self.output_dir / f"validation_all_images_epoch_{epoch:04d}.png", picture)
+        self.last = save_png(self.output_dir / f"validation_all_images_epoch_{epoch:04d}.png", image)
         for writer in writers(trainer) if self._goes_to_tensorboard(trainer) else ():
-            writer.add_image("validation_overlays", picture, epoch, dataformats="HWC")
+            writer.add_image("validation_overlays", image, epoch, dataformats="HWC")
 
     def _goes_to_tensorboard(self, trainer: L.Trainer) -> bool:
         validation = (trainer.current_epoch + 1) // (trainer.check_val_every_n_epoch or 1)
-        apart = 1
-        while validation > apart * self.in_tensorboard > 0:
-            apart *= 2
-        return self.in_tensorboard > 0 and validation % apart == 0
+        interval = 1
+        while validation > interval * self.in_tensorboard > 0:
+            interval *= 2
+        return self.in_tensorboard > 0 and validation % interval == 0
 
     def _columns(self, trainer: L.Trainer, module: RoiSegModule, data: RoiDataModule) -> list[OverlayColumn]:
         assert self._items is not None
@@ -110,9 +110,8 @@ def _column(
 
 
 def choose_items(dataset: RoiDataset, images: Mapping[str, int]) -> list[int]:
-    """Items of the set to draw, one for each of `images`: the file itself, else one with as many persons.
-
-    Where no image has just that number, the nearest one not chosen yet stands in.
+    """Return the items to draw, one per entry of `images`: the file, or else an unused image with as many
+    persons, or with the nearest number of persons.
     """
     annotations = dataset.annotations
     names = [Path(name).name for name in annotations.file_names[dataset.images].tolist()]
@@ -125,5 +124,5 @@ def choose_items(dataset: RoiDataset, images: Mapping[str, int]) -> list[int]:
             chosen.append(named[name])
         elif free:
             chosen.append(min(free, key=lambda item: (abs(counts[item] - persons), item)))
-            log.info("overlays: %s is not in the set, %s stands in", name, names[chosen[-1]])
+            log.info("overlays: %s is not in the data set, using %s", name, names[chosen[-1]])
     return chosen
