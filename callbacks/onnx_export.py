@@ -22,8 +22,8 @@ class OnnxExport(L.Callback):
     """Exports and verifies the best checkpoint after the last epoch; a parity failure fails the run.
 
     Args:
-    output_dir: folder of the file; its name is that of the checkpoint.
-    merged, half, opset, simplify: see `ExportOptions`.
+        output_dir: folder of the file; its name is that of the checkpoint.
+        merged, half, opset, simplify: see `ExportOptions`.
         best: export the best checkpoint; False: the newest.
 
     Attributes:
