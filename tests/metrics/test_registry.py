@@ -1,0 +1,42 @@
+"""The registry is the only list of metrics, and the documentation describes all of it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from roiseg.metrics.registry import LABELS
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted([*(ROOT / "roiseg").rglob("*.py"), *(ROOT / "callbacks").glob("*.py")])
+COMPUTED_IN = {"registry.py", "pixel.py"}
+
+
+def listed(source: str) -> list[list[str]]:
+    """Lists, tuples, sets and dicts of a source with two or more metric names."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        parts = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", [])
+        values = [part.value for part in parts if isinstance(part, ast.Constant)]
+        names = [value for value in values if isinstance(value, str) and value.split("/")[-1] in LABELS]
+        if len(names) > 1:
+            found.append(names)
+    return found
+
+
+@pytest.mark.parametrize("source", ['A = ("miou", "test/target_iou")', 'A = {"dice": 1, "instance_iou": 2}'])
+def test_a_second_list_is_found(source):
+    assert listed(source)
+
+
+def test_no_other_file_lists_metrics():
+    assert not {path.name: names for path in FILES if (names := listed(path.read_text()))}.keys() - COMPUTED_IN
+
+
+def test_the_documentation_describes_every_metric():
+    table = (ROOT / "docs" / "training.md").read_text()
+    documented = set(re.findall(r"`val/(\w+)`", table))
+    assert set(LABELS) - documented == set()
