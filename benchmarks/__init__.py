@@ -1,1 +1,1 @@
-"""Measurements: each compares with an alternative in the same run. `make bench` runs them all."""
+"""Measurements, each compared with an alternative in the same run; `make bench` runs them all."""

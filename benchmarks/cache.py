@@ -1,4 +1,4 @@
-"""The feature cache: reading speed against the bare disk; what each codec costs in bytes, time and IoU."""
+"""The feature cache: reading speed compared with the bare disk; size, time and IoU of each codec."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def measured(metrics: dict[str, float]) -> tuple[str, str]:
 
 
 def cost(codec: Codec, features: torch.Tensor) -> tuple[str, str]:
-    """Milliseconds an image to encode and to decode."""
+    """Milliseconds per image to encode and to decode."""
     shape: Shape = (features.shape[1], features.shape[2], features.shape[3])
     rows = codec.encode(features)
     times = race({"encode": lambda: codec.encode(features), "decode": lambda: codec.decode(rows, shape)})

@@ -1,4 +1,4 @@
-"""What full COCO with YOLOv9-E costs: computed from stated assumptions, each an option of the command.
+"""Cost of full COCO with YOLOv9-E, computed from stated assumptions; each is an option of the command.
 
 Time: work / (peak x efficiency), spread evenly over the GPUs of one machine; reading, extracting and training
 overlap, so that an epoch takes as long as the slowest of them. Transfers among the GPUs (a few million
@@ -95,7 +95,7 @@ def decoder_ms(assumed: Assumptions, gflops: float) -> float:
 
 
 def epoch(assumed: Assumptions, gpus: int, step_ms: float) -> Epoch:
-    """Hours of an epoch whose decoder takes `step_ms` an image."""
+    """Hours of an epoch whose decoder takes `step_ms` per image."""
     hours = assumed.images / gpus / 3.6e6
     loading, extracting = assumed.loader_ms / assumed.cores, extraction_ms(assumed)
     megabytes = 2 * math.prod(SHAPE) / 1e6
@@ -150,7 +150,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("all features, int8", f"{feature_gb(assumed, 1):,.0f} GB"),
         ("extraction", f"{single:.2f} ms an image and GPU"),
         ("loading", f"{assumed.loader_ms / assumed.cores:.2f} ms an image and GPU"),
-        (f"training {model}, {assumed.rois} ROIs an image", f"{gflops:.1f} GFLOP, {step_ms:.2f} ms an image"),
+        (
+            f"training {model}, {assumed.rois} ROIs per image",
+            f"{gflops:.1f} GFLOP, {step_ms:.2f} ms an image",
+        ),
         (
             "the usual loop, extraction a person and epoch",
             f"{assumed.persons * single / 3.6e6:.2f} h an epoch on 1 GPU",

@@ -82,7 +82,7 @@ def write_set(
 
 
 def _image(number: int, height: int, width: int) -> dict[str, Any]:
-    """A record with as many bytes as COCO's, fields that nobody reads included."""
+    """A record with as many bytes as COCO's, unused fields included."""
     name = f"{number:012d}.jpg"
     return {
         "license": 1, "file_name": name, "coco_url": f"http://images.example.org/train2017/{name}",

@@ -1,4 +1,4 @@
-"""Two processes against one with the same global batch, on this CPU: time of an epoch, and what comes out.
+"""Two processes compared with one at the same global batch on this CPU: time per epoch and metrics.
 
 Whole commands on the real set, every process with one thread and one core to itself, as it would have one
 GPU; the floor of the ratio is 0.5.

@@ -1,4 +1,4 @@
-"""A training step of every decoder and of the reference project's head: `python -m benchmarks.decoder_step`.
+"""A training step of every decoder and of the reference head: `python -m benchmarks.decoder_step`.
 
 Forward, backward and AdamW on 4 images of 4 ROIs (COCO's images have 4.1 persons) with features in memory,
 in float32 and under bfloat16 autocast. The floor is the machine's best product or convolution of that type

@@ -1,4 +1,4 @@
-"""An epoch of training against what no loop can do without, on the same batches.
+"""An epoch of training compared with the minimum work of any loop, on the same batches.
 
 With features kept: the decoder's forward and backward pass. With features computed every time: the
 larger of that and of the extractor's runs.

@@ -1,4 +1,4 @@
-"""Latency of exported files against PyTorch: `python -m benchmarks.export`.
+"""Latency of exported files compared with PyTorch: `python -m benchmarks.export`.
 
 From YOLOX-Nano's input (416x416) and N ROIs to masks [N, 416, 416]: the extractor in ONNX Runtime and the
 decoder in PyTorch, the merged file, the decoder's file alone, in float32 and with the decoder in float16, on

@@ -1,4 +1,4 @@
-"""Measurements on an NVIDIA GPU: `python -m benchmarks.gpu` (ROISEG_REALDATA=FOLDER); without one, one line.
+"""Measurements on an NVIDIA GPU: `python -m benchmarks.gpu` (ROISEG_REALDATA=FOLDER); one line without a GPU.
 
 - Features stay on the device: the extractor's outputs are CUDA tensors that ONNX Runtime wrote in place.
 - Training steps of decoders in float32 and bfloat16 against the roofline: operations at the card's best

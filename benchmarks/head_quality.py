@@ -1,4 +1,4 @@
-"""What the reference project's head and `roialign` at 28x28 to 112x112 learn in the same steps.
+"""Quality of the reference head and of `roialign` at 28x28 to 112x112 after the same number of steps.
 
 `python -m benchmarks.head_quality [STEPS [ROIS]]`; 150 steps of 8 ROIs take the reference head minutes, so
 `python -m benchmarks` leaves it out. Both train in the product's own loop on the real images and YOLOX-Nano's

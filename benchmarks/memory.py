@@ -1,4 +1,4 @@
-"""What processes hold in memory, as Linux counts it."""
+"""Memory of processes as Linux counts it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""100 persons pasted onto a 4000x3000 image as RLE: by windows, by a canvas each, by all canvases at once."""
+"""Pasting 100 persons onto a 4000x3000 image as RLE: windows, one canvas each, all canvases at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the machine reaches at best: large products, large convolutions, large copies."""
+"""Peak throughput of the machine: large products, large convolutions, large copies."""
 
 from __future__ import annotations
 

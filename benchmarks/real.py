@@ -1,4 +1,4 @@
-"""The real images, annotations and detector that measurements use."""
+"""The real images, annotations and detector of the measurements."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class ReferenceHead(Decoder):
 
 
 class Residual(nn.Module):
-    """Two normed 3x3 convolutions beside an identity, ReLU after each."""
+    """Two normalised 3x3 convolutions with a skip connection, ReLU after each."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How measurements are shown: a table, and what they ran on."""
+"""Output of the measurements: a table and the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RoIAlign as two matrix products against RoIAlign on grid_sample: `python -m benchmarks.roi_align`.
+"""RoIAlign as two matrix products compared with grid_sample: `python -m benchmarks.roi_align`.
 
 The floor: features are read once and crops written once, at the speed of a copy in memory; backward the
 same again. The products' operations are counted beside it.
@@ -23,7 +23,7 @@ STRIDE = 8
 
 @dataclass(frozen=True)
 class Setting:
-    """What is cropped: [2, channels, side, side] features, 4 ROIs an image, size x size bins."""
+    """What is cropped: [2, channels, side, side] features, 4 ROIs per image, size x size bins."""
 
     channels: int
     side: int
@@ -36,7 +36,7 @@ class Setting:
         return f"{self.channels}x{self.side}x{self.side} to {self.size}, ratio {self.ratio}"
 
     def flops(self) -> int:
-        """Operations of the two products over the whole map, a ROI."""
+        """Operations of the two products over the whole map, per ROI."""
         return 2 * self.channels * self.size * self.side * (self.side + self.size)
 
     def bytes(self) -> float:

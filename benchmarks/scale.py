@@ -1,4 +1,4 @@
-"""Time and memory of annotation sets of 1,000, 8,000 and 64,115 images: straight lines?
+"""Time and memory of annotation sets of 1,000, 8,000 and 64,115 images: is the growth linear?
 
 The first parse, opening the index, `analyze` against full-size masks, and an epoch of the loader. Sets
 are those of `benchmarks.coco_like`; all their images are one real JPEG. `--quick` leaves 64,115 out.

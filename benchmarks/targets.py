@@ -1,4 +1,4 @@
-"""Targets a second and how many of their cells are wrong: four ways, two frames, polygons and RLE."""
+"""Targets per second and share of wrong cells: four methods, two frames, polygons and RLE."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SECONDS = 3.0  # that two processes draw at the same time
 
 @dataclass(frozen=True)
 class Scene:
-    """An image's instances and ROIs."""
+    """The instances and ROIs of an image."""
 
     outlines: Outlines
     boxes: Boxes  # [n, 4] input pixels
@@ -238,7 +238,7 @@ def _warm(_: int) -> None:
 
 
 def main() -> None:
-    """Draw the real training set every way."""
+    """Rasterize the real training set with every method."""
     annotations = real.persons()
     polygons, runs = scenes(annotations), scenes(as_rle(annotations))
     count = sum(len(scene.rois) for scene in polygons)

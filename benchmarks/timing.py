@@ -1,4 +1,4 @@
-"""Timing ways of doing the same thing against each other in one process."""
+"""Timing of alternatives in one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training run in parts, composed as `python -m roiseg.train` would, to be timed piece by piece."""
+"""A training run in parts, composed as by `python -m roiseg.train`, to time the parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An epoch in the usual way, a sample is a ROI and the detector runs for each, against ours; same ROIs.
+"""The usual loop (one sample per ROI, one detector run per sample) compared with ours, on the same ROIs.
 
 The usual way is what one writes first: every sample reads its image, letterboxes it, draws its target
 from full-size masks, and the ONNX runs on it, in every epoch.
@@ -67,7 +67,7 @@ def _moved(record: dict[str, Any], image: dict[str, Any], rng: np.random.Generat
 
 
 class UsualDataset(Dataset[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]):
-    """One sample a ROI: its letterboxed image, its box in input pixels, its target [56, 56]."""
+    """One sample per ROI: its letterboxed image, its box in input pixels, its target [56, 56]."""
 
     def __init__(self, dataset: RoiDataset) -> None:
         self.dataset = dataset
@@ -78,7 +78,7 @@ class UsualDataset(Dataset[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]):
         return len(self.pairs)
 
     def __getitem__(self, item: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Read, letterbox, draw."""
+        """Read the image, letterbox it, rasterize the target."""
         image, owner = self.pairs[item]
         annotations, letterbox = self.dataset.annotations, self.dataset.views.letterbox
         size = annotations.size(image)

@@ -1,4 +1,4 @@
-"""Mutate valid files of every format that is read: a reader succeeds or raises a UserError, nothing else.
+"""Mutate valid files of every input format: a reader must succeed or raise a UserError.
 
 `python -m tools.fuzz CASES [SEED [FORMAT ...]]` spreads the cases over the formats and prints their counts,
 and each failure once, with the seed of its case. Exit code 1 where there are any.

@@ -33,7 +33,9 @@ def test_a_second_list_is_found(source):
 
 
 def test_no_other_file_lists_metrics():
-    assert not {path.name: names for path in FILES if (names := listed(path.read_text()))}.keys() - COMPUTED_IN
+    assert (
+        not {path.name: names for path in FILES if (names := listed(path.read_text()))}.keys() - COMPUTED_IN
+    )
 
 
 def test_the_documentation_describes_every_metric():

@@ -1,1 +1,1 @@
-"""What is done to commands by hand: kills, full disks, many at once, long runs; `python -m tools.chaos.NAME`."""
+"""Fault injection by hand: kills, full disks, concurrency, long runs; `python -m tools.chaos.NAME`."""

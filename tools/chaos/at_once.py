@@ -1,4 +1,4 @@
-"""Commands of the program that start at the same moment, forked from this process, which has imported all."""
+"""Commands started at the same moment, forked from this process, which has imported everything."""
 
 from __future__ import annotations
 

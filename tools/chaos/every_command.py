@@ -1,4 +1,4 @@
-"""Every command that writes, on tiny inputs, as a function of the folder it writes to."""
+"""Every command that writes, on tiny inputs, as a function of its output folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command of the program in a forked process, which has everything imported already."""
+"""A command in a forked process that has already imported everything."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def run(
 
 
 def _end_of_group(process: int) -> bool:
-    """End what a process has left running; was there anything that did not end by itself?"""
+    """End remaining child processes; return whether any did not end automatically."""
     for _ in range(200):  # loader processes look for their parent every 5 seconds
         try:
             os.killpg(process, 0)

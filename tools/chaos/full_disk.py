@@ -1,4 +1,4 @@
-"""Fills the disk at every stage of every command: `python -m tools.chaos.full_disk [STEPS [COMMAND...]]`.
+"""Fill the disk at every stage of every command: `python -m tools.chaos.full_disk [STEPS [COMMAND...]]`.
 
 Each command writes to a disk of its own, which is too small: STEPS sizes from a page to a page less than what it
 needs, and for a training also a full disk under each kind of output alone. It must end in one line that names what

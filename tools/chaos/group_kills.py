@@ -1,4 +1,4 @@
-"""Kills one of the processes of a training: `python -m tools.chaos.group_kills [COUNT [SEED]]`.
+"""Kill one process of a training: `python -m tools.chaos.group_kills [COUNT [SEED]]`.
 
 Trainings with loader processes, on one process and on two (trainer=ddp). COUNT times (default 10) SIGKILL hits
 the first process, the second, or a loader, at a random step. Everything else must end by itself, every file be

@@ -1,4 +1,4 @@
-"""Kills a training again and again and goes on from what is left: `python -m tools.chaos.kills [COUNT [SEED]]`.
+"""Kill a training repeatedly and resume it: `python -m tools.chaos.kills [COUNT [SEED]]`.
 
 A tiny run is killed with SIGKILL at COUNT random moments, up to four times in a row, and started again each
 time with the same command plus `ckpt_path=last`. After each kill every file must be whole and every finished

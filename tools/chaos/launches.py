@@ -1,4 +1,4 @@
-"""Commands at once that start processes of their own: sweeps, DDP, the page."""
+"""Concurrent commands that start processes: sweeps, DDP, the page."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def groups(folder: Path) -> Found:
 
 
 def pages(folder: Path) -> Found:
-    """Two pages on one port: the second says so and ends with code 2, the first goes on."""
+    """Two pages on one port: the second exits with code 2 and a message, the first keeps running."""
     data, found = tiny_data(folder), Found(2)
     done = run_command(
         ["roiseg.train", *command(data, folder / "run", export=False), "trainer.max_epochs=1"], cwd=folder

@@ -1,4 +1,4 @@
-"""How much a process holds while it works on and on: memory, file handles, threads, children, outputs."""
+"""Resources of a process over time: memory, file handles, threads, children, outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Works on and on and looks whether anything grows: `python -m tools.chaos.long_run [STEPS]`.
+"""Run for a long time and check that nothing grows: `python -m tools.chaos.long_run [STEPS]`.
 
 A training of STEPS optimiser steps (default 10,000) with validation, overlays and a checkpoint every 30 of
 them; then STEPS / 5 images and STEPS / 5 frames of a video through a predictor, and STEPS / 20 requests

@@ -1,4 +1,4 @@
-"""A model in use, for long: images through the Python interface, a video, the page."""
+"""Long use of a model: images through the Python interface, a video, the page."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class LevelWriter(Writer):
 
 
 def requests(checkpoint: Path, number: int) -> list[Level]:
-    """An image opened, masks asked for, a mask fetched, again and again, over HTTP."""
+    """Open an image, request masks and fetch one over HTTP, repeatedly."""
     torch.set_num_threads(1)
     model = Model("tiny", Predictor.from_checkpoint(checkpoint, device="cpu"))
     server = listen(Application([model]), "127.0.0.1", 0)

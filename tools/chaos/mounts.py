@@ -57,7 +57,7 @@ def grow(folder: Path, size: int, files: int = 10_000) -> None:
 
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """Nobody writes below `folder`, not even root."""
+    """Make `folder` read-only, even for root."""
     with _mounted(folder, "--bind", folder):
         _mount("-o", "remount,ro,bind", folder)
         yield

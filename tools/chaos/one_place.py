@@ -1,4 +1,4 @@
-"""Commands at once that are told to write to one and the same place."""
+"""Concurrent commands with the same output folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def same_folders(folder: Path) -> Found:
 
 
 def going_on(folder: Path, kill: float | None = None) -> Found:
-    """Processes that go on from one checkpoint: one does, the others are told so in a line, or come later.
+    """Processes that resume one checkpoint: one does, the others exit with a message or resume later.
 
     Args:
         folder: of this case.

@@ -1,4 +1,4 @@
-"""When a training is killed: at a random moment, at a step, or while a file is written."""
+"""Moments to kill a training: at random, at a step, or while a file is written."""
 
 from __future__ import annotations
 

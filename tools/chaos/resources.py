@@ -1,4 +1,4 @@
-"""Takes memory, processors, shared memory and folders from commands: `python -m tools.chaos.resources [NAME...]`.
+"""Limit memory, processors, shared memory and folders: `python -m tools.chaos.resources [NAME...]`.
 
 A training must end well, or in one line that says what to do, with code 2, and leave nothing half-written and no
 process; with the same command plus `ckpt_path=last` and everything there it must then end with the results of one
@@ -88,7 +88,7 @@ def killed_loader(step: str, number: int) -> Callable[[], None]:
 
 
 def memory(megabytes: int) -> Callable[[], None]:
-    """No more than so many megabytes beside what the process has before it begins."""
+    """Limit memory to so many megabytes more than the process has at the start."""
 
     def before() -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])

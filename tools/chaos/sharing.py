@@ -1,4 +1,4 @@
-"""Trainings at once that share one feature cache, one annotation index and a data set that is not there yet."""
+"""Concurrent trainings that share a feature cache, an annotation index and a data set made on first use."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Sharing:
 
 
 def training(folder: Path, shared: Path, budget_gb: float = 1.0, codec: str = "Half") -> list[str]:
-    """Overrides of a run of seconds that makes its data set and extractor where they are absent."""
+    """Overrides of a short run that creates missing data and extractor files."""
     return [
         f"paths.data_dir={shared}/data", f"paths.extractor_dir={shared}/extractor",
         f"data.source.train_images={TRAIN}", f"data.source.val_images={VAL}", "data.num_workers=0",

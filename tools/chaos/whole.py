@@ -1,4 +1,4 @@
-"""Is every file that a run left whole?"""
+"""Check that every file of a run is complete."""
 
 from __future__ import annotations
 
