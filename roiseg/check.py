@@ -18,9 +18,9 @@ from roiseg.config.validation import validated
 from roiseg.export import open_extractor, validation_samples
 from roiseg.inference.checkpoint import load_model
 from roiseg.inference.onnx_file import OnnxFile
-from roiseg.onnx_export.export import ExportOptions, allowed_difference, compare
+from roiseg.onnx_export.export import allowed_difference
 from roiseg.onnx_export.timing import Timing, time_file
-from roiseg.onnx_export.verify import OnnxCheck
+from roiseg.onnx_export.verify import OnnxCheck, compare
 
 
 class Options(TypedDict):
@@ -82,9 +82,8 @@ def compare_with_checkpoint(file: OnnxFile, ckpt: str, onnx_path: str | None) ->
         model = model.with_postprocess(postprocess)
     extractor = open_extractor(model, onnx_path, required=file.merged)
     samples = [] if extractor is None else validation_samples(model, extractor)
-    options = ExportOptions(merged=file.merged, boxes=file.finds_boxes)
     tolerance = allowed_difference(onnx.load(str(file.path)))
-    return compare(file.path, model, options, tolerance, extractor, samples)
+    return compare(file.path, model, tolerance, extractor, samples, file.merged, file.finds_boxes)
 
 
 def show(report: Report) -> None:

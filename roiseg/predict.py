@@ -29,7 +29,7 @@ from roiseg.inference.checkpoint import read_checkpoint
 from roiseg.inference.image_predictions import ImagePredictions, PredictionCounts, knows_any
 from roiseg.inference.model import open_model
 from roiseg.inference.predictor import Predictor
-from roiseg.inference.sources.open_source import open_source
+from roiseg.inference.sources.image_files import open_source
 from roiseg.inference.sources.source import Source
 from roiseg.inference.writers.writer import Writer
 
@@ -61,7 +61,7 @@ class Options(TypedDict):
 class Run:
     """What a run has counted, and where its files are."""
 
-    tally: PredictionCounts
+    counts: PredictionCounts
     seconds: float
     folder: Path
     places: dict[str, Path]
@@ -86,7 +86,7 @@ def predict(cfg: DictConfig) -> Run:
     )  # fmt: skip
     predictor = Predictor(model, instantiate(cfg.tta, _convert_="all"), content["max_boxes"])
     boxes = find_boxes(content, source, predictor)
-    pictures = ImagePredictions(
+    predictions = ImagePredictions(
         predictor, source, boxes, content["min_score"], content["threshold"], content["pixel_size"],
         skip=content["on_error"] == "skip",
     )  # fmt: skip
@@ -94,11 +94,11 @@ def predict(cfg: DictConfig) -> Run:
     with claimed(content["output_dir"]) as folder, ExitStack() as stack:
         places = {name: inside(folder, writer.place(source)) for name, writer in writers.items()}
         takers = [stack.enter_context(writer.open(folder, source)) for writer in writers.values()]
-        for result in pictures:
+        for result in predictions:
             for take in takers:
                 take(result)
-    report_left_out(pictures.tally, boxes)
-    return Run(pictures.tally, time.perf_counter() - start, folder, places)
+    report_left_out(predictions.counts, boxes)
+    return Run(predictions.counts, time.perf_counter() - start, folder, places)
 
 
 def check(content: dict[str, Any]) -> None:
@@ -137,7 +137,7 @@ def find_boxes(content: dict[str, Any], source: Source, predictor: Predictor) ->
                 "yolo, rtdetr, ... (conf/postprocess), for a merged ONNX file onnx_path, too; or boxes=FILE"
             )
         assert predictor.model.extractor is not None and predictor.model.extractor.postprocess is not None
-        if doubt := predictor.model.extractor.postprocess.doubt_about(category):
+        if doubt := predictor.model.extractor.postprocess.label_warning(category):
             log.warning(doubt)
         return None
     if content["boxes"] != "coco":
@@ -155,36 +155,36 @@ def find_boxes(content: dict[str, Any], source: Source, predictor: Predictor) ->
     return found
 
 
-def report_left_out(tally: PredictionCounts, boxes: BoxFile | None) -> None:
+def report_left_out(counts: PredictionCounts, boxes: BoxFile | None) -> None:
     """Warn of images that could not be read or that no boxes were given for.
 
     Raises:
         UserError: no image could be read.
     """
-    if tally.skipped and not tally.images:
-        raise UserError(f"no image could be read, the first of {len(tally.skipped)}: {tally.skipped[0]}")
-    if tally.skipped:
-        log.warning("%d images skipped; the first: %s", len(tally.skipped), tally.skipped[0])
-    if tally.turned:
+    if counts.skipped and not counts.images:
+        raise UserError(f"no image could be read, the first of {len(counts.skipped)}: {counts.skipped[0]}")
+    if counts.skipped:
+        log.warning("%d images skipped; the first: %s", len(counts.skipped), counts.skipped[0])
+    if counts.exif_turned:
         log.warning(
             "%d photographs are turned by their EXIF orientation, %s for one, and the boxes file does not "
             "say whether its boxes are of the turned image; they are read so",
-            len(tally.turned), tally.turned[0],
+            len(counts.exif_turned), counts.exif_turned[0],
         )  # fmt: skip
-    if tally.unlisted and boxes is not None:
-        log.warning("%d images are not in boxes file %s: nobody there", tally.unlisted, boxes.path)
+    if counts.unlisted and boxes is not None:
+        log.warning("%d images are not in boxes file %s: nobody there", counts.unlisted, boxes.path)
 
 
 def show(run: Run) -> None:
     """Print what was found, how long it took, and where it is."""
-    tally, table = run.tally, Table(title="prediction", show_header=False)
+    counts, table = run.counts, Table(title="prediction", show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    table.add_row("images", f"{tally.images:,} ({tally.empty:,} without anyone)")
-    if tally.skipped:
-        table.add_row("skipped", f"{len(tally.skipped):,}")
-    table.add_row("persons", f"{tally.persons:,}")
-    each = (seconds / max(tally.images, 1) for seconds in (tally.seconds, run.seconds))
+    table.add_row("images", f"{counts.images:,} ({counts.empty:,} without anyone)")
+    if counts.skipped:
+        table.add_row("skipped", f"{len(counts.skipped):,}")
+    table.add_row("persons", f"{counts.instances:,}")
+    each = (seconds / max(counts.images, 1) for seconds in (counts.seconds, run.seconds))
     table.add_row("seconds an image", "{:.3f}, with reading and writing {:.3f}".format(*each))
     here = f"{Path.cwd()}/"
     for name, place in run.places.items():

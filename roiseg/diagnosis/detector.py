@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from roiseg.diagnosis.finding import Finding
-from roiseg.extractor.graph import element_type, shape_words
+from roiseg.extractor.graph import element_type, shape_as_text
 from roiseg.extractor.tensors import TensorInfo, image_input
 
 
@@ -20,7 +20,7 @@ def inputs_and_outputs(model: ModelProto) -> Iterator[Finding]:
 
 
 def _words(value: ValueInfoProto) -> str:
-    return f"{value.name}: {element_type(value) or 'no tensor'} {shape_words(value)}"
+    return f"{value.name}: {element_type(value) or 'no tensor'} {shape_as_text(value)}"
 
 
 def overview(tensors: Sequence[TensorInfo]) -> Finding:

@@ -28,7 +28,7 @@ def recall(data: RoiDataModule, images: int = 20) -> Iterator[Finding]:
         text = "not read (extractor.postprocess is null): training does not need them, prediction takes yours"
         yield Finding(_ABOUT, "note", text, "postprocess@extractor.postprocess=yolo, say")
         return
-    extractor.postprocess.plausibility.told = True  # here, by a finding
+    extractor.postprocess.plausibility.reported = True  # here, by a finding
     items = np.unique(np.linspace(0, len(data.dataset("val")) - 1, images).astype(int)).tolist()
     samples = data.samples("val", items)
     found = annotated = 0
@@ -44,6 +44,6 @@ def recall(data: RoiDataModule, images: int = 20) -> Iterator[Finding]:
         "check extractor.preprocess (color, divisor, mean, std, align) and extractor.postprocess (labels)"
     ))  # fmt: skip
     reader = extractor.postprocess
-    for doubt in (reader.plausibility.doubt, reader.doubt_about(data.category_id)):
+    for doubt in (reader.plausibility.warning, reader.label_warning(data.category_id)):
         if doubt and not good:  # what is found is read as it is meant
             yield Finding(_ABOUT, "warning", doubt)

@@ -1,4 +1,4 @@
-"""Weights that lie in files beside an ONNX file: what they are, and a digest that covers them."""
+"""External weights of an ONNX file, and a digest that covers them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from onnx import FunctionProto, GraphProto, ModelProto, TensorProto, external_da
 from roiseg.common.errors import UserError
 from roiseg.common.files import file_digest
 
-LARGEST = 2**31 - 1  # bytes of one serialised model
+MAX_BYTES = 2**31 - 1  # of a serialized model
 _SMALL = 1024  # bytes; shape inference reads constants such as the shapes of a Reshape
 
 
 def external_tensors(model: ModelProto) -> list[TensorProto]:
-    """The tensors whose values lie in another file."""
+    """Return the tensors whose values are in another file."""
     return [tensor for tensor in _tensors(model) if external_data_helper.uses_external_data(tensor)]
 
 
 def load_small(model: ModelProto, path: Path) -> None:
-    """Load the values of small external tensors; the others stay in their files."""
+    """Load the values of small external tensors."""
     for tensor in external_tensors(model):
         if _size(tensor) <= _SMALL:
             external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
@@ -32,12 +32,12 @@ def load_small(model: ModelProto, path: Path) -> None:
 
 
 def full_size(model: ModelProto) -> int:
-    """Bytes of a model with the values of its external tensors."""
+    """Return the bytes of a model including its external tensors."""
     return model.ByteSize() + sum(map(_size, external_tensors(model)))
 
 
 def model_digest(path: str | Path) -> str:
-    """SHA-256 of all bytes of a model: its file, and the files that hold its external tensors."""
+    """Return the SHA-256 of a model: its file and the files of its external tensors."""
     model = onnx.load(str(path), load_external_data=False)
     files = sorted({_location(tensor) for tensor in external_tensors(model)})
     folder = Path(path).absolute().parent
@@ -62,7 +62,7 @@ def _size(tensor: TensorProto) -> int:
 
 
 def _tensors(model: ModelProto) -> Iterator[TensorProto]:
-    """All stored tensors, also those of inner graphs and local functions."""
+    """Yield all stored tensors, including those of subgraphs and local functions."""
     graphs: list[GraphProto | FunctionProto] = [model.graph, *model.functions]
     while graphs:
         graph = graphs.pop()

@@ -1,4 +1,4 @@
-"""Cutting an ONNX graph at inner tensors, so that nothing after them is computed."""
+"""Cut an ONNX graph at inner tensors, so that nothing after them is computed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from roiseg.extractor.external_data import external_tensors, load_small
 
 
 def load_onnx(path: str | Path) -> ModelProto:
-    """Load an ONNX file; larger weights that lie in files of their own stay there.
+    """Load an ONNX file; large external weights are not loaded.
 
     Raises:
-        UserError: absent, or not an ONNX file.
+        UserError: missing or not an ONNX file.
     """
     path = require_file(path, "extractor ONNX", "set extractor.onnx_path")
     try:
@@ -29,10 +29,10 @@ def load_onnx(path: str | Path) -> ModelProto:
     except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"extractor file {path} is not a usable ONNX model ({reason}): export or copy it anew"
+            f"extractor file {path} is not a usable ONNX model ({reason}): export or copy it again"
         ) from None
     if not model.graph.node:
-        raise UserError(f"extractor file {path} holds no graph: export or copy it anew")
+        raise UserError(f"extractor file {path} holds no graph: export or copy it again")
     return model
 
 
@@ -42,13 +42,13 @@ def cut_graph(
     """Return the part of `model` that computes the tensors `layers`, which become its outputs.
 
     Args:
-        model: a whole detector.
-        layers: names of tensors, inner ones or outputs.
+        model: the detector.
+        layers: names of inner tensors or outputs.
         name: the file's name, for messages.
         key: where the configuration names the layers, for messages.
 
     Raises:
-        UserError: no layer given, or a tensor does not exist (lists the nearest names with shapes).
+        UserError: no layers, or a tensor does not exist (lists similar names with shapes).
     """
     if not layers:
         raise UserError("extractor.layers is empty: name at least one tensor of the extractor")
@@ -61,7 +61,7 @@ def cut_graph(
             raise UserError(f"{key}: {name} has no tensor `{layer}` ({hint})")
     graph = inferred.graph
     values = {value.name: value for value in (*graph.value_info, *graph.output)}
-    # a tensor whose type could not be inferred still can be an output: the runtime knows it
+    # the runtime knows the type of an output that could not be inferred
     outputs = [values.get(layer, ValueInfoProto(name=layer)) for layer in dict.fromkeys(layers)]
     needed = _needed(graph, layers)
     weights = [tensor for tensor in graph.initializer if tensor.name in needed]
@@ -80,7 +80,7 @@ def cut_graph(
 
 
 def _needed(graph: GraphProto, layers: Sequence[str]) -> set[str]:
-    """Names of all tensors that `layers` are computed from, themselves included."""
+    """Return the names of all tensors that `layers` depend on, including themselves."""
     makers = {output: node for node in graph.node for output in node.output}
     needed: set[str] = set()
     queue = list(layers)
@@ -93,29 +93,29 @@ def _needed(graph: GraphProto, layers: Sequence[str]) -> set[str]:
 
 
 def node_reads(node: NodeProto) -> list[str]:
-    """Names a node reads, also from within the branches of an If or the body of a Loop."""
+    """Return the names that a node reads, including those in branches of If and bodies of Loop."""
     bodies = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
     return [*node.input, *(name for body in bodies for inner in body.node for name in node_reads(inner))]
 
 
 def tensor_shapes(inferred: ModelProto) -> dict[str, str]:
-    """Name -> shape in words of every tensor nodes produce."""
+    """Return name -> shape as text of every tensor that nodes produce."""
     graph = inferred.graph
     shapes = {output: "[?]" for node in graph.node for output in node.output if output}
     for value in (*graph.value_info, *graph.output):
         if value.name in shapes:
-            shapes[value.name] = shape_words(value)
+            shapes[value.name] = shape_as_text(value)
     return shapes
 
 
 def element_type(value: ValueInfoProto) -> np.dtype | None:
-    """The type of a tensor's numbers; None for a sequence and where the file declares none."""
+    """Return a tensor's element type; None for a sequence or if undeclared."""
     declared = value.type.tensor_type.elem_type
     return helper.tensor_dtype_to_np_dtype(declared) if declared else None
 
 
-def shape_words(value: ValueInfoProto) -> str:
-    """A tensor's shape in words: "[1, 64, 52, 52]", "?" where unknown."""
+def shape_as_text(value: ValueInfoProto) -> str:
+    """Format a tensor's shape: "[1, 64, 52, 52]", "?" where unknown."""
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return "[?]"

@@ -235,7 +235,7 @@ class OnnxExtractor:
             if not np.isfinite(feature).all():
                 raise UserError(
                     f"extractor {self.onnx_path}: tensor `{layer}` has nan or infinite values on an empty "
-                    "image, its weights are damaged: export or copy it anew"
+                    "image, its weights are damaged: export or copy it again"
                 )
         return features
 

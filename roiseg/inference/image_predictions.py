@@ -1,4 +1,4 @@
-"""Predictions for all images of a source, one after another."""
+"""Predict the images of a source, one at a time."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageResult:
-    """One image and what was predicted.
+    """The prediction for one image.
 
     Attributes:
-        frame: where the image is from.
+        source_image: where the image comes from.
         image: RGB uint8 [H, W, 3].
-        prediction: its instances; may be none.
-        image_id: for formats that tell images by number.
+        prediction: its instances.
+        image_id: its number, for formats that need one.
     """
 
-    frame: SourceImage
+    source_image: SourceImage
     image: NDArray[np.uint8]
     prediction: Prediction
     image_id: int
@@ -41,31 +41,31 @@ class ImageResult:
 
 @dataclass
 class PredictionCounts:
-    """What has been counted so far."""
+    """Counts of the images processed so far."""
 
     images: int = 0
-    empty: int = 0  # images without anyone
-    persons: int = 0
-    unlisted: int = 0  # images that the boxes' file does not know
-    turned: list[str] = field(default_factory=list)  # by EXIF, while the boxes' file has no size of them
-    skipped: list[str] = field(default_factory=list)  # why an image was left out
-    seconds: float = 0.0  # of detector and decoder
+    empty: int = 0  # images without an instance
+    instances: int = 0
+    unlisted: int = 0  # images that the file of boxes does not know
+    exif_turned: list[str] = field(default_factory=list)  # turned by EXIF, size not in the file of boxes
+    skipped: list[str] = field(default_factory=list)  # reasons
+    seconds: float = 0.0  # of the detector and the decoder
 
 
 class ImagePredictions:
-    """Predicts for one image after another; memory does not grow with their number.
+    """Iterates over the predictions of all images; memory does not grow with their number.
 
     Args:
         predictor: the model.
         source: the images.
-        boxes: whose boxes; None: the detector's own.
-        min_score: boxes with a lower score are left out.
-        threshold: probability from which on a pixel is mask.
+        boxes: the boxes; None: those of the detector.
+        min_score: boxes with a lower score are ignored.
+        threshold: minimum probability of a mask pixel.
         pixel_size: see `Predictor.set_image`.
-        skip: leave out and count images that cannot be read or have too many boxes; else raise.
+        skip: skip and count images that cannot be read or have too many boxes, instead of raising.
 
     Attributes:
-        tally: counts of what has been iterated over.
+        counts: what has been processed so far.
 
     Raises:
         UserError: `boxes` knows none of the images.
@@ -93,55 +93,59 @@ class ImagePredictions:
         self.threshold = threshold
         self.pixel_size = pixel_size
         self.skip = skip
-        self.tally = PredictionCounts()
+        self.counts = PredictionCounts()
         self._number = image_ids(source)
 
     def __iter__(self) -> Iterator[ImageResult]:
-        for frame in track(self.source, "predicting", total=len(self.source)):
+        for source_image in track(self.source, "predicting", total=len(self.source)):
             try:
-                image = frame.read()
+                image = source_image.read()
             except UserError as error:
-                self._leave_out(error)
+                self._skip(error)
                 continue
             try:
-                result = self._result(frame, image)
+                result = self._result(source_image, image)
             except TooMuch as error:
-                self._leave_out(UserError(f"image {frame.name}: {error}"))
+                self._skip(UserError(f"image {source_image.name}: {error}"))
                 continue
             yield result
 
-    def _leave_out(self, error: UserError) -> None:
+    def _skip(self, error: UserError) -> None:
         if not self.skip:
-            raise UserError(f"{error}; on_error=skip goes on without it") from None
-        self.tally.skipped.append(str(error))
+            raise UserError(f"{error}; on_error=skip leaves it out") from None
+        self.counts.skipped.append(str(error))
 
-    def _result(self, frame: SourceImage, image: NDArray[np.uint8]) -> ImageResult:
-        given = None if self.boxes is None else self.boxes.find(frame, (image.shape[0], image.shape[1]))
+    def _result(self, source_image: SourceImage, image: NDArray[np.uint8]) -> ImageResult:
+        size = (image.shape[0], image.shape[1])
+        listed = None if self.boxes is None else self.boxes.find(source_image, size)
         start = time.perf_counter()
         self.predictor.set_image(image, self.pixel_size)
         if self.boxes is None:
             detected = self.predictor.detect()
             found = ImageBoxes(detected.boxes, detected.scores)
         else:
-            found = given or ImageBoxes.of_rows([])
+            found = listed or ImageBoxes.of_rows([])
         kept = found.scores >= self.min_score
         prediction = self.predictor.predict(found.boxes[kept], found.scores[kept], threshold=self.threshold)
-        self.tally.seconds += time.perf_counter() - start
-        self.tally.images += 1
-        self.tally.persons += len(prediction)
-        self.tally.empty += not len(prediction)
-        self.tally.unlisted += self.boxes is not None and given is None
-        if given is not None and not given.sized and frame.path is not None and exif_rotated_size(frame.path):
-            self.tally.turned.append(frame.name)
-        return ImageResult(frame, image, prediction, self._image_id(frame, given))
+        self.counts.seconds += time.perf_counter() - start
+        self.counts.images += 1
+        self.counts.instances += len(prediction)
+        self.counts.empty += not len(prediction)
+        self.counts.unlisted += self.boxes is not None and listed is None
+        path = source_image.path
+        if listed is not None and not listed.size_matches and path is not None and exif_rotated_size(path):
+            self.counts.exif_turned.append(source_image.name)
+        return ImageResult(source_image, image, prediction, self._image_id(source_image, listed))
 
-    def _image_id(self, frame: SourceImage, given: ImageBoxes | None) -> int:
-        """The id in the boxes' file; below 0 for an image that a file with ids does not know."""
-        if given is not None and given.image_id is not None:
-            return given.image_id
-        return -1 - frame.number if self.boxes is not None and self.boxes.has_ids else self._number(frame)
+    def _image_id(self, source_image: SourceImage, listed: ImageBoxes | None) -> int:
+        """Return the id in the file of boxes; a negative one if a file with ids does not know the image."""
+        if listed is not None and listed.image_id is not None:
+            return listed.image_id
+        if self.boxes is not None and self.boxes.has_ids:
+            return -1 - source_image.number
+        return self._number(source_image)
 
 
 def knows_any(boxes: BoxFile, source: Source) -> bool:
-    """Does a file of boxes know any image of a source?"""
+    """Return whether a file of boxes knows any image of a source."""
     return any(map(boxes.lists, source.names()))

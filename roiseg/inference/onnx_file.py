@@ -1,4 +1,4 @@
-"""An exported ONNX file, opened to be run."""
+"""Open and run an exported ONNX file."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class OnnxFile:
         path: the file.
 
     Attributes:
-        metadata: what the export wrote beside the graph.
-        merged: the extractor is inside: the file reads the image.
-        finds_boxes: it also finds the boxes itself, and takes none.
+        metadata: written by the export.
+        merged: the file contains the extractor and reads the image.
+        finds_boxes: the file finds the boxes itself.
         image_size: (H, W) of the detector's input and of the masks.
         preprocess: from image to the detector's input tensor.
-        postprocess: configuration of the adapter that reads the detector's own boxes, if the export knew one.
-        category_id: COCO's number of what it was trained on.
+        postprocess: configuration that reads the detector's boxes, if known.
+        category_id: the COCO category that it was trained on.
 
     Raises:
-        UserError: missing, not to be opened, not written by roiseg, or its metadata disagrees with its graph.
+        UserError: missing or unreadable, not written by roiseg, or metadata and graph disagree.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -57,12 +57,10 @@ class OnnxFile:
         self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
         self._types = {given.name: _TYPES.get(given.type) for given in self.session.get_inputs()}
         if self.metadata.get("producer") != "roiseg":
-            raise UserError(
-                f"{self.path} is no decoder written by `python -m roiseg.export`: give one that is"
-            )
+            raise UserError(f"{self.path} was not written by `python -m roiseg.export`: give a file that was")
         outputs = {given.name: given.shape for given in self.session.get_outputs()}
         if self.metadata.get("seal") != seal(self.metadata, [*self._types, *outputs]):
-            raise self._differs("was changed since, or is of another version of roiseg")
+            raise self._differs("was changed, or was written by another version of roiseg")
         self.finds_boxes = ROIS not in self._types
         try:
             self.merged: bool = self._read("merged", bool)
@@ -80,21 +78,21 @@ class OnnxFile:
             raise self._differs(contradiction)
 
     def _contradiction(self, outputs: dict[str, list[Any]]) -> str | None:
-        """What the metadata says that is not so of this graph."""
+        """Return a contradiction between metadata and graph, if there is one."""
         size = list(self.image_size)
         if not all(isinstance(name, str) for name in self.layers):
             return f"names layers {self.layers}"
         shapes = {given.name: given.shape for given in self.session.get_inputs()}
-        pictures = {self._read("picture_input", str)} if self.merged else {IMAGE} & shapes.keys()
+        images = {self._read("image_input", str)} if self.merged else {IMAGE} & shapes.keys()
         if not self.merged and set(self.layers) != shapes.keys() - {ROIS, IMAGE, PIXEL_SIZE}:
             return f"names layers {self.layers}, the graph reads {sorted(shapes)}"
-        if not pictures <= shapes.keys():
-            return f"names the input {pictures.pop()}, the graph reads {sorted(shapes)}"
+        if not images <= shapes.keys():
+            return f"names the input {images.pop()}, the graph reads {sorted(shapes)}"
         if list(self.preprocess.image_size) != size:
             return f"says image_size {size} and preprocess {list(self.preprocess.image_size)}"
-        for name, shape in {MASKS: outputs.get(MASKS), **{name: shapes[name] for name in pictures}}.items():
+        for name, shape in {MASKS: outputs.get(MASKS), **{name: shapes[name] for name in images}}.items():
             sides = zip(shape[-2:] if shape else (), size, strict=True)
-            if any(isinstance(side, int) and side != said for side, said in sides):
+            if any(isinstance(side, int) and side != stated for side, stated in sides):
                 return f"says image_size {size}, `{name}` of the graph is {shape}"
         return None
 
@@ -104,26 +102,26 @@ class OnnxFile:
     def extractor(
         self, onnx_path: str | None = None, postprocess: dict[str, Any] | None = None
     ) -> OnnxExtractor | None:
-        """Open the detector whose features the decoder reads; None if it is inside and no other is given.
+        """Open the detector; None if the file contains it and no path is given.
 
         Args:
-            onnx_path: where the detector lies.
-            postprocess: configuration of the adapter that reads its boxes; by default the one exported.
+            onnx_path: path of the detector.
+            postprocess: configuration that reads its boxes; None: the exported one.
 
         Raises:
-            UserError: it is needed and not given, cannot be opened, or is another file than trained on.
+            UserError: the detector is missing, cannot be opened, or is not the one in training.
         """
         if self.finds_boxes:
-            raise UserError(f"{self.path} takes no boxes, it finds its own: export it without boxes=true")
+            raise UserError(f"{self.path} takes no boxes, it finds them itself: export it without boxes=true")
         if onnx_path is None:
             if self.merged:
                 return None
             raise UserError(
-                f"{self.path} holds the decoder alone: give the detector it was trained on as onnx_path"
+                f"{self.path} contains only the decoder: give the detector in training as onnx_path"
             )
-        adapter = postprocess if postprocess is not None else self.postprocess
+        node = postprocess if postprocess is not None else self.postprocess
         try:
-            reader = rebuild(adapter)
+            reader = rebuild(node)
         except UserError as error:
             raise UserError(f"{self.path}: {error}") from None
         extractor = OnnxExtractor(onnx_path, self.layers, self.preprocess, postprocess=reader)
@@ -131,12 +129,12 @@ class OnnxFile:
         return extractor
 
     def run(self, inputs: Tensor, features: Sequence[Tensor], rois: Tensor, pixel_size: Tensor) -> Tensor:
-        """Masks of the ROIs of one image.
+        """Compute the masks of the ROIs of one image.
 
         Args:
             inputs: [1, 3, H, W] the detector's input tensor.
-            features: [1, C_l, H_l, W_l] a layer; not read by a merged file.
-            rois: [N, 4] normalised x1, y1, x2, y2.
+            features: [1, C_l, H_l, W_l] per layer; not used by a merged file.
+            rois: [N, 4] normalized x1, y1, x2, y2.
             pixel_size: [1] size of an input pixel, see `RoiSample`.
 
         Returns:
@@ -148,14 +146,14 @@ class OnnxFile:
             PIXEL_SIZE: pixel_size,
             **dict(zip(self.layers, features, strict=False)),
         }
-        if self.merged:  # its image has the name the detector gave it
+        if self.merged:  # the image input has the detector's name
             known |= {name: inputs for name in self._types if name not in known}
         given = {name: known[name].cpu().numpy().astype(dtype) for name, dtype in self._types.items()}
         (masks,) = self.session.run([MASKS], given)
         return finite(torch.from_numpy(masks.astype(np.float32)), self.path)
 
     def _read(self, key: str, kind: type | tuple[type, ...]) -> Any:
-        """An entry of the metadata; raises KeyError, TypeError or ValueError where there is none such."""
+        """Read an entry of the metadata; raise KeyError, TypeError or ValueError if invalid."""
         value = json.loads(self.metadata[key])
         if not isinstance(value, kind):
             raise TypeError(f"`{key}` is {value!r}")
@@ -163,10 +161,10 @@ class OnnxFile:
 
 
 def finite(values: Tensor, path: Path) -> Tensor:
-    """What a model gave, unchanged: nan and infinity would pass for masks without a pixel.
+    """Return values unchanged if they are finite: nan and infinity would look like empty masks.
 
     Args:
-        values: its masks, or logits.
+        values: masks or logits.
         path: the model, for the message.
 
     Raises:
@@ -175,6 +173,6 @@ def finite(values: Tensor, path: Path) -> Tensor:
     if not bool(values.isfinite().all()):
         raise UserError(
             f"{path} gives probabilities that are nan or infinite: use another checkpoint or export, "
-            "or precision=32-true, and look for damaged detector weights"
+            "or precision=32-true, and check the detector's weights"
         )
     return values

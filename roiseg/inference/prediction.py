@@ -1,4 +1,4 @@
-"""What one image gives: a mask for every box, and the forms others want it in."""
+"""The masks of one image, and their conversion to other formats."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ _MOST_LABELS = np.iinfo(np.uint16).max
 
 @dataclass(frozen=True)
 class Prediction:
-    """N instances of one image, in its own pixels.
+    """N instances of one image, in pixels of the image.
 
-    A mask is what its window shows, the pixels its box touches. `Predictor` pastes it there when it is read
-    and keeps a bounded number of bytes, so read one after another, whatever their size.
+    A mask is stored in its window, the pixels that its box touches. `Predictor` computes masks when they are
+    read and caches a bounded number of bytes, so read them one at a time.
 
     Attributes:
         size: (H, W) of the image.
-        boxes: [N, 4] x1, y1, x2, y2 in pixels of the image; no mask reaches beyond its box.
-        scores: [N] 0..1 the detector's; 1 where boxes were given.
+        boxes: [N, 4] x1, y1, x2, y2 in pixels of the image; a mask never extends beyond its box.
+        scores: [N] 0..1 of the detector; 1 for boxes of other origin.
         windows: N times x1, y1, x2, y2 in whole pixels, within the image.
-        probabilities: N times [y2 - y1, x2 - x1] that a pixel of the window belongs to the box's person.
-        non_targets: the same for the other persons in the box; None where the decoder does not tell.
-        threshold: probability from which on a pixel is mask.
-        category_id: COCO's number of what the model was trained on.
+        probabilities: N times [y2 - y1, x2 - x1], probability of the target.
+        non_targets: the same for the non-target; None if the decoder has no such class.
+        threshold: minimum probability of a mask pixel.
+        category_id: the COCO category that the model was trained on.
     """
 
     size: tuple[int, int]
@@ -55,46 +55,46 @@ class Prediction:
         return len(self.boxes)
 
     def crop(self, index: int) -> NDArray[np.bool_]:
-        """Mask of an instance inside its window."""
+        """Return the mask of an instance inside its window."""
         return self.probabilities[index] >= self.threshold
 
     @property
     def crops(self) -> Sequence[NDArray[np.bool_]]:
-        """`crop` of every instance, made when it is read."""
+        """`crop` of every instance, computed when it is read."""
         return LazyArrays(len(self), self.crop)
 
     def mask(self, index: int) -> NDArray[np.bool_]:
-        """Mask [H, W] of an instance."""
+        """Return the mask [H, W] of an instance."""
         canvas = np.zeros(self.size, bool)
         x1, y1, x2, y2 = self.windows[index]
         canvas[y1:y2, x1:x2] = self.crop(index)
         return canvas
 
     def masks(self) -> NDArray[np.bool_]:
-        """All masks [N, H, W]; holds N times the image, which `crop` and `rle` do not.
+        """Return all masks [N, H, W], in one array of N images.
 
         Raises:
-            UserError: that is more than 4 GB.
+            UserError: the array exceeds 4 GB.
         """
         if (needed := len(self) * self.size[0] * self.size[1]) > STACK_BYTES:
             raise UserError(
                 f"{len(self)} masks of {self.size[1]}x{self.size[0]} pixels are {needed / 1e9:.1f} GB in one "
-                "array: read them one after another, crop(index) or rle(index)"
+                "array: read them one at a time, crop(index) or rle(index)"
             )
         return np.array([self.mask(i) for i in range(len(self))], bool).reshape(len(self), *self.size)
 
     def rle(self, index: int) -> dict[str, Any]:
-        """COCO run-length encoding of a mask, `counts` as text, ready for json."""
+        """Return the COCO run-length encoding of a mask, `counts` as text, ready for json."""
         encoded = encode_window(self.crop(index), self.windows[index], self.size)
         return {"size": list(self.size), "counts": encoded["counts"].decode("ascii")}
 
     def polygons(self, index: int) -> list[NDArray[np.float32]]:
-        """Outlines of a mask's pieces, largest first.
+        """Return the outlines of a mask's parts, largest first.
 
         Returns:
-            [P, 2] x, y each, P >= 3, in pixels of the image, through the middles of the pixels at the edge
-            (index i as i, as OpenCV and label tools have it). Holes are not told; pieces of one or two pixels
-            are left out.
+            [P, 2] x, y each, P >= 3, in pixels of the image, through the centres of the border pixels
+            (pixel i is i, as in OpenCV and labelling tools). Holes are filled; parts of one or two pixels are
+            left out.
         """
         x, y = self.windows[index][:2]
         crop = np.ascontiguousarray(self.crop(index)).astype(np.uint8)
@@ -105,10 +105,10 @@ class Prediction:
         return sorted(pieces, key=cv2.contourArea, reverse=True)
 
     def label_map(self) -> NDArray[np.uint16]:
-        """[H, W] 0 where nobody is, else 1 + index of the instance; of two, that of the smaller mask.
+        """Return [H, W]: 0 for background, else 1 + index of the instance, of two the smaller one.
 
         Raises:
-            UserError: more instances than 16 bits can number.
+            UserError: more than 65,535 instances.
         """
         if len(self) > _MOST_LABELS:
             raise UserError(
@@ -122,11 +122,11 @@ class Prediction:
         return labels
 
     def to_coco(self, image_id: int, category_id: int | None = None) -> list[dict[str, Any]]:
-        """COCO results: `bbox` [x, y, width, height] is the box, `score` the box's.
+        """Return COCO results; `bbox` is the box [x, y, width, height], `score` its score.
 
         Args:
             image_id: of the image.
-            category_id: None: that of the model.
+            category_id: None: the model's.
         """
         corners = np.concatenate([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], axis=1)
         return [
@@ -141,14 +141,14 @@ class Prediction:
         ]
 
     def to_polygons(self) -> list[list[NDArray[np.float32]]]:
-        """`polygons` of every instance."""
+        """Return `polygons` of every instance."""
         return [self.polygons(i) for i in range(len(self))]
 
     def to_supervision(self) -> supervision.Detections:
-        """The same as `supervision.Detections`, class 0.
+        """Convert to `supervision.Detections`, class 0.
 
         Raises:
-            UserError: that library is not installed.
+            UserError: supervision is not installed.
         """
         try:
             import supervision

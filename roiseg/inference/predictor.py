@@ -1,4 +1,4 @@
-"""The Python interface: an image once, masks for boxes as often as wanted."""
+"""The Python interface: set an image once, then predict masks for any boxes."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from roiseg.geometry.transform import Letterbox
 from roiseg.inference.model import RoiModel, open_model
 from roiseg.inference.prediction import Prediction
 
-_AT_ONCE = 64  # ROIs a decoder gets at a time: bounds its memory, whatever an image holds
+_CHUNK = 64  # ROIs per run of the decoder, which bounds its memory
 
 
 class Predictor:
-    """Masks for boxes.
+    """Predicts masks for boxes.
 
-    The detector runs once an image, when its features are first needed; `predict` may then be called
-    many times at the price of the decoder.
+    The detector runs once per image, when its features are first needed; each `predict` then runs only the
+    decoder.
 
         predictor = Predictor.from_checkpoint("checkpoint_epoch_0010_416x416_6342.pth")
         predictor.set_image(image)
@@ -41,16 +41,16 @@ class Predictor:
 
     Args:
         model: from `open_model`.
-        tta: test-time augmentation: masks are averaged over these views, at the price of more runs of the
-            detector; crops run it again in every `predict`.
-        max_boxes: per image.
+        tta: test-time augmentation: average the masks over these views. Each needs a run of the detector;
+            crops need one in every `predict`.
+        max_boxes: maximum number of boxes per image.
     """
 
     def __init__(self, model: RoiModel, tta: TTA | None = None, max_boxes: int = MAX_BOXES) -> None:
         self.model = model
         self.tta = tta
         self.max_boxes = max_boxes
-        self._picture: NDArray[np.uint8] | None = None
+        self._image: NDArray[np.uint8] | None = None
         self._letterbox: Letterbox = model.preprocess.letterbox
 
     @classmethod
@@ -66,14 +66,14 @@ class Predictor:
 
         Args:
             path: the checkpoint.
-            onnx_path: where the detector lies now; None: where it lay in training.
-            device: of the decoder; None: the GPU if there is one.
+            onnx_path: path of the detector; None: the path in training.
+            device: the decoder's device; None: the GPU if available.
             postprocess: configuration that reads the detector's boxes (`extractor.postprocess`); None: the
-                one of the training.
+                one in training.
             tta: see the class.
 
         Raises:
-            UserError: a file is absent, damaged, or does not fit the other.
+            UserError: a file is missing or damaged, or the files do not belong together.
         """
         return cls(open_model(ckpt=path, onnx_path=onnx_path, device=device, postprocess=postprocess), tta)
 
@@ -85,7 +85,7 @@ class Predictor:
 
         Args:
             path: the decoder, alone or merged with the detector.
-            onnx_path: the detector: needed if the decoder is alone, and for boxes of the detector's own.
+            onnx_path: the detector; needed if the file does not contain it, and for the detector's boxes.
             postprocess: see `from_checkpoint`.
 
         Raises:
@@ -95,19 +95,18 @@ class Predictor:
 
     @property
     def has_detector(self) -> bool:
-        """Can `detect` be called?"""
+        """Whether `detect` can be called."""
         return self.model.extractor is not None and self.model.extractor.postprocess is not None
 
     def set_image(self, image: NDArray[np.uint8], pixel_size: float = 1.0) -> None:
-        """Choose the image.
+        """Set the image.
 
         Args:
             image: RGB uint8 [H, W, 3].
-            pixel_size: size of one of its pixels as in the training data: micrometres, or 1 where that gave
-                none.
+            pixel_size: size of a pixel in the unit of the training data: micrometres, or 1 if unknown there.
 
         Raises:
-            UserError: another shape or type.
+            UserError: wrong shape or type.
         """
         if (
             not isinstance(image, np.ndarray)
@@ -115,12 +114,12 @@ class Predictor:
             or image.ndim != 3
             or image.shape[2] != 3
         ):
-            told = (
+            found = (
                 f"{image.dtype} {list(image.shape)}"
                 if isinstance(image, np.ndarray)
                 else type(image).__name__
             )
-            raise UserError(f"the image must be RGB uint8 [H, W, 3], got {told}")
+            raise UserError(f"the image must be RGB uint8 [H, W, 3], got {found}")
         if 0 in image.shape:
             raise UserError(f"the image is empty: {list(image.shape)}")
         size = (image.shape[0], image.shape[1])
@@ -130,27 +129,27 @@ class Predictor:
             np.zeros((0, 4), np.float32), _NO_TARGETS, truth=RoiTruth(metric_targets=_GRID),
             pixel_size=pixel_size / transform.scale,
         )  # fmt: skip
-        self._picture, self._sample = image, sample
+        self._image, self._sample = image, sample
         self._whole: RoiBatch | None = None
         self._flipped: RoiBatch | None = None
         self._found: Detections | None = None
 
     def detect(self) -> Detections:
-        """The persons the frozen detector finds, in pixels of the image; from the same run as the features.
+        """Return the detector's boxes in pixels of the image, from the same run as the features.
 
         Raises:
-            UserError: no image, or no adapter for the detector's outputs.
+            UserError: no image is set, or the detector's output cannot be read.
         """
         sample = self._current()
         if self._found is None:
-            extractor = self._detector()
+            extractor = self._require_extractor()
             whole = collate([sample])
             inputs = extractor.preprocess(whole.images)
             features, (found,) = extractor.run_with_detections(inputs)
             if self._whole is None:
                 self._whole = replace(whole, inputs=inputs, features=features)
             boxes = clip(sample.transform.inverse().boxes(found.boxes), sample.original_size)
-            inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # not all in the padding
+            inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # not entirely in the padding
             self._found = Detections(boxes[inside], found.scores[inside], found.labels[inside])
         return self._found
 
@@ -161,17 +160,17 @@ class Predictor:
         points: ArrayLike | None = None,
         threshold: float = 0.5,
     ) -> Prediction:
-        """Masks of the persons in boxes.
+        """Predict the mask of the target in each box.
 
         Args:
-            boxes: [N, 4] x1, y1, x2, y2 in pixels of the image; None: those of `detect`.
-            scores: [N] of the boxes; None: 1, or the detector's.
-            points: [N, P, 3] clicks for decoders that read them (`sam`): x, y in pixels of the image, and
-                1 on the person, 0 off it, -1 no click.
-            threshold: probability from which on a pixel is mask.
+            boxes: [N, 4] x1, y1, x2, y2 in pixels of the image; None: the boxes of `detect`.
+            scores: [N] of the boxes; None: 1, or those of the detector.
+            points: [N, P, 3] clicks for decoders that read them (`sam`): x, y in pixels of the image, label
+                1 on the target, 0 off it, -1 no click.
+            threshold: minimum probability of a mask pixel.
 
         Raises:
-            UserError: no image, boxes that are none or too many, or prompts the model does not read.
+            UserError: no image is set, invalid or too many boxes, or prompts that the model does not read.
         """
         sample = self._current()
         if boxes is None:
@@ -181,7 +180,7 @@ class Predictor:
         weights = np.ones(len(wanted)) if scores is None else np.asarray(scores)
         if weights.shape != (len(wanted),):
             raise UserError(
-                f"scores must be one number a box ({len(wanted)}), got shape {list(weights.shape)}"
+                f"scores must be one number per box ({len(wanted)}), got shape {list(weights.shape)}"
             )
         if not np.isfinite(weights).all():
             raise UserError("scores must be finite numbers, one is nan or infinite")
@@ -189,35 +188,35 @@ class Predictor:
         if len(wanted) > self.max_boxes:
             raise TooMuch(f"{len(wanted):,} boxes in one image, {self.max_boxes:,} at most (max_boxes)")
         grids: list[_Grid] = []
-        for start in range(0, len(wanted), _AT_ONCE):
-            part = slice(start, start + _AT_ONCE)
+        for start in range(0, len(wanted), _CHUNK):
+            part = slice(start, start + _CHUNK)
             grids += self._masks(sample, wanted[part], None if clicks is None else clicks[part])
         size = sample.original_size
         windows = [paste_window(grid.roi, size) for grid in grids]
-        told = grids and grids[0].non_target is not None
+        complete = grids and grids[0].non_target is not None
         return Prediction(
             size, wanted, weights.astype(np.float32), windows,
             LazyArrays(len(grids), lambda i: grids[i].paste(grids[i].target, size), MASK_BYTES),
-            LazyArrays(len(grids), lambda i: grids[i].paste(grids[i].non_target, size)) if told else None,
+            LazyArrays(len(grids), lambda i: grids[i].paste(grids[i].non_target, size)) if complete else None,
             threshold, self.model.category_id,
         )  # fmt: skip
 
     def _masks(self, sample: RoiSample, boxes: Boxes, points: Tensor | None) -> Iterator[_Grid]:
-        """Target and non-target probabilities of each box, at the decoder's resolution."""
+        """Yield the probabilities of each box, at the decoder's resolution."""
         batch = self._batch(sample, boxes, self.tta if points is None else None)
         found = self.model.predict(batch, points).cpu()
-        (frames,) = batch.original_boxes(found.extents)
-        for index, (roi, frame) in enumerate(zip(boxes, frames, strict=True)):
+        (extents,) = batch.original_boxes(found.extents)
+        for index, (roi, extent) in enumerate(zip(boxes, extents, strict=True)):
             other = None if found.non_target is None else found.non_target[index]
-            yield _Grid(roi, frame, found.target[index], other)
+            yield _Grid(roi, extent, found.target[index], other)
 
     def _batch(self, sample: RoiSample, boxes: Boxes, tta: TTA | None) -> RoiBatch:
-        """The image with ROIs; its features are computed the first time only, those of crops always."""
+        """Return a batch with the image, its cached features and the ROIs; crops are always computed."""
         if self._whole is None:
             self._whole = self.model.prepare(collate([sample]))
         with_rois = replace(sample, rois=sample.transform.boxes(boxes))
-        if tta is not None and self._picture is not None:
-            with_rois = replace(with_rois, views=tta.crops(with_rois, self._picture, self._letterbox, boxes))
+        if tta is not None and self._image is not None:
+            with_rois = replace(with_rois, views=tta.crops(with_rois, self._image, self._letterbox, boxes))
         batch = collate([with_rois])
         whole = replace(batch, inputs=self._whole.inputs, features=self._whole.features)
         views = [self.model.prepare(view) for view in batch.views]
@@ -239,43 +238,44 @@ class Predictor:
         return torch.from_numpy(clicks)
 
     def _current(self) -> RoiSample:
-        if self._picture is None:
-            raise UserError("no image yet: call set_image first")
+        if self._image is None:
+            raise UserError("no image is set: call set_image first")
         return self._sample
 
-    def _detector(self) -> OnnxExtractor:
+    def _require_extractor(self) -> OnnxExtractor:
         extractor = self.model.extractor
         if extractor is None:
-            raise UserError(f"{self.model.path} holds the detector: give it as onnx_path, too, for its boxes")
+            raise UserError(
+                f"{self.model.path} contains the detector: give it as onnx_path, too, for its boxes"
+            )
         return extractor
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """What a decoder says about one box, before it is pasted; `frame` is what the grid lies over."""
+    """The probabilities of one box on the decoder's grid, which covers `extent` [x1, y1, x2, y2]."""
 
     roi: NDArray[np.float32]
-    frame: NDArray[np.float32]
+    extent: NDArray[np.float32]
     target: Tensor
     non_target: Tensor | None
 
     def paste(self, mask: Tensor | None, size: tuple[int, int]) -> NDArray[np.float32]:
-        """The probabilities at the image's resolution, in the window that the box touches."""
+        """Paste into the window that the box touches, at the image's resolution."""
         assert mask is not None
-        return paste_crop(mask, self.frame, size, within=self.roi)[0]
+        return paste_crop(mask, self.extent, size, within=self.roi)[0]
 
 
 _NO_TARGETS = np.zeros((0, 1, 1), np.uint8)
-_GRID = np.zeros(
-    (0, 56, 56), np.uint8
-)  # over each ROI, on which looks of decoders that draw on the image are averaged
+# the ROI grid on which the views of decoders that predict on the whole image are averaged
+_GRID = np.zeros((0, 56, 56), np.uint8)
 
 
 def checked_boxes(boxes: ArrayLike) -> Boxes:
-    """Boxes as float32 [N, 4].
+    """Convert boxes to float32 [N, 4].
 
     Raises:
-        UserError: another shape, a number that is none, or a box without area.
+        UserError: wrong shape, a value that is not finite, or a box without area.
     """
     try:
         array = as_boxes(boxes)
@@ -285,6 +285,6 @@ def checked_boxes(boxes: ArrayLike) -> Boxes:
     if wrong.any():
         index = int(np.flatnonzero(wrong)[0])
         raise UserError(
-            f"boxes[{index}] {array[index].tolist()} is no box: it needs x1 < x2 and y1 < y2, in pixels"
+            f"boxes[{index}] {array[index].tolist()} is not a box: it needs x1 < x2 and y1 < y2, in pixels"
         )
     return array

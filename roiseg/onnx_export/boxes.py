@@ -1,4 +1,4 @@
-"""The detector's own boxes as an ONNX graph: decoding of its head, score threshold, NMS."""
+"""Export the detector's boxes as an ONNX graph: head decoding, score threshold, NMS."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ choose (float[A, 4] all_boxes, float[A] all_scores) => (float[N, 4] boxes, float
 
 @dataclass(frozen=True)
 class BoxReader:
-    """How boxes are read from one detector file."""
+    """How boxes are read from a detector file."""
 
     postprocess: Postprocessor
-    head: str  # the tensor that holds them
+    head: str  # name of the tensor that holds them
     shape: tuple[int, ...]  # of that tensor for one image
     image_size: tuple[int, int]  # (H, W) of the detector's input
 
@@ -58,12 +58,12 @@ class _Candidates(nn.Module):
 
 
 def export_boxes(reader: BoxReader, opset: int) -> ModelProto:
-    """What `Postprocessor.__call__` does, as a graph.
+    """Export `Postprocessor.__call__` as a graph.
 
     Returns:
         A model with input `detector_output`, the head's output as float32, and outputs `boxes` [N, 4]
-        (x1, y1, x2, y2 in input pixels, by falling score), `scores` [N] and `rois` [N, 4] (the boxes over the
-        input's width and height).
+        (x1, y1, x2, y2 in input pixels, by descending score), `scores` [N] and `rois` [N, 4] (normalized
+        boxes).
     """
     parts = {"detector/": _export_candidates(reader, opset), "chosen/": _choose(reader, opset)}
     for prefix, part in parts.items():

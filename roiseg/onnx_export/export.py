@@ -1,4 +1,4 @@
-"""From a trained model to a checked ONNX file."""
+"""Export a trained model to an ONNX file and verify it."""
 
 from __future__ import annotations
 
@@ -29,40 +29,33 @@ from roiseg.onnx_export.graph import (
     simplify_graph,
 )
 from roiseg.onnx_export.merge import merge_with_extractor
-from roiseg.onnx_export.verify import (
-    TOLERANCE,
-    OnnxCheck,
-    compare_decoder,
-    compare_merged,
-    compare_with_boxes,
-)
+from roiseg.onnx_export.verify import TOLERANCE, OnnxCheck, compare
 
-_OLDEST = 16  # the first operator set with GridSample
+_MIN_OPSET = 16  # the first with GridSample
 _TENSORS = {
     ROIS: "float32 [N, 4] x1, y1, x2, y2 over width and height of the input, 0..1",
     IMAGE: "float32 [1, 3, H, W] the detector's input tensor",
     PIXEL_SIZE: "float32 [1] micrometres, or original pixels if the training data gave none, per input pixel",
-    BOXES: "float32 [N, 4] x1, y1, x2, y2 in pixels of the input, by falling score, after NMS",
-    SCORES: "float32 [N] the detector's scores of the boxes, 0..1",
+    BOXES: "float32 [N, 4] x1, y1, x2, y2 in pixels of the input, by descending score, after NMS",
+    SCORES: "float32 [N] scores of the boxes, 0..1",
     MASKS: "float32 [N, H, W] probability of the target at input resolution, 0 outside the ROI",
 }
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What to write.
+    """Options of an export.
 
     Args:
-        merged: one file from image to masks, the extractor inside; else the decoder alone.
-        boxes: a merged file that finds the ROIs itself, the detector's own boxes after score threshold and
-            NMS: image -> boxes, scores, masks.
-        half: the decoder's weights and arithmetic in fp16.
-        opset: ONNX operator set; newer GridSample is wrong in some TensorRT versions, hence 18.
+        merged: include the extractor: one file from image to masks; else the decoder alone.
+        boxes: include the detector's boxes after score threshold and NMS: image -> boxes, scores, masks.
+        half: weights and arithmetic of the decoder in fp16.
+        opset: ONNX operator set; some TensorRT versions compute the GridSample of newer ones wrongly.
         simplify: fold constants and remove redundant nodes with onnxslim.
 
     Raises:
-        UserError: boxes without merged, or an opset without GridSample or unknown to this ONNX, or simplify
-            without onnxslim.
+        UserError: boxes without merged, or an opset without GridSample or unknown to the installed ONNX,
+            or simplify without onnxslim.
     """
 
     merged: bool = False
@@ -74,8 +67,8 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.boxes and not self.merged:
             raise UserError("boxes=true needs the detector inside the file: add merged=true")
-        if not _OLDEST <= self.opset <= onnx_opset_version():
-            raise UserError(f"opset is {self.opset}, it must be from {_OLDEST} to {onnx_opset_version()}")
+        if not _MIN_OPSET <= self.opset <= onnx_opset_version():
+            raise UserError(f"opset is {self.opset}, it must be from {_MIN_OPSET} to {onnx_opset_version()}")
         if self.simplify and find_spec("onnxslim") is None:
             raise UserError("simplify=true needs onnxslim: pip install onnxslim")
 
@@ -89,17 +82,17 @@ def export_model(
 ) -> OnnxCheck:
     """Write the ONNX file of a trained model and compare it with PyTorch.
 
-    The file appears only if the comparison passes.
+    The file is written only if the comparison passes.
 
     Args:
         model: from `load_model`.
         path: the file to write.
         options: what to write.
         extractor: needed for a merged file and for real samples.
-        samples: real images with ROIs to compare on, beside random input.
+        samples: real images with ROIs, compared in addition to random input.
 
     Raises:
-        UserError: the comparison failed, or a merged file without the extractor.
+        UserError: the comparison failed, or the extractor is missing for a merged file.
     """
     if options.merged and extractor is None:
         raise UserError("a merged export needs the extractor: give its onnx_path")
@@ -111,12 +104,12 @@ def export_model(
     if options.simplify:
         exported = simplify_graph(exported)
     written = max(entry.version for entry in exported.opset_import if entry.domain in ("", "ai.onnx"))
-    if written != options.opset:  # the exporter falls back to its own without a word
+    if written != options.opset:  # the exporter silently falls back to its own
         raise UserError(f"{model.path} cannot be exported in opset {options.opset}: use opset={written}")
     tolerance = allowed_difference(exported)
     with atomic_path(path) as temporary:
         save_onnx(exported, temporary, _metadata(model, options, exported))
-        check = compare(temporary, model, options, tolerance, extractor, samples)
+        check = compare(temporary, model, tolerance, extractor, samples, options.merged, options.boxes)
         if not check.passed:
             worst = max(check.random, check.real or 0.0)
             boxes = f", boxes by {check.boxes:.2e} pixels" if check.boxes else ""
@@ -127,35 +120,19 @@ def export_model(
     return check
 
 
-def compare(
-    path: Path,
-    model: TrainedModel,
-    options: ExportOptions,
-    tolerance: float,
-    extractor: OnnxExtractor | None,
-    samples: Sequence[RoiSample],
-) -> OnnxCheck:
-    """Compare an exported file with its model in PyTorch; the arguments are those of `export_model`."""
-    if not options.merged:
-        return compare_decoder(path, model, tolerance, extractor, samples)
-    assert extractor is not None
-    compare_file = compare_with_boxes if options.boxes else compare_merged
-    return compare_file(path, model, tolerance, extractor, samples)
-
-
 def allowed_difference(exported: ModelProto) -> float:
-    """The tolerance of the comparison: larger where anything in the file, or its image, is in fp16."""
+    """Return the tolerance of the comparison, larger if the file has inputs or weights in fp16."""
     half = TensorProto.FLOAT16
-    given = any(value.type.tensor_type.elem_type == half for value in exported.graph.input)
+    inputs = any(value.type.tensor_type.elem_type == half for value in exported.graph.input)
     stored = any(weight.data_type == half for weight in exported.graph.initializer)
-    return TOLERANCE["float16" if given or stored else "float32"]
+    return TOLERANCE["float16" if inputs or stored else "float32"]
 
 
 def box_reader(extractor: OnnxExtractor) -> BoxReader:
-    """How the extractor's own boxes are read.
+    """Describe how the detector's boxes are read.
 
     Raises:
-        UserError: it has no `postprocess`, or its output does not fit.
+        UserError: the extractor has no `postprocess`, or its output does not fit.
     """
     head, shape = extractor.head()
     assert extractor.postprocess is not None
@@ -163,18 +140,18 @@ def box_reader(extractor: OnnxExtractor) -> BoxReader:
 
 
 def feature_inputs(model: TrainedModel) -> list[FeatureInput]:
-    """The decoder file's feature inputs, named by layer."""
+    """Return the feature inputs of the decoder file, named by layer."""
     return [FeatureInput(name, shape) for name, shape in zip(model.layers, model.shapes, strict=True)]
 
 
 def _metadata(model: TrainedModel, options: ExportOptions, exported: ModelProto) -> dict[str, str]:
-    """What a program that runs the file must know (ONNX metadata properties)."""
+    """Return the ONNX metadata that a program needs to run the file."""
     extractor = model.config["extractor"]
     inputs = [value.name for value in exported.graph.input]
     described = [*inputs, *(value.name for value in exported.graph.output)]
-    # of the detector, which has named it
-    picture = next(name for name in inputs if name not in (ROIS, PIXEL_SIZE)) if options.merged else None
-    tensors = {**_TENSORS, **({picture: _TENSORS[IMAGE]} if picture else {})}
+    # the detector's own name
+    image_name = next(name for name in inputs if name not in (ROIS, PIXEL_SIZE)) if options.merged else None
+    tensors = {**_TENSORS, **({image_name: _TENSORS[IMAGE]} if image_name else {})}
     metadata = {
         "producer": "roiseg",
         "checkpoint": as_utf8(model.path.name),
@@ -186,7 +163,7 @@ def _metadata(model: TrainedModel, options: ExportOptions, exported: ModelProto)
         "category_id": json.dumps(model.category_id),
         "merged": json.dumps(options.merged),
         "postprocess": json.dumps(extractor.get("postprocess")),
-        "picture_input": json.dumps(picture),
+        "image_input": json.dumps(image_name),
         "extractor_sha256": model.extractor_sha256,
     }
     return {**metadata, "seal": seal(metadata, described)}

@@ -1,4 +1,4 @@
-"""ONNX export: features (or the image) and ROIs in, masks at input resolution out."""
+"""Export a decoder as an ONNX graph: features and ROIs in, masks at input resolution out."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ ROIS, MASKS, IMAGE, PIXEL_SIZE = "rois", "masks", "image", "pixel_size"
 
 
 class MaskGraph(nn.Module):
-    """What is exported: the decoder, the target's probability, pasted onto the input.
+    """The exported computation: decode and paste the target's probability onto the input.
 
     Args:
         decoder: a trained decoder.
         image_size: (H, W) of the extractor's input in pixels.
-        dtype: arithmetic of the decoder; inputs, ROI geometry and masks are float32 in any case.
+        dtype: precision of the decoder; inputs, ROI geometry and masks are always float32.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class MaskGraph(nn.Module):
         """Decode and paste.
 
         Args:
-            features: [1, C_l, H_l, W_l] a layer.
-            rois: [N, 4] normalised x1, y1, x2, y2.
+            features: [1, C_l, H_l, W_l] per layer.
+            rois: [N, 4] normalized x1, y1, x2, y2.
             image: [1, 3, H, W] the detector's input tensor, if the decoder has a detail branch.
             pixel_size: [1] size of an input pixel, if the decoder has FiLM.
 
@@ -87,14 +87,14 @@ def export_decoder(
     """Export a decoder with a free number of ROIs.
 
     Args:
-        decoder: trained; left as it is (a copy is exported).
-        features: its inputs in order.
-        image_size: (H, W) of the extractor's input, which is the masks' size.
+        decoder: trained; it is not modified.
+        features: its inputs, in order.
+        image_size: (H, W) of the extractor's input and of the masks.
         opset: ONNX operator set.
         half: weights and arithmetic of the decoder in fp16.
 
     Returns:
-        A model with inputs `<feature names>`, `rois` [N, 4] (normalised x1, y1, x2, y2), where the decoder
+        A model with inputs `<feature names>`, `rois` [N, 4] (normalized x1, y1, x2, y2), where the decoder
         needs them `image` and `pixel_size` (see `MaskGraph`), and output `masks` [N, H, W], the target's
         probability.
     """
@@ -124,7 +124,7 @@ def export_decoder(
 
 
 def blank_context(name: str, image_size: tuple[int, int]) -> Tensor:
-    """A neutral value of the exported decoder's input `image` or `pixel_size`."""
+    """Return a neutral value of the decoder's input `image` or `pixel_size`."""
     return torch.ones(1) if name == PIXEL_SIZE else torch.zeros(1, 3, *image_size)
 
 
@@ -136,15 +136,15 @@ def simplify_graph(model: ModelProto) -> ModelProto:
 
 
 def save_onnx(model: ModelProto, path: Path, metadata: dict[str, str]) -> None:
-    """Check and write a model, with `metadata` in its properties, as one self-contained file."""
-    _strip_notes(model)
+    """Check a model and write it, with metadata, as one self-contained file."""
+    _strip_traces(model)
     helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString())
 
 
 def seal(metadata: Mapping[str, str], tensors: Iterable[str]) -> str:
-    """SHA-256 of what an export writes beside a graph; entries that other programs add do not count.
+    """Return the SHA-256 of the metadata that an export writes; entries of other programs are ignored.
 
     Args:
         metadata: of the file.
@@ -157,12 +157,12 @@ def seal(metadata: Mapping[str, str], tensors: Iterable[str]) -> str:
 
 _SEALED = (
     "producer", "checkpoint", "epoch", "image_size", "layers", "preprocess", "merged", "postprocess",
-    "picture_input", "extractor_sha256",
+    "image_input", "extractor_sha256",
 )  # fmt: skip
 
 
-def _strip_notes(model: ModelProto) -> None:
-    """Remove the exporter's notes: stack traces with this machine's paths, on every node."""
+def _strip_traces(model: ModelProto) -> None:
+    """Remove the exporter's stack traces, which contain paths of this machine."""
     graph = model.graph
     for item in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         item.ClearField("metadata_props")
@@ -170,10 +170,10 @@ def _strip_notes(model: ModelProto) -> None:
 
 
 class _PortableGroupNorm(nn.Module):
-    """GroupNorm in plain arithmetic.
+    """GroupNorm in basic operators.
 
     The exporter writes nn.GroupNorm with a reshape to (N, groups, -1), on which ONNX Runtime divides
-    by zero for N = 0. Statistics are taken in float32: squares of half precision overflow above 256.
+    by zero for N = 0. Statistics are computed in float32: squares of half precision overflow above 256.
     """
 
     def __init__(self, norm: nn.GroupNorm) -> None:
@@ -191,7 +191,7 @@ class _PortableGroupNorm(nn.Module):
 
 
 def _portable(decoder: Decoder) -> Decoder:
-    """A copy whose modules export to operators every runtime gets right."""
+    """Return a copy whose modules export to operators that every runtime computes correctly."""
     decoder = copy.deepcopy(decoder)
     for parent in list(decoder.modules()):
         for name, child in list(parent.named_children()):
@@ -202,7 +202,7 @@ def _portable(decoder: Decoder) -> Decoder:
 
 @contextmanager
 def quiet_export() -> Iterator[None]:
-    """Keep the exporter's notices off the terminal."""
+    """Silence the exporter."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:

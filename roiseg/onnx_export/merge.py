@@ -1,4 +1,4 @@
-"""Extractor and exported decoder in one file: image + ROIs -> masks, or image -> boxes, scores, masks."""
+"""Merge the extractor and an exported decoder: image and ROIs -> masks, or image -> boxes, scores, masks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PREFIX = "extractor/"
 def merge_with_extractor(
     decoder: ModelProto, extractor_path: str, layers: Sequence[str], reader: BoxReader | None = None
 ) -> ModelProto:
-    """Join extractor and exported decoder into one file.
+    """Merge the extractor and an exported decoder into one model.
 
     The image input is the extractor's own (preprocessed, letterboxed), with its name.
 
@@ -28,15 +28,15 @@ def merge_with_extractor(
         decoder: from `export_decoder`, feature inputs in the order of `layers`.
         extractor_path: the detector's ONNX file.
         layers: the tensors the decoder reads.
-        reader: how the detector's own boxes are read; None: the file has an input `rois`, as the decoder has.
+        reader: how the detector's boxes are read; None: the model keeps the input `rois`.
 
     Returns:
-        A model with output `masks`; with a reader no input `rois`, but outputs `boxes` [N, 4] and `scores`
-        [N] (see `export_boxes`) as well.
+        A model with output `masks`; with a reader also `boxes` [N, 4] and `scores` [N], see `export_boxes`,
+        in place of the input `rois`.
 
     Raises:
-        UserError: the extractor's operator set cannot be brought to the decoder's, or both together are more
-            than one file can hold.
+        UserError: the extractor cannot be converted to the decoder's operator set, or both together exceed
+            the size of an ONNX file.
     """
     opset = max(entry.version for entry in decoder.opset_import if entry.domain in ("", "ai.onnx"))
     if reader is None:
@@ -62,12 +62,12 @@ def merge_with_extractor(
 
 
 def _self_contained(extractor: ModelProto, decoder_size: int, path: str) -> ModelProto:
-    """The extractor with its external weights loaded and its local functions written out."""
+    """Load the extractor's external weights and inline its local functions."""
     size = external_data.full_size(extractor) + decoder_size
-    if size > external_data.LARGEST:
+    if size > external_data.MAX_BYTES:
         raise UserError(
             f"{path} and the decoder together are {size / 1e9:.1f} GB, more than one ONNX file can hold "
-            f"({external_data.LARGEST / 1e9:.1f} GB): export the decoder alone (merged=false)"
+            f"({external_data.MAX_BYTES / 1e9:.1f} GB): export the decoder alone (merged=false)"
         )
     external_data_helper.load_external_data_for_model(extractor, str(Path(path).parent))
     return inliner.inline_local_functions(extractor) if extractor.functions else extractor
@@ -85,7 +85,7 @@ def _convert(extractor: ModelProto, opset: int, path: str) -> ModelProto:
 
 
 def _pass_image_on(extractor: ModelProto) -> str:
-    """Make the image input an output, too, in float32; returns that output's name."""
+    """Add the image input as a float32 output and return its name."""
     graph = extractor.graph
     image, name = graph.input[0], f"{_PREFIX}image"
     graph.node.append(helper.make_node("Cast", [image.name], [name], to=TensorProto.FLOAT))
@@ -97,7 +97,7 @@ def _pass_image_on(extractor: ModelProto) -> str:
 
 
 def _as_float32(extractor: ModelProto, name: str) -> str:
-    """Cast an output of an extractor to float32 where it is something else; returns the output's name."""
+    """Cast an output to float32 if needed and return its name."""
     graph = extractor.graph
     output = next(value for value in graph.output if value.name == name)
     if output.type.tensor_type.elem_type == TensorProto.FLOAT:

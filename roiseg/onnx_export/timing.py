@@ -1,4 +1,4 @@
-"""Running an exported file on noise: does it give what it promises, and how fast?"""
+"""Run an exported file on noise: check its outputs and measure its time."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _WARM_UP = 2
 
 @dataclass(frozen=True)
 class Timing:
-    """One number of ROIs."""
+    """The time for a number of ROIs."""
 
-    rois: int  # given, or found where the file finds them itself
+    rois: int  # given, or found by the file
     milliseconds: float  # median
 
 
 def time_file(file: OnnxFile, count: int, runs: int) -> Timing:
-    """Run a file on noise with `count` ROIs (which a file that finds its own boxes does not read).
+    """Run a file on noise with `count` ROIs (ignored by a file that finds the boxes).
 
     Args:
         file: opened.
         count: ROIs.
-        runs: how often it is timed, after two runs that are not; 0: run once, untimed.
+        runs: number of timed runs, after two warm-up runs; 0: run once, untimed.
 
     Raises:
-        UserError: it does not run, or gives something else than its metadata says.
+        UserError: it does not run, or its outputs contradict its metadata.
     """
     inputs = {given.name: _noise(given, count) for given in file.session.get_inputs()}
     outputs = [BOXES, SCORES, MASKS] if file.finds_boxes else [MASKS]
@@ -72,7 +72,7 @@ def _timed(session: ort.InferenceSession, outputs: list[str], inputs: dict[str, 
 
 
 def _expect(file: OnnxFile, name: str, found: np.ndarray, shape: tuple[int, ...], largest: float) -> None:
-    """Output `name` must have this shape, and values from 0 to `largest`."""
+    """Check that an output has this shape and values from 0 to `largest`."""
     if found.shape != shape:
         raise UserError(
             f"{file.path} gives {name} of shape {list(found.shape)}, not {list(shape)}: export it anew"

@@ -1,9 +1,9 @@
-"""Is an exported file equal to the decoder it came from?"""
+"""Compare an exported file with the PyTorch decoder that it was exported from."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import utf8_path
-from roiseg.data.batch import RoiSample, collate
+from roiseg.data.batch import RoiSample
 from roiseg.decoders.base import Decoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.postprocess.base import Detections
@@ -22,27 +22,29 @@ from roiseg.inference.checkpoint import TrainedModel
 from roiseg.onnx_export.graph import IMAGE, PIXEL_SIZE, MaskGraph
 
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2}
-_BOX_TOLERANCE = 100  # input pixels for each 1 of a probability
+_BOX_TOLERANCE = 100  # input pixels per unit of probability
+_ROI_COUNTS = (0, 1, 3)  # of the random inputs
+_PIXEL_SIZE = 1.7  # of the random inputs
 
 
 @dataclass(frozen=True)
 class OnnxCheck:
-    """Largest absolute difference of ONNX Runtime from PyTorch: of a mask's probability, but for `boxes`."""
+    """Largest absolute differences between ONNX Runtime and PyTorch; of mask probabilities unless stated."""
 
     tolerance: float
     random: float  # on random features and ROIs
-    real: float | None = None  # on features of real images with their ROIs; None if there were none
-    boxes: float | None = None  # of the detector's own boxes, input pixels; None if the file finds none
-    detections: int | None = None  # how many of them were compared
+    real: float | None = None  # on real images with their ROIs; None without images
+    boxes: float | None = None  # of the detector's boxes, in input pixels; None if the file finds none
+    detections: int | None = None  # number of boxes compared
 
     @property
     def passed(self) -> bool:
-        """Within tolerance on every input."""
+        """Whether all differences are within the tolerance."""
         masks = max(self.random, self.real or 0.0) <= self.tolerance
         return masks and (self.boxes or 0.0) <= self.tolerance * _BOX_TOLERANCE
 
     def summary(self) -> dict[str, float | bool | None]:
-        """For summary.json; without boxes where the file finds none."""
+        """Return the entries for summary.json; without boxes where the file finds none."""
         known = asdict(self)
         if self.boxes is None:
             del known["boxes"], known["detections"]
@@ -51,94 +53,101 @@ class OnnxCheck:
 
 @dataclass(frozen=True)
 class CheckInput:
-    """One image's worth of input."""
+    """One image, as input of the file and of PyTorch; a file that finds the boxes takes no ROIs."""
 
-    onnx_inputs: dict[str, np.ndarray]  # inputs of the file: features or image
-    features: Sequence[Tensor]  # what the decoder gets for them, [1, C_l, h_l, w_l]
-    rois: np.ndarray  # float32 [N, 4] normalised
-    context: dict[str, Tensor] = field(default_factory=dict)  # what else the decoder is told
-
-
-@dataclass(frozen=True)
-class PictureInput:
-    """One image of which the file finds the boxes itself."""
-
-    onnx_inputs: dict[str, np.ndarray]
-    features: Sequence[Tensor]
-    detections: Detections  # what the adapter finds
-    context: dict[str, Tensor] = field(default_factory=dict)
+    onnx_inputs: dict[str, np.ndarray]  # features or image
+    features: Sequence[Tensor]  # [1, C_l, h_l, w_l] of the same image
+    rois: np.ndarray | None = None  # float32 [N, 4] normalized
+    context: dict[str, Tensor] = field(default_factory=dict)  # further inputs of the decoder
+    detections: Detections | None = None  # what the postprocessor finds, for a file that finds the boxes
 
 
 def random_rois(count: int, seed: int = 0) -> np.ndarray:
-    """Normalised boxes [count, 4] of all sizes."""
-    rng = np.random.default_rng(seed)
-    corners = rng.uniform(0, 1, (count, 2, 2))
-    return np.concatenate([corners.min(1), np.maximum(corners.max(1), corners.min(1) + 0.02)], 1).astype(
-        np.float32
+    """Return normalized boxes [count, 4] of all sizes."""
+    points = np.random.default_rng(seed).uniform(0, 1, (count, 2, 2))
+    low, high = points.min(1), points.max(1)
+    return np.concatenate([low, np.maximum(high, low + 0.02)], 1).astype(np.float32)
+
+
+def compare(
+    path: Path,
+    model: TrainedModel,
+    tolerance: float,
+    extractor: OnnxExtractor | None = None,
+    samples: Sequence[RoiSample] = (),
+    merged: bool = False,
+    boxes: bool = False,
+) -> OnnxCheck:
+    """Compare an exported file with PyTorch, on random input and on real samples.
+
+    Args:
+        path: the file.
+        model: the model it was exported from.
+        tolerance: largest allowed difference of a probability.
+        extractor: the detector; needed for a merged file and for samples.
+        samples: real images with ROIs.
+        merged: the file takes an image.
+        boxes: the file finds the boxes itself.
+    """
+    decoder = model.decoder.float().cpu()
+    random, real = _random_inputs(model, extractor if merged else None, boxes), []
+    if extractor is not None:
+        height, width = model.image_size
+        for sample in samples:
+            rois = sample.rois / np.array([width, height, width, height], np.float32)
+            image = torch.from_numpy(sample.image)[None]
+            real.append(_image_input(model, extractor, image, rois, sample.pixel_size, merged, boxes))
+    masks, distance = _differences(path, decoder, model.image_size, random)
+    if real:
+        real_masks, real_distance = _differences(path, decoder, model.image_size, real)
+        distance = max(distance, real_distance)
+    found = [given.detections for given in (*random, *real) if given.detections is not None]
+    return OnnxCheck(
+        tolerance,
+        masks,
+        real_masks if real else None,
+        distance if boxes else None,
+        sum(map(len, found)) if boxes else None,
     )
 
 
 def largest_difference(
     path: Path, decoder: Decoder, image_size: tuple[int, int], inputs: Sequence[CheckInput]
 ) -> float:
-    """Run the file and the decoder on the same inputs.
-
-    Args:
-        path: the exported file.
-        decoder: fp32 decoder it was exported from.
-        image_size: (H, W) of the masks.
-        inputs: at least one.
-    """
-    session = _session(path)
-    graph = MaskGraph(decoder, image_size).eval()
-    worst = 0.0
-    for given in inputs:
-        (masks,) = _run(session, ["masks"], given, rois=given.rois)
-        worst = max(worst, _difference(path, "masks", masks, _masks(graph, given, given.rois)))
-    return worst
+    """Return the largest difference of the masks between the file and the decoder (fp32) it came from."""
+    return _differences(path, decoder, image_size, inputs)[0]
 
 
-def detected_difference(
-    path: Path, decoder: Decoder, image_size: tuple[int, int], inputs: Sequence[PictureInput]
+def _differences(
+    path: Path, decoder: Decoder, image_size: tuple[int, int], inputs: Sequence[CheckInput]
 ) -> tuple[float, float]:
-    """The same for a file that finds the boxes itself.
-
-    Returns:
-        Largest difference of masks, given the file's boxes, and of scores; and of boxes, in input pixels.
-    """
-    session = _session(path)
+    """Return the largest difference of masks and scores, and of boxes in input pixels."""
+    with utf8_path(path) as name:
+        session = ort.InferenceSession(name, providers=["CPUExecutionProvider"])
     graph = MaskGraph(decoder, image_size).eval()
     height, width = image_size
     masks_worst = boxes_worst = 0.0
     for given in inputs:
-        boxes, scores, masks = _run(session, ["boxes", "scores", "masks"], given)
-        rois = boxes / np.array([width, height, width, height], np.float32)
-        boxes_worst = max(boxes_worst, _difference(path, "boxes", boxes, given.detections.boxes))
-        masks_worst = max(
-            masks_worst,
-            _difference(path, "scores", scores, given.detections.scores),
-            _difference(path, "masks", masks, _masks(graph, given, rois)),
-        )
+        rois = given.rois
+        if given.detections is None:
+            (masks,) = _run(session, ["masks"], given)
+        else:
+            boxes, scores, masks = _run(session, ["boxes", "scores", "masks"], given)
+            rois = boxes / np.array([width, height, width, height], np.float32)
+            boxes_worst = max(boxes_worst, _difference(path, "boxes", boxes, given.detections.boxes))
+            masks_worst = max(masks_worst, _difference(path, "scores", scores, given.detections.scores))
+        with torch.no_grad():
+            expected = graph(list(given.features), torch.from_numpy(rois), **given.context).numpy()
+        masks_worst = max(masks_worst, _difference(path, "masks", masks, expected))
     return masks_worst, boxes_worst
 
 
-def _run(
-    session: ort.InferenceSession, outputs: list[str], given: CheckInput | PictureInput, **more: np.ndarray
-) -> list[np.ndarray]:
-    arrays = {name: value.numpy() for name, value in given.context.items()}
-    arrays |= {**given.onnx_inputs, **more}
+def _run(session: ort.InferenceSession, outputs: list[str], given: CheckInput) -> list[np.ndarray]:
+    arrays = {name: value.numpy() for name, value in given.context.items()} | given.onnx_inputs
+    if given.rois is not None:
+        arrays["rois"] = given.rois
     types = {i.name: np.float16 if "float16" in i.type else np.float32 for i in session.get_inputs()}
     return session.run(outputs, {name: arrays[name].astype(dtype) for name, dtype in types.items()})
-
-
-def _masks(graph: MaskGraph, given: CheckInput | PictureInput, rois: np.ndarray) -> np.ndarray:
-    with torch.no_grad():
-        return graph(list(given.features), torch.from_numpy(rois), **given.context).numpy()
-
-
-def _session(path: Path) -> ort.InferenceSession:
-    with utf8_path(path) as name:
-        return ort.InferenceSession(name, providers=["CPUExecutionProvider"])
 
 
 def _difference(path: Path, what: str, found: np.ndarray, expected: np.ndarray) -> float:
@@ -150,91 +159,43 @@ def _difference(path: Path, what: str, found: np.ndarray, expected: np.ndarray) 
     return math.inf if math.isnan(difference) else difference
 
 
-_ROI_COUNTS = (0, 1, 3)
-_PIXEL_SIZE = 1.7  # any, of random input
-
-
-def compare_decoder(
-    path: Path,
-    model: TrainedModel,
-    tolerance: float,
-    extractor: OnnxExtractor | None,
-    samples: Sequence[RoiSample],
-) -> OnnxCheck:
-    """Compare a file that holds the decoder alone; the extractor is needed for real samples only."""
-    decoder, size = model.decoder.float().cpu(), model.image_size
-    random = largest_difference(path, decoder, size, list(_random_features(model)))
-    if not samples or extractor is None:
-        return OnnxCheck(tolerance, random)
-    given = []
-    for sample in samples:
-        image = extractor.preprocess(collate([sample]).images)
-        features = extractor.run(image)
-        arrays = {name: feature.numpy() for name, feature in zip(model.layers, features, strict=True)}
-        context = _context(model, image, sample.pixel_size)
-        given.append(CheckInput(arrays, features, _normalized(sample, size), context))
-    return OnnxCheck(tolerance, random, largest_difference(path, decoder, size, given))
-
-
-def compare_merged(
-    path: Path, model: TrainedModel, tolerance: float, extractor: OnnxExtractor, samples: Sequence[RoiSample]
-) -> OnnxCheck:
-    """Compare a file that takes an image and ROIs."""
-    decoder, size = model.decoder.float().cpu(), model.image_size
-
-    def given(picture: np.ndarray, rois: np.ndarray, pixel_size: float) -> CheckInput:
-        image = extractor.preprocess(torch.from_numpy(picture)[None])
-        arrays = {extractor.input_name: image.numpy()}
-        return CheckInput(arrays, extractor.run(image), rois, _context(model, image, pixel_size))
-
-    noise = [given(picture, random_rois(n), _PIXEL_SIZE) for n, picture in _random_pictures(size)]
-    real = [given(sample.image, _normalized(sample, size), sample.pixel_size) for sample in samples]
-    random = largest_difference(path, decoder, size, noise)
-    return OnnxCheck(tolerance, random, largest_difference(path, decoder, size, real) if real else None)
-
-
-def compare_with_boxes(
-    path: Path, model: TrainedModel, tolerance: float, extractor: OnnxExtractor, samples: Sequence[RoiSample]
-) -> OnnxCheck:
-    """Compare a file that takes an image alone and finds the boxes itself."""
-    decoder, size = model.decoder.float().cpu(), model.image_size
-
-    def given(picture: np.ndarray, pixel_size: float) -> PictureInput:
-        image = extractor.preprocess(torch.from_numpy(picture)[None])
-        features, (detections,) = extractor.run_with_detections(image)
-        arrays = {extractor.input_name: image.numpy()}
-        return PictureInput(arrays, features, detections, _context(model, image, pixel_size))
-
-    noise = [given(picture, _PIXEL_SIZE) for _, picture in _random_pictures(size)]
-    real = [given(sample.image, sample.pixel_size) for sample in samples]
-    found = [detected_difference(path, decoder, size, group) for group in (noise, real) if group]
-    masks = [difference for difference, _ in found]
-    return OnnxCheck(
-        tolerance, masks[0], masks[1] if real else None,
-        boxes=max(difference for _, difference in found),
-        detections=sum(len(one.detections) for one in (*noise, *real)),
-    )  # fmt: skip
-
-
-def _random_features(model: TrainedModel) -> Iterator[CheckInput]:
-    generator = torch.Generator().manual_seed(0)
+def _random_inputs(model: TrainedModel, extractor: OnnxExtractor | None, boxes: bool) -> list[CheckInput]:
+    """Return random images for a merged file, random features without an extractor."""
+    generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
+    inputs = []
     for count in _ROI_COUNTS:
+        rois = random_rois(count)
+        if extractor is not None:
+            noise = torch.from_numpy(rng.integers(0, 256, (1, *model.image_size, 3), dtype=np.uint8))
+            inputs.append(_image_input(model, extractor, noise, rois, _PIXEL_SIZE, True, boxes))
+            continue
         features = [torch.randn((1, *shape), generator=generator) for shape in model.shapes]
         image = torch.rand(1, 3, *model.image_size, generator=generator)
         arrays = {name: feature.numpy() for name, feature in zip(model.layers, features, strict=True)}
-        yield CheckInput(arrays, features, random_rois(count), _context(model, image, _PIXEL_SIZE))
+        inputs.append(CheckInput(arrays, features, rois, _context(model, image, _PIXEL_SIZE)))
+    return inputs
 
 
-def _random_pictures(image_size: tuple[int, int]) -> Iterator[tuple[int, np.ndarray]]:
-    """(Number of ROIs, noise [H, W, 3])."""
-    rng = np.random.default_rng(0)
-    for count in _ROI_COUNTS:
-        yield count, rng.integers(0, 256, (*image_size, 3), dtype=np.uint8)
-
-
-def _normalized(sample: RoiSample, image_size: tuple[int, int]) -> np.ndarray:
-    height, width = image_size
-    return sample.rois / np.array([width, height, width, height], np.float32)
+def _image_input(
+    model: TrainedModel,
+    extractor: OnnxExtractor,
+    image: Tensor,
+    rois: np.ndarray,
+    pixel_size: float,
+    merged: bool,
+    boxes: bool,
+) -> CheckInput:
+    """Return the input for an image, uint8 [1, H, W, 3], letterboxed."""
+    tensor = extractor.preprocess(image)
+    context = _context(model, tensor, pixel_size)
+    arrays = {extractor.input_name: tensor.numpy()}
+    if boxes:
+        features, (detections,) = extractor.run_with_detections(tensor)
+        return CheckInput(arrays, features, None, context, detections)
+    features = extractor.run(tensor)
+    if not merged:
+        arrays = {name: feature.numpy() for name, feature in zip(model.layers, features, strict=True)}
+    return CheckInput(arrays, features, rois, context)
 
 
 def _context(model: TrainedModel, image: Tensor, pixel_size: float) -> dict[str, Tensor]:

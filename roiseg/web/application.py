@@ -1,4 +1,4 @@
-"""The page's server side: a WSGI application over models and images."""
+"""The server side of the page: a WSGI application."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from werkzeug.wrappers import Request, Response
 from roiseg.common.errors import UserError
 from roiseg.inference.prediction import Prediction
 from roiseg.visualize.palette import instance_colors
-from roiseg.web.models import LOCK, Limits, Model, Picture, Pictures, decode, mask_png, to_json
+from roiseg.web.models import LOCK, ImageStore, Limits, Model, RgbImage, decode, mask_png, to_json
 from roiseg.web.requests import Query, check, harden
 
 log = logging.getLogger(__name__)
@@ -27,22 +27,22 @@ _LIMITS = Limits()
 
 
 class Application:
-    """Answers the page: its files, images in, boxes and masks out.
+    """Serves the page, takes images and returns boxes and masks.
 
     | request | answer |
     | --- | --- |
     | `GET /`, `GET /<file>` | the page, its script and style |
-    | `GET /models` | what the models are called and can do, and the limits |
-    | `POST /pictures` (a JPEG or PNG file) | `picture` (its name from now on), `width`, `height` |
+    | `GET /models` | names and abilities of the models, and limits |
+    | `POST /images` (a JPEG or PNG file) | `image` (its name), `width`, `height` |
     | `POST /detections` (JSON, see `Query`) | `boxes`, `scores` of the detector |
     | `POST /predictions` (JSON) | probabilities and COCO results, see `models.to_json`, and `milliseconds` |
     | `POST /masks` (JSON) | a PNG, see `models.mask_png` |
 
-    Whatever is wrong with a request is answered with a 4xx code and `{"error": one line}`.
+    An invalid request is answered with a 4xx code and `{"error": one line}`.
 
     Args:
-        models: one, or several to compare.
-        limits: on images.
+        models: one or more, shown side by side.
+        limits: of images.
         host: name or address the server listens on.
     """
 
@@ -50,14 +50,14 @@ class Application:
         self.models = models
         self.limits = limits
         self.host = host
-        self._pictures = Pictures()
-        # read once, under the names they have: no request is ever turned into a path
+        self._images = ImageStore()
+        # read once: no request is ever turned into a path
         self._files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.is_file()}
         self._routes: Map = Map(
             [
                 Rule("/", endpoint=self._page, methods=["GET"]),
                 Rule("/models", endpoint=self._models, methods=["GET"]),
-                Rule("/pictures", endpoint=self._open, methods=["POST"]),
+                Rule("/images", endpoint=self._open, methods=["POST"]),
                 Rule("/detections", endpoint=self._detections, methods=["POST"]),
                 Rule("/predictions", endpoint=self._predictions, methods=["POST"]),
                 Rule("/masks", endpoint=self._masks, methods=["POST"]),
@@ -66,7 +66,7 @@ class Application:
         )
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Answer one request, as WSGI has it."""
+        """Answer a request (WSGI)."""
         response = harden(self._answer(Request(environ)))
         return response(environ, start_response)
 
@@ -85,14 +85,14 @@ class Application:
 
     def _page(self, request: Request, name: str = "index.html") -> Response:
         if name not in self._files:
-            raise NotFound(f"there is no {name} here")
+            raise NotFound(f"there is no {name}")
         return Response(self._files[name], mimetype=mimetypes.guess_type(name)[0])
 
     def _models(self, request: Request) -> Response:
         return _json(
             {
                 "models": [{"name": model.name, "points": model.takes_points} for model in self.models],
-                "detector": self._detecting() is not None,
+                "detector": self._with_detector() is not None,
                 "colors": instance_colors(64).tolist(),
                 "max_megabytes": self.limits.megabytes,
             }
@@ -106,44 +106,44 @@ class Application:
             most = f"{self.limits.megabytes:g} MB"
             raise RequestEntityTooLarge(f"the file is larger than {most}: scale the image down") from None
         with LOCK:
-            picture = decode(content, self.limits)
-        height, width = picture.shape[:2]
-        return _json({"picture": self._pictures.add(picture), "width": width, "height": height}, 201)
+            image = decode(content, self.limits)
+        height, width = image.shape[:2]
+        return _json({"image": self._images.add(image), "width": width, "height": height}, 201)
 
     def _detections(self, request: Request) -> Response:
-        _, picture = self._query(request)
-        model = self._detecting()
+        _, image = self._query(request)
+        model = self._with_detector()
         if model is None:
-            raise UserError("no detector to ask: start the page with postprocess=..., or drag boxes")
-        boxes, scores = model.detect(picture)
+            raise UserError("no detector: start the page with postprocess=..., or drag boxes")
+        boxes, scores = model.detect(image)
         return _json({"boxes": boxes.tolist(), "scores": scores.tolist()})
 
     def _predictions(self, request: Request) -> Response:
         query, (prediction, seconds) = self._predict(request)
-        with LOCK:  # masks are made as they are read
+        with LOCK:  # masks are computed when they are read
             content = to_json(prediction, query.image_id)
         return _json({**content, "milliseconds": round(1000 * seconds)})
 
     def _masks(self, request: Request) -> Response:
         query, (prediction, _) = self._predict(request)
         with LOCK:
-            content = mask_png(prediction, query.person)
+            content = mask_png(prediction, query.instance)
         return Response(content, mimetype="image/png")
 
     def _predict(self, request: Request) -> tuple[Query, tuple[Prediction, float]]:
-        query, picture = self._query(request)
-        query.check_within(picture.shape[:2])
-        return query, self.models[query.model].predict(picture, query)
+        query, image = self._query(request)
+        query.check_within(image.shape[:2])
+        return query, self.models[query.model].predict(image, query)
 
-    def _query(self, request: Request) -> tuple[Query, Picture]:
+    def _query(self, request: Request) -> tuple[Query, RgbImage]:
         request.max_content_length = _MAX_JSON
         query = Query.parse(request.get_json(), len(self.models))
-        picture = self._pictures.get(query.picture)
-        if picture is None:
+        image = self._images.get(query.image)
+        if image is None:
             raise NotFound("the server no longer holds this image: open it again")
-        return query, picture
+        return query, image
 
-    def _detecting(self) -> Model | None:
+    def _with_detector(self) -> Model | None:
         return next((model for model in self.models if model.predictor.has_detector), None)
 
 

@@ -1,4 +1,4 @@
-"""The models behind the page: one call at a time, an image's features computed once."""
+"""The models and images behind the page; calls are serialized."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from roiseg.inference.prediction import Prediction
 from roiseg.inference.predictor import Predictor
 from roiseg.web.requests import Query
 
-Picture = NDArray[np.uint8]
+RgbImage = NDArray[np.uint8]
 
 _FORMATS = ("JPEG", "PNG")
-_KEPT = 8
+_CAPACITY = 8
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest image that is taken: its file in MB (10^6 bytes), its pixels in millions."""
+    """The largest image that is accepted: file size in MB (10^6 bytes) and megapixels."""
 
     megabytes: float = 20
     megapixels: float = 40
@@ -48,11 +48,11 @@ class Limits:
         return round(self.megabytes * 1e6)
 
 
-def decode(content: bytes, limits: Limits) -> Picture:
+def decode(content: bytes, limits: Limits) -> RgbImage:
     """Decode a JPEG or PNG file to RGB uint8 [H, W, 3], turned as its EXIF orientation says.
 
     Raises:
-        UserError: another format, damaged, or too many pixels, which is found out before any is decoded.
+        UserError: another format, damaged, or too many pixels (checked before decoding).
     """
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as file:
@@ -61,7 +61,7 @@ def decode(content: bytes, limits: Limits) -> Picture:
                 raise UserError(_too_many_pixels(f"{width} x {height} pixels", limits))
             return to_rgb(file)
     except Image.UnidentifiedImageError:
-        raise UserError("this is no JPEG or PNG image: choose one that is") from None
+        raise UserError("this is not a JPEG or PNG image: choose one") from None
     except Image.DecompressionBombError:
         raise UserError(_too_many_pixels("far too many pixels", limits)) from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
@@ -72,113 +72,113 @@ def _too_many_pixels(has: str, limits: Limits) -> str:
     return f"the image has {has}, more than {limits.megapixels:g} megapixels: scale it down"
 
 
-class Pictures:
-    """The images opened last, each under a name that nobody can guess."""
+class ImageStore:
+    """The most recently used images, under random names."""
 
-    def __init__(self, kept: int = _KEPT) -> None:
-        self._kept = kept
-        self._pictures: OrderedDict[str, Picture] = OrderedDict()
+    def __init__(self, capacity: int = _CAPACITY) -> None:
+        self._capacity = capacity
+        self._images: OrderedDict[str, RgbImage] = OrderedDict()
         self._lock = threading.Lock()
 
-    def add(self, picture: Picture) -> str:
-        """Keep an image, forget the one not used for longest where there are too many; returns its name."""
+    def add(self, image: RgbImage) -> str:
+        """Store an image, drop the least recently used one if there are too many, and return its name."""
         name = secrets.token_urlsafe(12)
         with self._lock:
-            self._pictures[name] = picture
-            while len(self._pictures) > self._kept:
-                self._pictures.popitem(last=False)
+            self._images[name] = image
+            while len(self._images) > self._capacity:
+                self._images.popitem(last=False)
         return name
 
-    def get(self, name: str) -> Picture | None:
-        """The image of that name; None where it is forgotten or never was."""
+    def get(self, name: str) -> RgbImage | None:
+        """Return the image of that name; None if there is none."""
         with self._lock:
-            if name in self._pictures:
-                self._pictures.move_to_end(name)
-            return self._pictures.get(name)
+            if name in self._images:
+                self._images.move_to_end(name)
+            return self._images.get(name)
 
 
-# one for all models and images: they share the same cores, memory or GPU
+# one lock for all models: they share cores, memory and GPU
 LOCK = threading.Lock()
 
 
 @dataclass
 class Model:
-    """A predictor, and which image it has read.
+    """A predictor and the image it is set to.
 
     Attributes:
         name: shown above its image.
-        predictor: does the work.
+        predictor: computes the masks.
     """
 
     name: str
     predictor: Predictor
-    _picture: Picture | None = field(default=None, repr=False)
+    _image: RgbImage | None = field(default=None, repr=False)
 
     @property
     def takes_points(self) -> bool:
-        """Does the model read clicks?"""
+        """Whether the model reads clicks."""
         return "points" in self.predictor.model.prompts
 
-    def detect(self, picture: Picture) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The detector's own boxes [N, 4] in pixels of the image, and their scores [N].
+    def detect(self, image: RgbImage) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the detector's boxes [N, 4] in pixels of the image, and their scores [N].
 
         Raises:
             UserError: the predictor has no detector.
         """
         with LOCK:
-            self._read(picture)
+            self._read(image)
             found = self.predictor.detect()
         return np.asarray(found.boxes, np.float32), np.asarray(found.scores, np.float32)
 
-    def predict(self, picture: Picture, query: Query) -> tuple[Prediction, float]:
-        """Masks of the query's boxes, and the seconds they took, waiting for others not counted.
+    def predict(self, image: RgbImage, query: Query) -> tuple[Prediction, float]:
+        """Return the masks of the query's boxes and the seconds they took, without waiting for the lock.
 
-        The first ones of an image take the detector's time, too. Clicks are for models that read them.
+        The first masks of an image include the detector. Clicks are ignored by models that do not read them.
         """
         points = query.points if self.takes_points else None
         with LOCK:
             start = perf_counter()
-            self._read(picture)
+            self._read(image)
             prediction = self.predictor.predict(query.boxes, query.scores, points, query.threshold)
             return prediction, perf_counter() - start
 
-    def _read(self, picture: Picture) -> None:
-        if self._picture is not picture:
-            self._picture = None  # nothing half-read is taken for the image if this fails
-            self.predictor.set_image(picture)
-            self._picture = picture
+    def _read(self, image: RgbImage) -> None:
+        if self._image is not image:
+            self._image = None  # if set_image fails, the next call sets the image again
+            self.predictor.set_image(image)
+            self._image = image
 
 
 def to_json(prediction: Prediction, image_id: int) -> dict[str, Any]:
-    """A prediction as the page reads it.
+    """Convert a prediction to JSON for the page.
 
     Returns:
-        `size`, `windows`; `targets` and `non_targets` (or None), one grey PNG a box in base64, 0..255 for
-        0..1 over the box's window; `results`: `Prediction.to_coco`.
+        `size`, `windows`; `targets` and `non_targets` (or None), one grey PNG per box in base64, 0..255 for
+        0..1, of the box's window; `results`: `Prediction.to_coco`.
     """
     others = prediction.non_targets
     return {
         "size": list(prediction.size),
         "windows": [[int(value) for value in window] for window in prediction.windows],
-        "targets": _pictures(prediction.probabilities),
-        "non_targets": None if others is None else _pictures(others),
+        "targets": _encode(prediction.probabilities),
+        "non_targets": None if others is None else _encode(others),
         "results": prediction.to_coco(image_id),
     }
 
 
-def mask_png(prediction: Prediction, person: int | None) -> bytes:
-    """A PNG as large as the image.
+def mask_png(prediction: Prediction, instance: int | None) -> bytes:
+    """Return a PNG of the image's size.
 
     Args:
         prediction: the masks.
-        person: whose mask, 0 or 255 (8 bit); None: all, 0 or 1 + index of the person (16 bit).
+        instance: index of one mask, 0 or 255 (8 bit); None: label map of all (16 bit).
     """
-    if person is None:
+    if instance is None:
         return png(prediction.label_map())
-    return png(prediction.mask(person).astype(np.uint8) * np.uint8(255))
+    return png(prediction.mask(instance).astype(np.uint8) * np.uint8(255))
 
 
-def _pictures(probabilities: Sequence[NDArray[np.float32]]) -> list[str]:
+def _encode(probabilities: Sequence[NDArray[np.float32]]) -> list[str]:
     return [
         base64.b64encode(png(np.rint(values * 255).astype(np.uint8))).decode("ascii")
         for values in probabilities
@@ -186,7 +186,7 @@ def _pictures(probabilities: Sequence[NDArray[np.float32]]) -> list[str]:
 
 
 def png(values: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
-    """Grey values [H, W], uint8 or uint16, as a PNG file."""
+    """Encode grey values [H, W], uint8 or uint16, as PNG."""
     done, encoded = cv2.imencode(".png", values, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     assert done
     return encoded.tobytes()

@@ -1,4 +1,4 @@
-"""Who may talk to the server: the page it has served itself, under the address it listens on."""
+"""Check and parse requests: only the page that the server has served may talk to it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from roiseg.common.errors import UserError
 from roiseg.common.limits import PAGE_BOXES, PAGE_PIXELS
 
 _HEADERS = {
-    # nothing from elsewhere, nothing inline, in nobody's frame
+    # no foreign or inline content, no embedding in frames
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -31,20 +31,19 @@ _HEADERS = {
 
 
 def is_loopback(address: str) -> bool:
-    """Is this IP address one that only this machine reaches?"""
+    """Return whether only this machine reaches an IP address."""
     return ipaddress.ip_address(address.split("%")[0]).is_loopback
 
 
 def check(request: Request, host: str) -> None:
-    """Refuse what a foreign page has sent.
+    """Refuse requests of foreign pages.
 
-    A page elsewhere can point a name of its own at 127.0.0.1 (DNS rebinding) or post to it blindly. The
-    first shows in the header Host, which then holds that name and neither an IP address nor `host`; the
-    second in the header Origin, which every browser sends with a POST.
+    A foreign page can point its own name at 127.0.0.1 (DNS rebinding), which shows in the header Host, or
+    post blindly, which shows in the header Origin that every browser sends with a POST.
 
     Args:
-        request: as it came.
-        host: name or address the server was told to listen on.
+        request: the request.
+        host: name or address that the server listens on.
 
     Raises:
         Forbidden: the request is not from the page of this server.
@@ -69,42 +68,42 @@ def _known(asked: str, host: str) -> bool:
 
 
 def harden(response: Response) -> Response:
-    """Tell the browser to load nothing from elsewhere, to keep nothing, and to show it in no frame."""
+    """Forbid the browser to load foreign content, to cache, and to show the page in a frame."""
     response.headers.update(_HEADERS)
     return response
 
 
 @dataclass(frozen=True)
 class Query:
-    """One question about one image.
+    """A request about one image.
 
     Attributes:
-        picture: name under which the image is kept.
-        model: index of the model that is asked.
+        image: name of the stored image.
+        model: index of the model.
         boxes: float32 [N, 4] x1, y1, x2, y2 in pixels of the image.
         scores: float32 [N].
-        threshold: probability from which on a pixel is mask.
-        image_id: of the image, in COCO results.
-        person: index of the box whose mask alone is wanted; None: everybody's.
-        points: float32 [N, P, 3] clicks as `Predictor.predict` takes them; None: there are none.
+        threshold: minimum probability of a mask pixel.
+        image_id: image id in COCO results.
+        instance: index of the only box whose mask is wanted; None: all.
+        points: float32 [N, P, 3] clicks, see `Predictor.predict`; None: no clicks.
     """
 
-    picture: str
+    image: str
     model: int
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     threshold: float = 0.5
     image_id: int = 0
-    person: int | None = None
+    instance: int | None = None
     points: NDArray[np.float32] | None = None
 
     @classmethod
     def parse(cls, content: Any, models: int) -> Query:
-        """Read a query out of parsed JSON.
+        """Parse a query.
 
         Args:
-            content: an object with the attributes above; all but `picture` may be absent.
-            models: number of models there are.
+            content: an object with the attributes above; all but `image` are optional.
+            models: number of models.
 
         Raises:
             UserError: a value is missing, of another type, or out of range.
@@ -114,31 +113,30 @@ class Query:
         if unknown := sorted(content.keys() - cls.__dataclass_fields__.keys()):
             raise UserError(f"the request has an unknown field `{unknown[0]}`")
         boxes = _numbers(content, "boxes", (-1, 4))
-        given = {"scores": [1.0] * len(boxes), **content}
-        scores = _numbers(given, "scores", (-1,))
+        scores = _numbers({"scores": [1.0] * len(boxes), **content}, "scores", (-1,))
         if len(boxes) > PAGE_BOXES:
             raise UserError(f"`boxes`: {len(boxes)} are too many, {PAGE_BOXES} at most")
         if len(scores) != len(boxes):
             raise UserError(f"`scores` has {len(scores)} numbers for {len(boxes)} boxes")
         if not (boxes[:, 2:] > boxes[:, :2]).all():
             raise UserError("`boxes` must be x1, y1, x2, y2 with x1 < x2 and y1 < y2")
-        person, clicked = content.get("person"), content.get("points") is not None and len(boxes)
+        instance, clicked = content.get("instance"), content.get("points") is not None and len(boxes)
         return cls(
-            picture=_text(content, "picture"),
+            image=_text(content, "image"),
             model=_whole(content, "model", 0, models - 1),
             boxes=boxes,
             scores=scores,
             threshold=_threshold(content),
             image_id=_whole(content, "image_id", 0, 2**53),
-            person=None if person is None else _whole(content, "person", 0, len(boxes) - 1),
+            instance=None if instance is None else _whole(content, "instance", 0, len(boxes) - 1),
             points=_numbers(content, "points", (len(boxes), -1, 3)) if clicked else None,
         )
 
     def check_within(self, size: tuple[int, int]) -> None:
-        """Make sure that every box touches an image of (H, W) pixels, and that all are not too large.
+        """Check that every box touches an image of (H, W) pixels and that their total area is bounded.
 
         Raises:
-            UserError: one does not, or they are.
+            UserError: a box lies outside, or the boxes are too large together.
         """
         height, width = size
         x1, y1, x2, y2 = self.boxes.T

@@ -1,4 +1,4 @@
-"""Listening: this machine only, unless told otherwise."""
+"""The HTTP server."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from roiseg.web.application import Application
 
 
 class _Server(ThreadedWSGIServer):
-    """A thread a connection, for `PAGE_CONNECTIONS` at once; more are closed."""
+    """One thread per connection, at most `PAGE_CONNECTIONS`; further connections are closed."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._free = threading.BoundedSemaphore(PAGE_CONNECTIONS)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start its thread, if there is one left."""
+        """Start a thread if one is free."""
         if self._free.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer, and give the thread back."""
+        """Answer and release the thread."""
         try:
             super().process_request_thread(request, client_address)
         finally:
@@ -36,24 +36,24 @@ class _Server(ThreadedWSGIServer):
 
 
 class _Quiet(WSGIRequestHandler):
-    """Prints no line a request; what fails is logged by the application."""
+    """Logs no requests; the application logs failures."""
 
     timeout = IDLE_SECONDS
 
     def log_request(self, code: Any = "-", size: Any = "-") -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 def listen(application: Application, host: str, port: int) -> BaseWSGIServer:
-    """A server that accepts connections from now on and answers them in `serve_forever`.
+    """Return a server that accepts connections and answers them in `serve_forever`.
 
     Args:
-        application: answers, on one thread a connection.
+        application: answers the requests.
         host: name or address to listen on.
-        port: 0 takes a free one; `server.port` says which.
+        port: 0: a free one, see `server.port`.
 
     Raises:
-        UserError: there is no such address here, or the port is taken.
+        UserError: unknown address, or the port is in use.
     """
     if not isinstance(port, int) or not 0 <= port <= 65535:
         raise UserError(f"port must be a whole number from 0 to 65535, got {port}")

@@ -210,14 +210,14 @@ SIZES = {"image_size": "[96, 64]", "preprocess": json.dumps({"image_size": [96, 
         *((form, SIZES, "says image_size [96, 64], ") for form in FORMS),
         ("alone", {"image_size": "[96, 64]"}, "says image_size [96, 64] and preprocess [64, 96]"),
         ("alone", {"layers": '["another"]'}, "names layers ['another'], the graph reads"),
-        ("alone", {"merged": "true"}, "`picture_input` is None"),
+        ("alone", {"merged": "true"}, "`image_input` is None"),
         (
             "alone",
             {"preprocess": json.dumps({"image_size": list(SIZE), "divisor": 0})},
             "divisor must not be 0",
         ),
         ("merged", {"merged": "false"}, "the graph reads"),
-        ("merged", {"picture_input": '"photograph"'}, "names the input photograph, the graph reads"),
+        ("merged", {"image_input": '"photograph"'}, "names the input photograph, the graph reads"),
     ],
 )
 def test_metadata_that_contradicts_its_graph_is_refused(form, entries, told, files, tmp_path):
@@ -229,7 +229,7 @@ def test_metadata_that_contradicts_its_graph_is_refused(form, entries, told, fil
     "value", ["", "[", "null", "5", '"x"', "[1]", "[1e999, -1]", "{}", "[" * 100_000, None]
 )
 def test_odd_metadata_is_one_line(value, files, tmp_path):
-    for key in ("image_size", "layers", "preprocess", "merged", "postprocess", "picture_input"):
+    for key in ("image_size", "layers", "preprocess", "merged", "postprocess", "image_input"):
         path = with_metadata(files["merged"], tmp_path / "odd.onnx", sealed=True, **{key: value})
         if (key, value) not in {
             ("postprocess", "null"),

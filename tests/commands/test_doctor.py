@@ -16,7 +16,7 @@ import roiseg.doctor
 import roiseg.predict
 import roiseg.train
 from roiseg.inference.predictor import Predictor
-from roiseg.inference.sources.open_source import open_source
+from roiseg.inference.sources.image_files import open_source
 
 
 @pytest.fixture

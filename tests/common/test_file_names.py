@@ -13,7 +13,7 @@ from tiny_dataset import make
 
 from roiseg.common.errors import UserError
 from roiseg.inference.box_files.open_boxes import open_boxes
-from roiseg.inference.sources.open_source import open_source
+from roiseg.inference.sources.image_files import open_source
 
 NAME = "dossier é/photo ü.png"
 FORMS = {
@@ -80,4 +80,4 @@ def test_boxes_of_a_photograph_as_stored_are_not_taken_for_those_of_the_turned_o
         open_boxes(tmp_path / "x.json").find(frame, shown)
     image = {"id": 0, "file_name": "a.png"}
     (tmp_path / "x.json").write_text(json.dumps({"images": [image], "annotations": [record]}))
-    assert not open_boxes(tmp_path / "x.json").find(frame, shown).sized
+    assert not open_boxes(tmp_path / "x.json").find(frame, shown).size_matches

@@ -21,7 +21,7 @@ from roiseg.data.images import image_digest, read_image
 from roiseg.geometry.transform import Letterbox
 from roiseg.inference.box_files.open_boxes import open_boxes
 from roiseg.inference.checkpoint import read_checkpoint
-from roiseg.inference.sources.open_source import open_source
+from roiseg.inference.sources.image_files import open_source
 
 
 def test_missing_images_are_counted_and_the_first_is_named(broken_set):

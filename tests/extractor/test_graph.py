@@ -194,7 +194,7 @@ def test_a_truncated_file_is_named(onnx_file, tmp_path, share):
     whole = onnx_file.read_bytes()
     path = tmp_path / "cut.onnx"
     path.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(UserError, match="export or copy it anew") as caught:
+    with pytest.raises(UserError, match="export or copy it again") as caught:
         load_onnx(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)

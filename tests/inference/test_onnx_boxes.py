@@ -16,11 +16,8 @@ from wholebody import COLUMNS, LAYER, SIZE, red_picture, wholebody_file
 
 from roiseg.common.errors import UserError
 from roiseg.extractor.onnx_extractor import OnnxExtractor
-from roiseg.extractor.postprocess.boxes_and_scores import BoxesAndScores
-from roiseg.extractor.postprocess.efficient_nms import EfficientNms
-from roiseg.extractor.postprocess.rows import Rows
-from roiseg.extractor.postprocess.yolo import Yolo
-from roiseg.extractor.postprocess.yolox import Yolox
+from roiseg.extractor.postprocess.rows import BoxesAndScores, EfficientNms, Rows
+from roiseg.extractor.postprocess.yolo import Yolo, Yolox
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.inference.checkpoint import TrainedModel
 from roiseg.inference.onnx_file import OnnxFile
@@ -180,7 +177,7 @@ def test_the_metadata_says_what_comes_out(exported, model):
     assert "pixels of the input" in stored.metadata["boxes"]
     assert "scores" in stored.metadata["scores"]
     assert "rois" not in stored.metadata
-    assert json.loads(stored.metadata["picture_input"]) == "images"
+    assert json.loads(stored.metadata["image_input"]) == "images"
     assert stored.postprocess == model.config["extractor"]["postprocess"]
 
 

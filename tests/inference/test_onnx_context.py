@@ -158,7 +158,7 @@ def test_the_check_compares_random_and_real_input(exported):
 
 def test_the_metadata_says_what_the_extra_inputs_are(exported):
     stored = {p.key: p.value for p in onnx.load(str(exported[2])).metadata_props}
-    picture = json.loads(stored["picture_input"]) or "image"
+    picture = json.loads(stored["image_input"]) or "image"
     assert "[1, 3, H, W]" in stored[picture]
     assert ("image" in stored) == (picture == "image")
     assert "micrometres" in stored["pixel_size"]

@@ -363,7 +363,7 @@ def test_a_merged_file_that_would_be_too_large_is_refused_and_weights_are_not_re
     external("weights.bin", "weights.bin")(detector)
     assert load_onnx(detector).ByteSize() < (tmp_path / "weights.bin").stat().st_size
     decoder = onnx.load(str(alone[0]))
-    monkeypatch.setattr(external_data, "LARGEST", decoder.ByteSize() + detector.stat().st_size)
+    monkeypatch.setattr(external_data, "MAX_BYTES", decoder.ByteSize() + detector.stat().st_size)
     with pytest.raises(UserError, match=r"detector\.onnx .*more than one ONNX file can hold.*merged=false"):
         merge_with_extractor(decoder, str(detector), LAYERS)
 

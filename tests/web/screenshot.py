@@ -1,4 +1,4 @@
-"""Makes docs/app.png: `python tests/web/screenshot.py URL PICTURE PERSON OUTPUT` of a page that is running."""
+"""Makes docs/app.png: `python tests/web/screenshot.py URL IMAGE PERSON OUTPUT` of a page that is running."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 
-def shoot(url: str, picture: str, person: str) -> bytes:
+def shoot(url: str, image: str, person: str) -> bytes:
     """PNG of the page with an image's people detected and one of them selected."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 700})
         page.set_default_timeout(300_000)
         page.goto(url)
-        page.set_input_files("#file", picture)
+        page.set_input_files("#file", image)
         page.click("#detect:enabled")
         page.wait_for_selector("#people li")
         page.wait_for_selector("body:not(.busy)")
@@ -28,8 +28,8 @@ def shoot(url: str, picture: str, person: str) -> bytes:
 
 def main() -> None:
     """Shoot, and write with 256 colours."""
-    url, picture, person, output = sys.argv[1:]
-    image = Image.open(io.BytesIO(shoot(url, picture, person))).convert("RGB")
+    url, image, person, output = sys.argv[1:]
+    image = Image.open(io.BytesIO(shoot(url, image, person))).convert("RGB")
     colors = image.quantize(256, kmeans=2)
     image.quantize(palette=colors, dither=Image.Dither.FLOYDSTEINBERG).save(output, optimize=True)
 

@@ -18,13 +18,13 @@ from werkzeug.test import Client, EnvironBuilder
 from roiseg.web.application import STATIC, Application
 from roiseg.web.models import Limits, Model
 
-PICTURE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 BOXES = [[4.5, 3, 30, 40.25], [20, 10, 70, 60]]  # the second one reaches beyond the image
 
 
-def png(picture=PICTURE):
+def png(image=IMAGE):
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "PNG")
+    Image.fromarray(image).save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -33,10 +33,10 @@ def client(*predictors, limits=None, host="127.0.0.1"):
     return Client(Application(models, limits or Limits(), host))
 
 
-def opened(client, picture=PICTURE):
-    response = client.post("/pictures", data=png(picture))
+def opened(client, image=IMAGE):
+    response = client.post("/images", data=png(image))
     assert response.status_code == 201
-    return response.json["picture"]
+    return response.json["image"]
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def two():
 
 
 def expected(predictor, boxes, scores=None, threshold=0.5):
-    predictor.set_image(PICTURE)
+    predictor.set_image(IMAGE)
     return predictor.predict(boxes, np.ones(len(boxes)) if scores is None else scores, None, threshold)
 
 
@@ -98,23 +98,23 @@ def test_the_models_are_told():
 # --- images -------------------------------------------------------------------------------------
 
 
-def test_a_picture_is_opened():
-    answer = client().post("/pictures", data=png())
+def test_an_image_is_opened():
+    answer = client().post("/images", data=png())
     assert (answer.status_code, answer.json["width"], answer.json["height"]) == (201, 64, 48)
 
 
 @pytest.mark.parametrize(
     ("content", "limits", "said"),
     [
-        (b"", Limits(), "no JPEG or PNG"),
-        (b"GIF89a", Limits(), "no JPEG or PNG"),
+        (b"", Limits(), "not a JPEG or PNG"),
+        (b"GIF89a", Limits(), "not a JPEG or PNG"),
         (png()[:500], Limits(), "damaged"),
         (png(), Limits(megabytes=(len(png()) - 1) / 1e6), "larger than"),
         (png(), Limits(megapixels=0.001), "64 x 48 pixels"),
     ],
 )
-def test_a_bad_picture_is_refused_in_words(content, limits, said):
-    response = client(limits=limits).post("/pictures", data=content)
+def test_a_bad_image_is_refused_in_words(content, limits, said):
+    response = client(limits=limits).post("/images", data=content)
     assert 400 <= response.status_code < 500
     assert said in response.json["error"]
 
@@ -127,7 +127,7 @@ def test_a_huge_body_is_not_read():
         readline = readinto = read
 
     response = client().post(
-        "/pictures", input_stream=Endless(), environ_overrides={"CONTENT_LENGTH": str(10**12)}
+        "/images", input_stream=Endless(), environ_overrides={"CONTENT_LENGTH": str(10**12)}
     )
     assert response.status_code == 413
     assert "error" in response.json
@@ -139,7 +139,7 @@ def test_a_huge_body_is_not_read():
 @pytest.mark.parametrize("model", [0, 1])
 def test_results_are_the_predictors_own(two, model):
     page, predictors = two
-    query = {"picture": opened(page), "model": model, "boxes": BOXES, "scores": [0.5, 0.25], "threshold": 0.3}
+    query = {"image": opened(page), "model": model, "boxes": BOXES, "scores": [0.5, 0.25], "threshold": 0.3}
     answer = page.post("/predictions", json={**query, "image_id": 17}).json
     wanted = expected(predictors[model], BOXES, [0.5, 0.25], 0.3)
     assert answer["results"] == json.loads(json.dumps(wanted.to_coco(17)))
@@ -147,47 +147,47 @@ def test_results_are_the_predictors_own(two, model):
     assert answer["windows"] == [list(window) for window in wanted.windows]
 
 
-def test_probabilities_are_sent_as_grey_pictures(two):
+def test_probabilities_are_sent_as_grey_images(two):
     page, predictors = two
-    query = {"picture": opened(page), "boxes": BOXES}
+    query = {"image": opened(page), "boxes": BOXES}
     answer = page.post("/predictions", json=query).json
     wanted = expected(predictors[0], BOXES)
     for sent, made in (
         (answer["targets"], wanted.probabilities),
         (answer["non_targets"], wanted.non_targets),
     ):
-        for picture, values in zip(sent, made, strict=True):
-            np.testing.assert_allclose(grey(picture) / 255, values, atol=0.5 / 255 + 1e-6)
+        for image, values in zip(sent, made, strict=True):
+            np.testing.assert_allclose(grey(image) / 255, values, atol=0.5 / 255 + 1e-6)
     assert page.post("/predictions", json={**query, "model": 1}).json["non_targets"] is None
 
 
 def test_no_boxes_are_no_error(two):
     page, _ = two
-    answer = page.post("/predictions", json={"picture": opened(page)}).json
+    answer = page.post("/predictions", json={"image": opened(page)}).json
     assert answer["results"] == answer["targets"] == []
 
 
 def test_masks_are_saved_as_png(two):
     page, predictors = two
-    query = {"picture": opened(page), "boxes": BOXES, "threshold": 0.4}
+    query = {"image": opened(page), "boxes": BOXES, "threshold": 0.4}
     wanted = expected(predictors[0], BOXES, threshold=0.4)
     everybody = page.post("/masks", json=query)
     assert everybody.mimetype == "image/png"
     assert np.array_equal(np.array(Image.open(io.BytesIO(everybody.data))), wanted.label_map())
-    one = page.post("/masks", json={**query, "person": 1})
+    one = page.post("/masks", json={**query, "instance": 1})
     assert np.array_equal(np.array(Image.open(io.BytesIO(one.data))), wanted.mask(1) * np.uint8(255))
 
 
 def test_the_detector_proposes_boxes():
     page = client(EllipsePredictor(found=None), EllipsePredictor(found=((1, 2, 3, 4),)))
-    answer = page.post("/detections", json={"picture": opened(page)}).json
+    answer = page.post("/detections", json={"image": opened(page)}).json
     assert answer["boxes"] == [[1, 2, 3, 4]]
     assert answer["scores"] == pytest.approx([0.9])
 
 
 def test_without_a_detector_the_page_says_so():
     page = client(EllipsePredictor(found=None))
-    response = page.post("/detections", json={"picture": opened(page)})
+    response = page.post("/detections", json={"image": opened(page)})
     assert response.status_code == 400
     assert "detector" in response.json["error"]
 
@@ -196,7 +196,7 @@ def test_points_reach_only_models_that_read_them():
     reads, does_not = EllipsePredictor(reads_points=True), EllipsePredictor()
     page = client(reads, does_not)
     points = [[[5, 6, 1], [7, 8, 0]]]
-    query = {"picture": opened(page), "boxes": BOXES[:1], "points": points}
+    query = {"image": opened(page), "boxes": BOXES[:1], "points": points}
     for model in (0, 1):
         assert page.post("/predictions", json={**query, "model": model}).status_code == 200
     assert reads.points.tolist() == points
@@ -206,19 +206,19 @@ def test_points_reach_only_models_that_read_them():
 # --- what is kept, and when -----------------------------------------------------------------------
 
 
-def test_a_picture_is_read_once_a_model_until_there_is_another():
+def test_an_image_is_read_once_a_model_until_there_is_another():
     predictor = EllipsePredictor()
     page = client(predictor)
-    first, second = opened(page), opened(page, PICTURE[:, ::-1])
+    first, second = opened(page), opened(page, IMAGE[:, ::-1])
     for name in (first, first, second, second, first):
-        assert page.post("/predictions", json={"picture": name, "boxes": BOXES}).status_code == 200
-    assert [np.array_equal(image, PICTURE) for image in predictor.images] == [True, False, True]
+        assert page.post("/predictions", json={"image": name, "boxes": BOXES}).status_code == 200
+    assert [np.array_equal(image, IMAGE) for image in predictor.images] == [True, False, True]
 
 
-def test_a_picture_that_could_not_be_read_is_read_again(monkeypatch):
+def test_an_image_that_could_not_be_read_is_read_again(monkeypatch):
     predictor = EllipsePredictor()
     page = client(predictor)
-    query = {"picture": opened(page), "boxes": BOXES}
+    query = {"image": opened(page), "boxes": BOXES}
     with monkeypatch.context() as patch:
         patch.setattr(predictor, "set_image", lambda image: 1 / 0)
         failed = page.post("/predictions", json=query)
@@ -230,11 +230,11 @@ def test_a_picture_that_could_not_be_read_is_read_again(monkeypatch):
 def test_models_work_one_at_a_time():
     predictor = EllipsePredictor()
     page = client(predictor)
-    names = [opened(page, np.roll(PICTURE, i)) for i in range(4)]
+    names = [opened(page, np.roll(IMAGE, i)) for i in range(4)]
     answers = {}
 
     def ask(i):
-        query = {"picture": names[i % 4], "boxes": BOXES, "image_id": i}
+        query = {"image": names[i % 4], "boxes": BOXES, "image_id": i}
         answers[i] = page.application(ask_environ(query), lambda status, headers: None)
 
     def ask_environ(query):
@@ -255,8 +255,8 @@ def test_models_work_one_at_a_time():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"picture": "nothing"}, "open it again"),
-        ({"picture": 3}, "`picture`"),
+        ({"image": "nothing"}, "open it again"),
+        ({"image": 3}, "`image`"),
         ({"model": 1}, "`model`"),
         ({"model": "0"}, "`model`"),
         ({"model": True}, "`model`"),
@@ -272,7 +272,7 @@ def test_models_work_one_at_a_time():
         ({"scores": [1, 2]}, "`scores`"),
         ({"threshold": 0}, "`threshold`"),
         ({"threshold": "0.5"}, "`threshold`"),
-        ({"person": 1}, "`person`"),
+        ({"instance": 1}, "`instance`"),
         ({"image_id": -1}, "`image_id`"),
         ({"points": [[1, 2]]}, "`points`"),
         ({"path": "/etc/passwd"}, "unknown field `path`"),
@@ -280,7 +280,7 @@ def test_models_work_one_at_a_time():
 )
 def test_a_wrong_query_is_answered_in_one_line(change, said):
     page = client()
-    query = {"picture": opened(page), "boxes": [[1, 2, 30, 40]], **change}
+    query = {"image": opened(page), "boxes": [[1, 2, 30, 40]], **change}
     for route in ("/predictions", "/masks"):
         response = page.post(route, data=json.dumps(query), content_type="application/json")
         assert response.status_code in (400, 404)
@@ -305,18 +305,18 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=12,
 )
-FIELDS = ("model", "boxes", "scores", "threshold", "image_id", "person", "points")
+FIELDS = ("model", "boxes", "scores", "threshold", "image_id", "instance", "points")
 
 
 @given(st.dictionaries(st.sampled_from(FIELDS), JSON))
 def test_no_json_makes_the_server_fail(fields):
     page = client()
-    query = {"picture": opened(page), "boxes": [[1, 2, 30, 40]], **fields}
+    query = {"image": opened(page), "boxes": [[1, 2, 30, 40]], **fields}
     response = page.post("/predictions", data=json.dumps(query), content_type="application/json")
     assert response.status_code in (200, 400)
 
 
-@pytest.mark.parametrize("route", ["/pictures", "/detections", "/predictions", "/masks"])
+@pytest.mark.parametrize("route", ["/images", "/detections", "/predictions", "/masks"])
 def test_reading_does_nothing(route):
     assert client().get(route).status_code in (404, 405)
 
@@ -359,4 +359,4 @@ def test_the_name_that_was_configured_is_answered():
 )
 def test_only_its_own_page_may_post(origin, status):
     headers = {"Host": "127.0.0.1:7860"} | ({"Origin": origin} if origin else {})
-    assert client().post("/pictures", data=png(), headers=headers).status_code == status
+    assert client().post("/images", data=png(), headers=headers).status_code == status

@@ -20,9 +20,9 @@ OPACITY = 0.65
 TARGET, OTHER, FIRST = (30, 144, 255), (255, 110, 30), (30, 144, 255)
 
 
-def encoded(picture=GREY, kind="PNG", **options):
+def encoded(image=GREY, kind="PNG", **options):
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, kind, **options)
+    Image.fromarray(image).save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -152,7 +152,7 @@ def test_a_box_is_dragged_and_a_mask_appears(visit):
     assert not site.message()
 
 
-def test_boxes_can_be_dragged_backwards_and_end_at_the_picture(visit):
+def test_boxes_can_be_dragged_backwards_and_end_at_the_image(visit):
     site = visit()
     site.open()
     with site.page.expect_request("**/predictions") as request:
@@ -202,7 +202,7 @@ def test_nobody_is_no_error_and_no_detector_no_button(visit):
     site.open()
     site.page.get_by_role("button", name="Detect people").click()
     site.settle()
-    assert "finds nobody" in site.message()
+    assert "finds no one" in site.message()
     without = visit(EllipsePredictor(found=None))
     without.open()
     assert without.page.get_by_role("button", name="Detect people").is_disabled()
@@ -211,8 +211,8 @@ def test_nobody_is_no_error_and_no_detector_no_button(visit):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"this is no image", "no JPEG or PNG"),
-        (encoded(kind="GIF"), "no JPEG or PNG"),
+        (b"this is no image", "not a JPEG or PNG"),
+        (encoded(kind="GIF"), "not a JPEG or PNG"),
         (encoded(np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8))[:9000], "damaged"),
         (bytes(60_000), "larger than 0.05 MB"),
         (encoded(np.zeros((500, 500, 3), np.uint8)), "500 x 500 pixels"),
@@ -229,7 +229,7 @@ def test_a_bad_file_gives_a_message_and_the_next_one_is_taken(visit, content, sa
     assert site.people()
 
 
-def test_a_bad_file_leaves_the_picture_before(visit):
+def test_a_bad_file_leaves_the_image_before(visit):
     site = visit()
     site.open()
     site.drag()
@@ -346,7 +346,7 @@ def test_the_page_works_from_the_keyboard(visit):
     assert site.people() == []
 
 
-def test_a_box_outside_the_picture_is_said_to_be_so(visit):
+def test_a_box_outside_the_image_is_said_to_be_so(visit):
     site = visit()
     site.open()
     site.page.locator("summary").click()
@@ -358,7 +358,7 @@ def test_a_box_outside_the_picture_is_said_to_be_so(visit):
     assert site.people() == []
 
 
-def test_a_picture_can_be_dropped(visit):
+def test_an_image_can_be_dropped(visit):
     site = visit()
     site.page.evaluate(
         """content => {

@@ -64,7 +64,7 @@ def test_a_file_above_the_limit_is_answered_in_words(serve):
     noise = np.random.default_rng(0).integers(0, 256, (1200, 1200, 3), np.uint8)
     Image.fromarray(noise).save(stream, "PNG")
     with serve(ELLIPSE, limits=Limits(megabytes=1)) as server:
-        status, said = ask(server.port, "POST", "/pictures", stream.getvalue())
+        status, said = ask(server.port, "POST", "/images", stream.getvalue())
     assert status == 413
     assert "larger than 1 MB" in said
 

@@ -71,7 +71,7 @@ class LevelWriter(Writer):
 
     @contextmanager
     def open(self, folder: Path, source: Source) -> Iterator[Write]:
-        yield lambda result: _sample(self.levels, result.frame.number, len(source))
+        yield lambda result: _sample(self.levels, result.source_image.number, len(source))
 
 
 def requests(checkpoint: Path, number: int) -> list[Level]:
@@ -86,8 +86,8 @@ def requests(checkpoint: Path, number: int) -> list[Level]:
         _sample(levels, done, number)
         stream = io.BytesIO()
         Image.fromarray(rng.integers(0, 256, (400, 600, 3), np.uint8)).save(stream, "PNG")
-        name = json.loads(_post(server.port, "/pictures", stream.getvalue()))["picture"]
-        query = json.dumps({"picture": name, "model": 0, "boxes": BOXES}).encode()
+        name = json.loads(_post(server.port, "/images", stream.getvalue()))["image"]
+        query = json.dumps({"image": name, "model": 0, "boxes": BOXES}).encode()
         for path in ("/predictions", "/masks"):
             _post(server.port, path, query, "application/json")
     server.shutdown()

@@ -135,7 +135,7 @@ CASES = {
     "checkpoint folder read-only": Case("cannot be written", mount=read_only("ckpt")),
     "overlay folder read-only": Case("overlays/validation", mount=read_only("out/overlays")),
     "TensorBoard folder read-only": Case("tensorboard", mount=read_only("out/tensorboard")),
-    "cache folder read-only": Case("going on without storing", True, mount=read_only("data/feature_cache")),
+    "cache folder read-only": Case("nothing more is stored", True, mount=read_only("data/feature_cache")),
     "index folder read-only": Case("no annotation index", True, mount=read_only("data/index")),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What the caches share: keys, what a lookup finds, what is counted."""
+"""The interface of the feature caches: keys, results and counts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GB = 1e9
 
 
 def shared(tensor: Tensor) -> Tensor:
-    """The tensor in memory that loader processes share; as it is where there is none, and so none of them."""
+    """Move a tensor to shared memory; return it unchanged if there is none (then there are no loaders)."""
     try:
         return tensor.share_memory_()
     except RuntimeError as error:
@@ -62,14 +62,14 @@ class CacheResult:
 
 
 class FeatureCache(ABC):
-    """Keeps encoded features; looked up in the loader processes, filled by the training process.
+    """Stores encoded features; read by the loader processes, filled by the training process.
 
-    Each image is wanted once an epoch, in random order: what is evicted would have been as useful as
-    what takes its place. A full cache therefore keeps what it has and takes nothing more.
+    Every image is needed once per epoch, in random order, so eviction would gain nothing: a full cache
+    keeps its entries and rejects new ones.
 
     Args:
-        codec: how features are kept.
-        budget_gb: most it may hold, in 10^9 bytes.
+        codec: encoding of the features.
+        budget_gb: maximum size in 10^9 bytes.
 
     Raises:
         UserError: the budget is not above 0.
@@ -84,19 +84,19 @@ class FeatureCache(ABC):
 
     @property
     def damaged(self) -> int:
-        """How often features were found damaged."""
+        """Number of damaged entries found."""
         return 0
 
     def summary(self) -> dict[str, int]:
-        """Images so far, by what became of them; and damaged entries."""
+        """Return the counts of images and of damaged entries."""
         images = {name: self.counts[name] for name in ("hit", "computed", "rejected")}
         return {**images, "damaged": self.damaged}
 
     def open(self, extractor: str, shapes: Sequence[Shape]) -> None:
-        """Prepare for the features of one extractor.
+        """Open the cache for the features of an extractor.
 
         Args:
-            extractor: everything about it that features depend on.
+            extractor: its identity, everything that features depend on.
             shapes: (C, H, W) of its layers.
         """
         self.shapes = list(shapes)
@@ -104,19 +104,19 @@ class FeatureCache(ABC):
 
     @abstractmethod
     def get(self, key: CacheKey) -> CacheResult:
-        """In a loader process: are these features kept? Stale ones are not."""
+        """Look up features, in a loader process; stale ones are a miss."""
 
     @abstractmethod
     def store(self, keys: Sequence[CacheKey], rows: Tensor) -> None:
-        """Keep encoded features, uint8 [n, row_bytes], as far as there is room."""
+        """Store encoded features, uint8 [n, row_bytes], as far as there is room."""
 
     @abstractmethod
     def load(self, keys: Sequence[CacheKey], read: Tensor) -> Tensor:
-        """In the training process: the encoded features that lookups said are held.
+        """Return the encoded features of keys that were hits, in the training process.
 
         Args:
-            keys: what is wanted.
-            read: uint8 [n, row_bytes], the bytes the lookups came with, in the same order; none if none did.
+            keys: the hits.
+            read: uint8 [n, row_bytes], the rows of the results in the same order; empty without rows.
 
         Returns:
             uint8 [n, row_bytes].
@@ -124,26 +124,26 @@ class FeatureCache(ABC):
 
     @abstractmethod
     def capacity(self, wanted: int) -> int:
-        """Bytes it may hold of this extractor's features, those it holds already included.
+        """Return the bytes it may hold of this extractor's features, stored ones included.
 
         Args:
-            wanted: bytes there should be room for, if room can be made.
+            wanted: bytes to make room for, if possible.
         """
 
     @abstractmethod
     def room(self) -> tuple[int, str]:
-        """Bytes that there are for features whatever the budget, those held already included; and where.
+        """Return the bytes available regardless of the budget, stored ones included, and the place.
 
-        Nothing is opened, made or removed.
+        Nothing is opened, created or removed.
         """
 
     def plan(self, images: int) -> None:
-        """Say so before anything starts if the features of so many images are more than it may hold."""
+        """Warn if the features of `images` images exceed the capacity."""
         wanted = images * self.row_bytes
         capacity = self.capacity(wanted)
         if wanted > capacity:
             log.warning(
-                "feature cache: %d images of %.1f MB make %.1f GB, it may hold %.1f GB (%.0f %%): the rest "
-                "is computed every epoch; raise data.cache.budget_gb, or take a smaller codec or pool",
+                "feature cache: %d images of %.1f MB are %.1f GB, the limit is %.1f GB (%.0f %%): "
+                "the rest is computed every epoch; raise data.cache.budget_gb, a smaller codec or pool",
                 images, self.row_bytes / 1e6, wanted / GB, capacity / GB, 100 * capacity / wanted,
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How features are kept: as bytes, smaller than float32, back to float32 on any device."""
+"""Encode features as bytes smaller than float32, and decode them on any device."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ _LARGEST = torch.finfo(torch.float16).max
 
 
 class Codec(ABC):
-    """Turns the features of each image into a row of bytes and back."""
+    """Encodes the features of each image as a row of bytes."""
 
     @abstractmethod
     def length(self, shape: Shape) -> int:
-        """Bytes of one image's features of `shape` (C, H, W)."""
+        """Return the bytes per image of features of `shape` (C, H, W)."""
 
     @abstractmethod
     def encode(self, feature: Tensor) -> Tensor:
-        """Float32 [B, C, H, W] -> uint8 [B, length]."""
+        """Encode float32 [B, C, H, W] as uint8 [B, length]."""
 
     @abstractmethod
     def decode(self, rows: Tensor, shape: Shape) -> Tensor:
-        """Uint8 [B, length] -> float32 [B, C, H, W]."""
+        """Decode uint8 [B, length] to float32 [B, C, H, W]."""
 
     def pack(self, features: Sequence[Tensor]) -> Tensor:
-        """Layers [B, C_l, H_l, W_l] -> uint8 [B, sum of their lengths]."""
+        """Encode layers [B, C_l, H_l, W_l] as uint8 [B, sum of lengths]."""
         return torch.cat([self.encode(feature) for feature in features], dim=1)
 
     def unpack(self, rows: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
-        """The layers of `pack`, as far as they were kept."""
+        """Decode the layers of `pack`."""
         parts = rows.split([self.length(shape) for shape in shapes], dim=1)
         return tuple(self.decode(part, shape) for part, shape in zip(parts, shapes, strict=True))
 
 
 class Half(Codec):
-    """Float16: half the bytes, relative error up to 0.05 %; beyond +-65504 it saturates."""
+    """Float16: half the bytes, relative error up to 0.05 %, saturates at +-65504."""
 
     def length(self, shape: Shape) -> int:
         """See `Codec`."""
@@ -56,13 +56,13 @@ class Half(Codec):
 
 
 class Int8(Codec):
-    """One byte a number: each channel of each image in 255 even steps from its least to its greatest value.
+    """One byte per value: 255 even steps from the minimum to the maximum of each channel of each image.
 
     The error is up to 1/510 of that range.
     """
 
     def length(self, shape: Shape) -> int:
-        """See `Codec`; 8 bytes a channel hold its least value and its step."""
+        """See `Codec`; 8 bytes per channel for its minimum and step."""
         return 8 * shape[0] + math.prod(shape)
 
     def encode(self, feature: Tensor) -> Tensor:

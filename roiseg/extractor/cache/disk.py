@@ -1,4 +1,4 @@
-"""Features kept in files, shared by runs and processes."""
+"""Features in files, shared by runs and processes."""
 
 from __future__ import annotations
 
@@ -27,44 +27,43 @@ from roiseg.extractor.cache.folders import (
     ABOUT,
     MAGIC,
     cache_folders,
+    foreign_files,
     is_cache,
     opened_at,
     remove_cache,
     remove_outdated,
     size_of,
-    strangers,
 )
 
 log = logging.getLogger(__name__)
 
-_HEADER = struct.Struct("<8s16sQ")  # magic, content, checksum of the row
+_HEADER = struct.Struct("<8s16sQ")  # magic, fingerprint, checksum of the row
 _BLOCK = 1 << 20  # bytes read at a time
-_RESERVE = 1_000_000_000  # bytes of the disk that stay free
+_RESERVE = 1_000_000_000  # bytes of the disk to leave free
 
 
 class _StaleError(Exception):
-    """Made from something else."""
+    """The fingerprint differs."""
 
 
 class _DamagedError(Exception):
-    """Not what was written."""
+    """The file is damaged."""
 
 
 class DiskCache(FeatureCache):
-    """One file an image in a folder an extractor.
+    """One file per image in one folder per extractor.
 
-    A file is whole or absent (written beside, then renamed) and carries a checksum: a damaged one is
-    removed, reported and computed anew. Any number of processes may read and write at once, and all of it may
-    be deleted meanwhile. Where nothing can be written it is only read, with a warning. Folders of other
-    extractors make room when the budget needs it, the one opened longest ago first, see
-    `roiseg.extractor.cache.folders`.
+    Writes are atomic and files have a checksum: a damaged file is removed, reported and computed again. Any
+    number of processes may read and write at once, and files may be deleted meanwhile. A folder that cannot
+    be written is only read, with a warning. Folders of other extractors are removed when the budget needs it,
+    least recently opened first, see `roiseg.extractor.cache.folders`.
 
-    What others write is counted whenever a 16th of the room there was is filled: n processes go beyond the
-    budget by (n - 1) / 16 of it and n - 1 files at the very most, and by a few files in practice.
+    Each process counts the others' files whenever it has filled a 16th of the free room: n processes exceed
+    the budget by at most (n - 1) / 16 of it and n - 1 files.
 
     Args:
-        folder: where all extractors' folders lie.
-        codec, budget_gb: see `FeatureCache`; the budget is for all of them together.
+        folder: contains the extractors' folders.
+        codec, budget_gb: see `FeatureCache`; the budget covers all of them.
     """
 
     def __init__(self, folder: str | Path, codec: Codec, budget_gb: float = 20.0) -> None:
@@ -77,34 +76,34 @@ class DiskCache(FeatureCache):
         """See `FeatureCache`.
 
         Raises:
-            UserError: the folder cannot be one, because a file is in the way.
+            UserError: the folder contains other files, or a file is in its place.
         """
         super().open(extractor, shapes)
         self._identity = repr((extractor, self.shapes, type(self.codec).__name__, self.row_bytes))
-        self._own = self.folder / xxhash.xxh3_64_hexdigest(self._identity.encode())
+        self._path = self.folder / xxhash.xxh3_64_hexdigest(self._identity.encode())
         self._damaged = shared(torch.zeros((), dtype=torch.int64))  # loader processes find them
-        if self._own.is_dir() and not is_cache(self._own, self._own.name) and strangers(self._own):
-            raise UserError(f"data.cache.folder: {self._own} holds other files: give another folder")
+        if self._path.is_dir() and not is_cache(self._path, self._path.name) and foreign_files(self._path):
+            raise UserError(f"data.cache.folder: {self._path} holds other files: give another folder")
         try:
             self._make()
         except (FileExistsError, NotADirectoryError) as error:
             raise UserError(
-                f"data.cache.folder {self.folder} cannot be made ({error.strerror}): give another one"
+                f"data.cache.folder {self.folder} cannot be created ({error.strerror}): give another one"
             ) from None
         except (OSError, UnwritableError) as error:
-            self._give_up(error)
+            self._stop_storing(error)
             return
-        remove_outdated(self._own)
+        remove_outdated(self._path)
         self._count()
 
     def _make(self) -> None:
-        """Make the folder, again if another process removes it meanwhile."""
+        """Create the folder, again if another process removes it meanwhile."""
         for attempts_left in reversed(range(10)):
             try:
                 for number in range(256):
-                    (self._own / f"{number:02x}").mkdir(parents=True, exist_ok=True)
+                    (self._path / f"{number:02x}").mkdir(parents=True, exist_ok=True)
                 about = {"file_bytes": self._file_bytes, "identity": self._identity}
-                write_json(self._own / ABOUT, about, lambda path: is_cache(path.parent, self._own.name))
+                write_json(self._path / ABOUT, about, lambda path: is_cache(path.parent, self._path.name))
                 return
             except (FileNotFoundError, FileExistsError, UnwritableError):
                 if not attempts_left:
@@ -120,7 +119,7 @@ class DiskCache(FeatureCache):
         return _HEADER.size + self.row_bytes
 
     def get(self, key: CacheKey) -> CacheResult:
-        """See `FeatureCache`; a damaged file is removed."""
+        """See `FeatureCache`; removes a damaged file."""
         path = self.path(key)
         try:
             with open(path, "rb", buffering=0) as stream:
@@ -129,21 +128,21 @@ class DiskCache(FeatureCache):
             return CacheResult(False)
         except (OSError, _DamagedError) as error:
             self._damaged += 1
-            log.warning("feature cache: %s is damaged (%s); computed anew", path, error)
+            log.warning("feature cache: %s is damaged (%s) and computed again", path, error)
             with contextlib.suppress(OSError):
                 path.unlink()
             return CacheResult(False)
         return CacheResult(True, row)
 
     def _read(self, stream: io.FileIO, key: CacheKey) -> NDArray[np.uint8]:
-        """Read a row, its checksum taken while the disk delivers the rest."""
+        """Read a row and compute its checksum block by block."""
         length = os.fstat(stream.fileno()).st_size
         if length != self._file_bytes:
             raise _DamagedError(f"{length} bytes, should be {self._file_bytes}")
         if length > _BLOCK and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
-        magic, made_from, expected = _HEADER.unpack(stream.read(_HEADER.size))
-        if magic == MAGIC and made_from != key.fingerprint:
+        magic, fingerprint, expected = _HEADER.unpack(stream.read(_HEADER.size))
+        if magic == MAGIC and fingerprint != key.fingerprint:
             raise _StaleError
         row = np.empty(self.row_bytes, np.uint8)
         checksum, done = xxhash.xxh3_64(), 0
@@ -165,7 +164,7 @@ class DiskCache(FeatureCache):
             path = self.path(key)
             replaces = path.exists()
             if not replaces and self._unwritten <= 0:
-                self._count()  # other processes write, too
+                self._count()  # other processes write as well
             if not replaces and self._room < self._file_bytes:
                 self.counts["rejected"] += 1
                 continue
@@ -180,12 +179,12 @@ class DiskCache(FeatureCache):
         return read
 
     def capacity(self, wanted: int) -> int:
-        """See `FeatureCache`; removes other extractors' folders, the one opened longest ago first."""
-        others = [path for path in cache_folders(self.folder) if path != self._own]
+        """See `FeatureCache`; removes other extractors' folders, least recently opened first."""
+        others = [path for path in cache_folders(self.folder) if path != self._path]
         for path in sorted(others, key=opened_at):
             if self._capacity() >= wanted:
                 break
-            log.info("feature cache: %s makes room", path)
+            log.info("feature cache: %s is removed to make room", path)
             remove_cache(path)
             self._count()
         return self._capacity()
@@ -193,16 +192,16 @@ class DiskCache(FeatureCache):
     def room(self) -> tuple[int, str]:
         """See `FeatureCache`."""
         existing = next(path for path in (self.folder, *self.folder.parents) if path.is_dir())
-        held = sum(size_of(path) for path in cache_folders(self.folder))
-        return held + max(0, shutil.disk_usage(existing).free - _RESERVE), str(self.folder)
+        used = sum(size_of(path) for path in cache_folders(self.folder))
+        return used + max(0, shutil.disk_usage(existing).free - _RESERVE), str(self.folder)
 
     def _capacity(self) -> int:
-        return self._room + size_of(self._own)
+        return self._room + size_of(self._path)
 
     def path(self, key: CacheKey) -> Path:
-        """The file of a key."""
+        """Return the file of a key."""
         name = key.key.hex()
-        return self._own / name[:2] / name[2:]
+        return self._path / name[:2] / name[2:]
 
     def _write(self, path: Path, key: CacheKey, row: NDArray[np.uint8]) -> bool:
         temporary = path.with_name(f"{path.name}.{self._unique}-{next(self._numbers)}.tmp")
@@ -211,30 +210,30 @@ class DiskCache(FeatureCache):
                 stream.write(_HEADER.pack(MAGIC, key.fingerprint, xxhash.xxh3_64_intdigest(row.data)))
                 stream.write(row.data)
             os.replace(temporary, path)
-        except FileNotFoundError:  # somebody has removed the folder, to make room perhaps
+        except FileNotFoundError:  # another process has removed the folder
             with contextlib.suppress(OSError, UserError):
                 self._make()
             self._count()
             return False
-        except OSError as error:  # the disk is full, say
+        except OSError as error:  # for example a full disk
             with contextlib.suppress(OSError):
                 temporary.unlink()
-            self._give_up(error)
+            self._stop_storing(error)
             return False
         return True
 
-    def _give_up(self, error: OSError | UnwritableError) -> None:
-        """Store nothing from now on: features are only a saving."""
+    def _stop_storing(self, error: OSError | UnwritableError) -> None:
+        """Store nothing from now on; the run continues without."""
         text = str(unwritable_error(self.folder, error) if isinstance(error, OSError) else error)
-        log.warning("feature cache: %s; going on without storing", text)
+        log.warning("feature cache: %s; nothing more is stored", text)
         self._room, self._writable = 0, False
 
     def _count(self) -> None:
-        """Learn how much there is, and after how many files of our own to look again."""
+        """Measure the free room, and set after how many files to measure again."""
         used = sum(size_of(path) for path in cache_folders(self.folder))
         try:
             on_disk = shutil.disk_usage(self.folder).free - _RESERVE
-        except OSError:  # somebody has removed the folder
+        except OSError:  # another process has removed the folder
             on_disk = 0
         self._room = max(0, min(self.budget - used, on_disk))
         self._unwritten = self._room // self._file_bytes // 16 + 1

@@ -1,7 +1,7 @@
-"""Extractors' folders in a feature cache: which prove to be ours, how large they are, how they go.
+"""The extractors' folders in a feature cache: recognize, measure and remove them.
 
-The cache may lie among files of the user's. A folder counts as an extractor's only where its `about.json`
-tells an identity whose digest is the folder's name; it goes only where it holds entries and nothing else.
+The cache may be in a folder with files of the user. A folder is an extractor's only if its `about.json`
+holds an identity whose digest is the folder's name, and it is removed only if it holds nothing but entries.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from roiseg.common.files import is_leftover, remove_leftovers
 
 log = logging.getLogger(__name__)
 
-MAGIC = b"roisegF1"  # an entry begins so
-ABOUT = "about.json"  # says what a folder holds, and by that what it must be called
+MAGIC = b"roisegF1"  # an entry starts with it
+ABOUT = "about.json"  # identity of the folder
 
 _PART = re.compile("[0-9a-f]{2}")  # a folder of entries
-_ENTRY = re.compile(r"[0-9a-f]+(\.[0-9a-f]{32}-\d+\.tmp)?")  # an entry, or one that is being written
+_ENTRY = re.compile(r"[0-9a-f]+(\.[0-9a-f]{32}-\d+\.tmp)?")  # an entry, or one being written
 _REMOVED = re.compile("removed-[0-9a-f]{32}")  # a folder's name while its files are deleted
-_OUTDATED = 3600.0  # seconds after which a temporary file has no writer any more
+_OUTDATED = 3600.0  # seconds after which a temporary file has no writer
 
 
 def cache_folders(folder: Path) -> list[Path]:
-    """Those of all extractors."""
+    """Return the extractors' folders."""
     return [path for path in _entries(folder) if is_cache(path, path.name)]
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What lies in a folder; nothing where another process is just removing it."""
+    """List a folder; empty if another process is removing it."""
     try:
         return list(folder.iterdir())
     except OSError:
@@ -46,7 +46,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _about(folder: Path) -> dict[str, Any]:
-    """What a folder says of itself; nothing where it is just being removed, or somebody else's."""
+    """Read `about.json`; empty if it is missing or not ours."""
     try:
         content = json.loads((folder / ABOUT).read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -57,15 +57,15 @@ def _about(folder: Path) -> dict[str, Any]:
 
 
 def is_cache(folder: Path, name: str) -> bool:
-    """Does a folder's content prove that it is an extractor's, made under `name`?"""
+    """Return whether a folder's content proves that it is an extractor's folder of this name."""
     about = {} if folder.is_symlink() else _about(folder)
     return bool(about) and name == xxhash.xxh3_64_hexdigest(about["identity"].encode())
 
 
 def remove_cache(folder: Path) -> None:
-    """Remove an extractor's folder with all that other processes are writing to it just now."""
-    if strange := strangers(folder):
-        log.warning("feature cache: %s stays, %s is not of the cache", folder, strange[0])
+    """Remove an extractor's folder, also while other processes write to it."""
+    if foreign := foreign_files(folder):
+        log.warning("feature cache: %s is kept, %s is not part of the cache", folder, foreign[0])
         return
     aside = folder.with_name(f"removed-{uuid.uuid4().hex}")
     with contextlib.suppress(OSError):  # another process was faster
@@ -74,7 +74,7 @@ def remove_cache(folder: Path) -> None:
 
 
 def _delete(folder: Path) -> None:
-    """Delete the entries of a folder, and it if nothing else is left; `about.json`, the proof, last."""
+    """Delete the entries of a folder, `about.json` last, and the folder if nothing else is left."""
     for part in _entries(folder):
         if _PART.fullmatch(part.name) and not part.is_symlink():
             for path in _entries(part):
@@ -88,19 +88,19 @@ def _delete(folder: Path) -> None:
         folder.rmdir()
 
 
-def strangers(folder: Path) -> list[Path]:
-    """What lies in an extractor's folder and is not of the cache."""
-    strange = []
+def foreign_files(folder: Path) -> list[Path]:
+    """Return the files in an extractor's folder that are not part of the cache."""
+    foreign = []
     for path in _entries(folder):
         if _PART.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
-            strange += [entry for entry in _entries(path) if not _is_entry(entry)]
+            foreign += [entry for entry in _entries(path) if not _is_entry(entry)]
         elif path.name != ABOUT and not is_leftover(path):
-            strange.append(path)
-    return strange
+            foreign.append(path)
+    return foreign
 
 
 def _is_entry(path: Path) -> bool:
-    """Do name and content prove that a file is an entry, or the beginning of one?"""
+    """Return whether name and content prove that a file is an entry, possibly incomplete."""
     if not _ENTRY.fullmatch(path.name) or path.is_symlink():
         return False
     try:
@@ -114,7 +114,7 @@ def _is_entry(path: Path) -> bool:
 
 
 def opened_at(folder: Path) -> float:
-    """When an extractor's folder was opened last; another process may have removed it by now."""
+    """Return when an extractor's folder was last opened; 0 if it has been removed."""
     try:
         return (folder / ABOUT).stat().st_mtime
     except OSError:
@@ -122,16 +122,16 @@ def opened_at(folder: Path) -> float:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files of an extractor's folder, which are all alike."""
+    """Return the bytes of all entries of a folder, which have the same size."""
     parts = [path for path in _entries(folder) if _PART.fullmatch(path.name)]
     try:
         return _about(folder).get("file_bytes", 0) * sum(len(os.listdir(part)) for part in parts)
-    except OSError:  # it is just being removed, say
+    except OSError:  # it is being removed
         return 0
 
 
 def remove_outdated(folder: Path) -> None:
-    """Remove temporary files of processes that were killed while they wrote, and folders they removed."""
+    """Remove temporary files and half-removed folders of killed processes."""
     for path in _entries(folder.parent):
         if _REMOVED.fullmatch(path.name):
             identity = _about(path).get("identity", "")

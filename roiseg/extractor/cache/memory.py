@@ -1,4 +1,4 @@
-"""Features kept in the training process's memory, on the device they were computed on."""
+"""Features in the memory of the training process, on the device that computed them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 
 
 class MemoryCache(FeatureCache):
-    """Holds features until the run ends; on a GPU in its memory, so that they never leave it.
+    """Keeps features until the run ends, in GPU memory if they were computed there.
 
-    Loader processes see by a shared table which features are held.
+    A shared table tells the loader processes which features are cached.
 
     Args:
         codec, budget_gb: see `FeatureCache`.
@@ -35,7 +35,7 @@ class MemoryCache(FeatureCache):
         memory, _ = self.room()
         if self.budget > memory:
             log.warning(
-                "feature cache: data.cache.budget_gb is %.1f, there are %.1f GB of memory: lower it",
+                "feature cache: data.cache.budget_gb is %.1f, this machine has %.1f GB of memory: lower it",
                 self.budget / GB, memory / GB,
             )  # fmt: skip
             self.budget = memory
@@ -60,8 +60,8 @@ class MemoryCache(FeatureCache):
                 if not out_of_memory(error):
                     raise
                 log.warning(
-                    "feature cache: no memory left for more than %d images; going on without storing, next "
-                    "time lower data.cache.budget_gb or take data/cache=disk", len(self._rows)
+                    "feature cache: no memory left for more than %d images, nothing more is stored: "
+                    "lower data.cache.budget_gb or use data/cache=disk", len(self._rows)
                 )  # fmt: skip
                 self.budget = 0
                 return
@@ -76,11 +76,11 @@ class MemoryCache(FeatureCache):
         return self.budget
 
     def room(self) -> tuple[int, str]:
-        """See `FeatureCache`; the machine's memory, which on a GPU is not the one that is used."""
+        """See `FeatureCache`; the machine's memory, also where features are in GPU memory."""
         return memory_limit(), "memory"
 
     def _place(self, key: CacheKey) -> int:
-        """Where in the table a key is, or would go; there is always a free place."""
+        """Return the place of a key in the table, which always has a free place."""
         wanted, places = _number(key.key), len(self._table)
         place = wanted % places
         while int(self._table[place, 0]) not in (0, wanted):
@@ -88,10 +88,10 @@ class MemoryCache(FeatureCache):
         return place
 
     def __getstate__(self) -> dict[str, object]:
-        """Loader processes need the table, not the features."""
+        """Drop the features, which loader processes do not need."""
         return {**self.__dict__, "_rows": {}}
 
 
 def _number(digest: bytes) -> int:
-    """The first 63 bits of a digest, not 0."""
+    """Return the first 63 bits of a digest, never 0."""
     return (int.from_bytes(digest[:8], "little") >> 1) or 1

@@ -1,4 +1,4 @@
-"""What all adapters share: which boxes are kept, and what comes out."""
+"""Turn the raw output of a detector's head into boxes: thresholds, NMS, clipping."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from roiseg.common.errors import UserError
-from roiseg.extractor.postprocess.multi_tensor import Part, Shape
+from roiseg.extractor.postprocess.output import Part, Shape
 from roiseg.extractor.postprocess.plausibility import Plausibility
 from roiseg.geometry.boxes import Boxes, clip, nms
 
@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Detections:
-    """What a detector finds in one image, by falling score."""
+    """The boxes that a detector finds in one image, sorted by descending score."""
 
-    boxes: Boxes  # [N, 4] x1, y1, x2, y2; of an adapter: pixels of the detector's input, cut to it
+    boxes: Boxes  # [N, 4] x1, y1, x2, y2; from a Postprocessor: input pixels, clipped to the input
     scores: NDArray[np.float32]  # [N] 0..1
     labels: NDArray[np.int64]  # [N] the detector's own class numbers
 
@@ -36,17 +36,16 @@ class Postprocessor(ABC):
     """Reads boxes from the raw output of a detector's head.
 
     Args:
-        output: name of the tensor that holds them, inner ones too, or names of all `parts`; None takes the
-            outputs whose shapes fit, the first of several.
-        labels: the detector's classes whose boxes are wanted; the others are not looked at. None: all.
+        output: name of the tensor that holds the boxes (it may be an inner one), or names of all `parts`;
+            None: the first output whose shape fits.
+        labels: class numbers of the detector to keep; None: all.
         score_threshold: boxes with this score or less are dropped.
-        iou_threshold: of two boxes that overlap more, of whatever wanted class, the one with the higher score
-            stays (greedy NMS); None: no NMS, for outputs that have been through one.
-        max_detections: how many boxes are kept at most, those with the highest scores.
+        iou_threshold: greedy NMS across the wanted classes; None: no NMS.
+        max_detections: maximum number of boxes, those with the highest scores.
 
     Attributes:
-        parts: the tensors that are joined to what `decode` reads; empty: it reads one as it is.
-        free_rows: the number of boxes in the output differs from image to image.
+        parts: the tensors that are joined for `decode`; empty: it reads a single tensor.
+        free_rows: the number of rows in the output differs between images.
 
     Raises:
         UserError: an option outside its range.
@@ -99,38 +98,38 @@ class Postprocessor(ABC):
             image_size: (H, W) of the detector's input in pixels.
 
         Raises:
-            UserError: an output of this shape is not what the adapter reads, or it holds nan.
+            UserError: the output has another shape, or it contains nan.
         """
         if problem := self.mismatch(raw.shape, image_size):
             raise UserError(f"extractor.postprocess: the detector's output is {list(raw.shape)}, {problem}")
-        if np.isnan(raw).any():  # no comparison holds for nan: its boxes would be left out without a word
-            raise UserError("the detector's output holds nan: its weights or its arithmetic are damaged")
+        if np.isnan(raw).any():  # comparisons with nan are false: such boxes would be dropped silently
+            raise UserError("the detector's output contains nan: its weights or its arithmetic are damaged")
         decoded = self.decode(torch.from_numpy(raw.astype(np.float32)), image_size)
         some = ~(decoded[1] <= self.score_threshold)
-        if doubt := self.plausibility.count(decoded[0][some], decoded[1][some], image_size):
-            log.warning(doubt)
+        if warning := self.plausibility.count(decoded[0][some], decoded[1][some], image_size):
+            log.warning(warning)
         boxes, scores, labels = (tensor.numpy() for tensor in _with_area(*decoded, image_size))
         above = np.flatnonzero(scores > self.score_threshold)
         kept = above[nms(boxes[above], scores[above], self.iou_threshold, self.max_detections)]
         return Detections(clip(boxes[kept], image_size), scores[kept], labels[kept].astype(np.int64))
 
     def candidates(self, raw: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """All boxes the output holds, before any choice; plain tensor operations, which can be exported.
+        """Return all boxes of the output, before thresholds and NMS; tensor operations only, for the export.
 
         Args:
             raw: the head's output of one image, float32, of a shape that fits.
             image_size: (H, W) of the detector's input in pixels.
 
         Returns:
-            Boxes [A, 4] x1, y1, x2, y2 in input pixels, not cut to the input; scores [A], 0 where the class
-            is not wanted or no area of the box lies within the input; labels [A].
+            Boxes [A, 4] x1, y1, x2, y2 in input pixels, not clipped; scores [A], 0 where the class is not
+            wanted or the box lies outside the input; labels [A].
         """
         return _with_area(*self.decode(raw, image_size), image_size)
 
-    def doubt_about(self, category_id: int) -> str:
-        """Why the wanted class seems to be the person while the category is another; empty if not.
+    def label_warning(self, category_id: int) -> str:
+        """Return a warning if `labels` is the person class but the category is another; else empty.
 
-        The person is class 0, or 1 where classes are numbered as COCO's categories are.
+        The person is class 0, or 1 where classes are numbered like COCO's categories.
         """
         person = self.labels[0] if self.labels in ([0], [1]) else None
         if person is None or category_id in (person, person + 1):
@@ -143,30 +142,30 @@ class Postprocessor(ABC):
 
     @abstractmethod
     def mismatch(self, shape: Shape, image_size: tuple[int, int]) -> str:
-        """Why an output of this shape is not what the adapter reads, in words; empty if it is."""
+        """Explain why an output of this shape cannot be read; empty if it can."""
 
     @abstractmethod
     def decode(self, raw: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes, scores and labels of all that the output holds; see `candidates`."""
+        """Return boxes, scores and labels of all rows; see `candidates`."""
 
     def best_class(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """The wanted class with the highest score, of class scores [A, C]: its scores [A] and labels [A]."""
+        """Return the highest score [A] among the wanted classes of scores [A, C], and its label [A]."""
         wanted = range(scores.shape[1]) if self.labels is None else self.labels
         best, index = scores[:, list(wanted)].max(dim=1)
         return best, torch.tensor(list(wanted))[index]
 
-    def absent_label(self, classes: int) -> str:
-        """In words: which wanted label a head of so many classes does not have; empty if it has all."""
-        absent = [label for label in self.labels or [] if label >= classes]
-        if not absent:
+    def missing_label(self, classes: int) -> str:
+        """Explain which wanted label a head of `classes` classes does not have; empty if it has all."""
+        missing = [label for label in self.labels or [] if label >= classes]
+        if not missing:
             return ""
-        return f"which are {classes} classes from 0 on: extractor.postprocess.labels names {absent[0]}"
+        return f"which are {classes} classes from 0 on: extractor.postprocess.labels names {missing[0]}"
 
 
 def _with_area(
     boxes: Tensor, scores: Tensor, labels: Tensor, image_size: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same, with score 0 where no area of the box lies within the input."""
+    """Set the score of boxes outside the input to 0."""
     height, width = image_size
     across = boxes[:, 2].clamp(0, width) > boxes[:, 0].clamp(0, width)
     down = boxes[:, 3].clamp(0, height) > boxes[:, 1].clamp(0, height)
@@ -174,17 +173,17 @@ def _with_area(
 
 
 def one_batch(shape: Shape, dimensions: int) -> bool:
-    """Is this a shape of so many dimensions, the first of which can be 1?"""
+    """Return whether a shape has `dimensions` dimensions, the first of which can be 1."""
     return len(shape) == dimensions and shape[0] in (1, None)
 
 
 def corners(boxes: Tensor) -> Tensor:
-    """Centre x, centre y, width, height -> x1, y1, x2, y2; [A, 4]."""
+    """Convert centre x, centre y, width, height to x1, y1, x2, y2; [A, 4]."""
     centre, half = boxes[:, :2], boxes[:, 2:] / 2
     return torch.cat([centre - half, centre + half], dim=1)
 
 
 def to_pixels(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Boxes [A, 4] in 0..1 of (H, W) -> pixels."""
+    """Scale boxes [A, 4] in 0..1 to pixels of (H, W)."""
     height, width = image_size
     return boxes * torch.tensor([width, height, width, height], dtype=boxes.dtype)

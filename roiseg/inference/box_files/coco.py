@@ -1,4 +1,4 @@
-"""Boxes of a COCO json: annotations, or a detector's results."""
+"""Boxes from a COCO json: annotations or results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from roiseg.common.errors import UserError
 from roiseg.common.files import read_json
 from roiseg.data.images import exif_rotated_size, rotation_mismatch
-from roiseg.inference.box_files.base import BoxFile, ImageBoxes, Names, as_float32
+from roiseg.inference.box_files.base import ImageBoxes, NamedBoxFile, Names, as_float32
 from roiseg.inference.sources.source import SourceImage, name_number
 
 log = logging.getLogger(__name__)
@@ -22,19 +22,19 @@ _READ = frozenset(
 )
 
 
-class CocoBoxes(BoxFile):
-    """`bbox` of every annotation or result of one category.
+class CocoBoxes(NamedBoxFile):
+    """The `bbox` of every annotation or result of one category.
 
-    A file of results is a list without file names: image 139 is the image whose name is that
-    number, `000000000139.jpg`. Boxes without area are left out and counted in a warning.
+    A results file has no file names: image 139 is the image with that number as its name,
+    `000000000139.jpg`. Boxes without area are left out and counted in a warning.
 
     Args:
         path: the json file.
-        category_id: of the boxes read.
-        crowd: of boxes marked `iscrowd`: "region" leaves them out and warns, "instance" reads them.
+        category_id: the category to read.
+        crowd: boxes marked `iscrowd`: "region" leaves them out with a warning, "instance" reads them.
 
     Raises:
-        UserError: not json, not COCO, or a record is wrong; names file, record and field.
+        UserError: not json, not COCO, or an invalid record; names file, record and field.
     """
 
     has_ids = True
@@ -50,31 +50,32 @@ class CocoBoxes(BoxFile):
             self._names = Names(self._images, path)
         self._rows = self._read(content, category_id)
 
-    def lists(self, frame_name: str) -> bool:
-        """Does it know an image of this name (`Frame.name`)?"""
+    def lists(self, name: str) -> bool:
+        """See `BoxFile`; an empty results file lists every image."""
         if self._images is not None:
-            return self._names.knows(frame_name)
-        return name_number(frame_name) in self._rows or not self._rows  # nobody was found
+            return super().lists(name)
+        return name_number(name) in self._rows or not self._rows
 
-    def find(self, frame: SourceImage, size: tuple[int, int]) -> ImageBoxes | None:
-        """The boxes of an image of `size` (H, W); None where the file does not know it."""
-        if self._images is None:
-            number = name_number(frame.name)
-            return None if number is None else ImageBoxes.of_rows(self._rows.get(number, []), number)
-        name = self._names.find(frame.name, frame.path)
-        if name is None:
-            return None
-        image = self._images[name]
-        said = (image.get("height"), image.get("width"))
-        if None not in said and said != size:
+    def find(self, image: SourceImage, size: tuple[int, int]) -> ImageBoxes | None:
+        """See `BoxFile`."""
+        if self._images is not None:
+            return super().find(image, size)
+        number = name_number(image.name)
+        return None if number is None else ImageBoxes.of_rows(self._rows.get(number, []), number)
+
+    def _read_boxes(self, name: str, image: SourceImage, size: tuple[int, int]) -> ImageBoxes:
+        assert self._images is not None
+        record = self._images[name]
+        stated = (record.get("height"), record.get("width"))
+        if None not in stated and stated != size:
             raise UserError(
-                f"boxes file {self.path} says {name} is {said[1]}x{said[0]} pixels, {frame.name} is "
+                f"boxes file {self.path} says {name} is {stated[1]}x{stated[0]} pixels, {image.name} is "
                 f"{size[1]}x{size[0]}: the boxes are of another image"
             )
-        if frame.path is not None and exif_rotated_size(frame.path) == said:
-            raise rotation_mismatch(frame.path, size)
-        boxes = ImageBoxes.of_rows(self._rows.get(image["id"], []), image["id"])
-        return replace(boxes, sized=None not in said)
+        if image.path is not None and exif_rotated_size(image.path) == stated:
+            raise rotation_mismatch(image.path, size)
+        boxes = ImageBoxes.of_rows(self._rows.get(record["id"], []), record["id"])
+        return replace(boxes, size_matches=None not in stated)
 
     def _read(self, content: Any, category_id: int) -> dict[int, list[list[float]]]:
         records, what = (content, "") if self._images is None else (content.get("annotations"), "annotations")
@@ -107,7 +108,7 @@ class CocoBoxes(BoxFile):
             log.warning("%s: %d boxes without area left out", self.path, empty)
         if crowds:
             log.warning(
-                "%s: %d boxes marked `iscrowd` left out; crowd=instance reads them as any other",
+                "%s: %d boxes marked `iscrowd` left out; crowd=instance reads them like the others",
                 self.path, crowds,
             )  # fmt: skip
         if crowds and not rows:
@@ -126,7 +127,7 @@ class CocoBoxes(BoxFile):
 
 
 def _images(content: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
-    """Image records by file name."""
+    """Return the image records by file name."""
     records = content.get("images")
     if not isinstance(records, list):
         raise UserError(f"boxes file {path} has no list `images`: it is not in COCO format")
@@ -150,7 +151,7 @@ def _images(content: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _numbers(record: dict[str, Any], where: str) -> list[float]:
-    """x1, y1, x2, y2 and score of a record."""
+    """Read x1, y1, x2, y2 and score of a record."""
     bbox, score = record.get("bbox"), record.get("score", 1.0)
     numbers = [*map(as_float32, bbox)] if isinstance(bbox, list) and len(bbox) == 4 else [math.nan]
     corners = [*numbers[:2], *(as_float32(a + b) for a, b in zip(numbers, numbers[2:], strict=False))]

@@ -8,16 +8,16 @@ from pathlib import Path
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import require_file
-from roiseg.inference.box_files.base import BoxFile, ImageBoxes, Names, as_float32
+from roiseg.inference.box_files.base import ImageBoxes, NamedBoxFile, Names, as_float32
 from roiseg.inference.sources.source import SourceImage
 
 _CORNERS = ("x1", "y1", "x2", "y2")
 
 
-class CsvBoxes(BoxFile):
-    """A line a box, under a header: `file,x1,y1,x2,y2` and, if you like, `score`; other columns are ignored.
+class CsvBoxes(NamedBoxFile):
+    """One box per line under the header `file,x1,y1,x2,y2`, optionally `score`; other columns are ignored.
 
-    Corners are in pixels of the image. Of a video the file is the frame's key, `NAME_000042`.
+    Corners are in pixels of the image. For a video `file` is the frame's key, `NAME_000042`.
 
     Args:
         path: the file, UTF-8.
@@ -38,14 +38,8 @@ class CsvBoxes(BoxFile):
             ) from None
         self._names = Names(self._rows, path)
 
-    def lists(self, frame_name: str) -> bool:
-        """Does it know an image of this name (`Frame.name`)?"""
-        return self._names.knows(frame_name)
-
-    def find(self, frame: SourceImage, size: tuple[int, int]) -> ImageBoxes | None:
-        """The boxes of an image of `size` (H, W); None where the file does not know it."""
-        name = self._names.find(frame.name, frame.path)
-        return None if name is None else ImageBoxes.of_rows(self._rows[name])
+    def _read_boxes(self, name: str, image: SourceImage, size: tuple[int, int]) -> ImageBoxes:
+        return ImageBoxes.of_rows(self._rows[name])
 
     def _read(self, table: csv.DictReader[str]) -> None:
         columns = [name or "" for name in table.fieldnames or []]
@@ -63,7 +57,7 @@ class CsvBoxes(BoxFile):
                 low, high = ("x1", "x2") if x2 <= x1 else ("y1", "y2")
                 raise UserError(
                     f"{where}: `{high}` is {row[high]}, it must be more than {low}, which is {row[low]} "
-                    "(corners are wanted, not width and height)"
+                    "(give corners, not width and height)"
                 )
             score = _number(row["score"], "score", where) if row.get("score") else 1.0
             self._rows.setdefault(row["file"], []).append([x1, y1, x2, y2, score])

@@ -1,4 +1,4 @@
-"""Which kind of file boxes are in."""
+"""Open a file of boxes in any format."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from roiseg.inference.box_files.yolo import YoloBoxes
 
 
 def open_boxes(path: str | Path, category_id: int = 1, class_id: int = 0, crowd: str = "region") -> BoxFile:
-    """Open boxes by what the path is: `.json` COCO, `.csv` a table, `.txt` or a folder YOLO.
+    """Open boxes by the suffix: `.json` COCO, `.csv` a table, `.txt` or a folder YOLO.
 
     Args:
         path: file or folder.
-        category_id: the category read from COCO.
-        class_id: the class read from YOLO.
+        category_id: the category to read from COCO.
+        class_id: the class to read from YOLO.
         crowd: how boxes marked `iscrowd` in COCO are read, see `CocoBoxes`.
 
     Raises:
-        UserError: absent, of another kind, or wrong inside.
+        UserError: missing, of an unknown format, or invalid.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -34,7 +34,5 @@ def open_boxes(path: str | Path, category_id: int = 1, class_id: int = 0, crowd:
         ".txt": lambda: YoloBoxes(path, class_id),
     }
     if path.suffix.lower() not in openers:
-        raise UserError(
-            f"boxes file {path}: its kind is told by its suffix, which must be one of {', '.join(openers)}"
-        )
+        raise UserError(f"boxes file {path}: unknown format, the suffix must be one of {', '.join(openers)}")
     return openers[path.suffix.lower()]()

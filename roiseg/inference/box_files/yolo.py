@@ -1,4 +1,4 @@
-"""Boxes of YOLO's text files."""
+"""Boxes from YOLO text files."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 from roiseg.common.errors import UserError
 from roiseg.common.files import require_file
 from roiseg.geometry.boxes import denormalize, from_cxcywh
-from roiseg.inference.box_files.base import BoxFile, ImageBoxes, Names, as_float32
+from roiseg.inference.box_files.base import ImageBoxes, NamedBoxFile, Names, as_float32
 from roiseg.inference.sources.source import SourceImage
 
 
-class YoloBoxes(BoxFile):
-    """A text file an image, of the image's name; a line a box: `class cx cy width height [score]`.
+class YoloBoxes(NamedBoxFile):
+    """One text file per image, with the image's name; one box per line: `class cx cy width height [score]`.
 
-    Centre, width and height are shares (0..1) of the image. An image whose file is absent or empty has no
-    boxes, as YOLO has it. A file is read when its image comes.
+    Coordinates are fractions (0..1) of the image. An image whose file is missing or empty has no boxes. A
+    file is read when its image is processed.
 
     Args:
-        path: the folder of these files, or one file for the image of its name.
-        class_id: of the boxes read.
+        path: the folder of these files, or the file of one image.
+        class_id: the class to read.
     """
 
     def __init__(self, path: Path, class_id: int = 0) -> None:
@@ -31,16 +31,8 @@ class YoloBoxes(BoxFile):
         self._files = {file.relative_to(folder).as_posix().removesuffix(".txt"): file for file in files}
         self._names = Names(self._files, self.path)
 
-    def lists(self, frame_name: str) -> bool:
-        """Does it know an image of this name (`Frame.name`)?"""
-        return self._names.knows(frame_name)
-
-    def find(self, frame: SourceImage, size: tuple[int, int]) -> ImageBoxes | None:
-        """The boxes of an image of `size` (H, W); None where the file does not know it."""
-        name = self._names.find(frame.name, frame.path)
-        return None if name is None else self._read(self._files[name], size)
-
-    def _read(self, path: Path, size: tuple[int, int]) -> ImageBoxes:
+    def _read_boxes(self, name: str, image: SourceImage, size: tuple[int, int]) -> ImageBoxes:
+        path = self._files[name]
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (UnicodeDecodeError, OSError) as error:
@@ -56,11 +48,11 @@ class YoloBoxes(BoxFile):
 
 
 def _values(words: list[str], where: str) -> list[float]:
-    """Class, centre x, centre y, width, height, score."""
+    """Parse class, centre x, centre y, width, height, score."""
     if len(words) not in (5, 6):
         raise UserError(
             f"{where} has {len(words)} values, a box has 5 or 6: class cx cy width height [score]"
-            + (" (these seem to be outlines)" if len(words) > 6 else "")
+            + (" (these look like outlines)" if len(words) > 6 else "")
         )
     try:
         values = [as_float32(float(word)) for word in words]
@@ -70,7 +62,7 @@ def _values(words: list[str], where: str) -> list[float]:
         if not math.isfinite(value):
             raise UserError(f"{where}: `{name}` must be a number, got {value}")
         if name in ("width", "height") and not 0 < value <= 1:
-            raise UserError(f"{where}: `{name}` is {value:g}, it must be a share of the image, above 0 to 1")
+            raise UserError(f"{where}: `{name}` is {value:g}, it must be a fraction of the image")
         if name in ("cx", "cy") and not 0 <= value <= 1:
-            raise UserError(f"{where}: `{name}` is {value:g}, it must be a share of the image, 0 to 1")
+            raise UserError(f"{where}: `{name}` is {value:g}, it must be a fraction of the image")
     return values if len(values) == 6 else [*values, 1.0]

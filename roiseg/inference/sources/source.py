@@ -1,4 +1,4 @@
-"""What images come from: files or the frames of a video, one after another."""
+"""Sources of images: files, or the frames of a video."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class SourceImage:
     """One image of a source.
 
     Attributes:
-        key: what files about it are called: its path within the source without suffix, parts joined by `/`.
-        name: what it is called in lists: the same with suffix; of a video's frame the key.
-        number: 0-based, in the order of the source.
-        path: the image file; None for a frame of a video.
+        key: name of output files: its path within the source without suffix, parts joined by `/`.
+        name: name in lists: the same with suffix; for a video's frame the key.
+        number: 0-based index in the source.
+        path: the image file; None for a video's frame.
         read: returns the image, RGB uint8 [H, W, 3]; raises UserError where it is damaged.
     """
 
@@ -32,47 +32,47 @@ class SourceImage:
 
 @dataclass(frozen=True)
 class Video:
-    """What a video is apart from its frames."""
+    """Properties of a video."""
 
     name: str  # file name without suffix
     size: tuple[int, int]  # (H, W) of its frames in pixels
-    fps: float  # frames a second
+    fps: float  # frames per second
 
 
 class Source(ABC):
-    """Images in a fixed order; holds one at a time.
+    """Images in a fixed order, one in memory at a time.
 
     Attributes:
-        video: what a video out of results looks like; None where the images are files.
+        video: properties of the video; None for image files.
     """
 
     video: Video | None = None
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of images; of a video about, as its header has it."""
+        """Return the number of images; for a video the estimate in its header."""
 
     @abstractmethod
     def names(self) -> Iterator[str]:
-        """`Frame.name` of every image, without reading any."""
+        """Iterate over `SourceImage.name` without reading images."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[SourceImage]:
-        """All images."""
+        """Iterate over the images."""
 
 
 def image_ids(source: Source) -> Callable[[SourceImage], int]:
-    """The number an image's file name is, where all are numbers and differ; else its place, from 1."""
+    """Return a function to ids: the file name if all are distinct numbers, else the place from 1."""
     numbers: set[int] = set()
     for name in source.names():
         number = name_number(name)
         if number is None or number in numbers:
-            return lambda frame: frame.number + 1
+            return lambda image: image.number + 1
         numbers.add(number)
-    return lambda frame: int(PurePosixPath(frame.key).name)
+    return lambda image: int(PurePosixPath(image.key).name)
 
 
 def name_number(name: str) -> int | None:
-    """139 of `train/000000000139.jpg`; None where a file name is no number."""
+    """Return 139 for `train/000000000139.jpg`; None if the file name is not a number."""
     stem = PurePosixPath(name).stem
     return int(stem) if stem.isascii() and stem.isdigit() else None

@@ -1,4 +1,4 @@
-"""Images out of a video."""
+"""Images from a video."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from roiseg.inference.sources.source import Source, SourceImage, Video
 
 log = logging.getLogger(__name__)
 
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # its complaints are none a user can read
-# local files only, and no formats that name others: playlists, scripts, stream descriptions
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # its messages do not help users
+# local files only, and no formats that refer to other files or addresses, such as playlists
 _CONTAINERS = (
     "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,av1,obu,ivf,flv,asf,ogg,mxf,gif,mjpeg,"
     "yuv4mpegpipe,dv,nut,rm,wtv"
@@ -29,20 +29,20 @@ os.environ.setdefault(
     "OPENCV_FFMPEG_CAPTURE_OPTIONS", f"protocol_whitelist;file|format_whitelist;{_CONTAINERS}"
 )
 
-_FPS = 25.0  # where the file does not say
-_COUNT_IS_ABOUT = 0.98  # a header's count is an estimate for many containers
+_FPS = 25.0  # if the file has none
+_MIN_SHARE = 0.98  # of the frame count in the header, which many containers only estimate
 
 
 class VideoFile(Source):
-    """The frames of a video file, decoded by OpenCV, turned upright where the file asks for it.
+    """The frames of a video file, decoded by OpenCV and rotated as the file says.
 
-    A frame's key is `NAME_000042`, the file's name and the frame's number from 0.
+    A frame's key is `NAME_000042`: file name and frame number from 0.
 
     Args:
         path: the file.
 
     Raises:
-        UserError: no video that OpenCV can decode, or frames of more than 100 megapixels.
+        UserError: OpenCV cannot decode it, or its frames exceed 100 megapixels.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,7 +68,7 @@ class VideoFile(Source):
         return self._count
 
     def names(self) -> Iterator[str]:
-        """`Frame.name` of every frame that the header counts."""
+        """See `Source`."""
         return map(self._key, range(self._count))
 
     def __iter__(self) -> Iterator[SourceImage]:
@@ -76,22 +76,22 @@ class VideoFile(Source):
         number = 0
         try:
             while True:
-                found, picture = capture.read()
+                found, frame = capture.read()
                 if not found:
                     break
-                yield SourceImage(self._key(number), self._key(number), number, None, _Decoded(picture))
+                yield SourceImage(self._key(number), self._key(number), number, None, _Decoded(frame))
                 number += 1
         finally:
             capture.release()
-        if number < _COUNT_IS_ABOUT * self._count:
+        if number < _MIN_SHARE * self._count:
             log.warning("%s ends after %d of %d frames: it may be damaged", self.path, number, self._count)
 
     def _key(self, number: int) -> str:
         return f"{self.path.stem}_{number:06d}"
 
     def _open(self) -> cv2.VideoCapture:
-        # other readers take names with % for patterns
-        level = logs.setLogLevel(logs.LOG_LEVEL_ERROR)  # no warning of a file that is not a video
+        # other backends take names with % for patterns
+        level = logs.setLogLevel(logs.LOG_LEVEL_ERROR)  # no warning about a file that is not a video
         try:
             with utf8_path(self.path) as name:
                 return cv2.VideoCapture(name, cv2.CAP_FFMPEG)
@@ -100,7 +100,7 @@ class VideoFile(Source):
 
 
 class _Decoded:
-    """A frame that is read already."""
+    """A decoded frame."""
 
     def __init__(self, bgr: np.ndarray) -> None:
         self.bgr = bgr

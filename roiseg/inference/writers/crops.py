@@ -1,4 +1,4 @@
-"""Each instance's part of the image, for classifiers that come after."""
+"""Write a crop per instance, for classifiers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from roiseg.inference.writers.writer import Write, Writer, json_list, numbered, 
 
 
 class CropsWriter(Writer):
-    """Boxes grown about their centre, cut out as PNG, and `crops.json` with boxes and labels.
+    """Boxes enlarged about their centre, as PNG, and `crops.json` with boxes and labels.
 
     Args:
-        folder: where images and json go.
-        ratio: a crop's sides are this many times the box's.
-        min_size: and at least this many pixels, where the image has as many.
+        folder: of the crops and the json.
+        ratio: side of the crop relative to the box.
+        min_size: minimum side in pixels, if the image is that large.
         label: of all instances.
 
     Raises:
@@ -42,20 +42,22 @@ class CropsWriter(Writer):
         self.label = label
 
     def place(self, source: Source) -> str:
-        """The list."""
+        """See `Writer`."""
         return f"{self.folder}/crops.json"
 
     @contextmanager
     def open(self, folder: Path, source: Source) -> Iterator[Write]:
-        """Images are written at once, the list is there at the end."""
+        """See `Writer`."""
         target = folder / self.folder
         with json_list(folder / self.place(source)) as add:
 
             def write(result: ImageResult) -> None:
                 for index, box in enumerate(result.prediction.boxes):
-                    window = x1, y1, x2, y2 = grown(box, self.ratio, self.min_size, result.prediction.size)
+                    window = x1, y1, x2, y2 = expand_box(
+                        box, self.ratio, self.min_size, result.prediction.size
+                    )
                     if x2 > x1 and y2 > y1:
-                        file = numbered(result.frame.key, index + 1, ".png")
+                        file = numbered(result.source_image.key, index + 1, ".png")
                         write_rgb(target / file, np.ascontiguousarray(result.image[y1:y2, x1:x2]))
                         add(self._record(result, index, file, window))
 
@@ -67,7 +69,7 @@ class CropsWriter(Writer):
             "file": file,
             "label": self.label,
             "score": round(float(result.prediction.scores[index]), 5),
-            "image": result.frame.name,
+            "image": result.source_image.name,
             "image_id": result.image_id,
             "instance": index + 1,
             "box": box.round(2).tolist(),
@@ -76,16 +78,16 @@ class CropsWriter(Writer):
         }
 
 
-def grown(box: Boxes, ratio: float, min_size: int, size: tuple[int, int]) -> Window:
-    """Whole pixels x1, y1, x2, y2 of a box grown about its centre, within an image of `size` (H, W).
+def expand_box(box: Boxes, ratio: float, min_size: int, size: tuple[int, int]) -> Window:
+    """Enlarge a box about its centre; return integer x1, y1, x2, y2 within the image.
 
-    A side too short is grown to `min_size`; at the image's border the crop moves inwards to keep that.
-    Empty for a box outside of the image.
+    A shorter side is extended to `min_size`; at the image's border the crop moves inwards to keep it.
+    Empty for a box outside the image.
 
     Args:
         box: [4] x1, y1, x2, y2 in pixels.
-        ratio: of a side to the box's.
-        min_size: least pixels of a side.
+        ratio: side relative to the box.
+        min_size: minimum side in pixels.
         size: (H, W) of the image.
     """
     (x1, x2), (y1, y2) = (

@@ -1,4 +1,4 @@
-"""Outlines as LabelMe's json files."""
+"""Write outlines as LabelMe json files."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _VERSION = "5.5.0"  # of the format
 
 
 class LabelmeWriter(FileWriter):
-    """A json file an image, to be corrected by hand: a polygon a piece, pieces of one instance in one group.
+    """One json file per image, for manual correction: a polygon per part, a group per instance.
 
-    A polygon has no holes: they are filled; pieces of one or two pixels are left out. A point
-    is the middle of a pixel at the edge (pixel i is i + 0.5, as LabelMe draws and reads it). The file names
-    the image where it lies; a video's frame is put inside.
+    Holes are filled; parts of one or two pixels are left out. A point is the centre of a border pixel
+    (pixel i is i + 0.5, as in LabelMe). The file refers to the image by path; a video's
+    frame is embedded.
 
     Args:
-        folder: where the files go.
+        folder: of the files.
         label: of all instances.
     """
 
@@ -33,14 +33,14 @@ class LabelmeWriter(FileWriter):
         self.label = label
 
     def write(self, folder: Path, result: ImageResult) -> None:
-        """Write the image's json file; without shapes where nobody is."""
-        path = folder / f"{result.frame.key}.json"
-        image, name = None, f"{result.frame.key}.jpg"
-        if result.frame.path is None:
+        """See `FileWriter`."""
+        path = folder / f"{result.source_image.key}.json"
+        image, name = None, f"{result.source_image.key}.jpg"
+        if result.source_image.path is None:
             bgr = cv2.cvtColor(result.image, cv2.COLOR_RGB2BGR)
             image = base64.b64encode(cv2.imencode(".jpg", bgr)[1].tobytes()).decode("ascii")
         else:
-            name = Path(os.path.relpath(result.frame.path, path.parent)).as_posix()
+            name = Path(os.path.relpath(result.source_image.path, path.parent)).as_posix()
         height, width = result.prediction.size
         content = {"version": _VERSION, "flags": {}, "shapes": self._shapes(result), "imagePath": name}
         size = {"imageHeight": height, "imageWidth": width}
@@ -50,15 +50,15 @@ class LabelmeWriter(FileWriter):
         return [
             {
                 "label": self.label,
-                "points": (piece + 0.5).tolist(),
+                "points": (part + 0.5).tolist(),
                 "group_id": number,
                 "description": f"score {score:.3f}",
                 "shape_type": "polygon",
                 "flags": {},
                 "mask": None,
             }
-            for number, (pieces, score) in enumerate(
+            for number, (parts, score) in enumerate(
                 zip(result.prediction.to_polygons(), result.prediction.scores, strict=True), 1
             )
-            for piece in pieces
+            for part in parts
         ]

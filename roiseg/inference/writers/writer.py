@@ -1,4 +1,4 @@
-"""What a writer is: takes results one after another and leaves files of one kind."""
+"""The interface of writers, which take results one at a time and write one format."""
 
 from __future__ import annotations
 
@@ -22,54 +22,54 @@ Write = Callable[[ImageResult], None]
 
 
 class Writer(ABC):
-    """Writes one format. Holds no more than one result at a time."""
+    """Writes one format; holds one result at a time."""
 
     @abstractmethod
     def place(self, source: Source) -> str:
-        """What it leaves, relative to the output folder."""
+        """Return the path of its output, relative to the output folder."""
 
     @abstractmethod
     def open(self, folder: Path, source: Source) -> AbstractContextManager[Write]:
-        """Yield the function that takes results; what goes over all images is whole when the block ends.
+        """Yield a function that writes a result; files about all images are complete when the block ends.
 
         Args:
             folder: the output folder.
-            source: where the images are from.
+            source: the source of the images.
         """
 
 
 class FileWriter(Writer):
-    """Writes each image's result in files of its own, named by the image, in one folder.
+    """Writes files per image, named after the image, to one folder.
 
     Args:
-        folder: its name, within the output folder.
+        folder: its name in the output folder.
     """
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
     def place(self, source: Source) -> str:
-        """The folder."""
+        """See `Writer`."""
         return f"{self.folder}/"
 
     @contextmanager
     def open(self, folder: Path, source: Source) -> Iterator[Write]:
-        """Nothing is kept open."""
+        """See `Writer`."""
         yield functools.partial(self.write, folder / self.folder)
 
     @abstractmethod
     def write(self, folder: Path, result: ImageResult) -> None:
-        """Write one image's files below `folder`, each whole or not at all."""
+        """Write the files of one image to `folder`, atomically."""
 
 
 def numbered(key: str, number: int, suffix: str) -> str:
-    """Name of the file about one instance (from 1) of an image."""
+    """Return the file name of one instance (from 1) of an image."""
     return f"{key}_{number:03d}{suffix}"
 
 
 @contextmanager
 def json_list(path: Path) -> Iterator[Callable[[Any], None]]:
-    """Yield a function that adds an item, a line each; the file is whole when the block ends, or absent."""
+    """Yield a function that adds an item, one per line; the file appears when the block ends."""
     with atomic_path(path) as temporary, open_text(temporary) as stream:
         before = "[\n"
 
@@ -82,13 +82,13 @@ def json_list(path: Path) -> Iterator[Callable[[Any], None]]:
         stream.write("[]\n" if before == "[\n" else "\n]\n")
 
 
-def write_rgb(path: Path, picture: NDArray[np.uint8]) -> None:
-    """Write RGB uint8 [H, W, 3] in the format of the path's suffix, whole or not at all."""
-    _write(path, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+def write_rgb(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write RGB uint8 [H, W, 3] in the format of the path's suffix, atomically."""
+    _write(path, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
 
 def write_labels(path: Path, labels: NDArray[np.uint16]) -> None:
-    """Write one channel uint16 [H, W] as PNG, whole or not at all."""
+    """Write one channel uint16 [H, W] as PNG, atomically."""
     _write(path, labels)
 
 

@@ -1,4 +1,4 @@
-// The page: what is shown, what the controls do. Drawing is in pane.js, the server in server.js.
+// State and controls of the page. Drawing is in pane.js, requests are in server.js.
 
 import { read } from "./layers.js";
 import { Pane } from "./pane.js";
@@ -7,13 +7,13 @@ import * as server from "./server.js";
 const id = (name) => document.getElementById(name);
 
 const state = {
-  picture: null, // {key, name, imageId, bitmap, width, height}
-  people: [], // {number, box, score, color, points, layers: one a model}
+  image: null, // {key, name, imageId, bitmap, width, height}
+  people: [], // {number, box, score, color, points, layers: one per model}
   selected: null, // one of them; null: all are shown
   rubber: null, // the box being dragged
   view: {},
 };
-let setup; // what the server said of its models
+let setup; // the answer of /models
 let panes = [];
 let numbers = 0;
 let busy = 0;
@@ -39,7 +39,7 @@ function refresh() {
     threshold: Number(id("threshold").value),
   };
   for (const name of ["opacity", "threshold"]) id(`${name}-value`).textContent = state.view[name].toFixed(2);
-  id("detect").disabled = !(state.picture && setup.detector);
+  id("detect").disabled = !(state.image && setup.detector);
   id("nobody").hidden = state.people.length > 0;
   id("point-hint").hidden = !(state.selected && setup.models.some((model) => model.points));
   listPeople();
@@ -86,7 +86,7 @@ function say(text) {
   id("message").hidden = !text;
 }
 
-// Run a task that talks to the server; what goes wrong is shown.
+// Run a task that talks to the server and show its errors.
 async function during(text, task) {
   busy++;
   say("");
@@ -141,13 +141,13 @@ async function add(boxes, scores) {
 }
 
 async function segment(people) {
-  const { picture } = state;
+  const { image } = state;
   await Promise.all(panes.map(async (pane) => {
     const answer = await server.predict(query(pane.index, people));
     const layers = await read(answer);
     people.forEach((person, i) => (person.layers[pane.index] = layers[i]));
     pane.find(".time").textContent = `${answer.milliseconds} ms`;
-    if (picture === state.picture) refresh();
+    if (image === state.image) refresh();
   })).catch((error) => {
     for (const person of people) if (person.layers.filter(Boolean).length < panes.length) drop(person);
     throw error;
@@ -159,9 +159,9 @@ function query(model, people) {
   const clicks = Math.max(...people.map((person) => person.points.length), 0);
   const padded = ({ points }) => [...points, ...Array(clicks - points.length).fill([0, 0, -1])];
   return {
-    picture: state.picture.key,
+    image: state.image.key,
     model,
-    image_id: state.picture.imageId,
+    image_id: state.image.imageId,
     threshold: state.view.threshold,
     boxes: people.map((person) => person.box),
     scores: people.map((person) => person.score ?? 1),
@@ -195,7 +195,7 @@ const onPane = {
 
 // --- controls -------------------------------------------------------------------------------------
 
-function openPicture(file) {
+function openImage(file) {
   return during("Opening…", async () => {
     if (file.size > setup.max_megabytes * 1e6) {
       throw new Error(`${file.name} is larger than ${setup.max_megabytes} MB: scale it down`);
@@ -204,8 +204,8 @@ function openPicture(file) {
     const stem = file.name.replace(/\.[^.]*$/, "");
     const bitmap = await createImageBitmap(file);
     clear();
-    state.picture = {
-      key: opened.picture,
+    state.image = {
+      key: opened.image,
       name: stem,
       imageId: /^\d{1,15}$/.test(stem) ? Number(stem) : 0,
       bitmap,
@@ -218,10 +218,10 @@ function openPicture(file) {
 
 function detect() {
   return during("Detecting…", async () => {
-    const { boxes, scores } = await server.detect({ picture: state.picture.key });
+    const { boxes, scores } = await server.detect({ image: state.image.key });
     state.people = state.people.filter((person) => person.score === null);
     state.selected = null;
-    if (!boxes.length) say("The detector finds nobody in this image: drag a box yourself.");
+    if (!boxes.length) say("The detector finds no one in this image: drag a box.");
     await add(boxes, scores);
   });
 }
@@ -229,15 +229,15 @@ function detect() {
 function save(pane, what) {
   return during("Saving…", async () => {
     const asked = query(pane.index, state.people);
-    const name = panes.length > 1 ? `${state.picture.name}_${pane.index + 1}` : state.picture.name;
+    const name = panes.length > 1 ? `${state.image.name}_${pane.index + 1}` : state.image.name;
     if (what === "json") {
       const { results } = await server.predict(asked);
       server.save(new Blob([JSON.stringify(results, null, 1)], { type: "application/json" }), `${name}.json`);
     } else if (what === "all") {
       server.save(await server.mask(asked), `${name}_labels.png`);
     } else {
-      const person = state.people.indexOf(state.selected);
-      server.save(await server.mask({ ...asked, person }), `${name}_person_${state.selected.number}.png`);
+      const instance = state.people.indexOf(state.selected);
+      server.save(await server.mask({ ...asked, instance }), `${name}_person_${state.selected.number}.png`);
     }
   });
 }
@@ -245,7 +245,7 @@ function save(pane, what) {
 function listen() {
   id("open").onclick = () => id("file").click();
   id("file").onchange = ({ target }) => {
-    if (target.files.length) openPicture(target.files[0]).then(() => (target.value = ""));
+    if (target.files.length) openImage(target.files[0]).then(() => (target.value = ""));
   };
   id("detect").onclick = detect;
   for (const input of document.querySelectorAll("fieldset input[type=radio], fieldset input[type=checkbox], input[type=range]")) {
@@ -253,7 +253,7 @@ function listen() {
   }
   id("numbers").onsubmit = (event) => {
     event.preventDefault();
-    if (!state.picture) return say("Open an image first.");
+    if (!state.image) return say("Open an image first.");
     const given = new FormData(event.target);
     onPane.box(["x1", "y1", "x2", "y2"].map((name) => Number(given.get(name))));
   };
@@ -261,7 +261,7 @@ function listen() {
   addEventListener("drop", (event) => {
     event.preventDefault();
     const [file] = event.dataTransfer.files;
-    if (file) openPicture(file);
+    if (file) openImage(file);
   });
   addEventListener("keydown", ({ key, target }) => {
     if (target.matches("input")) return;

@@ -1,4 +1,4 @@
-// Probabilities of one window: out of the server's grey PNGs, into coloured pictures.
+// Probabilities of one window: out of the server's grey PNGs, into coloured images.
 
 const TARGET = [30, 144, 255];
 const OTHER = [255, 110, 30];
@@ -21,12 +21,12 @@ export async function read(answer) {
 
 async function grey(base64) {
   const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-  const picture = await createImageBitmap(new Blob([bytes], { type: "image/png" }), {
+  const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }), {
     colorSpaceConversion: "none",
   });
-  const context = blank(picture.width, picture.height).getContext("2d", { willReadFrequently: true });
-  context.drawImage(picture, 0, 0);
-  const { data } = context.getImageData(0, 0, picture.width, picture.height);
+  const context = blank(bitmap.width, bitmap.height).getContext("2d", { willReadFrequently: true });
+  context.drawImage(bitmap, 0, 0);
+  const { data } = context.getImageData(0, 0, bitmap.width, bitmap.height);
   return Uint8Array.from({ length: data.length / 4 }, (_, i) => data[4 * i]);
 }
 
@@ -99,7 +99,7 @@ function warmth(share) {
   return HEAT[low].map((value, c) => value + (position - low) * (HEAT[low + 1][c] - value));
 }
 
-// Probability of a kind at a pixel of the picture; null outside the window.
+// Probability of a kind at a pixel of the bitmap; null outside the window.
 export function at(layer, kind, x, y) {
   const [u, v] = [Math.floor(x) - layer.window[0], Math.floor(y) - layer.window[1]];
   if (!layer[kind] || u < 0 || v < 0 || u >= layer.width || v >= layer.height) return null;

@@ -1,4 +1,4 @@
-// One model's view of the picture: draws it, and turns the pointer into boxes, picks and points.
+// One model's view of the image: draws it, and turns the pointer into boxes, picks and points.
 
 import { area, at, heat, overlay } from "./layers.js";
 
@@ -19,14 +19,14 @@ export class Pane {
 
   // Draw `state` (see app.js); called at most once a frame.
   draw(state) {
-    const { picture, selected } = state;
-    this.find(".empty").hidden = Boolean(picture);
-    this.canvas.hidden = !picture;
+    const { image, selected } = state;
+    this.find(".empty").hidden = Boolean(image);
+    this.canvas.hidden = !image;
     this.state = state;
-    if (!picture) return;
-    this.#fit(picture);
+    if (!image) return;
+    this.#fit(image);
     const context = this.canvas.getContext("2d");
-    context.drawImage(picture.bitmap, 0, 0, this.canvas.width, this.canvas.height);
+    context.drawImage(image.bitmap, 0, 0, this.canvas.width, this.canvas.height);
     for (const person of selected ? [selected] : this.#backToFront(state)) this.#drawLayer(context, person);
     this.#drawTiles(selected?.layers[this.index]);
     for (const person of state.people) this.#drawBox(context, person);
@@ -41,14 +41,14 @@ export class Pane {
   }
 
   // The canvas has as many pixels as the screen shows of it, and no more than that.
-  #fit(picture) {
-    const shown = Math.min(this.find(".stage").clientWidth, picture.width * 2);
-    this.scale = (Math.max(shown, 1) * devicePixelRatio) / picture.width;
-    const [width, height] = [picture.width, picture.height].map((n) => Math.max(1, Math.round(n * this.scale)));
+  #fit(image) {
+    const shown = Math.min(this.find(".stage").clientWidth, image.width * 2);
+    this.scale = (Math.max(shown, 1) * devicePixelRatio) / image.width;
+    const [width, height] = [image.width, image.height].map((n) => Math.max(1, Math.round(n * this.scale)));
     if (this.canvas.width !== width || this.canvas.height !== height) {
       Object.assign(this.canvas, { width, height });
     }
-    this.canvas.dataset.width = picture.width;
+    this.canvas.dataset.width = image.width;
   }
 
   #drawLayer(context, person) {
@@ -134,9 +134,9 @@ export class Pane {
     canvas.setAttribute("aria-label", "The selected box");
   }
 
-  #described({ people, selected, picture }) {
+  #described({ people, selected, image }) {
     const count = people.length === 1 ? "1 box" : `${people.length} boxes`;
-    return `${picture.name} with ${count}${selected ? `, person ${selected.number} selected` : ""}`;
+    return `${image.name} with ${count}${selected ? `, person ${selected.number} selected` : ""}`;
   }
 
   // --- pointer ------------------------------------------------------------------------------------
@@ -175,13 +175,13 @@ export class Pane {
     this.canvas.addEventListener("pointerleave", () => (this.find(".readout").textContent = ""));
   }
 
-  // The pointer in pixels of the picture, kept within it.
+  // The pointer in pixels of the image, kept within it.
   #where(event) {
     const { left, top, width, height } = this.canvas.getBoundingClientRect();
-    const { picture } = this.state;
-    const x = ((event.clientX - left) / width) * picture.width;
-    const y = ((event.clientY - top) / height) * picture.height;
-    return [Math.min(Math.max(x, 0), picture.width), Math.min(Math.max(y, 0), picture.height)];
+    const { image } = this.state;
+    const x = ((event.clientX - left) / width) * image.width;
+    const y = ((event.clientY - top) / height) * image.height;
+    return [Math.min(Math.max(x, 0), image.width), Math.min(Math.max(y, 0), image.height)];
   }
 
   #read(x, y) {

@@ -1,4 +1,4 @@
-// The server's answers as promises; a failure throws an Error whose message is meant for people.
+// Requests to the server. A failure throws an Error with a message for the user.
 
 async function ask(path, options) {
   let response;
@@ -21,7 +21,7 @@ function post(path, content) {
 }
 
 export const models = async () => (await ask("models")).json();
-export const open = async (file) => (await ask("pictures", { method: "POST", body: file })).json();
+export const open = async (file) => (await ask("images", { method: "POST", body: file })).json();
 export const detect = async (query) => (await post("detections", query)).json();
 export const predict = async (query) => (await post("predictions", query)).json();
 export const mask = async (query) => (await post("masks", query)).blob();

@@ -165,7 +165,7 @@ def test_room_on_the_disk_limits_the_budget(tmp_path, monkeypatch):
 
 
 def test_what_killed_writers_left_is_removed_what_others_write_now_is_not(tmp_path):
-    own = opened(tmp_path)._own
+    own = opened(tmp_path)._path
     name = f"{'1' * 32}-0.tmp"
     old, fresh, users = own / "00" / f"aa.{name}", own / "00" / f"bb.{name}", own / "00" / "notes.tmp"
     for path in (old, fresh, users):
@@ -194,6 +194,7 @@ def _fill_and_read(folder, seed, answers):
     answers.put(wrong + cache.damaged)
 
 
+@pytest.mark.slow
 def test_processes_that_read_and_write_at_once_see_whole_files_only(tmp_path):
     answers = CHILDREN.Queue()
     processes = [CHILDREN.Process(target=_fill_and_read, args=(tmp_path, n, answers)) for n in range(2)]
@@ -247,7 +248,7 @@ def test_a_folder_that_makes_room_goes_as_a_whole_with_what_is_written_to_it_jus
     delete = folders._delete
 
     def with_a_late_writer(path):
-        (old._own / "00").mkdir(parents=True, exist_ok=True)  # what open files of it would be written to
+        (old._path / "00").mkdir(parents=True, exist_ok=True)  # what open files of it would be written to
         old.store([key("late")], row(9))
         delete(path)
 
@@ -261,7 +262,7 @@ def test_a_folder_that_makes_room_goes_as_a_whole_with_what_is_written_to_it_jus
 def test_what_a_killed_process_was_removing_is_removed(tmp_path):
     old = opened(tmp_path, extractor="old")
     old.store([key("a")], row(1))
-    aside = old._own.rename(tmp_path / f"removed-{'0' * 32}")
+    aside = old._path.rename(tmp_path / f"removed-{'0' * 32}")
     opened(tmp_path)
     assert not aside.exists()
 
@@ -300,9 +301,9 @@ def test_a_users_folder_that_the_cache_lives_in_keeps_everything(tmp_path, name,
 def test_an_extractors_folder_with_a_file_of_the_users_makes_no_room(tmp_path, caplog):
     old = opened(tmp_path, files=4, extractor="old")
     old.store([key(n) for n in range(4)], torch.cat([row(n) for n in range(4)]))
-    (old._own / "notes.txt").write_text("mine")
+    (old._path / "notes.txt").write_text("mine")
     opened(tmp_path, files=4, extractor="new").plan(4)
-    assert (old._own / "notes.txt").read_text() == "mine"
+    assert (old._path / "notes.txt").read_text() == "mine"
     assert "notes.txt" in caplog.text
 
 
@@ -313,6 +314,7 @@ def _fill(folder, first, start):
         cache.store([key(first + number)], row(number))
 
 
+@pytest.mark.slow
 def test_processes_that_fill_it_at_once_hardly_go_beyond_the_budget(tmp_path):
     start = CHILDREN.Barrier(4)
     processes = [CHILDREN.Process(target=_fill, args=(tmp_path, 1000 * n, start)) for n in range(4)]

@@ -13,7 +13,7 @@ from slow_heads import choose
 
 from roiseg.common.errors import UserError
 from roiseg.extractor.onnx_extractor import OnnxExtractor
-from roiseg.extractor.postprocess.multi_tensor import HEAD
+from roiseg.extractor.postprocess.output import HEAD
 from roiseg.extractor.preprocess import Preprocess
 
 SIZE, ROWS, CLASSES = (64, 96), 20, 3

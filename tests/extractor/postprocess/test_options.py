@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from roiseg.common.errors import UserError
-from roiseg.extractor.postprocess.yolox import Yolox
+from roiseg.extractor.postprocess.yolo import Yolox
 
 
 @pytest.mark.parametrize(

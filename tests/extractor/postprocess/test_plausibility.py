@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 from roiseg.common.errors import UserError
-from roiseg.extractor.postprocess.boxes_and_scores import BoxesAndScores
-from roiseg.extractor.postprocess.rows import Rows
-from roiseg.extractor.postprocess.yolo import Yolo
-from roiseg.extractor.postprocess.yolox import Yolox
+from roiseg.extractor.postprocess.rows import BoxesAndScores, Rows
+from roiseg.extractor.postprocess.yolo import Yolo, Yolox
 
 SIZE = (64, 96)
 CORNERS = ["x1", "y1", "x2", "y2", "score"]
@@ -60,7 +58,7 @@ def test_a_head_that_holds_nan_is_refused():
 def test_a_misread_head_is_told_once(name, caplog):
     right, wrong, raw = CASES[name]
     assert len(right(raw, SIZE)) > 3
-    assert not right.plausibility.doubt and not caplog.records
+    assert not right.plausibility.warning and not caplog.records
     for _ in range(3):
         wrong(raw, SIZE)
     (record,) = caplog.records
@@ -75,4 +73,4 @@ def test_a_misread_head_is_told_once(name, caplog):
     ],
 )  # fmt: skip
 def test_persons_for_another_category_are_doubted(labels, category, doubt):
-    assert bool(Yolo(labels=labels).doubt_about(category)) == doubt
+    assert bool(Yolo(labels=labels).label_warning(category)) == doubt

@@ -16,8 +16,7 @@ from wholebody import COLUMNS, HEAD, LAYER, SIZE, red_picture, wholebody_file
 from roiseg.common.errors import UserError
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.postprocess.rows import Rows
-from roiseg.extractor.postprocess.yolo import Yolo
-from roiseg.extractor.postprocess.yolox import Yolox
+from roiseg.extractor.postprocess.yolo import Yolo, Yolox
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.geometry.boxes import iou
 from roiseg.synthetic.dataset import synthetic_scene

@@ -6,7 +6,7 @@ import torch
 from slow_heads import choose, yolox_boxes
 
 from roiseg.common.errors import UserError
-from roiseg.extractor.postprocess.yolox import Yolox
+from roiseg.extractor.postprocess.yolo import Yolox
 from roiseg.synthetic.detector_training import decode_rows
 
 

@@ -153,7 +153,7 @@ def test_a_picture_of_another_size_is_refused(tmp_path):
 def test_names_are_found_however_much_of_the_path_each_side_has(tmp_path, listed, wanted, meant):
     names = Names(listed, tmp_path)
     assert names.find(wanted) == meant
-    assert names.knows(wanted) == (meant is not None)
+    assert bool(names.candidates(wanted)) == (meant is not None)
 
 
 def test_names_that_mean_two_pictures_are_refused(tmp_path):
@@ -222,7 +222,7 @@ YOLO_MISTAKES = {
     "outlines": ("0 .1 .1 .2 .1 .2 .2 .1 .2\n", ["a.txt", "line 1", "9 values", "outlines"]),
     "short": ("\n0 .1 .1\n", ["line 2", "3 values"]),
     "text": ("0 .1 .1 .1 .1\nperson .1 .1 .1 .1\n", ["line 2", "person"]),
-    "pixels": ("0 10 20 30 40\n", ["line 1", "`cx` is 10", "share"]),
+    "pixels": ("0 10 20 30 40\n", ["line 1", "`cx` is 10", "fraction"]),
     "no width": ("0 .1 .1 0 .1\n", ["line 1", "`width` is 0"]),
     "no number": ("0 .1 .1 .1 .1 nan\n", ["line 1", "`score`"]),
 }

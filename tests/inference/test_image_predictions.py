@@ -67,8 +67,8 @@ class Even(BoxFile):
     path = "even.json"
     has_ids = True
 
-    def lists(self, frame_name):
-        return int(frame_name[1:]) % 2 == 0
+    def lists(self, name):
+        return int(name[1:]) % 2 == 0
 
     def find(self, frame, size):
         return ImageBoxes.of_rows([[0, 0, 4, 4, 1]], 1000 + frame.number) if self.lists(frame.name) else None
@@ -82,8 +82,8 @@ def test_an_image_with_too_many_boxes_is_left_out_and_counted():
             return super().predict(boxes, scores, threshold)
 
     pictures = ImagePredictions(Bounded(), Numbers(3), skip=True)
-    assert [result.frame.name for result in pictures] == ["n0", "n2"]
-    assert pictures.tally.skipped == ["image n1: 20,000 boxes"]
+    assert [result.source_image.name for result in pictures] == ["n0", "n2"]
+    assert pictures.counts.skipped == ["image n1: 20,000 boxes"]
     with pytest.raises(UserError, match="n1: 20,000 boxes; on_error=skip"):
         list(ImagePredictions(Bounded(), Numbers(3)))
 
@@ -100,22 +100,22 @@ def test_the_detectors_boxes_below_the_score_are_left_out():
 def test_counts_and_ids_where_a_file_knows_some_of_the_pictures():
     pictures = ImagePredictions(Recorder(), Numbers(5), Even())
     assert [result.image_id for result in pictures] == [1000, -2, 1002, -4, 1004]
-    tally = pictures.tally
-    assert (tally.images, tally.persons, tally.empty, tally.unlisted, tally.skipped) == (5, 3, 2, 2, [])
+    tally = pictures.counts
+    assert (tally.images, tally.instances, tally.empty, tally.unlisted, tally.skipped) == (5, 3, 2, 2, [])
     assert tally.seconds > 0
 
 
 def test_pictures_that_cannot_be_read():
     skipping = ImagePredictions(Recorder(), Numbers(4, damaged=[1]), skip=True)
-    assert [result.frame.number for result in skipping] == [0, 2, 3]
-    assert skipping.tally.skipped == ["image n1 is damaged"]
+    assert [result.source_image.number for result in skipping] == [0, 2, 3]
+    assert skipping.counts.skipped == ["image n1 is damaged"]
     with pytest.raises(UserError, match="n1 is damaged; on_error=skip"):
         list(ImagePredictions(Recorder(), Numbers(4, damaged=[1])))
 
 
 def test_boxes_of_other_pictures_are_refused_before_anything_is_done():
     class None_(Even):
-        def lists(self, frame_name):
+        def lists(self, name):
             return False
 
     with pytest.raises(UserError, match=r"even\.json names none of the images \(n0, \.\.\.\)"):

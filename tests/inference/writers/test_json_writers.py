@@ -17,7 +17,7 @@ from writer_cases import BOXES, SIZE, Pictures, masks, nobody, result, write
 
 from roiseg.common.errors import UserError
 from roiseg.inference.writers.coco import CocoWriter
-from roiseg.inference.writers.crops import CropsWriter, grown
+from roiseg.inference.writers.crops import CropsWriter, expand_box
 from roiseg.inference.writers.labelme import LabelmeWriter
 
 
@@ -119,7 +119,7 @@ def test_crops_hold_the_grown_boxes_and_are_listed(tmp_path):
 )  # fmt: skip
 def test_a_grown_box_holds_the_box_and_has_its_size(corner, ratio, min_size, height, width):
     x, y, w, h = corner
-    x1, y1, x2, y2 = grown(np.array([x, y, x + w, y + h], np.float32), ratio, min_size, (height, width))
+    x1, y1, x2, y2 = expand_box(np.array([x, y, x + w, y + h], np.float32), ratio, min_size, (height, width))
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
         assert x2 == x1 or y2 == y1
         return

@@ -10,14 +10,14 @@ from helpers import user_error
 from PIL import Image
 
 from roiseg.common.errors import UserError
-from roiseg.web.models import Limits, Pictures, decode
+from roiseg.web.models import ImageStore, Limits, decode
 
 GRADIENT = np.stack(np.meshgrid(np.arange(40), np.arange(30), [7]), axis=-1)[:, :, 0].astype(np.uint8)
 
 
-def encoded(picture, kind="PNG", **options):
+def encoded(image, kind="PNG", **options):
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, kind, **options)
+    Image.fromarray(image).save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -37,9 +37,9 @@ def test_a_png_is_read_as_it_is():
 def test_any_kind_of_colour_becomes_rgb(mode):
     stream = io.BytesIO()
     Image.fromarray(GRADIENT).convert(mode).save(stream, "JPEG" if mode == "CMYK" else "PNG")
-    picture = decode(stream.getvalue(), Limits())
-    assert picture.dtype == np.uint8
-    assert picture.shape == (30, 40, 3)
+    image = decode(stream.getvalue(), Limits())
+    assert image.dtype == np.uint8
+    assert image.shape == (30, 40, 3)
 
 
 def test_of_16_bits_the_upper_8_are_taken():
@@ -57,13 +57,13 @@ def test_a_photo_is_turned_as_the_camera_was_held():
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "WEBP"])
 def test_other_formats_are_refused(kind):
-    assert "no JPEG or PNG" in user_error(decode, encoded(GRADIENT, kind), Limits())
+    assert "not a JPEG or PNG" in user_error(decode, encoded(GRADIENT, kind), Limits())
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\xff\xd8\xff"]
 )
-def test_what_is_no_picture_is_refused(content):
+def test_what_is_no_image_is_refused(content):
     assert user_error(decode, content, Limits())
 
 
@@ -93,12 +93,12 @@ def test_limits_must_be_above_zero(limits):
         Limits(**limits)
 
 
-def test_the_pictures_not_used_for_longest_are_forgotten():
-    pictures = Pictures(kept=2)
-    first, second = pictures.add(GRADIENT), pictures.add(GRADIENT + 1)
-    assert pictures.get(first) is GRADIENT  # used again
-    third = pictures.add(GRADIENT + 2)
-    assert pictures.get(second) is None
-    assert pictures.get(first) is GRADIENT
-    assert np.array_equal(pictures.get(third), GRADIENT + 2)
+def test_the_images_not_used_for_longest_are_forgotten():
+    images = ImageStore(capacity=2)
+    first, second = images.add(GRADIENT), images.add(GRADIENT + 1)
+    assert images.get(first) is GRADIENT  # used again
+    third = images.add(GRADIENT + 2)
+    assert images.get(second) is None
+    assert images.get(first) is GRADIENT
+    assert np.array_equal(images.get(third), GRADIENT + 2)
     assert len({first, second, third}) == 3

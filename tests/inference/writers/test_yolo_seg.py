@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from writer_cases import SIZE, disc, masks, nobody, result, write
 
-from roiseg.inference.writers.yolo_seg import YoloSegWriter, joined
+from roiseg.inference.writers.yolo_seg import YoloSegWriter, join_outlines
 
 
 def drawn(line):
@@ -46,7 +46,7 @@ def test_joined_pieces_fill_to_all_of_them(discs):
     mask = np.any([disc(*one) for one in discs], axis=0)
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     pieces = [contour.reshape(-1, 2).astype(np.float32) for contour in contours]
-    outline = joined(pieces)
+    outline = join_outlines(pieces)
     canvas = np.zeros(SIZE, np.uint8)
     cv2.fillPoly(canvas, [outline.astype(np.int32)], 1)
     filled = canvas.astype(bool)

@@ -8,7 +8,7 @@ import pytest
 from tiny_video import write_video
 
 from roiseg.common.errors import UserError
-from roiseg.inference.sources.open_source import open_source
+from roiseg.inference.sources.image_files import open_source
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "mp4v"), (".avi", "MJPG")])
@@ -48,7 +48,7 @@ def test_a_file_that_is_no_video_is_refused_in_one_line(tmp_path, content, capfd
 
 def test_a_video_stands_alone(tmp_path):
     path = str(write_video(tmp_path / "x.mp4", count=2))
-    with pytest.raises(UserError, match="one video alone"):
+    with pytest.raises(UserError, match="a single video"):
         open_source([path, path])
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from roiseg.common.errors import UserError
-from roiseg.inference.sources.open_source import open_source
+from roiseg.inference.sources.image_files import open_source
 from roiseg.inference.sources.source import image_ids
 
 
@@ -33,7 +33,7 @@ def test_what_a_folder_holds_besides_images_is_counted(folder, caplog):
     save(folder / "more.mpo")
     (folder / "deep/clip.mp4").touch()
     assert len(open_source(str(folder))) == 7
-    assert "2 files left out, their names are not those of images: 1 .txt, 1 .mp4" in caplog.text
+    assert "2 files ignored that are not images by their names: 1 .txt, 1 .mp4" in caplog.text
 
 
 def keys(source):
