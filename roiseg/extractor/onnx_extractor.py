@@ -1,4 +1,4 @@
-"""The frozen detector: ONNX Runtime on a cut graph, tensors in, tensors out, on one device."""
+"""The frozen detector: ONNX Runtime on a graph that is cut at the feature tensors."""
 
 from __future__ import annotations
 
@@ -23,32 +23,31 @@ from roiseg.extractor.session import TORCH_TYPES, bind, open_session
 
 
 class OnnxExtractor:
-    """Reads intermediate tensors of a frozen ONNX detector.
+    """Computes intermediate tensors of a frozen ONNX detector.
 
-    The graph is cut at the named tensors. Inputs and outputs are bound to torch memory where it
-    lies, so features never visit the CPU on a GPU and are not copied on a CPU. Files with a batch of
-    exactly 1, declared or in truth, are run image by image behind the same call.
+    The graph is cut at the named tensors. Inputs and outputs are bound to torch memory, so features are not
+    copied, and stay on the GPU if they are computed there. Files that only support a batch of 1 are run
+    image by image.
 
     Args:
         onnx_path: the detector.
         layers: names of one or more tensors [B, C, h, w].
-        preprocess: from image to input tensor.
-        providers: ONNX Runtime execution providers in order of preference; None takes CUDA where
-            torch sees a GPU and the runtime was built for it, else the CPU.
-        threads: CPU threads of the runtime; 0 lets it choose.
-        source: makes the file where it is absent, if `onnx_path` is one of its files.
-        postprocess: how the detector's own boxes are read from its head, for `run_with_detections`; the head
-            is computed there only.
+        preprocess: converts images to the input tensor.
+        providers: ONNX Runtime execution providers in order of preference; None: CUDA if torch and the
+            runtime support it, else the CPU.
+        threads: CPU threads of the runtime; 0: the runtime chooses.
+        source: creates the file if it is missing and `onnx_path` is one of its files.
+        postprocess: reads the detector's boxes in `run_with_detections`; only there the head is computed.
 
     Attributes:
         channels: C of each layer.
         strides: input pixels per cell of each layer.
-        free_batch: the file declares a free number of images per run.
-        digest: SHA-256 of the file and of the files that hold weights of it.
-        batched: it computes several images in one run as it computes each alone.
+        free_batch: the file declares a free batch size.
+        digest: SHA-256 of the file and its external weights.
+        batched: several images in one run give the same features as each alone.
 
     Raises:
-        UserError: absent or broken file, unknown tensor, input or feature shape that does not fit.
+        UserError: missing or broken file, unknown tensor, or unsuitable input or feature shape.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class OnnxExtractor:
         whole = load_onnx(onnx_path)
         self.digest = model_digest(self.onnx_path)
         model = cut_graph(whole, self.layers, self.onnx_path)
-        if postprocess is not None and postprocess.outputs:  # a wrong name is told at once
+        if postprocess is not None and postprocess.outputs:  # report a wrong name at once
             cut_graph(whole, postprocess.outputs, self.onnx_path, "extractor.postprocess.output")
         self.session = open_session(model.SerializeToString(), self.onnx_path, *self._runtime)
         self._input = self._check_input()
@@ -84,21 +83,21 @@ class OnnxExtractor:
         self.channels = tuple(shape[0] for shape in self.shapes)
         self.strides = tuple(preprocess.image_size[0] // shape[1] for shape in self.shapes)
         self.free_batch = not isinstance(self._input.shape[0], int)
-        self.batched = self.free_batch and self._takes_two(blank)
+        self.batched = self.free_batch and self._supports_batches(blank)
 
     @property
     def identity(self) -> str:
-        """Everything the features of an image depend on: file, layers and preprocessing."""
+        """Everything that features depend on: file, layers and preprocessing."""
         return repr((self.digest, self.layers, vars(self.preprocess)))
 
     @property
     def input_name(self) -> str:
-        """Name of the ONNX image input."""
+        """Name of the image input."""
         return self._input.name
 
     @property
     def providers(self) -> list[str]:
-        """The execution providers in use."""
+        """Execution providers in use."""
         return self.session.get_providers()
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -108,7 +107,7 @@ class OnnxExtractor:
             images: uint8 RGB [B, H, W, 3], letterboxed to the input size.
 
         Returns:
-            One float32 [B, C_l, H_l, W_l] a layer, on the device of `images`.
+            One float32 [B, C_l, H_l, W_l] per layer, on the device of `images`.
         """
         return self.run(self.preprocess(images))
 
@@ -122,13 +121,13 @@ class OnnxExtractor:
         return tuple(output.to(tensor.device, torch.float32) for output in outputs)
 
     def run_with_detections(self, tensor: Tensor) -> tuple[tuple[Tensor, ...], list[Detections]]:
-        """Features and the detector's own boxes of preprocessed images [B, 3, H, W], of one run an image.
+        """Compute features and boxes of preprocessed images [B, 3, H, W], in one run per image.
 
         Returns:
-            What `run` gives, and the detections of each image, boxes in input pixels.
+            The features, see `run`, and the detections of each image in input pixels.
 
         Raises:
-            UserError: no `postprocess` was given, or what the head gives is not what it reads.
+            UserError: `postprocess` is None or cannot read the output.
         """
         session, head = self._whole
         assert self.postprocess is not None
@@ -136,17 +135,17 @@ class OnnxExtractor:
         detections = []
         for index in range(len(inputs)):
             binding = self._bind(session, inputs, outputs, slice(index, index + 1))
-            binding.bind_output(head)  # of a size the runtime knows
+            binding.bind_output(head)  # allocated by the runtime
             session.run_with_iobinding(binding)
             detections.append(self.postprocess(binding.get_outputs()[-1].numpy(), self.preprocess.image_size))
         return tuple(output.to(tensor.device, torch.float32) for output in outputs), detections
 
     def forget_head(self) -> None:
-        """Close the session of `run_with_detections`, which is opened anew when boxes are next wanted."""
+        """Close the session of `run_with_detections`; it is opened again when needed."""
         vars(self).pop("_whole", None)
 
     def head(self) -> tuple[str, tuple[int, ...]]:
-        """The tensor that `postprocess` reads, and its shape for one image (an empty one).
+        """Return the tensor that `postprocess` reads, and its shape for one (blank) image.
 
         Raises:
             UserError: see `run_with_detections`.
@@ -159,13 +158,13 @@ class OnnxExtractor:
 
     @cached_property
     def _whole(self) -> tuple[ort.InferenceSession, str]:
-        """A session that computes the head as well, and the head's name: opened when boxes are first wanted.
+        """A session that also computes the head, and the head's name; opened when first needed.
 
-        It is not the session of `run`: the runtime computes all a graph holds, asked for or not.
+        It is separate from the session of `run` because the runtime computes the whole graph.
         """
         if self.postprocess is None:
             raise UserError(
-                "extractor.postprocess is not set, so the detector's own boxes cannot be read: say how with "
+                "extractor.postprocess is not set, so the detector's boxes cannot be read: set "
                 "postprocess=yolox, yolo, rows, ... (the choices in conf/postprocess), or give boxes"
             )
         size = self.preprocess.image_size
@@ -173,7 +172,7 @@ class OnnxExtractor:
         return open_session(model.SerializeToString(), self.onnx_path, *self._runtime), head
 
     def _memory(self, tensor: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The images as the runtime reads them, and memory for their features, both ready to be used."""
+        """Return the images as the runtime reads them, and memory for their features."""
         inputs = tensor.to(TORCH_TYPES[self._input.type]).contiguous()
         if "CUDAExecutionProvider" not in self.providers:
             inputs = inputs.cpu()
@@ -182,7 +181,7 @@ class OnnxExtractor:
             for shape, dtype in zip(self.shapes, self._dtypes, strict=True)
         ]
         if inputs.device.type == "cuda":
-            torch.cuda.current_stream(inputs.device).synchronize()  # the runtime has a stream of its own
+            torch.cuda.current_stream(inputs.device).synchronize()  # the runtime uses another stream
         return inputs, outputs
 
     def _bind(
@@ -217,12 +216,12 @@ class OnnxExtractor:
         return inputs[0]
 
     def _probe(self) -> list[NDArray[np.generic]]:
-        """The features of a blank image: they have the true shapes, whatever the file declares."""
+        """Compute the features of a blank image, which have the true shapes."""
         height, width = self.preprocess.image_size
         blank = torch.zeros((1, 3, height, width), dtype=TORCH_TYPES[self._input.type])
         try:
             features = self.session.run(self.layers, {self._input.name: blank.numpy()})
-        except Exception as error:  # the runtime raises bare exceptions of its own
+        except Exception as error:  # the runtime raises plain exceptions
             raise UserError(
                 f"extractor {self.onnx_path} does not run: {' '.join(str(error).split())[:300]}"
             ) from None
@@ -239,19 +238,19 @@ class OnnxExtractor:
                 )
         return features
 
-    def _takes_two(self, blank: list[NDArray[np.generic]]) -> bool:
-        """Is a blank image computed beside another as it is alone? Inner reshapes may count on one image."""
+    def _supports_batches(self, blank: list[NDArray[np.generic]]) -> bool:
+        """Return whether two images in a batch give the same features; inner reshapes may assume one."""
         pair = torch.zeros((2, 3, *self.preprocess.image_size), dtype=TORCH_TYPES[self._input.type])
         pair[0].uniform_(generator=torch.Generator().manual_seed(0))
         try:
             together = self.session.run(self.layers, {self._input.name: pair.numpy()})
-        except Exception:  # the runtime raises bare exceptions of its own
+        except Exception:  # the runtime raises plain exceptions
             return False
-        return all(map(_second_is, together, blank))
+        return all(map(_same_features, together, blank))
 
 
-def _second_is(pair: NDArray[np.generic], alone: NDArray[np.generic]) -> bool:
-    """Is the second of two images' features that of one alone, but for the order of additions?"""
+def _same_features(pair: NDArray[np.generic], alone: NDArray[np.generic]) -> bool:
+    """Return whether the second of two images has the features of `alone`, up to rounding."""
     if pair.shape != (2, *alone.shape[1:]):
         return False
     difference = np.abs(pair[1].astype(np.float32) - alone[0].astype(np.float32)).max()
@@ -259,7 +258,7 @@ def _second_is(pair: NDArray[np.generic], alone: NDArray[np.generic]) -> bool:
 
 
 def _is_map(shape: tuple[int, ...], image_size: tuple[int, int]) -> bool:
-    """Is `shape` a feature map [1, C, h, w] whose cells are square and tile the input?"""
+    """Return whether a shape is a feature map [1, C, h, w] whose cells are square and tile the input."""
     if len(shape) != 4 or min(shape) < 1:
         return False
     strides = [size / cells for size, cells in zip(image_size, shape[2:], strict=True)]

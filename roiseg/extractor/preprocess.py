@@ -1,4 +1,4 @@
-"""What happens to an image between the file and the detector's input tensor, as plain numbers."""
+"""Convert an image to the detector's input tensor."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ from roiseg.geometry.transform import Letterbox
 
 
 class Preprocess:
-    """Letterbox (in the loader) and colour arithmetic (on the device).
-
-    The tensor is ``(pixel / divisor - mean) / std`` channel by channel.
+    """Letterboxing (in the loader) and normalization ``(pixel / divisor - mean) / std`` (on the device).
 
     Args:
         image_size: (H, W) of the detector's input in pixels.
-        align: where the letterboxed image lies: "center" or "topleft".
+        align: position of the letterboxed image: "center" or "topleft".
         pad_value: grey level 0..255 of the padding.
-        keep_aspect: False stretches instead of letterboxing.
-        color: channel order the detector expects.
+        keep_aspect: False: stretch instead of letterboxing.
+        color: channel order of the detector.
         divisor: 255 for inputs in 0..1, 1 for inputs in 0..255.
-        mean, std: one number a channel, in the detector's channel order, after the division.
+        mean, std: one value per channel, in the detector's channel order, after the division.
     """
 
     def __init__(
@@ -54,12 +52,12 @@ class Preprocess:
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.letterbox = Letterbox(self.image_size, align, pad_value, keep_aspect)
         self.color = color
-        # pixel * scale + bias does it all in one pass
+        # pixel * scale + bias in one pass
         self.scale = [1 / (divisor * s) for s in std]
         self.bias = [-m / s for m, s in zip(mean, std, strict=True)]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Uint8 RGB [B, H, W, 3] -> float32 [B, 3, H, W] as the detector wants it."""
+        """Convert uint8 RGB [B, H, W, 3] to the detector's float32 [B, 3, H, W]."""
         if self.color == "bgr":
             images = images.flip(-1)
         scale = torch.tensor(self.scale, device=images.device)

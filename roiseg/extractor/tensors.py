@@ -1,4 +1,4 @@
-"""What a detector's inner tensors are: shape, stride, and how much of the detector they need."""
+"""List a detector's inner tensors: shape, stride and cost."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class TensorInfo:
     """One tensor that a node of the graph produces.
 
     Attributes:
-        name: as `extractor.layers` wants it.
-        operator: of the node that makes it.
-        shape: for one image; None where neither inference nor a run could tell.
-        stride: input pixels a cell, of a tensor that can be decoded; else None.
-        obstacle: why it cannot be decoded; empty where it can.
-        cost: share 0..1 of the whole detector's multiply-accumulates that are needed to compute it.
+        name: for `extractor.layers`.
+        operator: of its node.
+        shape: for one image; None if unknown.
+        stride: input pixels per cell; None if it cannot be decoded.
+        obstacle: why it cannot be decoded; empty if it can.
+        cost: share 0..1 of the detector's multiply-accumulates needed to compute it.
     """
 
     name: str
@@ -42,34 +42,36 @@ class TensorInfo:
 
 
 def list_tensors(model: ModelProto, image_size: tuple[int, int], path: str = "") -> list[TensorInfo]:
-    """Describe all tensors of a detector, in the order of the graph.
+    """List all tensors of a detector in graph order.
 
-    Shapes come from ONNX shape inference and, where that has none, from one run on a blank image.
+    Shapes come from ONNX shape inference or else from a run on a blank image.
 
     Args:
-        model: the whole detector.
+        model: the detector.
         image_size: (H, W) of its input.
-        path: its file, beside which external weights lie.
+        path: its file, next to the external weights.
     """
-    picture = image_input(model)
-    known = _shapes(model, picture, image_size, path)
-    spent = _shares(model, known)
-    seen = _depend_on(model, picture.name)
+    image = image_input(model)
+    known = _shapes(model, image, image_size, path)
+    costs = _shares(model, known)
+    dependent = _depend_on(model, image.name)
     found = []
     for node in model.graph.node:
         for name in filter(None, node.output):
             dtype, shape = known.get(name, (None, None))
-            obstacle = _obstacle(dtype, shape, image_size) if name in seen else "does not depend on the image"
+            obstacle = (
+                _obstacle(dtype, shape, image_size) if name in dependent else "does not depend on the image"
+            )
             stride = image_size[0] // shape[2] if shape and not obstacle else None
-            found.append(TensorInfo(name, node.op_type, shape, stride, obstacle, spent[name]))
+            found.append(TensorInfo(name, node.op_type, shape, stride, obstacle, costs[name]))
     return found
 
 
 def select(tensors: Sequence[TensorInfo], pattern: str) -> list[TensorInfo]:
-    """The tensors whose name or operator holds `pattern`, or matches it where it has a `*` or `?`.
+    """Return the tensors whose name or operator contains `pattern`, or matches it if it has `*` or `?`.
 
     Raises:
-        UserError: there is none (names the nearest).
+        UserError: no tensor matches (lists similar names).
     """
     wanted = (pattern if set(pattern) & set("*?") else f"*{pattern}*").lower()
     found = [t for t in tensors if any(fnmatch.fnmatchcase(w.lower(), wanted) for w in (t.name, t.operator))]
@@ -81,10 +83,10 @@ def select(tensors: Sequence[TensorInfo], pattern: str) -> list[TensorInfo]:
 
 
 def image_input(model: ModelProto) -> ValueInfoProto:
-    """The input that is not a stored weight.
+    """Return the only input that is not a weight.
 
     Raises:
-        UserError: there is none, or several.
+        UserError: there is not exactly one.
     """
     stored = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in stored]
@@ -97,13 +99,13 @@ def image_input(model: ModelProto) -> ValueInfoProto:
     return inputs[0]
 
 
-def _shapes(model: ModelProto, picture: ValueInfoProto, image_size: tuple[int, int], path: str) -> Known:
-    """Type and shape of every tensor for one image, weights and input included, where known."""
+def _shapes(model: ModelProto, image: ValueInfoProto, image_size: tuple[int, int], path: str) -> Known:
+    """Return the known types and shapes for one image, including weights and input."""
     fixed = ModelProto()
     fixed.CopyFrom(model)
-    del fixed.graph.value_info[:]  # they may speak of another size
+    del fixed.graph.value_info[:]  # they may be for another size
     for value in fixed.graph.input:
-        if value.name == picture.name:
+        if value.name == image.name:
             _fix(value, (1, 3, *image_size))
     inferred = shape_inference.infer_shapes(fixed, data_prop=True).graph
     known = {
@@ -114,11 +116,11 @@ def _shapes(model: ModelProto, picture: ValueInfoProto, image_size: tuple[int, i
         if dtype and tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
             known[value.name] = (dtype, tuple(d.dim_value for d in tensor.shape.dim))
     unknown = [name for node in model.graph.node for name in node.output if name and name not in known]
-    return known | _run(fixed, known[picture.name], picture.name, unknown, path)
+    return known | _run(fixed, known[image.name], image.name, unknown, path)
 
 
 def _fix(value: ValueInfoProto, shape: Shape) -> None:
-    """Put numbers in the place of an input's free dimensions."""
+    """Set an input's free dimensions."""
     dimensions = value.type.tensor_type.shape.dim
     for dimension, size in zip(dimensions, shape, strict=False):
         if not dimension.HasField("dim_value"):
@@ -126,23 +128,23 @@ def _fix(value: ValueInfoProto, shape: Shape) -> None:
 
 
 def _run(
-    model: ModelProto, picture: tuple[np.dtype, Shape], name: str, wanted: Sequence[str], path: str
+    model: ModelProto, image: tuple[np.dtype, Shape], name: str, wanted: Sequence[str], path: str
 ) -> Known:
-    """Types and shapes of `wanted` from one run on a blank image; nothing where it does not run."""
+    """Return types and shapes of `wanted` from a run on a blank image; empty if it fails."""
     if not wanted:
         return {}
     have = {output.name for output in model.graph.output}
     model.graph.output.extend(ValueInfoProto(name=tensor) for tensor in wanted if tensor not in have)
     try:
         session = open_session(model.SerializeToString(), path, ["CPUExecutionProvider"], 0)
-        arrays = session.run(list(wanted), {name: np.zeros(picture[1], picture[0])})
-    except Exception:  # the runtime raises bare exceptions of its own
+        arrays = session.run(list(wanted), {name: np.zeros(image[1], image[0])})
+    except Exception:  # the runtime raises plain exceptions
         return {}
     return {n: (a.dtype, a.shape) for n, a in zip(wanted, arrays, strict=True) if isinstance(a, np.ndarray)}
 
 
 def _obstacle(dtype: np.dtype | None, shape: Shape | None, image_size: tuple[int, int]) -> str:
-    """Why a tensor cannot be decoded; empty where it can."""
+    """Return why a tensor cannot be decoded; empty if it can."""
     if shape is None:
         return "shape unknown"
     if dtype not in _FLOATS:
@@ -156,16 +158,16 @@ def _obstacle(dtype: np.dtype | None, shape: Shape | None, image_size: tuple[int
 
 
 def _depend_on(model: ModelProto, name: str) -> set[str]:
-    """The tensor `name` and all that are computed from it."""
+    """Return the tensor `name` and all that depend on it."""
     found = {name}
-    for node in model.graph.node:  # each after what it reads, as ONNX demands
+    for node in model.graph.node:  # ONNX graphs are sorted
         if found.intersection(node_reads(node)):
             found.update(node.output)
     return found
 
 
 def _shares(model: ModelProto, known: Known) -> dict[str, float]:
-    """For every tensor the share of all multiply-accumulates that it takes to compute it."""
+    """Return the share of all multiply-accumulates needed for each tensor."""
     nodes = model.graph.node
     macs = np.array([_macs(node, known) for node in nodes], np.float64)
     needed: dict[str, NDArray[np.bool_]] = {}
@@ -181,7 +183,7 @@ def _shares(model: ModelProto, known: Known) -> dict[str, float]:
 
 
 def _macs(node: NodeProto, known: Known) -> int:
-    """Multiply-accumulates of a convolution or matrix product; 0 of anything else, which is small."""
+    """Return the multiply-accumulates of a convolution or matrix product; 0 for other nodes."""
     shapes = [known[name][1] if name in known else () for name in (*node.input[:2], *node.output[:1])]
     if len(shapes) < 3 or not all(shapes):
         return 0

@@ -1,4 +1,4 @@
-"""Checkpoints as files: what they carry, reading them safely, finding the one to go on from."""
+"""Checkpoint files: metadata, safe reading, and finding the newest one."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _IN_EPOCH = re.compile(r"checkpoint_in_epoch_(\d{4,})\.pth")
 
 
 def checkpoint_metadata(config: dict[str, Any], extractor: OnnxExtractor) -> dict[str, Any]:
-    """What a checkpoint carries beside weights: plain values from which inference builds everything.
+    """Return the metadata of a checkpoint: plain values from which inference rebuilds the model.
 
     Args:
-        config: the run's whole configuration, resolved, as plain dicts and lists.
+        config: the run's resolved configuration, as plain dicts and lists.
         extractor: the run's extractor.
     """
     return {
@@ -45,40 +45,40 @@ def checkpoint_metadata(config: dict[str, Any], extractor: OnnxExtractor) -> dic
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A decoder out of a checkpoint, and what belongs to it."""
+    """A decoder from a checkpoint, with its metadata."""
 
     path: Path
     decoder: Decoder
     config: dict[str, Any]
     layers: Sequence[str]
-    shapes: Sequence[tuple[int, int, int]]  # C, H, W of each layer
+    shapes: Sequence[tuple[int, int, int]]  # (C, H, W) of each layer
     image_size: tuple[int, int]  # (H, W) of the extractor's input
     extractor_sha256: str
     epoch: int  # 1-based
 
     @property
     def category_id(self) -> int:
-        """COCO's number of what it was trained on; 1 where the checkpoint does not tell."""
+        """The COCO category that it was trained on; 1 if unknown."""
         return checked_category((self.config.get("data") or {}).get("category_id", 1), self.path)
 
     def with_postprocess(self, postprocess: dict[str, Any]) -> TrainedModel:
-        """The same model, the detector's own boxes read in another way: a node of conf/postprocess."""
+        """Return the model with another `extractor.postprocess`."""
         extractor = {**self.config["extractor"], "postprocess": postprocess}
         return replace(self, config={**self.config, "extractor": extractor})
 
     def extractor(
         self, onnx_path: str | None = None, postprocess: dict[str, Any] | None = None
     ) -> OnnxExtractor:
-        """Open the extractor the decoder was trained on.
+        """Open the extractor that the decoder was trained on.
 
         Args:
-            onnx_path: where the detector lies now; by default where it lay then.
-            postprocess: configuration of the adapter that reads the detector's boxes; by default the run's.
+            onnx_path: path of the detector; None: the path in training.
+            postprocess: configuration that reads the detector's boxes; None: the one in training.
 
         Raises:
-            UserError: it cannot be opened, or it is another file than the one trained on.
+            UserError: it cannot be opened, or it is not the file used in training.
         """
-        node = {**self.config["extractor"], "source": None}  # inference makes no detector
+        node = {**self.config["extractor"], "source": None}  # inference does not create the detector
         if onnx_path is not None:
             node["onnx_path"] = onnx_path
         if postprocess is not None:
@@ -92,10 +92,10 @@ class TrainedModel:
 
 
 def checked_category(value: Any, path: Path) -> int:
-    """A category that a file tells.
+    """Return a category read from a file.
 
     Raises:
-        UserError: it is not a whole number.
+        UserError: it is not an integer.
     """
     if not isinstance(value, int) or isinstance(value, bool):
         raise UserError(f"{path} has an impossible data.category_id, {value!r}: use another file")
@@ -103,7 +103,7 @@ def checked_category(value: Any, path: Path) -> int:
 
 
 def check_same_file(extractor: OnnxExtractor, sha256: str, path: Path) -> None:
-    """Make sure an extractor is the one that the model at `path` was trained on.
+    """Check that an extractor is the one that the model at `path` was trained on.
 
     Raises:
         UserError: it is another file.
@@ -116,27 +116,27 @@ def check_same_file(extractor: OnnxExtractor, sha256: str, path: Path) -> None:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Load a checkpoint's content; nothing in it is executed.
+    """Load a checkpoint without executing anything in it.
 
     Raises:
-        UserError: absent, damaged, or not written by this program.
+        UserError: missing, damaged, or not written by roiseg.
     """
     path = require_file(path, "checkpoint", "give a .pth file written by `python -m roiseg.train`")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # damage surfaces as almost any error, from struct.error to AssertionError
+    except Exception:  # a damaged file raises almost any error, from struct.error to AssertionError
         raise UserError(
-            f"checkpoint {path} is damaged or holds more than weights and plain values: use another one"
+            f"checkpoint {path} is damaged or contains more than weights and plain values: use another one"
         ) from None
-    description = content.get("roiseg") if isinstance(content, dict) else None
-    if not isinstance(description, dict) or not isinstance(content.get("state_dict"), dict):
+    metadata = content.get("roiseg") if isinstance(content, dict) else None
+    if not isinstance(metadata, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"checkpoint {path} was not written by `python -m roiseg.train`: use one that was")
-    if description.get("format") != FORMAT:
-        raise UserError(_other_format(path, description.get("format")))
-    missing = sorted((_KEYS - description.keys()) | ({"epoch"} - content.keys()))
+    if metadata.get("format") != FORMAT:
+        raise UserError(_other_format(path, metadata.get("format")))
+    missing = sorted((_KEYS - metadata.keys()) | ({"epoch"} - content.keys()))
     if missing:
         raise UserError(f"checkpoint {path} is incomplete (without {', '.join(missing)}): use another one")
-    wrong = _impossible({**description, **{key: content.get(key) for key in ("epoch", "in_epoch")}})
+    wrong = _invalid_entry({**metadata, **{key: content.get(key) for key in ("epoch", "in_epoch")}})
     if wrong is not None:
         raise UserError(f"checkpoint {path} has an impossible `{wrong}`: use another one")
     return content
@@ -148,12 +148,12 @@ def _other_format(path: Path, found: Any) -> str:
     return f"checkpoint {path} has format {found}, this version of roiseg reads {FORMAT}"
 
 
-def _impossible(description: dict[str, Any]) -> str | None:
-    """The first entry of a complete description that no run writes, if there is one."""
-    config, layers, shapes = (description[key] for key in ("config", "layers", "shapes"))
+def _invalid_entry(metadata: dict[str, Any]) -> str | None:
+    """Return the first invalid entry of complete metadata, or None."""
+    config, layers, shapes = (metadata[key] for key in ("config", "layers", "shapes"))
     sound = {
-        "epoch": isinstance(description["epoch"], int) and description["epoch"] >= 0,
-        "in_epoch": description["in_epoch"] is None or _is_within(description["in_epoch"]),
+        "epoch": isinstance(metadata["epoch"], int) and metadata["epoch"] >= 0,
+        "in_epoch": metadata["in_epoch"] is None or _is_in_epoch_state(metadata["in_epoch"]),
         "config": isinstance(config, dict)
         and all(
             isinstance(config.get(part), dict) and "_target_" in config[part]
@@ -161,18 +161,18 @@ def _impossible(description: dict[str, Any]) -> str | None:
         ),
         "layers": isinstance(layers, list) and bool(layers) and all(isinstance(name, str) for name in layers),
         "shapes": isinstance(shapes, list) and all(_are_sizes(shape, 3) for shape in shapes),
-        "strides": isinstance(layers, list) and _are_sizes(description["strides"], len(layers)),
-        "image_size": _are_sizes(description["image_size"], 2),
-        "extractor_sha256": isinstance(description["extractor_sha256"], str),
+        "strides": isinstance(layers, list) and _are_sizes(metadata["strides"], len(layers)),
+        "image_size": _are_sizes(metadata["image_size"], 2),
+        "extractor_sha256": isinstance(metadata["extractor_sha256"], str),
     }
-    if all(sound.values()):  # and does the description agree with the configuration beside it?
-        extractor, told = config["extractor"], description["image_size"]
+    if all(sound.values()):  # do metadata and configuration agree?
+        extractor, stated = config["extractor"], metadata["image_size"]
         preprocess = extractor.get("preprocess")
-        size = preprocess.get("image_size", told) if isinstance(preprocess, dict) else told
+        size = preprocess.get("image_size", stated) if isinstance(preprocess, dict) else stated
         sound["shapes"] = len(shapes) == len(layers)
         sound["layers"] = [str(name) for name in _listed(extractor.get("layers", layers))] == layers
-        sound["image_size"] = size == list(told)
-    return next((key for key, well in sound.items() if not well), None)
+        sound["image_size"] = size == list(stated)
+    return next((key for key, valid in sound.items() if not valid), None)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -184,30 +184,30 @@ def _are_sizes(value: Any, count: int) -> bool:
     return whole and len(value) == count and min(value, default=0) > 0
 
 
-def _is_within(value: Any) -> bool:
-    """Is this what a checkpoint within an epoch says of it?"""
+def _is_in_epoch_state(value: Any) -> bool:
+    """Return whether a value is the state of a checkpoint within an epoch."""
     if not isinstance(value, dict) or not _are_sizes([value.get("batches"), value.get("steps")], 2):
         return False
     return value["batches"] < value["steps"] and isinstance(value.get("losses"), dict)
 
 
 def load_model(path: str | Path) -> TrainedModel:
-    """Build the decoder of a checkpoint, in evaluation mode on the CPU; needs nothing but the file.
+    """Build the decoder of a checkpoint, in evaluation mode on the CPU.
 
     Raises:
-        UserError: see `read_checkpoint`; also when weights and configuration do not belong together.
+        UserError: see `read_checkpoint`; also if weights and configuration do not match.
     """
     content = read_checkpoint(path)
-    description = content["roiseg"]
-    shapes = [(int(c), int(h), int(w)) for c, h, w in description["shapes"]]
+    metadata = content["roiseg"]
+    shapes = [(int(c), int(h), int(w)) for c, h, w in metadata["shapes"]]
     try:
         decoder: Decoder = rebuild(
-            description["config"]["model"],
+            metadata["config"]["model"],
             in_channels=tuple(shape[0] for shape in shapes),
-            strides=tuple(description["strides"]),
-            image_size=tuple(description["image_size"]),
+            strides=tuple(metadata["strides"]),
+            image_size=tuple(metadata["image_size"]),
         )
-    except (UserError, TypeError, ValueError, RuntimeError) as error:  # options of another type, say
+    except (UserError, TypeError, ValueError, RuntimeError) as error:  # for example options of another type
         raise UserError(f"checkpoint {path}: its model cannot be built ({error})") from error
     prefix = "decoder."
     weights = {k[len(prefix) :]: v for k, v in content["state_dict"].items() if k.startswith(prefix)}
@@ -220,39 +220,39 @@ def load_model(path: str | Path) -> TrainedModel:
         ) from None
     if lost := [name for name, weight in decoder.state_dict().items() if not weight.isfinite().all()]:
         raise UserError(f"checkpoint {path}: weight `{lost[0]}` is nan or infinite: use an earlier one")
-    height, width = description["image_size"]
+    height, width = metadata["image_size"]
     return TrainedModel(
         path=Path(path),
         decoder=decoder.eval(),
-        config=description["config"],
-        layers=description["layers"],
+        config=metadata["config"],
+        layers=metadata["layers"],
         shapes=shapes,
         image_size=(int(height), int(width)),
-        extractor_sha256=description["extractor_sha256"],
+        extractor_sha256=metadata["extractor_sha256"],
         epoch=int(content["epoch"]) + 1,
     )
 
 
 def in_epoch_name(epoch: int) -> str:
-    """File name of the checkpoint within 1-based `epoch`."""
+    """Return the file name of the checkpoint within an epoch (1-based)."""
     return f"checkpoint_in_epoch_{epoch:04d}.pth"
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the highest epoch in a folder, or None."""
+    """Return the checkpoint with the most training in a folder, or None."""
     found = _by_progress(folder)
     return found[-1] if found else None
 
 
 def remove_outdated(folder: Path) -> None:
-    """Remove the checkpoints within an epoch that there is a newer one of any kind to."""
+    """Remove the checkpoints within an epoch that are older than the newest checkpoint."""
     for path in _by_progress(folder)[:-1]:
         if _IN_EPOCH.fullmatch(path.name):
             remove(path)
 
 
 def _by_progress(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, that of the most training last."""
+    """Return the checkpoints in a folder, the one with the most training last."""
     found = []
     for path in folder.glob("*.pth"):
         if match := _NAME.fullmatch(path.name):

@@ -1,4 +1,4 @@
-"""One interface to every trained model: a checkpoint's decoder or an exported ONNX file."""
+"""One interface to every trained model: a decoder from a checkpoint or an exported ONNX file."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def predict_rois(
 
     Args:
         logits: [R, K, h, w], `decode(batch)`.
-        batch: with features; all its views are averaged.
-        decoder: says where its logits lie.
+        batch: with features; its views are averaged.
+        decoder: knows the extents of its logits.
         decode: runs the decoder on a batch.
     """
     averaged = average_views(logits, batch, decoder, decode, batch.metric_size)
@@ -51,16 +51,16 @@ def predict_rois(
 
 
 class RoiModel(Protocol):
-    """A trained model that is ready to run.
+    """A trained model, ready to run.
 
     Attributes:
         path: its file.
-        category_id: COCO's number of what it was trained on.
+        category_id: the COCO category that it was trained on.
         image_size: (H, W) of the detector's input.
-        preprocess: from image to the detector's input tensor.
-        prompts: which of `prior` and `points` it reads.
-        num_classes: how many classes `RoiPrediction.grid_classes` distinguishes.
-        precision: what it computes in, in words.
+        preprocess: converts images to the detector's input tensor.
+        prompts: those of `prior` and `points` that it reads.
+        num_classes: number of classes in `RoiPrediction.grid_classes`.
+        precision: description of its arithmetic.
     """
 
     path: Path
@@ -76,10 +76,10 @@ class RoiModel(Protocol):
         """The detector it was trained on; None for an ONNX file that contains it."""
 
     def prepare(self, batch: RoiBatch) -> RoiBatch:
-        """Return the batch with the detector's input tensor and, unless the file contains it, features."""
+        """Return the batch with the input tensor and, unless the file contains the detector, features."""
 
     def predict(self, batch: RoiBatch, points: Tensor | None = None) -> RoiPrediction:
-        """Predict the ROIs of a batch that `prepare`, or an evaluation loader, has filled in.
+        """Predict the ROIs of a batch from `prepare` or an evaluation loader.
 
         Args:
             batch: its views are averaged.
@@ -93,11 +93,11 @@ class TorchModel:
     Args:
         model: from `load_model`.
         extractor: the detector it was trained on.
-        device: where the decoder runs; None: the GPU if there is one.
-        precision: Lightning's name of the arithmetic, one of `PRECISIONS`.
+        device: the decoder's device; None: the GPU if available.
+        precision: one of `PRECISIONS`, Lightning's names.
 
     Raises:
-        UserError: another precision.
+        UserError: unknown precision.
     """
 
     def __init__(
@@ -133,13 +133,13 @@ class TorchModel:
             return predict_rois(self.logits(batch, prompts), batch, self.decoder, self.logits)
 
     def logits(self, batch: RoiBatch, points: Tensor | None = None) -> Tensor:
-        """[R, K, h, w] of a batch on this device, one view; decoded in chunks, so that memory is bounded."""
+        """Return [R, K, h, w] of one view, decoded in chunks to bound memory."""
         context = Context(image=batch.inputs, pixel_size=batch.pixel_sizes, points=points)
         logits = decode_in_chunks(self.decoder, batch.features, batch.rois, context, _AT_ONCE).logits
         return finite(logits, self.path)
 
     def _autocast(self) -> contextlib.AbstractContextManager:
-        """What Lightning runs a test in; half precision on a CPU is bfloat16 there, too."""
+        """Return the autocast that Lightning uses in a test; on a CPU half precision is bfloat16."""
         if self.precision not in ("bf16-mixed", "16-mixed"):
             return contextlib.nullcontext()
         half = self.precision == "16-mixed" and self.device.type != "cpu"
@@ -147,7 +147,7 @@ class TorchModel:
 
 
 class OnnxModel:
-    """An exported file, the decoder alone or merged with its extractor; it tells the target from the rest.
+    """An exported file, the decoder alone or merged with its extractor; it predicts the target only.
 
     Args:
         file: the exported file.
@@ -177,7 +177,7 @@ class OnnxModel:
         """Predict over the whole input, image by image; see `RoiModel`.
 
         Raises:
-            UserError: the batch wants test-time augmentation, which needs the decoder's own grid, or clicks.
+            UserError: the batch has views for test-time augmentation, or clicks are given.
         """
         if batch.views:
             raise UserError(f"{self.path}: test-time augmentation needs a checkpoint, not an exported file")
@@ -202,7 +202,7 @@ class OnnxModel:
 
 
 class MergedExtractor:
-    """Stands in for the extractor of a file that contains its detector: batches get the input tensor only.
+    """Replaces the extractor for a file that contains its detector: batches get the input tensor only.
 
     Args:
         preprocess: from image to input tensor.
@@ -231,13 +231,12 @@ def open_model(
     Args:
         ckpt: a checkpoint ...
         onnx: ... or an exported file; one of them.
-        onnx_path: where the detector lies now; None: where it lay in training.
-        device: of a checkpoint's decoder.
-        postprocess: an adapter that reads boxes from the detector's outputs, as a configuration node; None:
-            the one the model was trained with, if any.
+        onnx_path: path of the detector; None: the path in training.
+        device: of the decoder, for a checkpoint.
+        postprocess: configuration that reads the detector's boxes; None: the one in training, if any.
 
     Raises:
-        UserError: none or both given, or a file that cannot be used.
+        UserError: neither or both given, or a file that cannot be used.
     """
     if (ckpt is None) == (onnx is None):
         raise UserError("give either ckpt=... (a checkpoint) or onnx=... (an exported file)")

@@ -1,7 +1,7 @@
-"""Objects from the plain configuration a checkpoint carries, without Hydra.
+"""Build objects from the configuration in a checkpoint, without Hydra.
 
-Only classes that roiseg's decoders and extractor define are built: a checkpoint from elsewhere must not be
-able to call anything else.
+Only classes of roiseg's decoders and extractor are built, so that a checkpoint from elsewhere cannot call
+anything else.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ _TRUSTED = ("roiseg.decoders.", "roiseg.extractor.")
 
 
 def rebuild(node: Any, **extra: Any) -> Any:
-    """Build what a `_target_` dict describes, nested ones first.
+    """Build the object that a `_target_` dict describes, nested ones first.
 
     Args:
-        node: `{"_target_": "roiseg....", ...}`, or any plain value, which is returned as it is; with
-            `_partial_` the class is returned with its options, to be called later.
+        node: `{"_target_": "roiseg....", ...}`, or a plain value, which is returned unchanged; with
+            `_partial_` a partial of the class.
         extra: further keyword arguments of the outermost call.
 
     Raises:
-        UserError: a target that is not a class of these, or does not exist, or wants other options.
+        UserError: the target is not trusted, does not exist, or has other options.
     """
     if isinstance(node, list):
         return [rebuild(item) for item in node]
@@ -47,7 +47,7 @@ def rebuild(node: Any, **extra: Any) -> Any:
             return functools.partial(found, **arguments, **extra)
         return found(**arguments, **extra)
     except TypeError as error:
-        if "argument" not in str(error):  # an error of the program itself
+        if "argument" not in str(error):  # an error in roiseg
             raise
         raise UserError(
             f"the checkpoint's options do not fit `{path}` of this version of roiseg ({error})"
@@ -55,25 +55,25 @@ def rebuild(node: Any, **extra: Any) -> Any:
 
 
 def locate(path: str, trusted: tuple[str, ...] = _TRUSTED) -> Any:
-    """The class a checkpoint names.
+    """Import the class that a checkpoint names.
 
     Args:
-        path: dotted, with its module.
-        trusted: how the names of the modules begin that it may be in.
+        path: dotted path.
+        trusted: prefixes of the allowed modules.
 
     Raises:
-        UserError: it is in another module, does not exist, or is no class defined there.
+        UserError: it is in another module, does not exist, or is not a class defined there.
     """
     module, _, name = path.rpartition(".")
     if not module.startswith(trusted) or name.startswith("_"):
-        raise UserError(f"the checkpoint asks for `{path}`, which no model is made of: it is not trusted")
+        raise UserError(f"the checkpoint asks for `{path}`, which is not part of a model: it is not trusted")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError):
         raise UserError(
             f"the checkpoint needs `{path}`, which this version of roiseg does not have"
         ) from None
-    # what a module imports from elsewhere is not roiseg's own
+    # a class that the module imports from elsewhere is not trusted
     if not isinstance(found, type) or inspect.isabstract(found) or not found.__module__.startswith(trusted):
-        raise UserError(f"the checkpoint asks for `{path}`, which no model is made of: it is not trusted")
+        raise UserError(f"the checkpoint asks for `{path}`, which is not part of a model: it is not trusted")
     return found
