@@ -50,7 +50,7 @@ CASES = {
 def test_a_head_that_holds_nan_is_refused():
     raw = np.concatenate([corners(), FEW], axis=1)
     raw[3, 1] = np.nan
-    with pytest.raises(UserError, match="output holds nan"):
+    with pytest.raises(UserError, match="output contains nan"):
         Rows(CORNERS)(raw, SIZE)
 
 

@@ -52,7 +52,7 @@ def test_numbers_that_overflow_give_no_box_or_one_cut_to_the_input():
     found = Yolox([8])(raw, (32, 32))
     assert found.boxes.tolist() == [[0, 0, 32, 32]]
     raw[0, 2, 0] = np.nan
-    with pytest.raises(UserError, match="holds nan"):
+    with pytest.raises(UserError, match="contains nan"):
         Yolox([8])(raw, (32, 32))
 
 
