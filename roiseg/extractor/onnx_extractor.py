@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
+from pydantic import NonNegativeInt
 from torch import Tensor
 
 from roiseg.common.errors import UserError
@@ -56,7 +57,7 @@ class OnnxExtractor:
         layers: Sequence[str] | str,
         preprocess: Preprocess,
         providers: Sequence[str] | None = None,
-        threads: int = 0,
+        threads: NonNegativeInt = 0,
         source: DataSource | None = None,
         postprocess: Postprocessor | None = None,
     ) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from roiseg.common.errors import UserError
+from roiseg.common.types import Size
 from roiseg.geometry.transform import Letterbox
+
+_PerChannel = Annotated[Sequence[float], Field(min_length=3, max_length=3)]
 
 
 class Preprocess:
@@ -28,27 +31,17 @@ class Preprocess:
 
     def __init__(
         self,
-        image_size: Sequence[int],
+        image_size: Size,
         align: Literal["center", "topleft"] = "center",
         pad_value: int = 114,
         keep_aspect: bool = True,
         color: Literal["rgb", "bgr"] = "rgb",
         divisor: float = 255.0,
-        mean: Sequence[float] = (0.0, 0.0, 0.0),
-        std: Sequence[float] = (1.0, 1.0, 1.0),
+        mean: _PerChannel = (0.0, 0.0, 0.0),
+        std: _PerChannel = (1.0, 1.0, 1.0),
     ) -> None:
-        if color not in ("rgb", "bgr"):
-            raise UserError(f"extractor.preprocess.color must be rgb or bgr, got {color}")
-        if len(mean) != 3 or len(std) != 3 or min(abs(s) for s in std) == 0 or divisor == 0:
-            raise UserError(
-                "extractor.preprocess: mean and std need 3 numbers each; std and divisor must not be 0"
-            )
-        if not all(map(math.isfinite, (divisor, *mean, *std))):
-            raise UserError(
-                f"extractor.preprocess: divisor, mean and std must be finite, got {divisor}, {mean}, {std}"
-            )
-        if len(image_size) != 2:
-            raise UserError(f"extractor.preprocess.image_size must be [H, W], got {list(image_size)}")
+        if 0 in (divisor, *std):
+            raise UserError("extractor.preprocess: std and divisor must not be 0")
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.letterbox = Letterbox(self.image_size, align, pad_value, keep_aspect)
         self.color = color

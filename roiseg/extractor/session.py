@@ -50,8 +50,6 @@ def open_session(
     if unknown := [provider for provider in chosen if provider not in available]:
         known = ", ".join(available)
         raise UserError(f"extractor.providers: {unknown[0]} is not in this onnxruntime (it has {known})")
-    if threads < 0:
-        raise UserError(f"extractor.threads must be 0 (the runtime chooses) or more, got {threads}")
     options = ort.SessionOptions()
     options.log_severity_level = 4  # errors are raised as well
     options.intra_op_num_threads = threads

@@ -67,7 +67,9 @@ class OnnxFile:
             self.layers: list[str] = self._read("layers", list)
             height, width = self._read("image_size", list)
             self.image_size = (int(height), int(width))
-            self.preprocess = Preprocess(**self._read("preprocess", dict))
+            self.preprocess: Preprocess = rebuild(
+                {**self._read("preprocess", dict), "_target_": "roiseg.extractor.preprocess.Preprocess"}
+            )
             self.postprocess: dict[str, Any] | None = self._read("postprocess", (dict, NoneType))
             self.category_id = checked_category(json.loads(self.metadata.get("category_id", "1")), self.path)
             self._sha256 = self.metadata["extractor_sha256"]

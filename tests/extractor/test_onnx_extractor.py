@@ -88,15 +88,8 @@ def test_the_pictures_handed_in_are_not_changed():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"color": "gray"}, "color must be rgb or bgr, got gray"),
         ({"std": (1, 0, 1)}, "std"),
-        ({"std": (1, 1)}, "mean and std need 3 numbers"),
-        ({"mean": (0,)}, "mean and std need 3 numbers"),
-        ({"std": ()}, "mean and std need 3 numbers"),
         ({"divisor": 0}, "divisor must not be 0"),
-        ({"image_size": (640,)}, "image_size"),
-        ({"image_size": (3, 640, 640)}, "image_size"),
-        ({"image_size": (0, 640)}, "image_size"),
         ({"align": "left"}, "align"),
     ],
 )

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from roiseg.common.errors import UserError
 from roiseg.config.entry import user_message
+from roiseg.config.validation import check_types
 from roiseg.diagnosis.detector import inputs_and_outputs, overview, tensor_table
 from roiseg.diagnosis.finding import Diagnosis
 from roiseg.extractor.graph import load_onnx
@@ -28,6 +29,9 @@ def open_detector(path, options):
     """Open a detector and run it on two images."""
     given = {"onnx_path": str(path), "layers": [LAYER], "threads": 1, "image_size": [64, 64], **options}
     own = {key: given.pop(key) for key in OF_EXTRACTOR if key in given}
+    kind = "roiseg.extractor.onnx_extractor.OnnxExtractor"
+    preprocess = {"_target_": "roiseg.extractor.preprocess.Preprocess", **given}
+    check_types({"_target_": kind, **own, "preprocess": preprocess}, "extractor")
     extractor = OnnxExtractor(preprocess=Preprocess(**given), **own)
     features = extractor(torch.full((2, 64, 64, 3), 128, dtype=torch.uint8))
     return extractor, features

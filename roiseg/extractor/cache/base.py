@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
+from pydantic import PositiveFloat
 from torch import Tensor
 
-from roiseg.common.errors import UserError
 from roiseg.extractor.cache.codec import Codec, Shape
 
 log = logging.getLogger(__name__)
@@ -70,14 +70,9 @@ class FeatureCache(ABC):
     Args:
         codec: encoding of the features.
         budget_gb: maximum size in 10^9 bytes.
-
-    Raises:
-        UserError: the budget is not above 0.
     """
 
-    def __init__(self, codec: Codec, budget_gb: float) -> None:
-        if not budget_gb > 0:
-            raise UserError(f"data.cache.budget_gb must be above 0, got {budget_gb}")
+    def __init__(self, codec: Codec, budget_gb: PositiveFloat) -> None:
         self.codec = codec
         self.budget = round(budget_gb * GB)
         self.counts: Counter[str] = Counter()  # images: hit, computed; of these rejected (no room)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import xxhash
 from numpy.typing import NDArray
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from roiseg.common.errors import UnwritableError, UserError, unwritable_error
@@ -66,7 +67,7 @@ class DiskCache(FeatureCache):
         codec, budget_gb: see `FeatureCache`; the budget covers all of them.
     """
 
-    def __init__(self, folder: str | Path, codec: Codec, budget_gb: float = 20.0) -> None:
+    def __init__(self, folder: str | Path, codec: Codec, budget_gb: PositiveFloat = 20.0) -> None:
         super().__init__(codec, budget_gb)
         self._writable = True
         self.folder = Path(folder).expanduser().absolute()

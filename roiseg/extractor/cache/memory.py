@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 
 import torch
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from roiseg.common.errors import out_of_memory
@@ -25,7 +26,7 @@ class MemoryCache(FeatureCache):
         codec, budget_gb: see `FeatureCache`.
     """
 
-    def __init__(self, codec: Codec, budget_gb: float = 4.0) -> None:
+    def __init__(self, codec: Codec, budget_gb: PositiveFloat = 4.0) -> None:
         super().__init__(codec, budget_gb)
         self._rows: dict[bytes, Tensor] = {}
 

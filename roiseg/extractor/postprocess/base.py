@@ -6,13 +6,16 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from roiseg.common.errors import UserError
+from roiseg.common.types import PositiveShare, ShareBelowOne
 from roiseg.extractor.postprocess.output import Part, Shape
 from roiseg.extractor.postprocess.plausibility import Plausibility
 from roiseg.geometry.boxes import Boxes, clip, nms
@@ -48,7 +51,7 @@ class Postprocessor(ABC):
         free_rows: the number of rows in the output differs between images.
 
     Raises:
-        UserError: an option outside its range.
+        UserError: `output` does not name all parts.
     """
 
     parts: tuple[Part, ...] = ()
@@ -57,26 +60,11 @@ class Postprocessor(ABC):
     def __init__(
         self,
         output: str | Sequence[str] | None = None,
-        labels: Sequence[int] | None = (0,),
-        score_threshold: float = 0.25,
-        iou_threshold: float | None = 0.45,
-        max_detections: int = 100,
+        labels: Annotated[Sequence[NonNegativeInt], Field(min_length=1)] | None = (0,),
+        score_threshold: ShareBelowOne = 0.25,
+        iou_threshold: PositiveShare | None = 0.45,
+        max_detections: PositiveInt = 100,
     ) -> None:
-        if labels is not None and (len(labels) == 0 or min(labels) < 0):
-            raise UserError(
-                f"extractor.postprocess.labels must be class numbers from 0 on, or null for all, got {labels}"
-            )
-        if not 0 <= score_threshold < 1:
-            raise UserError(
-                f"extractor.postprocess.score_threshold must be at least 0 and below 1, got {score_threshold}"
-            )
-        if iou_threshold is not None and not 0 < iou_threshold <= 1:
-            raise UserError(
-                "extractor.postprocess.iou_threshold must be above 0 and at most 1, or null for no NMS, "
-                f"got {iou_threshold}"
-            )
-        if max_detections < 1:
-            raise UserError(f"extractor.postprocess.max_detections must be at least 1, got {max_detections}")
         named = [output] if isinstance(output, (str, int)) else output or []
         self.outputs = [str(name) for name in named]
         wanted = [part.holds for part in self.parts] or ["boxes"]

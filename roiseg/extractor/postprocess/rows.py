@@ -118,9 +118,6 @@ class BoxesAndScores(Postprocessor):
         activation: applied to the scores: "sigmoid", "softmax" (the last class is background), or None for
             probabilities.
         options: see `Postprocessor`; `output` names boxes and scores, in this order.
-
-    Raises:
-        UserError: another form or activation.
     """
 
     parts = (BOXES, CLASS_SCORES)
@@ -134,12 +131,6 @@ class BoxesAndScores(Postprocessor):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if form not in ("cxcywh", "xyxy"):
-            raise UserError(f"extractor.postprocess.form must be cxcywh or xyxy, got {form}")
-        if activation not in ("sigmoid", "softmax", None):
-            raise UserError(
-                f"extractor.postprocess.activation must be sigmoid, softmax or null, got {activation}"
-            )
         self.form, self.normalized, self.activation = form, normalized, activation
 
     def mismatch(self, shape: Shape, image_size: tuple[int, int]) -> str:

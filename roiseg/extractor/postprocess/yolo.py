@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from roiseg.common.errors import UserError
 from roiseg.extractor.postprocess.base import Postprocessor, Shape, corners, one_batch
 
 
@@ -61,13 +61,11 @@ class Yolox(Postprocessor):
         options: see `Postprocessor`.
     """
 
-    def __init__(self, strides: Sequence[int] = (8, 16, 32), **options: Any) -> None:
+    def __init__(
+        self, strides: Annotated[Sequence[PositiveInt], Field(min_length=1)] = (8, 16, 32), **options: Any
+    ) -> None:
         super().__init__(**options)
         self.strides = [int(stride) for stride in strides]
-        if not self.strides or min(self.strides) < 1:
-            raise UserError(
-                f"extractor.postprocess.strides must be positive numbers of pixels, got {list(strides)}"
-            )
 
     def mismatch(self, shape: Shape, image_size: tuple[int, int]) -> str:
         """See `Postprocessor.mismatch`."""

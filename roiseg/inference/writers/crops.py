@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, PositiveInt
 
-from roiseg.common.errors import UserError
 from roiseg.geometry.boxes import Boxes
 from roiseg.geometry.paste import Window
 from roiseg.inference.image_predictions import ImageResult
@@ -26,16 +26,15 @@ class CropsWriter(Writer):
         ratio: side of the crop relative to the box.
         min_size: minimum side in pixels, if the image is that large.
         label: of all instances.
-
-    Raises:
-        UserError: a ratio below 1, a size below 1.
     """
 
     def __init__(
-        self, folder: str = "crops", ratio: float = 1.2, min_size: int = 16, label: str = "person"
+        self,
+        folder: str = "crops",
+        ratio: Annotated[float, Field(ge=1)] = 1.2,
+        min_size: PositiveInt = 16,
+        label: str = "person",
     ) -> None:
-        if ratio < 1 or min_size < 1:
-            raise UserError(f"crops: ratio and min_size must be 1 or more, got {ratio}, {min_size}")
         self.folder = folder
         self.ratio = ratio
         self.min_size = min_size

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
+from pydantic import PositiveInt
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path, check_room, utf8_path
+from roiseg.common.types import Share
 from roiseg.inference.image_predictions import ImageResult
 from roiseg.inference.sources.source import Source, Video
 from roiseg.inference.writers.writer import FileWriter, Write, Writer, write_labels, write_rgb
@@ -53,7 +55,7 @@ class OverlayWriter(Writer):
         alpha: opacity of the colours, 0 to 1.
     """
 
-    def __init__(self, folder: str = "overlays", boxes: bool = True, alpha: float = 0.5) -> None:
+    def __init__(self, folder: str = "overlays", boxes: bool = True, alpha: Share = 0.5) -> None:
         self.folder = folder
         self.boxes = boxes
         self.alpha = alpha
@@ -128,8 +130,8 @@ class SixPanelWriter(FileWriter):
         self,
         folder: str = "six_panel",
         label: str = "person",
-        panel_height: int = 480,
-        panel_width: int = 640,
+        panel_height: PositiveInt = 480,
+        panel_width: PositiveInt = 640,
     ) -> None:
         super().__init__(folder)
         self.label = label

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import pytest
 import torch
 from child_processes import CHILDREN, PATIENCE
 
-from roiseg.common.errors import UserError
 from roiseg.extractor.cache.base import CacheKey
 from roiseg.extractor.cache.codec import Half
 from roiseg.extractor.cache.memory import MemoryCache
@@ -97,9 +95,3 @@ def test_a_plan_that_does_not_fit_is_announced_with_its_size(caplog):
     opened(rows=10).plan(1000)
     assert "1000 images" in caplog.text
     assert "1 %" in caplog.text
-
-
-@pytest.mark.parametrize("budget", [0, -1, float("nan")])
-def test_a_budget_must_be_above_0(budget):
-    with pytest.raises(UserError, match="budget_gb"):
-        MemoryCache(Half(), budget)

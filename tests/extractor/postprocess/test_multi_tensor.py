@@ -133,8 +133,6 @@ def test_tensors_of_one_shape_are_told_apart_by_name_or_named(tmp_path):
         ("rtdetr", {"output": "[det_boxes]"}, r"output must name 2 \(boxes, class scores\)"),
         ("rtdetr", {"output": "[det_boxes,nothing]"}, r"output: .*no tensor `nothing`"),
         ("rtdetr", {"output": "[det_boxes,det_scores]"}, r"class scores do not fit .*det_scores \[1, 20\]"),
-        ("rtdetr", {"form": "xywh"}, r"postprocess\.form must be cxcywh or xyxy"),
-        ("rtdetr", {"activation": "relu"}, r"postprocess\.activation must be"),
         ("yolo", {"output": "[det_boxes,det_scores]"}, r"output must name 1 \(boxes\)"),
     ],
 )

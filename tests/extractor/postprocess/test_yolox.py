@@ -66,9 +66,3 @@ def test_another_shape_is_refused_with_both(shape):
 def test_a_class_the_head_does_not_have_is_named():
     with pytest.raises(UserError, match=r"4 classes from 0 on: extractor\.postprocess\.labels names 4"):
         Yolox([8], labels=[0, 4])(random_head(0, (32, 32), [8], 4), (32, 32))
-
-
-@pytest.mark.parametrize("strides", [[], [8, 0], [-8]])
-def test_impossible_strides_are_refused(strides):
-    with pytest.raises(UserError, match=r"extractor\.postprocess\.strides"):
-        Yolox(strides)

@@ -15,7 +15,6 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from writer_cases import BOXES, SIZE, Pictures, masks, nobody, result, write
 
-from roiseg.common.errors import UserError
 from roiseg.inference.writers.coco import CocoWriter
 from roiseg.inference.writers.crops import CropsWriter, expand_box
 from roiseg.inference.writers.labelme import LabelmeWriter
@@ -134,8 +133,3 @@ def test_a_grown_box_holds_the_box_and_has_its_size(corner, ratio, min_size, hei
 def test_a_box_outside_of_the_picture_has_no_crop(tmp_path):
     path = write(CropsWriter(), tmp_path, [result([np.zeros(SIZE, bool)], [[90, 5, 99, 9]])])
     assert json.loads(path.read_text()) == []
-
-
-def test_crops_that_shrink_are_refused():
-    with pytest.raises(UserError, match="ratio"):
-        CropsWriter(ratio=0.9)
