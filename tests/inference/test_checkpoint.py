@@ -196,12 +196,18 @@ def test_code_in_the_configuration_is_not_called(node, content, tmp_path):
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("number", [0, 2, None, "1"])
+@pytest.mark.parametrize("number", [0, 3, None, "2"])
 def test_another_format_is_a_user_error_that_names_both(number, content, tmp_path):
     content["roiseg"]["format"] = number
     message = user_error(load_model, save(content, tmp_path / "format.pth"))
     assert f"format {number}" in message
-    assert "reads 1" in message
+    assert "reads 2" in message
+
+
+def test_a_checkpoint_of_version_0_1_says_what_to_do(content, tmp_path):
+    content["roiseg"]["format"] = 1
+    message = user_error(load_model, save(content, tmp_path / "old.pth"))
+    assert "written by roiseg before 0.2: train again or use 0.1" in message
 
 
 @pytest.mark.parametrize(
