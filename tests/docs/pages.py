@@ -1,4 +1,4 @@
-"""Runs a page of docs/ as its readers do: box by box, in one folder."""
+"""Run a page of docs/ as its readers do: block by block, in one folder."""
 
 from __future__ import annotations
 
@@ -15,56 +15,74 @@ SHORT = [
     "trainer=cpu", "trainer.max_epochs=1", "data.batch_size=2", "data.num_workers=0",
     "model.mid_channels=16", "model.min_channels=8", "model.depth=1", "~callbacks.onnx_export",
 ]  # fmt: skip
-MARK = {"yaml": "# ", "python": "# ", "js": "// "}
+MARK = {"yaml": "# ", "python": "# ", "csv": "# ", "js": "// "}
+ENTRY = ", in "  # "# roiseg/x.py, in NAME": the block is an entry of that tuple
 
 
-def boxes(page):
-    """(language, text) of every fenced box of a page."""
+def blocks(page):
+    """(language, text) of every fenced block of a page."""
     text = (ROOT / "docs" / page).read_text()
     return re.findall(r"^```(\w+)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
-def commands(text):
-    """The lines of a shell box, continued ones joined."""
-    return [line for line in text.replace("\\\n", " ").splitlines() if line.strip()]
-
-
 class Reader:
-    """Does what a page says in `folder`; `run_main` runs a command of roiseg in this process."""
+    """Follow a page in `folder`.
 
-    def __init__(self, folder, run_main):
-        self.folder, self.run_main = folder, run_main
-        self.left_out = []  # commands whose program is not on this machine
+    Args:
+        folder: empty, or with the files that the page takes for granted.
+        run_main: runs a command of roiseg in this process.
+        monkeypatch: undoes what a page adds to the package.
+        training: overrides added to every training, unless the page sets their key.
+    """
+
+    def __init__(self, folder, run_main, monkeypatch, training=SHORT):
+        self.folder, self.run_main, self.monkeypatch, self.training = folder, run_main, monkeypatch, training
+        self.left_out = []  # commands whose program is not installed
 
     def read(self, page):
-        for language, text in boxes(page):
+        for language, text in blocks(page):
             if language == "bash":
-                for line in commands(text):
+                for line in filter(str.strip, text.replace("\\\n", " ").splitlines()):
                     self.command(line)
             else:
                 self.write(language, text)
 
     def write(self, language, text):
-        """Make the file that a box's first line names; configuration goes beside conf/."""
+        """Make the file, or add the entry, that the first line of a block names."""
         first, _, body = text.partition("\n")
-        assert first.startswith(MARK[language]), f"the box must begin with its file's name: {first}"
-        path = self.folder / first.removeprefix(MARK[language])
+        assert first.startswith(MARK[language]), f"the block must begin with its file's name: {first}"
+        name, _, entries = first.removeprefix(MARK[language]).partition(ENTRY)
+        if entries:
+            return self.add_entry(name, entries, body)
+        path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(body)
+        if name.startswith("roiseg/"):
+            package = importlib.import_module(name.rpartition("/")[0].replace("/", "."))
+            self.monkeypatch.setattr(package, "__path__", [*package.__path__, str(path.parent)])
+
+    def add_entry(self, file, name, text):
+        """Add entries to a tuple of the package, in every module that has imported it."""
+        module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+        before = getattr(module, name)
+        after = (*before, *eval(f"({text})", vars(module)))
+        for loaded in [m for m in sys.modules.values() if getattr(m, "__dict__", {}).get(name) is before]:
+            self.monkeypatch.setattr(loaded, name, after)
 
     def command(self, line):
         if not line.startswith("python -m roiseg."):
-            self.program(line)
-            return
+            return self.program(line)
         _, _, name, *arguments = self.shell(f"printf '%s\\0' {line}").split("\0")[:-1]
-        module = importlib.import_module(name)
-        short = SHORT if name == "roiseg.train" else []
-        own = [f"hydra.searchpath=[file://{self.folder / 'conf'}]"] if (self.folder / "conf").is_dir() else []
-        code, stderr = self.run_main(module, *arguments, *short, *own)
+        more = []
+        if name == "roiseg.train":
+            more = [o for o in self.training if o.partition("=")[0].lstrip("~") not in line]
+        if (self.folder / "conf").is_dir():
+            more.append(f"hydra.searchpath=[file://{self.folder / 'conf'}]")
+        code, stderr = self.run_main(importlib.import_module(name), *arguments, *more)
         assert code == 0, f"{line}\n{stderr}"
 
     def program(self, line):
-        """A line that is no command of roiseg."""
+        """Run a line that is not a command of roiseg."""
         if line.startswith("python "):
             line = line.replace("python", sys.executable, 1)
         elif not self.available(line.split()[0]):
@@ -73,7 +91,7 @@ class Reader:
         self.shell(line)
 
     def available(self, program):
-        """Is the program there, and for node its packages (NODE_MODULES names their folder)?"""
+        """Tell whether a program is installed, and for node its packages (in the folder NODE_MODULES)."""
         if shutil.which(program) is None:
             return False
         return program != "node" or (self.folder / "node_modules" / "onnxruntime-node").is_dir()
