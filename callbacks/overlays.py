@@ -86,7 +86,7 @@ class ValidationOverlays(L.Callback):
         with trainer.precision_plugin.forward_context():
             probabilities = iter(module.target_probabilities(batch).float().cpu())
         columns = []
-        frames = batch.original_boxes(module.decoder.windows(batch.rois))
+        frames = batch.original_boxes(module.decoder.extents(batch.rois))
         for sample, rois, boxes in zip(samples, batch.original_boxes(), frames, strict=True):
             masks = [
                 binary_mask(next(probabilities), box, sample.original_size, within=roi)

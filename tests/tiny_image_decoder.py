@@ -35,7 +35,7 @@ class TinyImageDecoder(ImageDecoder):
         self.mix = nn.Conv2d(width + 1, width, 1)
         self.predict = nn.Conv2d(width, num_classes, 1)
 
-    def draw(self, features, rois, context):
+    def decode_map(self, features, rois, context):
         fused = self.fuse(features)[rois[:, 0].long()]
         seen = torch.relu(self.mix(torch.cat([fused, self._covered(rois)[:, None].to(fused.dtype)], dim=1)))
         return DecoderOutput(self.predict(seen), {"seen": seen})

@@ -1,4 +1,4 @@
-"""The interface every decoder keeps."""
+"""The interface of every decoder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NumClasses = Annotated[int, Field(ge=2, le=3)]
 
 @dataclass(frozen=True)
 class Context:
-    """What a decoder may be told beside features and ROIs.
+    """Optional inputs of a decoder besides features and ROIs.
 
     Attributes:
         image: [B, 3, H, W] the detector's input tensor, for the detail branch.
@@ -75,12 +75,12 @@ class Decoder(nn.Module, ABC):
         frame: where the logits live: "roi", a grid stretched over the ROI, or "image", a grid over
             the whole input.
         output_size: (h, w) of the logits.
-        provides: names of the auxiliary outputs, at least while training.
-        needs: those of them that a loss term must read, or a part of the decoder does not learn.
+        provides: names of the auxiliary outputs, given at least in training.
+        needs: those that a loss term must read, because a part of the decoder learns by them only.
         prompts: which of `context.prior` and `context.points` it reads.
 
     Args:
-        in_channels, strides: one number a feature layer; strides in input pixels per cell.
+        in_channels, strides: one number per feature layer; strides in input pixels per cell.
         image_size: (H, W) of the input in pixels.
         num_classes: 3, or 2 without the non-target class.
         frame, output_size: see above.
@@ -118,7 +118,7 @@ class Decoder(nn.Module, ABC):
         """Decode ROIs.
 
         Args:
-            features: [B, C_l, H_l, W_l] a layer.
+            features: [B, C_l, H_l, W_l] per layer.
             rois: [R, 5] image index, x1, y1, x2, y2 in input pixels, sorted by image.
             context: what else is known; `film` wants the pixel size, `detail` the image.
 
@@ -144,13 +144,13 @@ class Decoder(nn.Module, ABC):
 
     @property
     def context_inputs(self) -> tuple[str, ...]:
-        """Which of `image` and `pixel_size` this decoder, or one within it, cannot do without."""
+        """Return which of `image` and `pixel_size` this decoder, or one within it, needs."""
         kinds = {type(module) for module in self.modules()}
         wanted = {"image": DetailBranch, "pixel_size": Film}
         return tuple(name for name, kind in wanted.items() if kind in kinds)
 
-    def windows(self, rois: Tensor) -> Tensor:
-        """The boxes [R, 4], in input pixels, that the logits of ROIs [R, 5] are stretched over."""
+    def extents(self, rois: Tensor) -> Tensor:
+        """Return the boxes [R, 4], in input pixels, that the logits of ROIs [R, 5] cover."""
         if self.frame == "roi":
             return rois[:, 1:]
         height, width = self.image_size
@@ -161,7 +161,7 @@ class Decoder(nn.Module, ABC):
         height, width = self.output_size
         if self.frame == "roi" and size == (height, width):
             return logits
-        windows = self.windows(rois).float()
+        windows = self.extents(rois).float()
         scale = windows.new_tensor([width, height]) / (windows[:, 2:] - windows[:, :2]).clamp(min=1e-6)
         boxes = (rois[:, 1:].float() - windows[:, :2].repeat(1, 2)) * scale.repeat(1, 2)
         samples = max(1, math.ceil(max(height / size[0], width / size[1])))
@@ -170,7 +170,7 @@ class Decoder(nn.Module, ABC):
     def _images(self, image: Tensor) -> Tensor:
         """A window [B, 5] over each image."""
         index = torch.arange(image.shape[0], dtype=torch.float32, device=image.device)[:, None]
-        return torch.cat([index, self.windows(index)], dim=1)
+        return torch.cat([index, self.extents(index)], dim=1)
 
     def _inside(self, rois: Tensor) -> Tensor:
         height, width = self.output_size
@@ -198,10 +198,10 @@ def grid_size(value: Sequence[int]) -> tuple[int, int]:
 
 
 def doublings(roi_size: tuple[int, int], output_size: tuple[int, int]) -> int:
-    """How many doublings lead from one grid (h, w) to the other.
+    """Return how many doublings lead from one grid (h, w) to the other.
 
     Raises:
-        UserError: none do.
+        UserError: no number of doublings does.
     """
     for steps in range(8):
         if (roi_size[0] << steps, roi_size[1] << steps) == output_size:

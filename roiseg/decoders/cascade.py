@@ -46,7 +46,7 @@ class CascadeDecoder(Decoder):
             raise UserError("model.second does not read the first decoder: set model.second.prior=true")
         if one.frame != two.frame:
             raise UserError(
-                f"model.first draws in the {one.frame} frame, model.second in the {two.frame} frame: "
+                f"model.first decodes in the {one.frame} frame, model.second in the {two.frame} frame: "
                 "take two decoders of one frame"
             )
         for name, decoder in (("first", one), ("second", two)):

@@ -27,7 +27,7 @@ class CondInstDecoder(ImageDecoder):
 
     CondInst (Tian, Shen & Chen, Conditional Convolutions for Instance Segmentation, ECCV 2020). The mask
     branch, `mask_depth` 3x3 convolutions and a 1x1 one, turns the fused layers into 8 mask features
-    at the finest stride, once an image. A controller reads a vector from each ROI: the weights and biases
+    at the finest stride, once per image. A controller reads a vector from each ROI: the weights and biases
     of three 1x1 convolutions of 8 channels, with ReLU between, that map the mask features and 2
     coordinates relative to the ROI to its logits: 169 numbers for one output, 187 for three classes.
     The logits are then enlarged `upsample` times, bilinearly.
@@ -86,7 +86,7 @@ class CondInstDecoder(ImageDecoder):
         nn.init.normal_(self.controller.weight, std=0.01 * math.sqrt(9 * 256 / mid_channels))
         nn.init.zeros_(self.controller.bias)
 
-    def draw(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
+    def decode_map(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
         """See `ImageDecoder`."""
         fused = self.fuse(features)
         stride = self.fuse.stride

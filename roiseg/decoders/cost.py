@@ -22,11 +22,11 @@ class Cost:
 
     Attributes:
         parameters: how many numbers it learns.
-        image_macs: multiply-accumulates spent once an image, whatever the number of ROIs.
+        image_macs: multiply-accumulates spent once per image, whatever the number of ROIs.
         roi_macs: multiply-accumulates for each ROI more.
         roi_ms: milliseconds a ROI, median of 5 runs.
 
-    All for 8 ROIs on one image, a third of it high: what a decoder does once an image may depend on how many
+    All for 8 ROIs on one image, a third of it high: what a decoder does once per image may depend on how many
     there are, and RoIAlign on a CPU on their size.
     """
 

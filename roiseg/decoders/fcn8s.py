@@ -44,7 +44,7 @@ class Fcn8sDecoder(Decoder):
 
     Raises:
         UserError: not three layers whose strides double; `roi_size` cannot be halved twice;
-            `output_size` is no multiple of it.
+            `output_size` is not a multiple of it.
     """
 
     def __init__(

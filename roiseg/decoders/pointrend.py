@@ -191,7 +191,7 @@ def _refined_grids(coarse: tuple[int, int], output: tuple[int, int], points: int
 def _check_coarse(coarse: Decoder, num_classes: int) -> None:
     if coarse.frame != "roi":
         raise UserError(
-            f"model.coarse draws in the {coarse.frame} frame, points are refined in the roi frame: "
+            f"model.coarse decodes in the {coarse.frame} frame, points are refined in the roi frame: "
             "set model.coarse.frame=roi or take another coarse decoder"
         )
     if coarse.num_classes != num_classes:

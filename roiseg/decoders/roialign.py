@@ -25,7 +25,7 @@ from roiseg.decoders.layers.roi_crop import RoiCrop
 
 
 class RoiAlignDecoder(Decoder):
-    """Crops the ROI out of the features and draws it at growing resolution.
+    """Crops the ROI out of the features and decodes it at growing resolution.
 
     A 1x1 convolution brings every layer to `mid_channels` and RoIAlign (He et al., Mask R-CNN, 2017)
     crops `roi_size` cells, in the cheaper order of the two (`RoiCrop`), layers are summed, `depth` 3x3

@@ -26,7 +26,7 @@ from roiseg.decoders.layers.transformer import LayerNorm2d, PatchEmbedding, TwoW
 
 
 class MaskDecoder(nn.Module):
-    """Draws several masks of what the prompts ask for and says how good each of them is.
+    """Predicts several masks for the prompts and the IoU of each.
 
     One IoU token and a token for each mask join the prompts; a two-way transformer lets them and the image
     read each other. The image is upscaled x4 by two transposed convolutions (dim / 4 and dim / 8 channels);
@@ -87,8 +87,8 @@ class SamDecoder(ImageDecoder):
     """The mask decoder of Segment Anything (Kirillov et al., 2023) on a detector's features.
 
     The features become one embedding of the image, which all ROIs share; a ROI's corners and clicks are
-    tokens, and so are the masks asked for (`MaskDecoder`). Several masks are drawn because a prompt may be
-    ambiguous, and the one of the highest predicted IoU is taken. It learns by the two outputs `candidates`
+    tokens, and so are the masks to predict (`MaskDecoder`). There are several because a prompt may be
+    ambiguous; the one with the highest predicted IoU is taken. It learns by the two outputs `candidates`
     and `iou`: the best candidate is trained (`MultimaskMinimum`), and its score (`IouScore`).
 
     Differs from the source:
@@ -144,7 +144,7 @@ class SamDecoder(ImageDecoder):
         if dim % 8 or dim % (2 * heads):
             raise UserError(f"model.dim must be a multiple of 8 and of 2 x heads ({2 * heads}), got {dim}")
         if prior and frame != "image":
-            raise UserError("model.prior is drawn on the embedding of the whole image: set model.frame=image")
+            raise UserError("model.prior is read on the embedding of the whole image: set model.frame=image")
         if shared.get("detail") is not None:
             raise UserError(
                 "model.detail would refine the chosen mask only, not the candidates that are trained: "
@@ -161,8 +161,8 @@ class SamDecoder(ImageDecoder):
         self.masks = MaskDecoder(dim, candidates, num_classes, depth, heads, mlp_width)
         self.prompts = ("points", "prior") if prior else ("points",)
 
-    def draw(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
-        """See `ImageDecoder.draw`; `candidates` [R, M, K, *output_size] and their predicted `iou` [R, M]."""
+    def decode_map(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
+        """See `ImageDecoder`; also gives `candidates` [R, M, K, *output_size] and their `iou` [R, M]."""
         embedding = self.embed(features)
         rows: Tensor | None = rois[:, 0].long()
         if self.read_prior is not None:

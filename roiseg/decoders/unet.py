@@ -1,4 +1,4 @@
-"""Decoder B: the ROI drawn as extra channels of the whole feature map, then a U-Net."""
+"""Decoder B: the ROI as extra channels of the whole feature map, then a U-Net."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ class UNetDecoder(ImageDecoder):
 
     A 1x1 convolution brings every layer to `channels` at the finest layer's stride. The first 3x3
     convolution reads these features and the seven `roi_maps`; being linear, its features part is
-    computed once an image, its ROI part once a ROI, and the two are summed. A U-Net (Ronneberger et
+    computed once per image, its ROI part once per ROI, and the two are summed. A U-Net (Ronneberger et
     al., 2015) of `depth` levels follows, then bilinear doublings to `map_stride`, each of which
     halves the channels, and a 1x1 convolution to the logits.
 
     Differs from the source: GroupNorm after each convolution, zero padding that keeps the size,
     bilinear upsampling for the 2x2 up-convolution, 32 channels (64) and 3 levels (4), because all of
-    it runs once a ROI; the ROI maps; frozen features for an image; K classes instead of 2.
+    it runs once per ROI; the ROI maps; frozen features for an image; K classes instead of 2.
 
     Args:
         in_channels, strides, image_size, num_classes: see `Decoder`.
@@ -129,8 +129,8 @@ class UNetDecoder(ImageDecoder):
         self.refine = nn.Sequential(*(_doubling(wide, narrow) for wide, narrow in pairwise(widths)))
         self.predict = nn.Conv2d(widths[-1], num_classes, 1)
 
-    def draw(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
-        """See `ImageDecoder.draw`; `embeddings` [R, D, *map_size] are what the last layer sees."""
+    def decode_map(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
+        """See `ImageDecoder.decode_map`; `embeddings` [R, D, *map_size] are what the last layer sees."""
         seen = self.read_features(features)
         maps = roi_maps(rois, self.image_size, self.grid).to(seen.dtype)
         if self.prompts:

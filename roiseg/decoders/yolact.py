@@ -21,7 +21,7 @@ class YolactDecoder(ImageDecoder):
 
     YOLACT (Bolya et al., Real-time Instance Segmentation, ICCV 2019). The protonet, three 3x3
     convolutions, bilinear upsampling (x2), one more 3x3 and a 1x1 convolution, all with ReLU and
-    without norms, turns the fused layers into `prototypes` maps of values >= 0, once an image. A vector
+    without norms, turns the fused layers into `prototypes` maps of values >= 0, once per image. A vector
     read from each ROI gives K x `prototypes` coefficients between -1 and 1 (tanh); their products with
     the prototypes, summed, are the logits: no bias, no layer after it.
 
@@ -79,7 +79,7 @@ class YolactDecoder(ImageDecoder):
         for part in (self.fuse, self.protonet, self.read, self.coefficients):
             part.apply(_xavier)
 
-    def draw(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
+    def decode_map(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
         """See `ImageDecoder`."""
         fused = self.fuse(features)
         vector = self.read(fused, rois, self.fuse.stride)

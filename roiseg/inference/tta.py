@@ -53,7 +53,7 @@ def average_views(
             each = [values.float().log_softmax(dim=1) for values in (logits, *flipped)]
             logits = torch.stack(each).logsumexp(dim=0) - torch.log(torch.tensor(float(len(each))))
         return AveragedLogits(
-            logits, decoder.windows(batch.rois), decoder.roi_logits(logits, batch.rois, size)
+            logits, decoder.extents(batch.rois), decoder.roi_logits(logits, batch.rois, size)
         )
     logits = _on_rois(logits, batch, decoder, decode, decoder.output_size if decoder.frame == "roi" else size)
     return AveragedLogits(

@@ -1,4 +1,4 @@
-"""The interface every loss term keeps."""
+"""The interface of every loss term."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class LossTerm(nn.Module, ABC):
     Finite and differentiable also for R = 0 and for targets that are ignored altogether.
 
     Attributes:
-        reads: names of the auxiliary outputs it cannot do without.
+        reads: names of the auxiliary outputs it needs.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()

@@ -56,7 +56,7 @@ class CompositeLoss(nn.Module):
         terms: name -> `{"term": LossTerm, "weight": float, "from_epoch": int}`; a weight of 0 switches a
             term off, one with `from_epoch` n counts from the n-th epoch on (1 is the first, and the
             default).
-        class_weights: one number a class, handed to every term, or None.
+        class_weights: one number per class, handed to every term, or None.
         emphasis: weights of pixels in and around the ROI; None: all count the same.
         learned: learn how much each term counts.
 
@@ -94,7 +94,7 @@ class CompositeLoss(nn.Module):
         self.epoch = 1
 
     def check(self, decoder: Decoder) -> None:
-        """Make sure terms and decoder fit.
+        """Check that terms and decoder fit.
 
         Raises:
             UserError: a term reads what the decoder does not give, or nothing reads what it must learn by.

@@ -49,7 +49,7 @@ class CrossEntropy(LossTerm):
 
 
 class FocalCrossEntropy(LossTerm):
-    """Cross-entropy that counts a pixel the less, the surer it is right (Lin et al., 2017).
+    """Cross-entropy that counts confident correct pixels less (Lin et al., 2017).
 
     A pixel of class y costs (1 - p[y])^gamma * -log p[y]. The mean is that of `CrossEntropy`: with
     emphasis e, sum(e alpha[y] cost) / sum(e alpha[y]); 0 where the sum of weights is.
@@ -58,8 +58,8 @@ class FocalCrossEntropy(LossTerm):
     instead of a sum over the anchors assigned to objects.
 
     Args:
-        gamma: how strongly sure pixels are played down; 0 is cross-entropy. The source takes 2.
-        alpha: one number a class, in place of the loss's class weights; None takes those.
+        gamma: how strongly confident pixels are down-weighted; 0 is cross-entropy. The source takes 2.
+        alpha: one number per class, in place of the loss's class weights; None takes those.
 
     Raises:
         UserError: an alpha of 0 for every class; when it is used, an alpha that has

@@ -85,7 +85,7 @@ class BceDice(LossTerm):
     """The target's mask alone, as instance heads learn it: binary cross-entropy plus Dice.
 
     Reads the logit of the target against all other classes, whose sigmoid p is the target's softmax
-    probability. What is not target need not be told apart, so class weights have no say. Cross-entropy is
+    probability. What is not target need not be told apart, so class weights do not apply. Cross-entropy is
     the mean over pixels, as in Mask R-CNN; Dice is the mean over ROIs of
     1 - (2 sum(p g) + smooth) / (sum(p) + sum(g) + smooth), or with `squared`
     1 - (2 sum(p g) + smooth) / (sum(p^2) + sum(g^2) + smooth), as in V-Net (Milletari et al., 2016) and

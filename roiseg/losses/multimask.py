@@ -1,4 +1,4 @@
-"""Losses of decoders that draw several masks of a ROI and rate each of them."""
+"""Losses of decoders that predict several masks per ROI and score each of them."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class MultimaskMinimum(LossTerm):
             return candidates.sum()
         best = self.costs(given).argmin(dim=1)[:, None, None, None, None]
         chosen = candidates.gather(1, best.expand(-1, 1, *candidates.shape[2:]))[:, 0]
-        drawn = replace(given, logits=chosen, auxiliary={})
-        return torch.stack([self.weights[name] * term(drawn) for name, term in self.terms.items()]).sum()
+        predicted = replace(given, logits=chosen, auxiliary={})
+        return torch.stack([self.weights[name] * term(predicted) for name, term in self.terms.items()]).sum()
 
     @torch.no_grad()
     def costs(self, given: LossInput) -> Tensor:
@@ -127,8 +127,8 @@ class IouScore(LossTerm):
 def mask_iou(given: LossInput, candidates: Tensor) -> Tensor:
     """[R, M] IoU of the target's mask in candidates [R, M, K, h, w] with the truth; 0 if both are empty."""
     weights = given.weights[:, None]
-    drawn = candidates.argmax(dim=2) == TARGET
+    predicted = candidates.argmax(dim=2) == TARGET
     truth = (given.target == TARGET)[:, None]
-    overlap = (weights * (drawn & truth)).sum(dim=(2, 3))
-    union = (weights * (drawn | truth)).sum(dim=(2, 3))
+    overlap = (weights * (predicted & truth)).sum(dim=(2, 3))
+    union = (weights * (predicted | truth)).sum(dim=(2, 3))
     return overlap / union.clamp(min=1e-6)

@@ -65,7 +65,7 @@ class MaskGraph(nn.Module):
         context = Context(None if image is None else image.to(self.dtype), pixel_size)
         logits = self.decoder([feature.to(self.dtype) for feature in features], indexed, context).logits
         probability = target_probability(logits)
-        windows = self.decoder.windows(indexed)
+        windows = self.decoder.extents(indexed)
         return paste_masks(probability, windows, self.image_size, within=boxes)
 
 

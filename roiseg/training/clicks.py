@@ -1,4 +1,4 @@
-"""Point prompts drawn from the truth while training, as a user would click."""
+"""Point prompts sampled from the ground truth during training, as a user would click."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from roiseg.common.types import Share
 
 @dataclass(frozen=True)
 class Clicks:
-    """Draws clicks on the target and on what is not the target.
+    """Samples clicks on the target and off it.
 
     Args:
         positive: clicks on the target of each ROI.
@@ -35,7 +35,7 @@ class Clicks:
             raise UserError("clicks: positive and negative are both 0")
 
     def __call__(self, targets: Tensor, windows: Tensor) -> Tensor:
-        """Draw the clicks of ROIs.
+        """Sample the clicks of ROIs.
 
         Args:
             targets: uint8 [R, h, w] class indices.
@@ -49,7 +49,7 @@ class Clicks:
         others = ((labels != TARGET) & (labels != BACKGROUND) & (labels != IGNORE)).float()
         off = torch.where(others.any(1, keepdim=True), others, (labels == BACKGROUND).float())
         drawn = [
-            self._draw(weights, count, label, targets.shape[2], targets.shape[1], windows)
+            self._sample(weights, count, label, targets.shape[2], targets.shape[1], windows)
             for weights, count, label in ((on, self.positive, 1.0), (off, self.negative, 0.0))
             if count
         ]
@@ -58,10 +58,10 @@ class Clicks:
         points[without, :, 2] = -1
         return points
 
-    def _draw(
+    def _sample(
         self, weights: Tensor, count: int, label: float, width: int, height: int, windows: Tensor
     ) -> Tensor:
-        """Clicks [R, count, 3] on cells drawn with `weights` [R, h * w]; labelled -1 where all are 0."""
+        """Sample clicks [R, count, 3] on cells with `weights` [R, h * w]; label -1 where all are 0."""
         possible = weights.any(dim=1, keepdim=True)
         safe = torch.where(possible, weights, torch.ones_like(weights))
         if len(safe):

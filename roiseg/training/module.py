@@ -186,7 +186,7 @@ class RoiSegModule(L.LightningModule):
     def _context(self, batch: RoiBatch) -> Context:
         points = None
         if self.clicks is not None and self.training:
-            points = self.clicks(batch.targets, self.decoder.windows(batch.rois))
+            points = self.clicks(batch.targets, self.decoder.extents(batch.rois))
         return Context(image=batch.inputs, pixel_size=batch.pixel_sizes, points=points)
 
     def _losses(self, output: DecoderOutput, batch: RoiBatch) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ _RESTORED = ("callbacks.ema", "callbacks.early_stopping.patience")
 
 
 def find_last(checkpoint_dir: Path, config: dict[str, Any]) -> Path | None:
-    """The newest checkpoint of the run that `config` describes.
+    """Return the newest checkpoint of the run that `config` describes.
 
     It is looked for in `checkpoint_dir`, then in the folders beside it: there, only runs with the same
     configuration count (where they write to and how long they train aside), newest first.
@@ -58,7 +58,7 @@ def find_last(checkpoint_dir: Path, config: dict[str, Any]) -> Path | None:
 
 
 def changes(before: dict[str, Any], now: dict[str, Any], allowed: tuple[str, ...]) -> dict[str, Any]:
-    """What differs between two configurations, but for `allowed` keys: dotted key -> (before, now)."""
+    """Compare two configurations, except `allowed` keys: dotted key -> (before, now)."""
     found = _differences({k: before.get(k) for k in _PARTS}, {k: now.get(k) for k in _PARTS})
     return {
         key: values
@@ -76,7 +76,7 @@ def _differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, tu
 
 
 def check_resumable(path: str | Path, description: dict[str, Any]) -> None:
-    """Make sure a run described by `description` can resume from a checkpoint.
+    """Check that a run described by `description` can resume from a checkpoint.
 
     Optimizer, schedule and progress come from the checkpoint. What they keep a changed setting from having
     its effect is refused, so that the run's `config.yaml` is true of all its epochs.
@@ -87,7 +87,7 @@ def check_resumable(path: str | Path, description: dict[str, Any]) -> None:
     content = read_checkpoint(path)
     if missing := sorted(_TRAINER_STATE - content.keys()):
         raise UserError(
-            f"checkpoint {path} holds no `{missing[0]}`, so no run can go on from it: use one that "
+            f"checkpoint {path} has no `{missing[0]}`, so no run can resume from it: use one that "
             "`python -m roiseg.train` has written, as it is"
         )
     saved = content["roiseg"]
@@ -111,7 +111,7 @@ _TOLD = 5  # settings named in one line
 
 
 def checkpoint_progress(content: dict[str, Any]) -> tuple[int, int]:
-    """Epochs that a checkpoint has finished, and batches of the one after."""
+    """Return the number of finished epochs, and of batches of the next one."""
     if "in_epoch" in content:
         return content["epoch"], content["in_epoch"]["batches"]
     return content["epoch"] + 1, 0

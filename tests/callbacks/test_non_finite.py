@@ -100,7 +100,7 @@ def test_the_line_names_epoch_step_and_term_and_the_good_checkpoint_stays(
     assert "\n" not in message
     (path,) = left
     assert path.name.startswith("checkpoint_epoch_0001_")
-    assert message.endswith(f"the last good checkpoint is {path}, where ckpt_path=last goes on")
+    assert message.endswith(f"the last good checkpoint is {path}, where ckpt_path=last resumes")
     content = read_checkpoint(path)["state_dict"]
     assert all(torch.isfinite(value).all() for value in content.values() if value.is_floating_point())
 

@@ -109,7 +109,7 @@ def test_a_stopped_run_goes_on_within_the_epoch_bit_for_bit(tiny_overrides, run_
         assert last.name.startswith("checkpoint_in_epoch_000")
         assert checkpoint_progress(read_checkpoint(last))[1] > 0
         assert line == (
-            f"roiseg: stopped by SIGTERM: the last good checkpoint is {last}, where ckpt_path=last goes on"
+            f"roiseg: stopped by SIGTERM: the last good checkpoint is {last}, where ckpt_path=last resumes"
         )
     code, stderr = run_main(roiseg.train, *command, "ckpt_path=last")
     assert code == 0, stderr

@@ -26,7 +26,7 @@ def test_a_training_that_is_told_to_end_says_what_is_kept(
     assert process.returncode == 128 + number
     last = newest_checkpoint(tmp_path / "ckpt")
     assert stderr.strip().splitlines()[-1] == (
-        f"roiseg: stopped by {number.name}: the last good checkpoint is {last}, where ckpt_path=last goes on"
+        f"roiseg: stopped by {number.name}: the last good checkpoint is {last}, where ckpt_path=last resumes"
     )
     assert "Traceback" not in stderr
     read_checkpoint(last)

@@ -45,10 +45,10 @@ def random_map(*shape, seed=0):
 
 
 def test_windows_are_the_rois_in_the_roi_frame_and_the_whole_input_in_the_image_frame():
-    assert torch.equal(Blank("roi").windows(ROIS), ROIS[:, 1:])
-    assert Blank("image").windows(ROIS).tolist() == [[0, 0, WIDTH, HEIGHT]] * len(ROIS)
+    assert torch.equal(Blank("roi").extents(ROIS), ROIS[:, 1:])
+    assert Blank("image").extents(ROIS).tolist() == [[0, 0, WIDTH, HEIGHT]] * len(ROIS)
     for frame in ("roi", "image"):
-        assert Blank(frame).windows(ROIS[:0]).shape == (0, 4)
+        assert Blank(frame).extents(ROIS[:0]).shape == (0, 4)
 
 
 def test_logits_in_the_roi_frame_lie_in_the_roi_altogether():

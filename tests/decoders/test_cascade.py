@@ -93,7 +93,7 @@ def test_both_stages_learn_a_batch_by_heart():
     ("first", "second", "named"),
     [
         (None, stage(), r"model\.second\.prior=true"),
-        (partial(UNetDecoder, channels=8, depth=1), None, r"model\.first draws in the image frame"),
+        (partial(UNetDecoder, channels=8, depth=1), None, r"model\.first decodes in the image frame"),
         (stage(num_classes=2), None, r"model\.first\.num_classes"),
         (None, stage(num_classes=2, prior=True), r"model\.second\.num_classes"),
         (partial(CascadeDecoder, first=stage(), second=stage(prior=True)), None, r"model\.first learns"),

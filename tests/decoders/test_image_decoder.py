@@ -26,7 +26,7 @@ class Prepared(ImageDecoder):
         super().__init__([4], [8], image_size, options.pop("num_classes", 3), map_stride, frame, output_size)
         self.drawn = drawn
 
-    def draw(self, features, rois, context):
+    def decode_map(self, features, rois, context):
         return self.drawn
 
 

@@ -267,5 +267,5 @@ def test_impossible_options_are_user_errors_that_name_the_field(options, fields)
 def test_a_coarse_decoder_in_the_image_frame_is_refused():
     from tiny_image_decoder import TinyImageDecoder
 
-    with pytest.raises(UserError, match=r"model\.coarse draws in the image frame"):
+    with pytest.raises(UserError, match=r"model\.coarse decodes in the image frame"):
         pointrend(TinyImageDecoder, {"frame": "image"})

@@ -105,7 +105,7 @@ def test_probabilities_are_averaged_as_by_hand(name, cached, extractor, coco_set
         expected = by_hand(decoder, extractor, batch)
         got = outputs.prediction.target.double().numpy()
         np.testing.assert_allclose(got, expected[:, 1], atol=2e-3 if cached else 1e-5)
-        windows = decoder.windows(batch.rois)
+        windows = decoder.extents(batch.rois)
         wanted = measured(torch.from_numpy(expected[:, 1]), batch, windows)
         ious = [(a.iou, b.iou) for a, b in zip(outputs.records, wanted, strict=True)]
         assert ious == [pytest.approx((b, b), abs=0.03) for _, b in ious]

@@ -129,8 +129,8 @@ def test_a_perfect_map_over_the_input_gives_perfect_scores(coco_set, extractor, 
     """Logits that are the truth itself: what is lost is the resolution of the map alone."""
 
     class Oracle(TinyImageDecoder):
-        def draw(self, features, rois, context):
-            output = super().draw(features, rois, context)
+        def decode_map(self, features, rois, context):
+            output = super().decode_map(features, rois, context)
             truth = F.one_hot(self.truth.long().clamp(max=2), 3).permute(0, 3, 1, 2).float()
             return type(output)(20 * (truth - 0.5) + 0 * output.logits)
 
@@ -164,9 +164,9 @@ def test_pixels_outside_the_roi_count_as_emphasis_says(coco_set, extractor):
 class Listening(TinyImageDecoder):
     """Keeps what it was told."""
 
-    def draw(self, features, rois, context):
+    def decode_map(self, features, rois, context):
         self.told = [*getattr(self, "told", []), (self.training, context)]
-        return super().draw(features, rois, context)
+        return super().decode_map(features, rois, context)
 
 
 @pytest.mark.parametrize("clicks", [None, Clicks(2, 1, share=1.0)], ids=["without", "with"])
@@ -203,7 +203,7 @@ def test_clicks_lie_on_the_target_of_their_roi_in_either_frame(coco_set, extract
         module.clicks = Clicks(5, 0, share=1.0)
         batch = data.extract(next(iter(data.train_dataloader())))
         points = module.train()._context(batch).points
-        windows, (h, w) = decoder.windows(batch.rois), decoder.output_size
+        windows, (h, w) = decoder.extents(batch.rois), decoder.output_size
         for own, (x1, y1, x2, y2), target in zip(points, windows.tolist(), batch.targets, strict=True):
             possible = own[own[:, 2] == 1]
             rows = ((possible[:, 1] - y1) / (y2 - y1) * h).long()

@@ -19,11 +19,11 @@ def decode_in_chunks(
     Losses and metrics read the whole output, so that no mean changes. Where gradients are wanted, each part
     is decoded once more in the backward pass (Chen et al., Training Deep Nets with Sublinear Memory Cost,
     2016), with the same random numbers, so that the gradients are the same as well. Only what a decoder draws
-    (dropout, PointRend's training points) is drawn part by part.
+    (dropout, PointRend's training points) is sampled part by part.
 
     Args:
         decoder: works ROI by ROI, and so does each of its auxiliary outputs.
-        features: [B, C_l, H_l, W_l] a layer.
+        features: [B, C_l, H_l, W_l] per layer.
         rois: [R, 5] image index, x1, y1, x2, y2 in input pixels, sorted by image.
         context: see `Context`.
         max_rois: 1 or more.

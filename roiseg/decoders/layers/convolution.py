@@ -101,7 +101,7 @@ class FeatureFusion(nn.Module):
         self.reduce = nn.ModuleList(nn.Conv2d(channels, out_channels, 1) for channels in in_channels)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """[B, C_l, H_l, W_l] a layer -> [B, C, H, W] at `stride`."""
+        """[B, C_l, H_l, W_l] per layer -> [B, C, H, W] at `stride`."""
         maps = []
         for reduce, feature, stride in zip(self.reduce, features, self.strides, strict=True):
             size = [side * stride // self.stride for side in feature.shape[2:]]

@@ -1,4 +1,4 @@
-"""What decoders share that draw on a map over the whole input."""
+"""The base of decoders that predict on a map over the whole input."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ImageDecoder(Decoder):
     """A decoder whose map covers the whole input, a cell every `map_stride` pixels.
 
     With `frame="image"` the map itself is trained, outside of the ROI too; with `frame="roi"` it is
-    read on a grid of `output_size` over the ROI, and trained there only. A subclass implements `draw`.
+    read on a grid of `output_size` over the ROI, and trained there only. A subclass implements `decode_map`.
 
     Args:
         in_channels, strides, image_size, num_classes: see `Decoder`.
@@ -55,12 +55,12 @@ class ImageDecoder(Decoder):
         self.map_size = map_size
 
     @abstractmethod
-    def draw(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
+    def decode_map(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
         """Logits [R, K, *map_size] of ROIs; other outputs of 4 or more dimensions are such maps too."""
 
     def decode(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
         """See `Decoder.forward`."""
-        output = self.draw(features, rois, context)
+        output = self.decode_map(features, rois, context)
         if self.frame == "image":
             return output
         auxiliary = {
@@ -78,7 +78,7 @@ class ImageDecoder(Decoder):
 
 
 def finer_stride(strides: Sequence[int], upsample: int) -> int:
-    """Stride of a map `upsample` times finer than the finest layer.
+    """Return the stride of a map `upsample` times finer than the finest layer.
 
     Raises:
         UserError: `upsample` does not divide that layer's stride.

@@ -18,7 +18,7 @@ _CORNERS = 3
 class FourierPositions(nn.Module):
     """Random Fourier features of positions (Tancik et al., 2020): sine and cosine of random projections.
 
-    The projection is drawn once, from a normal distribution of deviation 1, and kept in checkpoints.
+    The projection is sampled once, from a normal distribution of deviation 1, and kept in checkpoints.
 
     Args:
         dim: even number of features.

@@ -62,7 +62,7 @@ class PatchEmbedding(nn.Module):
         self.norm = LayerNorm2d(dim)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """[B, C_l, H_l, W_l] a layer -> [B, dim, H, W]."""
+        """[B, C_l, H_l, W_l] per layer -> [B, dim, H, W]."""
         maps = []
         for read, feature, scale in zip(self.read, features, self.scales, strict=True):
             embedded = read(feature)
@@ -176,7 +176,7 @@ class TwoWayBlock(nn.Module):
 class TwoWayTransformer(nn.Module):
     """`depth` two-way blocks and a last look of the tokens at the image.
 
-    Up to the first answer of the image everything of it is computed once an image, not once a ROI.
+    Up to the first answer of the image everything of it is computed once per image, not once per ROI.
 
     Args:
         dim, heads, mlp_width: see `TwoWayBlock`.
