@@ -105,7 +105,7 @@ def last_checkpoint_message(folder: str | Path | None) -> str:
     last = newest_checkpoint(Path(folder)) if folder else None
     if last is None:
         return "there is no checkpoint yet"
-    return f"the last good checkpoint is {last}, where ckpt_path=last goes on"
+    return f"the last good checkpoint is {last}, where ckpt_path=last resumes"
 
 
 class MidEpochCheckpoint(Checkpoint):
