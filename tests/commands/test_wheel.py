@@ -18,7 +18,8 @@ MODULE = "import runpy; runpy.run_module({!r}, run_name='__main__', alter_sys=Tr
 PREDICTOR = """import roiseg
 predictor = roiseg.Predictor.from_checkpoint(sys.argv[1])
 predictor.set_image(roiseg.read_image(sys.argv[2]))
-print(roiseg.__file__, len(predictor.predict([[4, 4, 40, 40]]).masks()))"""
+from roiseg.config.compose import default_root
+print(roiseg.__file__, default_root(), len(predictor.predict([[4, 4, 40, 40]]).masks()))"""
 
 
 @pytest.fixture(scope="module")
@@ -65,4 +66,4 @@ def test_training_and_prediction_run_from_the_wheel(wheel, tmp_path):
     assert len(json.loads((tmp_path / "found/coco_images.json").read_text())) == 2
 
     printed = run(wheel, tmp_path, PREDICTOR, checkpoint, next(images.glob("*.jpg")))
-    assert printed.split() == [str(wheel / "roiseg/__init__.py"), "1"]
+    assert printed.split() == [str(wheel / "roiseg/__init__.py"), str(tmp_path), "1"]
