@@ -16,9 +16,9 @@ from helpers import ROOT
 ISOLATED = f'import sys; sys.path = [entry for entry in sys.path if entry not in ("", {str(ROOT)!r})]; '
 MODULE = "import runpy; runpy.run_module({!r}, run_name='__main__', alter_sys=True)"
 PREDICTOR = """import roiseg
+from roiseg.config.compose import default_root
 predictor = roiseg.Predictor.from_checkpoint(sys.argv[1])
 predictor.set_image(roiseg.read_image(sys.argv[2]))
-from roiseg.config.compose import default_root
 print(roiseg.__file__, default_root(), len(predictor.predict([[4, 4, 40, 40]]).masks()))"""
 
 
