@@ -101,7 +101,7 @@ def get_all(cache: DiskCache, keys: Sequence[CacheKey]) -> None:
 
 def quality(folder: Path, epochs: int) -> list[tuple[str, ...]]:
     """Rows of the codec table: one decoder measured through each codec, and one trained on each."""
-    plain = trained(folder, epochs, "data/cache=none")
+    plain = trained(folder, epochs, "data/cache=null")
     reference = plain.validate()
     extractor = plain.data.extractor
     features = extractor(collate(plain.data.samples("val", range(8))).images)[0]
@@ -122,7 +122,7 @@ def quality(folder: Path, epochs: int) -> list[tuple[str, ...]]:
 
 def trained(folder: Path, epochs: int, *overrides: str) -> Run:
     """A decoder trained on the real images, without augmentation."""
-    run = make_run(folder, *REAL, "data/augment=none", *overrides)
+    run = make_run(folder, *REAL, "data/augment=null", *overrides)
     run.train(folder, max_epochs=epochs, limit_val_batches=0)
     return run
 

@@ -32,7 +32,7 @@ WAYS = {
 # plain cross-entropy: a mean over pixels, of which each process has equally many but for crowds
 COMMON = [
     "experiment=coco128_yolox", "data/augment=light", "data.num_workers=0", "loss=ce", "extractor.threads=1",
-    f"trainer.max_epochs={EPOCHS}", "callbacks=[history,checkpoint]", "logger=none", "test=false",
+    f"trainer.max_epochs={EPOCHS}", "callbacks=minimal", "logger=[]", "test=false",
 ]  # fmt: skip
 
 

@@ -75,17 +75,17 @@ def measure(run: Run, folder: Path, epochs: int) -> EpochTimes:
 INT8 = "data.cache.codec._target_=roiseg.extractor.cache.codec.Int8"
 POOL = ("data/pool=augmented", "data.pool.size=1")
 KEPT = {
-    "in memory, fp16": ("data/augment=none", "data/cache=memory"),
-    "on disk, fp16": ("data/augment=none", "data/cache=disk"),
-    "on disk, int8": ("data/augment=none", "data/cache=disk", INT8),
+    "in memory, fp16": ("data/augment=null", "data/cache=memory"),
+    "on disk, fp16": ("data/augment=null", "data/cache=disk"),
+    "on disk, int8": ("data/augment=null", "data/cache=disk", INT8),
     "in memory, heavy augmentation, pool": ("data/cache=memory", *POOL),
 }
 SMALL = ("model.mid_channels=32", "model.min_channels=16", "model.depth=1")
 COMPUTED = {
-    "roialign": ("data/augment=none",),
+    "roialign": ("data/augment=null",),
     "roialign, light augmentation": ("data/augment=light",),
-    "roialign 28 to 112": ("data/augment=none", "model.roi_size=[28,28]", "model.output_size=[112,112]"),
-    "small roialign (32 channels)": ("data/augment=none", *SMALL),
+    "roialign 28 to 112": ("data/augment=null", "model.roi_size=[28,28]", "model.output_size=[112,112]"),
+    "small roialign (32 channels)": ("data/augment=null", *SMALL),
 }
 
 

@@ -25,11 +25,11 @@ from benchmarks.reference_head import ReferenceHead
 from benchmarks.report import show
 from benchmarks.training import QUIET, REAL, configuration
 from roiseg.config import build
+from roiseg.config.lightning_messages import silence_lightning_warnings
 from roiseg.data.batch import RoiBatch
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.decoders.base import Decoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
-from roiseg.train import silence_lightning_warnings
 
 STEPS, ROIS, IMAGES = 150, 8, 2  # ROIs and images a step
 OPTIONS = (

@@ -15,9 +15,9 @@ from omegaconf import DictConfig
 
 from roiseg.config import build
 from roiseg.config.entry import CONF_DIR
+from roiseg.config.lightning_messages import silence_lightning_warnings
 from roiseg.data.batch import RoiBatch
 from roiseg.data.datamodule import RoiDataModule
-from roiseg.train import silence_lightning_warnings
 from roiseg.training.module import RoiSegModule
 
 QUIET: dict[str, Any] = {
@@ -27,7 +27,7 @@ QUIET: dict[str, Any] = {
     "enable_model_summary": False,
     "enable_checkpointing": False,
 }
-REAL = ("experiment=coco128_yolox", "callbacks=none", "logger=[]")
+REAL = ("experiment=coco128_yolox", "callbacks=[]", "logger=[]")
 
 
 @dataclass

@@ -141,7 +141,7 @@ def our_epoch(run: Run) -> Callable[[], None]:
 def measure(folder: Path, persons: int, rounds: int) -> tuple[str, ...]:
     """A row of the table."""
     common = (
-        "data=coco128_person", "extractor=yolox", "data/augment=none", "callbacks=none", "logger=[]",
+        "data=coco128_person", "extractor=yolox", "data/augment=null", "callbacks=[]", "logger=[]",
         f"data.train_annotations={crowd_scenes(folder, persons)}", f"data.batch_size={BATCH // persons}",
         f"data.sampler.rois_per_image={persons}", "data.sampler.jitter_share=0",
     )  # fmt: skip

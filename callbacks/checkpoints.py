@@ -16,6 +16,7 @@ from torch import Tensor
 from roiseg.common.files import atomic_path
 from roiseg.common.outputs import remove
 from roiseg.common.signals import Stop
+from roiseg.config.run_summary import RunSummary, SummaryCallback
 from roiseg.inference.checkpoint import in_epoch_name, newest_checkpoint, remove_outdated
 from roiseg.training.module import RoiSegModule
 
@@ -37,7 +38,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         remove(Path(path))
 
 
-class EpochCheckpoint(ModelCheckpoint):
+class EpochCheckpoint(ModelCheckpoint, SummaryCallback):
     """Saves `checkpoint_epoch_{epoch:04d}_{H}x{W}_{mIoU * 10000:04d}.pth` after every epoch.
 
     The first epoch is 0001; mIoU is rounded (0.8551 -> 8551). Files are written whole or not at all.
@@ -90,8 +91,11 @@ class EpochCheckpoint(ModelCheckpoint):
         name = checkpoint_name(int(metrics["epoch"]) + 1, self.image_size, float(metrics[self.monitor]))
         return str(Path(self.dirpath) / name)
 
-    def _ModelCheckpoint__warn_if_dir_not_empty(self, dirpath: Any) -> None:
-        """A resumed run continues in its own folder: nothing to warn of."""
+    def add_to_summary(self, summary: RunSummary) -> None:
+        """Set the best checkpoint, and the metric that decides which is best."""
+        assert self.monitor is not None
+        summary.monitor = self.monitor
+        summary.best_checkpoint = self.best_model_path or None
 
 
 def checkpoint_name(epoch: int, image_size: Sequence[int], miou: float) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 
+from roiseg.config.run_summary import RunSummary, SummaryCallback
 from roiseg.metrics.registry import SHORT, labels
 
 log = logging.getLogger(__name__)
@@ -14,7 +15,7 @@ log = logging.getLogger(__name__)
 _LINE = {"train/loss": "loss", **labels("val", SHORT)}
 
 
-class History(L.Callback):
+class History(L.Callback, SummaryCallback):
     """Collects the logged metrics of each epoch; checkpoints contain them, so a resumed run has them all.
 
     Attributes:
@@ -41,6 +42,10 @@ class History(L.Callback):
             f"{label} {metrics[name]:.4f}" for name, label in _LINE.items() if name in metrics
         )
         log.info("epoch %d/%s  %s", trainer.current_epoch + 1, trainer.max_epochs, figures)
+
+    def add_to_summary(self, summary: RunSummary) -> None:
+        """Set the metrics of all epochs."""
+        summary.history = self.epochs
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for the checkpoint."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 
+from roiseg.config.run_summary import RunSummary, SummaryCallback
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.inference.checkpoint import load_model, newest_checkpoint
 from roiseg.onnx_export.export import ExportOptions, export_model
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 _CHECK_IMAGES = 3
 
 
-class OnnxExport(L.Callback):
+class OnnxExport(L.Callback, SummaryCallback):
     """Exports and verifies the best checkpoint after the last epoch; a parity failure fails the run.
 
     Args:
@@ -63,6 +64,11 @@ class OnnxExport(L.Callback):
             path,
             max(self.check.random, self.check.real or 0),
         )
+
+    def add_to_summary(self, summary: RunSummary) -> None:
+        """Set the file, and how far it is from PyTorch."""
+        summary.onnx = str(self.path) if self.path else None
+        summary.onnx_check = self.check.summary() if self.check else None
 
     def _checkpoint(self, checkpoints: Any) -> Path | None:
         if not self.best:

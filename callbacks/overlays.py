@@ -14,6 +14,7 @@ from pydantic import Field, NonNegativeInt
 
 from roiseg.callbacks.tensorboard import writers
 from roiseg.common.files import image_path
+from roiseg.config.run_summary import RunSummary, SummaryCallback
 from roiseg.data.batch import RoiSample, collate
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.data.dataset import RoiDataset
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 _MIN_ROW_HEIGHT = 32  # pixels
 
 
-class ValidationOverlays(L.Callback):
+class ValidationOverlays(L.Callback, SummaryCallback):
     """Writes `validation_all_images_epoch_{epoch:04d}.png` after every validation.
 
     Top row: ground truth with the ROI boxes in red, instance numbers and annotated masks. Bottom row:
@@ -71,6 +72,10 @@ class ValidationOverlays(L.Callback):
         self.last = save_png(self.output_dir / f"validation_all_images_epoch_{epoch:04d}.png", image)
         for writer in writers(trainer) if self._goes_to_tensorboard(trainer) else ():
             writer.add_image("validation_overlays", image, epoch, dataformats="HWC")
+
+    def add_to_summary(self, summary: RunSummary) -> None:
+        """Set the newest image."""
+        summary.last_overlay = str(self.last) if self.last else None
 
     def _goes_to_tensorboard(self, trainer: L.Trainer) -> bool:
         validation = (trainer.current_epoch + 1) // (trainer.check_val_every_n_epoch or 1)

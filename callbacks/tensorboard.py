@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from roiseg.common.files import as_utf8
+from roiseg.config.private_api import write_summary
 from roiseg.metrics.precision_recall import PrecisionRecallCurve
 from roiseg.metrics.roi import MeasuredBatch
 from roiseg.reporting.runs import flatten
@@ -112,7 +113,7 @@ class HyperParameters(L.Callback):
 
     def _write(self, trainer: L.Trainer, summary: Any) -> None:
         for writer in writers(trainer):
-            writer._get_file_writer().add_summary(summary)  # `add_hparams` would open a second run
+            write_summary(writer, summary)
 
     def _choices(self) -> dict[str, Value]:
         if not HydraConfig.initialized():  # composed in Python

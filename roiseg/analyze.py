@@ -39,7 +39,7 @@ class Options(TypedDict):
 def main(cfg: DictConfig) -> dict[str, Any]:
     """Analyse the annotations, write json and plots, and show the figures."""
     validated(cfg, Options)
-    hint = "give annotations=FILE, or make the default data set with `python -m roiseg.synthesize`"
+    hint = "give annotations=FILE, or make the default data set with `python -m roiseg.demo`"
     source = require_file(str(cfg.annotations or ""), "annotations", hint)
     if not cfg.output_dir:
         raise UserError("output_dir is not set; the default is data/analysis")
@@ -61,7 +61,7 @@ def _save_figure(analysis: dict[str, Any], path: Path) -> None:
 
 
 def tables(analysis: dict[str, Any]) -> list[Table]:
-    """The figures for the terminal: totals, shares by ROI size, class weights."""
+    """Lay out the figures for the terminal: totals, shares by ROI size, class weights."""
     return [_totals(analysis), _shares(analysis), _weights(analysis["class_weights"])]
 
 

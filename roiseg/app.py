@@ -33,7 +33,7 @@ class Options(TypedDict):
 
 
 def app(cfg: DictConfig) -> BaseWSGIServer:
-    """The server of a composed configuration, listening; `serve_forever` answers."""
+    """Return the listening server of a composed configuration; `serve_forever` answers."""
     content = validated(cfg, Options)
     paths = [content["ckpt"]] + ([content["compare"]] if content["compare"] else [])
     options = {key: content[key] for key in ("onnx_path", "postprocess")}
@@ -48,7 +48,7 @@ def app(cfg: DictConfig) -> BaseWSGIServer:
 
 
 def short_names(paths: list[str]) -> list[str]:
-    """The last parts of paths, as many of them as it takes to tell them apart."""
+    """Shorten paths to as many last parts as tell them apart."""
     parts = [Path(path).absolute().parts for path in paths]
     for count in range(1, max(map(len, parts))):
         names = [str(Path(*part[-count:])) for part in parts]

@@ -1,7 +1,8 @@
-"""`python -m roiseg.doctor [any override of training]`: could training start here, and if not, why?"""
+"""`python -m roiseg.doctor [any override of training]`: check the setup; `decoders=all`: compare decoders."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -13,8 +14,10 @@ from roiseg.common.files import write_json
 from roiseg.common.outputs import check_output
 from roiseg.config import build
 from roiseg.config.entry import command
+from roiseg.config.lightning_messages import silence_lightning_warnings
 from roiseg.config.validation import TrainOptions, validated
 from roiseg.diagnosis.dataset import data_sets
+from roiseg.diagnosis.decoder_costs import cost_table, decoder_costs, figures_of_runs
 from roiseg.diagnosis.detector import inputs_and_outputs, overview, tensor_table
 from roiseg.diagnosis.files import input_files, output_folders
 from roiseg.diagnosis.finding import Diagnosis
@@ -22,21 +25,23 @@ from roiseg.diagnosis.machine import devices, packages, runtime
 from roiseg.diagnosis.rehearsal import rehearse
 from roiseg.extractor.graph import load_onnx
 from roiseg.extractor.tensors import list_tensors, select
-from roiseg.train import silence_lightning_warnings
 
 
 class Options(TrainOptions):
     """Keys of conf/doctor.yaml."""
 
     tensors: str | int | None
+    decoders: str | list[str] | None
+    runs: str | None
+    device: str | None
     output: str | None
 
 
 def examine(cfg: DictConfig) -> tuple[Diagnosis, Table | None]:
-    """Look at everything a training with this configuration needs.
+    """Check everything a training with this configuration needs.
 
     Returns:
-        The report, and a table of the detector's tensors where the file is there.
+        The report, and a table of the detector's tensors if the file exists.
     """
     report = Diagnosis()
     report.add(*packages())
@@ -61,10 +66,10 @@ def examine(cfg: DictConfig) -> tuple[Diagnosis, Table | None]:
 
 
 def detector(cfg: DictConfig, report: Diagnosis) -> Table | None:
-    """The detector's inputs and outputs, and a table of the tensors that are chosen or asked for.
+    """Report the detector's inputs and outputs, and list the tensors that are chosen or asked for.
 
     Returns:
-        The table; None where the file is not there, which is said where files are looked for.
+        The table; None if the file is missing, which `input_files` reports.
     """
     path = OmegaConf.select(cfg, "extractor.onnx_path")
     if path is None or not Path(path).is_file():
@@ -82,11 +87,25 @@ def detector(cfg: DictConfig, report: Diagnosis) -> Table | None:
     return tensor_table([tensor for tensor in tensors if tensor.name in names], chosen)
 
 
+def compare_decoders(cfg: DictConfig) -> None:
+    """Measure decoders, show a table, and write it where that is asked for."""
+    validated(cfg, Options)
+    figures = figures_of_runs(cfg.runs) if cfg.runs else {}
+    costs, rejected = decoder_costs(cfg)
+    console.print(cost_table(cfg, costs, figures))
+    for name, reason in rejected.items():
+        console.print(f"{name}: not built ({reason})")
+    if cfg.output:
+        write_json(cfg.output, {name: asdict(value) for name, value in costs.items()})
+
+
 @command("doctor")
 def main(cfg: DictConfig) -> None:
-    """Look, and show what was found; exit code 2 where training could not start."""
+    """Show what was found; exit code 2 if training could not start."""
     if cfg.output:
         check_output(cfg.output)
+    if cfg.decoders:
+        return compare_decoders(cfg)
     report, tensors = examine(cfg)
     if tensors is not None:
         console.print(tensors)
@@ -94,7 +113,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.output:
         write_json(cfg.output, report.content())
     if not report.can_start:
-        console.print("training could not start: mend what is marked error", style="bold red")
+        console.print("training could not start: fix what is marked error", style="bold red")
         raise SystemExit(2)
     console.print("training could start", style="bold green")
 

@@ -67,7 +67,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 
 
 def leave_out_training(cfg: DictConfig) -> None:
-    """Ask for no training files where none are read."""
+    """Do not require training files if they are not read."""
     for kind in ("annotations", "images"):
         if OmegaConf.is_missing(cfg.data, f"train_{kind}") and not cfg.data.folds:
             missing = OmegaConf.is_missing(cfg.data, f"val_{kind}")
@@ -75,7 +75,7 @@ def leave_out_training(cfg: DictConfig) -> None:
 
 
 def check(cfg: DictConfig) -> None:
-    """Check the options before anything is opened.
+    """Check combinations of options before anything is opened.
 
     Raises:
         UserError: one is wrong.
@@ -112,7 +112,7 @@ def on_annotations(cfg: DictConfig, models: Mapping[str, Evaluated]) -> dict[str
 
 
 def measure(cfg: DictConfig, name: str, model: Evaluated) -> Evaluation:
-    """One model on annotated boxes, under a progress bar."""
+    """Measure one model on annotated boxes, under a progress bar."""
     evaluator = Evaluator(
         model.model, model.data.dataset("val"), cfg.worst, cfg.mask_quality, model.data.category_id
     )
@@ -123,7 +123,7 @@ def measure(cfg: DictConfig, name: str, model: Evaluated) -> Evaluation:
 
 
 def on_detector(cfg: DictConfig, models: Mapping[str, Evaluated]) -> dict[str, Any]:
-    """Measure on what the detector finds, show and write."""
+    """Measure on the detector's boxes, show and write."""
     found: dict[str, DetectionEvaluation] = {}
     for name, model in models.items():
         dataset, predictor = model.data.dataset("val"), model.predictor(cfg.min_score)

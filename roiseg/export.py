@@ -1,36 +1,30 @@
-"""`python -m roiseg.export ckpt=...`: a checkpoint as a checked ONNX file."""
+"""`python -m roiseg.export`: a checkpoint as a verified ONNX file, or `check=FILE` to check such a file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
 from omegaconf import DictConfig
+from pydantic import NonNegativeInt, PositiveInt
 from rich.table import Table
 
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
 from roiseg.common.outputs import check_output
+from roiseg.config.build import to_plain
 from roiseg.config.entry import command
 from roiseg.config.validation import validated
-from roiseg.data.annotation_loading import load_annotations
-from roiseg.data.augment import Augment, Views
-from roiseg.data.batch import RoiSample
-from roiseg.data.dataset import RoiDataset
-from roiseg.data.targets import TargetSpec
-from roiseg.extractor.onnx_extractor import OnnxExtractor
-from roiseg.inference.checkpoint import TrainedModel, load_model
+from roiseg.inference.checkpoint import load_model
+from roiseg.onnx_export.check import FileCheck, check_file, open_extractor, validation_samples
 from roiseg.onnx_export.export import ExportOptions, export_model
 from roiseg.onnx_export.verify import OnnxCheck
-
-_CHECK_IMAGES = 3
 
 
 class Options(TypedDict):
     """Keys of conf/export.yaml."""
 
-    ckpt: str
+    ckpt: str | None
     output: str | None
     merged: bool
     boxes: bool
@@ -38,11 +32,16 @@ class Options(TypedDict):
     simplify: bool
     opset: int
     onnx_path: str | None
+    check: str | None
+    rois: list[NonNegativeInt]
+    runs: PositiveInt
 
 
 def export(cfg: DictConfig) -> tuple[Path, OnnxCheck]:
     """Export from a composed configuration; returns the file and how far it is from PyTorch."""
-    postprocess = validated(cfg, Options)["postprocess"]
+    if cfg.ckpt is None:
+        raise UserError("configuration `ckpt` must be given: add ckpt=... (or check=FILE to check a file)")
+    postprocess = to_plain(cfg)["postprocess"]
     options = ExportOptions(cfg.merged, cfg.half, cfg.opset, cfg.boxes, cfg.simplify)
     model = load_model(cfg.ckpt)
     if postprocess is not None:
@@ -53,46 +52,74 @@ def export(cfg: DictConfig) -> tuple[Path, OnnxCheck]:
     return path, export_model(model, path, options, extractor, samples)
 
 
-def open_extractor(model: TrainedModel, onnx_path: str | None, required: bool) -> OnnxExtractor | None:
-    """The model's extractor; None where it is gone and neither asked for nor needed."""
-    try:
-        return model.extractor(onnx_path)
-    except UserError:
-        if required or onnx_path is not None:
-            raise
-        return None
+def parity_rows(table: Table, check: OnnxCheck) -> None:
+    """Add the comparison with PyTorch to a table."""
+    missing = "not compared: extractor or validation images are missing"
+    table.add_row("random input, largest difference", f"{check.random:.1e}")
+    table.add_row("real input, largest difference", missing if check.real is None else f"{check.real:.1e}")
+    if check.boxes is not None:
+        table.add_row("boxes, largest difference", f"{check.boxes:.1e} pixels ({check.detections} compared)")
+    table.add_row("allowed", f"{check.tolerance:.0e}")
 
 
-def validation_samples(model: TrainedModel, extractor: OnnxExtractor) -> Sequence[RoiSample]:
-    """Some of the run's validation images, where they still are."""
-    data = model.config["data"]
-    spec = TargetSpec(
-        model.decoder.frame, model.decoder.output_size, model.decoder.num_classes, model.image_size
-    )
-    try:
-        annotations = load_annotations(
-            data["val_annotations"], data["category_id"], crowd=data.get("crowd", "region")
+def show_check(report: FileCheck) -> None:
+    """Print inputs, outputs, metadata, speed and parity of a checked file."""
+    file = report.file
+    tensors = Table("", "name", "type", "shape", "what", title=f"ONNX file {file.path}")
+    for kind, values in (("input", file.session.get_inputs()), ("output", file.session.get_outputs())):
+        for value in values:
+            shape = "[" + ", ".join(map(str, value.shape)) + "]"
+            layer = f"layer {value.name} of the detector"
+            what = layer if value.name in file.layers else "the detector's input tensor"
+            tensors.add_row(kind, value.name, value.type[7:-1], shape, file.metadata.get(value.name, what))
+    metadata = Table("metadata", "value")
+    for key in sorted(file.metadata):
+        metadata.add_row(key, file.metadata[key])
+    console.print(tensors, metadata, _measurements(report))
+
+
+def _measurements(report: FileCheck) -> Table:
+    table = Table("check", "found")
+    provider = report.file.session.get_providers()[0]
+    for trial in report.trials:
+        if report.file.finds_boxes:
+            found = f"{trial.milliseconds:.1f} ms, {trial.rois} boxes in noise"
+            table.add_row(f"one image, median ({provider})", found)
+        elif trial.rois:
+            table.add_row(f"{trial.rois} ROIs, median ({provider})", f"{trial.milliseconds:.1f} ms")
+        else:
+            table.add_row("no ROI", "no mask")
+    if report.parity is None:
+        table.add_row("compared with its checkpoint", "no: give ckpt=...")
+    else:
+        parity_rows(table, report.parity)
+    return table
+
+
+def check(cfg: DictConfig) -> None:
+    """Check a file, print what was found, and fail if it differs from its checkpoint."""
+    report = check_file(cfg.check, cfg.ckpt, cfg.onnx_path, cfg.rois, cfg.runs)
+    show_check(report)
+    if report.parity is None:
+        console.print("The file is valid.")
+    elif report.parity.passed:
+        console.print("The file agrees with its checkpoint.")
+    else:
+        raise UserError(
+            f"{report.file.path} differs from {cfg.ckpt}: export it again, or give its own checkpoint"
         )
-        views = Views(extractor.preprocess.letterbox, Augment())
-        dataset = RoiDataset(annotations, data["val_images"], views, spec, data["min_roi_size"])
-        return [dataset[item] for item in range(min(_CHECK_IMAGES, len(dataset)))]
-    except UserError:
-        return []
 
 
 @command("export")
 def main(cfg: DictConfig) -> None:
-    """Export, and say where the file is and what the comparison gave."""
-    path, check = export(cfg)
+    """Export or check, and print the comparison."""
+    validated(cfg, Options)
+    if cfg.check is not None:
+        return check(cfg)
+    path, parity = export(cfg)
     table = Table(title="ONNX export", show_header=False)
     table.add_row("file", f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
-    table.add_row("random input, largest difference", f"{check.random:.1e}")
-    missing = "not compared: extractor or validation images are gone"
-    real = missing if check.real is None else f"{check.real:.1e}"
-    table.add_row("real ROIs, largest difference", real)
-    if check.boxes is not None:
-        table.add_row("boxes, largest difference", f"{check.boxes:.1e} pixels ({check.detections} compared)")
-    table.add_row("allowed", f"{check.tolerance:.0e}")
+    parity_rows(table, parity)
     console.print(table)
 
 

@@ -59,7 +59,7 @@ class Options(TypedDict):
 
 @dataclass(frozen=True)
 class Run:
-    """What a run has counted, and where its files are."""
+    """Counts of a prediction run, and where its files are."""
 
     counts: PredictionCounts
     seconds: float
@@ -68,7 +68,7 @@ class Run:
 
 
 def predict(cfg: DictConfig) -> Run:
-    """Predict from a composed configuration; writes nothing before everything is found and fits.
+    """Predict from a composed configuration; nothing is written before all inputs are checked.
 
     Raises:
         UserError: a mistake in the configuration or a file; no image could be read.
@@ -114,16 +114,16 @@ def check(content: dict[str, Any]) -> None:
 
 
 def trained_on(ckpt: str | None) -> dict[str, Any]:
-    """Files and category of the data that a checkpoint was trained on, as far as it tells.
+    """Return files and category of the data that a checkpoint was trained on, if it names them.
 
     Raises:
-        UserError: the checkpoint is absent, damaged or not trusted.
+        UserError: the checkpoint is missing, damaged or not trusted.
     """
     return {} if ckpt is None else trusted_values(read_checkpoint(ckpt)["roiseg"]["config"], Path(ckpt))
 
 
 def find_boxes(content: dict[str, Any], source: Source, predictor: Predictor) -> BoxFile | None:
-    """The file that `boxes` means; None for the detector's own.
+    """Open the file that `boxes` names; None for the detector's own boxes.
 
     Raises:
         UserError: there is none, or the detector's output cannot be read.
@@ -172,7 +172,7 @@ def report_left_out(counts: PredictionCounts, boxes: BoxFile | None) -> None:
             len(counts.exif_turned), counts.exif_turned[0],
         )  # fmt: skip
     if counts.unlisted and boxes is not None:
-        log.warning("%d images are not in boxes file %s: nobody there", counts.unlisted, boxes.path)
+        log.warning("%d images are not in boxes file %s: treated as empty", counts.unlisted, boxes.path)
 
 
 def show(run: Run) -> None:
@@ -185,7 +185,7 @@ def show(run: Run) -> None:
         table.add_row("skipped", f"{len(counts.skipped):,}")
     table.add_row("persons", f"{counts.instances:,}")
     each = (seconds / max(counts.images, 1) for seconds in (counts.seconds, run.seconds))
-    table.add_row("seconds an image", "{:.3f}, with reading and writing {:.3f}".format(*each))
+    table.add_row("seconds per image", "{:.3f}, with reading and writing {:.3f}".format(*each))
     here = f"{Path.cwd()}/"
     for name, place in run.places.items():
         table.add_row(name, str(place).replace(here, ""))
@@ -194,7 +194,7 @@ def show(run: Run) -> None:
 
 @command("predict", words="source")
 def main(cfg: DictConfig) -> None:
-    """Predict, and say what was found and where it is."""
+    """Predict, and print counts and places."""
     show(predict(cfg))
 
 

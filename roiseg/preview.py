@@ -1,4 +1,4 @@
-"""`python -m roiseg.preview`: an image of augmented training images, their ROIs and targets."""
+"""`python -m roiseg.preview`: a sheet of augmented training images with their ROIs and targets."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def preview(cfg: DictConfig) -> Path:
 
 @command("preview")
 def main(cfg: DictConfig) -> None:
-    """Draw, and say where the image is."""
+    """Draw the sheet, and print its path."""
     console.print(f"preview: {preview(cfg)}")
 
 

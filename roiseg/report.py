@@ -60,7 +60,7 @@ def report(cfg: DictConfig) -> Path:
 
 
 def listed(cfg: DictConfig, key: str) -> list[str]:
-    """The values of an option that may be null, one value, several with commas, or a list."""
+    """Return the values of an option that may be null, one value, several with commas, or a list."""
     value = cfg[key]
     if value is None:
         return []
@@ -70,12 +70,12 @@ def listed(cfg: DictConfig, key: str) -> list[str]:
 
 
 def common_folder(folders: Sequence[str]) -> str:
-    """The folder given, or the deepest one that holds all folders given."""
+    """Return the folder given, or the deepest one that holds all folders given."""
     return folders[0] if len(folders) == 1 else os.path.commonpath([os.path.abspath(f) for f in folders])
 
 
 def left_out(unfinished: Mapping[Path, str]) -> list[str]:
-    """A sentence about the unfinished runs, if any."""
+    """Describe the unfinished runs, if any."""
     if not unfinished:
         return []
     some = ", ".join(f"{folder} (no {absent})" for folder, absent in list(unfinished.items())[:3])
@@ -84,7 +84,7 @@ def left_out(unfinished: Mapping[Path, str]) -> list[str]:
 
 
 def show(rows: Sequence[Row], metric: str, sizes: bool, sentences: Sequence[str]) -> None:
-    """The table on the terminal, in parts."""
+    """Print the table in parts."""
     table.print_table("results", table.figures(metric), rows)
     if len(rows) > 1:
         table.print_table("compared with the baseline", table.differences(), rows)
@@ -94,7 +94,7 @@ def show(rows: Sequence[Row], metric: str, sizes: bool, sentences: Sequence[str]
 
 
 def write(folder: Path, rows: Sequence[Row], metric: str, sizes: bool, sentences: Sequence[str]) -> None:
-    """The table as report.md, report.csv, report.json and report.png."""
+    """Write the table as report.md, report.csv, report.json and report.png."""
     compared = table.differences() if len(rows) > 1 else []
     columns = [*table.figures(metric), *compared, *table.more(rows[0], metric, sizes)]
     records = [table.record(row, metric) for row in rows]
@@ -113,7 +113,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _background(row: Row) -> dict[str, Any]:
-    """What a row is made of: folders of the runs, seeds, folds, and the values that make the variant."""
+    """Return what a row is made of: run folders, seeds, folds, and the values that make the variant."""
     return {
         "run_folders": [str(run.folder) for run in row.variant.runs.values()],
         "run_seeds": row.seeds,
@@ -125,7 +125,7 @@ def _background(row: Row) -> dict[str, Any]:
 
 @command("report", words="runs")
 def main(cfg: DictConfig) -> None:
-    """Compare, and say where the report is."""
+    """Compare runs, and write the report."""
     report(cfg)
 
 

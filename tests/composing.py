@@ -5,7 +5,7 @@ from __future__ import annotations
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from roiseg.config.entry import CONF_DIR
+from roiseg.config.argv import CONF_DIR, quote
 
 
 def composed(overrides, root):
@@ -13,5 +13,5 @@ def composed(overrides, root):
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         return compose("train", overrides=[
-            f"paths.root_dir={root}", f"paths.output_dir={root}/outputs/run", *overrides,
+            f"paths.root_dir={root}", f"paths.output_dir={root}/outputs/run", *map(quote, overrides),
         ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""Command lines as a shell passes them, in the words Hydra understands."""
+"""Translate command lines as a shell passes them into Hydra's grammar."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 
-# keys whose value is a name or a path, whatever it looks like: `source=2024` is a folder
+from roiseg.common.package_files import package_file
+from roiseg.config.private_api import parse_command_line, raw_value
+
+CONF_DIR = package_file("conf")
+
+# keys whose value is a name or a path even if it resembles a number: `source=2024` is a folder
 _TEXTS = re.compile(
-    r"(.*\.)?(annotations|base_url|baseline|boxes|by|ckpt|compare|host|label|metric|onnx|output|root|runs"
+    r"(.*\.)?(annotations|base_url|baseline|boxes|by|check|ckpt|compare|host|label|metric|onnx|output|root|runs"
     r"|source|tensors|test|dir|\w+_(dir|metric|path)|data\.(train|val)_(annotations|images))"
 )
 
@@ -23,7 +27,7 @@ _TEXTS = re.compile(
 def quote_overrides(
     arguments: Sequence[str], key: str | None = None, others: Collection[str] = ()
 ) -> list[str]:
-    """Quote the values of a command line where Hydra needs it, and gather its plain words in a list.
+    """Quote the values of a command line where Hydra needs it, and collect its plain words in a list.
 
     `a b by=x,y --cfg job` becomes `key=['a','b'] by='x,y' --cfg job`. Hydra's options and their values stay.
 
@@ -32,7 +36,7 @@ def quote_overrides(
         key: of the list that takes the words that are not `key=value`; None: such words stay.
         others: see `quote`.
     """
-    options = get_args_parser().parse_args(list(arguments))
+    options = parse_command_line(arguments)
     sweeps = options.multirun or any(word.startswith("hydra.mode=") for word in options.overrides)
     words = [word for word in options.overrides if key is not None and not _is_override(word)]
     kept = [
@@ -45,11 +49,11 @@ def quote_overrides(
 
 
 def quote(override: str, others: Collection[str] = (), sweeps: bool = False) -> str:
-    """Return `key=value` such that Hydra reads the value that is meant.
+    """Return `key=value` so that Hydra reads the intended value.
 
     The value of a key for names or paths is text unless it is null, is quoted already, is a list or, where
     the command `sweeps`, lists choices. What exists in the file system is always text. Any other value
-    stays if Hydra can read it.
+    stays if Hydra can read it. `group=null` means no choice of a configuration group.
 
     Args:
         override: a word of the command line.
@@ -60,6 +64,8 @@ def quote(override: str, others: Collection[str] = (), sweeps: bool = False) -> 
     name = key.lstrip("+~").partition("@")[0]
     if not equals or not value:
         return override
+    if "null" in (choices := value.split(",")) and (CONF_DIR / name).is_dir():  # Hydra's word for no choice
+        return f"{key}={','.join('[]' if choice == 'null' else choice for choice in choices)}"
     read = _read(override)
     if name in others or not _TEXTS.fullmatch(name):
         return override if read or value[0] in "[{'\"" else f"{key}={_quoted(value)}"
@@ -88,8 +94,8 @@ def _read(override: str) -> Override | None:
 
 
 def _is_syntax(override: Override, sweeps: bool) -> bool:
-    """Is the value written in Hydra's grammar on purpose?"""
-    value: Any = override._value
+    """Return whether the value is meant to be Hydra's grammar."""
+    value: Any = raw_value(override)
     return (
         value is None
         or isinstance(value, (QuotedString, list, dict))
@@ -98,7 +104,7 @@ def _is_syntax(override: Override, sweeps: bool) -> bool:
 
 
 def _literal(text: str) -> str:
-    """Without interpolations."""
+    """Escape interpolations."""
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 

@@ -1,4 +1,4 @@
-"""From a composed configuration to the objects of a run; nothing here knows a class by name."""
+"""Build the objects of a run from a composed configuration; no class is known by name."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def to_plain(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as plain dicts, lists and values, every interpolation resolved.
+    """Return the configuration as plain dicts, lists and values, with interpolations resolved.
 
     Raises:
         UserError: a value that must be given is missing.
@@ -44,12 +44,12 @@ def to_plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def build_extractor(cfg: DictConfig) -> OnnxExtractor:
-    """The frozen detector of `extractor=`."""
+    """Build the frozen detector of `extractor=`."""
     return instantiate(cfg.extractor, _convert_="all")
 
 
 def build_decoder(cfg: DictConfig, extractor: OnnxExtractor) -> Decoder:
-    """The decoder of `model=`, fitted to the extractor's features."""
+    """Build the decoder of `model=` for the extractor's features."""
     return instantiate(
         cfg.model,
         in_channels=extractor.channels,
@@ -60,7 +60,7 @@ def build_decoder(cfg: DictConfig, extractor: OnnxExtractor) -> Decoder:
 
 
 def make_datamodule(cfg: DictConfig, extractor: OnnxExtractor, decoder: Decoder) -> RoiDataModule:
-    """The data of `data=`, with targets where the decoder draws; nothing is read, made or written yet."""
+    """Build the data module of `data=`, with targets on the decoder's grid; nothing is read yet."""
     spec = TargetSpec(decoder.frame, decoder.output_size, decoder.num_classes, decoder.image_size)
     make = instantiate(cfg.data, _partial_=True, _convert_="all")
     try:
@@ -72,7 +72,7 @@ def make_datamodule(cfg: DictConfig, extractor: OnnxExtractor, decoder: Decoder)
 
 
 def build_datamodule(cfg: DictConfig, extractor: OnnxExtractor, decoder: Decoder) -> RoiDataModule:
-    """The data of `data=`, made where it is absent, read and checked."""
+    """Build the data module of `data=`; the data set is made if missing, read and checked."""
     data = make_datamodule(cfg, extractor, decoder)
     data.prepare_data()
     data.setup()
@@ -80,7 +80,7 @@ def build_datamodule(cfg: DictConfig, extractor: OnnxExtractor, decoder: Decoder
 
 
 def build_loss(cfg: DictConfig, decoder: Decoder, data: RoiDataModule) -> CompositeLoss:
-    """The weighted sum of `loss=`."""
+    """Build the weighted sum of `loss=`."""
     loss: CompositeLoss = instantiate(
         cfg.loss, class_weights=class_weights(cfg, decoder, data), _convert_="all"
     )
@@ -89,11 +89,11 @@ def build_loss(cfg: DictConfig, decoder: Decoder, data: RoiDataModule) -> Compos
 
 
 def build_clicks(cfg: DictConfig, decoder: Decoder) -> Clicks | None:
-    """The point prompts of `clicks=`, if any."""
+    """Build the point prompts of `clicks=`, if any."""
     if not cfg.clicks:
         return None
     if "points" not in decoder.prompts:
-        raise UserError("clicks are point prompts, which this model does not read: set clicks=none")
+        raise UserError("clicks are point prompts, which this model does not read: set clicks=null")
     return instantiate(cfg.clicks, _convert_="all")
 
 
@@ -104,14 +104,14 @@ def build_module(
     clicks: Clicks | None,
     description: dict[str, Any],
 ) -> RoiSegModule:
-    """The LightningModule: decoder, loss, optimiser, schedule, point prompts."""
+    """Build the LightningModule from decoder, loss, optimizer, schedule and point prompts."""
     optimizer = instantiate(cfg.optimizer, _convert_="all")
     scheduler = instantiate(cfg.scheduler, _convert_="all") if cfg.scheduler else None
     return RoiSegModule(decoder, loss, optimizer, scheduler, cfg.seed, description, clicks, cfg.max_rois)
 
 
 def class_weights(cfg: DictConfig, decoder: Decoder, data: RoiDataModule) -> list[float] | None:
-    """One weight a class: none, as listed, or recommended by `data_analyze.json` (made where absent)."""
+    """Return one weight per class: None, as listed, or from `data_analyze.json` (made if missing)."""
     wanted = cfg.loss.class_weights
     if wanted is None:
         return None
@@ -139,7 +139,7 @@ def class_weights(cfg: DictConfig, decoder: Decoder, data: RoiDataModule) -> lis
 
 
 def build_callbacks(cfg: DictConfig) -> list[L.Callback]:
-    """Every entry of `callbacks` that has a `_target_`; the progress bar only where someone watches."""
+    """Build every entry of `callbacks` that has a `_target_`; the progress bar only on a terminal."""
     nodes = {name: node for name, node in (cfg.callbacks or {}).items() if node and "_target_" in node}
     if not sys.stdout.isatty():
         nodes.pop("progress", None)
@@ -147,16 +147,16 @@ def build_callbacks(cfg: DictConfig) -> list[L.Callback]:
 
 
 def build_loggers(cfg: DictConfig) -> list[Logger]:
-    """Every entry of `logger` that has a `_target_`."""
+    """Build every entry of `logger` that has a `_target_`."""
     nodes = [node for node in (cfg.logger or {}).values() if node and "_target_" in node]
     return [instantiate(node, _convert_="all") for node in nodes]
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
-    """The Lightning trainer of `trainer=`.
+    """Build the Lightning trainer of `trainer=`.
 
     Raises:
-        UserError: its settings do not go together, or not with this machine or what SLURM has started.
+        UserError: its settings do not fit each other, this machine, or the processes SLURM started.
     """
     watched = any(isinstance(callback, L.pytorch.callbacks.ProgressBar) for callback in callbacks)
     options = {} if watched else {"enable_progress_bar": False}

@@ -1,4 +1,4 @@
-"""What a checkpoint was tested on, as choices of Hydra's groups: `data=checkpoint` and those below it."""
+"""Register what a checkpoint was tested on as choices of Hydra's groups: `data=checkpoint` and below."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from roiseg.common.errors import UserError
+from roiseg.config.private_api import parse_command_line
 from roiseg.evaluation.checkpoint_data import trusted_node, trusted_values
 from roiseg.inference.checkpoint import read_checkpoint
 
 _FILES = ("data.val_annotations", "data.train_annotations")  # other files are not split as these were
-_UNUSED = {"augment": "none", "pool": "none"}  # of training; a test draws images as they are
+_UNUSED = ("augment", "pool")  # of training; a test takes images as they are
 
 
 def register_checkpoint_data(arguments: Sequence[str]) -> None:
-    """Make the data of the checkpoint on a command line known to Hydra, before it composes.
+    """Register the data of the checkpoint on a command line with Hydra, before it composes.
 
-    An exported file looks once, at features as they are: with `onnx=` the looks of the test and the coding
+    An exported file sees one view of features as they are: with `onnx=` test-time augmentation and the coding
     of the feature cache are left out.
 
     Args:
@@ -29,7 +29,7 @@ def register_checkpoint_data(arguments: Sequence[str]) -> None:
             what all data sets share, without files.
 
     Raises:
-        UserError: the checkpoint is absent, damaged or not trusted, or several are given.
+        UserError: the checkpoint is missing, damaged or not trusted, or several are given.
     """
     given = _values(arguments, ("ckpt", "onnx", *_FILES))
     store = ConfigStore.instance()
@@ -45,7 +45,7 @@ def register_checkpoint_data(arguments: Sequence[str]) -> None:
         tta = trusted_node(config, "tta", "roiseg.data.tta", path)
         nodes["cache"] = _coding(config, path)
     store.store(group="tta", name="checkpoint", node={"tta": tta}, package="_global_")
-    defaults: list[Any] = ["default", *({f"override {group}": name} for group, name in _UNUSED.items())]
+    defaults: list[Any] = ["default", *({f"override {group}": None} for group in _UNUSED)]
     for group, node in nodes.items():
         if node is not None:
             store.store(group=f"data/{group}", name="checkpoint", node=node)
@@ -55,15 +55,15 @@ def register_checkpoint_data(arguments: Sequence[str]) -> None:
 
 
 def _coding(config: dict[str, Any], path: Path) -> dict[str, Any] | None:
-    """A cache without room that codes features as the training's did: a test then gives the same figures."""
+    """Return an empty cache that codes features as in training, so that a test gives the same figures."""
     codec = trusted_node(config, "data.cache.codec", "roiseg.extractor.cache.codec", path)
     memory = "roiseg.extractor.cache.memory.MemoryCache"
     return None if codec is None else {"_target_": memory, "codec": codec, "budget_gb": 1e-9}
 
 
 def _values(arguments: Sequence[str], keys: Sequence[str]) -> dict[str, Any]:
-    """The values that a command line gives to some keys; None where it gives none."""
-    words = get_args_parser().parse_args(list(arguments)).overrides
+    """Return the values that a command line gives to some keys; None for the others."""
+    words = parse_command_line(arguments).overrides
     found: dict[str, Any] = dict.fromkeys(keys)
     for override in OverridesParser.create().parse_overrides([word for word in words if "=" in word]):
         if override.key_or_group in found:

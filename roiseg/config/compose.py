@@ -1,4 +1,4 @@
-"""Configurations for Python: what a command line would compose, without the command line."""
+"""Compose configurations in Python, without a command line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from roiseg.config.entry import CONF_DIR, numeric_keys, user_message
 
 
 def compose_run(output_dir: str | Path, *overrides: str, config: str = "train") -> DictConfig:
-    """The configuration of `python -m roiseg.train OVERRIDES`, for notebooks and scripts.
+    """Compose the configuration of `python -m roiseg.train OVERRIDES`, for notebooks and scripts.
 
         cfg = compose_run("outputs/mine", "model=unet", "trainer.max_epochs=3")
         summary = roiseg.train.train(cfg)
@@ -29,10 +29,10 @@ def compose_run(output_dir: str | Path, *overrides: str, config: str = "train") 
     Args:
         output_dir: of the run, absolute, or relative to that folder.
         overrides: as on the command line.
-        config: `train` or another command whose configuration is built on it (`preview`, `models`).
+        config: `train` or another command whose configuration is built on it (`preview`, `doctor`).
 
     Raises:
-        UserError: an override that means nothing.
+        UserError: an override that is not understood.
     """
     root = default_root()
     output = root / output_dir

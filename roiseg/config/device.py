@@ -1,4 +1,4 @@
-"""The device a command is told to use."""
+"""The device a command runs on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from roiseg.common.errors import UserError
 
 
 def require_device(name: str | None) -> torch.device:
-    """The device `name`; None: the GPU where there is one, else the CPU.
+    """Return the device `name`; None: the GPU if there is one, else the CPU.
 
     Raises:
         UserError: torch does not know it or this machine does not have it.
@@ -20,5 +20,5 @@ def require_device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(
-            f"device={name} cannot be used here ({reason}): set cpu, or cuda on a GPU machine"
+            f"device={name} cannot be used ({reason}): set cpu, or cuda on a GPU machine"
         ) from None

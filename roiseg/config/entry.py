@@ -1,4 +1,4 @@
-"""How a command starts and fails: Hydra composes, user mistakes end in one line and exit code 2."""
+"""Start a command: Hydra composes; mistakes of the user end in one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,16 +28,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from roiseg.common.errors import UserError, closest_matches
 from roiseg.common.outputs import absent_folders, purpose, remove_empty
-from roiseg.common.package_files import package_file
 from roiseg.common.signals import stoppable
-from roiseg.config.argv import quote_overrides
+from roiseg.config.argv import CONF_DIR, quote_overrides
+from roiseg.config.help import help_text
 from roiseg.config.resource_errors import resource_error_message
-
-CONF_DIR = package_file("conf")
 
 
 def _run_name(output_dir: str) -> str:
-    """A name for the run that writes to `output_dir`: its last part; in a sweep the sweep's before it."""
+    """Name the run that writes to `output_dir` by its last part; in a sweep with the sweep's before it."""
     path = Path(output_dir)
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     return f"{path.parent.name}_{path.name}" if in_sweep else path.name
@@ -60,9 +58,9 @@ def command(
 
     Args:
         config_name: of the configuration, and of the program.
-        words: key of the list that takes the words of the command line which are no `key=value`, if any.
+        words: key of the list that takes the words of the command line that are not `key=value`, if any.
         prepare: called with the command line before anything is composed.
-        kept: says what there is of the task's work when a resource has run out.
+        kept: returns what is left of the task's work when a resource runs out.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
@@ -77,7 +75,7 @@ def command(
                     raise
                 if kept is not None and resource_error_message(error):
                     line = f"{line}; {kept(cfg)}"
-                if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs of the sweep go on
+                if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs of the sweep continue
                     raise UserError(line) from None
                 _fail(line)
             finally:
@@ -89,6 +87,9 @@ def command(
                 return run()
 
         def run() -> Any:
+            if {"--help", "-h"} & set(sys.argv[1:]):
+                print(help_text(config_name, CONF_DIR))
+                return None
             full_error = _full_error()
             if isinstance(sys.stdout, io.TextIOWrapper):  # a name may not be UTF-8, or the terminal may not
                 sys.stdout.reconfigure(errors="backslashreplace")
@@ -114,7 +115,7 @@ def command(
 
 
 def numeric_keys(config_name: str) -> set[str]:
-    """The keys of a command, not within a group, whose default is a number or a truth value."""
+    """Return the keys of a command, outside groups, whose default is a number or a boolean."""
     keys: dict[str, Any] = {}
     for name in ("train", config_name):
         keys |= yaml.safe_load((CONF_DIR / f"{name}.yaml").read_text(encoding="utf-8"))
@@ -122,24 +123,24 @@ def numeric_keys(config_name: str) -> set[str]:
 
 
 def _background_error(arguments: threading.ExceptHookArgs) -> None:
-    """TensorBoard's thread ends on a full disk; the next line that is written says so in the task."""
+    """Ignore TensorBoard's thread, which ends on a full disk; the next write in the task reports that."""
     if not type(arguments.thread).__module__.startswith("tensorboard."):
         threading.__excepthook__(arguments)
 
 
 def _error_of_removal(arguments: Any) -> None:
-    """A loader of torch, when it goes, misses what it has not come to make; why not is told already."""
+    """Ignore a torch loader that fails while it is removed half-made; the cause is reported already."""
     if "DataLoaderIter" not in repr(arguments.object):
         sys.__unraisablehook__(arguments)
 
 
 class RunFolder(Callback):
-    """Remembers which folders Hydra makes for a run, so that one that leaves nothing leaves none of them."""
+    """Remove the folders Hydra made for a run that wrote nothing."""
 
     made: ClassVar[list[Path]] = []
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Look, before Hydra makes it, at the folder of the run and those above it."""
+        """Note which folders of the run do not exist yet."""
         hydra_config = HydraConfig.instance()
         before = hydra_config.cfg
         hydra_config.set_config(config)  # the folder's name is made of choices
@@ -148,7 +149,7 @@ class RunFolder(Callback):
 
     @classmethod
     def remove_if_empty(cls) -> None:
-        """Remove what was made and is empty; of a sweep the folder of the job."""
+        """Remove what was made and is empty; in a sweep the folder of the job."""
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             remove_empty([Path(HydraConfig.get().runtime.output_dir)])
         else:
@@ -169,7 +170,7 @@ def _fail(line: str) -> None:
 
 
 def user_message(error: BaseException, config_name: str = "train") -> str | None:
-    """Return the one line that tells the user what to mend, or None for an error of the program itself."""
+    """Return the line that tells the user what to fix, or None for an error of the program itself."""
     if isinstance(error, UserError):  # one raised in a loader process comes with that process's traceback
         return _one_line(str(error).strip().rpartition(f"{type(error).__name__}: ")[2])
     if isinstance(error, InstantiationException):
@@ -188,7 +189,7 @@ def user_message(error: BaseException, config_name: str = "train") -> str | None
 
 
 def _explain_processes(text: str) -> str | None:
-    """Errors of torch.distributed and submitit, which have no types of their own."""
+    """Explain errors of torch.distributed and submitit, which have no types of their own."""
     if re.search(r"Connection (closed|reset) by peer|remote process (has )?(exited|terminated)", text):
         return "another process of this run has ended, and so does this one: see its message"
     if "find_unused_parameters=True" in text:
@@ -223,6 +224,8 @@ def _explain_missing_choice(error: MissingConfigException) -> str:
     options = error.options or sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
     if not group or not options:
         return f"configuration file `{missing}` not found under {CONF_DIR}"
+    if choice == "none":
+        return f"no such choice: {group}=none; {group}=null leaves it out (choices: {', '.join(options)})"
     close = closest_matches(choice, options)
     hint = f"nearest: {', '.join(close)}; " if close and len(close) < len(options) else ""
     return f"no such choice: {group}={choice} ({hint}all: {', '.join(options)})"
@@ -249,11 +252,11 @@ def _explain_override(error: BaseException, config_name: str) -> str:
 
 
 def _known_keys(config_name: str) -> list[str]:
-    """All dotted keys of the default configuration of a command."""
+    """Return all dotted keys of the default configuration of a command."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    running = GlobalHydra.instance().hydra  # a command may go on after a mistake
+    running = GlobalHydra.instance().hydra  # a command may continue after a mistake
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         choices = [a for a in sys.argv[1:] if re.fullmatch(r"[a-z_]+=[\w/]+", a)]
@@ -264,19 +267,15 @@ def _known_keys(config_name: str) -> list[str]:
         except HydraException:
             cfg = compose(config_name)
     GlobalHydra.instance().hydra = running
-    keys: list[str] = []
+    return list(_dotted_keys(OmegaConf.to_container(cfg)))
 
-    def walk(node: Any, prefix: str) -> None:
-        for key in node:
-            keys.append(f"{prefix}{key}")
-            child = node._get_node(key)
-            if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
-                walk(child, f"{prefix}{key}.")
 
-    walk(cfg, "")
-    return keys
+def _dotted_keys(node: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield f"{prefix}{key}"
+        yield from _dotted_keys(value, f"{prefix}{key}.")
 
 
 def _one_line(text: str) -> str:
-    """Without line breaks, and without control characters out of a file, which a terminal would obey."""
+    """Remove line breaks, and escape control characters, which a terminal would obey."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""The models of an evaluation, opened, each with its data."""
+"""Open the models of an evaluation, each with its data."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class Evaluated:
 
     @property
     def config(self) -> dict[str, Any] | None:
-        """What it was trained with; None of an exported file."""
+        """The training configuration; None for an exported file."""
         return None if self.trained is None else self.trained.config
 
     def predictor(self, min_score: float) -> Predictor:
-        """The model with its detector, which keeps boxes above a score, and the looks of the data.
+        """Return a predictor with the detector's boxes above a score and the data's test-time augmentation.
 
         Raises:
-            UserError: nothing is known that reads the detector's boxes.
+            UserError: no postprocessor for the detector's boxes is configured.
         """
         extractor = self.model.extractor
         if extractor is None:
@@ -66,12 +66,12 @@ class Evaluated:
         return Predictor(self.model, self.data.tta)
 
     def summary(self) -> dict[str, Any]:
-        """What it is, for json."""
+        """Describe the model for JSON."""
         epoch = {} if self.trained is None else {"epoch": self.trained.epoch}
         return {"file": str(self.model.path), **epoch, "arithmetic": self.model.precision}
 
     def data_summary(self) -> dict[str, Any]:
-        """On what it is measured, for json."""
+        """Describe the data for JSON."""
         dataset, data = self.data.dataset("val"), self.data
         annotations = [data.paths[split][0] for split in (("train", "val") if data.folds else ("val",))]
         return {
@@ -83,7 +83,7 @@ class Evaluated:
         }
 
     def run_summary(self, test: dict[str, float], seconds: float) -> dict[str, Any]:
-        """What `summary.json` of a run holds, as far as `python -m roiseg.report` reads it."""
+        """Return the part of a run's `summary.json` that `python -m roiseg.report` reads."""
         assert self.trained is not None
         dataset = self.data.dataset("val")
         return {
@@ -98,7 +98,7 @@ class Evaluated:
 
 
 def open_models(cfg: DictConfig) -> dict[str, Evaluated]:
-    """The checkpoint and the exported file of `ckpt=` and `onnx=`, by kind.
+    """Open the checkpoint and the exported file of `ckpt=` and `onnx=`, by kind.
 
     Raises:
         UserError: a file that cannot be used, or data that cannot be read.
@@ -123,14 +123,14 @@ def open_models(cfg: DictConfig) -> dict[str, Evaluated]:
 
 
 def _precision(cfg: DictConfig, trained: TrainedModel) -> str:
-    """The arithmetic of the checkpoint's own test, where that is measured anew."""
+    """Return the precision of the checkpoint's own test, if that test is repeated."""
     anew = cfg.onnx is None and cfg.boxes == "annotations"
     known = (trained.config.get("trainer") or {}).get("precision") if anew else None
     return "32-true" if known is None else _SHORT.get(str(known), str(known))
 
 
 def _detector_file(cfg: DictConfig, file: OnnxFile, trained: TrainedModel | None) -> str | None:
-    """Where the detector lies, if the exported file, or what is asked for, needs it."""
+    """Return the detector's path if the exported file or the options need it."""
     if cfg.onnx_path is not None or trained is None or (file.merged and cfg.boxes == "annotations"):
         return cfg.onnx_path
     return trained.config["extractor"]["onnx_path"]
@@ -139,7 +139,7 @@ def _detector_file(cfg: DictConfig, file: OnnxFile, trained: TrainedModel | None
 def _data(
     cfg: DictConfig, model: RoiModel, own_grid: tuple[int, int] | None, device: torch.device
 ) -> RoiDataModule:
-    """The data of `data=` for a model, read and checked; metrics count on `own_grid` if on no other."""
+    """Build and check the data module of `data=` for a model; `own_grid` is the fallback metric grid."""
     size = cfg.data.metric_size or own_grid
     if size is None:
         raise UserError("data.metric_size must be [h, w]: an exported file has no grid of its own")

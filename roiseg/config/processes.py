@@ -1,4 +1,4 @@
-"""The processes of a distributed run: how they meet, what they agree on, how they end."""
+"""The processes of a distributed run: start, agreement, end."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from torch.distributed import DistNetworkError, TCPStore
 
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
+from roiseg.config.private_api import stop_child_observers
 
 T = TypeVar("T")
 
@@ -27,9 +27,9 @@ _PATIENCE = 60  # seconds that the first process waits for those it started, and
 
 
 class Processes:
-    """The processes that train together; just this one where the trainer has one device.
+    """The processes that train together; only this one if the trainer has one device.
 
-    They meet before anything is written, so that the first can tell the others where to. Either Lightning
+    They join before anything is written, so that the first can share the folders. Either Lightning
     starts the others, once the first has built everything (a mistake then shows once, and at once), or
     torchrun or SLURM has started all of them. Leaving the context ends those that Lightning started.
 
@@ -42,7 +42,7 @@ class Processes:
         held: what this process holds until the run ends.
 
     Raises:
-        UserError: several processes without trainer=ddp, or in a sweep that would start them by itself.
+        UserError: several processes without trainer=ddp, or in a sweep that would start them.
     """
 
     def __init__(self, trainer: L.Trainer, strategy: Any) -> None:
@@ -87,9 +87,9 @@ class Processes:
 
     @contextmanager
     def rank_zero_first(self) -> Iterator[None]:
-        """Run a block on the first process, then on the others; all have met when it is left.
+        """Run a block on the first process, then on the others; all have joined when it ends.
 
-        What the first makes for all (a data set, an analysis) the others find.
+        The others find what the first made for all (a data set, an analysis).
         """
         starts_others = not self._alone and self._starts_others
         if not starts_others:
@@ -123,7 +123,7 @@ class Processes:
                 _observe(children, self._over)
 
     def _take_port(self) -> None:
-        """Listen where the processes will meet, from before the others are told of it.
+        """Listen on the port where the processes will join, before the others learn it.
 
         Lightning looks for a free port and lets go of it until all have started: somebody else may have it
         then. torch's own store on the same port of this process shares this one's server.
@@ -134,25 +134,23 @@ class Processes:
             os.environ["MASTER_PORT"] = str(self._store.port)
 
     def broadcast(self, value: T) -> T:
-        """What the first process has given, on all of them."""
+        """Return the value of the first process on all of them."""
         return value if self._alone else self._strategy.broadcast(value)
 
     def adopt_processes(self, trainer: L.Trainer) -> None:
-        """Let the trainer that trains pass signals on to the processes started here."""
+        """Let the trainer that trains forward signals to the processes started here."""
         if not self._alone and self._strategy.launcher.procs:
             trainer.strategy.launcher.procs = self._strategy.launcher.procs  # type: ignore[union-attr]
 
 
 def _observe(children: Sequence[Popen[bytes]], over: threading.Event) -> None:
-    """Take over from Lightning's thread, which kills this process within 5 s of the failure of another.
+    """Replace Lightning's thread, which kills this process within 5 s of the failure of another.
 
     That failure ends this process, too, as an error that has its line and its exit code, which takes a while
     on a busy machine. What hangs in spite of it, as on a GPU, has to be killed in the end. Once the run is
-    `over`, in whatever way, nobody is.
+    `over`, no process is killed.
     """
-    for thread in threading.enumerate():
-        if isinstance(thread, _ChildProcessObserver):
-            thread._child_processes = []  # with none to look after it ends
+    stop_child_observers()
     threading.Thread(target=_kill_if_hanging, args=(children, over), daemon=True).start()
 
 

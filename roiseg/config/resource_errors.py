@@ -1,4 +1,4 @@
-"""What the machine lacks, in one line: room on the disk, memory, processes."""
+"""Explain in one line which resource of the machine ran out: disk, memory, processes."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _WORKER = re.compile(
 
 
 def resource_error_message(error: BaseException | None, log: str | None = None) -> str | None:
-    """Say which resource has run out and which settings need less of it; None for any other error.
+    """Return which resource ran out and which settings need less of it; None for any other error.
 
-    Libraries that clear up after such an error often fail at that: what came first is told.
+    Libraries often fail again while they clean up: the first error is explained.
 
     Args:
         error: what has been raised.
@@ -72,7 +72,7 @@ def _explain_one(error: BaseException, log: str | None) -> str | None:
 
 
 def _log_folder(error: BaseException) -> str | None:
-    """Where the logger writes in whose code an error arose, if it did."""
+    """Return the folder of the logger in whose code an error arose, if any."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         owner = frame.f_locals.get("self")
         if type(owner).__module__.startswith(("lightning.pytorch.loggers.", "torch.utils.tensorboard.")):
@@ -81,7 +81,7 @@ def _log_folder(error: BaseException) -> str | None:
 
 
 def _passes_batches(error: BaseException) -> bool:
-    """Did it arise where Python makes the locks of queues between processes?"""
+    """Return whether the error arose where Python makes queues between processes."""
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     return bool(frames) and frames[-1].startswith("multiprocessing.")
 
@@ -97,6 +97,6 @@ def _out_of_processes(error: BaseException) -> bool:
 
 
 def _first_line(text: str) -> str:
-    """The part of a library's message that is about the failure; not the traceback of a loader process."""
+    """Return the line of a library's message that is about the failure, without a loader's traceback."""
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
     return (lines[-1] if lines and lines[0].startswith("Caught ") else lines[0] if lines else "")[:160]

@@ -1,4 +1,4 @@
-"""Where a run writes: folders that no other run writes to."""
+"""Folders of a run: unique, marked, and locked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MARK = ".roiseg_run"
 
 
 def create_unique_dir(folder: str | Path) -> Path:
-    """Make `folder` this run's own; if it holds anything already, take `folder-2`, `-3`, ...
+    """Create `folder` for this run; if it holds anything already, `folder-2`, `-3`, ...
 
     What Hydra puts there (hidden folders, logs) does not count. Safe among processes that ask for the same
     folder at the same moment.
@@ -33,7 +33,7 @@ def create_unique_dir(folder: str | Path) -> Path:
         path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):  # another run, which failed, has just removed it: again
+            with suppress(FileNotFoundError):  # another run, which failed, has just removed it: try again
                 if any(entry.suffix != ".log" for entry in path.glob("[!.]*")):
                     raise FileExistsError
                 os.close(os.open(path / _MARK, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
@@ -49,7 +49,7 @@ def create_unique_dir(folder: str | Path) -> Path:
 
 @contextmanager
 def claimed(folder: str | Path) -> Iterator[Path]:
-    """Claim a folder for a block; if that fails before anything is written, the folder goes again."""
+    """Create a unique folder for a block; if the block fails before it writes, remove the folder."""
     folder = Path(folder).absolute()
     above = absent_folders(folder.parent)
     path = create_unique_dir(folder)
@@ -63,7 +63,7 @@ def claimed(folder: str | Path) -> Iterator[Path]:
 
 
 def is_run(output: Path, checkpoints: Path) -> bool:
-    """Do two folders prove to be those of one run, which it has claimed and which its configuration names?"""
+    """Return whether two folders belong to one run: both marked, and named in its configuration."""
     if not (is_claimed(output) and is_claimed(checkpoints)):
         return False
     try:
@@ -75,13 +75,13 @@ def is_run(output: Path, checkpoints: Path) -> bool:
 
 
 def is_claimed(folder: Path) -> bool:
-    """Has a run made this folder, or taken it while it was empty?"""
+    """Return whether a run created or took this folder."""
     return (folder / _MARK).is_file()
 
 
 @contextmanager
 def lock_run_dir(folder: Path) -> Iterator[None]:
-    """Keep all others from going on with the run of this folder while the block runs, or this process lives.
+    """Keep other processes from resuming the run of this folder during the block.
 
     Raises:
         UserError: another process has it, or it cannot be written.
@@ -91,7 +91,7 @@ def lock_run_dir(folder: Path) -> Iterator[None]:
             stack.enter_context(locked(folder / _MARK, wait=False))
         except LockedError as taken:
             raise UserError(
-                f"the run in {folder} is still going on ({taken}): let it end before going on from it, or "
+                f"the run in {folder} is still running ({taken}): let it end before you resume it, or "
                 "start another run without ckpt_path"
             ) from None
         except OSError as error:

@@ -1,9 +1,10 @@
-"""What a run leaves for people (a summary on the terminal) and for programs (summary.json)."""
+"""What a run leaves: `summary.json` for programs, and the same on the terminal."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,101 @@ from roiseg.decoders.base import Decoder
 from roiseg.metrics.registry import SHORT, labels
 
 _COLUMNS = {"train/loss": "train loss", **labels("val")}
+Epoch = dict[str, float]  # `epoch`, 1 the first, and metrics by their logged names
+
+
+@dataclass
+class RunSummary:
+    """A finished run, as `summary.json` holds it.
+
+    Attributes:
+        output_dir, checkpoint_dir: where the run wrote.
+        seed: of the run.
+        resumed_from: the checkpoint it resumed from, if any.
+        test: metrics of the test by their logged names; empty without one.
+        tested_best: the test measured the best epoch, not the last.
+        monitor: the metric that decides which epoch is best; not in the file.
+        history: one dict per epoch, in order.
+        best_checkpoint, last_overlay, onnx: files, if written.
+        onnx_check: how far the ONNX file is from PyTorch.
+        data: numbers of images and ROIs by split.
+        skipped_images: how often images were left out, and why, by stage.
+        extractor_sha256: of the detector's file.
+        feature_cache: numbers of hits and misses; None without a cache.
+        parameters: numbers of the decoder's parameters.
+        versions: of what a result depends on.
+        choices, overrides: what the command line chose.
+        seconds: wall time of the whole run.
+    """
+
+    output_dir: str
+    checkpoint_dir: str
+    seed: int
+    resumed_from: str | None
+    test: dict[str, float]
+    tested_best: bool
+    data: dict[str, int]
+    skipped_images: dict[str, dict[str, Any]]
+    extractor_sha256: str
+    feature_cache: dict[str, int] | None
+    parameters: dict[str, int]
+    versions: dict[str, str]
+    choices: dict[str, Any]
+    overrides: list[str]
+    monitor: str = "val/miou"
+    history: list[Epoch] = field(default_factory=list)
+    best_checkpoint: str | None = None
+    last_overlay: str | None = None
+    onnx: str | None = None
+    onnx_check: dict[str, Any] | None = None
+    seconds: float = 0.0
+
+    @property
+    def final(self) -> Epoch:
+        """Metrics of the last epoch."""
+        return _metrics(self.history[-1]) if self.history else {}
+
+    @property
+    def best(self) -> Epoch:
+        """Metrics of the best epoch; empty if the monitored metric was never measured."""
+        return _metrics(self._best)
+
+    @property
+    def best_epoch(self) -> int | None:
+        """Number of the best epoch."""
+        return int(self._best["epoch"]) if self._best else None
+
+    @property
+    def tested_epoch(self) -> int | None:
+        """Number of the epoch that the test measured."""
+        return self.best_epoch if self.tested_best else len(self.history)
+
+    @property
+    def _best(self) -> Epoch:
+        measured = [epoch for epoch in self.history if self.monitor in epoch]
+        return max(measured, key=lambda epoch: epoch[self.monitor]) if measured else {}
+
+    def content(self) -> dict[str, Any]:
+        """Return what `summary.json` holds."""
+        derived = ("final", "best", "best_epoch", "tested_epoch")
+        own = [entry.name for entry in fields(self) if entry.name not in ("monitor", "tested_best")]
+        return {name: getattr(self, name) for name in (*derived, *own)} | {"epochs": len(self.history)}
+
+
+class SummaryCallback(ABC):
+    """A Lightning callback that adds to the summary of its run."""
+
+    @abstractmethod
+    def add_to_summary(self, summary: RunSummary) -> None:
+        """Set the fields that this callback knows."""
+
+
+def _metrics(epoch: Epoch) -> Epoch:
+    return {name: value for name, value in epoch.items() if name != "epoch"}
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
+    """Return the versions of what a result depends on."""
     return {
         "roiseg": roiseg.__version__,
         "python": platform.python_version(),
@@ -34,65 +126,59 @@ def package_versions() -> dict[str, str]:
 
 
 def parameter_counts(decoder: Decoder) -> dict[str, int]:
-    """Numbers of the decoder's parameters."""
+    """Count the decoder's parameters."""
     counts = {True: 0, False: 0}
     for parameter in decoder.parameters():
         counts[parameter.requires_grad] += parameter.numel()
     return {"total": sum(counts.values()), "trainable": counts[True], "frozen": counts[False]}
 
 
-def best_epoch(epochs: Sequence[dict[str, float]], metric: str) -> dict[str, float]:
-    """The epoch in which `metric` was highest; empty if it was never measured."""
-    measured = [epoch for epoch in epochs if metric in epoch]
-    return max(measured, key=lambda epoch: epoch[metric]) if measured else {}
-
-
-def print_summary(summary: dict[str, Any]) -> None:
-    """Show the epochs' figures, and where everything lies."""
-    epochs = summary["history"]
+def print_summary(summary: RunSummary) -> None:
+    """Print the metrics of the epochs, and where the files are."""
+    epochs = summary.history
     if epochs:
-        table = Table(title="epochs", caption=f"best mIoU in epoch {summary['best_epoch']}")
+        table = Table(title="epochs", caption=f"best mIoU in epoch {summary.best_epoch}")
         table.add_column("epoch", justify="right")
         shown = {key: name for key, name in _COLUMNS.items() if any(key in epoch for epoch in epochs)}
         for name in shown.values():
             table.add_column(name, justify="right")
         for epoch in epochs:
-            style = "bold green" if epoch["epoch"] == summary["best_epoch"] else None
+            style = "bold green" if epoch["epoch"] == summary.best_epoch else None
             cells = [f"{epoch[key]:.4f}" if key in epoch else "" for key in shown]
             table.add_row(str(int(epoch["epoch"])), *cells, style=style)
         console.print(table)
     console.print(_places(summary))
 
 
-def _places(summary: dict[str, Any]) -> Table:
+def _places(summary: RunSummary) -> Table:
     places = Table(title="results", show_header=False)
     places.add_column(style="bold")
     places.add_column(overflow="fold")
     test = ", ".join(
-        f"{label} {summary['test'][key]:.4f}"
+        f"{label} {summary.test[key]:.4f}"
         for key, label in labels("test", SHORT).items()
-        if key in summary["test"]
+        if key in summary.test
     )
-    onnx_file = summary["onnx"] or "none"
-    if check := summary["onnx_check"]:
+    onnx_file = summary.onnx or "none"
+    if check := summary.onnx_check:
         worst = max(check["random"], check["real"] or 0.0)
         onnx_file += f"\nONNX Runtime differs from PyTorch by {worst:.1e} (allowed {check['tolerance']:.0e})"
-    data, parameters = summary["data"], summary["parameters"]
+    data, parameters = summary.data, summary.parameters
     rows = {
-        f"epoch {summary['tested_epoch']}, measured again": test,
-        "checkpoints": summary["checkpoint_dir"],
-        "best checkpoint": summary["best_checkpoint"],
-        "overlay images": summary["last_overlay"],
-        "TensorBoard": f"tensorboard --logdir {summary['output_dir']}",
+        f"epoch {summary.tested_epoch}, measured again": test,
+        "checkpoints": summary.checkpoint_dir,
+        "best checkpoint": summary.best_checkpoint,
+        "overlay images": summary.last_overlay,
+        "TensorBoard": f"tensorboard --logdir {summary.output_dir}",
         "ONNX": onnx_file,
-        "summary": str(Path(summary["output_dir"]) / "summary.json"),
+        "summary": str(Path(summary.output_dir) / "summary.json"),
         "decoder": f"{parameters['trainable']:,} trainable parameters",
         "data": f"train {data['train_images']} images, {data['train_rois']} ROIs; "
         f"val {data['val_images']} images, {data['val_rois']} ROIs",
-        "time": f"{summary['seconds']:.0f} s for {summary['epochs']} epochs",
+        "time": f"{summary.seconds:.0f} s for {len(summary.history)} epochs",
     }
-    if summary["feature_cache"]:
-        counts = (f"{number:,} {name}" for name, number in summary["feature_cache"].items())
+    if summary.feature_cache:
+        counts = (f"{number:,} {name}" for name, number in summary.feature_cache.items())
         rows["feature cache, images"] = ", ".join(counts)
     here = f"{Path.cwd()}/"
     for name, value in rows.items():

@@ -49,7 +49,7 @@ class OptimizerOptions(TypedDict, total=False):
 
 
 class TrainOptions(TypedDict, total=False):
-    """Keys of conf/train.yaml; preview, doctor and models extend it."""
+    """Keys of conf/train.yaml; preview and doctor extend it."""
 
     trainer: TrainerOptions
     optimizer: OptimizerOptions

@@ -79,7 +79,7 @@ class SceneComposer:
         if not len(self.cutouts):
             raise UserError(
                 f"no instance in {annotations.path} has both sides of {paste.min_size} pixels or more and "
-                "could be pasted: lower data.augment.paste.min_size or set data/augment/paste=none"
+                "could be pasted: lower data.augment.paste.min_size or set data/augment/paste=null"
             )
 
     def sample(self, image: int, rng: np.random.Generator) -> ComposedImage:

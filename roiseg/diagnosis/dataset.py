@@ -1,4 +1,4 @@
-"""What the annotation files hold, and whether training and validation are apart."""
+"""Check what the annotation files hold, and whether training and validation overlap."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _counts(split: str, annotations: Annotations, min_roi_size: float) -> Iterat
 
 
 def _overlap(cfg: DictConfig, found: dict[str, Annotations]) -> Iterator[Finding]:
-    """Are images of the validation trained on?"""
+    """Find validation images that are trained on."""
     paths = []
     for split, of_split in found.items():
         folder = Path(cfg.data[f"{split}_images"]).absolute()

@@ -1,4 +1,4 @@
-"""The detector's inputs, outputs and inner tensors."""
+"""Describe the detector's inputs, outputs and inner tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from roiseg.extractor.tensors import TensorInfo, image_input
 
 
 def inputs_and_outputs(model: ModelProto) -> Iterator[Finding]:
-    """What goes in and what comes out."""
+    """Report inputs and outputs."""
     yield Finding("detector's input", "ok", _words(image_input(model)))
     yield Finding("detector's outputs", "ok", "; ".join(map(_words, model.graph.output)))
 
@@ -24,7 +24,7 @@ def _words(value: ValueInfoProto) -> str:
 
 
 def overview(tensors: Sequence[TensorInfo]) -> Finding:
-    """How many tensors can be decoded, and how to see them."""
+    """Report how many tensors can be decoded, and how to list them."""
     strides = sorted({tensor.stride for tensor in tensors if tensor.stride is not None})
     usable = sum(tensor.stride is not None for tensor in tensors)
     text = f"{len(tensors)}, of which {usable} can be decoded"
@@ -37,7 +37,7 @@ def overview(tensors: Sequence[TensorInfo]) -> Finding:
 
 
 def tensor_table(tensors: Sequence[TensorInfo], chosen: Sequence[str]) -> Table:
-    """Tensors for the terminal; those that training would read are marked."""
+    """Lay out tensors for the terminal; those that training would read are marked."""
     table = Table(title="tensors of the detector (cost: share of the detector it takes to compute one)")
     table.add_column("name", min_width=max((len(tensor.name) for tensor in tensors), default=0))
     for name in ("made by", "shape", "stride", "cost"):

@@ -1,4 +1,4 @@
-"""Are the configured files there, and can results be written?"""
+"""Check that the configured files exist and results can be written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LEAST_FREE = 2e9  # bytes of checkpoints and images that a short run leaves
 
 
 def input_files(cfg: DictConfig) -> Iterator[Finding]:
-    """The detector, both annotation files and both image folders."""
+    """Check the detector, both annotation files and both image folders."""
     yield _file("detector", cfg.extractor, "onnx_path", "extractor")
     for split in ("train", "val"):
         yield _file("annotations", cfg.data, f"{split}_annotations", "data")
@@ -38,7 +38,7 @@ def _file(about: str, node: DictConfig, key: str, group: str) -> Finding:
 
 
 def output_folders(cfg: DictConfig) -> Iterator[Finding]:
-    """Can the folders of results be written, and is there room?"""
+    """Check that the result folders can be written and have room."""
     for key in ("output_dir", "checkpoint_dir"):
         folder = _deepest(Path(cfg.paths[key]))
         if not os.access(folder, os.W_OK):
@@ -54,5 +54,5 @@ def output_folders(cfg: DictConfig) -> Iterator[Finding]:
 
 
 def _deepest(path: Path) -> Path:
-    """The part of a path that exists."""
+    """Return the part of a path that exists."""
     return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())

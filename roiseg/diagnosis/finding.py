@@ -1,4 +1,4 @@
-"""What a check found, and what to do about it."""
+"""Findings of a check, and what to do about them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Finding:
 
 @dataclass
 class Diagnosis:
-    """All findings, in the order in which they were made; a line is never there twice."""
+    """All findings in order, without duplicates."""
 
     findings: list[Finding] = field(default_factory=list)
 
@@ -46,7 +46,7 @@ class Diagnosis:
 
     @contextmanager
     def guard(self, about: str, state: State = "error") -> Iterator[None]:
-        """Turn a mistake of the user's that is met inside into a finding of the report, and go on."""
+        """Turn a mistake of the user inside the block into a finding, and continue."""
         try:
             yield
         except Exception as error:
@@ -57,11 +57,11 @@ class Diagnosis:
 
     @property
     def can_start(self) -> bool:
-        """Is there nothing that keeps training from starting?"""
+        """Return whether nothing keeps training from starting."""
         return all(finding.state != "error" for finding in self.findings)
 
     def table(self) -> Table:
-        """The findings for the terminal."""
+        """Lay out the findings for the terminal."""
         table = Table(title="doctor", show_lines=False)
         for name in ("", "what", "found, and what to do"):
             table.add_column(name, overflow="fold")
@@ -72,5 +72,5 @@ class Diagnosis:
         return table
 
     def content(self) -> dict[str, object]:
-        """The findings for programs."""
+        """Return the findings for JSON."""
         return {"can_start": self.can_start, "findings": [asdict(finding) for finding in self.findings]}

@@ -1,4 +1,4 @@
-"""Are the packages there that pyproject.toml asks for, in versions it allows?"""
+"""Check packages, runtime and hardware of this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SHOWN = ("torch", "lightning", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy
 
 
 def packages() -> list[Finding]:
-    """Versions, packages that are absent or do not fit, and which extras are installed."""
+    """Report versions, packages that are missing or do not fit, and installed extras."""
     try:
         wanted = [Requirement(line) for line in metadata.requires("roiseg") or []]
     except metadata.PackageNotFoundError:
@@ -34,7 +34,7 @@ def packages() -> list[Finding]:
 
 
 def installed(name: str) -> str | None:
-    """Version of a distribution; None where it is not there."""
+    """Return the version of a distribution; None if it is missing."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -60,12 +60,12 @@ def _install(requirement: Requirement) -> str:
 
 
 def _other_runtime(name: str) -> str | None:
-    """The same runtime under the name of its other build."""
+    """Return the same runtime under the name of its other build."""
     return {"onnxruntime-gpu": "onnxruntime", "onnxruntime": "onnxruntime-gpu"}.get(name)
 
 
 def _extras(wanted: list[Requirement]) -> Iterator[Finding]:
-    """One line for all extras: which are whole, which are not."""
+    """Report in one line which extras are complete."""
     extras: dict[str, list[Requirement]] = {}
     for name in metadata.metadata("roiseg").get_all("Provides-Extra") or []:
         members = [r for r in wanted if r.marker is not None and r.marker.evaluate({"extra": name})]
@@ -83,7 +83,7 @@ _CUDA = "CUDAExecutionProvider"
 
 
 def runtime(wanted: Sequence[str] | None, opened: Sequence[str] | None = None) -> Iterator[Finding]:
-    """Execution providers: built in, chosen, and really in use.
+    """Report execution providers: built in, chosen, in use.
 
     Args:
         wanted: `extractor.providers`; None leaves the choice to roiseg.
@@ -113,7 +113,7 @@ _SHARED_LEAST = 512e6  # bytes; containers often have 64 MB, and a loader's batc
 
 
 def devices(num_workers: int, accelerator: str) -> list[Finding]:
-    """Processor cores, memory, GPUs, and the shared memory loader processes need.
+    """Report processor cores, memory, GPUs, and the shared memory that loader processes need.
 
     Args:
         num_workers: loader processes of the configuration.
@@ -123,7 +123,7 @@ def devices(num_workers: int, accelerator: str) -> list[Finding]:
 
 
 def cores() -> int:
-    """Processor cores this process may use."""
+    """Return the number of processor cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Whether the detector finds what is annotated: not so where preprocessing, head or labels are wrong."""
+"""Check that the detector finds the annotated boxes: a miss hints at preprocessing, head or labels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FOUND = 0.5  # IoU
 
 
 def recall(data: RoiDataModule, images: int = 20) -> Iterator[Finding]:
-    """Run the detector on some validation images and count the annotated boxes that it finds.
+    """Run the detector on some validation images and count the annotated boxes it finds.
 
     Args:
         data: ready to be used.

@@ -1,4 +1,4 @@
-"""A training as far as its first loss: everything it builds, and one image."""
+"""Rehearse a training up to its first loss, on one image."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from roiseg.extractor.onnx_extractor import OnnxExtractor
 
 
 def cache(data: RoiDataModule) -> Iterator[Finding]:
-    """Size of all features against the budget and what is free; nothing is opened, made or removed."""
+    """Compare the size of all features with the budget and the free space; nothing is written."""
     if data.cache is None:
         todo = "to compute them once: data/cache=disk, with augmentation data/pool=augmented, too"
-        yield Finding("feature cache", "note", "none: features are computed every epoch", todo)
+        yield Finding("feature cache", "note", "off: features are computed every epoch", todo)
         return
     each = sum(data.cache.codec.length(shape) for shape in data.extractor.shapes)
     views = {split: data.views[split].number for split in ("train", "val")}
     wanted = each * sum(number * len(data.dataset(split)) for split, number in views.items())
     room, place = data.cache.room()
     text = (
-        f"{each / 1e6:.2f} MB an image, {wanted / GB:.2f} GB in all; the budget is "
+        f"{each / 1e6:.2f} MB per image, {wanted / GB:.2f} GB in all; the budget is "
         f"{data.cache.budget / GB:.1f} GB, {place} has room for {room / GB:.1f} GB"
     )
     if not views["train"]:
@@ -52,7 +52,7 @@ _FEW_CELLS = 7  # a side of the median ROI on the finest tensor, below which its
 
 
 def rehearse(cfg: DictConfig, extractor: OnnxExtractor, with_data: bool, report: Diagnosis) -> None:
-    """Build what a training builds, in its order; nothing is written.
+    """Build what a training builds, in the same order; nothing is written.
 
     Args:
         cfg: the configuration.
@@ -78,7 +78,7 @@ def rehearse(cfg: DictConfig, extractor: OnnxExtractor, with_data: bool, report:
 
 
 def _decode(cfg: DictConfig, data: RoiDataModule, decoder: Decoder, report: Diagnosis) -> None:
-    """One training image goes all the way to a loss."""
+    """Run one training image through decoder and loss."""
     report.add(*cache(data), _cells(data, decoder))
     batch = collate(data.samples("train", [0]))
     data.samples("val", [0])
@@ -94,7 +94,7 @@ def _decode(cfg: DictConfig, data: RoiDataModule, decoder: Decoder, report: Diag
 
 
 def _cells(data: RoiDataModule, decoder: Decoder) -> Finding:
-    """How many cells of the finest tensor the median training ROI covers."""
+    """Measure how many cells of the finest tensor the median training ROI covers."""
     annotations, letterbox = data.dataset("train").annotations, data.extractor.preprocess.letterbox
     rois = annotations.all_eligible(data.min_roi_size)
     boxes = annotations.all_pixel_boxes()[rois]

@@ -80,6 +80,7 @@ class CompositeLoss(nn.Module):
         active = {name: entry for name, entry in terms.items() if entry["weight"]}
         if not active:
             raise UserError("loss.terms: every term has weight 0; give one a weight")
+        self.all_reads = {name: entry["term"].reads for name, entry in terms.items()}
         self.terms = nn.ModuleDict({name: entry["term"] for name, entry in active.items()})
         self.weights = {name: float(entry["weight"]) for name, entry in active.items()}
         self.starts = {name: entry.get("from_epoch", 1) for name, entry in active.items()}
@@ -109,9 +110,12 @@ class CompositeLoss(nn.Module):
                 )
         read = {output for term in self.terms.values() for output in term.reads}  # type: ignore[union-attr]
         if unread := [output for output in decoder.needs if output not in read]:
+            terms = " ".join(
+                f"loss.terms.{name}.weight=1" for name, reads in self.all_reads.items() if unread[0] in reads
+            )
             raise UserError(
-                f"this model learns by its output `{unread[0]}`, which no loss term reads: "
-                "give that term a weight, see its file in conf/model"
+                f"this model learns by its output `{unread[0]}`, which no term of this loss reads: take the "
+                f"loss of the model's name (loss=sam beside model=sam), or add {terms or 'such a term'}"
             )
 
     def forward(self, output: DecoderOutput, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

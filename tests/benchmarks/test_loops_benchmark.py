@@ -26,7 +26,7 @@ def test_scenes_have_the_number_of_persons_asked_for(realdata, tmp_path):
 
 def test_both_loops_train_on_the_same_rois_and_nearly_the_same_targets(realdata, tmp_path):
     overrides = [
-        "data=coco128_person", "extractor=yolox", "data/augment=none", "callbacks=none", "logger=[]",
+        "data=coco128_person", "extractor=yolox", "data/augment=null", "callbacks=[]", "logger=[]",
         f"data.train_annotations={usual_loop.crowd_scenes(tmp_path, 4)}", "data.num_workers=0",
         "data.sampler.rois_per_image=4", "data.sampler.jitter_share=0", "data.min_roi_size=1",
     ]  # fmt: skip

@@ -47,7 +47,7 @@ def run_train(tiny_overrides):
 
     def run(root, *overrides, export=False):
         extra = [] if export else ["~callbacks.onnx_export"]
-        return train(composed([*tiny_overrides, *extra, *overrides], root))
+        return train(composed([*tiny_overrides, *extra, *overrides], root)).content()
 
     return run
 

@@ -44,10 +44,10 @@ def test_every_command_takes_any_name(run_main, tiny_overrides, coco_set, onnx_f
     ckpt = checkpoint.rename(root / f"{name}.pth").relative_to(tmp_path)
     run("doctor", *usual, "output=[/x]/doctor.json")
     run("preview", *usual, f"output=[/x]/{name}.png")
-    run("models", *usual, "models=[roialign]", "output=[/x]/models.json")
+    run("doctor", *usual, "decoders=[roialign]", "output=[/x]/costs.json")
     run("analyze", f"annotations=[/x]/{name}.json", "output_dir=[/x]", "index_dir=[/x]/index")
     run("export", f"ckpt={ckpt}", f"output=[/x]/{name}-x.onnx")
-    run("check", f"onnx=[/x]/{name}-x.onnx", f"ckpt={ckpt}", "runs=1", "rois=[1]")
+    run("export", f"check=[/x]/{name}-x.onnx", f"ckpt={ckpt}", "runs=1", "rois=[1]")
     run("evaluate", f"ckpt={ckpt}", f"onnx=[/x]/{name}-x.onnx", "output_dir=[/x]/evaluated")
     run("predict", "[/x]/images", f"ckpt={ckpt}", f"boxes=[/x]/{name}.json", "output_dir=[/x]/found", "writers=[all]")  # fmt: skip
     run("report", "[/x]/run", "output_dir=[/x]/report")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
+import roiseg.__main__
+from roiseg.__main__ import COMMANDS
 from roiseg.common.errors import UserError
+from roiseg.config.argv import quote
 from roiseg.config.build import to_plain
 from roiseg.config.entry import CONF_DIR
+from roiseg.config.help import help_text
 from roiseg.data.copy_paste import CopyPaste
 from roiseg.decoders.base import Decoder, DecoderOutput
 from roiseg.extractor.postprocess.base import Postprocessor
@@ -29,10 +34,12 @@ def composing(monkeypatch):
 
     def run(*overrides, config="train"):
         fixed = (
-            ["paths.root_dir=/r", "paths.output_dir=/r/outputs/x"] if config in ("train", "preview") else []
+            ["paths.root_dir=/r", "paths.output_dir=/r/outputs/x"]
+            if config in ("train", "preview", "doctor")
+            else []
         )
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
-            return compose(config, overrides=[*fixed, *overrides])
+            return compose(config, overrides=[*fixed, *map(quote, overrides)])
 
     return run
 
@@ -42,7 +49,13 @@ CASES = [
     for group in ("data", "extractor", "model", "loss", "optimizer", "scheduler", "trainer", "experiment", "debug")
     for choice in choices(group)
     if not (choice == "default" and group in ("data", "extractor", "loss"))
-] + [f"{group}={c}" for group in ("data/augment", "data/augment/paste") for c in choices(group)]  # fmt: skip
+]  # fmt: skip
+CASES += [
+    f"{group}={choice}"
+    for group in ("data/augment", "data/augment/paste", "data/cache", "data/pool", "data/folds", "clicks", "tta",
+                  "callbacks", "logger")
+    for choice in (*choices(group), "null")
+]  # fmt: skip
 CASES += [f"{group}=[{c}]" for group in ("callbacks", "logger") for c in choices(group)]
 
 
@@ -57,7 +70,7 @@ def test_every_way_to_read_a_detectors_boxes_can_be_built(composing, choice):
     assert isinstance(instantiate(cfg.extractor.postprocess, _convert_="all"), Postprocessor)
 
 
-@pytest.mark.parametrize("level", choices("data/augment"))
+@pytest.mark.parametrize("level", [*choices("data/augment"), "null"])
 def test_pasting_is_added_to_any_augmentation(composing, level):
     alone = to_plain(composing(f"data/augment={level}"))["data"]["augment"]
     pasted = to_plain(composing("data/augment/paste=people", f"data/augment={level}"))["data"]["augment"]
@@ -66,26 +79,35 @@ def test_pasting_is_added_to_any_augmentation(composing, level):
     assert pasted == alone
 
 
+@pytest.fixture(scope="module")
+def losses():
+    names = sorted(set(choices("loss")) - {"default"})
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        nodes = {name: compose("train", overrides=[f"loss={name}"]).loss for name in names}
+    return {name: instantiate(node, _convert_="all") for name, node in nodes.items()}
+
+
 @pytest.mark.parametrize("model", choices("model"))
-@pytest.mark.parametrize("loss", sorted(set(choices("loss")) - {"default"}))
-def test_every_decoder_trains_with_every_loss_that_fits(composing, model, loss):
-    cfg = composing(f"model={model}", f"loss={loss}")
+def test_every_decoder_trains_with_every_loss_that_fits(composing, losses, model):
     facts = {"in_channels": (8, 8, 8), "strides": (8, 16, 32), "image_size": (64, 64)}
-    decoder = instantiate(cfg.model, **facts, _convert_="all")
+    decoder = instantiate(composing(f"model={model}").model, **facts, _convert_="all")
     assert isinstance(decoder, Decoder)
-    measure = instantiate(cfg.loss, _convert_="all")
-    try:
-        measure.check(decoder)
-    except UserError as error:
-        assert "output `" in str(error)  # noqa: PT017 - most combinations raise nothing
-        return
     features = [torch.randn(1, 8, 64 // stride, 64 // stride) for stride in decoder.strides]
     output = decoder(features, torch.tensor([[0.0, 4, 4, 40, 60]]))
     assert isinstance(output, DecoderOutput)
     target = torch.randint(0, 3, (1, *decoder.output_size), dtype=torch.uint8)
-    total, _ = measure(output, target)
-    total.backward()
-    assert torch.isfinite(total)
+    fitting = []
+    for name, loss in losses.items():
+        try:
+            loss.check(decoder)
+        except UserError as error:
+            assert "output `" in str(error)  # noqa: PT017 - most combinations raise nothing
+            continue
+        total, _ = loss(output, target)
+        total.backward(retain_graph=True)
+        assert torch.isfinite(total)
+        fitting.append(name)
+    assert (model if model in losses else "ce_dice") in fitting
 
 
 @pytest.mark.parametrize("scheduler", choices("scheduler"))
@@ -101,10 +123,10 @@ def test_every_optimizer_steps_with_every_schedule(composing, optimizer, schedul
     assert (parameter < 1).all()
 
 
-@pytest.mark.parametrize("level", choices("data/augment"))
+@pytest.mark.parametrize("level", [*choices("data/augment"), "null"])
 def test_every_augmentation_level_builds(composing, level):
     augment = instantiate(composing(f"data/augment={level}").data.augment, _convert_="all")
-    assert (augment.photometric is None) == (level == "none")
+    assert (augment.photometric is None) == (level == "null")
 
 
 @pytest.mark.parametrize("path", sorted(CONF_DIR.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONF_DIR)))
@@ -139,7 +161,44 @@ def test_sweep_presets_choose_their_plugins(composing):
 
 @pytest.mark.parametrize(
     "config",
-    ["export", "prepare", "preview", "analyze", "synthesize", "make_extractor", "report", "predict", "check"],
+    [path.stem for path in CONF_DIR.glob("*.yaml") if path.stem not in ("train", "evaluate")],
 )
 def test_every_command_has_a_configuration(composing, config):
     assert isinstance(composing(config=config), DictConfig)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_lists_every_option_with_its_comment_and_every_choice(name):
+    text = help_text(name, CONF_DIR)
+    lines = (CONF_DIR / f"{name}.yaml").read_text().splitlines()
+    options = [line for line in lines if re.match(r"[a-z_]+:", line) and line not in ("defaults:", "hydra:")]
+    assert options
+    assert all(line in text for line in options)
+    if name == "train":
+        assert re.search(r"^  data/augment: heavy, light, medium$", text, re.MULTILINE)
+
+
+def test_the_list_of_commands_is_complete(capsys, monkeypatch):
+    package = CONF_DIR.parent / "roiseg"
+    assert set(COMMANDS) == {p.stem for p in package.glob("*.py") if "@command(" in p.read_text()}
+    assert set(COMMANDS) == {p.stem for p in CONF_DIR.glob("*.yaml")}
+    monkeypatch.setattr("sys.argv", ["roiseg"])
+    roiseg.__main__.main()
+    assert all(f"  {name} " in capsys.readouterr().out for name in ["train"])
+    monkeypatch.setattr("sys.argv", ["roiseg", "trian"])
+    with pytest.raises(SystemExit, match="nearest: train"):
+        roiseg.__main__.main()
+
+
+@pytest.mark.parametrize("model", ["sam", "pointrend", "cascade", "cascade_sam"])
+def test_a_model_with_a_loss_of_its_own_names_it(composing, model):
+    """The model does not change the loss; with another one the error says what to add, and that is enough."""
+    facts = {"in_channels": (8, 8, 8), "strides": (8, 16, 32), "image_size": (64, 64)}
+    plain = composing(f"model={model}")
+    assert plain.loss == composing().loss
+    decoder = instantiate(plain.model, **facts, _convert_="all")
+    instantiate(composing(f"model={model}", f"loss={model}").loss, _convert_="all").check(decoder)
+    with pytest.raises(UserError, match="loss=sam beside model=sam") as raised:
+        instantiate(plain.loss, _convert_="all").check(decoder)
+    added = re.findall(r"loss\.terms\.\w+\.weight=1", str(raised.value))
+    assert added

@@ -58,7 +58,7 @@ def test_a_whole_configuration_could_start_and_leaves_nothing(doctor, tmp_path):
     assert "1 crowd regions" in said
     assert "detector's input: images: float32 [1, 3, 64, 64]" in said
     assert "one image: " in said and "before any training" in said
-    assert "feature cache: 0.00 MB an image" in said  # [32, 8, 8] in float16: 4096 bytes
+    assert "feature cache: 0.00 MB per image" in said  # [32, 8, 8] in float16: 4096 bytes
     left = {path.name for path in tmp_path.glob("[!.]*")}
     assert left <= {"doctor.json", "data"}
     assert not (tmp_path / "data" / "feature_cache").exists()
@@ -183,7 +183,7 @@ def test_a_logger_that_is_not_installed_is_named(doctor, monkeypatch):
 
 
 def test_a_cache_that_is_too_small_is_a_warning(doctor):
-    _, findings, _ = doctor("data/augment=none", "data/cache=disk", "data.cache.budget_gb=0.000001")
+    _, findings, _ = doctor("data/augment=null", "data/cache=disk", "data.cache.budget_gb=0.000001")
     (warning,) = [f for f in of_state(findings, "warning") if f["about"] == "feature cache"]
     assert "budget_gb" in warning["todo"]
 
@@ -257,4 +257,4 @@ def test_real_data(run_main, realdata, tmp_path, monkeypatch):
         "data, val: 15 .* 35 ROIs", said
     )
     # strides 8, 4, 16: 64 x 52 x 52 + 32 x 104 x 104 + 128 x 26 x 26 numbers in float16
-    assert "feature cache: 1.21 MB an image" in said
+    assert "feature cache: 1.21 MB per image" in said

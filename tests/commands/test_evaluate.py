@@ -46,7 +46,7 @@ def run_of(tiny_overrides, tmp_path):
 
     def run(*overrides):
         extra = ["trainer.max_epochs=3", "~callbacks.onnx_export", "~callbacks.overlays"]
-        return train(composed([*shared, *extra, *overrides], tmp_path / "run"))
+        return train(composed([*shared, *extra, *overrides], tmp_path / "run")).content()
 
     return run
 

@@ -13,8 +13,8 @@ import torch
 from composing import composed
 from omegaconf import OmegaConf
 
-from roiseg.export import validation_samples
 from roiseg.inference.checkpoint import load_model, read_checkpoint
+from roiseg.onnx_export.check import validation_samples
 from roiseg.preview import preview
 from roiseg.train import train
 
@@ -47,7 +47,7 @@ def test_film_and_detail_train_draw_and_export(run_train, tmp_path):
 def test_a_model_in_the_image_frame_trains_draws_and_exports(without_model, tmp_path):
     unet = ["model=unet", "model.channels=8", "model.depth=1", "model.film=1.0", "model.detail=4"]
     options = ["data.metric_size=[20,12]", "callbacks.onnx_export.merged=true"]
-    summary = train(composed([*without_model, *unet, *options], tmp_path))
+    summary = train(composed([*without_model, *unet, *options], tmp_path)).content()
     assert summary["onnx_check"]["passed"]
     assert 0 < summary["final"]["val/miou"] < 1
     assert summary["test"]["test/miou"] == pytest.approx(summary["best"]["val/miou"], abs=1e-6)

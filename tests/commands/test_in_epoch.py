@@ -17,7 +17,7 @@ from roiseg.training.module import RoiSegModule
 from roiseg.training.resume import checkpoint_progress
 from tools.chaos.kills import same
 
-SMALL = ["data.batch_size=1", "trainer.max_epochs=2", "callbacks=[history,checkpoint,in_epoch]"]
+SMALL = ["data.batch_size=1", "trainer.max_epochs=2", "callbacks=minimal"]
 
 
 def tell(patch, hook, count):
@@ -74,7 +74,7 @@ def assert_same_state(found, expected):
 RECIPES = {
     "plain": [],
     "averaged": ["+callbacks=ema"],
-    "points at random": ["model=pointrend"],
+    "points at random": ["model=pointrend", "loss=pointrend"],
     "accumulated": ["trainer.accumulate_grad_batches=2"],
     "loader processes": ["data.num_workers=2"],
 }

@@ -34,8 +34,6 @@ FILES = {
     "export": ["ckpt=CHECKPOINT", "output=TARGET"],
     "preview": ["TINY", "output=TARGET.png"],
     "doctor": ["TINY", "output=TARGET"],
-    "models": ["TINY", "models=[coarse]", "output=TARGET"],
-    "make_extractor": ["images=1", "steps=1", "output=TARGET"],
     "report": ["runs", "output_dir=FOLDER/report.csv"],
     "analyze": ["annotations=ANNOTATIONS", "output_dir=FOLDER/data_analyze.png"],
 }
@@ -54,7 +52,7 @@ FOLDERS = {
         "output_dir=FOLDER",
     ],
     "predict": ["ckpt=CHECKPOINT", "source=IMAGES", "output_dir=FOLDER"],
-    "synthesize": ["root=FOLDER"],
+    "demo": ["make=[data]", "root=FOLDER"],
     "prepare": ["source=IMAGES", "output_dir=FOLDER"],
 }
 
@@ -157,7 +155,7 @@ def test_a_file_is_replaced_by_the_command_that_wrote_it_and_not_once_it_is_chan
     for content in (1, 2):
         with outputs.purpose("doctor"):
             write_json(path, content)
-    for purpose, change in (("models", None), ("doctor", "3 \n")):
+    for purpose, change in (("export", None), ("doctor", "3 \n")):
         path.write_text(change or path.read_text())
         kept = path.read_text()
         with (

@@ -154,5 +154,5 @@ def test_preview_draws_the_training_samples(tiny_overrides, tmp_path):
 def test_help_names_groups_and_first_commands():
     done = run_command(["roiseg.train", "--help"])
     assert done.returncode == 0
-    for text in ("model=roialign loss=ce_dice", "experiment: ", "coco128_yolox", "trainer.max_epochs"):
+    for text in ("model=roialign loss=ce_dice", "experiment [null]: ", "coco128_yolox", "trainer.max_epochs"):
         assert text in done.stdout

@@ -18,7 +18,7 @@ import roiseg.train
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install -e '.[slurm]'")
 
-QUICK = ["callbacks=[history,checkpoint]", "trainer.max_epochs=1"]
+QUICK = ["callbacks=minimal", "trainer.max_epochs=1"]
 
 # sbatch starts every job of an array on this machine, scontrol requeue starts one again, srun runs its command
 STAND_INS = {
@@ -76,7 +76,7 @@ def test_jobs_by_the_local_executor_have_folders_of_their_own_and_one_may_fail(t
 def test_a_preempted_job_is_queued_again_and_goes_on(tiny_overrides, slurm, tmp_path):
     arguments = [
         "-m", "sweep=slurm", "hydra.launcher.partition=gpu", "hydra.launcher.timeout_min=90", *tiny_overrides,
-        "callbacks=[history,checkpoint,in_epoch]", "trainer.max_epochs=40", "ckpt_path=last", "seed=1,2",
+        "callbacks=minimal", "trainer.max_epochs=40", "ckpt_path=last", "seed=1,2",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment["PATH"] = f"{slurm}:{environment['PATH']}"

@@ -269,7 +269,7 @@ def test_real_images_and_a_real_detector_train_draw_and_export(realdata, tmp_pat
 
     from roiseg.train import train
 
-    summary = train(composed(["experiment=coco128_yolox", "debug=limit"], tmp_path))
+    summary = train(composed(["experiment=coco128_yolox", "debug=limit"], tmp_path)).content()
     assert summary["data"] == {"train_images": 44, "train_rois": 161, "val_images": 15, "val_rois": 35}
     assert summary["onnx_check"]["passed"]
     assert summary["onnx_check"]["real"] <= 1e-4

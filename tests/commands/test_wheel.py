@@ -53,7 +53,7 @@ def test_the_wheel_holds_one_package(wheel):
 
 def test_training_and_prediction_run_from_the_wheel(wheel, tmp_path):
     sizes = ["data.source.train_images=2", "data.source.val_images=2", "data.batch_size=2"]
-    quick = ["trainer.max_epochs=1", "data.num_workers=0", "callbacks=[history,checkpoint]", "test=false"]
+    quick = ["trainer.max_epochs=1", "data.num_workers=0", "callbacks=minimal", "test=false"]
     run(wheel, tmp_path, MODULE.format("roiseg.train"), *sizes, *quick)
     detector = tmp_path / "ext_extractor" / "tiny_person_256.onnx"  # copied, not trained
     assert detector.read_bytes() == (ROOT / "ext_extractor" / detector.name).read_bytes()

@@ -54,11 +54,9 @@ def test_an_experiment_that_differs_is_a_name(made):
 
 
 def test_packages_and_deletions_are_shown_as_they_act(made):
-    term = ["loss/term@loss.terms=[ce,dice]"]
-    runs = made(
-        (term, {"loss__terms__dice": {"weight": 1.0}}), (["~callbacks.ema"], {}), ([], {"callbacks__ema": 1})
-    )
-    assert names(runs) == ["loss.terms=[ce,dice]", "~callbacks.ema", "base"]
+    term = ["model@model.first=unet"]
+    runs = made((term, {"model__first__depth": 3}), (["~callbacks.ema"], {}), ([], {"callbacks__ema": 1}))
+    assert names(runs) == ["model.first=unet", "~callbacks.ema", "base"]
 
 
 def test_seed_fold_folders_and_loaders_make_no_variant(made):
@@ -66,7 +64,7 @@ def test_seed_fold_folders_and_loaders_make_no_variant(made):
         (["data.folds.held_out=0"], {"fold": 0, "seed": 1}),
         (["data.folds.held_out=1", "seed=2"], {"fold": 1, "seed": 2, "ckpt_path": "/x.pth"}),
         (
-            ["data.num_workers=0", "logger=none"],
+            ["data.num_workers=0", "logger=[]"],
             {"fold": 2, "seed": 2, "data__num_workers": 0, "logger": None},
         ),
         (

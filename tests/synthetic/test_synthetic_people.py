@@ -197,7 +197,7 @@ def test_annotations_of_the_users_in_its_folder_stay(tmp_path: Path) -> None:
 def test_command_makes_the_data_and_tells_about_it(tmp_path: Path) -> None:
     arguments = [f"root={tmp_path}/made", "train_images=2", "val_images=1"]
     run = subprocess.run(
-        [sys.executable, "-m", "roiseg.synthesize", *arguments],
+        [sys.executable, "-m", "roiseg.demo", "make=[data]", *arguments],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -170,7 +170,7 @@ def test_learning_lowers_the_loss_and_repeats_itself() -> None:
 def test_command_trains_and_writes(tmp_path: Path) -> None:
     arguments = ["output=made/x.onnx", "images=4", "steps=2", "batch_size=2", "bfloat16=false"]
     subprocess.run(
-        [sys.executable, "-m", "roiseg.make_extractor", *arguments],
+        [sys.executable, "-m", "roiseg.demo", "make=[detector]", "train_detector=true", *arguments],
         cwd=tmp_path,
         env=dict(os.environ, PYTHONPATH=str(REPOSITORY)),
         check=True,

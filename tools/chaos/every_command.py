@@ -95,10 +95,10 @@ def commands(inputs: Inputs) -> dict[str, tuple[str, Make]]:
         "analyze": ("analyze", lambda f: [f"annotations={inputs.coco.json}", f"output_dir={f}", f"index_dir={f}/index"]),
         "report": ("report", lambda f: [str(inputs.runs), f"output_dir={f}", "resamples=100"]),
         "prepare": ("prepare", lambda f: [f"source={inputs.source}", f"output_dir={f}", "sizes=[2]", "images=copy"]),
-        "synthesize": ("synthesize", lambda f: [f"root={f}/set", "train_images=3", "val_images=2"]),
-        "make_extractor": ("make_extractor", lambda f: [f"output={f}/made.onnx", "pictures=4", "steps=2", "batch_size=2"]),
+        "demo data": ("demo", lambda f: ["make=[data]", f"root={f}/set", "train_images=3", "val_images=2"]),
+        "demo": ("demo", lambda f: ["make=[detector]", "train_detector=true", f"output={f}/made.onnx", "images=4", "steps=2", "batch_size=2"]),
         "doctor": ("doctor", lambda f: [*tiny, f"paths.root_dir={f}", f"output={f}/doctor.json"]),
-        "models": ("models", lambda f: [*tiny, f"output={f}/models.json"]),
+        "decoder costs": ("doctor", lambda f: [*tiny, "decoders=all", f"output={f}/models.json"]),
     }  # fmt: skip
     for writer in WRITERS:
         found[f"predict {writer}"] = ("predict", functools.partial(_predict, inputs, predict, writer))

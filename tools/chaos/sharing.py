@@ -71,7 +71,7 @@ def training(folder: Path, shared: Path, budget_gb: float = 1.0, codec: str = "H
     return [
         f"paths.data_dir={shared}/data", f"paths.extractor_dir={shared}/extractor",
         f"data.source.train_images={TRAIN}", f"data.source.val_images={VAL}", "data.num_workers=0",
-        "data.batch_size=2", "data/augment=none", "data/cache=disk", f"data.cache.budget_gb={budget_gb}",
+        "data.batch_size=2", "data/augment=null", "data/cache=disk", f"data.cache.budget_gb={budget_gb}",
         f"data.cache.codec._target_=roiseg.extractor.cache.codec.{codec}", "model.mid_channels=16",
         "model.min_channels=8", "model.depth=1", "trainer=cpu", "trainer.max_epochs=2", "logger=csv",
         "~callbacks.onnx_export", f"paths.root_dir={folder}", f"paths.output_dir={folder}/out",

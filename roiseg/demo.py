@@ -1,0 +1,74 @@
+"""`python -m roiseg.demo`: make the embedded data set and the embedded detector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from omegaconf import DictConfig
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from rich.table import Table
+
+from roiseg.common.console import console
+from roiseg.common.files import read_json
+from roiseg.config.entry import command
+from roiseg.config.validation import validated
+from roiseg.synthetic import SyntheticPeople
+from roiseg.synthetic.detector_training import TinyDetector
+
+
+def make_data(cfg: DictConfig) -> SyntheticPeople:
+    """Draw the data set unless it is there, and print what it holds."""
+    data = SyntheticPeople(cfg.root, cfg.train_images, cfg.val_images, cfg.seed)
+    data.ensure()
+    table = Table("split", "images", "persons", "persons per image", "annotations")
+    for split in ("train", "val"):
+        path = data.annotation_file(split)
+        content = read_json(path, "synthetic annotations")
+        images, persons = len(content["images"]), len(content["annotations"])
+        table.add_row(split, str(images), str(persons), f"{persons / images:.2f}", str(path))
+    console.print(table)
+    return data
+
+
+def make_detector(cfg: DictConfig) -> Path:
+    """Copy or train the detector; returns the ONNX file."""
+    keys = ("images", "steps", "batch_size", "lr", "seed", "device", "bfloat16", "threads")
+    detector = TinyDetector(cfg.output, **{key: cfg[key] for key in keys})
+    path = Path(detector.make() if cfg.train_detector else detector.ensure())
+    console.print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+    return path
+
+
+class Options(TypedDict):
+    """Keys of conf/demo.yaml."""
+
+    make: list[Literal["data", "detector"]]
+    seed: NonNegativeInt
+    root: str
+    train_images: PositiveInt
+    val_images: PositiveInt
+    output: str
+    train_detector: bool
+    images: PositiveInt
+    steps: PositiveInt
+    batch_size: PositiveInt
+    lr: PositiveFloat
+    device: str
+    bfloat16: bool
+    threads: PositiveInt | None
+
+
+_PARTS = {"data": make_data, "detector": make_detector}
+
+
+@command("demo")
+def main(cfg: DictConfig) -> None:
+    """Make the parts that are asked for."""
+    validated(cfg, Options)
+    for part in cfg.make:
+        _PARTS[part](cfg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Compare decoders: cost on the detector's tensors, and test figures of a folder of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, ListConfig
+from rich.table import Table
+
+from roiseg.common.console import track
+from roiseg.common.errors import UserError, closest_matches
+from roiseg.config import build
+from roiseg.config.device import require_device
+from roiseg.config.entry import CONF_DIR, user_message
+from roiseg.decoders.cost import Cost, measure_cost
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.metrics.registry import labels
+from roiseg.reporting.runs import read_summary, run_folders
+
+_OWN = (
+    "decoders",
+    "tensors",
+    "output",
+    "device",
+    "runs",
+)  # the doctor's keys; all others are for the decoders
+_METRICS = labels("test")
+
+
+def decoder_costs(cfg: DictConfig) -> tuple[dict[str, Cost], dict[str, str]]:
+    """Measure decoders; returns their costs, and why the others cannot be built on these features."""
+    names, device = _chosen(cfg), require_device(cfg.device)
+    extractor = build.build_extractor(cfg)
+    overrides = [o for o in _overrides() if o.lstrip("+").split("=")[0] not in (*_OWN, "model")]
+    costs: dict[str, Cost] = {}
+    rejected: dict[str, str] = {}
+    for name in track(names, "decoders"):
+        try:
+            costs[name] = _cost(name, overrides, extractor, device)
+        except Exception as error:
+            if (line := user_message(error)) is None:
+                raise
+            rejected[name] = line
+    if not costs:
+        raise UserError(f"none of these decoders can be built: {next(iter(rejected.values()))}")
+    return costs, rejected
+
+
+def cost_table(cfg: DictConfig, costs: Mapping[str, Cost], figures: Mapping[str, dict[str, float]]) -> Table:
+    """Lay out costs, and test figures of runs by model, if any."""
+    table = Table(title=f"decoders on {', '.join(map(str, cfg.extractor.layers))}")
+    metrics = _METRICS if figures else {}
+    for column in (
+        "model",
+        "parameters",
+        "GMACs per image",
+        "GMACs per ROI",
+        "ms per ROI",
+        *metrics.values(),
+    ):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for name, value in costs.items():
+        reached = figures.get(name, {})
+        table.add_row(
+            name,
+            f"{value.parameters:,}",
+            f"{value.image_macs / 1e9:.3f}",
+            f"{value.roi_macs / 1e9:.3f}",
+            f"{value.roi_ms:.2f}",
+            *(f"{reached[key]:.3f}" if key in reached else "" for key in metrics),
+        )
+    return table
+
+
+def figures_of_runs(folder: str | Path) -> dict[str, dict[str, float]]:
+    """Read the test figures of the runs in a folder (`summary.json`, at any depth), by model.
+
+    Raises:
+        UserError: the folder or a finished run is missing, or two runs have the same model.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for path in (run / "summary.json" for run in run_folders([folder])):
+        if not path.is_file():  # unfinished
+            continue
+        summary = read_summary(path)
+        name = summary.get("choices", {}).get("model")
+        if name in found:
+            raise UserError(
+                f"{path} is another run of model={name} in {folder}: give the folder of one sweep"
+            )
+        if name is not None:
+            found[name] = summary["test"]
+    if not found:
+        raise UserError(f"there is no finished run (summary.json) in {folder}: set runs to a sweep's folder")
+    return found
+
+
+def _chosen(cfg: DictConfig) -> list[str]:
+    """Return the choices of `model=` that `decoders` names."""
+    known = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml"))
+    names = list(cfg.decoders) if isinstance(cfg.decoders, ListConfig) else [cfg.decoders]
+    if names == ["all"]:
+        return known
+    for name in names:
+        if name not in known:
+            close = ", ".join(closest_matches(str(name), known))
+            raise UserError(
+                f"decoders: there is no model `{name}` (nearest: {close}; all: {', '.join(known)})"
+            )
+    return names
+
+
+def _cost(name: str, overrides: list[str], extractor: OnnxExtractor, device: torch.device) -> Cost:
+    node = compose("train", [f"model={name}", *overrides])
+    return measure_cost(build.build_decoder(node, extractor).to(device), extractor.shapes)
+
+
+def _overrides() -> list[str]:
+    """Return the overrides of the command line, including folders of further configuration."""
+    given = HydraConfig.get().overrides
+    return [*(o for o in given.hydra if o.startswith("hydra.searchpath=")), *given.task]

@@ -1,0 +1,119 @@
+"""Check an exported file: is it valid, does it give what it promises, and what its checkpoint gives?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from roiseg.common.console import track
+from roiseg.common.errors import UserError
+from roiseg.common.files import utf8_path
+from roiseg.data.annotation_loading import load_annotations
+from roiseg.data.augment import Augment, Views
+from roiseg.data.batch import RoiSample
+from roiseg.data.dataset import RoiDataset
+from roiseg.data.targets import TargetSpec
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.inference.checkpoint import TrainedModel, load_model
+from roiseg.inference.onnx_file import OnnxFile
+from roiseg.onnx_export.export import allowed_difference
+from roiseg.onnx_export.timing import Timing, time_file
+from roiseg.onnx_export.verify import OnnxCheck, compare
+
+_CHECK_IMAGES = 3
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """What was measured on an exported file.
+
+    Attributes:
+        file: the file.
+        trials: its speed for several numbers of ROIs.
+        parity: how far it is from its checkpoint; None if no checkpoint was given.
+    """
+
+    file: OnnxFile
+    trials: list[Timing]
+    parity: OnnxCheck | None
+
+
+def check_file(
+    path: str | Path, ckpt: str | None, onnx_path: str | None, rois: Sequence[int], runs: int
+) -> FileCheck:
+    """Check an exported file.
+
+    Args:
+        path: the file.
+        ckpt: the checkpoint it was exported from; None: the two are not compared.
+        onnx_path: the extractor's file; None: where it was in training.
+        rois: numbers of ROIs that are timed.
+        runs: runs per number of ROIs, of which the median is taken.
+
+    Raises:
+        UserError: roiseg did not export it, or it is damaged or does not give what it promises.
+    """
+    file = OnnxFile(path)
+    try:
+        with utf8_path(file.path) as readable:
+            onnx.checker.check_model(readable, full_check=True)
+    except onnx.checker.ValidationError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{file.path} is not a valid ONNX file ({reason}): export it again") from None
+    counts = [0] if file.finds_boxes else [0, *rois]
+    trials = [
+        time_file(file, count, runs if count or file.finds_boxes else 0)
+        for count in track(counts, "running the file")
+    ]
+    return FileCheck(file, trials, None if ckpt is None else compare_with_checkpoint(file, ckpt, onnx_path))
+
+
+def compare_with_checkpoint(file: OnnxFile, ckpt: str, onnx_path: str | None) -> OnnxCheck:
+    """Compare a file with its checkpoint in PyTorch.
+
+    Raises:
+        UserError: it was exported from another model, or the extractor it holds is gone.
+    """
+    model = load_model(ckpt)
+    theirs = (list(model.layers), model.image_size, model.extractor_sha256)
+    if theirs != (file.layers, file.image_size, file.metadata.get("extractor_sha256")):
+        raise UserError(
+            f"{file.path} was exported from {file.metadata.get('checkpoint')}, which reads other features "
+            f"than {ckpt}: give that checkpoint"
+        )
+    if (postprocess := file.postprocess) is not None:
+        model = model.with_postprocess(postprocess)
+    extractor = open_extractor(model, onnx_path, required=file.merged)
+    samples = [] if extractor is None else validation_samples(model, extractor)
+    tolerance = allowed_difference(onnx.load(str(file.path)))
+    return compare(file.path, model, tolerance, extractor, samples, file.merged, file.finds_boxes)
+
+
+def open_extractor(model: TrainedModel, onnx_path: str | None, required: bool) -> OnnxExtractor | None:
+    """Open the model's extractor; None if its file is gone and it is neither asked for nor needed."""
+    try:
+        return model.extractor(onnx_path)
+    except UserError:
+        if required or onnx_path is not None:
+            raise
+        return None
+
+
+def validation_samples(model: TrainedModel, extractor: OnnxExtractor) -> Sequence[RoiSample]:
+    """Read some of the run's validation images; empty if they are gone."""
+    data = model.config["data"]
+    spec = TargetSpec(
+        model.decoder.frame, model.decoder.output_size, model.decoder.num_classes, model.image_size
+    )
+    try:
+        annotations = load_annotations(
+            data["val_annotations"], data["category_id"], crowd=data.get("crowd", "region")
+        )
+        views = Views(extractor.preprocess.letterbox, Augment())
+        dataset = RoiDataset(annotations, data["val_images"], views, spec, data["min_roi_size"])
+        return [dataset[item] for item in range(min(_CHECK_IMAGES, len(dataset)))]
+    except UserError:
+        return []

@@ -1,0 +1,240 @@
+"""`python -m roiseg.export check=FILE` on files made for the purpose."""
+
+from __future__ import annotations
+
+import json
+
+import onnx
+import pytest
+import torch
+from helpers import run_command, user_error
+from onnx import numpy_helper
+from tiny_run import one_thread, tiny_config, tiny_decoder
+from wholebody import COLUMNS, LAYER, SIZE, wholebody_file
+
+from roiseg import export
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.extractor.postprocess.rows import Rows
+from roiseg.extractor.preprocess import Preprocess
+from roiseg.inference.checkpoint import checkpoint_metadata, load_model
+from roiseg.inference.onnx_file import OnnxFile
+from roiseg.onnx_export.export import ExportOptions, export_model
+from roiseg.onnx_export.graph import seal
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+FORMS = {
+    "alone": ExportOptions(),
+    "merged": ExportOptions(merged=True),
+    "boxes": ExportOptions(merged=True, boxes=True),
+}
+
+
+@pytest.fixture(scope="module")
+def extractor(tmp_path_factory):
+    path = wholebody_file(tmp_path_factory.mktemp("wholebody") / "wholebody.onnx")
+    return OnnxExtractor(str(path), [LAYER], Preprocess(SIZE), threads=1, postprocess=Rows(COLUMNS))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(extractor, coco_set, tmp_path_factory):
+    """A checkpoint of an untrained decoder, whose validation images are there."""
+    config = tiny_config(extractor.onnx_path, [LAYER])
+    config["extractor"]["postprocess"] = {
+        "_target_": "roiseg.extractor.postprocess.rows.Rows",
+        "columns": COLUMNS,
+    }
+    config["extractor"]["preprocess"] |= {"image_size": list(SIZE), "color": "rgb"}
+    config["data"] |= {
+        "val_annotations": str(coco_set.json), "val_images": str(coco_set.images), "category_id": 1,
+        "min_roi_size": 4,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    weights = {f"decoder.{name}": value for name, value in tiny_decoder(extractor).state_dict().items()}
+    path = tmp_path_factory.mktemp("run") / "checkpoint_epoch_0001_64x96_5000.pth"
+    torch.save({"roiseg": checkpoint_metadata(config, extractor), "state_dict": weights, "epoch": 0}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(checkpoint, extractor, tmp_path_factory):
+    """One exported file of each form."""
+    folder = tmp_path_factory.mktemp("exported")
+    model = load_model(checkpoint)
+    with one_thread():
+        for name, options in FORMS.items():
+            export_model(model, folder / f"{name}.onnx", options, extractor)
+    return {name: folder / f"{name}.onnx" for name in FORMS}
+
+
+@pytest.fixture
+def run_check(run_main, monkeypatch):
+    """Run the command in this process: (exit code, stderr, the report, if it came so far)."""
+    reports = []
+    monkeypatch.setattr(export, "show_check", reports.append)
+
+    def run(*arguments):
+        reports.clear()
+        with one_thread():
+            code, error = run_main(export, "runs=1", *arguments)
+        return code, error, reports[0] if reports else None
+
+    return run
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_fresh_export_agrees_with_its_checkpoint(form, files, checkpoint, run_check):
+    code, error, report = run_check(f"check={files[form]}", f"ckpt={checkpoint}")
+    assert (code, error) == (0, "")
+    assert report.parity.passed
+    assert report.parity.real is not None
+    assert (report.parity.detections is not None) == (form == "boxes")
+    if form == "boxes":
+        assert len(report.trials) == 1
+    else:
+        assert [trial.rois for trial in report.trials] == [0, 1, 5, 20]
+        assert all(trial.milliseconds > 0 for trial in report.trials[1:])
+
+
+def test_the_real_command_prints_tensors_metadata_and_figures(files, checkpoint, tmp_path):
+    done = run_command(
+        ["roiseg.export", f"check={files['merged']}", f"ckpt={checkpoint}", "rois=[2]", "runs=3"],
+        cwd=tmp_path, env={"COLUMNS": "200"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for text in (
+        "[1, 3, 64, 96]", "rois", "masks", "checkpoint_epoch_0001_64x96_5000.pth", "extractor_sha256", "2 ROIs",
+        "random input", "real input", "The file agrees with its checkpoint.",
+    ):  # fmt: skip
+        assert text in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_checkpoint_the_file_alone_is_checked(files, run_check):
+    code, _, report = run_check(f"check={files['alone']}")
+    assert code == 0
+    assert report.parity is None
+
+
+def changed(path, target, change):
+    """A copy of a file whose largest weight is changed."""
+    model = onnx.load(str(path))
+    weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    weight.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(weight)), weight.name))
+    onnx.save(model, str(target))
+    return target
+
+
+def assert_one_line(code, error, *words):
+    assert code == 2
+    assert error.startswith("roiseg: error: ")
+    assert error.count("\n") == 1
+    for word in words:
+        assert word in error
+
+
+def test_another_weight_is_found_out(files, checkpoint, run_check, tmp_path):
+    path = changed(files["alone"], tmp_path / "other.onnx", lambda weight: weight + 0.1)
+    code, error, report = run_check(f"check={path}", f"ckpt={checkpoint}")
+    assert_one_line(code, error, "other.onnx differs from", checkpoint.name)
+    assert not report.parity.passed
+    assert run_check(f"check={path}")[0] == 0  # sound in itself
+
+
+def test_masks_that_are_no_numbers_are_found_out_without_a_checkpoint(files, run_check, tmp_path):
+    path = changed(files["alone"], tmp_path / "nan.onnx", lambda weight: weight * float("nan"))
+    code, error, _ = run_check(f"check={path}")
+    assert_one_line(code, error, "nan.onnx gives masks from nan to nan")
+
+
+def test_another_models_checkpoint_is_refused(files, checkpoint, run_check, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    content["roiseg"]["extractor_sha256"] = "0" * 64
+    torch.save(content, tmp_path / "other.pth")
+    code, error, _ = run_check(f"check={files['alone']}", f"ckpt={tmp_path / 'other.pth'}")
+    assert_one_line(code, error, "alone.onnx was exported from checkpoint_epoch_0001", "other.pth")
+
+
+@pytest.mark.parametrize("content", ["a detector", "garbage", "nothing"])
+def test_what_is_no_exported_file_is_refused(content, onnx_file, run_check, tmp_path):
+    path = tmp_path / "x.onnx"
+    path.write_bytes({"a detector": onnx_file.read_bytes(), "garbage": b"abc", "nothing": b""}[content])
+    code, error, _ = run_check(f"check={path}")
+    assert_one_line(code, error, "x.onnx")
+
+
+def test_a_merged_file_whose_detector_is_gone_says_so(files, checkpoint, run_check, tmp_path):
+    code, error, _ = run_check(
+        f"check={files['merged']}", f"ckpt={checkpoint}", f"onnx_path={tmp_path / 'gone.onnx'}"
+    )
+    assert_one_line(code, error, "gone.onnx")
+
+
+def test_a_checkpoint_or_a_file_must_be_given(run_check):
+    code, error, _ = run_check()
+    assert_one_line(code, error, "`ckpt` must be given", "check=FILE")
+
+
+# --- metadata that is not the graph's -------------------------------------------------------------
+
+
+def with_metadata(path, target, sealed=False, **entries):
+    """A copy of a file with other entries in its metadata; None removes one."""
+    model = onnx.load(str(path))
+    stored = {entry.key: entry.value for entry in model.metadata_props}
+    stored = {key: value for key, value in {**stored, **entries}.items() if value is not None}
+    if sealed:
+        stored["seal"] = seal(stored, [tensor.name for tensor in (*model.graph.input, *model.graph.output)])
+    onnx.helper.set_model_props(model, stored)
+    onnx.save(model, str(target))
+    return target
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_changed_entry_of_the_metadata_is_used(form, files, tmp_path):
+    target = tmp_path / "changed.onnx"
+    stored = OnnxFile(files[form]).metadata
+    for key, value in stored.items():
+        for changed in (value.replace("6", "7") + " ", None):
+            with_metadata(files[form], target, **{key: changed})
+            assert "export it" in user_error(OnnxFile, target) or key == "producer"
+    assert OnnxFile(with_metadata(files[form], target, added_by="another program"))
+
+
+SIZES = {"image_size": "[96, 64]", "preprocess": json.dumps({"image_size": [96, 64]})}
+
+
+@pytest.mark.parametrize(
+    ("form", "entries", "told"),
+    [
+        *((form, SIZES, "says image_size [96, 64], ") for form in FORMS),
+        ("alone", {"image_size": "[96, 64]"}, "says image_size [96, 64] and preprocess [64, 96]"),
+        ("alone", {"layers": '["another"]'}, "names layers ['another'], the graph reads"),
+        ("alone", {"merged": "true"}, "`image_input` is None"),
+        (
+            "alone",
+            {"preprocess": json.dumps({"image_size": list(SIZE), "divisor": 0})},
+            "divisor must not be 0",
+        ),
+        ("merged", {"merged": "false"}, "the graph reads"),
+        ("merged", {"image_input": '"photograph"'}, "names the input photograph, the graph reads"),
+    ],
+)
+def test_metadata_that_contradicts_its_graph_is_refused(form, entries, told, files, tmp_path):
+    path = with_metadata(files[form], tmp_path / "contradicting.onnx", sealed=True, **entries)
+    assert told in user_error(OnnxFile, path)
+
+
+@pytest.mark.parametrize(
+    "value", ["", "[", "null", "5", '"x"', "[1]", "[1e999, -1]", "{}", "[" * 100_000, None]
+)
+def test_odd_metadata_is_one_line(value, files, tmp_path):
+    for key in ("image_size", "layers", "preprocess", "merged", "postprocess", "image_input"):
+        path = with_metadata(files["merged"], tmp_path / "odd.onnx", sealed=True, **{key: value})
+        if (key, value) not in {
+            ("postprocess", "null"),
+            ("postprocess", "{}"),
+        }:  # no adapter, and none of its own
+            message = user_error(OnnxFile, path)
+            assert str(path) in message
+            assert len(message) < 500
