@@ -90,7 +90,8 @@ def compare(
         boxes: the file finds the boxes itself.
     """
     decoder = model.decoder.float().cpu()
-    random, real = _random_inputs(model, extractor if merged else None, boxes), []
+    random = _random_inputs(model, extractor if merged else None, boxes)
+    real: list[CheckInput] = []
     if extractor is not None:
         height, width = model.image_size
         for sample in samples:
@@ -98,6 +99,7 @@ def compare(
             image = torch.from_numpy(sample.image)[None]
             real.append(_image_input(model, extractor, image, rois, sample.pixel_size, merged, boxes))
     masks, distance = _differences(path, decoder, model.image_size, random)
+    real_masks = None
     if real:
         real_masks, real_distance = _differences(path, decoder, model.image_size, real)
         distance = max(distance, real_distance)
@@ -105,7 +107,7 @@ def compare(
     return OnnxCheck(
         tolerance,
         masks,
-        real_masks if real else None,
+        real_masks,
         distance if boxes else None,
         sum(map(len, found)) if boxes else None,
     )
@@ -136,6 +138,7 @@ def _differences(
             rois = boxes / np.array([width, height, width, height], np.float32)
             boxes_worst = max(boxes_worst, _difference(path, "boxes", boxes, given.detections.boxes))
             masks_worst = max(masks_worst, _difference(path, "scores", scores, given.detections.scores))
+        assert rois is not None
         with torch.no_grad():
             expected = graph(list(given.features), torch.from_numpy(rois), **given.context).numpy()
         masks_worst = max(masks_worst, _difference(path, "masks", masks, expected))
