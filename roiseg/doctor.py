@@ -15,7 +15,7 @@ from roiseg.common.outputs import check_output
 from roiseg.config import build
 from roiseg.config.entry import command
 from roiseg.config.lightning_messages import silence_lightning_warnings
-from roiseg.config.validation import TrainOptions, validated
+from roiseg.config.validation import TrainOptions, check_types, validated
 from roiseg.diagnosis.dataset import data_sets
 from roiseg.diagnosis.decoder_costs import cost_table, decoder_costs, figures_of_runs
 from roiseg.diagnosis.detector import inputs_and_outputs, overview, tensor_table
@@ -74,6 +74,7 @@ def detector(cfg: DictConfig, report: Diagnosis) -> Table | None:
     path = OmegaConf.select(cfg, "extractor.onnx_path")
     if path is None or not Path(path).is_file():
         return None
+    check_types(build.to_plain(cfg.extractor.preprocess), "extractor.preprocess")
     model = load_onnx(path)
     report.add(*inputs_and_outputs(model))
     tensors = list_tensors(model, instantiate(cfg.extractor.preprocess, _convert_="all").image_size, path)

@@ -80,9 +80,9 @@ def check(cfg: DictConfig) -> None:
     Raises:
         UserError: one is wrong.
     """
-    validated(cfg, Options)
     if cfg.ckpt is None and cfg.onnx is None:
         raise UserError("give ckpt=... (a checkpoint), onnx=... (an exported file), or both")
+    validated(cfg, Options)
     check_folder(cfg.output_dir, "output_dir")
 
 

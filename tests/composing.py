@@ -6,6 +6,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from roiseg.config.argv import CONF_DIR, quote
+from roiseg.config.entry import numeric_keys
 
 
 def composed(overrides, root):
@@ -13,5 +14,5 @@ def composed(overrides, root):
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         return compose("train", overrides=[
-            f"paths.root_dir={root}", f"paths.output_dir={root}/outputs/run", *map(quote, overrides),
+            f"paths.root_dir={root}", f"paths.output_dir={root}/outputs/run", *(quote(word, numeric_keys("train")) for word in overrides),
         ])  # fmt: skip

@@ -157,7 +157,7 @@ def seal(metadata: Mapping[str, str], tensors: Iterable[str]) -> str:
 
 _SEALED = (
     "producer", "checkpoint", "epoch", "image_size", "layers", "preprocess", "merged", "postprocess",
-    "image_input", "extractor_sha256",
+    "image_input", "extractor_sha256", "category_id",
 )  # fmt: skip
 
 

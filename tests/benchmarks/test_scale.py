@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import cv2
 import numpy as np
 import pytest
+from child_processes import CHILDREN, PATIENCE
 
 from benchmarks import scale
 from benchmarks.memory import Memory, fresh
@@ -86,11 +86,20 @@ def test_what_is_allocated_is_counted():
     assert after.peak >= after.resident
 
 
+def _hold(connection):
+    held = bytearray(b"1" * (30 << 20))
+    connection.send(len(held))
+    connection.recv()
+
+
 def test_children_count():
     alone = Memory.with_children()
-    command = [sys.executable, "-c", "held = b'1' * (30 << 20); print('holds', flush=True); input()"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
-        assert child.stdout.readline() == b"holds\n"
-        both = Memory.with_children()
-        child.stdin.close()
-    assert both.resident > alone.resident + 10
+    ours, theirs = CHILDREN.Pipe()
+    child = CHILDREN.Process(target=_hold, args=(theirs,))
+    child.start()
+    try:
+        assert ours.poll(PATIENCE) and ours.recv() == 30 << 20
+        assert Memory.with_children().resident > alone.resident + 10
+    finally:
+        ours.send(None)
+        child.join()

@@ -31,7 +31,7 @@ MISTAKES = {
         ["callbacks.overlays.row_height=tall"],
         ["callbacks.overlays.row_height", "tall"],
     ),
-    "wrong model value": (["model.num_classes=4"], ["model.num_classes", "2 or 3", "4"]),
+    "wrong model value": (["model.num_classes=4"], ["model.num_classes", "less than or equal to 3", "4"]),
     "output grid out of reach": (
         ["model.output_size=[50,50]"],
         ["model.output_size", "[50, 50]", "[56, 56]"],
@@ -56,7 +56,7 @@ MISTAKES = {
     "no checkpoint": (["ckpt_path=/nowhere/x.pth"], ["/nowhere/x.pth", "ckpt_path"]),
     "a cache of nothing": (
         ["data/cache=memory", "data.cache.budget_gb=0"],
-        ["data.cache.budget_gb", "above 0"],
+        ["data.cache.budget_gb", "greater than 0"],
     ),
     "a cache in a file": (
         ["data/cache=disk", "data.cache.folder=/dev/null"],
@@ -66,7 +66,7 @@ MISTAKES = {
     "a pool without a cache": (["data/pool=augmented"], ["data/pool", "data/cache"]),
     "a pool of nothing": (
         ["data/cache=memory", "data/pool=augmented", "data.pool.size=0"],
-        ["data.pool", "1 or more"],
+        ["data.pool", "greater than 0"],
     ),
     "a pool of plain images": (
         ["data/cache=memory", "data/pool=augmented", "data/augment=null"],
@@ -77,15 +77,18 @@ MISTAKES = {
     "clicks for a model that reads none": (["clicks=random"], ["clicks=null", "point prompts"]),
     "a frame for a model that has none": (["model.frame=image"], ["model.frame"]),
     "film of text": (["model.film=x"], ["model.film", "'x'", "valid number"]),
-    "film of nothing": (["model.film=0"], ["model.film", "above 0", "null"]),
+    "film of nothing": (["model.film=0"], ["model.film", "greater than 0", "null"]),
     "detail of text": (["model.detail=a"], ["model.detail", "'a'", "valid integer"]),
     "detail of half a channel": (["model.detail=8.5"], ["model.detail", "8.5", "valid integer"]),
-    "detail of nothing": (["model.detail=0"], ["model.detail", "1 or more"]),
+    "detail of nothing": (["model.detail=0"], ["model.detail", "greater than 0"]),
     "misspelt shared option": (["model.flim=1"], ["model.flim", "model.film"]),
     "empty metric grid": (["data.metric_size=[0,5]"], ["data.metric_size", "[0, 5]"]),
     "metric grid of one number": (["data.metric_size=56"], ["data.metric_size", "56"]),
     "metric grid in fractions": (["data.metric_size=[5.5,5]"], ["data.metric_size", "5.5"]),
-    "term from epoch 0": (["loss.terms.ce.from_epoch=0"], ["loss.terms.ce.from_epoch", "1 or more", "0"]),
+    "term from epoch 0": (
+        ["loss.terms.ce.from_epoch=0"],
+        ["loss.terms.ce.from_epoch", "greater than 0", "0"],
+    ),
     "term from an epoch in words": (["loss.terms.ce.from_epoch=x"], ["loss.terms.ce.from_epoch", "'x'"]),
     "all terms late": (
         ["loss.terms.ce.from_epoch=2", "loss.terms.dice.from_epoch=3"],

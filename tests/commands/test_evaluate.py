@@ -180,8 +180,8 @@ def test_mistakes_end_in_one_line(checkpoint, run_main, tmp_path, onnx_file):
         (["ckpt=/nowhere/x.pth"], ["/nowhere/x.pth"]),
         ([f"ckpt={onnx_file}"], ["damaged"]),
         (["ckpt=a.pth,b.pth"], ["a.pth,b.pth", "not found"]),
-        ([ckpt, "boxes=hand"], ["boxes", "hand", "annotations or detector"]),
-        ([ckpt, "boxes=detector"], ["extractor.postprocess", "adapter"]),
+        ([ckpt, "boxes=hand"], ["boxes", "hand", "'annotations' or 'detector'"]),
+        ([ckpt, "boxes=detector"], ["extractor.postprocess"]),
         ([ckpt, "worst=-1"], ["worst"]),
         ([ckpt, "min_score=2"], ["min_score"]),
         ([ckpt, "mask_quality=much"], ["mask_quality"]),
@@ -210,7 +210,7 @@ def test_mistakes_end_in_one_line(checkpoint, run_main, tmp_path, onnx_file):
         lines = [line for line in error.splitlines() if line.strip()]
         if (code, len(lines)) != (2, 1) or not all(w in error for w in ("roiseg: error: ", *words)):
             wrong.append((arguments, code, error))
-    assert not wrong
+    assert not wrong, "\n".join(map(str, wrong))
     assert not (tmp_path / "outputs").exists() and not (tmp_path / "called").exists()
 
 

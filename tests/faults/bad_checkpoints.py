@@ -39,7 +39,7 @@ class Runs:
 
 FILE = "damaged.pth"
 DAMAGED, FOREIGN = (
-    (FILE, "is damaged or holds more than"),
+    (FILE, "is damaged or contains more than"),
     (FILE, "was not written by `python -m roiseg.train`"),
 )
 
@@ -220,7 +220,7 @@ MODELS = {
 }  # fmt: skip
 
 RESUMED = {
-    f"to go on from, without {key}": content(lambda c, k=key: c.pop(k), f"holds no `{key}`")
+    f"to resume from, without {key}": content(lambda c, k=key: c.pop(k), f"has no `{key}`")
     for key in ("optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step")
 }  # fmt: skip
 

@@ -217,7 +217,7 @@ def test_an_output_the_model_must_learn_by_and_nothing_reads_is_a_user_error():
         {"ce": entry(CrossEntropy())},
         {"ce": entry(CrossEntropy()), "off": entry(ReadsScore(), 0)},
     ):
-        with pytest.raises(UserError, match="output `score`, which no loss term reads"):
+        with pytest.raises(UserError, match="output `score`, which no term of this loss reads"):
             CompositeLoss(terms).check(decoder)
 
 

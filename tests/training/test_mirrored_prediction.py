@@ -54,7 +54,7 @@ def test_where_the_mirror_image_says_the_same_nothing_changes(frame, extractor, 
     module = tiny_module(PictureDecoder(extractor, frame))
     results = []
     for on in (False, True):
-        options = {"pictures": True, "tta": TTA(hflip=on), "metric_size": (28, 28)}
+        options = {"needs_images": True, "tta": TTA(hflip=on), "metric_size": (28, 28)}
         results.append(run_test(module, tiny_data(coco_set, extractor, module.decoder, **options), tmp_path))
     (plain, plain_seen), (averaged, seen) = results
     for (_, a), (_, b) in zip(plain_seen, seen, strict=True):
@@ -93,7 +93,7 @@ def by_hand(decoder, extractor, batch):
 def test_probabilities_are_averaged_as_by_hand(name, cached, extractor, coco_set, tmp_path):
     decoder = make(name, extractor)
     size = None if decoder.frame == "roi" else (24, 18)
-    options = {"pictures": "detail" in name, "metric_size": size, "tta": TTA(hflip=True)}
+    options = {"needs_images": "detail" in name, "metric_size": size, "tta": TTA(hflip=True)}
     cache = MemoryCache(Half(), 1) if cached else None
     data = tiny_data(coco_set, extractor, decoder, cache=cache, **options)
     module = tiny_module(decoder)
@@ -121,7 +121,7 @@ def test_probabilities_are_averaged_as_by_hand(name, cached, extractor, coco_set
 def test_without_mirroring_predictions_are_the_decoders_own_bit_for_bit(name, extractor, coco_set, tmp_path):
     decoder = make(name, extractor)
     size = None if decoder.frame == "roi" else (24, 18)
-    options = {"pictures": "detail" in name, "metric_size": size}
+    options = {"needs_images": "detail" in name, "metric_size": size}
     module = tiny_module(decoder)
     data = tiny_data(coco_set, extractor, decoder, **options)
     logged, seen = run_test(module, data, tmp_path)

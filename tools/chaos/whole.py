@@ -14,6 +14,7 @@ from PIL import Image
 
 from roiseg.data import annotation_index
 from roiseg.extractor.cache import disk
+from roiseg.extractor.cache.folders import MAGIC
 from roiseg.inference.checkpoint import read_checkpoint
 
 LOGS = {"tensorboard", "csv"}  # appended to while a run goes on: their last line may be cut off
@@ -56,7 +57,7 @@ def _cached(path: Path) -> bool:
     content = path.read_bytes()
     magic, _, checksum = disk._HEADER.unpack(content[: disk._HEADER.size])
     about = json.loads((path.parent.parent / "about.json").read_text())
-    whole = len(content) == about["file_bytes"] and magic == disk._MAGIC
+    whole = len(content) == about["file_bytes"] and magic == MAGIC
     return whole and xxhash.xxh3_64_intdigest(content[disk._HEADER.size :]) == checksum
 
 
