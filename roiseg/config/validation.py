@@ -59,7 +59,7 @@ class TrainOptions(TypedDict, total=False):
     variant: str | int | float | bool | None
     test: bool
     test_best: bool
-    optimized_metric: str | None
+    optimized_metric: Annotated[str, Field(pattern=r"^(train|val)/")] | None
 
 
 def validated(cfg: DictConfig, options: Any) -> dict[str, Any]:

@@ -89,10 +89,10 @@ def test_the_page_gives_what_the_predictor_gives(checkpoints, serve, tmp_path):
 
     stream = io.BytesIO()
     Image.fromarray(PICTURE).save(stream, "PNG")
-    picture = post(url + "pictures", stream.getvalue())["picture"]
+    image = post(url + "images", stream.getvalue())["image"]
     results = []
     for model, path in enumerate(checkpoints):
-        query = {"picture": picture, "model": model, "boxes": BOXES, "threshold": 0.4, "image_id": 5}
+        query = {"image": image, "model": model, "boxes": BOXES, "threshold": 0.4, "image_id": 5}
         results.append(post(url + "predictions", query)["results"])
         predictor = Predictor.from_checkpoint(path)
         predictor.set_image(PICTURE)
@@ -100,7 +100,7 @@ def test_the_page_gives_what_the_predictor_gives(checkpoints, serve, tmp_path):
         assert results[-1] == json.loads(json.dumps(wanted.to_coco(5)))
     assert results[0] != results[1]
     with pytest.raises(urllib.error.HTTPError, match="400"):
-        post(url + "pictures", b"no image")
+        post(url + "images", b"no image")
 
     process.send_signal(signal.SIGINT)
     rest = process.stdout.read()
@@ -136,7 +136,7 @@ def test_more_looks_can_be_averaged(checkpoints, run_main, monkeypatch):
         ([], "ckpt"),
         (["ckpt=nothing.pth"], "nothing.pth"),
         (["ckpt={}", "compare=nothing.pth"], "nothing.pth"),
-        (["ckpt={}", "port=70000"], "port must be"),
+        (["ckpt={}", "port=70000"], "`port` is 70000"),
         (["ckpt={}", "limits.megabytes=0"], "limits.megabytes"),
         (["ckpt={}", "limits.megapixels=many"], "limits.megapixels"),
         (["ckpt={}", "host=192.0.2.1"], "host=192.0.2.1"),

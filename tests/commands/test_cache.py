@@ -66,7 +66,7 @@ def test_processes_of_one_run_share_the_cache_and_leave_it_to_the_next(tiny_over
     first = json.loads((tmp_path / "two/summary.json").read_text())["feature_cache"]
     # 2 epochs of 3 images and 3 + 2 to evaluate; it met each of the 5 images it had to compute once
     assert first["computed"] <= 5
-    assert first["computed"] + first["held"] >= 2 * 3 + 3 * 2
+    assert first["computed"] + first["hit"] >= 2 * 3 + 3 * 2
     assert len(list((tmp_path / "cache").glob("*/??/*"))) == 5
     after = run_train(tmp_path / "one", *options)
     assert after["feature_cache"]["computed"] == 0

@@ -76,6 +76,7 @@ def test_a_resumed_run_with_a_late_term_learned_weights_film_and_detail_equals_t
     folder = tmp_path / "cut/checkpoints/run"
     folder.mkdir(parents=True)
     (folder / first.name).write_bytes(first.read_bytes())  # as if killed in the second epoch
+    (folder / ".roiseg_run").touch()
     resumed = run_train(tmp_path / "cut", "trainer.max_epochs=3", "ckpt_path=last", *extra)
     assert resumed["history"] == whole["history"]
     expected, got = (read_checkpoint(p)["state_dict"] for p in (last, folder / last.name))

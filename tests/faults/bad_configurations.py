@@ -138,10 +138,10 @@ OTHERS = {
     "prepare of one size twice": ("prepare", ["source=.", "sizes=[5,5]"], ["sizes"]),
     "prepare of a size in words": ("prepare", ["source=.", "sizes=[few]"], ["sizes", "few"]),
     "prepare with a seed in words": ("prepare", ["source=.", "seed=x"], ["seed", "x"]),
-    "prepare with images otherwise": ("prepare", ["source=.", "images=move"], ["images", "link, copy, skip"]),
+    "prepare with images otherwise": ("prepare", ["source=.", "images=move"], ["images", "'link', 'copy' or 'skip'"]),
     "prepare into nothing": ("prepare", ["source=.", "output_dir="], ["output_dir"]),
     "prepare from elsewhere": ("prepare", ["base_url=ftp://x"], ["base_url", "ftp://x"]),
-    "prepare with a wrong checksum": ("prepare", ["md5.train2017=12"], ["md5.train2017", "12"]),
+    "prepare with a wrong checksum": ("prepare", ["md5.train2017=12"], ["md5", "12"]),
 }  # fmt: skip
 
 CONFIGURATIONS = {name: ("train", *case) for name, case in TRAIN.items()} | OTHERS
