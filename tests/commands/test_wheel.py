@@ -47,7 +47,7 @@ def run(wheel, folder, code, *words):
 
 def test_the_wheel_holds_one_package(wheel):
     assert sorted(path.name.partition("-")[0] for path in wheel.iterdir()) == ["roiseg", "roiseg"]
-    for name in ("conf/train.yaml", "callbacks/results.py", "web/static/index.html"):
+    for name in ("conf/train.yaml", "callbacks/history.py", "web/static/index.html"):
         assert (wheel / "roiseg" / name).is_file()
 
 
