@@ -79,11 +79,9 @@ def test_one_at_a_time_and_the_file_of_the_lock_is_gone_afterwards(tmp_path):
 
 def hold_with_a_child(path, holds, child):
     with locked(path, wait=True):
-        loader = os.fork()  # of a process without threads
-        if loader == 0:
-            signal.pause()
-        child.value = loader
-        holds.set()
+        if os.fork() == 0:  # of a process without threads
+            child.value = os.getpid()  # told by the child: by now it has closed the lock that it inherited
+            holds.set()
         signal.pause()
 
 
