@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import lightning as L
 import torch
-from tiny_image_decoder import TinyImageDecoder
+from helpers.image_decoder import TinyImageDecoder
 from tiny_run import LAYER, tiny_decoder, tiny_trainer
 
 from roiseg.extractor.onnx_extractor import OnnxExtractor

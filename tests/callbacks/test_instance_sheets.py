@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import segmentation_mask
+from helpers.image_decoder import TinyImageDecoder
 from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
-from tiny_image_decoder import TinyImageDecoder
 from tiny_run import one_thread, tiny_data, tiny_extractor, tiny_module, tiny_trainer
 
 from roiseg.callbacks.instances import InstanceSheets, InstanceTable

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from tiny_image_decoder import TinyImageDecoder
+from helpers.image_decoder import TinyImageDecoder
 from tiny_run import one_thread, tiny_data, tiny_extractor, tiny_module, tiny_trainer
 
 from roiseg.callbacks.overlays import ValidationOverlays

@@ -121,7 +121,7 @@ def test_the_preview_shows_targets_over_each_roi_whatever_the_decoders_frame(
     tiny_overrides, tmp_path, stride
 ):
     roi = previewed([*tiny_overrides, "model.output_size=[56,56]"], tmp_path)
-    model = {"_target_": "tiny_image_decoder.TinyImageDecoder", "map_stride": stride}
+    model = {"_target_": "helpers.image_decoder.TinyImageDecoder", "map_stride": stride}
     image = previewed(tiny_overrides, tmp_path, model)
     np.testing.assert_array_equal(image, roi)  # both on data.metric_size=[56,56]
 

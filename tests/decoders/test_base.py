@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from decoder_cases import IMAGE_SIZE, random_features
-from tiny_image_decoder import TinyImageDecoder
+from helpers.decoders import IMAGE_SIZE, random_features
+from helpers.image_decoder import TinyImageDecoder
 from torch import nn
 from torch.nn import functional as F
 

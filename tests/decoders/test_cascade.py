@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from decoder_cases import IMAGE_SIZE, NARROW, ellipse_scene, random_features, roialign
+from helpers.decoders import IMAGE_SIZE, NARROW, ellipse_scene, random_features, roialign
 
 from roiseg.common.errors import UserError
 from roiseg.decoders.base import Context

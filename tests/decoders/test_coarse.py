@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from decoder_cases import IMAGE_SIZE, random_features
+from helpers.decoders import IMAGE_SIZE, random_features
 
 from roiseg.decoders.coarse import CoarseDecoder
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from decoder_cases import IMAGE_SIZE
+from helpers.decoders import IMAGE_SIZE
 from torch import nn
 
 from roiseg.decoders.base import Decoder, DecoderOutput

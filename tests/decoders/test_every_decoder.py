@@ -1,4 +1,4 @@
-"""What every decoder promises, on every case of `decoder_cases.CASES`."""
+"""What every decoder promises, on every case of `helpers.decoders.CASES`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from decoder_cases import CASES, IMAGE_SIZE, ellipse_scene, random_features
+from helpers.decoders import CASES, IMAGE_SIZE, ellipse_scene, random_features
 
 from roiseg.decoders.base import Context, target_probability
 from roiseg.losses.composite import CompositeLoss

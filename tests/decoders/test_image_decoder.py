@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from decoder_cases import IMAGE_SIZE
+from helpers.decoders import IMAGE_SIZE
 from torch.nn import functional as F
 
 from roiseg.common.errors import UserError

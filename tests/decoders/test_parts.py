@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from decoder_cases import CASES, IMAGE_SIZE, random_features
+from helpers.decoders import CASES, IMAGE_SIZE, random_features
 
 from roiseg.decoders.base import Context
 from roiseg.decoders.layers.chunked import decode_in_chunks

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from decoder_cases import IMAGE_SIZE, ellipse_scene, random_features
+from helpers.decoders import IMAGE_SIZE, ellipse_scene, random_features
 
 from roiseg.common.errors import UserError
 from roiseg.decoders.base import Context
@@ -265,7 +265,7 @@ def test_impossible_options_are_user_errors_that_name_the_field(options, fields)
 
 
 def test_a_coarse_decoder_in_the_image_frame_is_refused():
-    from tiny_image_decoder import TinyImageDecoder
+    from helpers.image_decoder import TinyImageDecoder
 
     with pytest.raises(UserError, match=r"model\.coarse decodes in the image frame"):
         pointrend(TinyImageDecoder, {"frame": "image"})

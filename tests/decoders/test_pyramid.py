@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from decoder_cases import IMAGE_SIZE, random_features
+from helpers.decoders import IMAGE_SIZE, random_features
 
 from roiseg.common.errors import UserError
 from roiseg.decoders.pyramid import PyramidDecoder

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from decoder_cases import IMAGE_SIZE, NARROW_SAM, ellipse_scene, random_features
+from helpers.decoders import IMAGE_SIZE, NARROW_SAM, ellipse_scene, random_features
 from torch import nn
 from torch.nn import functional as F
 

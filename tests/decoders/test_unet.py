@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from decoder_cases import IMAGE_SIZE, random_features
+from helpers.decoders import IMAGE_SIZE, random_features
 from torch import nn
 from torch.nn import functional as F
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnxruntime as ort
 import pytest
 import torch
-from decoder_cases import CASES, IMAGE_SIZE, random_features
+from helpers.decoders import CASES, IMAGE_SIZE, random_features
 from tiny_run import one_thread
 
 from roiseg.onnx_export.graph import FeatureInput, export_decoder, save_onnx

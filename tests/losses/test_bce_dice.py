@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from helpers.losses import counted, example, mean, measure, random_emphasis, softmax, sure
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss_cases import counted, example, mean, measure, random_emphasis, softmax, sure
 
 from roiseg.common.errors import UserError
 from roiseg.losses.base import LossInput

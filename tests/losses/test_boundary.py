@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from helpers.losses import counted, example, mean, measure, random_emphasis, softmax, sure
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss_cases import counted, example, mean, measure, random_emphasis, softmax, sure
 
 from roiseg.common.classes import IGNORE
 from roiseg.losses.boundary import BoundaryCrossEntropy, BoundaryDistance, outline_distances

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from decoder_cases import NARROW, roialign
-from loss_cases import counted, softmax
+from helpers.decoders import NARROW, roialign
+from helpers.losses import counted, softmax
 
 from roiseg.common.classes import IGNORE
 from roiseg.common.errors import UserError

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.losses import example
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss_cases import example
 
 from roiseg.common.classes import IGNORE
 from roiseg.losses.base import LossInput

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from helpers.losses import example, sure
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss_cases import example, sure
 
 from roiseg.common.classes import IGNORE
 from roiseg.losses.base import LossInput

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from decoder_cases import NARROW, ellipse_scene, roialign
+from helpers.decoders import NARROW, ellipse_scene, roialign
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 

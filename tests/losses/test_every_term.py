@@ -1,10 +1,10 @@
-"""What every loss term promises, on every case of `loss_cases.TERMS`."""
+"""What every loss term promises, on every case of `helpers.losses.TERMS`."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from loss_cases import TERMS, example, measure, random_emphasis, sure
+from helpers.losses import TERMS, example, measure, random_emphasis, sure
 
 from roiseg.common.classes import IGNORE
 

@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from helpers.losses import counted, example, mean, measure, random_emphasis, softmax, sure
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss_cases import counted, example, mean, measure, random_emphasis, softmax, sure
 
 from roiseg.losses.lovasz import LovaszSoftmax
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.losses import counted, example, mean, measure, random_emphasis, softmax, sure
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss_cases import counted, example, mean, measure, random_emphasis, softmax, sure
 
 from roiseg.common.errors import UserError
 from roiseg.losses.dice import Dice, Tversky

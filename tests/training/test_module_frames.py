@@ -7,7 +7,7 @@ import functools
 import numpy as np
 import pytest
 import torch
-from tiny_image_decoder import TinyImageDecoder
+from helpers.image_decoder import TinyImageDecoder
 from tiny_run import one_thread, tiny_data, tiny_decoder, tiny_extractor, tiny_module, tiny_trainer
 from torch.nn import functional as F
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from decoder_cases import CASES, IMAGE_SIZE, ellipse_scene
+from helpers.decoders import CASES, IMAGE_SIZE, ellipse_scene
 from tiny_run import one_thread, tiny_data, tiny_decoder, tiny_extractor, tiny_module, tiny_trainer
 
 from roiseg.decoders.base import Context

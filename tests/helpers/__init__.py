@@ -23,7 +23,7 @@ from pycocotools import mask as coco_mask
 
 from roiseg.common.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 # --- outlines -------------------------------------------------------------------------------------
