@@ -1,4 +1,4 @@
-"""Dice loss."""
+"""Losses of overlap: Tversky and Dice."""
 
 from __future__ import annotations
 
@@ -9,32 +9,6 @@ from torch.nn import functional as F
 from roiseg.common.classes import TARGET
 from roiseg.common.errors import UserError
 from roiseg.losses.base import Classes, LossInput, LossTerm, class_maps, weighted_mean
-
-
-class Dice(LossTerm):
-    """1 - Dice of softmax probabilities, mean over ROIs and chosen classes (Milletari et al., V-Net, 2016).
-
-    Each ROI counts the same, whatever its share of foreground.
-
-    Args:
-        classes: class indices; 1 (the target) by default. A class the decoder lacks is left out, so
-            that [1, 2] serves 2-class runs too.
-        smooth: added to numerator and denominator, in cells; what an absent class is measured by.
-    """
-
-    def __init__(self, classes: Classes = (1,), smooth: PositiveFloat = 1.0) -> None:
-        super().__init__()
-        self.classes = list(classes)
-        self.smooth = smooth
-
-    def forward(self, given: LossInput) -> Tensor:
-        """Return a scalar; 0 for R = 0."""
-        probability, truth = class_maps(given, self.classes)
-        weights = given.weights[:, None]
-        overlap = (weights * probability * truth).sum(dim=(2, 3))
-        sizes = (weights * (probability + truth)).sum(dim=(2, 3))
-        dice = (2 * overlap + self.smooth) / (sizes + self.smooth)
-        return (1 - dice).sum() / max(1, dice.numel())
 
 
 class Tversky(LossTerm):
@@ -49,7 +23,7 @@ class Tversky(LossTerm):
         classes: class indices; 1 (the target) by default. A class the decoder lacks is left out.
         alpha: price of what is predicted wrongly; the source finds 0.3 best.
         beta: price of what is missed; the source finds 0.7 best.
-        smooth: added to numerator and denominator, in cells; what an absent class is measured by.
+        smooth: added to numerator and denominator, in cells; what a missing class is measured by.
 
     Raises:
         UserError: both prices are 0.
@@ -79,6 +53,21 @@ class Tversky(LossTerm):
         missed = (weights * (1 - probability) * truth).sum(dim=(2, 3))
         index = (hit + self.smooth) / (hit + self.alpha * wrong + self.beta * missed + self.smooth)
         return (1 - index).sum() / max(1, index.numel())
+
+
+class Dice(Tversky):
+    """1 - Dice of softmax probabilities, mean over ROIs and chosen classes (Milletari et al., V-Net, 2016).
+
+    Each ROI counts the same, whatever its share of foreground.
+
+    Args:
+        classes: class indices; 1 (the target) by default. A class the decoder lacks is left out, so
+            that [1, 2] serves 2-class runs too.
+        smooth: added to numerator and denominator, in cells; what a missing class is measured by.
+    """
+
+    def __init__(self, classes: Classes = (1,), smooth: PositiveFloat = 1.0) -> None:
+        super().__init__(classes, 0.5, 0.5, smooth / 2)
 
 
 class BceDice(LossTerm):

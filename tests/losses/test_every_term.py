@@ -7,9 +7,25 @@ import torch
 from helpers.losses import TERMS, example, measure, random_emphasis, sure
 
 from roiseg.common.classes import IGNORE
+from roiseg.common.errors import UserError
+from roiseg.losses.boundary import BoundaryDistance
+from roiseg.losses.contrastive import Contrastive
+from roiseg.losses.cross_entropy import CrossEntropy, FocalCrossEntropy
+from roiseg.losses.dice import BceDice, Dice, Tversky
+from roiseg.losses.lovasz import LovaszSoftmax
 
 terms = pytest.mark.parametrize("term", TERMS.values(), ids=TERMS)
 WEIGHTS = [0.5, 3.0, 1.0]
+
+
+def slope(term, logits, target, weights=None, emphasis=None):
+    """The term's value and its gradient in the logits, both finite."""
+    logits = logits.detach().requires_grad_()
+    got = measure(term, logits, target, weights, emphasis)
+    got.backward()
+    assert torch.isfinite(got)
+    assert torch.isfinite(logits.grad).all()
+    return got.detach(), logits.grad
 
 
 @terms
@@ -24,105 +40,66 @@ def test_gradient_is_the_numeric_one(term, emphasised):
 
 @terms
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_is_computed_in_float32_for_lower_precisions(term, dtype):
+def test_is_computed_in_float32_for_lower_precisions_and_under_autocast(term, dtype):
     logits, target = example()
     logits = logits.to(dtype)
     got = measure(term, logits, target)
     assert got.dtype == torch.float32
     assert got.item() == pytest.approx(measure(term, logits.double(), target).item(), rel=1e-4)
-
-
-@terms
-def test_autocast_changes_nothing(term):
-    logits, target = example()
-    logits = logits.float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough = measure(term, logits, target)
-    torch.testing.assert_close(rough, measure(term, logits, target))
+        torch.testing.assert_close(measure(term, logits, target), got)
 
 
 @terms
-def test_large_maps_do_not_overflow_half_precision(term):
+def test_value_and_gradient_are_finite_on_large_maps_and_for_huge_logits(term):
     target = torch.ones(1, 300, 300, dtype=torch.long)  # 90000 cells, above the largest float16
     target[:, :, 290:] = 2
-    logits = sure(target).half().requires_grad_()
-    got = measure(term, logits, target)
-    got.backward()
-    assert torch.isfinite(got)
-    assert torch.isfinite(logits.grad).all()
+    slope(term, sure(target).half(), target)
+    target = torch.tensor([[[0, 1], [2, 1]]])
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        for scale in (1e4, -1e4):
+            slope(term, ((sure(target, size=2.0) - 1) * scale).to(dtype), target)
+
+
+@terms
+@pytest.mark.parametrize("label", [0, 1, 2])
+def test_a_single_label_gives_a_finite_loss_and_gradient(term, label):
+    for size in ((1, 1), (3, 4)):
+        for scale in (0.0, 1.0, 1e4):
+            value, _ = slope(term, torch.randn(2, 3, *size) * scale, torch.full((2, *size), label))
+            assert value >= 0
 
 
 @terms
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
-@pytest.mark.parametrize("rois", [0, 2])
-def test_no_pixel_that_counts_gives_zero_with_zero_gradients(term, rois, weights):
-    logits = torch.randn(rois, 3, 4, 4, requires_grad=True)
-    got = measure(term, logits, torch.full((rois, 4, 4), IGNORE), weights)
-    got.backward()
-    assert got.item() == 0
-    assert torch.equal(logits.grad, torch.zeros_like(logits))
+def test_no_pixel_that_counts_gives_zero_with_zero_gradients(term, weights):
+    logits, target = example()
+    nothing = torch.full_like(target, IGNORE)
+    for given, emphasis in ((nothing[:0], None), (nothing, None), (target, torch.zeros(target.shape))):
+        value, gradient = slope(term, logits[: len(given)], given, weights, emphasis)
+        assert value == 0
+        assert not gradient.any()
 
 
 @terms
-def test_emphasis_zero_everywhere_gives_zero_with_zero_gradients(term):
+def test_pixels_count_by_their_emphasis(term):
     logits, target = example()
-    got = measure(term, logits.requires_grad_(), target, emphasis=torch.zeros(target.shape))
-    got.backward()
-    assert got.item() == 0
-    assert torch.equal(logits.grad, torch.zeros_like(logits))
-
-
-@terms
-def test_emphasis_one_everywhere_is_no_emphasis(term):
-    logits, target = example()
-    emphasised = measure(term, logits, target, emphasis=torch.ones(target.shape))
-    torch.testing.assert_close(emphasised, measure(term, logits, target))
-
-
-@terms
-def test_pixels_of_emphasis_zero_get_no_gradient(term):
-    logits, target = example()
+    everywhere = measure(term, logits, target, emphasis=torch.ones(target.shape))
+    torch.testing.assert_close(everywhere, measure(term, logits, target))
     emphasis = random_emphasis(target)
-    measure(term, logits.requires_grad_(), target, emphasis=emphasis).backward()
-    assert logits.grad.any()
-    assert not logits.grad[(emphasis == 0)[:, None].expand_as(logits)].any()
+    _, gradient = slope(term, logits, target, emphasis=emphasis)
+    assert gradient.any()
+    assert not gradient[(emphasis == 0)[:, None].expand_as(logits)].any()
 
 
 @terms
 def test_ignored_pixels_neither_get_a_gradient_nor_matter(term):
     logits, target = example(ignored=0.5)
     ignored = (target == IGNORE)[:, None].expand_as(logits)
-    got = measure(term, logits.requires_grad_(), target)
-    got.backward()
-    assert logits.grad.any()
-    assert not logits.grad[ignored].any()
-    other = torch.where(ignored, 7.0, logits)
-    torch.testing.assert_close(measure(term, other, target), got)
-
-
-@terms
-@pytest.mark.parametrize("label", [0, 1, 2])
-@pytest.mark.parametrize("size", [(1, 1), (3, 4)])
-@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
-def test_a_single_label_gives_a_finite_loss_and_gradient(term, label, size, scale):
-    logits = (torch.randn(2, 3, *size) * scale).requires_grad_()
-    got = measure(term, logits, torch.full((2, *size), label))
-    got.backward()
-    assert got.item() >= 0
-    assert torch.isfinite(got)
-    assert torch.isfinite(logits.grad).all()
-
-
-@terms
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("sign", [1, -1])
-def test_huge_logits_stay_finite(term, dtype, sign):
-    target = torch.tensor([[[0, 1], [2, 1]]])
-    logits = ((sure(target, size=2.0) - 1) * sign * 1e4).to(dtype).requires_grad_()
-    got = measure(term, logits, target)
-    got.backward()
-    assert torch.isfinite(got)
-    assert torch.isfinite(logits.grad).all()
+    value, gradient = slope(term, logits, target)
+    assert gradient.any()
+    assert not gradient[ignored].any()
+    torch.testing.assert_close(measure(term, torch.where(ignored, 7.0, logits), target), value)
 
 
 @terms
@@ -132,56 +109,104 @@ def test_right_is_better_than_unsure_and_unsure_better_than_wrong(term):
     if "embeddings" in term.reads:  # what is alike is what matters there
         wrong = torch.randn(right.shape, generator=torch.Generator().manual_seed(0))
     else:
-        assert measure(term, right * 0, target) < measure(term, wrong, target)
-        assert measure(term, right, target) < measure(term, right * 0, target)
+        assert measure(term, right, target) < measure(term, right * 0, target) < measure(term, wrong, target)
     assert measure(term, right, target) < measure(term, wrong, target)
 
 
 @terms
-def test_a_step_against_the_gradient_lowers_it(term):
-    logits, target = example()
-    before = measure(term, logits.requires_grad_(), target)
-    before.backward()
-    after = measure(term, logits.detach() - 1e-3 * logits.grad, target)
-    assert after < before
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_step_against_the_gradient_lowers_it(term, classes):
+    logits, target = example(classes=classes)
+    before, gradient = slope(term, logits, target)
+    assert measure(term, logits - 1e-3 * gradient, target) < before
 
 
 @terms
-def test_order_of_rois_does_not_matter(term):
+def test_order_of_rois_and_mirroring_do_not_matter_and_input_is_left_as_it_is(term):
     logits, target = example(rois=4)
-    emphasis = random_emphasis(target)
-    order = torch.tensor([2, 0, 3, 1])
-    torch.testing.assert_close(
-        measure(term, logits[order], target[order], WEIGHTS, emphasis[order]),
-        measure(term, logits, target, WEIGHTS, emphasis),
-    )
-
-
-@terms
-def test_mirrored_input_gives_the_same_loss(term):
-    logits, target = example()
-    torch.testing.assert_close(measure(term, logits.flip(-1), target.flip(-1)), measure(term, logits, target))
-
-
-@terms
-def test_works_for_two_classes(term):
-    logits, target = example(classes=2)
-    got = measure(term, logits.requires_grad_(), target, WEIGHTS[:2])
-    got.backward()
-    assert got.item() > 0
-    assert logits.grad.abs().max() > 0
-
-
-@terms
-def test_input_is_left_as_it_is(term):
-    logits, target = example()
-    emphasis = random_emphasis(target)
+    emphasis, order = random_emphasis(target), torch.tensor([2, 0, 3, 1])
     copies = logits.clone(), target.clone(), emphasis.clone()
-    measure(term, logits, target, WEIGHTS, emphasis)
+    got = measure(term, logits, target, WEIGHTS, emphasis)
+    shuffled = (value[order].flip(-1) for value in (logits, target))
+    torch.testing.assert_close(measure(term, *shuffled, WEIGHTS, emphasis[order].flip(-1)), got)
     assert all(torch.equal(a, b) for a, b in zip(copies, (logits, target, emphasis), strict=True))
 
 
 @terms
 def test_has_no_state(term):
-    """A run goes on from its checkpoint with other options of a term."""
+    """A run resumes from its checkpoint with other options of a term."""
     assert not term.state_dict()
+
+
+# --- some terms -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "term", [Dice(smooth=1e-6), Tversky(beta=1.0, smooth=1e-6), LovaszSoftmax(), BoundaryDistance()]
+)
+def test_each_roi_that_shows_the_target_counts_the_same_however_small_it_is(term):
+    target = torch.zeros(2, 8, 8, dtype=torch.long)
+    target[0, :7] = 1
+    target[1, 0, 0] = 1
+    for missed in (0, 1):
+        predicted = target.clone()
+        predicted[missed] = 1 - target[missed]
+        assert measure(term, sure(predicted), target).item() == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("term", [LovaszSoftmax(), BoundaryDistance(), Contrastive()])
+def test_a_roi_without_target_has_no_say_in(term):
+    logits, target = example(rois=2)
+    target[1] = 2
+    torch.testing.assert_close(measure(term, logits, target), measure(term, logits[:1], target[:1]))
+
+
+def test_background_and_non_target_and_class_weights_are_the_same_to_bce_dice():
+    logits, target = example()
+    swapped = torch.where(target == 0, 2, torch.where(target == 2, 0, target))
+    got = measure(BceDice(), logits, target)
+    torch.testing.assert_close(measure(BceDice(), logits, swapped, [0.1, 5.0, 1.0]), got)
+
+
+@pytest.mark.parametrize("term", [Dice([2]), Tversky([2]), LovaszSoftmax([2]), Contrastive()])
+def test_only_classes_the_decoder_lacks_give_zero_with_zero_gradients(term):
+    value, gradient = slope(term, *example(classes=2))
+    assert value == 0
+    assert not gradient.any()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_only_classes_of_weight_zero_give_zero_with_zero_gradients(smoothing):
+    logits, target = example(ignored=0)
+    value, gradient = slope(CrossEntropy(smoothing), logits, target * 0, [0.0, 1.0, 1.0])
+    assert value == 0
+    assert not gradient.any()
+
+
+def test_the_outline_of_the_non_target_is_not_an_edge():
+    logits, target = example(ignored=0)
+    target[target == 1] = 2
+    torch.testing.assert_close(
+        measure(TERMS["boundary_edge"], logits, target), measure(CrossEntropy(), logits, target)
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (BceDice, [(-1.0, 1.0), (1.0, -1.0), (0.0, 0.0)], "bce_weight and dice_weight of the bce_dice term"),
+        (Contrastive, [(-0.1, 1.0), (1.0, 1.0), (0.1, 2.1)], "margins of the contrastive term"),
+        (FocalCrossEntropy, [(2, []), (2, [0.0, 0.0, 0.0])], "alpha of the focal term"),
+        (Tversky, [([1], 0.0, 0.0)], "alpha and beta of the tversky term"),
+    ],
+)
+def test_impossible_options_are_user_errors(make, options, message):
+    for values in options:
+        with pytest.raises(UserError, match=message):
+            make(*values)
+
+
+@pytest.mark.parametrize("alpha", [[1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
+def test_alpha_of_another_length_is_a_user_error(alpha):
+    with pytest.raises(UserError, match=rf"alpha of the focal term has {len(alpha)} numbers, the decoder 3"):
+        measure(FocalCrossEntropy(2, alpha), *example())
