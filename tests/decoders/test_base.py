@@ -5,13 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.decoders import IMAGE_SIZE, random_features
-from helpers.image_decoder import TinyImageDecoder
 from torch import nn
 from torch.nn import functional as F
 
-from roiseg.decoders.base import Context, Decoder, DecoderOutput, required
-from roiseg.decoders.layers.detail import DetailBranch
-from roiseg.decoders.layers.film import Film
+from roiseg.decoders.base import Context, Decoder, DecoderOutput
+from roiseg.decoders.layers.convolution import group_count
 from roiseg.decoders.roialign import RoiAlignDecoder
 
 HEIGHT, WIDTH = IMAGE_SIZE
@@ -51,10 +49,6 @@ def test_windows_are_the_rois_in_the_roi_frame_and_the_whole_input_in_the_image_
         assert Blank(frame).extents(ROIS[:0]).shape == (0, 4)
 
 
-def test_logits_in_the_roi_frame_lie_in_the_roi_altogether():
-    assert Blank("roi")(random_features(Blank(), 2), ROIS).inside is None
-
-
 @pytest.mark.parametrize("grid", [(8, 12), (16, 24), (6, 8), (1, 1)])
 def test_inside_is_the_share_of_each_cell_that_lies_in_the_roi(grid):
     decoder = Blank("image", grid)
@@ -70,17 +64,7 @@ def test_inside_is_the_share_of_each_cell_that_lies_in_the_roi(grid):
                 assert shares[i, j] == pytest.approx(want, abs=1e-5)
 
 
-def test_inside_of_no_rois_is_empty():
-    decoder = Blank("image")
-    assert decoder(random_features(decoder, 1), ROIS[:0]).inside.shape == (0, 6, 8)
-
-
 # --- reading logits on a grid over each ROI -------------------------------------------------------
-
-
-def test_logits_on_their_own_grid_are_returned_as_they_are():
-    logits = random_map(len(ROIS), 3, 6, 8)
-    assert Blank("roi").roi_logits(logits, ROIS, (6, 8)) is logits
 
 
 @pytest.mark.parametrize(("grid", "size"), [((28, 28), (56, 56)), ((7, 14), (56, 21)), ((5, 3), (11, 9))])
@@ -121,26 +105,10 @@ def test_a_map_over_the_input_is_read_where_the_roi_is(grid, size):
         torch.testing.assert_close(values[1], y[:, None].expand(size), atol=1e-3, rtol=0)
 
 
-def test_each_roi_reads_its_own_map():
-    decoder = Blank("image", (8, 12))
-    maps = random_map(len(ROIS), 3, 8, 12)
-    together = decoder.roi_logits(maps, ROIS, (5, 5))
-    for n in range(len(ROIS)):
-        alone = decoder.roi_logits(maps[n : n + 1], ROIS[n : n + 1], (5, 5))
-        torch.testing.assert_close(together[n], alone[0], atol=1e-6, rtol=0)
-
-
 @pytest.mark.parametrize("frame", ["roi", "image"])
 @pytest.mark.parametrize("size", [(6, 8), (12, 16), (3, 4)])
 def test_reading_the_logits_of_no_rois_gives_none(frame, size):
     assert Blank(frame).roi_logits(torch.zeros(0, 3, 6, 8), ROIS[:0], size).shape == (0, 3, *size)
-
-
-def test_a_map_read_on_its_own_window_in_the_roi_frame_does_not_depend_on_the_box():
-    decoder, logits = Blank("roi", (6, 8)), random_map(1, 3, 6, 8).expand(len(ROIS), 3, 6, 8)
-    read = decoder.roi_logits(logits, ROIS, (9, 10))
-    for one in read:
-        torch.testing.assert_close(one, read[0], atol=1e-4, rtol=0)
 
 
 # --- what a decoder must be told ------------------------------------------------------------------
@@ -170,14 +138,6 @@ def test_context_inputs_name_what_its_options_read_also_of_decoders_within(optio
     assert both == tuple(name for name in ("image", "pixel_size") if name in (*wanted, "pixel_size"))
 
 
-def test_shared_options_make_their_modules_and_null_makes_none():
-    plain, full = Blank(), Blank(film=2.0, detail=5)
-    assert (plain.film, plain.detail) == (None, None)
-    assert not list(plain.parameters())
-    assert isinstance(full.film, Film)
-    assert isinstance(full.detail, DetailBranch)
-
-
 @pytest.mark.parametrize("make", [Blank, lambda **shared: RoiAlignDecoder([4], [8], IMAGE_SIZE, **shared)])
 @pytest.mark.parametrize(
     ("options", "known", "words"),
@@ -191,29 +151,8 @@ def test_shared_options_make_their_modules_and_null_makes_none():
 def test_what_is_missing_is_named(make, options, known, words):
     decoder = make(**options)
     features = random_features(decoder, 2)
-    for context in (Context(**known), None if not known else Context(**known)):
-        with pytest.raises(ValueError, match=words):
-            decoder(features, ROIS, context)
-
-
-def test_required_returns_what_is_there_even_where_it_is_0():
-    value = torch.zeros(0)
-    assert required(value, "prior", "prior") is value
-
-
-@pytest.mark.parametrize("frame", ["roi", "image"])
-def test_film_and_detail_work_around_a_decoder_in_either_frame(frame):
-    torch.manual_seed(0)
-    decoder = TinyImageDecoder([4], [8], IMAGE_SIZE, frame=frame, film=1.0, detail=4)
-    features, image = random_features(decoder, 2), torch.rand(2, 3, *IMAGE_SIZE)
-    outputs = [
-        decoder(features, ROIS, Context(image=picture, pixel_size=torch.tensor(sizes))).logits
-        for picture, sizes in ((image, [1.0, 1.0]), (image, [1.0, 9.0]), (image.flip(-1), [1.0, 1.0]))
-    ]
-    first = ROIS[:, 0] == 0
-    assert torch.equal(outputs[0][first], outputs[1][first])  # the first image's pixel size is the same
-    assert (outputs[0] - outputs[1])[~first].abs().amax(dim=(1, 2, 3)).min() > 1e-5
-    assert (outputs[0] - outputs[2]).abs().max() > 1e-5
+    with pytest.raises(ValueError, match=words):
+        decoder(features, ROIS, Context(**known) if known else None)
 
 
 def test_the_detail_branch_reads_the_window_of_the_logits():
@@ -229,3 +168,23 @@ def test_the_detail_branch_reads_the_window_of_the_logits():
         features = random_features(decoder, 1)
         one, two = (decoder(features, roi, Context(image=image)).logits for image in (dark, spot))
         assert torch.equal(one, two) != seen
+
+
+# --- widths ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mid", "least", "widths"),
+    [(128, 32, [64, 32, 32]), (16, 32, [16, 16, 16]), (12, 1, [6, 3, 1]), (1, 1, [1, 1, 1])],
+)
+def test_upsampling_halves_the_width_down_to_min_channels(mid, least, widths):
+    decoder = RoiAlignDecoder(
+        [4], [8], IMAGE_SIZE, roi_size=(7, 7), mid_channels=mid, min_channels=least, depth=0
+    )
+    convolutions = [m for m in decoder.upsample.modules() if isinstance(m, nn.Conv2d)]
+    assert [c.out_channels for c in convolutions] == widths
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(128, 8), (12, 4), (6, 2), (7, 1), (1, 1), (8, 8)])
+def test_groups_divide_the_channels(channels, groups):
+    assert group_count(channels) == groups

@@ -6,15 +6,12 @@ from functools import partial
 
 import pytest
 import torch
-from helpers.decoders import IMAGE_SIZE, NARROW, ellipse_scene, random_features, roialign
+from helpers.decoders import IMAGE_SIZE, NARROW, random_features, roialign
 
-from roiseg.common.errors import UserError
 from roiseg.decoders.base import Context
 from roiseg.decoders.cascade import CascadeDecoder
 from roiseg.decoders.roialign import RoiAlignDecoder
-from roiseg.decoders.unet import UNetDecoder
 from roiseg.losses.base import LossInput
-from roiseg.losses.composite import CompositeLoss
 from roiseg.losses.cross_entropy import CrossEntropy
 from roiseg.losses.deep_supervision import DeepSupervision
 
@@ -40,21 +37,6 @@ def test_the_second_decoder_gets_the_first_ones_probabilities():
     torch.testing.assert_close(decoder(features, ROIS).logits, expected.logits)
 
 
-def test_the_answer_depends_on_the_first_decoder():
-    torch.manual_seed(0)
-    decoder = cascade()
-    features = random_features(decoder, 2)
-    before = decoder(features, ROIS).logits
-    decoder.first.predict.bias.data += torch.tensor([0.0, 5.0, 0.0])
-    assert (decoder(features, ROIS).logits - before).abs().max() > 1e-3
-
-
-def test_the_final_logits_teach_the_first_decoder_too():
-    decoder = cascade().train()
-    decoder(random_features(decoder, 2), ROIS).logits.square().sum().backward()
-    assert all(p.grad is not None and p.grad.any() for p in decoder.first.parameters())
-
-
 def test_the_first_decoders_logits_come_on_the_final_grid():
     decoder = cascade(first=stage(output_size=(28, 28)))
     output = decoder(random_features(decoder, 2), ROIS)
@@ -67,41 +49,6 @@ def test_the_first_stage_is_supervised_like_the_last():
     given = LossInput(logits, target, torch.tensor([1.0, 2.0, 3.0]), {"first": early})
     expected = CrossEntropy()(LossInput(early, target, torch.tensor([1.0, 2.0, 3.0])))
     assert DeepSupervision(CrossEntropy())(given).item() == expected.item()
-
-
-def test_both_stages_learn_a_batch_by_heart():
-    torch.manual_seed(0)
-    decoder = cascade().train()
-    scene = ellipse_scene(decoder)
-    measure = CompositeLoss({
-        "ce": {"term": CrossEntropy(), "weight": 1.0},
-        "first": {"term": DeepSupervision(CrossEntropy()), "weight": 0.5},
-    })  # fmt: skip
-    optimizer = torch.optim.Adam(decoder.parameters(), lr=1e-2)
-    for _ in range(120):
-        optimizer.zero_grad()
-        measure(decoder(scene.features, scene.rois), scene.targets)[0].backward()
-        optimizer.step()
-    output = decoder(scene.features, scene.rois)
-    truth = scene.targets == 1
-    for logits in (output.logits, output.auxiliary["first"]):
-        predicted = logits.argmax(1) == 1
-        assert (predicted & truth).sum() / (predicted | truth).sum() >= 0.97
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "named"),
-    [
-        (None, stage(), r"model\.second\.prior=true"),
-        (partial(UNetDecoder, channels=8, depth=1), None, r"model\.first decodes in the image frame"),
-        (stage(num_classes=2), None, r"model\.first\.num_classes"),
-        (None, stage(num_classes=2, prior=True), r"model\.second\.num_classes"),
-        (partial(CascadeDecoder, first=stage(), second=stage(prior=True)), None, r"model\.first learns"),
-    ],
-)
-def test_decoders_that_do_not_fit_are_user_errors(first, second, named):
-    with pytest.raises(UserError, match=named):
-        cascade(first, second)
 
 
 def test_a_prior_that_is_needed_but_missing_is_an_error():

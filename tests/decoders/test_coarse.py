@@ -10,16 +10,6 @@ from roiseg.decoders.coarse import CoarseDecoder
 ROIS = torch.tensor([[0, 3.5, 4.25, 40.0, 60.0], [2, 30.0, 10.0, 95.5, 50.5]])
 
 
-def test_default_configuration_has_the_parameters_counted_by_hand():
-    decoder = CoarseDecoder([1024], [8], IMAGE_SIZE)
-    lateral = 1024 * 256 + 256
-    shrink = 256 * 256 * 4 + 256  # 2x2
-    connected = (256 * 7 * 7 * 1024 + 1024) + (1024 * 1024 + 1024)
-    predict = 1024 * 3 * 7 * 7 + 3 * 7 * 7
-    assert shrink + connected + predict == 14_308_755
-    assert sum(p.numel() for p in decoder.parameters()) == 14_308_755 + lateral
-
-
 def test_equals_the_definition_in_loops():
     """Points of a regular grid, blocks of 2x2, matrix products: cell by cell in float64."""
     torch.manual_seed(0)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from helpers.decoders import IMAGE_SIZE, random_features
 
-from roiseg.common.errors import UserError
 from roiseg.decoders.condinst import (
     CondInstDecoder,
     dynamic_head,
@@ -17,22 +16,6 @@ from roiseg.decoders.condinst import (
 
 ROIS = torch.tensor([[0, 3.5, 4.25, 40.0, 60.0], [0, 30.0, 10.0, 95.5, 50.5], [1, -4.0, -6.0, 33.0, 30.0]])
 NARROW = {"mid_channels": 8, "mask_depth": 1, "roi_depth": 1}
-
-
-@pytest.mark.parametrize(("outputs", "numbers"), [(1, 169), (2, 178), (3, 187)])
-def test_the_head_has_as_many_numbers_as_published(outputs, numbers):
-    assert (10 * 8 + 8) + (8 * 8 + 8) + (8 * outputs + outputs) == numbers
-    assert filter_count(outputs) == numbers
-
-
-def test_default_configuration_has_the_parameters_counted_by_hand():
-    decoder = CondInstDecoder([1024], [8], IMAGE_SIZE)
-    convolution = 128 * 128 * 9 + 2 * 128  # 3x3 without bias, GroupNorm scale and shift
-    fuse = 1024 * 128 + 128
-    mask_branch = 4 * convolution + 128 * 8 + 8
-    controller = 2 * convolution + (128 + 2) * 187 + 187
-    assert fuse + mask_branch + controller == 1_043_001
-    assert sum(p.numel() for p in decoder.parameters()) == 1_043_001
 
 
 def naive_head(inputs, filters, outputs):
@@ -65,16 +48,6 @@ def test_dynamic_head_equals_plain_loops(outputs):
     filters = torch.randn(3, filter_count(outputs), generator=generator, dtype=torch.float64)
     expected = naive_head(inputs, filters, outputs)
     torch.testing.assert_close(dynamic_head(inputs, filters, outputs), expected, atol=1e-12, rtol=1e-12)
-
-
-def test_filters_of_one_roi_touch_only_that_roi():
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(3, 10, 4, 5, generator=generator)
-    filters = torch.randn(3, 187, generator=generator, requires_grad=True)
-    logits = dynamic_head(inputs, filters, 3)
-    (gradient,) = torch.autograd.grad(logits[1].sum(), filters)
-    assert gradient[1].any()
-    assert not gradient[[0, 2]].any()
 
 
 @pytest.mark.parametrize(
@@ -150,17 +123,3 @@ def test_filters_start_as_large_as_the_source_s_would_and_biases_at_zero():
         0.03, rel=0.02
     )  # 0.01 * 3: 1 cell, not 9
     assert not decoder.controller.bias.any()
-
-
-@pytest.mark.parametrize(
-    ("options", "field"),
-    [
-        ({"upsample": 3}, "model.upsample"),
-        ({"upsample": 1.5}, "model.upsample"),
-    ],
-)
-def test_impossible_options_are_user_errors_that_name_the_field(options, field):
-    with pytest.raises(UserError, match="model") as error:
-        CondInstDecoder([8], [4], IMAGE_SIZE, **options)
-    assert field in str(error.value)
-    assert "\n" not in str(error.value)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.decoders import CASES, IMAGE_SIZE, ellipse_scene, random_features
+from helpers.decoders import CASES, IMAGE_SIZE, NARROW, ellipse_scene, fcn8s, pyramid, random_features
 
 from roiseg.decoders.base import Context, target_probability
 from roiseg.losses.composite import CompositeLoss
@@ -26,14 +26,6 @@ NO_ROIS = torch.zeros(0, 5)
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def build(case, seed=0):
     torch.manual_seed(seed)
     return case.make().eval()
@@ -46,19 +38,29 @@ def context(decoder, images=3):
 
 
 @cases
-@pytest.mark.parametrize("count", [0, 1, 5])
-def test_logits_have_a_channel_per_class_on_the_output_grid(case, count):
-    decoder = build(case)
-    logits = decoder(random_features(decoder, 3), ROIS[:count], context(decoder)).logits
-    assert logits.shape == (count, decoder.num_classes, *decoder.output_size)
-    assert logits.dtype == torch.float32
-    assert torch.isfinite(logits).all()
+def test_logits_have_a_channel_per_class_on_the_output_grid_the_same_for_the_same_seed(case):
+    decoder, again = build(case, seed=3), build(case, seed=3)
+    features, rois, known = random_features(decoder, 3), ROIS.clone(), context(decoder)
+    before = [f.clone() for f in features]
+    with torch.no_grad():
+        for count in (0, 1, 5):
+            logits = decoder(features, rois[:count], known).logits
+            assert logits.shape == (count, decoder.num_classes, *decoder.output_size)
+            assert logits.dtype == torch.float32
+            assert torch.isfinite(logits).all()
+        assert torch.equal(logits, decoder(features, rois, known).logits)
+        assert torch.equal(logits, again(features, rois, known).logits)
+    assert torch.equal(rois, ROIS)
+    assert all(torch.equal(a, b) for a, b in zip(features, before, strict=True))
 
 
 @cases
-def test_gradients_reach_every_parameter(case):
+def test_gradients_reach_every_parameter_and_none_where_there_are_no_rois(case):
     decoder = build(case).train()
-    output = decoder(random_features(decoder, 3), ROIS, context(decoder))
+    features, known = random_features(decoder, 3), context(decoder)
+    decoder(features, NO_ROIS, known).logits.sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in decoder.parameters())
+    output = decoder(features, ROIS, known)
     generator = torch.Generator().manual_seed(1)
     outputs = [output.logits, *(v for v in output.auxiliary.values() if v.requires_grad)]
     sum((v * torch.randn(v.shape, generator=generator)).sum() for v in outputs).backward()
@@ -69,14 +71,7 @@ def test_gradients_reach_every_parameter(case):
 
 
 @cases
-def test_backward_through_no_rois_gives_zero_gradients(case):
-    decoder = build(case).train()
-    decoder(random_features(decoder, 2), NO_ROIS, context(decoder, 2)).logits.sum().backward()
-    assert all(p.grad is None or not p.grad.any() for p in decoder.parameters())
-
-
-@cases
-def test_a_roi_does_not_depend_on_other_rois_or_images(case):
+def test_a_roi_depends_on_its_own_image_and_box_and_on_nothing_else(case):
     decoder = build(case)
     features = random_features(decoder, 3)  # the middle image has no ROI
     known = context(decoder)
@@ -88,19 +83,9 @@ def test_a_roi_does_not_depend_on_other_rois_or_images(case):
             its = Context(known.image[image : image + 1], known.pixel_size[image : image + 1])
             expected = decoder([f[image : image + 1] for f in features], alone, its).logits[0]
             torch.testing.assert_close(together[number], expected, atol=1e-5, rtol=1e-5)
-
-
-@cases
-def test_a_roi_does_depend_on_its_own_image_and_box(case):
-    decoder = build(case)
-    features, known = random_features(decoder, 3), context(decoder)
-    with torch.no_grad():
-        here, elsewhere, moved = (
-            decoder(features, ROIS[:1] + torch.tensor([shift]), known).logits
-            for shift in ([0.0, 0, 0, 0, 0], [1.0, 0, 0, 0, 0], [0, 20.0, 0, 20, 0])
-        )
-    assert (here - elsewhere).abs().max() > 1e-3
-    assert (here - moved).abs().max() > 1e-3
+        for shift in ([1.0, 0, 0, 0, 0], [0, 20.0, 0, 20, 0]):
+            other = decoder(features, ROIS[:1] + torch.tensor([shift]), known).logits
+            assert (other - together[:1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.symmetric], ids=lambda case: case.name)
@@ -169,16 +154,6 @@ def test_bfloat16_autocast_is_near_float32(case):
 
 
 @cases
-def test_same_seed_gives_the_same_weights_and_the_same_logits(case):
-    first, second = build(case, seed=3), build(case, seed=3)
-    features = random_features(first, 3)
-    with torch.no_grad():
-        logits = first(features, ROIS, context(first)).logits
-        assert torch.equal(logits, first(features, ROIS, context(first)).logits)
-        assert torch.equal(logits, second(features, ROIS, context(first)).logits)
-
-
-@cases
 def test_channels_last_weights_give_the_same_logits(case):
     decoder = build(case)
     features = random_features(decoder, 3)
@@ -192,18 +167,17 @@ def test_channels_last_weights_give_the_same_logits(case):
         )
 
 
-@cases
-def test_input_is_left_as_it_is(case):
-    decoder = build(case)
-    features, rois = random_features(decoder, 3), ROIS.clone()
-    before = [f.clone() for f in features]
-    decoder(features, rois, context(decoder))
-    assert torch.equal(rois, ROIS)
-    assert all(torch.equal(a, b) for a, b in zip(features, before, strict=True))
-
-
 def test_target_probability_is_the_softmax_of_class_1_in_float32():
     logits = torch.tensor([[[[1.0]], [[3.0]], [[2.0]]]])
     e = [2.718281828459045**v for v in (1, 3, 2)]
     assert target_probability(logits).item() == pytest.approx(e[1] / sum(e), abs=1e-6)
     assert target_probability(logits.half()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("make", [fcn8s(dropout=0.5), pyramid(**NARROW, dropout=0.5)])
+def test_dropout_is_random_in_training_only(make):
+    decoder = make()
+    features, before = random_features(decoder, 3), torch.get_rng_state()
+    assert torch.equal(decoder.eval()(features, ROIS).logits, decoder(features, ROIS).logits)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(decoder.train()(features, ROIS).logits, decoder(features, ROIS).logits)

@@ -7,7 +7,6 @@ import torch
 from helpers.decoders import IMAGE_SIZE
 from torch.nn import functional as F
 
-from roiseg.common.errors import UserError
 from roiseg.decoders.base import DecoderOutput
 from roiseg.decoders.layers.image_decoder import ImageDecoder
 from roiseg.geometry.roi_align import roi_align
@@ -48,13 +47,6 @@ def decode(drawn, frame, rois=ROIS, **options):
     return Prepared(drawn, frame, **options)([torch.zeros(2, 4, 8, 12)], rois)
 
 
-def test_the_map_covers_the_input(drawn):
-    decoder = Prepared(drawn, "image")
-    assert (decoder.map_size, decoder.map_stride, decoder.output_size) == (MAP, STRIDE, MAP)
-    assert Prepared(drawn, "roi").output_size == (9, 7)
-    assert Prepared(drawn, "roi").map_size == MAP
-
-
 def test_in_the_image_frame_the_map_itself_is_the_output(drawn):
     output = decode(drawn, "image")
     assert torch.equal(output.logits, drawn.logits)
@@ -81,13 +73,6 @@ def test_in_the_roi_frame_every_map_is_read_over_the_roi_and_nothing_else(drawn)
             )
 
 
-def test_a_ramp_is_read_as_the_coordinates_of_the_roi(drawn):
-    x = ((torch.arange(MAP[1]) + 0.5) * STRIDE).expand(1, 3, *MAP)
-    output = decode(DecoderOutput(x), "roi", torch.tensor([[0.0, 10, 12, 73, 50]]))
-    want = 10 + (torch.arange(7) + 0.5) * 9
-    torch.testing.assert_close(output.logits, want.expand(1, 3, 9, 7), atol=1e-3, rtol=0)
-
-
 def test_a_roi_of_the_whole_input_on_the_maps_own_grid_is_nearly_the_map(drawn):
     """Two samples a cell: a little blur, no shift."""
     rois = torch.tensor([[i, 0.0, 0, 96, 64] for i in (0, 0, 1)])
@@ -96,29 +81,3 @@ def test_a_roi_of_the_whole_input_on_the_maps_own_grid_is_nearly_the_map(drawn):
     blur = (kernel[:, None] * kernel[None]).expand(3, 1, 3, 3)
     want = F.conv2d(F.pad(drawn.logits, (1, 1, 1, 1), mode="replicate"), blur, groups=3)
     torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("frame", ["roi", "image"])
-def test_no_rois_give_empty_outputs_of_the_same_shapes(drawn, frame):
-    nothing = DecoderOutput(drawn.logits[:0], {k: v[:0] for k, v in drawn.auxiliary.items()})
-    output, full = decode(nothing, frame, ROIS[:0]), decode(drawn, frame)
-    assert output.logits.shape == (0, *full.logits.shape[1:])
-    assert {k: v.shape[1:] for k, v in output.auxiliary.items()} == {
-        k: v.shape[1:] for k, v in full.auxiliary.items()
-    }
-
-
-def test_gradients_flow_from_the_roi_to_the_map(drawn):
-    logits = drawn.logits.clone().requires_grad_()
-    decode(DecoderOutput(logits), "roi").logits.sum().backward()
-    inside = decode(drawn, "image").inside > 0
-    assert (logits.grad[inside[:, None].expand_as(logits)] != 0).float().mean() > 0.95
-    far = F.max_pool2d(inside[:, None].float(), 3, 1, 1) == 0
-    assert not logits.grad[far.expand_as(logits)].any()
-
-
-@pytest.mark.parametrize(("image_size", "stride"), [((64, 90), 4), ((62, 96), 4), ((64, 96), 128)])
-@pytest.mark.parametrize("frame", ["roi", "image"])
-def test_a_map_that_does_not_tile_the_input_is_a_user_error(drawn, image_size, stride, frame):
-    with pytest.raises(UserError, match=rf"stride {stride} .* input {image_size[0]}x{image_size[1]}"):
-        Prepared(drawn, frame, map_stride=stride, image_size=image_size)

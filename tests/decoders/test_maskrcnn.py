@@ -12,26 +12,6 @@ from roiseg.decoders.maskrcnn import MaskRcnnDecoder
 ROIS = torch.tensor([[0, 3.5, 4.25, 40.0, 60.0], [2, -4.0, -6.0, 33.0, 30.0]])
 
 
-def parameters(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-def test_the_head_has_the_parameters_of_the_published_shapes():
-    decoder = MaskRcnnDecoder([1024], [8], IMAGE_SIZE)
-    convolutions = 4 * (256 * 256 * 9 + 256)
-    deconvolution = 256 * 256 * 4 + 256
-    predictor = 256 * 3 + 3
-    assert convolutions + deconvolution + predictor == 2_623_491
-    assert parameters(decoder.head) == 2_623_491
-    assert parameters(decoder) == 2_623_491 + 1024 * 256 + 256  # and the lateral convolution
-
-
-def test_one_crop_of_14_cells_becomes_logits_of_28():
-    decoder = MaskRcnnDecoder([8], [4], IMAGE_SIZE)
-    assert (decoder.crop.size, decoder.output_size) == ((14, 14), (28, 28))
-    assert MaskRcnnDecoder([8], [4], IMAGE_SIZE, roi_size=(16, 12)).output_size == (32, 24)
-
-
 def test_weights_start_as_published():
     torch.manual_seed(0)
     head = MaskRcnnDecoder([8], [4], IMAGE_SIZE).head

@@ -7,18 +7,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers.decoders import IMAGE_SIZE, ellipse_scene, random_features
+from helpers.decoders import IMAGE_SIZE, random_features
 
-from roiseg.common.errors import UserError
 from roiseg.decoders.base import Context
-from roiseg.decoders.cascade import CascadeDecoder
 from roiseg.decoders.coarse import CoarseDecoder
-from roiseg.decoders.maskrcnn import MaskRcnnDecoder
 from roiseg.decoders.pointrend import PointRendDecoder
 from roiseg.decoders.roialign import RoiAlignDecoder
-from roiseg.inference.rebuild import rebuild
-from roiseg.losses.base import LossInput
-from roiseg.losses.deep_supervision import PointCrossEntropy
 
 ROIS = torch.tensor([[0, 3.5, 4.25, 40.0, 60.0], [2, 30.0, 10.0, 95.5, 50.5], [2, 2.0, 2.0, 33.0, 30.0]])
 
@@ -34,20 +28,6 @@ def pointrend(coarse=CoarseDecoder, of_coarse=None, in_channels=(3,), strides=(4
     if coarse is CoarseDecoder:
         decoder.coarse.predict.weight.data.normal_()
     return decoder.eval()
-
-
-def parameters(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-def test_the_point_head_has_the_parameters_of_the_published_shapes():
-    decoder = PointRendDecoder([1024], [8], IMAGE_SIZE, CoarseDecoder)
-    hidden = 3 * ((256 + 3) * 256 + 256)  # features of the point or of the layer before, and coarse logits
-    predictor = (256 + 3) * 3 + 3
-    assert hidden + predictor == 200_460
-    assert parameters(decoder.head) == 200_460
-    coarse = parameters(CoarseDecoder([1024], [8], IMAGE_SIZE))
-    assert parameters(decoder) == 200_460 + coarse + 1024 * 256 + 256  # and the features of points
 
 
 @pytest.mark.parametrize(
@@ -168,33 +148,6 @@ def test_147_of_196_training_points_are_the_most_uncertain_of_588_and_49_are_any
         }
 
 
-@pytest.mark.parametrize("ratio", [0.0, 1.0])
-def test_all_or_no_training_points_may_be_chosen_for_being_uncertain(ratio):
-    decoder = pointrend(importance_ratio=ratio, train_points=40).train()
-    coords = decoder(random_features(decoder, 3), ROIS).auxiliary["point_coords"]
-    assert coords.shape == (3, 40, 2)
-    assert ((coords >= 0) & (coords < 1)).all()
-
-
-def test_training_draws_other_points_each_time_and_evaluation_draws_none():
-    decoder = pointrend()
-    features = random_features(decoder, 3)
-    before = torch.get_rng_state()
-    assert decoder(features, ROIS).auxiliary == {}
-    assert torch.equal(torch.get_rng_state(), before)
-    first, second = (decoder.train()(features, ROIS).auxiliary["point_coords"] for _ in range(2))
-    assert not torch.equal(first, second)
-
-
-def test_the_point_loss_teaches_point_head_features_and_coarse_decoder():
-    decoder = pointrend().train()
-    scene = ellipse_scene(decoder)
-    output = decoder(scene.features, scene.rois)
-    given = LossInput(output.logits, scene.targets.long(), None, output.auxiliary)
-    PointCrossEntropy()(given).backward()
-    assert all(p.grad is not None and p.grad.any() for p in decoder.parameters())
-
-
 def test_context_and_modulated_features_reach_the_coarse_decoder():
     inner = pointrend(of_coarse={"film": 2.0, "detail": 3})
     assert inner.context_inputs == ("image", "pixel_size")
@@ -215,57 +168,3 @@ def test_prompts_are_those_of_the_coarse_decoder():
     assert pointrend().prompts == ()
     narrow = {"prior": True, "mid_channels": 8, "depth": 1, "output_size": (14, 14)}
     assert pointrend(RoiAlignDecoder, narrow).prompts == ("prior",)
-
-
-def test_a_checkpoint_configuration_rebuilds_it():
-    node = {
-        "_target_": "roiseg.decoders.pointrend.PointRendDecoder",
-        "coarse": {
-            "_target_": "roiseg.decoders.maskrcnn.MaskRcnnDecoder", "_partial_": True,
-            "mid_channels": 4, "roi_size": [7, 7], "num_classes": 2,
-        },
-        "num_classes": 2, "mid_channels": 6, "output_size": [28, 28],
-    }  # fmt: skip
-    decoder = rebuild(node, in_channels=(3,), strides=(4,), image_size=IMAGE_SIZE)
-    assert isinstance(decoder.coarse, MaskRcnnDecoder)
-    again = rebuild(node, in_channels=(3,), strides=(4,), image_size=IMAGE_SIZE)
-    again.load_state_dict(decoder.state_dict())
-
-
-class Recorded(CoarseDecoder):
-    """A coarse decoder that cannot do without a term of its own."""
-
-    provides = ("extra",)
-    needs = ("extra",)
-
-
-FIRST = partial(RoiAlignDecoder, output_size=(14, 14))
-
-
-@pytest.mark.parametrize(
-    ("options", "fields"),
-    [
-        ({"of_coarse": {"num_classes": 2}}, ["model.coarse.num_classes", "model.num_classes"]),
-        ({"num_classes": 2}, ["model.coarse.num_classes", "model.num_classes"]),
-        ({"coarse": Recorded}, ["model.coarse", "`extra`"]),
-        (
-            {"coarse": CascadeDecoder, "of_coarse": {"first": FIRST, "second": partial(FIRST, prior=True)}},
-            ["model.coarse", "`first`"],
-        ),
-        ({"output_size": (7, 7)}, ["model.output_size", "model.coarse", "[14, 14]"]),
-        ({"output_size": (50, 50)}, ["model.output_size", "model.coarse", "[56, 56]"]),
-        ({"output_size": (14, 28)}, ["model.output_size", "model.coarse"]),
-    ],
-)
-def test_impossible_options_are_user_errors_that_name_the_field(options, fields):
-    with pytest.raises(UserError) as error:
-        pointrend(**options)
-    assert all(field in str(error.value) for field in fields)
-    assert "\n" not in str(error.value)
-
-
-def test_a_coarse_decoder_in_the_image_frame_is_refused():
-    from helpers.image_decoder import TinyImageDecoder
-
-    with pytest.raises(UserError, match=r"model\.coarse decodes in the image frame"):
-        pointrend(TinyImageDecoder, {"frame": "image"})

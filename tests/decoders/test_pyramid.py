@@ -6,7 +6,6 @@ import pytest
 import torch
 from helpers.decoders import IMAGE_SIZE, random_features
 
-from roiseg.common.errors import UserError
 from roiseg.decoders.pyramid import PyramidDecoder
 
 ROIS = torch.tensor([[0, 30.0, 10.0, 62.0, 50.0], [1, 20.0, 12.0, 52.0, 44.0]])
@@ -26,13 +25,6 @@ NARROW = {"mid_channels": 8, "min_channels": 8, "depth": 1}
 def test_each_layer_joins_where_its_stride_fits(strides, base_stride, members):
     decoder = PyramidDecoder([4] * len(strides), strides, IMAGE_SIZE, base_stride=base_stride, **NARROW)
     assert [list(level) for level in decoder.members] == members
-
-
-def test_every_layer_is_read():
-    decoder = PyramidDecoder([4, 4, 4], [4, 8, 16], IMAGE_SIZE, **NARROW)
-    features = [f.requires_grad_() for f in random_features(decoder, 2)]
-    decoder(features, ROIS).logits.square().sum().backward()
-    assert all(f.grad is not None and f.grad.abs().sum() > 0 for f in features)
 
 
 def seen_from(decoder, features, roi):
@@ -74,24 +66,3 @@ def test_the_margin_is_cut_off_where_the_roi_ends():
         logits = decoder([ramp], torch.tensor([[0, 32.0, 16.0, 64.0, 48.0]])).logits[0, 0]
         drawn.append(logits[:, 2:-2])  # the detour over the coarse grid blurs its ends
     torch.testing.assert_close(drawn[0], drawn[1], rtol=0, atol=1e-4)
-
-
-def test_dropout_acts_in_training_only():
-    torch.manual_seed(0)
-    decoder = PyramidDecoder([4, 4], [4, 8], IMAGE_SIZE, dropout=0.5, **NARROW)
-    features = random_features(decoder, 2)
-    assert (decoder(features, ROIS).logits != decoder(features, ROIS).logits).any()
-    decoder.eval()
-    torch.testing.assert_close(decoder(features, ROIS).logits, decoder(features, ROIS).logits, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"output_size": (57, 56)}, r"model\.output_size"),
-        ({"roi_size": (0, 14)}, r"model\.roi_size"),
-    ],
-)
-def test_impossible_options_are_refused(options, message):
-    with pytest.raises(UserError, match=message):
-        PyramidDecoder([4], [8], IMAGE_SIZE, **options)

@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
+import numpy as np
 import pytest
 import torch
 from helpers.decoders import IMAGE_SIZE, random_features
 from torch import nn
 from torch.nn import functional as F
 
-from roiseg.common.errors import UserError
 from roiseg.decoders.base import Context
-from roiseg.decoders.unet import UNet, UNetDecoder, roi_maps
+from roiseg.decoders.unet import ROI_MAPS, UNet, UNetDecoder, roi_maps
 
 ROIS = torch.tensor([
     [0, 3.5, 4.25, 40.0, 60.0],
     [2, -4.0, -6.0, 33.0, 30.0],  # over the border
-    [2, 50.0, 20.0, 54.0, 61.0],  # narrow
+    [2, 50.0, 20.0, 51.0, 61.0],  # narrow: relative coordinates reach the limit
 ])  # fmt: skip
 NARROW = {"channels": 8, "depth": 2}
-
-
-def block(*widths):
-    """Parameters of 3x3 convolutions without bias, each with GroupNorm."""
-    return sum(a * b * 9 + 2 * b for a, b in pairwise(widths))
-
-
-def test_default_configuration_has_the_parameters_counted_by_hand():
-    decoder = UNetDecoder([1024], [8], (640, 640))
-    first = (1024 * 32 + 32) + 32 * 32 * 9 + 7 * 32 * 9 + 2 * 32  # reduction, features, ROI maps, norm
-    enter = block(32, 32)
-    down = block(32, 64, 64) + block(64, 128, 128) + block(128, 256, 256)
-    up = block(128 + 256, 128, 128) + block(64 + 128, 64, 64) + block(32 + 64, 32, 32)
-    refine, predict = block(32, 16), 16 * 3 + 3  # stride 8 -> 4
-    assert first + enter + down + up + refine + predict == 1_996_115
-    assert sum(p.numel() for p in decoder.parameters()) == 1_996_115
-    assert decoder.map_stride == 4
-    assert decoder.output_size == (160, 160)
 
 
 def test_64_channels_and_4_levels_are_the_widths_of_the_source():
@@ -121,17 +101,6 @@ def test_the_map_is_as_fine_as_map_stride_says(stride, wanted, expected):
     assert output.inside.shape == (1, 64 // expected, 96 // expected)
 
 
-def test_embeddings_are_what_the_last_layer_sees_in_either_frame():
-    for frame, size in (("image", (16, 24)), ("roi", (20, 12))):
-        torch.manual_seed(0)
-        decoder = UNetDecoder([8], [4], IMAGE_SIZE, frame=frame, output_size=(20, 12), **NARROW).eval()
-        output = decoder(random_features(decoder, 3), torch.tensor([[0.0, 9, 9, 40, 50]]))
-        assert output.auxiliary["embeddings"].shape == (1, 8, *size)
-        torch.testing.assert_close(
-            decoder.predict(output.auxiliary["embeddings"]), output.logits, atol=1e-5, rtol=1e-5
-        )
-
-
 def test_a_prior_is_read_as_further_maps_and_matters():
     torch.manual_seed(0)
     decoder = UNetDecoder([8], [8], IMAGE_SIZE, prior=True, **NARROW).eval()
@@ -149,25 +118,45 @@ def test_a_prior_is_read_as_further_maps_and_matters():
         decoder(features, ROIS)
 
 
-@pytest.mark.parametrize(
-    ("options", "field"),
-    [
-        ({"depth": 0}, "model.depth must be 1 to 3"),
-        ({"depth": 4}, "model.depth must be 1 to 3, as often as the 8x12 map"),
-        ({"map_stride": 16}, "model.map_stride must be one of 8, 4, 2"),
-        ({"map_stride": 3}, "model.map_stride"),
-        ({"map_stride": 1}, "model.map_stride"),
-        ({"frame": "roi", "prior": True}, "model.prior"),
-    ],
-)
-def test_impossible_options_are_user_errors_that_name_the_field(options, field):
-    with pytest.raises(UserError, match="model") as error:
-        UNetDecoder([8], [8], IMAGE_SIZE, **options)
-    assert field in str(error.value)
-    assert "\n" not in str(error.value)
+# --- maps of where the ROI lies -------------------------------------------------------------------
 
 
-def test_an_odd_stride_cannot_be_halved():
-    assert UNetDecoder([8], [7], (56, 56), depth=1).map_stride == 7
-    with pytest.raises(UserError, match=r"one of 14, 7 \("):
-        UNetDecoder([8], [14], (56, 56), depth=1, map_stride=4)
+def naive_maps(rois, image_size, size):
+    """The same in float64, a cell at a time; the share inside by counting 100 points an axis."""
+    height, width = image_size
+    cell_y, cell_x = height / size[0], width / size[1]
+    maps = np.zeros((len(rois), 7, *size))
+    for n, (_, x1, y1, x2, y2) in enumerate(rois.tolist()):
+        for row in range(size[0]):
+            for column in range(size[1]):
+                x, y = (column + 0.5) * cell_x - (x1 + x2) / 2, (row + 0.5) * cell_y - (y1 + y2) / 2
+                points_x = (column + (np.arange(100) + 0.5) / 100) * cell_x
+                points_y = (row + (np.arange(100) + 0.5) / 100) * cell_y
+                inside_x = ((points_x > x1) & (points_x < x2)).mean()
+                inside_y = ((points_y > y1) & (points_y < y2)).mean()
+                maps[n, :, row, column] = [
+                    inside_x * inside_y,
+                    x / width,
+                    y / height,
+                    (x2 - x1) / width,
+                    (y2 - y1) / height,
+                    min(4, max(-4, x / (x2 - x1))),
+                    min(4, max(-4, y / (y2 - y1))),
+                ]
+    return maps
+
+
+def test_maps_equal_a_plain_loop_over_cells():
+    for size in [(8, 12), (16, 24), (5, 7)]:
+        maps = roi_maps(ROIS, (64, 96), size).numpy()
+        assert maps.shape == (3, len(ROI_MAPS), *size)
+        expected = naive_maps(ROIS, (64, 96), size)
+        np.testing.assert_allclose(maps[:, 1:], expected[:, 1:], atol=1e-5)
+        np.testing.assert_allclose(maps[:, 0], expected[:, 0], atol=0.011)  # as fine as points are counted
+
+
+def test_empty_rois_and_half_precision_give_finite_float32_maps():
+    assert roi_maps(torch.zeros(0, 5), (64, 96), (8, 12)).shape == (0, 7, 8, 12)
+    maps = roi_maps(torch.tensor([[0.0, 20.0, 20.0, 20.0, 20.0]]).half(), (64, 96), (8, 12))
+    assert torch.isfinite(maps).all()
+    assert maps.dtype == torch.float32

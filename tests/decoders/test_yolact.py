@@ -7,7 +7,6 @@ import torch
 from helpers.decoders import IMAGE_SIZE, random_features
 from torch import nn
 
-from roiseg.common.errors import UserError
 from roiseg.decoders.yolact import YolactDecoder, combine
 from roiseg.geometry.roi_align import roi_align
 
@@ -30,22 +29,6 @@ def seen(decoder, features):
         logits = decoder(features, ROIS).logits
     coefficients = caught["coefficients"].reshape(len(ROIS), decoder.num_classes, -1)
     return logits, caught["prototypes"], coefficients
-
-
-def test_default_configuration_has_the_parameters_counted_by_hand():
-    decoder = YolactDecoder([1024], [8], IMAGE_SIZE)
-    fuse = 1024 * 128 + 128
-    protonet = 4 * (128 * 128 * 9 + 128) + 128 * 32 + 32
-    coefficients = 2 * (128 * 128 * 9 + 2 * 128) + 128 * 3 * 32 + 3 * 32  # convolutions with GroupNorm
-    assert fuse + protonet + coefficients == 1_033_472
-    assert sum(p.numel() for p in decoder.parameters()) == 1_033_472
-
-
-def test_the_source_s_width_gives_its_protonet():
-    decoder = YolactDecoder([256], [8], IMAGE_SIZE, mid_channels=256)
-    published = 4 * (256 * 256 * 9 + 256) + 256 * 32 + 32
-    assert published == 2_368_544
-    assert sum(p.numel() for p in decoder.protonet.parameters()) == 2_368_544
 
 
 def test_combine_equals_plain_loops():
@@ -72,16 +55,6 @@ def test_logits_are_prototypes_weighted_by_coefficients_and_nothing_else():
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_prototypes_are_not_negative_and_coefficients_lie_within_one():
-    torch.manual_seed(0)
-    decoder = YolactDecoder([6], [4], IMAGE_SIZE, **NARROW).eval()
-    features = [100 * f for f in random_features(decoder, 3)]
-    nn.init.normal_(decoder.coefficients.weight, std=5)
-    _, prototypes, coefficients = seen(decoder, features)
-    assert prototypes.min() == 0 and prototypes.max() > 1
-    assert coefficients.abs().max() <= 1 and coefficients.min() < -0.9 and coefficients.max() > 0.9
-
-
 def test_cropping_and_combining_commute():
     """In the roi frame the drawn map is cropped; cropped prototypes, combined, give the same."""
     torch.manual_seed(0)
@@ -90,16 +63,6 @@ def test_cropping_and_combining_commute():
     crops = roi_align(prototypes, ROIS, (14, 10), stride=2)
     expected = torch.einsum("rkp,rphw->rkhw", coefficients, crops)
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
-
-
-def test_a_pixel_without_prototypes_is_undecided():
-    torch.manual_seed(0)
-    decoder = YolactDecoder([6], [4], IMAGE_SIZE, **NARROW).eval()
-    last = decoder.protonet[-1][0]
-    nn.init.constant_(last.bias, -1e6)
-    logits, prototypes, _ = seen(decoder, random_features(decoder, 3))
-    assert not prototypes.any()
-    assert not logits.any()
 
 
 def test_protonet_has_no_norms_xavier_weights_and_zero_biases():
@@ -115,16 +78,3 @@ def test_protonet_has_no_norms_xavier_weights_and_zero_biases():
         limit = (6 / (inputs + outputs)) ** 0.5
         assert float(convolution.weight.detach().abs().max()) == pytest.approx(limit, rel=0.01)
         assert not convolution.bias.any()
-
-
-@pytest.mark.parametrize(
-    ("options", "field"),
-    [
-        ({"upsample": 3}, "model.upsample"),
-    ],
-)
-def test_impossible_options_are_user_errors_that_name_the_field(options, field):
-    with pytest.raises(UserError, match="model") as error:
-        YolactDecoder([8], [4], IMAGE_SIZE, **options)
-    assert field in str(error.value)
-    assert "\n" not in str(error.value)

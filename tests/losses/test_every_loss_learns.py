@@ -14,14 +14,6 @@ from roiseg.config.entry import CONF_DIR
 PRESETS = sorted(path.stem for path in (CONF_DIR / "loss").glob("*.yaml") if path.stem != "default")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def build(preset):
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         return instantiate(compose("train", overrides=[f"loss={preset}"]).loss, _convert_="all")
