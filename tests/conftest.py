@@ -6,6 +6,8 @@ import os
 import signal
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads make tiny tensors many times slower
+
 import pytest
 from helpers import make_onnx, tiny_coco
 from hypothesis import settings

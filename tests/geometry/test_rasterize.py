@@ -110,13 +110,6 @@ def test_polygons_that_share_an_edge_share_no_cell_and_leave_none(x1, y1, x2, y2
     assert (count % 2 == 1).all()
 
 
-@pytest.mark.parametrize("x", [0, 1, 12, 28, 29])
-@pytest.mark.parametrize("y", [0, 1, 12, 18, 19])
-def test_a_single_pixel_is_drawn_wherever_it_lies(x, y):
-    got = rasterize([[x, y, x + 1, y, x + 1, y + 1, x, y + 1]], PIXELS)[0, 0]
-    np.testing.assert_array_equal(np.argwhere(got), [[y, x]])
-
-
 # --- run-length encoded masks ---------------------------------------------------------------------
 
 
@@ -148,14 +141,6 @@ def test_runs_equal_a_look_up_in_the_whole_masks(case, grids):
     for g in range(len(grids)):
         for n, mask in enumerate(masks):
             np.testing.assert_array_equal(got[g, n], look_up(mask, grids, g))
-
-
-def test_runs_of_length_0_are_nothing():
-    runs = [0, 5, 0, 3, 4, 0, 0, 2, 6]  # 8 of foreground, 4, 2 of foreground, 6
-    mask = np.repeat([1, 0, 1, 0], [8, 4, 2, 6]).reshape(5, 4).T > 0
-    grids = Grids(np.ones((1, 2)), np.zeros((1, 2)), (4, 5))
-    got = cells(run_planes(np.cumsum(runs), np.array([0, len(runs)]), (4, 5), grids), grids)
-    np.testing.assert_array_equal(got[0, 0], mask)
 
 
 def test_large_masks_need_no_canvas():

@@ -20,26 +20,11 @@ def test_encoding_equals_pycocotools_and_decodes_back(mask):
     encoded = rle.encode(mask)
     assert encoded == coco_mask.encode(np.asfortranarray(mask))
     np.testing.assert_array_equal(rle.decode(encoded), mask.astype(bool))
-
-
-@given(masks)
-def test_a_mask_in_any_memory_order_or_type_is_encoded_alike(mask):
     for other in (mask.astype(bool), np.asfortranarray(mask), mask[::-1][::-1], mask.astype(np.int64)):
-        assert rle.encode(other) == rle.encode(mask)
-
-
-@given(masks)
-def test_uncompressed_runs_are_compressed_as_pycocotools_does(mask):
-    runs = uncompressed_rle(mask)
-    counts = rle.checked_counts(runs, mask.shape)
-    assert counts == coco_mask.encode(np.asfortranarray(mask))["counts"]
-
-
-@given(masks, st.booleans())
-def test_compressed_counts_come_back_unchanged(mask, as_text):
-    encoded = coco_mask.encode(np.asfortranarray(mask))
-    counts = encoded["counts"].decode() if as_text else encoded["counts"]
-    assert rle.checked_counts({"size": list(mask.shape), "counts": counts}, mask.shape) == encoded["counts"]
+        assert rle.encode(other) == encoded
+    counts, size = encoded["counts"], list(mask.shape)
+    for form in (uncompressed_rle(mask), encoded, {"size": size, "counts": counts.decode()}):
+        assert rle.checked_counts(form, mask.shape) == counts
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 4000), (4000, 1), (1200, 1600)])
@@ -84,7 +69,7 @@ def test_a_truncated_string_is_refused(mask, data):
         rle.checked_counts({"size": list(mask.shape), "counts": cut}, mask.shape)
 
 
-@settings(max_examples=3000)
+@settings(max_examples=1000)
 @given(
     st.binary(max_size=30)
     | st.text(max_size=30)
@@ -102,7 +87,7 @@ def test_thousands_of_damaged_strings_never_crash():
     """One or two characters of a real encoding changed: the kind of damage that looks right."""
     rng = np.random.default_rng(0)
     survivors = 0
-    for _ in range(4000):
+    for _ in range(2000):
         mask = np.asfortranarray(rng.random((9, 11)) < 0.3, np.uint8)
         counts = bytearray(coco_mask.encode(mask)["counts"])
         for _ in range(rng.integers(1, 3)):
@@ -113,7 +98,7 @@ def test_thousands_of_damaged_strings_never_crash():
             continue
         survivors += 1
         assert rle.decode({"size": [9, 11], "counts": checked}).shape == (9, 11)
-    assert survivors < 1000  # almost all damage shows in the sum
+    assert survivors < 500  # almost all damage shows in the sum
 
 
 # --- runs and windows -----------------------------------------------------------------------------
