@@ -10,6 +10,8 @@ import torch
 from roiseg.geometry.paste import paste_masks
 from roiseg.geometry.roi_align import roi_align
 
+pytestmark = pytest.mark.slow  # the exported predictor crops and pastes in the fast tests, too
+
 BOXES = torch.tensor([
     [5.3, 4.1, 22.7, 19.9],
     [-7.5, -9.25, 12, 11],  # over the border

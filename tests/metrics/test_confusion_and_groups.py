@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from roiseg.metrics.confusion import Confusion
 from roiseg.metrics.instance import InstanceRecord, mask_quality
 from roiseg.metrics.instance_groups import group_instances
+from roiseg.metrics.loss_means import WeightedMean
 from roiseg.metrics.registry import ALL_INSTANCES
 
 
@@ -71,3 +72,18 @@ def test_quality_is_the_mean_probability_inside_the_mask():
     values = np.array([[0.1, 0.5, 0.9], [0.49, 1.0, 0.0]], np.float32)
     assert mask_quality(values) == pytest.approx((0.5 + 0.9 + 1.0) / 3)
     assert mask_quality(values * 0.4) == 0
+
+
+def test_a_weighted_mean_counts_weights():
+    mean = WeightedMean()
+    for value, weight in ((1.0, 4), (3.0, 8), (7.0, 0)):
+        mean.update(torch.tensor(value, requires_grad=True), weight)
+    assert float(mean.compute()) == pytest.approx((4 + 24) / 12)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weighted_mean_shows_what_is_not_a_number(value):
+    mean = WeightedMean()
+    mean.update(torch.tensor(1.0), 2)
+    mean.update(torch.tensor(value), 2)
+    assert not torch.isfinite(mean.compute())

@@ -57,46 +57,14 @@ def scalars(metrics):
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("ignored", [0.0, 0.3])
-@pytest.mark.parametrize("seed", range(3))
-def test_pixel_metrics_equal_those_of_a_confusion_matrix(classes, ignored, seed):
-    predicted, truth = class_maps(classes, seed=seed, ignored=ignored)
+@pytest.mark.parametrize("only", [None, [0, 1], [1]])  # a class that never occurs is left out of means
+def test_pixel_metrics_equal_those_of_a_confusion_matrix(classes, ignored, only):
+    predicted, truth = class_maps(classes, ignored=ignored, only=only)
     metrics = PixelMetrics(classes)
-    metrics.update(torch.from_numpy(predicted), torch.from_numpy(truth))
-    assert scalars(metrics) == pytest.approx(confusion_scores(predicted, truth, classes), abs=1e-6)
-
-
-def test_two_class_metrics_do_not_speak_of_the_non_target():
-    metrics = PixelMetrics(2)
-    metrics.update(torch.zeros(1, 2, 2, dtype=torch.long), torch.zeros(1, 2, 2, dtype=torch.long))
-    assert not [name for name in metrics.scalars() if "non_target" in name]
-
-
-@pytest.mark.parametrize("only", [[0, 1], [1], [1, 2]])
-def test_a_class_that_never_occurs_is_left_out_of_means_and_is_itself_0(only):
-    predicted, truth = class_maps(3, only=only)
-    metrics = PixelMetrics(3)
-    metrics.update(torch.from_numpy(predicted), torch.from_numpy(truth))
-    got = scalars(metrics)
-    assert got == pytest.approx(confusion_scores(predicted, truth, 3), abs=1e-6)
-    for absent in set(range(3)) - set(only):
-        assert got[f"{CLASS_NAMES[absent]}_iou"] == 0
-    expected = np.mean([got[f"{CLASS_NAMES[c]}_iou"] for c in only])
-    assert got["miou"] == pytest.approx(expected, abs=1e-6)
-
-
-def test_a_class_only_predicted_counts_as_0():
-    metrics = PixelMetrics(3)
-    metrics.update(torch.tensor([[[0, 2]]]), torch.tensor([[[0, 1]]]))
-    assert scalars(metrics)["miou"] == pytest.approx(1 / 3)
-
-
-def test_what_is_predicted_on_ignored_pixels_does_not_matter():
-    predicted, truth = class_maps(3, ignored=0.4)
-    other = np.where(truth == 255, (predicted + 1) % 3, predicted)
-    first, second = PixelMetrics(3), PixelMetrics(3)
-    first.update(torch.from_numpy(predicted), torch.from_numpy(truth))
-    second.update(torch.from_numpy(other), torch.from_numpy(truth))
-    assert scalars(first) == scalars(second)
+    for _ in range(2):
+        metrics.reset()
+        metrics.update(torch.from_numpy(predicted), torch.from_numpy(truth))
+        assert scalars(metrics) == pytest.approx(confusion_scores(predicted, truth, classes), abs=1e-6)
 
 
 def test_pixels_are_pooled_over_batches():
@@ -106,24 +74,6 @@ def test_pixels_are_pooled_over_batches():
     for start, end in ((0, 0), (0, 1), (1, 4), (4, 4), (4, 6)):  # batches without ROIs among them, one first
         parts.update(predicted[start:end], truth[start:end])
     assert scalars(parts) == scalars(whole)
-
-
-def test_all_ignored_then_something_is_that_something():
-    predicted, truth = (torch.from_numpy(a) for a in class_maps(3))
-    plain, after = PixelMetrics(3), PixelMetrics(3)
-    plain.update(predicted, truth)
-    after.update(predicted, torch.full_like(truth, 255))
-    after.update(predicted, truth)
-    assert scalars(after) == scalars(plain)
-
-
-def test_reset_forgets():
-    predicted, truth = (torch.from_numpy(a) for a in class_maps(3))
-    metrics = PixelMetrics(3)
-    metrics.update(predicted, truth)
-    metrics.reset()
-    metrics.update(truth.clamp(max=2), truth)
-    assert scalars(metrics)["miou"] == 1
 
 
 def test_no_instance_at_all_is_0():
@@ -235,6 +185,7 @@ def test_instance_metrics_equal_those_of_full_naive_canvases(box, transform):
     predicted = naive_paste(probability.numpy().astype(float), box, transform, SIZE)
     assert predicted.any()
     got = {name: float(value) for name, value in metrics.compute().items()}
+    assert "crowded_iou" not in got
     boundary = coco_iou(naive_boundary(predicted), naive_boundary(truth))
     assert got["instance_iou"] == pytest.approx(coco_iou(predicted, truth), abs=1e-6)
     assert got["boundary_iou"] == pytest.approx(boundary, abs=1e-6)
@@ -259,6 +210,8 @@ def test_instance_metrics_are_means_over_the_instances_of_several_images():
     apart.update(measured(probabilities[:2], batch_of(images[:1])))
     apart.update(measured(probabilities[:0], batch_of(images[1:2])))
     apart.update(measured(probabilities[2:], batch_of(images[2:])))
+    together.reset()
+    together.update(measured(probabilities, batch_of(images)))
     for metrics in (together, apart):
         got = metrics.compute()
         assert float(got["instance_iou"]) == pytest.approx(np.mean(ious), abs=1e-6)
@@ -300,22 +253,9 @@ def test_a_probability_of_one_half_is_mask(value):
     )
 
 
-def test_an_empty_prediction_scores_0():
-    got = measure(torch.zeros(3, 3), [4, 4, 12, 12], disc((20, 20), 8, 8, 5))
-    assert set(got.values()) == {0.0}
-
-
 @pytest.mark.parametrize("box", [[-20, -20, -5, -3], [25, 2, 40, 9], [3, 100, 9, 120], [5, 5, 5, 5]])
 def test_a_box_outside_the_image_or_without_area_scores_0(box):
     assert measure(torch.ones(3, 3), box, disc((20, 20), 8, 8, 5))["instance_iou"] == 0
-
-
-def test_a_perfect_prediction_scores_1():
-    assert measure(torch.ones(3, 3), [2, 3, 14, 18], np.pad(np.ones((15, 12), bool), ((3, 2), (2, 6)))) == {
-        "instance_iou": 1.0,
-        "instance_iou75": 1.0,
-        "boundary_iou": 1.0,
-    }
 
 
 NOTHING = {"size": [10, 10], "counts": rle(np.zeros((10, 10)))["counts"]}
@@ -379,22 +319,6 @@ def test_instances_of_a_huge_image_are_measured_in_the_window_they_fill():
     assert float(metrics.compute()["instance_iou"]) == pytest.approx(200 / 300)
 
 
-@pytest.mark.parametrize("box", [[0, 0, 40, 30], [380, 0, 400, 20], [150, 100, 250, 200]])
-def test_a_prediction_apart_from_its_annotation_scores_0(box):
-    truth = np.zeros((300, 400), bool)
-    truth[250:290, 60:90] = True
-    assert set(measure(torch.ones(3, 3), box, truth).values()) == {0.0}
-
-
-def test_instance_metrics_reset_forgets():
-    metrics = InstanceMetrics()
-    batch = batch_of([(IDENTITY, (8, 8), [[0, 0, 8, 8]], [np.ones((8, 8), bool)])])
-    metrics.update(measured(torch.zeros(1, 2, 2), batch))
-    metrics.reset()
-    metrics.update(measured(torch.ones(1, 2, 2), batch))
-    assert float(metrics.compute()["instance_iou"]) == 1
-
-
 def crowded_record(share, iou):
     return InstanceRecord(1, "x.jpg", 1, 0, 0, 9, 9, 50, share, iou, 0.5)
 
@@ -407,21 +331,6 @@ def test_crowded_iou_is_the_mean_where_others_cover_more_than_a_tenth():
     assert float(metrics.compute()["instance_iou"]) == pytest.approx(2.5 / 4)
 
 
-def test_without_a_crowded_instance_there_is_no_crowded_iou():
-    metrics = InstanceMetrics()
-    metrics.update([crowded_record(0.1, 0.8)])
-    assert "crowded_iou" not in metrics.compute()
-
-
 def test_states_are_of_types_every_device_has():
     """Apple's MPS has no float64."""
     assert {v.dtype for v in InstanceMetrics().metric_state.values()} == {torch.float32}
-
-
-def test_update_leaves_no_graph_behind():
-    metrics = InstanceMetrics()
-    probability = torch.ones(1, 2, 2)
-    metrics.update(
-        measured(probability, batch_of([(IDENTITY, (8, 8), [[0, 0, 8, 8]], [np.ones((8, 8), bool)])]))
-    )
-    assert not metrics.instance_iou_sum.requires_grad

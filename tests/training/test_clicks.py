@@ -95,14 +95,6 @@ def test_each_roi_is_clicked_in_its_own_window():
         assert (own[:, 1] > y1).all() and (own[:, 1] < y2).all()
 
 
-def test_windows_of_the_whole_input_as_decoders_in_the_image_frame_have_them():
-    maps = torch.zeros(2, 16, 24, dtype=torch.uint8)
-    maps[0, 3, 20], maps[1, 15, 0] = 1, 1  # stride 4
-    windows = torch.tensor([[0.0, 0, 96, 64]]).expand(2, 4)
-    points = draw(Clicks(3, 0, share=1.0), maps, windows)
-    assert points[:, :, :2].tolist() == [[[82.0, 14.0]] * 3, [[2.0, 62.0]] * 3]
-
-
 @pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.3, 0.26, 0.34), (1.0, 1, 1)])
 def test_about_that_share_of_the_rois_gets_clicks_all_of_them_or_none(share, low, high):
     maps, windows = MIXED.expand(2000, 4, 6), WINDOW.expand(2000, 4)
@@ -111,26 +103,6 @@ def test_about_that_share_of_the_rois_gets_clicks_all_of_them_or_none(share, low
     assert low <= with_clicks.float().mean() <= high
     assert (labels[with_clicks] == torch.tensor([1.0, 1.0, 0.0])).all()
     assert (labels[~with_clicks] == -1).all()
-
-
-@pytest.mark.parametrize(("positive", "negative"), [(1, 1), (3, 0), (0, 2)])
-def test_no_rois_give_no_clicks(positive, negative):
-    points = draw(Clicks(positive, negative), torch.zeros(0, 4, 6, dtype=torch.uint8), torch.zeros(0, 4))
-    assert points.shape == (0, positive + negative, 3)
-
-
-def test_the_seed_decides_the_clicks():
-    maps, windows = MIXED.expand(20, 4, 6), WINDOW.expand(20, 4)
-    clicks = Clicks(2, 2)
-    assert torch.equal(draw(clicks, maps, windows), draw(clicks, maps, windows))
-    assert not torch.equal(draw(clicks, maps, windows), draw(clicks, maps, windows, seed=1))
-
-
-def test_targets_and_windows_are_left_as_they_are():
-    maps, windows = MIXED.clone(), WINDOW.clone()
-    draw(Clicks(3, 3), maps, windows)
-    assert torch.equal(maps, MIXED)
-    assert torch.equal(windows, WINDOW)
 
 
 def test_no_clicks_at_all_is_a_user_error():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.decoders import CASES, IMAGE_SIZE, ellipse_scene
-from tiny_run import one_thread, tiny_data, tiny_decoder, tiny_extractor, tiny_module, tiny_trainer
+from tiny_run import tiny_data, tiny_decoder, tiny_extractor, tiny_module, tiny_trainer
 
 from roiseg.decoders.base import Context
 from roiseg.losses.composite import CompositeLoss
@@ -16,12 +16,6 @@ from roiseg.losses.dice import Dice
 TOLERANCES = {torch.bfloat16: (0.002, 0.98), torch.float16: (0.0003, 0.999)}
 
 SMALL = [case for case in CASES if case.small]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    with one_thread():
-        yield
 
 
 def step(case, dtype):
@@ -61,7 +55,7 @@ def test_a_training_in_bfloat16_ends_where_float32_ends(coco_set, onnx_file, tmp
         extractor = tiny_extractor(onnx_file)
         torch.manual_seed(0)
         decoder = tiny_decoder(extractor)
-        trainer = tiny_trainer(tmp_path, max_epochs=8, precision=precision)
+        trainer = tiny_trainer(tmp_path, max_epochs=5, precision=precision)
         trainer.fit(tiny_module(decoder), datamodule=tiny_data(coco_set, extractor, decoder))
         figures[precision] = {name: float(value) for name, value in trainer.callback_metrics.items()}
     whole, half = figures["32-true"], figures["bf16-mixed"]

@@ -1,0 +1,191 @@
+"""Predictions averaged over the whole image, crops of small ROIs and their mirror images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from tiny_looks import EVERY, make, measured, run_test, topleft_extractor
+from tiny_run import tiny_data, tiny_module, tiny_trainer
+from torch import nn
+from torch.nn import functional as F
+
+from roiseg.data.tta import TTA
+from roiseg.decoders.base import Context, Decoder, DecoderOutput, target_probability
+from roiseg.extractor.cache.codec import Half
+from roiseg.extractor.cache.memory import MemoryCache
+from roiseg.geometry.roi_align import roi_align
+from roiseg.geometry.transform import Letterbox
+from roiseg.inference.tta import average_views
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+CROPS = TTA(False, (1.2, 1.6), 0.75)
+
+
+@pytest.fixture(scope="module")
+def extractor(onnx_file):
+    return topleft_extractor(onnx_file)
+
+
+def look(decoder, net, picture, transform, roi, pixel_size, grid, mirrored):
+    """[K, h, w] probabilities of one ROI (original pixels) from one look at its image: on a grid over the ROI,
+    or in the decoder's own frame."""
+    image = Letterbox((64, 64), "topleft").apply(picture, transform)
+    x1, y1, x2, y2 = transform.boxes(roi[None])[0]
+    if mirrored:
+        image, x1, x2 = image[:, ::-1], 64 - x2, 64 - x1
+    pixels = torch.from_numpy(image[None].copy())
+    rois = torch.tensor([[0, x1, y1, x2, y2]], dtype=torch.float32)
+    context = Context(net.preprocess(pixels), torch.tensor([pixel_size / transform.scale]))
+    with torch.no_grad():
+        logits = decoder(net(pixels), rois, context).logits
+        logits = logits if grid is None else decoder.roi_logits(logits, rois, grid)
+    return (logits.flip(-1) if mirrored else logits).softmax(1)[0].numpy()
+
+
+MIRROR = TTA(hflip=True)
+
+
+@pytest.mark.parametrize(
+    ("tta", "cached"),
+    [(CROPS, False), (replace(CROPS, hflip=True), False), (MIRROR, False), (MIRROR, True)],
+    ids=["crops", "crops and mirror images", "mirror images", "cached"],
+)
+@pytest.mark.parametrize("name", EVERY)
+def test_probabilities_are_averaged_over_all_looks(name, tta, cached, extractor, coco_set, tmp_path):
+    decoder = make(name, extractor)
+    size = None if decoder.frame == "roi" else (24, 18)
+    options = {"needs_images": "detail" in name, "metric_size": size, "tta": tta}
+    data = tiny_data(
+        coco_set, extractor, decoder, cache=MemoryCache(Half(), 1) if cached else None, **options
+    )
+    module = tiny_module(decoder)
+    logged, seen = run_test(module, data, tmp_path)
+    if cached:  # now the plain images are in the cache
+        cold, (logged, seen) = logged, run_test(module, data, tmp_path)
+        assert logged == cold
+    grid = (size or decoder.output_size) if tta.crop_scales else None
+    pixel_sizes = data.dataset("val").annotations.pixel_sizes
+    closer, ious, hits = 0, [], []
+    for batch, outputs in seen:
+        expected = []
+        for sample, rois in zip(batch.samples, batch.original_boxes(), strict=True):
+            picture = cv2.imread(str(coco_set.images / sample.file_name))[:, :, ::-1]
+            pixel_size = float(pixel_sizes[sample.image_index])
+            parts = tta.plan_crops(Letterbox((64, 64), "topleft"), sample.original_size, rois)
+            for number, roi in enumerate(rois):
+                transforms = [sample.transform, *(t for t, rows in parts if number in rows)]
+                closer += len(transforms) - 1
+                looks = [
+                    look(decoder, extractor, picture, t, roi, pixel_size, grid, mirrored)
+                    for t in transforms
+                    for mirrored in {False, tta.hflip}
+                ]
+                expected.append(np.mean(looks, axis=0))
+        expected = np.array(expected)
+        np.testing.assert_allclose(outputs.prediction.target, expected[:, 1], atol=2e-3 if cached else 2e-4)
+        windows = decoder.extents(batch.rois) if grid is None else batch.rois[:, 1:]
+        ious += [record.iou for record in measured(torch.from_numpy(expected[:, 1]), batch, windows)]
+        truth = batch.metric_targets.numpy()
+        if decoder.frame == "roi":
+            hits += (expected.argmax(axis=1) == truth)[truth != 255].tolist()
+    assert (closer > 4) == bool(tta.crop_scales)
+    assert logged["test/instance_iou"] == pytest.approx(np.mean(ious), abs=0.01)
+    if hits:
+        assert logged["test/pixel_accuracy"] == pytest.approx(np.mean(hits), abs=5e-3)
+
+
+def test_close_ups_change_the_test_only_and_only_where_rois_are_small(extractor, coco_set, tmp_path):
+    module = tiny_module(make("roi", extractor))
+    plain, closer, none_small = (
+        tiny_data(coco_set, extractor, module.decoder, tta=tta)
+        for tta in (None, CROPS, TTA(crop_scales=(50.0,)))
+    )
+    logged = [run_test(module, data, tmp_path)[0] for data in (plain, closer, none_small)]
+    assert logged[0] == logged[2]
+    assert logged[0]["test/instance_iou"] != logged[1]["test/instance_iou"]
+    assert logged[0]["test/loss"] == logged[1]["test/loss"]
+    batches = [next(iter(data.val_dataloader())) for data in (plain, closer)]
+    assert not any(batch.views for batch in batches)
+
+
+def test_the_worst_are_drawn_as_they_were_measured(extractor, coco_set, tmp_path):
+    """An image-frame decoder's averages lie on grids over the ROIs, not on the image."""
+    module = tiny_module(make("image", extractor))
+    data = tiny_data(coco_set, extractor, module.decoder, metric_size=(24, 18), tta=CROPS)
+    _, seen = run_test(module, data, tmp_path)
+    for batch, outputs in seen:
+        if batch.views:
+            assert torch.equal(outputs.prediction.extents, batch.rois[:, 1:])
+            again = measured(outputs.prediction.target, batch, outputs.prediction.extents)
+            assert again == outputs.records
+
+
+class PictureDecoder(Decoder):
+    """Labels by colour: what it says of a mirrored image is the mirror image of what it says of the image."""
+
+    def __init__(self, extractor, frame):
+        size = (14, 14) if frame == "roi" else (32, 32)
+        super().__init__(extractor.channels, extractor.strides, (64, 64), 3, frame, size)
+        self.label = nn.Conv2d(3, 3, 1)
+        nn.init.normal_(self.label.weight, std=8)
+
+    def decode(self, features, rois, context):
+        if self.frame == "roi":
+            seen = roi_align(context.image, rois, self.output_size, 1, 2)
+        else:
+            seen = F.adaptive_avg_pool2d(context.image, self.output_size)[rois[:, 0].long()]
+        return DecoderOutput(self.label(seen - 0.4))
+
+
+@pytest.mark.parametrize("frame", ["roi", "image"])
+def test_where_the_mirror_image_says_the_same_nothing_changes(frame, extractor, coco_set, tmp_path):
+    torch.manual_seed(0)
+    module = tiny_module(PictureDecoder(extractor, frame))
+    results = []
+    for on in (False, True):
+        options = {"needs_images": True, "tta": TTA(hflip=on), "metric_size": (28, 28)}
+        results.append(run_test(module, tiny_data(coco_set, extractor, module.decoder, **options), tmp_path))
+    (plain, plain_seen), (averaged, seen) = results
+    for (_, a), (_, b) in zip(plain_seen, seen, strict=True):
+        torch.testing.assert_close(b.prediction.target, a.prediction.target, atol=1e-4, rtol=0)
+    assert averaged == pytest.approx(plain, abs=2e-3)
+    assert 0.1 < plain["test/pixel_accuracy"] < 0.95
+
+
+@pytest.mark.parametrize("name", ["roi", "image, detail"])
+def test_without_mirroring_predictions_are_the_decoders_own_bit_for_bit(name, extractor, coco_set, tmp_path):
+    decoder = make(name, extractor)
+    size = None if decoder.frame == "roi" else (24, 18)
+    options = {"needs_images": "detail" in name, "metric_size": size}
+    module = tiny_module(decoder)
+    data = tiny_data(coco_set, extractor, decoder, **options)
+    logged, seen = run_test(module, data, tmp_path)
+    for batch, outputs in seen:
+        with torch.no_grad():
+            assert torch.equal(outputs.prediction.target, target_probability(module(batch).logits))
+    mirrored = tiny_data(coco_set, extractor, decoder, tta=TTA(hflip=True), **options)
+    validated, of_other = (
+        tiny_trainer(tmp_path).validate(module, datamodule=d, verbose=False)[0] for d in (data, mirrored)
+    )
+    assert validated == of_other == {key.replace("test/", "val/"): value for key, value in logged.items()}
+    averaged, seen_averaged = run_test(module, mirrored, tmp_path)
+    assert averaged["test/loss"] == logged["test/loss"]
+    for (_, one), (_, both) in zip(seen, seen_averaged, strict=True):
+        assert not torch.equal(one.prediction.target, both.prediction.target)
+
+
+def test_sure_and_opposite_predictions_average_to_one_half(extractor, coco_set):
+    """Softmax underflows to 0 and 1; no logarithm of 0 appears."""
+    module = tiny_module(make("roi", extractor))
+    data = tiny_data(coco_set, extractor, module.decoder, tta=TTA(hflip=True))
+    batch = next(iter(data.test_dataloader()))
+    logits = torch.tensor([0.0, 500.0, -500.0])[None, :, None, None].expand(len(batch.rois), 3, 14, 14)
+    mean = average_views(
+        logits, batch, module.decoder, lambda mirrored: logits[:, [1, 0, 2]], (14, 14)
+    ).logits
+    assert torch.isfinite(mean).all()
+    torch.testing.assert_close(target_probability(mean), torch.full((len(batch.rois), 14, 14), 0.5))
