@@ -6,7 +6,6 @@ import lightning as L
 import pytest
 import torch
 from tiny_run import (
-    one_thread,
     tiny_config,
     tiny_data,
     tiny_decoder,
@@ -74,7 +73,7 @@ def run(coco_set, onnx_file, folder, spoil, step, max_epochs=3, **options):
     module = tiny_module(decoder, checkpoint_metadata(tiny_config(onnx_file), extractor))
     callbacks = [Poison(step, spoil), StopOnNonFinite(), EpochCheckpoint(folder / "ckpt", (64, 64))]
     trainer = tiny_trainer(folder, callbacks, max_epochs=max_epochs, **options)
-    with one_thread(), pytest.raises(UserError) as error:
+    with pytest.raises(UserError) as error:
         trainer.fit(module, datamodule=tiny_data(coco_set, extractor, decoder))
     return str(error.value), sorted((folder / "ckpt").glob("[!.]*"))
 

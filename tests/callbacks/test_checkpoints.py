@@ -1,4 +1,4 @@
-"""A checkpoint is all there or not at all."""
+"""Names of checkpoints, and that a checkpoint is all there or not at all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,39 @@ import os
 import pytest
 import torch
 
-from roiseg.callbacks.checkpoints import AtomicCheckpointIO, last_checkpoint_message
+from roiseg.callbacks.checkpoints import (
+    AtomicCheckpointIO,
+    EpochCheckpoint,
+    checkpoint_name,
+    last_checkpoint_message,
+)
+from roiseg.inference.checkpoint import newest_checkpoint
+
+
+@pytest.mark.parametrize("as_logged", [float, lambda v: float(torch.tensor(v, dtype=torch.float32))])
+def test_every_value_of_four_decimals_is_named_exactly(as_logged):
+    for number in range(10_001):
+        name = checkpoint_name(1, (480, 640), as_logged(number / 10_000))
+        assert name == f"checkpoint_epoch_0001_480x640_{number:04d}.pth"
+    for miou, digits in ((0.00004, "0000"), (0.00006, "0001"), (0.99996, "10000"), (0.85516, "8552")):
+        assert checkpoint_name(10000, [64, 64], miou) == f"checkpoint_epoch_10000_64x64_{digits}.pth"
+
+
+def test_names_are_those_a_resumed_run_looks_for(tmp_path):
+    for epoch, miou in ((1, 0.0), (2, 1.0), (12345, 0.5)):
+        path = tmp_path / checkpoint_name(epoch, (480, 640), miou)
+        path.touch()
+        assert newest_checkpoint(tmp_path) == path
+
+
+def test_the_callback_counts_epochs_from_1_and_takes_the_monitored_metric(tmp_path):
+    callback = EpochCheckpoint(tmp_path, (480, 640), monitor="val/target_iou")
+    metrics = {
+        "epoch": torch.tensor(0), "step": torch.tensor(30), "val/miou": torch.tensor(0.1),
+        "val/target_iou": torch.tensor(0.8551),
+    }  # fmt: skip
+    path = callback.format_checkpoint_name(metrics)
+    assert path == str(tmp_path / "checkpoint_epoch_0001_480x640_8551.pth")
 
 
 def test_it_is_written_beside_its_place_and_moved_there_in_one_step(tmp_path, monkeypatch):
