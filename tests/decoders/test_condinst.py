@@ -78,28 +78,6 @@ def test_coordinates_point_from_the_pixel_to_the_roi_centre_x_first():
                 assert coordinates[number, :, row, column].tolist() == pytest.approx(expected)
 
 
-def test_shifting_picture_and_roi_by_whole_cells_shifts_the_logits():
-    """Coordinates are relative: nothing depends on where in the image a ROI lies."""
-    torch.manual_seed(0)
-    decoder = CondInstDecoder([6], [4], (64, 96), **NARROW).eval()
-    features = torch.zeros(1, 6, 16, 24)
-    features[:, :, 5:10, 4:9] = torch.randn(1, 6, 5, 5, generator=torch.Generator().manual_seed(0))
-    roi = torch.tensor([[0.0, 18, 22, 34, 38]])
-    with torch.no_grad():
-        here = decoder([features], roi).logits
-        there = decoder([features.roll(8, 3)], roi + torch.tensor([0.0, 32, 0, 32, 0])).logits
-    torch.testing.assert_close(there[..., 20:44], here[..., 4:28], atol=1e-5, rtol=1e-5)
-
-
-def test_rois_of_one_image_share_its_mask_features():
-    torch.manual_seed(0)
-    decoder = CondInstDecoder([6], [4], IMAGE_SIZE, **NARROW).eval()
-    shapes = []
-    decoder.mask_branch.register_forward_hook(lambda module, given, result: shapes.append(result.shape))
-    decoder(random_features(decoder, 2), ROIS)
-    assert shapes == [(2, 8, 16, 24)]
-
-
 def test_logits_are_those_of_the_head_enlarged_between_cell_borders():
     torch.manual_seed(0)
     coarse = CondInstDecoder([6], [4], IMAGE_SIZE, upsample=1, **NARROW).eval()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import pytest
 import torch
 from helpers.decoders import IMAGE_SIZE
 from torch import nn
@@ -50,11 +49,3 @@ def test_time_is_that_of_a_roi():
     assert much.roi_macs == 800**3
     assert much.image_macs == 0
     assert much.roi_ms > little.roi_ms > 0
-
-
-@pytest.mark.parametrize("options", [{"film": 1.0}, {"detail": 4}])
-def test_decoders_that_want_a_context_get_one(options):
-    plain = measure_cost(RoiAlignDecoder([8], [4], IMAGE_SIZE), [SHAPE])
-    other = measure_cost(RoiAlignDecoder([8], [4], IMAGE_SIZE, **options), [SHAPE])
-    assert other.parameters > plain.parameters
-    assert other.roi_macs + other.image_macs > plain.roi_macs + plain.image_macs

@@ -72,11 +72,3 @@ def test_float32_and_parameters_are_torchs():
         )
     )
     assert list(ours.state_dict()) == list(torchs.state_dict())
-
-
-def test_no_maps_at_all():
-    ours, _ = pair(4, 8)
-    x = torch.zeros(0, 8, 5, 5, dtype=torch.bfloat16, requires_grad=True)
-    ours(x).sum().backward()
-    assert not ours.weight.grad.any()
-    assert x.grad.shape == x.shape

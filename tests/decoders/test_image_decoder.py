@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.decoders import IMAGE_SIZE
-from torch.nn import functional as F
 
 from roiseg.decoders.base import DecoderOutput
 from roiseg.decoders.layers.image_decoder import ImageDecoder
@@ -71,13 +70,3 @@ def test_in_the_roi_frame_every_map_is_read_over_the_roi_and_nothing_else(drawn)
             torch.testing.assert_close(
                 got[number], want[0].reshape(*maps.shape[1:-2], 9, 7), atol=1e-5, rtol=0
             )
-
-
-def test_a_roi_of_the_whole_input_on_the_maps_own_grid_is_nearly_the_map(drawn):
-    """Two samples a cell: a little blur, no shift."""
-    rois = torch.tensor([[i, 0.0, 0, 96, 64] for i in (0, 0, 1)])
-    got = decode(drawn, "roi", rois, output_size=MAP).logits
-    kernel = torch.tensor([0.125, 0.75, 0.125])
-    blur = (kernel[:, None] * kernel[None]).expand(3, 1, 3, 3)
-    want = F.conv2d(F.pad(drawn.logits, (1, 1, 1, 1), mode="replicate"), blur, groups=3)
-    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)

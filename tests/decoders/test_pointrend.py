@@ -9,10 +9,8 @@ import pytest
 import torch
 from helpers.decoders import IMAGE_SIZE, random_features
 
-from roiseg.decoders.base import Context
 from roiseg.decoders.coarse import CoarseDecoder
 from roiseg.decoders.pointrend import PointRendDecoder
-from roiseg.decoders.roialign import RoiAlignDecoder
 
 ROIS = torch.tensor([[0, 3.5, 4.25, 40.0, 60.0], [2, 30.0, 10.0, 95.5, 50.5], [2, 2.0, 2.0, 33.0, 30.0]])
 
@@ -146,25 +144,3 @@ def test_147_of_196_training_points_are_the_most_uncertain_of_588_and_49_are_any
         assert {tuple(p) for p in coords[r, :147].tolist()} == {
             tuple(p) for p in drawn[r][doubt[:147]].tolist()
         }
-
-
-def test_context_and_modulated_features_reach_the_coarse_decoder():
-    inner = pointrend(of_coarse={"film": 2.0, "detail": 3})
-    assert inner.context_inputs == ("image", "pixel_size")
-    outer = pointrend(film=2.0)
-    features = random_features(outer, 3)
-    outer.film.network[-1].weight.data.normal_()
-    known = Context(pixel_size=torch.tensor([1.0, 2.0, 3.0]))
-    other = Context(pixel_size=torch.tensor([9.0, 2.0, 0.3]))
-    with torch.no_grad():
-        seen = [outer.train()(features, ROIS, c).logits for c in (known, other)]  # the coarse logits
-        assert (seen[0] - seen[1]).abs().max() > 1e-3
-    with pytest.raises(ValueError, match="pixel_size"):
-        inner(features, ROIS)
-    assert inner(features, ROIS, Context(torch.rand(3, 3, *IMAGE_SIZE), torch.ones(3))).logits.shape[0] == 3
-
-
-def test_prompts_are_those_of_the_coarse_decoder():
-    assert pointrend().prompts == ()
-    narrow = {"prior": True, "mid_channels": 8, "depth": 1, "output_size": (14, 14)}
-    assert pointrend(RoiAlignDecoder, narrow).prompts == ("prior",)

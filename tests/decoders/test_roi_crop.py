@@ -58,13 +58,6 @@ def test_both_orders_have_the_same_gradients():
         torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("order", [reduce_then_crop, crop_then_reduce])
-def test_either_order_works_without_rois_and_is_channels_last(order):
-    crop, feature = make_crop(), layer()
-    assert in_order(order, crop, feature, ROIS[:0]).shape == (0, 5, 7, 5)
-    assert in_order(order, crop, feature).is_contiguous(memory_format=torch.channels_last)
-
-
 def test_layers_are_summed():
     crop, features = make_crop(), [layer(6), layer(10, 6, 8)]
     expected = sum(

@@ -20,16 +20,6 @@ ROIS = torch.tensor([
 NARROW = {"channels": 8, "depth": 2}
 
 
-def test_64_channels_and_4_levels_are_the_widths_of_the_source():
-    """Ronneberger et al.: 64, 128, 256, 512 and 1024 channels; ours read 3x3 what theirs bring up 2x2."""
-    unet = UNet(64, 4)
-    convolutions = [m for m in unet.modules() if isinstance(m, nn.Conv2d)]
-    shapes = [(c.in_channels, c.out_channels) for c in convolutions]
-    assert shapes[:8] == [(64, 128), (128, 128), (128, 256), (256, 256), (256, 512), (512, 512), (512, 1024), (1024, 1024)]  # fmt: skip
-    assert sorted(shapes[8:]) == [(64, 64), (128, 128), (192, 64), (256, 256), (384, 128), (512, 512), (768, 256), (1536, 512)]  # fmt: skip
-    assert all(c.kernel_size == (3, 3) for c in convolutions)
-
-
 @pytest.mark.parametrize("size", [(52, 52), (13, 7), (8, 9), (5, 8)])
 def test_a_map_of_any_size_keeps_its_size(size):
     seen = []
@@ -78,14 +68,6 @@ def test_the_first_convolution_equals_one_over_features_and_roi_maps_together():
         together = torch.cat([fused, roi_maps(roi[None], IMAGE_SIZE, (16, 24)).double()], dim=1)
         expected = F.conv2d(together, weight, decoder.read_rois.bias, padding=1)[0]
         torch.testing.assert_close(entered[0][number], expected)
-
-
-def test_features_are_convolved_once_an_image_not_once_a_roi():
-    decoder = UNetDecoder([8], [4], IMAGE_SIZE, **NARROW).eval()
-    seen = []
-    decoder.read_features.register_forward_hook(lambda *given: seen.append(given[2].shape[0]))
-    decoder(random_features(decoder, 3), ROIS.repeat_interleave(4, 0))
-    assert seen == [3]
 
 
 @pytest.mark.parametrize(

@@ -27,16 +27,6 @@ def test_encoding_equals_pycocotools_and_decodes_back(mask):
         assert rle.checked_counts(form, mask.shape) == counts
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 4000), (4000, 1), (1200, 1600)])
-@pytest.mark.parametrize("value", [0, 1])
-def test_large_and_thin_masks_of_one_run_survive(shape, value):
-    encoded = rle.encode(np.full(shape, value, np.uint8))
-    counts = rle.checked_counts({"size": list(shape), "counts": encoded["counts"].decode()}, shape)
-    decoded = rle.decode({"size": list(shape), "counts": counts})
-    assert decoded.shape == shape
-    assert (decoded == value).all()
-
-
 @pytest.mark.parametrize(
     "runs",
     [

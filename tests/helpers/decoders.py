@@ -67,16 +67,29 @@ class Case:
     rate: float = 1e-2
 
 
-def roialign(in_channels=(8,), strides=(4,), **options):
-    return partial(RoiAlignDecoder, in_channels, strides, IMAGE_SIZE, **options)
+def builder(kind, in_channels=(8,), strides=(4,), **defaults):
+    """A function of layers and options that returns how to make a decoder of this kind."""
+
+    def make(in_channels=in_channels, strides=strides, **options):
+        return partial(kind, in_channels, strides, IMAGE_SIZE, **{**defaults, **options})
+
+    return make
 
 
-def pyramid(in_channels=(6, 8, 10), strides=(4, 8, 16), **options):
-    return partial(PyramidDecoder, in_channels, strides, IMAGE_SIZE, **options)
-
-
-def condinst(in_channels=(8,), strides=(4,), **options):
-    return partial(CondInstDecoder, in_channels, strides, IMAGE_SIZE, **options)
+roialign, condinst, yolact, unet, maskrcnn, coarse, sam = map(
+    builder,
+    (
+        RoiAlignDecoder,
+        CondInstDecoder,
+        YolactDecoder,
+        UNetDecoder,
+        MaskRcnnDecoder,
+        CoarseDecoder,
+        SamDecoder,
+    ),
+)
+pyramid = builder(PyramidDecoder, (6, 8, 10), (4, 8, 16))
+fcn8s = builder(Fcn8sDecoder, (6, 8, 10), (4, 8, 16), fc_channels=16, dropout=0.0)
 
 
 def condinst_symmetric(decoder):
@@ -87,10 +100,6 @@ def condinst_symmetric(decoder):
     decoder.controller.bias.data[first] = 0
 
 
-def yolact(in_channels=(8,), strides=(4,), **options):
-    return partial(YolactDecoder, in_channels, strides, IMAGE_SIZE, **options)
-
-
 NARROW = {"mid_channels": 16, "min_channels": 16, "depth": 2}
 
 
@@ -99,11 +108,7 @@ def cascade(**options):
         "first": partial(RoiAlignDecoder, **NARROW),
         "second": partial(RoiAlignDecoder, prior=True, **NARROW),
     }
-    return partial(CascadeDecoder, (8,), (4,), IMAGE_SIZE, **stages, **options)
-
-
-def unet(in_channels=(8,), strides=(4,), **options):
-    return partial(UNetDecoder, in_channels, strides, IMAGE_SIZE, **options)
+    return builder(CascadeDecoder)(**stages, **options)
 
 
 def unet_symmetric(decoder):
@@ -117,22 +122,9 @@ def unet_symmetric(decoder):
 SMALL_UNET = {"channels": 8, "depth": 2}
 
 
-def fcn8s(in_channels=(6, 8, 10), strides=(4, 8, 16), fc_channels=16, dropout=0.0, **options):
-    options |= {"fc_channels": fc_channels, "dropout": dropout}
-    return partial(Fcn8sDecoder, in_channels, strides, IMAGE_SIZE, **options)
-
-
 FIRST_STAGE = {"first": {"term": DeepSupervision(CrossEntropy()), "weight": 0.5}}
 NARROW_CONDINST = {"mid_channels": 16, "mask_depth": 1, "roi_depth": 1}
 NARROW_YOLACT = {"mid_channels": 16, "prototypes": 12, "roi_depth": 1}
-
-
-def maskrcnn(in_channels=(8,), strides=(4,), **options):
-    return partial(MaskRcnnDecoder, in_channels, strides, IMAGE_SIZE, **options)
-
-
-def coarse(in_channels=(8,), strides=(4,), **options):
-    return partial(CoarseDecoder, in_channels, strides, IMAGE_SIZE, **options)
 
 
 def pointrend(in_channels=(8,), strides=(4,), coarse=CoarseDecoder, of_coarse=None, **options):
@@ -159,10 +151,6 @@ NARROW_POINTS = {"mid_channels": 16, "depth": 2, "subdivision_points": 196}
 POINTS = {"points": {"term": PointCrossEntropy(), "weight": 1.0}}
 
 
-def sam(in_channels=(8,), strides=(4,), **options):
-    return partial(SamDecoder, in_channels, strides, IMAGE_SIZE, **options)
-
-
 NARROW_SAM = {"stride": 8, "dim": 32, "heads": 4, "mlp_width": 64, "candidates": 2}
 BEST_CANDIDATE = {
     "focal": {"term": FocalCrossEntropy(), "weight": 20.0},
@@ -175,17 +163,13 @@ CANDIDATES = {
 
 CASES = [
     Case("roialign", roialign()),
-    Case("roialign-28-112", roialign(roi_size=(28, 28), output_size=(112, 112), **NARROW)),
     Case("roialign-28-56", roialign(roi_size=(28, 28), output_size=(56, 56), **NARROW), small=True),
     Case("roialign-16x12-64x48", roialign(roi_size=(16, 12), output_size=(64, 48), **NARROW), small=True),
-    Case("roialign-two-layers", roialign((6, 10), (4, 8), **NARROW), small=True),
     Case("roialign-2-classes", roialign(num_classes=2, **NARROW), small=True),
-    Case("roialign-depth-0", roialign(mid_channels=16, min_channels=16, depth=0)),
     Case("roialign-no-upsampling", roialign(output_size=(14, 14), **NARROW)),
     Case("roialign-film", roialign(film=1.5, **NARROW), small=True),
     Case("roialign-detail", roialign(detail=6, **NARROW), small=True),
     Case("cascade", cascade(), small=True, terms=FIRST_STAGE),
-    Case("cascade-film-detail", cascade(film=1.5, detail=6), terms=FIRST_STAGE),
     Case("roialign-tiny-widths", roialign(mid_channels=3, min_channels=1, depth=1, sampling_ratio=1)),
     Case("pyramid", pyramid((8,), (8,))),
     Case("pyramid-three-layers", pyramid(**NARROW), small=True),
@@ -281,13 +265,10 @@ CASES = [
     ),
     Case(
         "cascade-of-condinst-and-sam",
-        partial(
-            CascadeDecoder,
-            (8,),
-            (4,),
-            IMAGE_SIZE,
+        builder(CascadeDecoder)(
             first=partial(CondInstDecoder, **NARROW_CONDINST),
             second=partial(SamDecoder, prior=True, **NARROW_SAM),
+            film=1.5,
         ),
         small=True,
         symmetric=None,

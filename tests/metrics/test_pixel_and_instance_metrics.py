@@ -76,12 +76,6 @@ def test_pixels_are_pooled_over_batches():
     assert scalars(parts) == scalars(whole)
 
 
-def test_no_instance_at_all_is_0():
-    metrics = InstanceMetrics()
-    metrics.update(measured(torch.zeros(0, 4, 4), batch_of([(IDENTITY, (8, 8), [], [])])))
-    assert {float(value) for value in metrics.compute().values()} == {0.0}
-
-
 def test_pasting_is_exact_also_under_bfloat16_autocast():
     probability, truth = blob(9, 7, seed=3), disc(SIZE, 30, 24, 19)
     batch = batch_of([(LETTERBOX, SIZE, [BOXES["inside"]], [truth])])
@@ -227,17 +221,6 @@ def measure(probability, box, truth):
         measured(torch.as_tensor(probability)[None], batch_of([(IDENTITY, truth.shape, [box], [truth])]))
     )
     return {name: float(value) for name, value in metrics.compute().items()}
-
-
-def test_five_by_five_example_counted_by_hand():
-    """Truth: all 25 pixels, boundary 16. Prediction: the upper 4 rows, 20 pixels, boundary 14.
-
-    The boundaries share the first row (5) and rows 2 to 4 of the first and last column (3 + 3).
-    """
-    got = measure(torch.ones(2, 2), [0, 0, 5, 4], np.ones((5, 5), bool))
-    assert got["instance_iou"] == pytest.approx(20 / 25)
-    assert got["instance_iou75"] == 1
-    assert got["boundary_iou"] == pytest.approx(11 / (16 + 14 - 11))
 
 
 @pytest.mark.parametrize(("rows", "share"), [(3, 1), (2, 0)])

@@ -103,21 +103,6 @@ def test_pixels_in_the_image_frame_are_counted_on_the_metric_grid_over_each_roi(
     assert {name: logged[f"val/{name}"] for name in expected} == pytest.approx(expected, abs=1e-6)
 
 
-def test_pixels_in_the_roi_frame_are_counted_on_the_metric_grid(coco_set, extractor, tmp_path):
-    """Grids that differ: 14 x 14 logits, 28 x 28 measured."""
-    torch.manual_seed(0)
-    decoder = tiny_decoder(extractor)
-    data, module = tiny_data(coco_set, extractor, decoder, metric_size=(28, 28)), tiny_module(decoder)
-    logged = tiny_trainer(tmp_path).validate(module, datamodule=data, verbose=False)[0]
-    metrics = PixelMetrics(3)
-    module.eval()
-    for batch in batches(data):
-        with torch.no_grad():
-            finer = F.interpolate(module(batch).logits, (28, 28), mode="bilinear", align_corners=False)
-        metrics.update(finer.argmax(1), batch.metric_targets.long())
-    assert logged["val/miou"] == pytest.approx(float(metrics.scalars()["miou"]), abs=1e-6)
-
-
 def test_a_perfect_map_over_the_input_gives_perfect_scores(coco_set, extractor, tmp_path):
     """Logits that are the truth itself: what is lost is the resolution of the map alone."""
 
