@@ -134,7 +134,7 @@ class SamDecoder(ImageDecoder):
         **shared: Unpack[DecoderOptions],
     ) -> None:
         embedding_stride = min(strides) if stride is None else stride
-        if embedding_stride < 4 or embedding_stride % 4:
+        if embedding_stride % 4:
             raise UserError(
                 f"model.stride must be a multiple of 4, the map is 4 times finer, got {embedding_stride}"
             )

@@ -202,8 +202,8 @@ def _doublings(stride: int, map_stride: int | None) -> int:
 
 def _check_depth(depth: int, grid: tuple[int, int]) -> None:
     most = min(grid).bit_length() - 1
-    if not 1 <= depth <= most:
+    if depth > most:
         raise UserError(
-            f"model.depth must be 1 to {most}, as often as the {grid[0]}x{grid[1]} map of the finest "
+            f"model.depth must be at most {most}, as often as the {grid[0]}x{grid[1]} map of the finest "
             f"features can be halved, got {depth}"
         )

@@ -33,7 +33,7 @@ class Preprocess:
         self,
         image_size: Size,
         align: Literal["center", "topleft"] = "center",
-        pad_value: int = 114,
+        pad_value: Annotated[int, Field(ge=0, le=255)] = 114,
         keep_aspect: bool = True,
         color: Literal["rgb", "bgr"] = "rgb",
         divisor: float = 255.0,

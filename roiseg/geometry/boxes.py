@@ -40,14 +40,12 @@ def to_cxcywh(boxes: ArrayLike) -> Boxes:
 
 def normalize(boxes: ArrayLike, size: tuple[int, int]) -> Boxes:
     """Convert pixels of an image of `size` (H, W) to 0..1."""
-    height, width = size
-    return np.divide(as_boxes(boxes), np.array([width, height, width, height], np.float32))
+    return as_boxes(boxes) / _limits(size)
 
 
 def denormalize(boxes: ArrayLike, size: tuple[int, int]) -> Boxes:
     """Convert 0..1 to pixels of an image of `size` (H, W)."""
-    height, width = size
-    return np.multiply(as_boxes(boxes), np.array([width, height, width, height], np.float32))
+    return as_boxes(boxes) * _limits(size)
 
 
 def area(boxes: ArrayLike) -> NDArray[np.float32]:
@@ -58,9 +56,12 @@ def area(boxes: ArrayLike) -> NDArray[np.float32]:
 
 def clip(boxes: ArrayLike, size: tuple[int, int]) -> Boxes:
     """Clip boxes to an image of `size` (H, W) pixels."""
+    return np.clip(as_boxes(boxes), 0, _limits(size))
+
+
+def _limits(size: tuple[int, int]) -> NDArray[np.float32]:
     height, width = size
-    limits = np.array([width, height, width, height], np.float32)
-    return np.clip(as_boxes(boxes), 0, limits)
+    return np.array([width, height, width, height], np.float32)
 
 
 def intersection(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from roiseg.common.errors import UserError
 from roiseg.geometry.boxes import Boxes, as_boxes
 
 
@@ -65,16 +64,6 @@ class Letterbox:
     align: Literal["center", "topleft"] = "center"
     pad_value: int = 114
     keep_aspect: bool = True
-
-    def __post_init__(self) -> None:
-        if min(self.size) < 1:
-            raise UserError(
-                f"extractor.preprocess.image_size must be two positive numbers [H, W], got {list(self.size)}"
-            )
-        if self.align not in ("center", "topleft"):
-            raise UserError(f"extractor.preprocess.align must be center or topleft, got {self.align}")
-        if not 0 <= self.pad_value <= 255:
-            raise UserError(f"extractor.preprocess.pad_value must be within 0..255, got {self.pad_value}")
 
     def fit(self, height: int, width: int) -> Transform:
         """Return the transform that fits a whole image of `height` x `width` pixels into the input."""

@@ -28,26 +28,6 @@ def pointrend(coarse=CoarseDecoder, of_coarse=None, in_channels=(3,), strides=(4
     return decoder.eval()
 
 
-@pytest.mark.parametrize(
-    ("coarse", "output", "points", "grids"),
-    [
-        (7, 224, 784, [28, 56, 112, 224]),  # the source: 28x28 whole, then three steps
-        (7, 56, 784, [28, 56]),
-        (7, 56, 783, [14, 28, 56]),
-        (7, 56, 48, [14, 28, 56]),
-        (7, 56, 49, [7, 14, 28, 56]),
-        (7, 56, 10**6, [56]),
-        (28, 56, 784, [28, 56]),
-        (28, 112, 196, [56, 112]),
-    ],
-)
-def test_grids_that_points_cover_are_skipped_but_for_the_finest(coarse, output, points, grids):
-    decoder = pointrend(
-        of_coarse={"output_size": (coarse, coarse)}, output_size=(output, output), subdivision_points=points
-    )
-    assert decoder.grids == [(side, side) for side in grids]
-
-
 def read(plane, x, y):
     """[C, H, W] at cell coordinates (centres at whole numbers), border values beyond the border."""
     height, width = plane.shape[1:]

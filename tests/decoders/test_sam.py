@@ -146,24 +146,6 @@ def test_no_clicks_and_a_click_that_is_none_are_the_same_wherever_it_lies():
 
 
 @torch.no_grad()
-def test_place_and_label_of_a_click_count_but_not_the_order_of_clicks():
-    torch.manual_seed(0)
-    decoder = narrow().eval()
-    features = random_features(decoder, 3)
-    clicks = torch.tensor([[20.0, 20.0, 1.0], [60.0, 30.0, 0.0]])
-
-    def drawn(points):
-        return decoder(features, ROIS, Context(points=points.expand(3, -1, -1))).auxiliary["candidates"]
-
-    base = drawn(clicks)
-    torch.testing.assert_close(drawn(clicks.flip(0)), base, atol=1e-4, rtol=1e-4)
-    for place, value in (((0, 0), 30.0), ((0, 1), 30.0), ((0, 2), 0.0), ((1, 2), -1.0)):
-        other = clicks.clone()
-        other[place] = value
-        assert (drawn(other) - base).abs().max() > 1e-3
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("frame", ["image", "roi"])
 def test_logits_are_the_candidate_of_the_highest_predicted_iou(frame):
     torch.manual_seed(0)

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from roiseg.common.errors import UserError
 from roiseg.geometry.transform import Letterbox, Transform
 
 scales = st.floats(0.02, 20) | st.floats(-20, -0.02)
@@ -82,19 +81,6 @@ def test_alignment_puts_the_padding_on_the_documented_sides(out_h, out_w, height
         else:
             assert right - left in (0, 1)
             assert bottom - top in (0, 1)
-
-
-@pytest.mark.parametrize(
-    ("size", "align", "words"),
-    [
-        ((0, 640), "center", "image_size"),
-        ((640, -1), "center", "image_size"),
-        ((64, 64), "right", "got right"),
-    ],
-)
-def test_an_impossible_letterbox_is_refused_by_name(size, align, words):
-    with pytest.raises(UserError, match=words):
-        Letterbox(size, align)
 
 
 # --- the image ----------------------------------------------------------------------------------

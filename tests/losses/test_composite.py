@@ -48,8 +48,9 @@ def example(rois=3, classes=3, seed=0):
 
 def test_is_the_weighted_sum_of_its_terms_and_names_their_plain_values():
     output, target = example()
-    given = LossInput(output.logits, target.long())
-    loss = CompositeLoss({"ce": entry(CrossEntropy(0.1), 0.7), "dice": entry(Dice([1, 2]), 2.5)})
+    given = LossInput(output.logits, target.long(), torch.tensor([0.1, 5.0, 1.0]))
+    terms = {"ce": entry(CrossEntropy(0.1), 0.7), "dice": entry(Dice([1, 2]), 2.5)}
+    loss = CompositeLoss(terms, [0.1, 5.0, 1.0])
     total, values = loss(output, target)
     ce, dice = CrossEntropy(0.1)(given), Dice([1, 2])(given)
     assert values == {"ce": ce, "dice": dice}
@@ -92,15 +93,6 @@ def test_class_weights_of_another_length_are_a_user_error(count, classes):
     loss = CompositeLoss({"ce": entry(CrossEntropy())}, class_weights=[1.0] * count)
     with pytest.raises(UserError, match=rf"loss\.class_weights has {count} numbers, the decoder {classes}"):
         loss(output, target)
-
-
-def test_class_weights_reach_the_terms():
-    output, target = example()
-    weighted, _ = CompositeLoss({"ce": entry(CrossEntropy())}, [0.1, 5.0, 1.0])(output, target)
-    expected = CrossEntropy()(LossInput(output.logits, target.long(), torch.tensor([0.1, 5.0, 1.0])))
-    plain, _ = CompositeLoss({"ce": entry(CrossEntropy())})(output, target)
-    assert weighted.item() == expected.item()
-    assert weighted.item() != pytest.approx(plain.item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
@@ -177,22 +169,6 @@ def test_a_learned_term_counts_exp_of_minus_s_times_its_value_plus_s():
     expected = 0.5 * (5 * math.exp(-1.2) + 1.2) + (0.3 * math.exp(0.4) - 0.4)
     assert total.item() == pytest.approx(expected, rel=1e-6)
     assert {name: value.item() for name, value in values.items()} == pytest.approx({"a": 5.0, "b": 0.3})
-
-
-def test_the_best_s_is_the_log_of_the_term_whatever_its_weight():
-    output, target = example()
-    loss = CompositeLoss({"a": entry(Constant(5.0), 0.5), "b": entry(Constant(0.3), 2.0)}, learned=True)
-    optimizer = torch.optim.LBFGS(loss.parameters(), max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure():
-        optimizer.zero_grad()
-        total = loss(output, target)[0]
-        total.backward()
-        return total
-
-    optimizer.step(closure)
-    assert loss.log_variances["a"].item() == pytest.approx(math.log(5.0), abs=1e-3)
-    assert loss.log_variances["b"].item() == pytest.approx(math.log(0.3), abs=1e-3)
 
 
 def test_learned_weights_start_as_the_plain_sum_and_get_gradients_each_and_those_of_terms_yet_to_come_are_zero():

@@ -194,7 +194,7 @@ def test_the_outline_of_the_non_target_is_not_an_edge():
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
-        (BceDice, [(-1.0, 1.0), (1.0, -1.0), (0.0, 0.0)], "bce_weight and dice_weight of the bce_dice term"),
+        (BceDice, [(0.0, 0.0)], "bce_weight and dice_weight of the bce_dice term"),
         (Contrastive, [(-0.1, 1.0), (1.0, 1.0), (0.1, 2.1)], "margins of the contrastive term"),
         (FocalCrossEntropy, [(2, []), (2, [0.0, 0.0, 0.0])], "alpha of the focal term"),
         (Tversky, [([1], 0.0, 0.0)], "alpha and beta of the tversky term"),

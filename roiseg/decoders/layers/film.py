@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+_HIDDEN = 32  # width of the small network
+
 
 class Film(nn.Module):
     """Scales and shifts every feature channel by functions of the pixel size.
@@ -17,15 +19,14 @@ class Film(nn.Module):
     Args:
         channels: of each feature layer.
         base_size: the pixel size that counts as 1.
-        hidden: width of the small network.
     """
 
-    def __init__(self, channels: Sequence[int], base_size: float, hidden: int = 32) -> None:
+    def __init__(self, channels: Sequence[int], base_size: float) -> None:
         super().__init__()
         self.channels = list(channels)
         self.base_size = float(base_size)
         self.network = nn.Sequential(
-            nn.Linear(1, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, 2 * sum(channels))
+            nn.Linear(1, _HIDDEN), nn.ReLU(inplace=True), nn.Linear(_HIDDEN, 2 * sum(channels))
         )
         output = self.network[-1]
         assert isinstance(output, nn.Linear)
