@@ -22,7 +22,7 @@ def build(preset):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_one_batch_of_overlapping_ellipses_can_be_learned_by_heart(preset):
     torch.manual_seed(0)
-    decoder, loss = roialign(**NARROW)().train(), build(preset)
+    decoder, loss = roialign(output_size=(28, 28), **NARROW)().train(), build(preset)
     try:
         loss.check(decoder)
     except UserError as error:

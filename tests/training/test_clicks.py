@@ -88,6 +88,7 @@ def test_a_click_that_is_impossible_is_labelled_minus_1(maps, labels):
 def test_each_roi_is_clicked_in_its_own_window():
     maps = torch.cat([MIXED, MIXED.flip(2), targets("111111", "111111", "000000", "222222")])
     windows = torch.tensor([[10.0, 20, 34, 36], [-8, 0, 4, 50], [100, 3.5, 101, 4]])
+    assert draw(Clicks(5, 5), maps[:0], windows[:0]).shape == (0, 10, 3)
     points = draw(Clicks(5, 5, share=1.0), maps, windows)
     assert classes_hit(points, maps, windows).tolist() == [[1] * 5 + [2] * 5] * 3
     for own, (x1, y1, x2, y2) in zip(points, windows.tolist(), strict=True):
