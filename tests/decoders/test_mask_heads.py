@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.bilinear import read
 from helpers.decoders import IMAGE_SIZE, random_features
 from torch import nn
 
@@ -31,21 +32,14 @@ def test_the_coarse_head_equals_the_definition_in_loops():
                         for dx in range(2):
                             x = x1 + (2 * column + dx + 0.5) * (x2 - x1) / 6
                             y = y1 + (2 * row + dy + 0.5) * (y2 - y1) / 4
-                            read = bilinear(plane, x / 4 - 0.5, y / 4 - 0.5)
-                            block += decoder.shrink.weight[:, :, dy, dx] @ read
+                            there = torch.from_numpy(read(plane.numpy(), x / 4 - 0.5, y / 4 - 0.5))
+                            block += decoder.shrink.weight[:, :, dy, dx] @ there
                     blocks[:, row, column] = block.clamp(min=0)
             hidden = blocks.flatten()
             for layer in (decoder.first, decoder.second):
                 hidden = (layer.weight @ hidden + layer.bias).clamp(min=0)
             expected = (decoder.predict.weight @ hidden + decoder.predict.bias).reshape(3, 2, 3)
             torch.testing.assert_close(got[r], expected, atol=1e-4, rtol=1e-5)
-
-
-def bilinear(plane, x, y):
-    left, top = int(x), int(y)  # within the map
-    u, v = x - left, y - top
-    rows = [(1 - u) * plane[:, top + d, left] + u * plane[:, top + d, left + 1] for d in range(2)]
-    return (1 - v) * rows[0] + v * rows[1]
 
 
 def test_weights_start_as_published():

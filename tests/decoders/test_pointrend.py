@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from helpers.bilinear import read
 from helpers.decoders import IMAGE_SIZE, random_features
 
 from roiseg.decoders.coarse import CoarseDecoder
@@ -26,19 +27,6 @@ def pointrend(coarse=CoarseDecoder, of_coarse=None, in_channels=(3,), strides=(4
     if coarse is CoarseDecoder:
         decoder.coarse.predict.weight.data.normal_()
     return decoder.eval()
-
-
-def read(plane, x, y):
-    """[C, H, W] at cell coordinates (centres at whole numbers), border values beyond the border."""
-    height, width = plane.shape[1:]
-    x, y = min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0)
-    left, top = min(int(x), max(width - 2, 0)), min(int(y), max(height - 2, 0))
-    total = np.zeros(len(plane))
-    for row, share_y in ((top, 1 - (y - top)), (top + 1, y - top)):
-        for column, share_x in ((left, 1 - (x - left)), (left + 1, x - left)):
-            if share_x * share_y:
-                total += share_x * share_y * plane[:, row, column]
-    return total
 
 
 def naive_label(decoder, fine, box, coarse, x, y):

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
+from helpers.bilinear import read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -13,17 +12,12 @@ from roiseg.geometry.interpolation import point_sample
 
 
 def naive(maps, points, map_index):
-    """Bilinear interpolation between cell centres, one point at a time, in Python floats."""
-    _, channels, height, width = maps.shape
-    result = np.zeros((*points.shape[:2], channels))
-    for r, owner in enumerate(map_index):
-        for p, (x, y) in enumerate(points[r].tolist()):
-            x, y = min(max(x - 0.5, 0.0), width - 1.0), min(max(y - 0.5, 0.0), height - 1.0)
-            for row in {math.floor(y), math.ceil(y)}:
-                for column in {math.floor(x), math.ceil(x)}:
-                    share = (1 - abs(y - row)) * (1 - abs(x - column))
-                    result[r, p] += share * maps[int(owner), :, row, column].numpy()
-    return torch.from_numpy(result)
+    """Bilinear interpolation between cell centres, one point at a time."""
+    values = [
+        [read(maps[int(owner)].numpy(), x - 0.5, y - 0.5) for x, y in own]
+        for owner, own in zip(map_index, points.tolist(), strict=True)
+    ]
+    return torch.from_numpy(np.array(values).reshape(*points.shape[:2], maps.shape[1]))
 
 
 def example(seed, images, channels, height, width, rois, count):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.bilinear import IDENTITY, paste
 from pycocotools import mask as coco_mask
 from tiny_looks import measured
 
@@ -89,28 +90,6 @@ def test_pasting_is_exact_also_under_bfloat16_autocast():
 # --- instances ------------------------------------------------------------------------------------
 
 
-def naive_paste(probability, roi, transform, size):
-    """Every original pixel looks up, through the transform, where in the ROI's grid its centre falls."""
-    rows, columns = probability.shape
-    x1, y1, x2, y2 = (float(v) for v in roi)
-    canvas = np.zeros(size, bool)
-    for y in range(size[0]):
-        for x in range(size[1]):
-            u = transform.scale_x * (x + 0.5) + transform.shift_x
-            v = transform.scale_y * (y + 0.5) + transform.shift_y
-            if not (x1 <= u < x2 and y1 <= v < y2):
-                continue
-            j = min(max((u - x1) / (x2 - x1) * columns - 0.5, 0), columns - 1)
-            i = min(max((v - y1) / (y2 - y1) * rows - 0.5, 0), rows - 1)
-            i0, j0 = int(i), int(j)
-            i1, j1 = min(i0 + 1, rows - 1), min(j0 + 1, columns - 1)
-            a, b = i - i0, j - j0
-            value = (1 - a) * ((1 - b) * probability[i0, j0] + b * probability[i0, j1])
-            value += a * ((1 - b) * probability[i1, j0] + b * probability[i1, j1])
-            canvas[y, x] = value >= 0.5
-    return canvas
-
-
 def naive_boundary(mask, ratio=0.02):
     """`mask_to_boundary` of the boundary-iou-api: pad by one, erode 3x3 as often as wide, subtract."""
     height, width = mask.shape
@@ -176,7 +155,7 @@ def test_instance_metrics_equal_those_of_full_naive_canvases(box, transform):
     truth = disc(SIZE, 30, 24, 19)
     metrics = InstanceMetrics()
     metrics.update(measured(probability[None], batch_of([(transform, SIZE, [box], [truth])])))
-    predicted = naive_paste(probability.numpy().astype(float), box, transform, SIZE)
+    predicted = paste(probability.numpy(), box, SIZE, transform=transform) >= 0.5
     assert predicted.any()
     got = {name: float(value) for name, value in metrics.compute().items()}
     assert "crowded_iou" not in got
@@ -196,7 +175,7 @@ def test_instance_metrics_are_means_over_the_instances_of_several_images():
     maps = iter(probabilities.numpy().astype(float))
     for transform, size, boxes, truths in images:
         for box, truth in zip(boxes, truths, strict=True):
-            predicted = naive_paste(next(maps), box, transform, size)
+            predicted = paste(next(maps), box, size, transform=transform) >= 0.5
             ious.append(coco_iou(predicted, truth))
             boundaries.append(coco_iou(naive_boundary(predicted), naive_boundary(truth)))
     together, apart = InstanceMetrics(), InstanceMetrics()
@@ -210,9 +189,6 @@ def test_instance_metrics_are_means_over_the_instances_of_several_images():
         got = metrics.compute()
         assert float(got["instance_iou"]) == pytest.approx(np.mean(ious), abs=1e-6)
         assert float(got["boundary_iou"]) == pytest.approx(np.mean(boundaries), abs=1e-6)
-
-
-IDENTITY = Transform(1.0, 1.0, 0.0, 0.0)
 
 
 def measure(probability, box, truth):

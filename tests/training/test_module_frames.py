@@ -7,6 +7,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+from helpers.bilinear import paste
 from helpers.image_decoder import TinyImageDecoder
 from tiny_run import tiny_data, tiny_decoder, tiny_extractor, tiny_module, tiny_trainer
 from torch.nn import functional as F
@@ -48,25 +49,6 @@ def batches(data):
     return [data.extract(batch) for batch in data.val_dataloader()]
 
 
-def paste_by_hand(probability, roi, sample):
-    """Probability [h, w] over the whole input -> mask at original size; every pixel looks up its place."""
-    height, width = sample.original_size
-    t, (h, w) = sample.transform, probability.shape
-    mask = np.zeros((height, width), bool)
-    for y in range(height):
-        for x in range(width):
-            u, v = (x + 0.5) * t.scale_x + t.shift_x, (y + 0.5) * t.scale_y + t.shift_y  # input pixels
-            if not (roi[0] <= u < roi[2] and roi[1] <= v < roi[3]):
-                continue
-            j, i = min(max(u / 64 * w - 0.5, 0), w - 1), min(max(v / 64 * h - 0.5, 0), h - 1)
-            j0, i0 = int(j), int(i)
-            j1, i1 = min(j0 + 1, w - 1), min(i0 + 1, h - 1)
-            top = probability[i0, j0] * (j0 + 1 - j) + probability[i0, j1] * (j - j0)
-            bottom = probability[i1, j0] * (j0 + 1 - j) + probability[i1, j1] * (j - j0)
-            mask[y, x] = top * (i0 + 1 - i) + bottom * (i - i0) >= 0.5
-    return mask
-
-
 def test_instances_in_the_image_frame_are_measured_as_by_hand(setup):
     module, data, trainer = setup
     logged = trainer.validate(module, datamodule=data, verbose=False)[0]
@@ -77,7 +59,8 @@ def test_instances_in_the_image_frame_are_measured_as_by_hand(setup):
         truths = [(sample, truth) for sample in batch.samples for truth in sample.truth.rles]
         rois = batch.rois[:, 1:].double().numpy()
         for probability, roi, (sample, truth) in zip(maps, rois, truths, strict=True):
-            predicted, true = paste_by_hand(probability, roi, sample), decode(truth) > 0
+            pasted = paste(probability, (0, 0, 64, 64), sample.original_size, roi, sample.transform)
+            predicted, true = pasted >= 0.5, decode(truth) > 0
             union = (predicted | true).sum()
             ious.append((predicted & true).sum() / union)
     assert 0.3 < np.mean(ious) < 1  # neither empty nor perfect
