@@ -17,6 +17,7 @@ from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiTruth
 from roiseg.decoders.roialign import RoiAlignDecoder
 from roiseg.inference.checkpoint import checkpoint_metadata
+from roiseg.metrics.registry import LABELS
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -69,20 +70,6 @@ def test_training_and_validation_take_batches_without_rois(setup, tmp_path):
     assert with_empty["val/instance_iou"] == only_full["val/instance_iou"]
 
 
-def test_validation_logs_every_metric_once_an_epoch(setup, tmp_path):
-    module, data = setup
-    trainer = tiny_trainer(tmp_path, max_epochs=1)
-    trainer.fit(module, datamodule=data)
-    expected = {
-        "train/loss", "train/loss_ce", "train/loss_dice", "val/loss", "val/loss_ce", "val/loss_dice",
-        "val/miou", "val/pixel_accuracy", "val/mean_pixel_accuracy", "val/dice",
-        *(f"val/{name}_{kind}" for name in ("background", "target", "non_target") for kind in ("iou", "dice")),
-        "val/instance_iou", "val/instance_iou75", "val/boundary_iou",
-    }  # fmt: skip
-    assert expected <= set(trainer.callback_metrics)
-    assert all(0 <= v <= 1 for name, v in trainer.callback_metrics.items() if "loss" not in name)
-
-
 def test_validation_loss_is_the_mean_over_rois(setup, tmp_path):
     module, data = setup
     trainer = tiny_trainer(tmp_path)
@@ -98,14 +85,6 @@ def test_validation_loss_is_the_mean_over_rois(setup, tmp_path):
     assert logged["val/loss"] == pytest.approx(total / count, rel=1e-5)
 
 
-def test_the_schedule_spans_the_whole_run(setup, tmp_path):
-    module, data = setup
-    trainer = tiny_trainer(tmp_path, max_epochs=2)
-    trainer.fit(module, datamodule=data)
-    assert trainer.global_step == 2 * len(data.train_dataloader())
-    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01 * 0.01)  # cosine's end
-
-
 def test_a_schedule_over_an_endless_run_is_a_user_error(setup, tmp_path):
     module, data = setup
     trainer = tiny_trainer(tmp_path, max_epochs=-1)
@@ -113,39 +92,25 @@ def test_a_schedule_over_an_endless_run_is_a_user_error(setup, tmp_path):
         trainer.fit(module, datamodule=data)
 
 
-def test_checkpoint_is_plain_and_carries_the_description(coco_set, extractor, onnx_file, tmp_path):
+def test_a_run_logs_every_metric_ends_its_schedule_and_leaves_a_plain_checkpoint(
+    coco_set, extractor, onnx_file, tmp_path
+):
     decoder = tiny_decoder(extractor)
     description = checkpoint_metadata(tiny_config(onnx_file), extractor)
-    module = tiny_module(decoder, description)
-    trainer = tiny_trainer(tmp_path, max_epochs=1, precision="bf16-mixed")
-    trainer.fit(module, datamodule=tiny_data(coco_set, extractor, decoder))
+    trainer = tiny_trainer(tmp_path, max_epochs=2, precision="bf16-mixed")
+    data = tiny_data(coco_set, extractor, decoder)
+    trainer.fit(tiny_module(decoder, description), datamodule=data)
+    expected = {f"{stage}/{name}" for stage in ("train", "val") for name in ("loss", "loss_ce", "loss_dice")}
+    expected |= {f"val/{name}" for name in LABELS if name != "crowded_iou"}
+    assert expected <= set(trainer.callback_metrics)
+    assert all(0 <= v <= 1 for name, v in trainer.callback_metrics.items() if "loss" not in name)
+    assert trainer.global_step == 2 * len(data.train_dataloader())
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01 * 0.01)  # cosine's end
     trainer.save_checkpoint(tmp_path / "last.pth")
     content = torch.load(tmp_path / "last.pth", weights_only=True)
     assert content["roiseg"] == description
     assert set(content["state_dict"]) == {f"decoder.{name}" for name in decoder.state_dict()}
     assert {"optimizer_states", "lr_schedulers", "epoch", "global_step"} <= set(content)
-
-
-def test_the_epoch_fixes_the_randomness_whatever_ran_before(coco_set, onnx_file, tmp_path):
-    """Two epochs in one go = one epoch, saved, and the second in a new process-like start."""
-
-    def start(trainer_options, ckpt_path=None, wasted=0):
-        extractor = tiny_extractor(onnx_file)
-        torch.manual_seed(0)
-        decoder = tiny_decoder(extractor)
-        module = tiny_module(decoder, scheduler=None)
-        torch.rand(wasted)
-        trainer = tiny_trainer(tmp_path, **trainer_options)
-        data = tiny_data(coco_set, extractor, decoder)
-        trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
-        return trainer, module
-
-    _, whole = start({"max_epochs": 2})
-    trainer, _ = start({"max_epochs": 1})
-    trainer.save_checkpoint(tmp_path / "half.pth")
-    _, resumed = start({"max_epochs": 2}, tmp_path / "half.pth", wasted=17)
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
 
 
 def test_decoder_weights_are_channels_last():

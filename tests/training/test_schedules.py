@@ -54,32 +54,22 @@ def test_after_the_warm_up_the_rate_never_rises_and_is_never_negative(schedule, 
         assert all(0 <= rate <= 1 for rate in run(schedule, steps=steps, warmup=0.5))
 
 
-@pytest.mark.parametrize("warmup", [0.0, 0.1])
-def test_cosine_is_half_way_down_in_the_middle_and_ends_at_final(warmup):
-    rates = run(cosine, warmup=warmup, final=0.02)
+SHAPES = [
+    (constant, {}, lambda done: 1.0),
+    (cosine, {"final": 0.02}, lambda done: 0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2),
+    (step, {"milestones": [0.5, 0.75], "gamma": 0.1}, lambda done: 0.1 ** ((done >= 0.5) + (done >= 0.75))),
+    (poly, {"power": 0.9}, lambda done: (1 - done) ** 0.9),
+    (poly, {"power": 2.0}, lambda done: (1 - done) ** 2),
+]
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.2])
+@pytest.mark.parametrize(("schedule", "options", "shape"), SHAPES)
+def test_the_rate_is_that_of_the_formula_over_what_follows_the_warm_up(schedule, options, shape, warmup):
+    rates = run(schedule, warmup=warmup, **options)
     start = round(warmup * STEPS)
-    assert rates[(start + STEPS) // 2] == pytest.approx((1 + 0.02) / 2)
-    assert rates[start + (STEPS - start) // 4] == pytest.approx(0.02 + 0.98 * (1 + math.cos(math.pi / 4)) / 2)
-    assert rates[-1] == pytest.approx(0.02)
-
-
-def test_step_falls_tenfold_at_each_milestone():
-    rates = run(step, milestones=[0.5, 0.75], gamma=0.1)
-    assert rates[99] == pytest.approx(1)
-    assert rates[100] == pytest.approx(0.1)
-    assert rates[149] == pytest.approx(0.1)
-    assert rates[150] == pytest.approx(0.01)
-    assert rates[-1] == pytest.approx(0.01)
-    rates = run(step, warmup=0.2, milestones=[0.5], gamma=0.5)  # shares of what follows: 40 + 160 / 2
-    assert (rates[119], rates[120]) == pytest.approx((1, 0.5))
-
-
-@pytest.mark.parametrize("power", [0.9, 2.0])
-def test_poly_is_a_power_of_what_is_left_and_ends_at_0(power):
-    rates = run(poly, power=power)
-    assert rates[50] == pytest.approx(0.75**power)
-    assert rates[100] == pytest.approx(0.5**power)
-    assert rates[-1] == 0
+    expected = [shape(n / (STEPS - start)) for n in range(STEPS - start + 1)]
+    assert rates[start:] == pytest.approx(expected)
 
 
 @every
