@@ -36,9 +36,6 @@ def random_map(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-# --- options --------------------------------------------------------------------------------------
-
-
 # --- windows and shares ---------------------------------------------------------------------------
 
 

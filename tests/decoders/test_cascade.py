@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers.decoders import IMAGE_SIZE, NARROW, random_features, roialign
+from helpers.decoders import NARROW, builder, random_features, roialign
 
 from roiseg.decoders.base import Context
 from roiseg.decoders.cascade import CascadeDecoder
@@ -18,28 +18,16 @@ from roiseg.losses.deep_supervision import DeepSupervision
 ROIS = torch.tensor([[0, 3.5, 4.25, 40.0, 60.0], [1, 30.0, 10.0, 95.5, 50.5]])
 
 
-def stage(**options):
-    return partial(RoiAlignDecoder, **{**NARROW, **options})
-
-
-def cascade(first=None, second=None, **options):
-    return CascadeDecoder(
-        [8], [4], IMAGE_SIZE, first or stage(), second or stage(prior=True), **options
-    ).eval()
-
-
-def test_the_second_decoder_gets_the_first_ones_probabilities():
+def test_the_second_decoder_gets_the_first_ones_probabilities_and_its_logits_come_on_the_final_grid():
     torch.manual_seed(0)
-    decoder = cascade()
+    first = partial(RoiAlignDecoder, output_size=(28, 28), **NARROW)
+    decoder = builder(CascadeDecoder)(
+        first=first, second=partial(RoiAlignDecoder, prior=True, **NARROW)
+    )().eval()
     features = random_features(decoder, 2)
-    early = decoder.first(features, ROIS).logits
+    output, early = decoder(features, ROIS), decoder.first(features, ROIS).logits
     expected = decoder.second(features, ROIS, Context(prior=early.softmax(1)))
-    torch.testing.assert_close(decoder(features, ROIS).logits, expected.logits)
-
-
-def test_the_first_decoders_logits_come_on_the_final_grid():
-    decoder = cascade(first=stage(output_size=(28, 28)))
-    output = decoder(random_features(decoder, 2), ROIS)
+    torch.testing.assert_close(output.logits, expected.logits)
     assert output.auxiliary["first"].shape == output.logits.shape == (2, 3, 56, 56)
 
 

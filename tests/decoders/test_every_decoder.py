@@ -38,8 +38,9 @@ def context(decoder, images=3):
 
 
 @cases
-def test_logits_have_a_channel_per_class_on_the_output_grid_the_same_for_the_same_seed(case):
-    decoder, again = build(case, seed=3), build(case, seed=3)
+def test_logits_have_a_channel_per_class_on_the_output_grid_the_same_for_equal_seeds_and_weights(case):
+    decoder, again, restored = build(case, seed=3), build(case, seed=3), build(case, seed=4)
+    restored.load_state_dict(decoder.state_dict())
     features, rois, known = random_features(decoder, 3), ROIS.clone(), context(decoder)
     before = [f.clone() for f in features]
     with torch.no_grad():
@@ -48,8 +49,8 @@ def test_logits_have_a_channel_per_class_on_the_output_grid_the_same_for_the_sam
             assert logits.shape == (count, decoder.num_classes, *decoder.output_size)
             assert logits.dtype == torch.float32
             assert torch.isfinite(logits).all()
-        assert torch.equal(logits, decoder(features, rois, known).logits)
-        assert torch.equal(logits, again(features, rois, known).logits)
+        for other in (decoder, again, restored):
+            assert torch.equal(logits, other(features, rois, known).logits)
     assert torch.equal(rois, ROIS)
     assert all(torch.equal(a, b) for a, b in zip(features, before, strict=True))
 

@@ -125,16 +125,6 @@ def test_a_cell_of_the_embedding_and_a_click_at_its_centre_have_the_same_positio
     torch.testing.assert_close(token - encoder.kinds.weight[2], grid[2, 5], atol=1e-5, rtol=1e-5)
 
 
-def test_positions_travel_with_checkpoints():
-    torch.manual_seed(0)
-    first, second = narrow().eval(), narrow().eval()
-    assert not torch.equal(first.encode.positions.frequencies, second.encode.positions.frequencies)
-    second.load_state_dict(first.state_dict())
-    features = random_features(first, 3)
-    with torch.no_grad():
-        assert torch.equal(first(features, ROIS).logits, second(features, ROIS).logits)
-
-
 @torch.no_grad()
 def test_no_clicks_and_a_click_that_is_none_are_the_same_wherever_it_lies():
     decoder = narrow().eval()
