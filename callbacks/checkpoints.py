@@ -1,4 +1,4 @@
-"""One full checkpoint an epoch, named by epoch, input size and mIoU."""
+"""Write one full checkpoint per epoch, named by epoch, input size and mIoU."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from roiseg.training.module import RoiSegModule
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, then moves it there.
+    """Writes a checkpoint next to its destination, then moves it there.
 
-    Lightning writes it to the system's temporary folder first. From there to another file system a move is
-    a copy, which a killed process leaves half done under the final name.
+    Lightning writes it to the system's temporary folder first. Moving it to another file system is
+    a copy, which a killed process leaves incomplete under the final name.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -34,19 +34,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, temporary)
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove one of this run's; what a checkpoint says its run had kept is not removed elsewhere."""
+        """Remove a checkpoint of this run; those of other folders that a checkpoint names are not removed."""
         remove(Path(path))
 
 
 class EpochCheckpoint(ModelCheckpoint, SummaryCallback):
     """Saves `checkpoint_epoch_{epoch:04d}_{H}x{W}_{mIoU * 10000:04d}.pth` after every epoch.
 
-    The first epoch is 0001; mIoU is rounded (0.8551 -> 8551). Files are written whole or not at all.
+    The first epoch is 0001; mIoU is rounded (0.8551 -> 8551). Writes are atomic.
 
     Args:
         dirpath: folder of the checkpoints.
         image_size: (H, W) of the extractor's input.
-        monitor: logged metric in [0, 1] that names the file and decides which is best.
+        monitor: logged metric in [0, 1], part of the file name; selects the best checkpoint.
         keep: how many of the best to keep; -1 keeps every epoch.
         every_n_epochs: save after every n-th epoch only; give `trainer.check_val_every_n_epoch`, if it is
             not 1, so that there is a fresh metric.
@@ -69,13 +69,13 @@ class EpochCheckpoint(ModelCheckpoint, SummaryCallback):
             mode="max",
             save_top_k=keep,
             every_n_epochs=every_n_epochs,
-            save_on_train_epoch_end=True,  # after validation, with the epoch counted as done
+            save_on_train_epoch_end=True,  # after validation, when the epoch counts as finished
             enable_version_counter=False,
         )
         self.image_size = image_size
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Let the trainer write whole files."""
+        """Make the trainer's writes atomic."""
         super().setup(trainer, pl_module, stage)
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
@@ -86,26 +86,26 @@ class EpochCheckpoint(ModelCheckpoint, SummaryCallback):
         ver: int | None = None,
         prefix: str | None = None,
     ) -> str:
-        """The file's path for an epoch's metrics."""
+        """Return the path of the file for an epoch's metrics."""
         assert self.dirpath is not None and self.monitor is not None
         name = checkpoint_name(int(metrics["epoch"]) + 1, self.image_size, float(metrics[self.monitor]))
         return str(Path(self.dirpath) / name)
 
     def add_to_summary(self, summary: RunSummary) -> None:
-        """Set the best checkpoint, and the metric that decides which is best."""
+        """Set the best checkpoint and the monitored metric."""
         assert self.monitor is not None
         summary.monitor = self.monitor
         summary.best_checkpoint = self.best_model_path or None
 
 
 def checkpoint_name(epoch: int, image_size: Sequence[int], miou: float) -> str:
-    """File name of the checkpoint of 1-based `epoch`."""
+    """Return the file name of the checkpoint of 1-based `epoch`."""
     height, width = image_size
     return f"checkpoint_epoch_{epoch:04d}_{height}x{width}_{round(miou * 10_000):04d}.pth"
 
 
 def last_checkpoint_message(folder: str | Path | None) -> str:
-    """What a line about the end of a run says about its checkpoints."""
+    """Describe the newest checkpoint, for the line printed when a run ends."""
     last = newest_checkpoint(Path(folder)) if folder else None
     if last is None:
         return "there is no checkpoint yet"
@@ -113,28 +113,28 @@ def last_checkpoint_message(folder: str | Path | None) -> str:
 
 
 class MidEpochCheckpoint(Checkpoint):
-    """Saves `checkpoint_in_epoch_{epoch:04d}.pth`, the first epoch 0001, from where a run goes on exactly.
+    """Saves `checkpoint_in_epoch_{epoch:04d}.pth`, the first epoch 0001, from which a run resumes exactly.
 
-    A run that is told to end (SIGTERM, Ctrl-C) ends after the step it is in, or after the validation, if the
-    epoch has no more steps: then the epoch's own checkpoint is there. There is one such file at a time, and
-    none once its epoch is saved.
+    A run that is terminated (SIGTERM, Ctrl-C) ends after the current step, or after the validation if the
+    epoch has no more steps; then the epoch's own checkpoint exists. There is one such file at a time, and
+    it is removed once its epoch is saved.
 
     Args:
         dirpath: folder of the checkpoints.
-        every_n_steps: save after every n-th optimiser step, too; None only when told to end.
+        every_n_steps: also save after every n-th optimizer step; None: only when terminated.
 
     Attributes:
-        stop: tells whether the run is told to end; None: signals are not looked at.
+        stop: tells whether the run is being terminated; None: signals are not checked.
     """
 
     def __init__(self, dirpath: str | Path, every_n_steps: PositiveInt | None = None) -> None:
         self.dirpath = Path(dirpath)
         self.every_n_steps = every_n_steps
         self.stop: Stop | None = None
-        self._batches: int | None = None  # of the epoch that are done, while a checkpoint is made
+        self._batches: int | None = None  # finished steps of the epoch, while a checkpoint is written
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From here on a signal waits for the end of the step."""
+        """Defer signals to the end of the step from now on."""
         self._take_back()
         self._defer(True)
 
@@ -147,14 +147,14 @@ class MidEpochCheckpoint(Checkpoint):
         self._take_back()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """End here if the run was told to in the epoch before, all of which is saved and logged."""
+        """End here if terminated in the previous epoch, which is saved and logged completely."""
         self._defer(True)
         self._end_if(self._told_to_end(trainer))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save where asked, and end if the run was told to; all other callbacks are done with this step."""
+        """Save if due, and end if terminated; all other callbacks have finished this step."""
         done = batch_idx + 1
         if done % trainer.accumulate_grad_batches or done >= trainer.num_training_batches:
             return
@@ -167,11 +167,11 @@ class MidEpochCheckpoint(Checkpoint):
         self._end_if(ends)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remove what a saved epoch has made useless."""
+        """Remove the checkpoint within the epoch once the epoch is saved."""
         self._remove_outdated(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """End here if the run was told to in its last epoch: the export waits for `ckpt_path=last`."""
+        """End here if terminated in the last epoch; the export follows with `ckpt_path=last`."""
         ends = self._told_to_end(trainer)
         self._defer(False)
         self._end_if(ends)
@@ -179,13 +179,13 @@ class MidEpochCheckpoint(Checkpoint):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """From here on a signal ends the run at once."""
+        """Let signals end the run immediately from now on."""
         self._defer(False)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Say how far the epoch is, and what its losses were, if this is within one."""
+        """Store the position in the epoch and its losses, if this is within an epoch."""
         if self._batches is not None:
             assert isinstance(pl_module, RoiSegModule)
             checkpoint["in_epoch"] = {
@@ -197,7 +197,7 @@ class MidEpochCheckpoint(Checkpoint):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Go on within the epoch, if the checkpoint was made there."""
+        """Resume within the epoch, if the checkpoint was written there."""
         if within := checkpoint.get("in_epoch"):
             assert isinstance(pl_module, RoiSegModule)
             pl_module.resume_from(within["losses"])
@@ -207,7 +207,7 @@ class MidEpochCheckpoint(Checkpoint):
             remove_outdated(self.dirpath)
 
     def _take_back(self) -> None:
-        """Take signals back from Lightning, which would talk to the other processes while it handles one."""
+        """Restore our signal handlers, since Lightning's communicate with other processes."""
         if self.stop is not None:
             self.stop.take_back()
 
@@ -216,7 +216,7 @@ class MidEpochCheckpoint(Checkpoint):
             self.stop.deferred = deferred
 
     def _told_to_end(self, trainer: L.Trainer) -> bool:
-        """Was any of the processes told to end?"""
+        """Tell whether any process was terminated."""
         told = self.stop is not None and self.stop.came is not None
         return trainer.strategy.reduce_boolean_decision(told, all=False)
 

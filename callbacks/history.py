@@ -27,7 +27,7 @@ class History(L.Callback, SummaryCallback):
         self._validated = False
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember that this epoch was validated; the trainer keeps showing old values otherwise."""
+        """Note that this epoch was validated; otherwise the trainer still shows old values."""
         self._validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

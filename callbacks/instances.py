@@ -1,4 +1,4 @@
-"""Results of single instances in the test: a table of all, and sheets of the worst and the best."""
+"""Results of the instances of the test: a table of all, and sheets of the worst and the best."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class InstanceTable(L.Callback):
             self._records += outputs.records
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the rows of all processes on the first."""
+        """Write the rows of all processes in the first process."""
         records = gather_from_all(self._records)
         if trainer.is_global_zero:
             write_table(self.path, records)

@@ -35,7 +35,7 @@ class ModelText(L.Callback):
 
 
 def describe_model(decoder: Decoder, extractor: OnnxExtractor) -> str:
-    """Describe a decoder, its input features and its cost as Markdown; its mode is kept."""
+    """Describe a decoder, its input features and its cost as Markdown; its mode is unchanged."""
     training = decoder.training
     with torch.random.fork_rng(devices=[]):  # training must not depend on the measurement
         cost = measure_cost(decoder, extractor.shapes)

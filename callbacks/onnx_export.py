@@ -66,7 +66,7 @@ class OnnxExport(L.Callback, SummaryCallback):
         )
 
     def add_to_summary(self, summary: RunSummary) -> None:
-        """Set the file, and how far it is from PyTorch."""
+        """Set the file and its largest difference from PyTorch."""
         summary.onnx = str(self.path) if self.path else None
         summary.onnx_check = self.check.summary() if self.check else None
 

@@ -34,8 +34,8 @@ class ValidationOverlays(L.Callback, SummaryCallback):
     """Writes `validation_all_images_epoch_{epoch:04d}.png` after every validation.
 
     Top row: ground truth with the ROI boxes in red, instance numbers and annotated masks. Bottom row:
-    predicted masks. TensorBoard gets the same image, but less and less often in a long run: each takes
-    about a megabyte of its file.
+    predicted masks. TensorBoard gets the same image, but increasingly rarely in a long run: each takes
+    about a megabyte of the event file.
 
     Args:
         output_dir: folder of the images.

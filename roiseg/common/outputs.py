@@ -151,7 +151,7 @@ def remove(path: Path, proof: Proof | None = None) -> None:
 
 
 def never(path: Path) -> bool:
-    """Proof of outputs that are only created, never replaced."""
+    """Return False: the proof of outputs that are only created, never replaced."""
     return False
 
 

@@ -123,7 +123,7 @@ class Processes:
                 _observe(children, self._over)
 
     def _take_port(self) -> None:
-        """Listen on the port where the processes will join, before the others learn it.
+        """Open the port that the processes connect to, before the others are told its number.
 
         Lightning looks for a free port and lets go of it until all have started: somebody else may have it
         then. torch's own store on the same port of this process shares this one's server.

@@ -111,7 +111,7 @@ def _doubts(annotations: Annotations) -> Iterator[str]:
 
 
 def _agree(boxes: Pixels, bounds: Pixels) -> NDArray[np.bool_]:
-    """[n] Can the boxes be those of outlines with these bounds?"""
+    """Tell for each box whether it fits an outline with these bounds: bool [n]."""
     sides = np.minimum(boxes[:, 2:], bounds[:, 2:]) - np.maximum(boxes[:, :2], bounds[:, :2])
     common = np.clip(sides, 0, None).prod(axis=1)
     own, outline = ((b[:, 2:] - b[:, :2]).clip(min=0).prod(axis=1) for b in (boxes, bounds))

@@ -114,7 +114,7 @@ class AugmentationPool:
     seed: Seed = 0
 
     def sample(self, rng: np.random.Generator, epoch: int) -> tuple[int, int]:
-        """The view an image is seen in: its number, and how often that has been replaced by then."""
+        """Return the view of an image: its number, and how often it has been replaced by then."""
         variant = int(rng.integers(self.size))
         if self.refresh is None:
             return variant, 0
@@ -157,7 +157,7 @@ class Views:
 
     @property
     def number(self) -> int:
-        """Number of views per image that recur, whose features are worth caching; 0 if every view is new."""
+        """Return the number of recurring (cacheable) views per image; 0 if every view is new."""
         if self.pool is not None:
             return self.pool.size
         return 1 if self.augment == Augment() else 0

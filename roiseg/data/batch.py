@@ -141,7 +141,7 @@ class RoiBatch:
 
     @property
     def metric_size(self) -> tuple[int, int]:
-        """(h, w) of the metric grid over each ROI (evaluation only)."""
+        """Return (h, w) of the metric grid over each ROI (evaluation only)."""
         return self.metric_targets.shape[1], self.metric_targets.shape[2]
 
     def original_boxes(self, boxes: Tensor | None = None) -> list[Boxes]:

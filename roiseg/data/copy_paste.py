@@ -144,7 +144,7 @@ class Paste:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(h, w) of the place in pixels."""
+        """Return (h, w) of the place in pixels."""
         x1, y1, x2, y2 = self.place
         return y2 - y1, x2 - x1
 

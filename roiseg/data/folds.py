@@ -114,7 +114,7 @@ class Folds:
 
     @property
     def name(self) -> str:
-        """The name of this split in file names."""
+        """Return the name of this split for file names."""
         return f"fold_{self.held_out}_of_{self.number}"
 
     def parts(self, image_ids: NDArray[np.int64]) -> NDArray[np.int64]:

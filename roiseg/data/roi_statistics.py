@@ -31,7 +31,7 @@ class RoiStatistics:
 
     @property
     def area(self) -> NDArray[np.float64]:
-        """Areas [R] in original pixels."""
+        """Return areas [R] in original pixels."""
         return self.sides.astype(np.float64).prod(axis=1)
 
 

@@ -97,7 +97,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     @property
     def idle(self) -> bool:
-        """Whether this process has no image to evaluate; it then visits one that must not be counted."""
+        """Tell whether this process has no image to evaluate; it then visits one that must not be counted."""
         rank, _ = _rank_and_world()
         return not self.shuffle and rank >= self.length
 

@@ -214,12 +214,12 @@ class _Person:
 
     @property
     def visible_pixels(self) -> int:
-        """Number of visible pixels."""
+        """Return the number of visible pixels."""
         return int(self.mask.sum())
 
     @property
     def changed(self) -> bool:
-        """Whether its visible outline differs from the annotated one."""
+        """Tell whether its visible outline differs from the annotated one."""
         return self.box is None or self.visible_pixels < self.area
 
     def counts(self, size: tuple[int, int]) -> bytes | None:

@@ -168,7 +168,7 @@ class Decoder(nn.Module, ABC):
         return resample(logits, boxes, size, samples)
 
     def _images(self, image: Tensor) -> Tensor:
-        """A window [B, 5] over each image."""
+        """Return a window [B, 5] over each image."""
         index = torch.arange(image.shape[0], dtype=torch.float32, device=image.device)[:, None]
         return torch.cat([index, self.extents(index)], dim=1)
 
@@ -214,5 +214,5 @@ def doublings(roi_size: tuple[int, int], output_size: tuple[int, int]) -> int:
 
 
 def target_probability(logits: Tensor) -> Tensor:
-    """[R, K, h, w] logits -> [R, h, w] probability of the target class."""
+    """Return the probability of the target class: [R, K, h, w] logits -> [R, h, w]."""
     return logits.float().softmax(dim=1)[:, TARGET]

@@ -19,7 +19,7 @@ from roiseg.decoders.layers.roi_vector import RoiVector
 
 MASK_CHANNELS = 8  # of the mask features
 HEAD_CHANNELS = 8  # of the dynamic head's hidden layers
-SIZES_OF_INTEREST = (64, 128, 256, 512, 1024)  # pixels, one a level of FCOS
+SIZES_OF_INTEREST = (64, 128, 256, 512, 1024)  # pixels, one per level of FCOS
 
 
 class CondInstDecoder(ImageDecoder):
@@ -103,7 +103,7 @@ class CondInstDecoder(ImageDecoder):
 
 
 def head_shapes(outputs: int) -> list[tuple[int, int]]:
-    """Output and input channels of the dynamic head's layers."""
+    """Return output and input channels of the dynamic head's layers."""
     return [
         (HEAD_CHANNELS, 2 + MASK_CHANNELS),
         (HEAD_CHANNELS, HEAD_CHANNELS),
@@ -112,7 +112,7 @@ def head_shapes(outputs: int) -> list[tuple[int, int]]:
 
 
 def filter_count(outputs: int) -> int:
-    """How many weights and biases the dynamic head has: 169 for one output."""
+    """Return the number of weights and biases of the dynamic head: 169 for one output."""
     return sum(rows * columns + rows for rows, columns in head_shapes(outputs))
 
 
@@ -138,7 +138,7 @@ def dynamic_head(inputs: Tensor, filters: Tensor, outputs: int) -> Tensor:
 
 
 def size_of_interest(rois: Tensor) -> Tensor:
-    """Pixels that coordinates of ROIs [R, 5] are divided by: [R].
+    """Return the pixels by which coordinates of ROIs [R, 5] are divided: [R].
 
     FCOS (Tian et al., 2019) trains a location on the first level whose size reaches from it to the
     box's farthest edge; from the centre that is half the longer side.
@@ -149,7 +149,7 @@ def size_of_interest(rois: Tensor) -> Tensor:
 
 
 def relative_coordinates(rois: Tensor, size: tuple[int, int], stride: int) -> Tensor:
-    """From each cell's centre to the ROI's, x and y, in sizes of interest.
+    """Return the offset from each cell's centre to the ROI's, x and y, in sizes of interest.
 
     Args:
         rois: [R, 5] image index, x1, y1, x2, y2 in input pixels.

@@ -61,7 +61,7 @@ def measure_cost(decoder: Decoder, feature_shapes: Sequence[tuple[int, int, int]
 
 
 def _rois(decoder: Decoder, count: int) -> Tensor:
-    """ROIs [count, 5] of a person's shape, a third of the input high, all in one place."""
+    """Return ROIs [count, 5] with the shape of a person, a third of the input high, all at the same place."""
     height, width = decoder.image_size
     roi = torch.tensor([[0, 0.4 * width, 0.3 * height, 0.4 * width + width / 6, 0.3 * height + height / 3]])
     return roi.expand(count, 5)

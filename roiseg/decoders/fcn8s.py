@@ -122,7 +122,7 @@ class BilinearDoubling(nn.Module):
 
 
 def _finest_first(strides: Sequence[int]) -> list[int]:
-    """Indices of the layers, finest first."""
+    """Return the indices of the layers, finest first."""
     order = sorted(range(len(strides)), key=lambda layer: strides[layer])
     if len(order) != 3 or any(strides[order[n]] != strides[order[0]] << n for n in range(3)):
         raise UserError(
@@ -133,7 +133,7 @@ def _finest_first(strides: Sequence[int]) -> list[int]:
 
 
 def _sizes(roi_size: tuple[int, int], output_size: tuple[int, int]) -> list[tuple[int, int]]:
-    """Cells to crop from the finest, the middle and the coarsest layer."""
+    """Return the cells to crop from the finest, the middle and the coarsest layer."""
     height, width = roi_size
     if height % 4 or width % 4:
         raise UserError(

@@ -38,7 +38,7 @@ class PointHead(nn.Module):
         predictor_init(self.predict)
 
     def forward(self, features: Tensor, coarse: Tensor) -> Tensor:
-        """Features [R, P, C] and coarse logits [R, P, K] at points -> logits [R, K, P]."""
+        """Classify points: features [R, P, C] and coarse logits [R, P, K] -> logits [R, K, P]."""
         for layer in self.layers:
             features = F.relu(layer(torch.cat([features, coarse], dim=2)))
         return self.predict(torch.cat([features, coarse], dim=2)).transpose(1, 2)
@@ -69,7 +69,7 @@ class PointRendDecoder(Decoder):
         mid_channels: of the features that points read, and of the hidden layers.
         depth: number of hidden layers.
         train_points: points a ROI in training.
-        oversample_ratio: how many times as many the uncertain ones are chosen from.
+        oversample_ratio: number of candidate points per chosen point.
         importance_ratio: share of points chosen for being uncertain.
         subdivision_points: cells that get new logits after each doubling, in evaluation. Which ones is a
             matter of rounding at the margin, and so in half precision; h * w of `output_size` takes all.
@@ -125,14 +125,14 @@ class PointRendDecoder(Decoder):
         return DecoderOutput(_upsample(coarse, self.output_size), {"points": points, "point_coords": coords})
 
     def _label(self, fine: Tensor, rois: Tensor, coarse: Tensor, coords: Tensor) -> Tensor:
-        """Logits [R, K, P] at points `coords` [R, P, 2], from the image's features and coarse logits."""
+        """Return logits [R, K, P] at points `coords` [R, P, 2], from features and coarse logits."""
         boxes = rois[:, None, 1:].float()
         cells = (boxes[..., :2] + coords * (boxes[..., 2:] - boxes[..., :2])) / self.fuse.stride
         features = point_sample(fine, cells, rois[:, 0].long())
         return self.head(features, _read_grid(coarse, coords).to(features.dtype))
 
     def _training_points(self, coarse: Tensor) -> Tensor:
-        """Random points [R, P, 2], most of them where coarse logits [R, K, h, w] are uncertain."""
+        """Sample points [R, P, 2], most of them where coarse logits [R, K, h, w] are uncertain."""
         count = coarse.shape[0]
         drawn = torch.rand(count, self.candidates, 2, device=coarse.device)
         doubt = _uncertainty(_read_grid(coarse, drawn).transpose(1, 2))
@@ -142,7 +142,7 @@ class PointRendDecoder(Decoder):
         return torch.cat([chosen, uniform], dim=1)
 
     def _subdivide(self, fine: Tensor, rois: Tensor, coarse: Tensor) -> Tensor:
-        """Logits [R, K, *output_size]: the coarse ones, finer and finer."""
+        """Refine the coarse logits in steps to [R, K, *output_size]."""
         logits = coarse
         for height, width in self.grids:
             logits = _upsample(logits, (height, width))
@@ -158,13 +158,13 @@ class PointRendDecoder(Decoder):
 
 
 def _read_grid(logits: Tensor, coords: Tensor) -> Tensor:
-    """Logits [R, K, h, w] at points [R, P, 2] with x, y 0..1 over the grid: [R, P, K]."""
+    """Sample logits [R, K, h, w] at points [R, P, 2] with x, y 0..1 over the grid: [R, P, K]."""
     scale = coords.new_tensor([logits.shape[3], logits.shape[2]])
     return point_sample(logits, coords * scale, torch.arange(logits.shape[0], device=logits.device))
 
 
 def _uncertainty(logits: Tensor) -> Tensor:
-    """[R, K, P] logits -> [R, P], 0 where two classes are equally likely, lower elsewhere."""
+    """Return the uncertainty: [R, K, P] logits -> [R, P], 0 where two classes are equally likely, lower elsewhere."""
     best = logits.float().topk(2, dim=1).values
     return best[:, 1] - best[:, 0]
 
@@ -174,7 +174,7 @@ def _upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _refined_grids(coarse: tuple[int, int], output: tuple[int, int], points: int) -> list[tuple[int, int]]:
-    """The grids on which cells are labelled anew: the finest that `points` cover, and all finer ones."""
+    """Return the grids whose cells are refined: the finest that `points` cover, and all finer ones."""
     grids = [coarse]
     while output not in grids[1:]:
         if len(grids) == 8:

@@ -120,7 +120,7 @@ class PyramidDecoder(Decoder):
         return self.crops[level]([features[m] for m in self.members[level]], windows)
 
     def _grown(self, rois: Tensor) -> Tensor:
-        """ROIs [R, 5] grown by the margin."""
+        """Return ROIs [R, 5] enlarged by the margin."""
         if not self.margin:
             return rois
         sides = (rois[:, 3:] - rois[:, 1:3]) * (self.margin / rois.new_tensor(self.roi_size[::-1]))

@@ -60,7 +60,7 @@ class MaskDecoder(nn.Module):
     def forward(
         self, embedding: Tensor, positions: Tensor, prompts: Tensor, rows: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Draw masks.
+        """Predict masks.
 
         Args:
             embedding: [R, dim, h, w], or [B, dim, h, w] with `rows`.

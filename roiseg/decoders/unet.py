@@ -23,7 +23,7 @@ MAX_RELATIVE = 4.0  # sides of the ROI; a narrow ROI's relative coordinates woul
 
 
 def roi_maps(rois: Tensor, image_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Draw the maps `ROI_MAPS` of each ROI; distances are those of cell centres from the ROI's centre.
+    """Compute the maps `ROI_MAPS` of each ROI; distances are those of cell centres from the ROI's centre.
 
     Args:
         rois: [R, 5] image index, x1, y1, x2, y2 in input pixels.
@@ -48,7 +48,7 @@ def roi_maps(rois: Tensor, image_size: tuple[int, int], size: tuple[int, int]) -
 
 
 def _along(start: Tensor, end: Tensor, pixels: int, cells: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One axis: cover [R, cells], distance [R, cells], side [R], relative coordinate [R, cells]."""
+    """Return for one axis: cover [R, cells], distance [R, cells], side [R], relative coordinate [R, cells]."""
     edges = torch.arange(cells, dtype=start.dtype, device=start.device) * (pixels / cells)
     cover = cell_cover(start * (cells / pixels), end * (cells / pixels), cells)
     distance = edges + pixels / cells / 2 - ((start + end) / 2)[:, None]
@@ -80,7 +80,7 @@ class UNetDecoder(ImageDecoder):
         **shared: see `DecoderOptions`.
 
     Raises:
-        UserError: `map_stride` is none of these, `depth` halves the map below one cell, or `prior` in
+        UserError: `map_stride` is not one of these, `depth` halves the map below one cell, or `prior` in
             the roi frame.
     """
 
@@ -186,7 +186,7 @@ def _doubling(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 def _doublings(stride: int, map_stride: int | None) -> int:
-    """How often the map of the finest features is doubled to get to `map_stride`."""
+    """Return how often the map of the finest features is doubled to reach `map_stride`."""
     possible = [steps for steps in range(3) if stride % (1 << steps) == 0]
     if map_stride is None:
         return max(steps for steps in possible if steps == 0 or stride >> steps >= 4)

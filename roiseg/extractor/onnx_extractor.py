@@ -88,7 +88,7 @@ class OnnxExtractor:
 
     @property
     def identity(self) -> str:
-        """Everything that features depend on: file, layers and preprocessing."""
+        """Return everything that features depend on: file, layers and preprocessing."""
         return repr((self.digest, self.layers, vars(self.preprocess)))
 
     @property
@@ -98,7 +98,7 @@ class OnnxExtractor:
 
     @property
     def providers(self) -> list[str]:
-        """Execution providers in use."""
+        """Return the execution providers in use."""
         return self.session.get_providers()
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -159,7 +159,7 @@ class OnnxExtractor:
 
     @cached_property
     def _whole(self) -> tuple[ort.InferenceSession, str]:
-        """A session that also computes the head, and the head's name; opened when first needed.
+        """Return a session that also computes the head, and the head's name; opened when first needed.
 
         It is separate from the session of `run` because the runtime computes the whole graph.
         """

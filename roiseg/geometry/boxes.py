@@ -108,7 +108,7 @@ def jitter(boxes: ArrayLike, rng: np.random.Generator, center: float, scale: flo
 def nms(
     boxes: Boxes, scores: NDArray[np.float32], iou_threshold: float | None, most: int
 ) -> NDArray[np.int64]:
-    """Non-maximum suppression: keep boxes by decreasing score, removing those that overlap a kept one.
+    """Apply non-maximum suppression: keep boxes by decreasing score, remove those that overlap a kept one.
 
     Args:
         boxes: [N, 4] x1, y1, x2, y2.

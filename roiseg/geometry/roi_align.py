@@ -83,7 +83,7 @@ def resample(maps: Tensor, boxes: Tensor, output_size: tuple[int, int], sampling
 
 
 def _crop(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """[H, W, C], [R, h, H], [R, w, W] -> [R, h, w, C]."""
+    """Multiply features with weights: [H, W, C], [R, h, H], [R, w, W] -> [R, h, w, C]."""
     # the number of ROIs is a plain int except during export
     if image.device.type != "cpu" or type(rows.shape[0]) is not int or not len(rows):
         return _products(image, rows, columns)

@@ -28,7 +28,7 @@ class Transform:
 
     @property
     def scale(self) -> float:
-        """Input pixels per original pixel (geometric mean of both axes)."""
+        """Return the input pixels per original pixel (geometric mean of both axes)."""
         return math.sqrt(abs(self.scale_x * self.scale_y))
 
     def points(self, points: ArrayLike) -> NDArray[np.float32]:

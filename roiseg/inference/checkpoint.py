@@ -58,7 +58,7 @@ class TrainedModel:
 
     @property
     def category_id(self) -> int:
-        """The COCO category that it was trained on; 1 if unknown."""
+        """Return the COCO category that it was trained on; 1 if unknown."""
         return checked_category((self.config.get("data") or {}).get("category_id", 1), self.path)
 
     def with_postprocess(self, postprocess: dict[str, Any]) -> TrainedModel:

@@ -73,7 +73,7 @@ class RoiModel(Protocol):
 
     @property
     def extractor(self) -> OnnxExtractor | None:
-        """The detector it was trained on; None for an ONNX file that contains it."""
+        """Return the detector it was trained on; None for an ONNX file that contains it."""
 
     def prepare(self, batch: RoiBatch) -> RoiBatch:
         """Return the batch with the input tensor and, unless the file contains the detector, features."""

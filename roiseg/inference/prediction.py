@@ -60,7 +60,7 @@ class Prediction:
 
     @property
     def crops(self) -> Sequence[NDArray[np.bool_]]:
-        """`crop` of every instance, computed when it is read."""
+        """Return `crop` of every instance, computed on access."""
         return LazyArrays(len(self), self.crop)
 
     def mask(self, index: int) -> NDArray[np.bool_]:

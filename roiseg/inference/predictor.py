@@ -95,7 +95,7 @@ class Predictor:
 
     @property
     def has_detector(self) -> bool:
-        """Whether `detect` can be called."""
+        """Tell whether `detect` can be called."""
         return self.model.extractor is not None and self.model.extractor.postprocess is not None
 
     def set_image(self, image: NDArray[np.uint8], pixel_size: float = 1.0) -> None:

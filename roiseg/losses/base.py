@@ -38,23 +38,23 @@ class LossInput:
 
     @property
     def precise_logits(self) -> Tensor:
-        """The logits in float32, or in float64 where they are."""
+        """Return the logits in float32; float64 is unchanged."""
         return self.logits.to(torch.promote_types(self.logits.dtype, torch.float32))
 
     @property
     def valid(self) -> Tensor:
-        """[R, h, w] bool: pixels that are not ignored."""
+        """Return the pixels that are not ignored, bool [R, h, w]."""
         return self.target != IGNORE
 
     @property
     def weights(self) -> Tensor:
-        """[R, h, w] how much each pixel counts, in the precision of `precise_logits`; 0 where ignored."""
+        """Return the weight of each pixel, [R, h, w], in the precision of `precise_logits`; 0 where ignored."""
         valid = self.valid.to(self.precise_logits.dtype)
         return valid if self.emphasis is None else valid * self.emphasis
 
     @property
     def instance_logits(self) -> Tensor:
-        """[R, h, w] logit of target against all else: its sigmoid is the softmax probability."""
+        """Return the logit of target against all else, [R, h, w]; its sigmoid is the softmax probability."""
         logits = self.precise_logits
         others = torch.cat([logits[:, :TARGET], logits[:, TARGET + 1 :]], dim=1)
         return logits[:, TARGET] - others.logsumexp(dim=1)
@@ -85,7 +85,7 @@ class WeightedTerm(TypedDict, total=False):
 
 
 def class_maps(given: LossInput, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Softmax probability and truth (0 or 1) of the chosen classes: two [R, C, h, w].
+    """Return softmax probability and target (0 or 1) of the chosen classes: two [R, C, h, w].
 
     A class the decoder lacks is left out.
     """
@@ -97,12 +97,12 @@ def class_maps(given: LossInput, classes: Sequence[int]) -> tuple[Tensor, Tensor
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Mean of `values`, each counting its weight (0 or more): a scalar; 0 where nothing has a weight."""
+    """Compute the weighted mean of `values` (weights 0 or more), a scalar; 0 if all weights are 0."""
     return (weights * values).sum() / weights.sum().clamp(min=1e-6)
 
 
 def roi_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Mean of the weighted means of ROIs [R, h, w], over those that have a weight; 0 where none has."""
+    """Average the weighted means of ROIs [R, h, w] over those with a weight above 0; 0 if there are none."""
     mass = weights.sum(dim=(1, 2))
     means = (weights * values).sum(dim=(1, 2)) / mass.clamp(min=1e-6)
     return means.sum() / (mass > 0).sum().clamp(min=1)

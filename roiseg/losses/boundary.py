@@ -43,7 +43,7 @@ class BoundaryDistance(LossTerm):
 
 
 def outline_distances(target: Tensor) -> Tensor:
-    """Distance of each cell's centre to the target's outline, in cells.
+    """Compute the distance of each cell's centre to the target's outline, in cells.
 
     The outline lies between target and known other cells; ignored ones are neither.
 
@@ -63,7 +63,7 @@ def outline_distances(target: Tensor) -> Tensor:
 
 
 def _distance_to(mask: np.ndarray) -> np.ndarray:
-    """Distance of each cell to the nearest one of `mask`, centre to centre."""
+    """Compute the distance of each cell to the nearest one of `mask`, centre to centre."""
     return cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 

@@ -37,7 +37,7 @@ class RoiEmphasis:
             raise UserError("loss.emphasis: inside and outside are both 0")
 
     def __call__(self, inside: Tensor) -> Tensor:
-        """Weights [R, h, w] of cells that lie in the ROI to the share `inside` [R, h, w]; their mean is 1."""
+        """Return weights [R, h, w] with mean 1 of cells whose share `inside` [R, h, w] lies in the ROI."""
         cells = inside.shape[1] * inside.shape[2] / (self.inside + self.outside)
         area = inside.sum(dim=(1, 2), keepdim=True)
         rest = (1 - inside).sum(dim=(1, 2), keepdim=True)

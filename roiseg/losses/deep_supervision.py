@@ -55,7 +55,7 @@ class PointCrossEntropy(LossTerm):
 
 
 def _shares(given: LossInput, coords: Tensor, classes: int) -> Tensor:
-    """How much of each class lies at each point: [R, K, P]."""
+    """Return the share of each class at each point: [R, K, P]."""
     index = torch.arange(classes, device=given.target.device)[:, None, None]
     truth = (given.target[:, None] == index) * given.weights[:, None]
     height, width = given.target.shape[1:]

@@ -40,7 +40,7 @@ class LovaszSoftmax(LossTerm):
 
 
 def _growth(errors: Tensor, truth: Tensor) -> Tensor:
-    """What 1 - IoU grows by with each pixel, as those of larger error are wrong already.
+    """Return the increase of 1 - IoU by each pixel, given that those with larger errors are wrong.
 
     Pixels that do not count have error 0 and so come last, where they change nothing.
 

@@ -66,7 +66,7 @@ class MultimaskMinimum(LossTerm):
 
     @torch.no_grad()
     def costs(self, given: LossInput) -> Tensor:
-        """[R, M] weighted sum of the terms on each candidate of each ROI alone; R above 0.
+        """Return the weighted sum of the terms for each candidate of each ROI: [R, M]; R above 0.
 
         Raises:
             UserError: a term leaves torch on its way and cannot be measured on all of them at once.
@@ -125,7 +125,7 @@ class IouScore(LossTerm):
 
 @torch.no_grad()
 def mask_iou(given: LossInput, candidates: Tensor) -> Tensor:
-    """[R, M] IoU of the target's mask in candidates [R, M, K, h, w] with the truth; 0 if both are empty."""
+    """Return the IoU of the target in candidates [R, M, K, h, w] with the ground truth: [R, M]; 0 if empty."""
     weights = given.weights[:, None]
     predicted = candidates.argmax(dim=2) == TARGET
     truth = (given.target == TARGET)[:, None]

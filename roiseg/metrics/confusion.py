@@ -23,7 +23,7 @@ class Confusion(MulticlassConfusionMatrix):
 
     @property
     def counts(self) -> Tensor:
-        """Cells by true and predicted class, int64 [3, predicted_classes]."""
+        """Return the cells by true and predicted class, int64 [3, predicted_classes]."""
         return self.confmat[:, : self.predicted_classes]
 
     def rates(self) -> dict[str, float | None]:

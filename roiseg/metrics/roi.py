@@ -62,6 +62,6 @@ class RoiMetrics(nn.Module):
         return self.pixel.scalars() | self.instance.compute()
 
     def reset(self) -> None:
-        """Forget all batches."""
+        """Discard all batches."""
         self.pixel.reset()
         self.instance.reset()

@@ -202,7 +202,7 @@ def _portable(decoder: Decoder) -> Decoder:
 
 @contextmanager
 def quiet_export() -> Iterator[None]:
-    """Silence the exporter."""
+    """Suppress the exporter's output."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:

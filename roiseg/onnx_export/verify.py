@@ -39,7 +39,7 @@ class OnnxCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether all differences are within the tolerance."""
+        """Tell whether all differences are within the tolerance."""
         masks = max(self.random, self.real or 0.0) <= self.tolerance
         return masks and (self.boxes or 0.0) <= self.tolerance * _BOX_TOLERANCE
 

@@ -54,12 +54,12 @@ class Rois:
 
     @property
     def crowded(self) -> NDArray[np.bool_]:
-        """Whether other persons cover more than a tenth of the ROI, [n]."""
+        """Tell whether other persons cover more than a tenth of each ROI, [n]."""
         return self.non_target_share > CROWDED
 
     @property
     def names(self) -> list[tuple[str, str]]:
-        """The (image id, annotation id) of each ROI."""
+        """Return the (image id, annotation id) of each ROI."""
         return list(zip(self.images.tolist(), self.annotations.tolist(), strict=True))
 
 
@@ -125,12 +125,12 @@ class Run:
 
     @property
     def seed(self) -> Any:
-        """The run's seed."""
+        """Return the run's seed."""
         return self.config.get("seed")
 
     @property
     def fold(self) -> Any:
-        """The held-out fold; None without cross-validation."""
+        """Return the held-out fold; None without cross-validation."""
         return self.config.get("data.folds.held_out")
 
 

@@ -76,7 +76,7 @@ class Sprite:
 
     @property
     def solid(self) -> np.ndarray:
-        """Pixels that belong to the object, bool `[h, w]`: those covered by at least half."""
+        """Return the pixels of the object, bool `[h, w]`: those covered by at least half."""
         return self.alpha >= 0.5
 
 
@@ -203,7 +203,7 @@ def disc(centre: np.ndarray, radius: float | tuple[float, float], count: int = 1
 def _local(
     x: np.ndarray, y: np.ndarray, axis: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Coordinates along and across an axis, and how much `across` points to the right (-1..1)."""
+    """Return coordinates along and across an axis, and how much `across` points to the right (-1..1)."""
     start, end = np.asarray(axis[0], float), np.asarray(axis[1], float)
     direction = end - start
     length = float(np.hypot(*direction))

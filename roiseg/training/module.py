@@ -90,7 +90,7 @@ class RoiSegModule(L.LightningModule):
         return {"loss": losses["loss"] * self._share(batch), "terms": terms}
 
     def _share(self, batch: RoiBatch) -> Tensor | float:
-        """How much a batch counts beside those of the other processes, whose gradients are averaged.
+        """Return the weight of a batch relative to those of the other processes, whose gradients are averaged.
 
         With it every ROI of a step counts the same, wherever it is: one process may have fewer than another,
         or none, where images are left out.
@@ -123,7 +123,7 @@ class RoiSegModule(L.LightningModule):
         self._log_metrics("test")
 
     def target_probabilities(self, batch: RoiBatch) -> Tensor:
-        """[R, h, w] probability of the target, in the decoder's frame."""
+        """Return the probability of the target, [R, h, w], in the decoder's frame."""
         with torch.no_grad():
             return target_probability(self(batch).logits)
 
@@ -167,7 +167,7 @@ class RoiSegModule(L.LightningModule):
         checkpoint["steps"] = int(self.trainer.num_training_batches)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember how long the checkpoint's epochs were."""
+        """Store the length of the checkpoint's epochs."""
         self._resumed_steps = checkpoint.get("steps")
 
     def on_train_start(self) -> None:

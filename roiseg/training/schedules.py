@@ -12,7 +12,7 @@ from roiseg.common.types import Share
 
 
 def constant(optimizer: Optimizer, total_steps: int, warmup: Share = 0.0) -> LambdaLR:
-    """Full rate after the warm-up.
+    """Keep the full rate after the warm-up.
 
     Args:
         optimizer: whose rates are multiplied.
@@ -23,7 +23,7 @@ def constant(optimizer: Optimizer, total_steps: int, warmup: Share = 0.0) -> Lam
 
 
 def cosine(optimizer: Optimizer, total_steps: int, warmup: Share = 0.05, final: float = 0.01) -> LambdaLR:
-    """Half a cosine from the full rate to `final` times it (Loshchilov & Hutter, 2017)."""
+    """Decrease along half a cosine from the full rate to `final` times it (Loshchilov & Hutter, 2017)."""
     return _schedule(
         optimizer,
         total_steps,
@@ -39,7 +39,7 @@ def step(
     milestones: Sequence[Share] = (0.7, 0.9),
     gamma: float = 0.1,
 ) -> LambdaLR:
-    """Rate times `gamma` at each milestone (shares 0..1 of the run after the warm-up)."""
+    """Multiply the rate by `gamma` at each milestone (shares 0..1 of the run after the warm-up)."""
     marks = tuple(milestones)
     return _schedule(
         optimizer, total_steps, warmup, lambda progress: gamma ** sum(progress >= mark for mark in marks)
@@ -47,7 +47,7 @@ def step(
 
 
 def poly(optimizer: Optimizer, total_steps: int, warmup: Share = 0.0, power: float = 0.9) -> LambdaLR:
-    """(1 - progress) ** power (Chen et al., DeepLab, 2017)."""
+    """Multiply the rate by (1 - progress) ** power (Chen et al., DeepLab, 2017)."""
     return _schedule(optimizer, total_steps, warmup, lambda progress: (1 - progress) ** power)
 
 

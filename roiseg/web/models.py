@@ -44,7 +44,7 @@ class Limits:
 
     @property
     def bytes(self) -> int:
-        """The largest file, in bytes."""
+        """Return the size of the largest file, in bytes."""
         return round(self.megabytes * 1e6)
 
 
@@ -116,7 +116,7 @@ class Model:
 
     @property
     def takes_points(self) -> bool:
-        """Whether the model reads clicks."""
+        """Tell whether the model reads clicks."""
         return "points" in self.predictor.model.prompts
 
     def detect(self, image: RgbImage) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -68,7 +68,7 @@ def _known(asked: str, host: str) -> bool:
 
 
 def harden(response: Response) -> Response:
-    """Forbid the browser to load foreign content, to cache, and to show the page in a frame."""
+    """Prevent the browser from loading foreign content, caching, and showing the page in a frame."""
     response.headers.update(_HEADERS)
     return response
 

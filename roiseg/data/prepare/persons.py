@@ -46,7 +46,7 @@ class Layout:
 
     @property
     def downloads(self) -> Path:
-        """The folder of the archives while they are needed."""
+        """Return the folder of the archives while they are needed."""
         return self.root / "downloads"
 
 

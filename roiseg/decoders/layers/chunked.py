@@ -14,7 +14,7 @@ from roiseg.decoders.base import Context, Decoder, DecoderOutput
 def decode_in_chunks(
     decoder: Decoder, features: Sequence[Tensor], rois: Tensor, context: Context, max_rois: int
 ) -> DecoderOutput:
-    """What `decoder(features, rois, context)` returns, at the memory of `max_rois` ROIs plus the output's.
+    """Return `decoder(features, rois, context)`, with the memory of `max_rois` ROIs plus the output's.
 
     Losses and metrics read the whole output, so that no mean changes. Where gradients are wanted, each part
     is decoded once more in the backward pass (Chen et al., Training Deep Nets with Sublinear Memory Cost,
@@ -41,7 +41,7 @@ def decode_in_chunks(
 def _part(
     features: Sequence[Tensor], rois: Tensor, context: Context, rows: slice
 ) -> tuple[tuple[Tensor, ...], Tensor, Context]:
-    """Some ROIs, with the images they lie in: decoders compute on each image of their batch."""
+    """Select ROIs and their images, because decoders compute on every image of the batch."""
     rois = rois[rows]
     first, last = int(rois[0, 0]), int(rois[-1, 0])
     images = slice(first, last + 1)

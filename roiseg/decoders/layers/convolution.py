@@ -50,7 +50,7 @@ class _Normalize(torch.autograd.Function):
         scale = weight.float().view(groups, -1)
 
         def total(maps: Tensor) -> Tensor:
-            """[N, C, H, W] -> sums over each map, [N, groups, C / groups]."""
+            """Sum over each map: [N, C, H, W] -> [N, groups, C / groups]."""
             cells = maps.permute(0, 2, 3, 1).flatten(1, 2)
             sums = cells.new_ones(count, 1, height * width) @ cells
             return sums.float().view(count, groups, channels // groups)
@@ -70,7 +70,7 @@ class _Normalize(torch.autograd.Function):
 
 
 def conv_norm_relu(in_channels: int, out_channels: int, kernel: int = 3) -> nn.Sequential:
-    """Convolution, GroupNorm (Wu & He, 2018), ReLU; keeps the size."""
+    """Build convolution, GroupNorm (Wu & He, 2018) and ReLU; the size does not change."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False),
         GroupNorm(group_count(out_channels), out_channels),
@@ -79,12 +79,12 @@ def conv_norm_relu(in_channels: int, out_channels: int, kernel: int = 3) -> nn.S
 
 
 def group_count(channels: int) -> int:
-    """Number of GroupNorm groups: the largest of 8, 4, 2 and 1 that divides the channels."""
+    """Return the number of GroupNorm groups: the largest of 8, 4, 2 and 1 that divides the channels."""
     return math.gcd(8, channels)
 
 
 class FeatureFusion(nn.Module):
-    """Brings several feature layers to one: a 1x1 convolution each, resized bilinearly, summed.
+    """Fuses feature layers: the sum of a 1x1 convolution of each, resized bilinearly.
 
     Args:
         in_channels, strides: of the layers.
@@ -101,7 +101,7 @@ class FeatureFusion(nn.Module):
         self.reduce = nn.ModuleList(nn.Conv2d(channels, out_channels, 1) for channels in in_channels)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """[B, C_l, H_l, W_l] per layer -> [B, C, H, W] at `stride`."""
+        """Fuse the layers: [B, C_l, H_l, W_l] per layer -> [B, C, H, W] at `stride`."""
         maps = []
         for reduce, feature, stride in zip(self.reduce, features, self.strides, strict=True):
             size = [side * stride // self.stride for side in feature.shape[2:]]
@@ -116,19 +116,19 @@ Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 
 
 def msra_init(layer: Layer) -> None:
-    """Normal weights for ReLU, variance 2 / outputs (He et al., 2015), zero biases."""
+    """Initialize for ReLU with normal weights, variance 2 / outputs (He et al., 2015), zero biases."""
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     _zero_bias(layer)
 
 
 def xavier_init(layer: Layer) -> None:
-    """Uniform weights, variance 1 / inputs (after Glorot & Bengio, 2010), zero biases."""
+    """Initialize with uniform weights, variance 1 / inputs (after Glorot & Bengio, 2010), zero biases."""
     nn.init.kaiming_uniform_(layer.weight, a=1)
     _zero_bias(layer)
 
 
 def predictor_init(layer: Layer) -> None:
-    """Normal weights of deviation 0.001, zero biases: the logits start out near 0."""
+    """Initialize with normal weights of standard deviation 0.001, zero biases: logits start near 0."""
     nn.init.normal_(layer.weight, std=0.001)
     _zero_bias(layer)
 

@@ -56,7 +56,7 @@ class ImageDecoder(Decoder):
 
     @abstractmethod
     def decode_map(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
-        """Logits [R, K, *map_size] of ROIs; other outputs of 4 or more dimensions are such maps too."""
+        """Return logits [R, K, *map_size]; other outputs with 4 or more dimensions are such maps, too."""
 
     def decode(self, features: Sequence[Tensor], rois: Tensor, context: Context) -> DecoderOutput:
         """See `Decoder.forward`."""

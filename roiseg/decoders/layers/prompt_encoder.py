@@ -31,7 +31,7 @@ class FourierPositions(nn.Module):
         self.register_buffer("frequencies", torch.randn(2, dim // 2))
 
     def forward(self, points: Tensor) -> Tensor:
-        """Positions [..., 2], x and y as shares of the input's width and height -> [..., dim], float32."""
+        """Encode positions [..., 2], x and y relative to the input's width and height, as [..., dim], float32."""
         x, y = (2 * points.float() - 1).unbind(dim=-1)
         # no matrix product: autocast would round the positions
         phases = x[..., None] * self.frequencies[0] + y[..., None] * self.frequencies[1]
@@ -118,6 +118,6 @@ class PriorEncoder(nn.Sequential):
         self.read_size = (4 * size[0], 4 * size[1])
 
     def forward(self, prior: Tensor) -> Tensor:
-        """[R, K, any, any] probabilities -> [R, dim, h, w]."""
+        """Encode probabilities: [R, K, any, any] -> [R, dim, h, w]."""
         sized = F.interpolate(prior, self.read_size, mode="bilinear", align_corners=False)
         return super().forward(sized)

@@ -46,7 +46,7 @@ class RoiCrop(nn.Module):
         self.lateral = nn.ModuleList(laterals)
 
     def forward(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
-        """[B, C_l, H_l, W_l] per layer, ROIs [R, 5] in input pixels -> [R, C, *size]."""
+        """Crop the ROIs: [B, C_l, H_l, W_l] per layer, ROIs [R, 5] in input pixels -> [R, C, *size]."""
         crops: list[Tensor] = []
         for lateral, feature, stride in zip(self.lateral, features, self.strides, strict=True):
             assert isinstance(lateral, nn.Conv2d)
@@ -60,14 +60,14 @@ class RoiCrop(nn.Module):
 def reduce_then_crop(
     lateral: nn.Conv2d, feature: Tensor, rois: Tensor, rows: Tensor, columns: Tensor
 ) -> Tensor:
-    """The convolution once per image, then RoIAlign by its `roi_weights`."""
+    """Apply the convolution once per image, then RoIAlign by its `roi_weights`."""
     return crop_rois(lateral(feature), rois, rows, columns)
 
 
 def crop_then_reduce(
     lateral: nn.Conv2d, feature: Tensor, rois: Tensor, rows: Tensor, columns: Tensor
 ) -> Tensor:
-    """RoIAlign, then the convolution once per ROI; equal to `reduce_then_crop`."""
+    """Apply RoIAlign, then the convolution once per ROI; equal to `reduce_then_crop`."""
     crops = F.conv2d(crop_rois(feature, rois, rows, columns), lateral.weight)
     # beyond the map there is no bias either
     inside = rows.sum(2)[:, None, :, None] * columns.sum(2)[:, None, None, :]
@@ -96,7 +96,7 @@ def order_macs(
     learns: bool,
     feature_learns: bool,
 ) -> tuple[int, int]:
-    """Multiply-accumulates of the 1x1 convolution before RoIAlign, and after it, backward pass included.
+    """Return the multiply-accumulates of the 1x1 convolution before and after RoIAlign, with backward pass.
 
     Frozen features need no gradient: then RoIAlign costs nothing backward if it comes first. It is counted
     as if every ROI were as large as the map.

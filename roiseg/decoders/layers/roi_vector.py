@@ -26,5 +26,5 @@ class RoiVector(nn.Module):
         self.tower = nn.Sequential(*(conv_norm_relu(channels, channels) for _ in range(depth)))
 
     def forward(self, features: Tensor, rois: Tensor, stride: int) -> Tensor:
-        """[B, C, H, W] of `stride`, ROIs [R, 5] (see `roi_align`) -> [R, C]."""
+        """Pool each ROI: [B, C, H, W] of `stride`, ROIs [R, 5] (see `roi_align`) -> [R, C]."""
         return self.tower(roi_align(features, rois, self.roi_size, stride)).mean(dim=(2, 3))

@@ -24,7 +24,7 @@ class LayerNorm2d(nn.Module):
 
 
 def mlp(in_features: int, hidden: int, out_features: int, depth: int = 3) -> nn.Sequential:
-    """`depth` linear layers with ReLU between them."""
+    """Build `depth` linear layers with ReLU between them."""
     widths = [in_features, *[hidden] * (depth - 1)]
     steps: list[nn.Module] = []
     for width in widths[:-1]:
@@ -62,7 +62,7 @@ class PatchEmbedding(nn.Module):
         self.norm = LayerNorm2d(dim)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """[B, C_l, H_l, W_l] per layer -> [B, dim, H, W]."""
+        """Embed the features: [B, C_l, H_l, W_l] per layer -> [B, dim, H, W]."""
         maps = []
         for read, feature, scale in zip(self.read, features, self.scales, strict=True):
             embedded = read(feature)
@@ -115,12 +115,12 @@ class Attention(nn.Module):
         return self.out(attend(query, key, value).transpose(1, 2).flatten(2))
 
     def _split(self, tokens: Tensor) -> Tensor:
-        """[R, T, inner] -> [R, heads, T, inner / heads]."""
+        """Split the heads: [R, T, inner] -> [R, heads, T, inner / heads]."""
         return tokens.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Torch's attention; in float32 for bfloat16 on a CPU, where the way back is four times slower."""
+    """Compute torch's attention; bfloat16 on a CPU uses float32, because its backward pass is 4 times slower."""
     if query.device.type != "cpu" or query.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(query, key, value)
     with torch.autocast("cpu", enabled=False):
@@ -174,7 +174,7 @@ class TwoWayBlock(nn.Module):
 
 
 class TwoWayTransformer(nn.Module):
-    """`depth` two-way blocks and a last look of the tokens at the image.
+    """`depth` two-way blocks and a final attention of the tokens to the image.
 
     Up to the first answer of the image everything of it is computed once per image, not once per ROI.
 
@@ -204,5 +204,5 @@ class TwoWayTransformer(nn.Module):
 
 
 def take(values: Tensor, rows: Tensor | None) -> Tensor:
-    """The entries `rows` of `values`, or all of them for None."""
+    """Return the entries `rows` of `values`, or all of them for None."""
     return values if rows is None else values.index_select(0, rows)

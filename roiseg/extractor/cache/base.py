@@ -79,7 +79,7 @@ class FeatureCache(ABC):
 
     @property
     def damaged(self) -> int:
-        """Number of damaged entries found."""
+        """Return the number of damaged entries found."""
         return 0
 
     def summary(self) -> dict[str, int]:

@@ -48,7 +48,7 @@ class Plausibility:
 
     @property
     def warning(self) -> str:
-        """A warning if most boxes are implausible; empty if not, or if there are too few boxes."""
+        """Return a warning if most boxes are implausible; empty if not, or if there are too few boxes."""
         if self.boxes < _MIN_BOXES or 2 * self.sound >= self.boxes:
             return ""
         return (
