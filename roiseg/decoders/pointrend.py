@@ -164,7 +164,7 @@ def _read_grid(logits: Tensor, coords: Tensor) -> Tensor:
 
 
 def _uncertainty(logits: Tensor) -> Tensor:
-    """Return the uncertainty: [R, K, P] logits -> [R, P], 0 where two classes are equally likely, lower elsewhere."""
+    """Return the uncertainty [R, P] of logits [R, K, P]: 0 if two classes are equally likely, else lower."""
     best = logits.float().topk(2, dim=1).values
     return best[:, 1] - best[:, 0]
 

@@ -48,7 +48,7 @@ def roi_maps(rois: Tensor, image_size: tuple[int, int], size: tuple[int, int]) -
 
 
 def _along(start: Tensor, end: Tensor, pixels: int, cells: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return for one axis: cover [R, cells], distance [R, cells], side [R], relative coordinate [R, cells]."""
+    """Return for one axis cover [R, cells], distance [R, cells], side [R], relative position [R, cells]."""
     edges = torch.arange(cells, dtype=start.dtype, device=start.device) * (pixels / cells)
     cover = cell_cover(start * (cells / pixels), end * (cells / pixels), cells)
     distance = edges + pixels / cells / 2 - ((start + end) / 2)[:, None]

@@ -48,7 +48,7 @@ class LossInput:
 
     @property
     def weights(self) -> Tensor:
-        """Return the weight of each pixel, [R, h, w], in the precision of `precise_logits`; 0 where ignored."""
+        """Return pixel weights [R, h, w] in the precision of `precise_logits`; 0 where ignored."""
         valid = self.valid.to(self.precise_logits.dtype)
         return valid if self.emphasis is None else valid * self.emphasis
 

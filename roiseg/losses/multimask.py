@@ -125,7 +125,7 @@ class IouScore(LossTerm):
 
 @torch.no_grad()
 def mask_iou(given: LossInput, candidates: Tensor) -> Tensor:
-    """Return the IoU of the target in candidates [R, M, K, h, w] with the ground truth: [R, M]; 0 if empty."""
+    """Return the IoU [R, M] of the target in candidates [R, M, K, h, w] with the ground truth; 0 if empty."""
     weights = given.weights[:, None]
     predicted = candidates.argmax(dim=2) == TARGET
     truth = (given.target == TARGET)[:, None]

@@ -91,7 +91,7 @@ class TinyPersonNet(nn.Module):
         return features_s4, features_s8
 
     def raw(self, features_s8: Tensor) -> Tensor:
-        """Detections before the sigmoid, `[B, cells, 6]`."""
+        """Return detections before the sigmoid, `[B, cells, 6]`."""
         return self.head(features_s8).flatten(2).transpose(1, 2)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,7 +138,7 @@ class LabelledImages:
 
 
 def person_boxes(instances: Tensor, most: int = 8) -> Tensor:
-    """Tight boxes of persons 1..most, float `[B, most, 4]` as x1, y1, x2, y2; NaN for missing persons.
+    """Return tight boxes of persons 1..most, float `[B, most, 4]` as x1, y1, x2, y2; NaN for missing persons.
 
     Args:
         instances: uint8 `[B, H, W]`.

@@ -46,7 +46,7 @@ class Pose:
 
     @property
     def foot(self) -> tuple[float, float]:
-        """Return the point where the body stands: below the hips, at the height of the lower ankle with shoe."""
+        """Return the point where the body stands: below the hips, at the height of the lower shoe."""
         return float(self.hips[0]), float(max(self.ankles[0][1], self.ankles[1][1])) + 0.03
 
 

@@ -90,9 +90,9 @@ class RoiSegModule(L.LightningModule):
         return {"loss": losses["loss"] * self._share(batch), "terms": terms}
 
     def _share(self, batch: RoiBatch) -> Tensor | float:
-        """Return the weight of a batch relative to those of the other processes, whose gradients are averaged.
+        """Return the weight of a batch relative to those of other processes, whose gradients are averaged.
 
-        With it every ROI of a step counts the same, wherever it is: one process may have fewer than another,
+        It makes every ROI of a step count the same: one process may have fewer than another,
         or none, where images are left out.
         """
         if self.trainer.world_size == 1:

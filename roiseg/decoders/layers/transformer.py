@@ -120,7 +120,7 @@ class Attention(nn.Module):
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Compute torch's attention; bfloat16 on a CPU uses float32, because its backward pass is 4 times slower."""
+    """Compute torch's attention; in float32 for bfloat16 on a CPU, whose backward pass is 4 times slower."""
     if query.device.type != "cpu" or query.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(query, key, value)
     with torch.autocast("cpu", enabled=False):
