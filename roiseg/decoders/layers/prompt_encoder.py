@@ -31,7 +31,7 @@ class FourierPositions(nn.Module):
         self.register_buffer("frequencies", torch.randn(2, dim // 2))
 
     def forward(self, points: Tensor) -> Tensor:
-        """Encode positions [..., 2], x and y in 0..1 of the input's width and height, as [..., dim], float32."""
+        """Encode positions [..., 2], x and y in 0..1 over width and height, as [..., dim], float32."""
         x, y = (2 * points.float() - 1).unbind(dim=-1)
         # no matrix product: autocast would round the positions
         phases = x[..., None] * self.frequencies[0] + y[..., None] * self.frequencies[1]
