@@ -27,10 +27,12 @@ REPRESENTATIVES = {
     "decoders/test_every_decoder.py::test_bfloat16_autocast_is_near_float32": "roialign",
     "decoders/test_every_decoder.py::test_channels_last_weights_give_the_same_logits": "roialign",
     "decoders/test_every_decoder.py::test_one_batch_of_overlapping_ellipses_can_be_learned_by_heart": "roialign",
+    "decoders/test_parts.py::test_parts_give_the_gradients_of_the_whole": "cascade",
     "inference/test_every_decoder_onnx.py": "roialign",
     "inference/test_onnx_boxes.py": "",
     "inference/test_onnx_context.py": "",
     "inference/test_onnx_graph.py": "",
+    "losses/test_every_loss_learns.py": "[ce_dice]",
     "web/test_page.py": "",
 }
 

@@ -132,7 +132,7 @@ def test_the_masks_drawn_are_those_that_are_measured(
     overlays = Watched(tmp_path, dict.fromkeys(FILES, 1), row_height=40)
     module = tiny_module(decoder)
     trainer = tiny_trainer(
-        tmp_path, [overlays], max_epochs=25, check_val_every_n_epoch=25, precision=precision,
+        tmp_path, [overlays], max_epochs=15, check_val_every_n_epoch=15, precision=precision,
         enable_checkpointing=False,
     )  # fmt: skip
     trainer.fit(module, datamodule=data)

@@ -200,7 +200,7 @@ def test_a_click_on_the_other_of_two_moves_the_mask_to_that_one():
         "iou": {"term": IouScore(), "weight": 1.0},
     }
     measure, optimizer = CompositeLoss({**terms, **more}), torch.optim.Adam(decoder.parameters(), lr=5e-3)
-    for _ in range(150):
+    for _ in range(100):
         optimizer.zero_grad()
         output = decoder(features, rois, Context(points=click(torch.randint(-8, 9, (2, 2)))))
         measure(output, targets)[0].backward()

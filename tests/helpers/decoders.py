@@ -212,20 +212,16 @@ CASES = [
         unet(strides=(8,), map_stride=8, detail=6, film=1.5, **SMALL_UNET),
         symmetric=unet_symmetric,
     ),
-    Case("fcn8s", fcn8s((8, 8, 8), fc_channels=512, dropout=0.5)),
     Case("fcn8s-narrow", fcn8s(), small=True),
     Case("fcn8s-any-order", fcn8s((10, 6, 8), (16, 4, 8), roi_size=(16, 12), output_size=(64, 48), film=1.5)),
     Case("fcn8s-at-once", fcn8s(at_once=True, output_size=(28, 28), num_classes=2, detail=6)),
-    Case("maskrcnn", maskrcnn()),
     Case("maskrcnn-narrow", maskrcnn(mid_channels=16, depth=2), small=True, rate=3e-3),
     Case(
         "maskrcnn-two-layers-film-detail",
         maskrcnn((6, 10), (4, 8), roi_size=(8, 6), mid_channels=8, num_classes=2, film=1.5, detail=4),
     ),
-    Case("coarse", coarse(), symmetric=coarse_symmetric),
     Case("coarse-narrow", coarse(**NARROW_COARSE), symmetric=coarse_symmetric, small=True, rate=3e-3),
     Case("coarse-8x6", coarse((6, 10), (4, 8), output_size=(8, 6), detail=4), symmetric=coarse_symmetric),
-    Case("pointrend", pointrend(), symmetric=coarse_symmetric, terms=POINTS),
     Case(
         "pointrend-narrow",
         pointrend(of_coarse=NARROW_COARSE, **NARROW_POINTS),
@@ -253,7 +249,6 @@ CASES = [
         symmetric=coarse_symmetric,
         terms=POINTS,
     ),
-    Case("sam", sam(), symmetric=None, terms=CANDIDATES),
     Case("sam-image", sam(**NARROW_SAM), small=True, symmetric=None, terms=CANDIDATES, rate=3e-3),
     Case(
         "sam-roi",
