@@ -39,7 +39,7 @@ class Options(TypedDict):
 def main(cfg: DictConfig) -> dict[str, Any]:
     """Analyse the annotations, write json and plots, and show the figures."""
     validated(cfg, Options)
-    hint = "give annotations=FILE, or make the default data set with `python -m roiseg.demo`"
+    hint = "give annotations=FILE, or create the default data set with `python -m roiseg.demo`"
     source = require_file(str(cfg.annotations or ""), "annotations", hint)
     if not cfg.output_dir:
         raise UserError("output_dir is not set; the default is data/analysis")

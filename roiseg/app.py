@@ -1,4 +1,4 @@
-"""`python -m roiseg.app ckpt=...`: a page on this machine that shows what checkpoints make of images."""
+"""`python -m roiseg.app ckpt=...`: a local page that applies checkpoints to images."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def main(cfg: DictConfig) -> None:
     address = str(server.server_address[0])
     if not is_loopback(address):
         console.print(
-            f"Warning: host={cfg.host} lets others in: whoever reaches this machine can use "
-            "the page, unencrypted and without a password.",
+            f"Warning: host={cfg.host} exposes the page: anyone who can reach this machine can "
+            "use it, unencrypted and without a password.",
             style="yellow",
         )
     name = f"[{address}]" if ":" in address else address

@@ -18,7 +18,7 @@ from roiseg.synthetic.detector_training import TinyDetector
 
 
 def make_data(cfg: DictConfig) -> SyntheticPeople:
-    """Draw the data set unless it is there, and print what it holds."""
+    """Create the data set if it is missing, and print its content."""
     data = SyntheticPeople(cfg.root, cfg.train_images, cfg.val_images, cfg.seed)
     data.ensure()
     table = Table("split", "images", "persons", "persons per image", "annotations")
@@ -64,7 +64,7 @@ _PARTS = {"data": make_data, "detector": make_detector}
 
 @command("demo")
 def main(cfg: DictConfig) -> None:
-    """Make the parts that are asked for."""
+    """Create the requested parts."""
     validated(cfg, Options)
     for part in cfg.make:
         _PARTS[part](cfg)

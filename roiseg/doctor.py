@@ -114,7 +114,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.output:
         write_json(cfg.output, report.content())
     if not report.can_start:
-        console.print("training could not start: fix what is marked error", style="bold red")
+        console.print("training cannot start: fix the lines marked error", style="bold red")
         raise SystemExit(2)
     console.print("training could start", style="bold green")
 

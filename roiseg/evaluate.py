@@ -1,4 +1,4 @@
-"""`python -m roiseg.evaluate ckpt=... [onnx=...]`: what a checkpoint, an exported file, or both are worth."""
+"""`python -m roiseg.evaluate ckpt=... [onnx=...]`: measure a checkpoint, an exported file, or both."""
 
 from __future__ import annotations
 

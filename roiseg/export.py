@@ -38,7 +38,7 @@ class Options(TypedDict):
 
 
 def export(cfg: DictConfig) -> tuple[Path, OnnxCheck]:
-    """Export from a composed configuration; returns the file and how far it is from PyTorch."""
+    """Export from a composed configuration; returns the file and its difference from PyTorch."""
     if cfg.ckpt is None:
         raise UserError("configuration `ckpt` must be given: add ckpt=... (or check=FILE to check a file)")
     postprocess = to_plain(cfg)["postprocess"]

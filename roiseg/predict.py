@@ -110,7 +110,9 @@ def check(content: dict[str, Any]) -> None:
     if not content.get("writers"):
         raise UserError("writers is empty: choose some of conf/writers, 'writers=[coco,overlay]'")
     if content["tta"] and content["onnx"]:
-        raise UserError("tta needs a checkpoint, an exported file has one view: give ckpt=..., or tta=null")
+        raise UserError(
+            "tta needs a checkpoint and does not work with an exported file: give ckpt=..., or tta=null"
+        )
 
 
 def trained_on(ckpt: str | None) -> dict[str, Any]:
@@ -133,8 +135,8 @@ def find_boxes(content: dict[str, Any], source: Source, predictor: Predictor) ->
     if content["boxes"] == "detector":
         if not predictor.has_detector:
             raise UserError(
-                "boxes=detector needs to know how to read the detector's output: give postprocess=yolox, "
-                "yolo, rtdetr, ... (conf/postprocess), for a merged ONNX file onnx_path, too; or boxes=FILE"
+                "boxes=detector needs a postprocessor: give postprocess=yolox, yolo, rtdetr, ... "
+                "(conf/postprocess), and onnx_path for a merged ONNX file; or give boxes=FILE"
             )
         assert predictor.model.extractor is not None and predictor.model.extractor.postprocess is not None
         if doubt := predictor.model.extractor.postprocess.label_warning(category):
@@ -147,7 +149,7 @@ def find_boxes(content: dict[str, Any], source: Source, predictor: Predictor) ->
     data = trained_on(content["ckpt"])
     files = [data[key] for key in ("val_annotations", "train_annotations") if data.get(key)]
     if not files:
-        raise UserError(f"checkpoint {content['ckpt']} does not tell its annotations: give boxes=FILE")
+        raise UserError(f"checkpoint {content['ckpt']} does not name its annotations: give boxes=FILE")
     for file in files:
         found = open_boxes(file, *options)
         if knows_any(found, source):
@@ -167,8 +169,8 @@ def report_left_out(counts: PredictionCounts, boxes: BoxFile | None) -> None:
         log.warning("%d images skipped; the first: %s", len(counts.skipped), counts.skipped[0])
     if counts.exif_turned:
         log.warning(
-            "%d photographs are turned by their EXIF orientation, %s for one, and the boxes file does not "
-            "say whether its boxes are of the turned image; they are read so",
+            "%d images are rotated by their EXIF orientation, such as %s, and the boxes file does not say "
+            "whether its boxes are; the boxes are read as those of the rotated image",
             len(counts.exif_turned), counts.exif_turned[0],
         )  # fmt: skip
     if counts.unlisted and boxes is not None:
@@ -180,7 +182,7 @@ def show(run: Run) -> None:
     counts, table = run.counts, Table(title="prediction", show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    table.add_row("images", f"{counts.images:,} ({counts.empty:,} without anyone)")
+    table.add_row("images", f"{counts.images:,} ({counts.empty:,} without persons)")
     if counts.skipped:
         table.add_row("skipped", f"{len(counts.skipped):,}")
     table.add_row("persons", f"{counts.instances:,}")

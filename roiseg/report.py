@@ -113,7 +113,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _background(row: Row) -> dict[str, Any]:
-    """Return what a row is made of: run folders, seeds, folds, and the values that make the variant."""
+    """Return the background of a row: run folders, seeds, folds, and the values that define the variant."""
     return {
         "run_folders": [str(run.folder) for run in row.variant.runs.values()],
         "run_seeds": row.seeds,

@@ -100,7 +100,7 @@ def run(cfg: DictConfig, processes: Processes, stop: Stop) -> RunSummary:
 
 
 def warn_of_detector(data: RoiDataModule) -> None:
-    """Warn if the detector does not find the annotated boxes: its features may be wrong, too."""
+    """Warn if the detector does not find the annotated boxes, since its features may be wrong as well."""
     report = Diagnosis()
     with report.guard("detector's boxes", "note"):  # training does not need them
         report.add(*recall(data, images=4))
@@ -128,7 +128,7 @@ def test(trainer: L.Trainer, module: L.LightningModule, data: RoiDataModule, bes
 def summarize(
     cfg: DictConfig, trainer: L.Trainer, data: RoiDataModule, decoder: Decoder, tested: dict[str, float]
 ) -> RunSummary:
-    """Collect what a script may want to know about a finished run."""
+    """Collect the results of a finished run."""
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
     groups = ("model", "loss", "data", "extractor", "experiment")
     summary = RunSummary(

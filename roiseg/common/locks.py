@@ -57,12 +57,12 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
         log.info("%s: this file system has no locks (%s)", path, error.strerror)
     try:
         if lock.is_locked:
-            with suppress(OSError):  # a full disk: the lock holds all the same
+            with suppress(OSError):  # a full disk: the lock works nevertheless
                 path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield
     finally:
         if wait:
-            path.unlink(missing_ok=True)  # before the release: who waits finds no file and creates it
+            path.unlink(missing_ok=True)  # before the release: a waiting process finds no file and creates it
         lock.release()
 
 

@@ -104,7 +104,7 @@ def check_folder(folder: str | Path, what: str = "output folder") -> Path:
     folder = Path(folder)
     deepest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not deepest.is_dir():
-        raise UserError(f"{what} {folder} cannot be made, {deepest} is a file: give another one")
+        raise UserError(f"{what} {folder} cannot be created, {deepest} is a file: give another one")
     try:
         with tempfile.TemporaryFile(dir=deepest):
             pass

@@ -1,4 +1,4 @@
-"""End a run in order on Ctrl-C, or on SIGTERM from a scheduler, systemd or `kill`."""
+"""End a run cleanly on Ctrl-C, or on SIGTERM from a scheduler, systemd or `kill`."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Stop:
             self.came, self._since = number, time.monotonic()
             if self._elsewhere(number) is None:
                 name = signal.Signals(number).name
-                self.print(f"{name}: ending after this step, or this validation (once more: at once)")
+                self.print(f"{name}: stopping after this step or validation (repeat to stop immediately)")
         elif not self.deferred or time.monotonic() - self._since > _DUPLICATE:
             self._at_once(number, frame)
 

@@ -49,7 +49,7 @@ def check_value(value: Any, hint: Any, name: str) -> None:
     """Check a plain value against an annotation; a whole number is a number, nothing else is converted.
 
     Args:
-        value: out of a file.
+        value: from a file.
         hint: the annotation.
         name: of the value, for the message.
 

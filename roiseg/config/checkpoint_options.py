@@ -1,4 +1,4 @@
-"""Register what a checkpoint was tested on as choices of Hydra's groups: `data=checkpoint` and below."""
+"""Register the test data of a checkpoint as choices of Hydra's groups: `data=checkpoint` and below."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from roiseg.config.private_api import parse_command_line
 from roiseg.evaluation.checkpoint_data import trusted_node, trusted_values
 from roiseg.inference.checkpoint import read_checkpoint
 
-_FILES = ("data.val_annotations", "data.train_annotations")  # other files are not split as these were
-_UNUSED = ("augment", "pool")  # of training; a test takes images as they are
+_FILES = ("data.val_annotations", "data.train_annotations")  # other files have no such split
+_UNUSED = ("augment", "pool")  # of training; a test uses images unchanged
 
 
 def register_checkpoint_data(arguments: Sequence[str]) -> None:
     """Register the data of the checkpoint on a command line with Hydra, before it composes.
 
-    An exported file sees one view of features as they are: with `onnx=` test-time augmentation and the coding
-    of the feature cache are left out.
+    An exported file reads one view of unmodified features: `onnx=` disables test-time augmentation and the
+    coding of the feature cache.
 
     Args:
         arguments: the command line; `ckpt=...` in it is the checkpoint. Without one, `data=checkpoint` is
@@ -55,7 +55,7 @@ def register_checkpoint_data(arguments: Sequence[str]) -> None:
 
 
 def _coding(config: dict[str, Any], path: Path) -> dict[str, Any] | None:
-    """Return an empty cache that codes features as in training, so that a test gives the same figures."""
+    """Return an empty cache that codes features as in training, so that a test gives the same metrics."""
     codec = trusted_node(config, "data.cache.codec", "roiseg.extractor.cache.codec", path)
     memory = "roiseg.extractor.cache.memory.MemoryCache"
     return None if codec is None else {"_target_": memory, "codec": codec, "budget_gb": 1e-9}

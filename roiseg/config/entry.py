@@ -54,13 +54,13 @@ def command(
 
     A `UserError`, or a mistake Hydra finds while composing, is printed as one line on stderr and
     ends the process with code 2. With `HYDRA_FULL_ERROR=1` the traceback is shown instead. SIGINT and
-    SIGTERM end it in order, with one line and code 130 or 143. What the terminal cannot show is escaped.
+    SIGTERM end it cleanly, with one line and code 130 or 143. What the terminal cannot show is escaped.
 
     Args:
         config_name: of the configuration, and of the program.
-        words: key of the list that takes the words of the command line that are not `key=value`, if any.
+        words: key of the list that collects words of the command line other than `key=value`, if any.
         prepare: called with the command line before anything is composed.
-        kept: returns what is left of the task's work when a resource runs out.
+        kept: describes what remains of the task's work when a resource runs out.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
@@ -94,7 +94,7 @@ def command(
             if isinstance(sys.stdout, io.TextIOWrapper):  # a name may not be UTF-8, or the terminal may not
                 sys.stdout.reconfigure(errors="backslashreplace")
             threading.excepthook, sys.unraisablehook = _background_error, _error_of_removal
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise, so that we can word its errors
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise, so that its errors can be reworded
             sys.argv[1:] = quote_overrides(sys.argv[1:], words, numeric_keys(config_name))
             try:
                 os.environ[_USER_FULL_ERROR] = str(int(full_error))
@@ -123,19 +123,19 @@ def numeric_keys(config_name: str) -> set[str]:
 
 
 def _background_error(arguments: threading.ExceptHookArgs) -> None:
-    """Ignore TensorBoard's thread, which ends on a full disk; the next write in the task reports that."""
+    """Ignore TensorBoard's thread, which fails on a full disk; the task's next write reports the cause."""
     if not type(arguments.thread).__module__.startswith("tensorboard."):
         threading.__excepthook__(arguments)
 
 
 def _error_of_removal(arguments: Any) -> None:
-    """Ignore a torch loader that fails while it is removed half-made; the cause is reported already."""
+    """Ignore a torch loader that fails while it is deleted incomplete; the cause is already reported."""
     if "DataLoaderIter" not in repr(arguments.object):
         sys.__unraisablehook__(arguments)
 
 
 class RunFolder(Callback):
-    """Remove the folders Hydra made for a run that wrote nothing."""
+    """Remove the folders that Hydra created for a run that wrote nothing."""
 
     made: ClassVar[list[Path]] = []
 
@@ -143,13 +143,13 @@ class RunFolder(Callback):
         """Note which folders of the run do not exist yet."""
         hydra_config = HydraConfig.instance()
         before = hydra_config.cfg
-        hydra_config.set_config(config)  # the folder's name is made of choices
+        hydra_config.set_config(config)  # the folder's name is built from choices
         RunFolder.made = absent_folders(Path(config.hydra.run.dir))
         hydra_config.cfg = before
 
     @classmethod
     def remove_if_empty(cls) -> None:
-        """Remove what was made and is empty; in a sweep the folder of the job."""
+        """Remove created folders that are empty; in a sweep the folder of the job."""
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             remove_empty([Path(HydraConfig.get().runtime.output_dir)])
         else:
@@ -171,7 +171,7 @@ def _fail(line: str) -> None:
 
 def user_message(error: BaseException, config_name: str = "train") -> str | None:
     """Return the line that tells the user what to fix, or None for an error of the program itself."""
-    if isinstance(error, UserError):  # one raised in a loader process comes with that process's traceback
+    if isinstance(error, UserError):  # errors from loader processes contain their traceback
         return _one_line(str(error).strip().rpartition(f"{type(error).__name__}: ")[2])
     if isinstance(error, InstantiationException):
         return _explain_instantiation(error)
@@ -189,16 +189,16 @@ def user_message(error: BaseException, config_name: str = "train") -> str | None
 
 
 def _explain_processes(text: str) -> str | None:
-    """Explain errors of torch.distributed and submitit, which have no types of their own."""
+    """Explain errors of torch.distributed and submitit, which have no specific types."""
     if re.search(r"Connection (closed|reset) by peer|remote process (has )?(exited|terminated)", text):
-        return "another process of this run has ended, and so does this one: see its message"
+        return "another process of this run failed, so this one stops: see its message"
     if "find_unused_parameters=True" in text:
         return (
-            "a part of the model had no share in the loss, which several processes do not expect: "
+            "a part of the model did not contribute to the loss, which several processes do not expect: "
             "set trainer.strategy.find_unused_parameters=true"
         )
     if 'Could not detect "srun"' in text:
-        return "sweep=slurm needs SLURM's srun, which is not here: take a login node, or sweep=joblib"
+        return "sweep=slurm needs SLURM's srun, which was not found: use a login node, or sweep=joblib"
     if job := re.match(r"Job \S+ \(task: \d+\).*?\(state: \w+\)", text, re.DOTALL):  # killed, say
         return f"{_one_line(job[0])}: see its log in the sweep's folder, .submitit"
     return None
@@ -277,5 +277,5 @@ def _dotted_keys(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _one_line(text: str) -> str:
-    """Remove line breaks, and escape control characters, which a terminal would obey."""
+    """Remove line breaks, and escape control characters, which a terminal would execute."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))

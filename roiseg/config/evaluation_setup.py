@@ -33,7 +33,7 @@ class Evaluated:
 
     Attributes:
         model: ready to run.
-        data: three classes, whatever the model tells apart.
+        data: with three classes, also for a model with two.
         trained: the checkpoint, if it is one.
     """
 
@@ -55,11 +55,11 @@ class Evaluated:
         extractor = self.model.extractor
         if extractor is None:
             raise UserError(
-                f"boxes=detector: {self.model.path} holds its detector; give that as onnx_path, too"
+                f"boxes=detector: {self.model.path} contains the detector: give it as onnx_path, too"
             )
         if extractor.postprocess is None:
             raise UserError(
-                f"boxes=detector: nothing says how to read the boxes of {extractor.onnx_path}: "
+                f"boxes=detector: no postprocessor is set for {extractor.onnx_path}: "
                 "set postprocess=yolox, yolo or rows"
             )
         extractor.postprocess.score_threshold = min_score

@@ -39,7 +39,7 @@ def silence_lightning_warnings() -> Iterator[None]:
 
 @contextmanager
 def trainer_errors() -> Iterator[None]:
-    """Turn what Lightning itself refuses when it sees the data into an error of the user.
+    """Convert Lightning's own errors about the data into a UserError.
 
     Raises:
         UserError: settings of the trainer that do not fit the data.

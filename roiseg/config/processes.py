@@ -1,4 +1,4 @@
-"""The processes of a distributed run: start, agreement, end."""
+"""Start, synchronize and end the processes of a distributed run."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from roiseg.config.private_api import stop_child_observers
 
 T = TypeVar("T")
 
-_PATIENCE = 60  # seconds that the first process waits for those it started, and outlives one that failed
+_PATIENCE = 60  # seconds that the first process waits for the others to end
 
 
 class Processes:
     """The processes that train together; only this one if the trainer has one device.
 
-    They join before anything is written, so that the first can share the folders. Either Lightning
+    They connect before anything is written, so that the first can share the folders. Either Lightning
     starts the others, once the first has built everything (a mistake then shows once, and at once), or
     torchrun or SLURM has started all of them. Leaving the context ends those that Lightning started.
 
     Args:
-        trainer: knows how many there are and who this one is. It need not be the one that trains.
+        trainer: knows the number of processes and the rank of this one; need not be the one that trains.
         strategy: the strategy as configured; several processes need one with a `_target_`.
 
     Attributes:
-        first: is this the one that writes?
-        held: what this process holds until the run ends.
+        first: whether this is the process that writes.
+        held: the locks of this process until the run ends.
 
     Raises:
         UserError: several processes without trainer=ddp, or in a sweep that would start them.
@@ -56,13 +56,13 @@ class Processes:
             return
         if isinstance(strategy, str):
             raise UserError(
-                f"trainer: {trainer.world_size} processes need trainer=ddp, this is strategy={strategy}: "
+                f"trainer: {trainer.world_size} processes need trainer=ddp, got strategy={strategy}: "
                 "add trainer=ddp (trainer.devices and the rest stay)"
             )
         if self._starts_others and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
             raise UserError(
-                "a sweep (-m) cannot start several processes a job: run its jobs one by one, or on one "
-                "device each (trainer.devices=1) and side by side with sweep=joblib or sweep=slurm"
+                "a sweep (-m) cannot start several processes per job: run the jobs separately, or on one "
+                "device each (trainer.devices=1), in parallel with sweep=joblib or sweep=slurm"
             )
         if not self.first:
             logging.disable(logging.INFO)
@@ -87,9 +87,9 @@ class Processes:
 
     @contextmanager
     def rank_zero_first(self) -> Iterator[None]:
-        """Run a block on the first process, then on the others; all have joined when it ends.
+        """Run a block on the first process, then on the others; returns when all have finished.
 
-        The others find what the first made for all (a data set, an analysis).
+        The others find what the first created for all (a data set, an analysis).
         """
         starts_others = not self._alone and self._starts_others
         if not starts_others:
@@ -115,8 +115,8 @@ class Processes:
             if "EADDRINUSE" not in str(error):
                 raise
             raise UserError(
-                f"MASTER_PORT={os.environ['MASTER_PORT']} is taken on this machine, by another run perhaps: "
-                "set another one, or on a single machine none, which takes a free one"
+                f"MASTER_PORT={os.environ['MASTER_PORT']} is in use on this machine, perhaps by another run: "
+                "set another port, or unset it on a single machine to use a free port"
             ) from None
         finally:
             if children := self._strategy.launcher.procs:
@@ -125,8 +125,8 @@ class Processes:
     def _take_port(self) -> None:
         """Open the port that the processes connect to, before the others are told its number.
 
-        Lightning looks for a free port and lets go of it until all have started: somebody else may have it
-        then. torch's own store on the same port of this process shares this one's server.
+        Lightning picks a free port but does not reserve it until all have started, so another program may
+        take it. torch's own store on the same port of this process shares this one's server.
         """
         if "MASTER_PORT" not in os.environ:
             address = self._strategy.cluster_environment.main_address

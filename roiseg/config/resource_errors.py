@@ -14,7 +14,7 @@ _UNWRITABLE = {
 }
 _LESS_MEMORY = (
     "lower data.batch_size, data.val_batch_size, max_rois, data.num_workers or data.cache.budget_gb "
-    "(data/cache=disk takes no memory)"
+    "(data/cache=disk needs no memory)"
 )
 _SHARED = re.compile(
     r"(insufficient|out of) shared memory|unable to (open|allocate) shared memory"
@@ -53,15 +53,12 @@ def _explain_one(error: BaseException, log: str | None) -> str | None:
         return str(unwritable_error(named or log or "what is printed", error))
     text = str(error)
     if isinstance(error, FileNotFoundError) and "No usable temporary directory" in text:
-        return f"{text}: set TMPDIR to a folder that can be written and has room"
+        return f"{text}: set TMPDIR to a writable folder with free space"
     if _SHARED.search(text):
         return _NO_SHARED
     if worker := _WORKER.search(text):
         how = f"was killed ({worker[3]})" if worker[3] else "has ended"
-        return (
-            f"loader process {worker[1].strip()} {how}, as the system does where memory runs out: "
-            f"{_LESS_MEMORY}"
-        )
+        return f"loader process {worker[1].strip()} {how}, probably because memory ran out: {_LESS_MEMORY}"
     if _out_of_files(error):
         return "too many open files: lower data.num_workers, or raise the limit (ulimit -n 65536)"
     if _out_of_processes(error):

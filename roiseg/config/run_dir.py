@@ -91,8 +91,8 @@ def lock_run_dir(folder: Path) -> Iterator[None]:
             stack.enter_context(locked(folder / _MARK, wait=False))
         except LockedError as taken:
             raise UserError(
-                f"the run in {folder} is still running ({taken}): let it end before you resume it, or "
-                "start another run without ckpt_path"
+                f"the run in {folder} is still running ({taken}): wait until it has ended "
+                "before you resume it, or start another run without ckpt_path"
             ) from None
         except OSError as error:
             raise UserError(

@@ -39,8 +39,8 @@ def find_checkpoint(cfg: DictConfig, extractor: OnnxExtractor) -> Path | None:
 def choose_run_folders(cfg: DictConfig, checkpoint: Path | None, held: ExitStack) -> None:
     """Set where this run writes, in `cfg.paths`, and save the configuration there.
 
-    A run that resumes its own newest checkpoint keeps its folders, if they prove to be those of one run: what
-    a checkpoint says does not decide. Any other run gets folders that no other run has. Until `held` is
+    A run that resumes its own newest checkpoint keeps its folders, if their content proves that they belong
+    to one run; the paths in a checkpoint are not trusted. Any other run gets new folders. Until `held` is
     closed, no other process can resume there.
 
     Raises:

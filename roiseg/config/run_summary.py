@@ -1,4 +1,4 @@
-"""What a run leaves: `summary.json` for programs, and the same on the terminal."""
+"""The results of a run: `summary.json` for programs, and a table on the terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Epoch = dict[str, float]  # `epoch`, 1 the first, and metrics by their logged na
 
 @dataclass
 class RunSummary:
-    """A finished run, as `summary.json` holds it.
+    """The content of `summary.json`: a finished run.
 
     Attributes:
         output_dir, checkpoint_dir: where the run wrote.
@@ -33,16 +33,16 @@ class RunSummary:
         resumed_from: the checkpoint it resumed from, if any.
         test: metrics of the test by their logged names; empty without one.
         tested_best: the test measured the best epoch, not the last.
-        monitor: the metric that decides which epoch is best; not in the file.
+        monitor: the metric that selects the best epoch; not in the file.
         history: one dict per epoch, in order.
         best_checkpoint, last_overlay, onnx: files, if written.
-        onnx_check: how far the ONNX file is from PyTorch.
+        onnx_check: difference of the ONNX file from PyTorch.
         data: numbers of images and ROIs by split.
-        skipped_images: how often images were left out, and why, by stage.
+        skipped_images: number of skipped images and reasons, by stage.
         extractor_sha256: of the detector's file.
         feature_cache: numbers of hits and misses; None without a cache.
         parameters: numbers of the decoder's parameters.
-        versions: of what a result depends on.
+        versions: of the packages that results depend on.
         choices, overrides: what the command line chose.
         seconds: wall time of the whole run.
     """
@@ -95,7 +95,7 @@ class RunSummary:
         return max(measured, key=lambda epoch: epoch[self.monitor]) if measured else {}
 
     def content(self) -> dict[str, Any]:
-        """Return what `summary.json` holds."""
+        """Return the content of `summary.json`."""
         derived = ("final", "best", "best_epoch", "tested_epoch")
         own = [entry.name for entry in fields(self) if entry.name not in ("monitor", "tested_best")]
         return {name: getattr(self, name) for name in (*derived, *own)} | {"epochs": len(self.history)}
@@ -114,7 +114,7 @@ def _metrics(epoch: Epoch) -> Epoch:
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of what a result depends on."""
+    """Return the versions of the packages that results depend on."""
     return {
         "roiseg": roiseg.__version__,
         "python": platform.python_version(),

@@ -30,7 +30,7 @@ _REPLACED = ("loss.class_weights",)
 class TrainerOptions(TypedDict, total=False):
     """Options that Lightning accepts out of range, and then crashes on or ignores."""
 
-    # the detector's features are float32, so the decoder's weights are, too
+    # the detector's features are float32, and so are the decoder's weights
     precision: Literal["32-true", "32", 32, "bf16-mixed", "bf16", "16-mixed", "16", 16] | None
     accumulate_grad_batches: PositiveInt
     check_val_every_n_epoch: PositiveInt | None
@@ -106,7 +106,7 @@ def check_optimizer(cfg: DictConfig) -> None:
     """Build the optimizer once: torch checks its options only when it is given parameters.
 
     Raises:
-        UserError: an option that torch refuses.
+        UserError: torch rejects an option.
     """
     make = instantiate(cfg.optimizer, _convert_="all")
     try:

@@ -175,7 +175,7 @@ def _check(stream: BinaryIO) -> None:
         digest.update(block)
         left -= len(block)
     if stream.read() != digest.digest():
-        raise ValueError("its checksum does not agree")
+        raise ValueError("its checksum does not match")
 
 
 def _map(path: Path, file: Path, stream: BinaryIO) -> IndexedAnnotations:
@@ -194,5 +194,5 @@ def _map(path: Path, file: Path, stream: BinaryIO) -> IndexedAnnotations:
     except (AttributeError, TypeError) as error:
         raise ValueError(f"its header is wrong: {error}") from None
     if offset != len(mapped) - _DIGEST:
-        raise ValueError("its arrays are not those of its header")
+        raise ValueError("its arrays do not match its header")
     return annotations

@@ -1,4 +1,4 @@
-"""Load annotations through a reader or from their index, and warn of what looks wrong in them."""
+"""Load annotations through a reader or from their index, and warn about probable mistakes."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ Pixels = NDArray[np.float64]  # [n, 4] x1, y1, x2, y2
 
 # what was mixed up -> the box that the file would then hold, from an outline's bounds and the image size
 _MISTAKES: dict[str, Callable[[Pixels, Pixels], Pixels]] = {
-    "`segmentation` seems to hold shares 0..1 of the image, it must hold pixels": lambda b, size: b * size,
-    "`bbox` seems to hold shares 0..1 of the image, it must hold pixels": lambda b, size: b / size,
-    "`bbox` seems to hold x1, y1, x2, y2, it must hold x, y, width, height": lambda b, size: np.hstack(
+    "`segmentation` seems to contain fractions 0..1 of the image, it must contain pixels": lambda b, size: (
+        b * size
+    ),
+    "`bbox` seems to contain fractions 0..1 of the image, it must contain pixels": lambda b, size: b / size,
+    "`bbox` seems to contain x1, y1, x2, y2, it must contain x, y, width, height": lambda b, size: np.hstack(
         [b[:, :2], b[:, :2] + b[:, 2:]]
     ),
-    "`bbox` seems to begin with the centre, it must begin with the left upper corner": lambda b, size: (
+    "`bbox` seems to begin with the centre, it must begin with the top left corner": lambda b, size: (
         np.hstack([b[:, :2] + b[:, 2:], 3 * b[:, 2:] - b[:, :2]]) / 2
     ),
     "x and y seem to be exchanged in `segmentation` or `bbox`": lambda b, size: b[:, [1, 0, 3, 2]],
@@ -60,7 +62,7 @@ def load_annotations(
 ) -> Annotations:
     """Read and check an annotation file, or open the index that an earlier reading left.
 
-    Whatever looks wrong is counted in the `warnings` of the result, which are logged.
+    Probable mistakes are counted in the `warnings` of the result, which are logged.
 
     Args:
         path: the file.
@@ -133,9 +135,9 @@ def _disagreement(
         for text, box_of in _MISTAKES.items()
     }
     likely = max(fits, key=fits.__getitem__)
-    reason = likely if 2 * fits[likely] > len(wrong) else "look at `segmentation` and `bbox`"
+    reason = likely if 2 * fits[likely] > len(wrong) else "check `segmentation` and `bbox`"
     return (
-        f"{len(wrong):,} of {len(boxes):,} outlines do not fit their boxes, annotation "
-        f"{annotations.ids[first]} of {annotations.file_names[annotations.image_of(first)]} for one (box "
+        f"{len(wrong):,} of {len(boxes):,} outlines do not fit their boxes, such as annotation "
+        f"{annotations.ids[first]} of {annotations.file_names[annotations.image_of(first)]} (box "
         f"{box}, outline within {outline}): {reason}"
     )

@@ -178,4 +178,4 @@ def build_annotations(path: Path, images: list[ImageRecord], instances: list[Ins
 
 
 def _without_area(number: int) -> str:
-    return f"{number:,} instances without area left out: look at their `segmentation` and `bbox`"
+    return f"{number:,} instances without area left out: check their `segmentation` and `bbox`"

@@ -30,7 +30,7 @@ class GeometricAugment:
     """Flip, zoom, change the aspect ratio and shift (crop) the whole image.
 
     Args:
-        flip: probability of a left-right mirror image.
+        flip: probability of a horizontal flip.
         scale: (low, high) zoom relative to the letterbox, log-uniform; above 1 crops.
         aspect: width is multiplied by a factor within 1 / (1 + aspect) .. 1 + aspect.
         shift: share (0..1) of the padding or overhang by which the image may move; 0 keeps it centred.
@@ -106,7 +106,7 @@ class AugmentationPool:
         size: views per image.
         refresh: epochs after which a view is replaced by a new one, a part of the views each epoch; None
             keeps them for good.
-        seed: of the views. Not the run's, so that runs of other seeds find their features.
+        seed: of the views; independent of the run's, so that runs with other seeds reuse the features.
     """
 
     size: PositiveInt = 16

@@ -113,7 +113,7 @@ def _read_images(records: Sequence[Any], path: Path) -> list[ImageRecord]:
         if values["height"] * values["width"] > MAX_PIXELS:
             raise UserError(
                 f"{where}: {values['width']}x{values['height']} pixels (`width`, `height`) are more than "
-                f"{MAX_PIXELS:,}, which no image may have: scale it down"
+                f"{MAX_PIXELS:,}, the limit for an image: scale it down"
             )
         name = record.get("file_name")
         if not isinstance(name, str) or not name:

@@ -59,7 +59,7 @@ class RoiDataModule(L.LightningDataModule):
             given split.
         tta: the test averages over these views; None uses the whole image only, as validation during training
             always does.
-        on_error: what an image does that is missing, damaged or does not match its record: "raise" ends the
+        on_error: effect of an image that is missing, damaged or does not match its record: "raise" ends the
             run, "skip" drops it from its batch with one warning per epoch. A training batch without images is
             a step without a gradient, so that steps and schedule stay those of the whole set.
         reader: the format of the annotation files; None is COCO json.

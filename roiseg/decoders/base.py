@@ -69,14 +69,14 @@ class DecoderOptions(TypedDict, total=False):
 class Decoder(nn.Module, ABC):
     """Labels the pixels of ROIs from the extractor's features.
 
-    A subclass implements `decode`, works for R = 0, and exports to ONNX with a free R.
+    A subclass implements `decode`, works for R = 0, and exports to ONNX with a dynamic R.
 
     Attributes:
-        frame: where the logits live: "roi", a grid stretched over the ROI, or "image", a grid over
+        frame: the area that the logits cover: "roi", a grid stretched over the ROI, or "image", a grid over
             the whole input.
         output_size: (h, w) of the logits.
         provides: names of the auxiliary outputs, given at least in training.
-        needs: those that a loss term must read, because a part of the decoder learns by them only.
+        needs: those that a loss term must read, because they alone train a part of the decoder.
         prompts: which of `context.prior` and `context.points` it reads.
 
     Args:
@@ -120,13 +120,13 @@ class Decoder(nn.Module, ABC):
         Args:
             features: [B, C_l, H_l, W_l] per layer.
             rois: [R, 5] image index, x1, y1, x2, y2 in input pixels, sorted by image.
-            context: what else is known; `film` wants the pixel size, `detail` the image.
+            context: further inputs; `film` needs the pixel size, `detail` the image.
 
         Returns:
             Logits [R, K, h, w] with (h, w) = `output_size`.
 
         Raises:
-            ValueError: something in `context` that an option of this decoder needs is missing.
+            ValueError: `context` lacks an input that an option of this decoder needs.
         """
         context = context or Context()
         if self.film is not None:
@@ -192,16 +192,16 @@ def required(value: Tensor | None, name: str, option: str) -> Tensor:
 
 
 def grid_size(value: Sequence[int]) -> tuple[int, int]:
-    """Return a size out of a configuration as (h, w)."""
+    """Return a size from a configuration as (h, w)."""
     height, width = value
     return height, width
 
 
 def doublings(roi_size: tuple[int, int], output_size: tuple[int, int]) -> int:
-    """Return how many doublings lead from one grid (h, w) to the other.
+    """Return the number of doublings from one grid (h, w) to the other.
 
     Raises:
-        UserError: no number of doublings does.
+        UserError: there is no such number.
     """
     for steps in range(8):
         if (roi_size[0] << steps, roi_size[1] << steps) == output_size:

@@ -14,17 +14,17 @@ from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput
 
 
 class CascadeDecoder(Decoder):
-    """Two decoders in a row; the second sees the class probabilities of the first (its `prior`).
+    """Two decoders in sequence; the second reads the class probabilities of the first (its `prior`).
 
     The idea of cascades (Cai & Vasconcelos, Cascade R-CNN, 2018; its masks in Hybrid Task Cascade, Chen
-    et al., 2019), with the boxes left as they are. Both are trained at once, gradients flow through the
-    probabilities, and `first` lets a loss term supervise the first decoder, too.
+    et al., 2019), but without refining the boxes. Both are trained together, gradients flow through the
+    probabilities, and the output `first` allows a loss term to supervise the first decoder.
 
     Args:
         in_channels, strides, image_size, num_classes: see `Decoder`.
         first: makes the first decoder of (in_channels, strides, image_size).
-        second: makes the second one, which must have its option `prior` on.
-        **shared: see `DecoderOptions`; applied around both.
+        second: makes the second one, whose option `prior` must be on.
+        **shared: see `DecoderOptions`; applied to both together.
 
     Raises:
         UserError: the decoders do not fit each other.
@@ -47,7 +47,7 @@ class CascadeDecoder(Decoder):
         if one.frame != two.frame:
             raise UserError(
                 f"model.first decodes in the {one.frame} frame, model.second in the {two.frame} frame: "
-                "take two decoders of one frame"
+                "use two decoders with the same frame"
             )
         for name, decoder in (("first", one), ("second", two)):
             if decoder.num_classes != num_classes:
@@ -57,8 +57,8 @@ class CascadeDecoder(Decoder):
                 )
         if one.needs:
             raise UserError(
-                f"model.first learns by its output `{one.needs[0]}`, which a cascade does not pass on: "
-                "take a decoder that learns by its logits"
+                f"model.first is trained through its output `{one.needs[0]}`, which a cascade does not pass "
+                "on: use a decoder that is trained through its logits"
             )
         super().__init__(in_channels, strides, image_size, num_classes, two.frame, two.output_size, **shared)
         self.provides = (*two.provides, "first")

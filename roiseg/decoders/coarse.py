@@ -18,13 +18,13 @@ from roiseg.decoders.layers.roi_crop import RoiCrop
 class CoarseDecoder(Decoder):
     """A light head for a first guess of 7x7 cells (Kirillov et al., PointRend, CVPR 2020, appendix).
 
-    Features are read on a regular grid of 14x14 points over the ROI (RoIAlign with one sample a cell), a
+    Features are read on a regular grid of 14x14 points over the ROI (RoIAlign with one sample per cell), a
     2x2 convolution of stride 2 and 256 channels halves the grid, two fully connected layers of 1024
     units follow, each with ReLU, and a third gives K x 7 x 7 logits. With 3 classes the head has
     14,308,755 parameters behind the grid.
 
-    Differs from the source: the ROI is given; one softmax over the K classes of a cell stands for a
-    sigmoid mask per object category; lateral convolutions summed after RoIAlign stand for the finest
+    Differs from the source: the ROI is given; one softmax over the K classes of a cell replaces a
+    sigmoid mask per object category; lateral convolutions summed after RoIAlign replace the finest
     level of a feature pyramid.
 
     Args:

@@ -1,4 +1,4 @@
-"""CondInst: every ROI writes the filters of its own small mask head."""
+"""CondInst: each ROI generates the filters of its own small mask head."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIZES_OF_INTEREST = (64, 128, 256, 512, 1024)  # pixels, one per level of FCOS
 
 
 class CondInstDecoder(ImageDecoder):
-    """Filters made for one ROI find it in mask features that all ROIs share.
+    """Segments each ROI with its own filters on mask features that all ROIs share.
 
     CondInst (Tian, Shen & Chen, Conditional Convolutions for Instance Segmentation, ECCV 2020). The mask
     branch, `mask_depth` 3x3 convolutions and a 1x1 one, turns the fused layers into 8 mask features
@@ -48,7 +48,7 @@ class CondInstDecoder(ImageDecoder):
         mask_depth: 3x3 convolutions of the mask branch.
         roi_size: (h, w) cells RoIAlign crops for the controller.
         roi_depth: 3x3 convolutions on that crop.
-        upsample: how much finer than the finest layer the map is.
+        upsample: factor by which the map is finer than the finest layer.
         frame, output_size: see `ImageDecoder`.
         **shared: see `DecoderOptions`.
 

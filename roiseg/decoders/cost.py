@@ -1,4 +1,4 @@
-"""What a decoder costs: parameters, multiply-accumulates, time."""
+"""The cost of a decoder: parameters, multiply-accumulates, time."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Cost:
     """Cost of a decoder in evaluation.
 
     Attributes:
-        parameters: how many numbers it learns.
-        image_macs: multiply-accumulates spent once per image, whatever the number of ROIs.
-        roi_macs: multiply-accumulates for each ROI more.
-        roi_ms: milliseconds a ROI, median of 5 runs.
+        parameters: number of trainable parameters.
+        image_macs: multiply-accumulates per image, independent of the number of ROIs.
+        roi_macs: multiply-accumulates per additional ROI.
+        roi_ms: milliseconds per ROI, median of 5 runs.
 
     All for 8 ROIs on one image, a third of it high: what a decoder does once per image may depend on how many
     there are, and RoIAlign on a CPU on their size.
@@ -37,9 +37,9 @@ class Cost:
 
 
 def measure_cost(decoder: Decoder, feature_shapes: Sequence[tuple[int, int, int]]) -> Cost:
-    """Measure a decoder where it is, on random features and ROIs of one image.
+    """Measure a decoder on its device, with random features and ROIs of one image.
 
-    Counted are matrix products, convolutions and attention (torch's FlopCounterMode, two operations a
+    Counted are matrix products, convolutions and attention (torch's FlopCounterMode, two operations per
     multiply-accumulate); element-wise work is not.
 
     Args:

@@ -22,10 +22,10 @@ class Fcn8sDecoder(Decoder):
     On the coarsest layer fc6 (7x7) and fc7 (1x1), each with ReLU and dropout, then a 1x1 score; the
     scores are doubled by a learned transposed convolution (4x4, stride 2, no bias, bilinear to start
     with) and the 1x1 scores of the middle layer added, doubled so again and those of the finest layer
-    added; what is left to the output is bilinear interpolation, fixed as in the source.
+    added; the remaining upsampling is fixed bilinear interpolation, as in the source.
 
     Differs from the source: the ROI is given, so RoIAlign crops it out of each layer (28, 14 and 7
-    cells) and nothing else tells the net where it is; fc6 keeps the size by zero padding, and maps are
+    cells) and the network has no other input about it; fc6 keeps the size by zero padding, and maps are
     continued by their border cells for upsampling, where the source pads the image by 100 pixels and
     cuts the scores; fc6 and fc7 have 512 channels (4096); scores start random, not 0; the features are
     frozen. `output_size` [224, 224] gives the source's last factor of 8.
@@ -34,11 +34,11 @@ class Fcn8sDecoder(Decoder):
         in_channels, strides, image_size, num_classes: see `Decoder`; three layers in any order.
         roi_size: (h, w) cells RoIAlign crops from the finest layer, a half and a quarter of them from
             the others.
-        output_size: (h, w) of the logits; `roi_size` times a whole number.
+        output_size: (h, w) of the logits; a multiple of `roi_size`.
         fc_channels: width of fc6 and fc7.
         dropout: after fc6 and fc7.
         at_once: scale the middle layer by 0.01 and the finest by 0.0001, as the source does where all
-            three are trained at once.
+            three are trained together.
         sampling_ratio: RoIAlign samples per cell and axis.
         **shared: see `DecoderOptions`.
 
@@ -126,7 +126,7 @@ def _finest_first(strides: Sequence[int]) -> list[int]:
     order = sorted(range(len(strides)), key=lambda layer: strides[layer])
     if len(order) != 3 or any(strides[order[n]] != strides[order[0]] << n for n in range(3)):
         raise UserError(
-            "model=fcn8s needs three feature layers whose strides double (8, 16, 32), it is given strides "
+            "model=fcn8s needs three feature layers whose strides double (8, 16, 32), got strides "
             f"({', '.join(map(str, strides))}): set extractor.layers to three such tensors"
         )
     return order
@@ -143,7 +143,7 @@ def _sizes(roi_size: tuple[int, int], output_size: tuple[int, int]) -> list[tupl
     if output_size != (height * factor, width * factor):
         reachable = ", ".join(f"[{height * n}, {width * n}]" for n in (1, 2, 4, 8))
         raise UserError(
-            f"model.output_size {list(output_size)} is not model.roi_size {[height, width]} times a whole "
-            f"number; choose one of {reachable}, or another roi_size"
+            f"model.output_size {list(output_size)} is not a multiple of model.roi_size "
+            f"{[height, width]}; choose one of {reachable}, or another roi_size"
         )
     return [(height // n, width // n) for n in (1, 2, 4)]

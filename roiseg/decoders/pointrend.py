@@ -65,10 +65,10 @@ class PointRendDecoder(Decoder):
     Args:
         in_channels, strides, image_size, num_classes: see `Decoder`.
         coarse: makes the coarse decoder, in the roi frame, of (in_channels, strides, image_size).
-        output_size: (h, w) of the logits; the coarse decoder's, doubled once or more.
+        output_size: (h, w) of the logits; the coarse decoder's times 2, 4, ...
         mid_channels: of the features that points read, and of the hidden layers.
         depth: number of hidden layers.
-        train_points: points a ROI in training.
+        train_points: points per ROI in training.
         oversample_ratio: number of candidate points per chosen point.
         importance_ratio: share of points chosen for being uncertain.
         subdivision_points: cells that get new logits after each doubling, in evaluation. Which ones is a
@@ -201,6 +201,6 @@ def _check_coarse(coarse: Decoder, num_classes: int) -> None:
         )
     if coarse.needs:
         raise UserError(
-            f"model.coarse learns by its output `{coarse.needs[0]}`, which pointrend does not pass on: "
-            "take a decoder that learns by its logits"
+            f"model.coarse is trained through its output `{coarse.needs[0]}`, which pointrend does not pass "
+            "on: use a decoder that is trained through its logits"
         )

@@ -43,8 +43,8 @@ class PyramidDecoder(Decoder):
         mid_channels: width on the coarsest grid.
         min_channels: no level is narrower.
         depth: number of 3x3 convolutions on the coarsest grid.
-        margin: cells of the coarsest grid that are seen around the ROI on each side, and cut off at the end.
-        dropout: probability that a channel is left out, before each level but the last (training only).
+        margin: cells of the coarsest grid around the ROI on each side, which are cropped at the end.
+        dropout: probability that a channel is dropped, before each level except the last (training only).
         **shared: see `DecoderOptions`.
 
     Raises:

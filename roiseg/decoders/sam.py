@@ -88,7 +88,7 @@ class SamDecoder(ImageDecoder):
 
     The features become one embedding of the image, which all ROIs share; a ROI's corners and clicks are
     tokens, and so are the masks to predict (`MaskDecoder`). There are several because a prompt may be
-    ambiguous; the one with the highest predicted IoU is taken. It learns by the two outputs `candidates`
+    ambiguous; the one with the highest predicted IoU is used. It is trained through the outputs `candidates`
     and `iou`: the best candidate is trained (`MultimaskMinimum`), and its score (`IouScore`).
 
     Differs from the source:

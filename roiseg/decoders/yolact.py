@@ -37,10 +37,10 @@ class YolactDecoder(ImageDecoder):
     Args:
         in_channels, strides, image_size, num_classes: see `Decoder`.
         mid_channels: width of protonet and coefficient head; 256 in the source.
-        prototypes: how many; 32 in the source.
+        prototypes: their number; 32 in the source.
         roi_size: (h, w) cells RoIAlign crops for the coefficients.
         roi_depth: 3x3 convolutions on that crop.
-        upsample: how much finer than the finest layer prototypes are.
+        upsample: factor by which the prototypes are finer than the finest layer.
         frame, output_size: see `ImageDecoder`.
         **shared: see `DecoderOptions`.
 

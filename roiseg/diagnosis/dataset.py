@@ -49,7 +49,7 @@ def _counts(split: str, annotations: Annotations, min_roi_size: float) -> Iterat
     for warning in annotations.warnings:
         yield Finding(f"data, {split}", "warning", f"{annotations.path}: {warning}")
     if split == "train" and totals["rois"] < _FEW_ROIS:
-        text = f"only {totals['rois']:,} ROIs to learn from"
+        text = f"only {totals['rois']:,} ROIs for training"
         todo = "data/augment=heavy data/augment/paste=people, and cross-validation (data/folds=five)"
         yield Finding(f"data, {split}", "note", text, todo)
 
@@ -61,6 +61,6 @@ def _overlap(cfg: DictConfig, found: dict[str, Annotations]) -> Iterator[Finding
         folder = Path(cfg.data[f"{split}_images"]).absolute()
         paths.append({folder / normal_name(name) for name in of_split.file_names.tolist()})
     if both := paths[0] & paths[1]:
-        text = f"{len(both):,} images are in training and validation, {min(both)} for one"
-        todo = "give other val_annotations: figures on images that were trained on say nothing"
+        text = f"{len(both):,} images are in training and validation, such as {min(both)}"
+        todo = "use other val_annotations: metrics on training images are meaningless"
         yield Finding("data", "warning", text, todo)

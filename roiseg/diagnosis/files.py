@@ -32,7 +32,9 @@ def _file(about: str, node: DictConfig, key: str, group: str) -> Finding:
     except UserError as error:
         source: DataSource | None = instantiate(node.source, _convert_="all") if node.get("source") else None
         if path and source is not None and source.makes(path):
-            return Finding(about, "note", f"{path} is not there yet", "nothing: the first training makes it")
+            return Finding(
+                about, "note", f"{path} is not there yet", "none: the first training run creates it"
+            )
         return Finding(about, "error", str(error))
     return Finding(about, "ok", str(found))
 
@@ -48,7 +50,7 @@ def output_folders(cfg: DictConfig) -> Iterator[Finding]:
         free = shutil.disk_usage(folder).free
         text = f"{cfg.paths[key]}: {free / 1e9:.1f} GB free"
         if free < _LEAST_FREE:
-            yield Finding("results", "warning", text, f"free some room, or give another paths.{key}")
+            yield Finding("results", "warning", text, f"free some space, or give another paths.{key}")
         else:
             yield Finding("results", "ok", text)
 

@@ -21,10 +21,10 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        about: what was looked at.
-        state: `error` keeps training from starting, `warning` makes it slow or wrong, `note` is to be known.
+        about: what was checked.
+        state: `error` prevents training, `warning` makes it slow or wrong, `note` is for information.
         text: what was found.
-        todo: what to do; empty where nothing is, or where the text says it (errors of roiseg do).
+        todo: what to do; empty if there is nothing to do, or if the text contains it, as errors of roiseg do.
     """
 
     about: str

@@ -75,7 +75,7 @@ def _extras(wanted: list[Requirement]) -> Iterator[Finding]:
     if whole:
         yield Finding("extras", "ok", f"installed: {', '.join(whole)}")
     if absent:
-        todo = f"if you want one: pip install -e '.[{absent[0]}]'"
+        todo = f"to install one: pip install -e '.[{absent[0]}]'"
         yield Finding("extras", "note", f"not installed: {', '.join(absent)}", todo)
 
 
@@ -102,8 +102,8 @@ def runtime(wanted: Sequence[str] | None, opened: Sequence[str] | None = None) -
     if opened is not None and (lost := [name for name in chosen if name not in opened]):
         text = f"{', '.join(lost)} did not start, in use: {', '.join(opened)}"
         todo = (
-            f"ONNX Runtime's build wants CUDA {getattr(ort, 'cuda_version', '?')}, "
-            f"torch brings {torch.version.cuda or 'none'}: the first number must be the same"
+            f"ONNX Runtime was built for CUDA {getattr(ort, 'cuda_version', '?')}, "
+            f"torch for {torch.version.cuda or 'none'}: the major versions must match"
         )
         yield Finding("ONNX Runtime", "warning", text, todo)
 

@@ -25,8 +25,8 @@ def recall(data: RoiDataModule, images: int = 20) -> Iterator[Finding]:
     """
     extractor = data.extractor
     if extractor.postprocess is None:
-        text = "not read (extractor.postprocess is null): training does not need them, prediction takes yours"
-        yield Finding(_ABOUT, "note", text, "postprocess@extractor.postprocess=yolo, say")
+        text = "not read (extractor.postprocess is null): training works without, prediction needs boxes=FILE"
+        yield Finding(_ABOUT, "note", text, "for example postprocess@extractor.postprocess=yolo")
         return
     extractor.postprocess.plausibility.reported = True  # here, by a finding
     items = np.unique(np.linspace(0, len(data.dataset("val")) - 1, images).astype(int)).tolist()
@@ -45,5 +45,5 @@ def recall(data: RoiDataModule, images: int = 20) -> Iterator[Finding]:
     ))  # fmt: skip
     reader = extractor.postprocess
     for doubt in (reader.plausibility.warning, reader.label_warning(data.category_id)):
-        if doubt and not good:  # what is found is read as it is meant
+        if doubt and not good:  # the detector finds them, so its output is read correctly
             yield Finding(_ABOUT, "warning", doubt)

@@ -34,9 +34,9 @@ def cache(data: RoiDataModule) -> Iterator[Finding]:
         f"{data.cache.budget / GB:.1f} GB, {place} has room for {room / GB:.1f} GB"
     )
     if not views["train"]:
-        todo = "to keep them: data/pool=augmented gives each image a fixed number of views"
+        todo = "to cache them: data/pool=augmented gives each image a fixed number of views"
         yield Finding(
-            "feature cache", "note", "augmented training images are new every epoch, not kept", todo
+            "feature cache", "note", "augmented training images change every epoch and are not cached", todo
         )
     if wanted > data.cache.budget:
         todo = "raise data.cache.budget_gb, or take a smaller codec or pool: the rest is computed every epoch"
@@ -52,7 +52,7 @@ _FEW_CELLS = 7  # a side of the median ROI on the finest tensor, below which its
 
 
 def rehearse(cfg: DictConfig, extractor: OnnxExtractor, with_data: bool, report: Diagnosis) -> None:
-    """Build what a training builds, in the same order; nothing is written.
+    """Build the objects of a training run in the same order; nothing is written.
 
     Args:
         cfg: the configuration.
@@ -61,9 +61,14 @@ def rehearse(cfg: DictConfig, extractor: OnnxExtractor, with_data: bool, report:
         report: takes the findings.
     """
     if extractor.free_batch and not extractor.batched:
-        text = "its batch dimension is declared free, but it computes one image a run: images run one by one"
+        text = "its batch dimension is declared dynamic, but it computes one image per run: no batches"
         report.add(
-            Finding("detector's input", "note", text, "export it with batch 1, or a batch free throughout")
+            Finding(
+                "detector's input",
+                "note",
+                text,
+                "export it with batch 1, or with a batch that is dynamic throughout",
+            )
         )
     with report.guard("trainer"):
         build.build_trainer(cfg, build.build_callbacks(cfg), build.build_loggers(cfg))
@@ -104,6 +109,6 @@ def _cells(data: RoiDataModule, decoder: Decoder) -> Finding:
     width, height = np.median((boxes[:, 2:] - boxes[:, :2]) * scales[images, None], axis=0) / stride
     text = f"the median ROI covers {width:.1f} x {height:.1f} cells of stride {stride}"
     if min(width, height) < _FEW_CELLS:
-        todo = "take a tensor of smaller stride, too (tensors='*' lists them), or model.detail=16"
+        todo = "add a tensor with a smaller stride (tensors='*' lists them), or model.detail=16"
         return Finding("ROIs in the tensor", "note", text, todo)
     return Finding("ROIs in the tensor", "ok", text)

@@ -32,7 +32,7 @@ def load_onnx(path: str | Path) -> ModelProto:
             f"extractor file {path} is not a usable ONNX model ({reason}): export or copy it again"
         ) from None
     if not model.graph.node:
-        raise UserError(f"extractor file {path} holds no graph: export or copy it again")
+        raise UserError(f"extractor file {path} contains no graph: export or copy it again")
     return model
 
 

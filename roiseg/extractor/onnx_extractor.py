@@ -74,7 +74,7 @@ class OnnxExtractor:
         whole = load_onnx(onnx_path)
         self.digest = model_digest(self.onnx_path)
         model = cut_graph(whole, self.layers, self.onnx_path)
-        if postprocess is not None and postprocess.outputs:  # report a wrong name at once
+        if postprocess is not None and postprocess.outputs:  # report a wrong name immediately
             cut_graph(whole, postprocess.outputs, self.onnx_path, "extractor.postprocess.output")
         self.session = open_session(model.SerializeToString(), self.onnx_path, *self._runtime)
         self._input = self._check_input()
@@ -212,7 +212,8 @@ class OnnxExtractor:
             )
         if isinstance(shape[0], int) and shape[0] != 1:
             raise UserError(
-                f"extractor {self.onnx_path} has a fixed batch of {shape[0]}: export it with batch 1 or free"
+                f"extractor {self.onnx_path} has a fixed batch of {shape[0]}: "
+                "export it with batch 1 or a dynamic batch"
             )
         return inputs[0]
 

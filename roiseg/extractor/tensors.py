@@ -93,7 +93,7 @@ def image_input(model: ModelProto) -> ValueInfoProto:
     if len(inputs) != 1 or element_type(inputs[0]) is None:
         names = ", ".join(value.name for value in inputs) or "none"
         raise UserError(
-            f"the detector must have one input, the image, a tensor; it has {names}: "
+            f"the detector must have one input tensor, the image; it has {names}: "
             "export it with the image only"
         )
     return inputs[0]

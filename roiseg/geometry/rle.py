@@ -36,7 +36,7 @@ def checked_counts(segmentation: dict[str, Any], size: tuple[int, int]) -> bytes
     if not isinstance(found, (list, tuple)) or list(found) != list(size):
         raise ValueError(f"RLE size {found!r} is not the image's [H, W] {list(size)}")
     if size[0] * size[1] >= 1 << 32:
-        raise ValueError(f"RLE of {size[0]}x{size[1]} pixels is more than its 32-bit runs can count")
+        raise ValueError(f"RLE of {size[0]}x{size[1]} pixels is too large for 32-bit run lengths")
     counts = segmentation.get("counts")
     if isinstance(counts, (str, bytes)):
         text = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
@@ -68,13 +68,13 @@ def decompress(text: NDArray[np.uint8], ends: Iterable[int]) -> tuple[NDArray[np
     """
     code = text - np.uint8(48)
     if code.max(initial=0) > 63:
-        raise ValueError("RLE string holds characters no encoder writes")
+        raise ValueError("RLE string contains invalid characters")
     numbers = (code < 32).nonzero()[0]  # the last character of each
     stops = np.zeros(len(numbers) + 1, np.int64)
     stops[1:] = numbers + 1
     start, length = stops[:-1], stops[1:] - stops[:-1]
     if length.max(initial=0) > _MAX_CHARACTERS:
-        raise ValueError("RLE string holds a number no encoder writes")
+        raise ValueError("RLE string contains an invalid number")
     cuts = np.array([0, *ends])
     first = stops.searchsorted(cuts)
     if not np.array_equal(stops.take(first, mode="clip"), cuts):

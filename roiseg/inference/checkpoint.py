@@ -98,7 +98,7 @@ def checked_category(value: Any, path: Path) -> int:
         UserError: it is not an integer.
     """
     if not isinstance(value, int) or isinstance(value, bool):
-        raise UserError(f"{path} has an impossible data.category_id, {value!r}: use another file")
+        raise UserError(f"{path} has an invalid data.category_id, {value!r}: use another file")
     return value
 
 
@@ -138,7 +138,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} is incomplete (without {', '.join(missing)}): use another one")
     wrong = _invalid_entry({**metadata, **{key: content.get(key) for key in ("epoch", "in_epoch")}})
     if wrong is not None:
-        raise UserError(f"checkpoint {path} has an impossible `{wrong}`: use another one")
+        raise UserError(f"checkpoint {path} has an invalid `{wrong}`: use another one")
     return content
 
 

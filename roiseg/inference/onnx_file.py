@@ -52,7 +52,7 @@ class OnnxFile:
         except Exception as error:  # the runtime raises bare exceptions of its own
             reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"{self.path} cannot be opened by onnxruntime ({reason}): export it anew"
+                f"{self.path} cannot be opened by onnxruntime ({reason}): export it again"
             ) from None
         self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
         self._types = {given.name: _TYPES.get(given.type) for given in self.session.get_inputs()}
@@ -99,7 +99,7 @@ class OnnxFile:
         return None
 
     def _differs(self, how: str) -> UserError:
-        return UserError(f"{self.path}: its metadata {how}: export it anew")
+        return UserError(f"{self.path}: its metadata {how}: export it again")
 
     def extractor(
         self, onnx_path: str | None = None, postprocess: dict[str, Any] | None = None
@@ -114,7 +114,9 @@ class OnnxFile:
             UserError: the detector is missing, cannot be opened, or is not the one in training.
         """
         if self.finds_boxes:
-            raise UserError(f"{self.path} takes no boxes, it finds them itself: export it without boxes=true")
+            raise UserError(
+                f"{self.path} takes no boxes because it detects them itself: export it without boxes=true"
+            )
         if onnx_path is None:
             if self.merged:
                 return None

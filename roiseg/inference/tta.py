@@ -17,7 +17,7 @@ Decode = Callable[[RoiBatch], Tensor]  # a batch with its features -> logits [R,
 
 @dataclass(frozen=True)
 class AveragedLogits:
-    """What all views of the ROIs of a batch say together.
+    """The average over all views of the ROIs of a batch.
 
     Attributes:
         logits: [R, K, h, w].
@@ -38,7 +38,7 @@ def average_views(
     Args:
         logits: [R, K, h, w] of the whole images, `decode(batch)`.
         batch: its `views`, if any, are decoded as well.
-        decoder: says where its logits lie.
+        decoder: defines the extents of its logits.
         decode: runs the decoder.
         size: (h, w) of the grid over each ROI of `roi_grid_logits`.
 

@@ -20,14 +20,14 @@ Classes = Annotated[Sequence[Literal[0, 1, 2]], Field(min_length=1)]
 
 @dataclass(frozen=True)
 class LossInput:
-    """What a loss term may read.
+    """The inputs of a loss term.
 
     Attributes:
         logits: [R, K, h, w].
         target: [R, h, w] int64 class indices; 255 is ignored.
         class_weights: [K] float, or None for equal weights.
         auxiliary: the decoder's named extra outputs.
-        emphasis: [R, h, w] how much each pixel counts, or None for all the same.
+        emphasis: [R, h, w] weight of each pixel, or None for equal weights.
     """
 
     logits: Tensor
@@ -77,7 +77,7 @@ class LossTerm(nn.Module, ABC):
 
 
 class WeightedTerm(TypedDict, total=False):
-    """A term, and how much it counts from which epoch on (1 is the first, and the default)."""
+    """A term, its weight, and the epoch from which it is used (1 is the first, and the default)."""
 
     term: LossTerm
     weight: NonNegativeFloat

@@ -75,7 +75,7 @@ class BoundaryCrossEntropy(LossTerm):
     apply as in `CrossEntropy`.
 
     Args:
-        radius: how far near reaches, in cells.
+        radius: distance in cells within which a cell counts as near.
         edge_weight: cells near the outline count 1 + `edge_weight`, all others 1.
     """
 

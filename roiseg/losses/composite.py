@@ -16,7 +16,7 @@ from roiseg.losses.base import LossInput, LossTerm, WeightedTerm
 
 @dataclass(frozen=True)
 class RoiEmphasis:
-    """How much a ROI and what lies around it count; only decoders in the image frame have pixels around it.
+    """The weights of a ROI and of the pixels around it, which only decoders in the image frame have.
 
     All pixels in the ROI together count `inside`, all others together `outside`, and every ROI the same,
     however small it is: as in the roi frame, where each ROI has the same grid.
@@ -58,7 +58,7 @@ class CompositeLoss(nn.Module):
             default).
         class_weights: one number per class, handed to every term, or None.
         emphasis: weights of pixels in and around the ROI; None: all count the same.
-        learned: learn how much each term counts.
+        learned: learn the weights of the terms.
 
     Attributes:
         epoch: the current epoch, 1 the first; set by who trains.
@@ -85,7 +85,7 @@ class CompositeLoss(nn.Module):
         self.weights = {name: float(entry["weight"]) for name, entry in active.items()}
         self.starts = {name: entry.get("from_epoch", 1) for name, entry in active.items()}
         if min(self.starts.values()) > 1:
-            raise UserError("loss.terms: no term counts from the first epoch on; give one from_epoch=1")
+            raise UserError("loss.terms: no term is used in the first epoch; give one from_epoch=1")
         self.emphasis = emphasis
         self.log_variances = nn.ParameterDict(
             {name: nn.Parameter(torch.zeros(())) for name in active} if learned else {}
@@ -98,14 +98,14 @@ class CompositeLoss(nn.Module):
         """Check that terms and decoder fit.
 
         Raises:
-            UserError: a term reads what the decoder does not give, or nothing reads what it must learn by.
+            UserError: a term reads a missing output, or no term reads an output that trains the decoder.
         """
         for name, term in self.terms.items():
             assert isinstance(term, LossTerm)
             if missing := [output for output in term.reads if output not in decoder.provides]:
                 raise UserError(
-                    f"loss.terms.{name} reads the output `{missing[0]}`, which this model does not give "
-                    f"(it gives {', '.join(decoder.provides) or 'logits only'}): take another model or set "
+                    f"loss.terms.{name} reads the output `{missing[0]}`, which this model does not have "
+                    f"(it has {', '.join(decoder.provides) or 'logits only'}): take another model or set "
                     f"loss.terms.{name}.weight=0"
                 )
         read = {output for term in self.terms.values() for output in term.reads}  # type: ignore[union-attr]
@@ -114,8 +114,8 @@ class CompositeLoss(nn.Module):
                 f"loss.terms.{name}.weight=1" for name, reads in self.all_reads.items() if unread[0] in reads
             )
             raise UserError(
-                f"this model learns by its output `{unread[0]}`, which no term of this loss reads: take the "
-                f"loss of the model's name (loss=sam beside model=sam), or add {terms or 'such a term'}"
+                f"this model is trained through its output `{unread[0]}`, which no term of this loss reads: "
+                f"use the loss named after the model (loss=sam for model=sam) or add {terms or 'such a term'}"
             )
 
     def forward(self, output: DecoderOutput, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -58,8 +58,8 @@ class FocalCrossEntropy(LossTerm):
     instead of a sum over the anchors assigned to objects.
 
     Args:
-        gamma: how strongly confident pixels are down-weighted; 0 is cross-entropy. The source takes 2.
-        alpha: one number per class, in place of the loss's class weights; None takes those.
+        gamma: strength of down-weighting confident pixels; 0 is cross-entropy. The source uses 2.
+        alpha: one number per class instead of the loss's class weights; None uses those.
 
     Raises:
         UserError: an alpha of 0 for every class; when it is used, an alpha that has

@@ -14,15 +14,15 @@ from roiseg.losses.base import Classes, LossInput, LossTerm, class_maps, weighte
 class Tversky(LossTerm):
     """1 - Tversky index of softmax probabilities, mean over ROIs and chosen classes (Salehi et al., 2017).
 
-    Dice with a price of its own for each kind of mistake: the index is
+    Dice with separate weights of false positives and false negatives: the index is
     (TP + smooth) / (TP + alpha FP + beta FN + smooth); alpha = beta = 0.5 is Dice with twice the smooth.
 
     Differs from the source: an index for each ROI instead of one over the whole volume, and `smooth`.
 
     Args:
         classes: class indices; 1 (the target) by default. A class the decoder lacks is left out.
-        alpha: price of what is predicted wrongly; the source finds 0.3 best.
-        beta: price of what is missed; the source finds 0.7 best.
+        alpha: weight of false positives; the source finds 0.3 best.
+        beta: weight of false negatives; the source finds 0.7 best.
         smooth: added to numerator and denominator, in cells; what a missing class is measured by.
 
     Raises:
@@ -74,7 +74,7 @@ class BceDice(LossTerm):
     """The target's mask alone, as instance heads learn it: binary cross-entropy plus Dice.
 
     Reads the logit of the target against all other classes, whose sigmoid p is the target's softmax
-    probability. What is not target need not be told apart, so class weights do not apply. Cross-entropy is
+    probability. Other classes are not distinguished, so class weights do not apply. Cross-entropy is
     the mean over pixels, as in Mask R-CNN; Dice is the mean over ROIs of
     1 - (2 sum(p g) + smooth) / (sum(p) + sum(g) + smooth), or with `squared`
     1 - (2 sum(p g) + smooth) / (sum(p^2) + sum(g^2) + smooth), as in V-Net (Milletari et al., 2016) and
@@ -84,7 +84,7 @@ class BceDice(LossTerm):
     costs nothing.
 
     Args:
-        bce_weight, dice_weight: how much each of the two counts.
+        bce_weight, dice_weight: weights of the two.
         squared: Dice with squares in the denominator.
         smooth: added to numerator and denominator of Dice, in cells.
 

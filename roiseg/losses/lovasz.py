@@ -18,7 +18,7 @@ class LovaszSoftmax(LossTerm):
     A class that a ROI does not show costs nothing there: its IoU is 0 whatever is predicted. A pixel of
     emphasis 0 is left out as an ignored one is; all others count the same, since IoU counts pixels.
 
-    Differs from the source: an IoU for each ROI instead of one an image or a batch.
+    Differs from the source: an IoU per ROI instead of per image or batch.
 
     Args:
         classes: class indices; 1 (the target) by default. A class the decoder lacks is left out.

@@ -94,7 +94,7 @@ class MultimaskMinimum(LossTerm):
 
 
 class IouScore(LossTerm):
-    """How far the predicted IoU of each candidate is from its true one, mean over candidates and ROIs.
+    """Error of the predicted IoU of each candidate, mean over candidates and ROIs.
 
     The true IoU is that of the pixels labelled target with those that are, each counting its weight; 0 where
     there are neither. It is what the score has to learn, so no gradient flows through it. A ROI in which no

@@ -33,7 +33,7 @@ class FileCheck:
     Attributes:
         file: the file.
         trials: its speed for several numbers of ROIs.
-        parity: how far it is from its checkpoint; None if no checkpoint was given.
+        parity: its difference from its checkpoint; None if no checkpoint was given.
     """
 
     file: OnnxFile

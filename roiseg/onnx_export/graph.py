@@ -84,7 +84,7 @@ def export_decoder(
     opset: int = 18,
     half: bool = False,
 ) -> ModelProto:
-    """Export a decoder with a free number of ROIs.
+    """Export a decoder with a dynamic number of ROIs.
 
     Args:
         decoder: trained; it is not modified.

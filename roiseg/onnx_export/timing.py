@@ -45,7 +45,7 @@ def time_file(file: OnnxFile, count: int, runs: int) -> Timing:
         times = [_timed(file.session, outputs, inputs) for _ in range(runs)]
     except Exception as error:  # the runtime raises bare exceptions of its own
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{file.path} does not run on {count} ROIs ({reason}): export it anew") from None
+        raise UserError(f"{file.path} does not run on {count} ROIs ({reason}): export it again") from None
     masks = found[MASKS]
     number = len(found[BOXES]) if file.finds_boxes else count
     _expect(file, MASKS, masks, (number, *file.image_size), 1)
@@ -75,11 +75,11 @@ def _expect(file: OnnxFile, name: str, found: np.ndarray, shape: tuple[int, ...]
     """Check that an output has this shape and values from 0 to `largest`."""
     if found.shape != shape:
         raise UserError(
-            f"{file.path} gives {name} of shape {list(found.shape)}, not {list(shape)}: export it anew"
+            f"{file.path} gives {name} of shape {list(found.shape)}, not {list(shape)}: export it again"
         )
     # fp16 rounds
     if found.size and not (found.min() >= -1e-3 and found.max() <= largest + 1e-3):  # NaN fails too
         raise UserError(
             f"{file.path} gives {name} from {found.min():.3g} to {found.max():.3g}, not 0 to {largest}: "
-            "export it anew"
+            "export it again"
         )

@@ -236,7 +236,9 @@ def _limits(rows: Sequence[Row], base: Row) -> list[str]:
     sentences = []
     if single := [row for row in rows if len(row.seeds) == 1]:
         names = ", ".join(f"`{row.variant.name}`" for row in single) if len(single) < len(rows) else "all"
-        sentences.append(f"One seed only: {names}; the intervals exclude the variation between trainings.")
+        sentences.append(
+            f"One seed only: {names}; the intervals exclude the variation between training runs."
+        )
     for row in rows:
         if row.difference is None:
             continue

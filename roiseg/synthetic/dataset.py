@@ -208,7 +208,7 @@ class SyntheticPeople:
             used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
             if used and not self._is_marked():  # checked last: another process may be creating it
                 raise UserError(
-                    f"synthetic data: {folder} exists and was not made by roiseg: give another root"
+                    f"synthetic data: {folder} exists and was not created by roiseg: give another root"
                 )
         own(root)
         if not self._is_marked():
@@ -228,7 +228,7 @@ class SyntheticPeople:
         content = read_json(path, "synthetic annotations")
         info = content.get("info") if isinstance(content, dict) else None
         if not isinstance(info, dict) or info.get("description") != self._info(split)["description"]:
-            raise UserError(f"synthetic data: roiseg did not make {path}: give another root, or remove it")
+            raise UserError(f"synthetic data: roiseg did not create {path}: give another root, or remove it")
         return {image["file_name"] for image in content["images"]}
 
     def _is_marked(self) -> bool:

@@ -235,7 +235,7 @@ ROI_CELLS = 28  # RoIAlign grid of the ROI head; its logits have twice as many
 class DenseHead(nn.Module):
     """Linear maps from features to person, border, contact, sides and body parts at each cell.
 
-    Being linear, they force the features themselves to hold what is asked for.
+    Because they are linear, the features themselves must contain the information.
     """
 
     def __init__(self) -> None:

@@ -35,7 +35,7 @@ class RoiSegModule(L.LightningModule):
         clicks: draws point prompts for training batches; None gives none.
         max_rois: how many ROIs are decoded at a time. More come in parts, at no more memory than this many
             and with the same gradients.
-        seed: training randomness (dropout and the like) depends on it, the epoch and the step only, so that
+        seed: training randomness (such as dropout) depends on it, the epoch and the step only, so that
             a resumed run equals an uninterrupted one.
         description: plain numbers, texts, lists and dicts saved in every checkpoint, from which
             inference builds extractor and decoder again.
@@ -162,7 +162,7 @@ class RoiSegModule(L.LightningModule):
         return self.train_means[name]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let the checkpoint carry what inference needs, and what a resumed run must agree with."""
+        """Add to the checkpoint what inference needs and what a resumed run must match."""
         checkpoint["roiseg"] = self.description
         checkpoint["steps"] = int(self.trainer.num_training_batches)
 

@@ -140,7 +140,7 @@ class Application:
         query = Query.parse(request.get_json(), len(self.models))
         image = self._images.get(query.image)
         if image is None:
-            raise NotFound("the server no longer holds this image: open it again")
+            raise NotFound("the server no longer has this image: open it again")
         return query, image
 
     def _with_detector(self) -> Model | None:

@@ -36,7 +36,7 @@ def is_loopback(address: str) -> bool:
 
 
 def check(request: Request, host: str) -> None:
-    """Refuse requests of foreign pages.
+    """Reject requests from other pages.
 
     A foreign page can point its own name at 127.0.0.1 (DNS rebinding), which shows in the header Host, or
     post blindly, which shows in the header Origin that every browser sends with a POST.
@@ -50,7 +50,7 @@ def check(request: Request, host: str) -> None:
     """
     asked = request.headers.get("Host", "")
     if not _known(asked, host):
-        raise Forbidden("this server answers to its own address only: open the one it has printed")
+        raise Forbidden("this server accepts only its own address: open the one it has printed")
     origin = request.headers.get("Origin")
     if origin is not None and origin.lower() != f"http://{asked.lower()}":
         raise Forbidden("this request comes from another page")
@@ -146,7 +146,7 @@ class Query:
         if (pixels := float(sides.prod(axis=1).sum())) > PAGE_PIXELS:
             raise UserError(
                 f"the boxes cover {pixels / 1e6:,.0f} megapixels together, {PAGE_PIXELS / 1e6:,.0f} at most: "
-                "ask for fewer at a time"
+                "send fewer at a time"
             )
 
 

@@ -198,7 +198,7 @@ def test_a_model_with_a_loss_of_its_own_names_it(composing, model):
     assert plain.loss == composing().loss
     decoder = instantiate(plain.model, **facts, _convert_="all")
     instantiate(composing(f"model={model}", f"loss={model}").loss, _convert_="all").check(decoder)
-    with pytest.raises(UserError, match="loss=sam beside model=sam") as raised:
+    with pytest.raises(UserError, match="loss=sam for model=sam") as raised:
         instantiate(plain.loss, _convert_="all").check(decoder)
     added = re.findall(r"loss\.terms\.\w+\.weight=1", str(raised.value))
     assert added

@@ -28,7 +28,7 @@ def test_fcn8s_on_other_layers_says_which_it_needs(run_main, overrides, tmp_path
     assert code == 2
     (line,) = [line for line in stderr.splitlines() if line.strip()]
     assert line == (
-        "roiseg: error: model=fcn8s needs three feature layers whose strides double (8, 16, 32), it is given "
+        "roiseg: error: model=fcn8s needs three feature layers whose strides double (8, 16, 32), got "
         f"strides ({strides}): set extractor.layers to three such tensors"
     )
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and "coco" not in str(p)]

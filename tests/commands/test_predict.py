@@ -186,7 +186,7 @@ def test_the_annotations_of_the_training(run, checkpoint, coco_set, table, tmp_p
     [
         ({"category_id": "x"}, "impossible data.category_id, 'x'"),
         ({"category_id": None}, "impossible data.category_id, None"),
-        ({"val_annotations": None, "train_annotations": None}, "does not tell its annotations: give boxes="),
+        ({"val_annotations": None, "train_annotations": None}, "does not name its annotations: give boxes="),
         ({"val_annotations": "${oc.env:HOME}"}, "is not trusted"),
     ],
 )

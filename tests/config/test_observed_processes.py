@@ -56,7 +56,7 @@ def test_a_given_port_that_is_taken_is_named(monkeypatch):
             setup_environment=None,
             launcher=SimpleNamespace(procs=[], launch=lambda _: TCPStore("127.0.0.1", port, is_master=True)),
         )
-        with pytest.raises(UserError, match=f"MASTER_PORT={port} is taken"):
+        with pytest.raises(UserError, match=f"MASTER_PORT={port} is in use"):
             group._meet()
 
 

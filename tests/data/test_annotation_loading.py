@@ -55,13 +55,13 @@ def shifted(record):
 
 
 MISTAKES = {
-    shares: "`segmentation` seems to hold shares",
-    shares_in_box: "`bbox` seems to hold shares",
-    corners: "`bbox` seems to hold x1, y1, x2, y2",
+    shares: "`segmentation` seems to contain fractions",
+    shares_in_box: "`bbox` seems to contain fractions",
+    corners: "`bbox` seems to contain x1, y1, x2, y2",
     centre: "`bbox` seems to begin with the centre",
     swapped_box: "x and y seem to be exchanged",
     swapped_outline: "x and y seem to be exchanged",
-    shifted: "look at `segmentation` and `bbox`",
+    shifted: "check `segmentation` and `bbox`",
 }
 
 
@@ -82,7 +82,7 @@ def made(tmp_path):
         data["reader"] = {"_target_": "roiseg.data.coco_reader.CocoReader"}
         report = Diagnosis()
         data_sets(OmegaConf.create({"data": data}), report)
-        told = [f.text for f in report.findings if f.state != "ok" and "to learn from" not in f.text]
+        told = [f.text for f in report.findings if f.state != "ok" and "for training" not in f.text]
         assert all(str(files.json) in text for text in told)
         return told
 
@@ -98,7 +98,7 @@ def test_a_sound_file_is_not_doubted(made, caplog):
 @pytest.mark.parametrize("spoil", MISTAKES, ids=lambda spoil: spoil.__name__)
 def test_outlines_that_do_not_fit_their_boxes_are_told_with_count_example_and_reason(made, caplog, spoil):
     (told,) = (text for text in made(spoil, first=1) if "without area" not in text)
-    found = re.search(r"(\d) of [78] outlines do not fit their boxes, annotation [23] of a.png for one", told)
+    found = re.search(r"(\d) of [78] outlines do not fit their boxes, such as annotation [23] of a.png", told)
     assert 5 <= int(found[1]) <= 7
     assert MISTAKES[spoil] in told
     assert told in caplog.text

@@ -175,7 +175,7 @@ STAGES = {"first": STAGE, "second": READS}
          ["model.first decodes in the image frame"]),
         (plain(CascadeDecoder, first=partial(STAGE, num_classes=2), second=READS), ["model.first.num_classes"]),
         (plain(CascadeDecoder, first=STAGE, second=partial(READS, num_classes=2)), ["model.second.num_classes"]),
-        (plain(CascadeDecoder, first=partial(CascadeDecoder, **STAGES), second=READS), ["model.first learns"]),
+        (plain(CascadeDecoder, first=partial(CascadeDecoder, **STAGES), second=READS), ["model.first is trained"]),
         *((plain(TinyImageDecoder, map_stride=128, frame=frame), ["stride 128", "input 64x96"])
           for frame in ("roi", "image")),
         (partial(TinyImageDecoder, [8], [4], (62, 96)), ["stride 4", "input 62x96"]),

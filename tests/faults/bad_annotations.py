@@ -93,7 +93,7 @@ def text(content: str | bytes, *words: str) -> BadAnnotations:
 WHOLE = json.dumps(SOUND)
 NO_JSON, NO_COCO = "not valid json", "it is not in COCO format"
 LEFT_OUT, CROWD = "1 instances without area left out", "1 of 2 instances are marked `iscrowd`"
-UNFIT = "1 of 2 outlines do not fit their boxes, annotation 4 of b.jpg for one"
+UNFIT = "1 of 2 outlines do not fit their boxes, such as annotation 4 of b.jpg"
 BBOX, POLYGON, NAME = (
     ("annotations[1]", "`bbox`"),
     ("annotations[1]", "`segmentation`"),

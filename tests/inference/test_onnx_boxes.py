@@ -182,7 +182,7 @@ def test_the_metadata_says_what_comes_out(exported, model):
 
 
 def test_it_takes_no_boxes_and_says_so(exported):
-    with pytest.raises(UserError, match="finds them itself: export it without boxes=true"):
+    with pytest.raises(UserError, match="detects them itself: export it without boxes=true"):
         OnnxFile(exported[0]).extractor()
 
 

@@ -180,7 +180,7 @@ def test_foreign_pictures_are_never_touched(tmp_path: Path) -> None:
     foreign = tmp_path / "images" / "train2017" / "000000000001.jpg"
     foreign.parent.mkdir(parents=True)
     foreign.write_bytes(b"mine")
-    with pytest.raises(UserError, match="not made by roiseg"):
+    with pytest.raises(UserError, match="not created by roiseg"):
         SyntheticPeople(tmp_path, 2, 1).ensure()
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [foreign]
 
@@ -189,7 +189,7 @@ def test_annotations_of_the_users_in_its_folder_stay(tmp_path: Path) -> None:
     data = SyntheticPeople(tmp_path, 1, 1)
     data.ensure()
     data.annotation_file("train").write_text('{"info": {"description": "mine"}, "images": []}')
-    with pytest.raises(UserError, match="did not make"):
+    with pytest.raises(UserError, match="did not create"):
         data.ensure()
     assert "mine" in data.annotation_file("train").read_text()
 

@@ -171,7 +171,7 @@ def _receive(url: str, part: Path) -> None:
             start = 0
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             part.unlink()
-            raise OSError("the server sent another range than requested")
+            raise OSError("the server sent a different range than requested")
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
         task = bar.add_task(part.stem, total=total, completed=start)

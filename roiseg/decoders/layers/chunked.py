@@ -1,4 +1,4 @@
-"""Decoding in parts: however many ROIs a batch holds, the decoder sees a bounded number at a time."""
+"""Decode in chunks: the decoder processes a bounded number of ROIs at a time."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def decode_in_chunks(
 ) -> DecoderOutput:
     """Return `decoder(features, rois, context)`, with the memory of `max_rois` ROIs plus the output's.
 
-    Losses and metrics read the whole output, so that no mean changes. Where gradients are wanted, each part
-    is decoded once more in the backward pass (Chen et al., Training Deep Nets with Sublinear Memory Cost,
-    2016), with the same random numbers, so that the gradients are the same as well. Only what a decoder draws
-    (dropout, PointRend's training points) is sampled part by part.
+    Losses and metrics read the whole output, so that no mean changes. If gradients are needed, each chunk
+    is decoded again in the backward pass (Chen et al., Training Deep Nets with Sublinear Memory Cost,
+    2016), with the same random numbers and therefore the same gradients. Only a decoder's random values
+    (dropout, PointRend's training points) are sampled chunk by chunk.
 
     Args:
         decoder: works ROI by ROI, and so does each of its auxiliary outputs.

@@ -139,6 +139,6 @@ class FeatureCache(ABC):
         if wanted > capacity:
             log.warning(
                 "feature cache: %d images of %.1f MB are %.1f GB, the limit is %.1f GB (%.0f %%): "
-                "the rest is computed every epoch; raise data.cache.budget_gb, a smaller codec or pool",
+                "the rest is computed every epoch; raise data.cache.budget_gb or use a smaller codec or pool",
                 images, self.row_bytes / 1e6, wanted / GB, capacity / GB, 100 * capacity / wanted,
             )  # fmt: skip

@@ -84,7 +84,7 @@ class DiskCache(FeatureCache):
         self._path = self.folder / xxhash.xxh3_64_hexdigest(self._identity.encode())
         self._damaged = shared(torch.zeros((), dtype=torch.int64))  # loader processes find them
         if self._path.is_dir() and not is_cache(self._path, self._path.name) and foreign_files(self._path):
-            raise UserError(f"data.cache.folder: {self._path} holds other files: give another folder")
+            raise UserError(f"data.cache.folder: {self._path} contains other files: give another folder")
         try:
             self._make()
         except (FileExistsError, NotADirectoryError) as error:

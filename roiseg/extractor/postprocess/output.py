@@ -61,7 +61,7 @@ def find_parts(outputs: Mapping[str, Shape], parts: Sequence[Part], path: str) -
         if len(found) == 1:
             return list(found[0])
     listed = ", ".join(f"{name} {shape_text(shape)}" for name, shape in outputs.items()) or "no outputs"
-    problem = "cannot be told apart by shape and name" if fitting else "are not all among the outputs"
+    problem = "cannot be distinguished by shape and name" if fitting else "are not all among the outputs"
     raise UserError(
         f"extractor.postprocess: {', '.join(part.holds for part in parts)} {problem} of {path} ({listed}): "
         "set extractor.postprocess.output to their names in this order, or choose another postprocess"

@@ -70,7 +70,7 @@ class CocoBoxes(NamedBoxFile):
         if None not in stated and stated != size:
             raise UserError(
                 f"boxes file {self.path} says {name} is {stated[1]}x{stated[0]} pixels, {image.name} is "
-                f"{size[1]}x{size[0]}: the boxes are of another image"
+                f"{size[1]}x{size[0]}: the boxes belong to another image"
             )
         if image.path is not None and exif_rotated_size(image.path) == stated:
             raise rotation_mismatch(image.path, size)

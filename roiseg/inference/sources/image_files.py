@@ -122,9 +122,7 @@ def below(folder: Path) -> list[Path]:
         others.update(Path(name).suffix or "without suffix" for name in shown if not is_image(name))
     if others:
         kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(5))
-        log.warning(
-            "%s: %d files ignored that are not images by their names: %s", folder, others.total(), kinds
-        )
+        log.warning("%s: %d files ignored because of their suffix: %s", folder, others.total(), kinds)
     return found
 
 

@@ -117,7 +117,7 @@ def test_tensors_of_one_shape_are_told_apart_by_name_or_named(tmp_path):
     boxes = cxcywh(truth()[0])[None].astype(np.float32)
     path = head_file(tmp_path / "d.onnx", {"a": boxes * 0 - 5, "b": boxes})
     with pytest.raises(
-        UserError, match=r"cannot be told apart .*a \[1, 20, 4\], b .*extractor\.postprocess\.output"
+        UserError, match=r"cannot be distinguished .*a \[1, 20, 4\], b .*extractor\.postprocess\.output"
     ):
         opened(path, adapter("rtdetr", tmp_path)).head()
     named = opened(path, adapter("rtdetr", tmp_path, output="[b,a]"))
