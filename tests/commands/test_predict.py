@@ -184,8 +184,8 @@ def test_the_annotations_of_the_training(run, checkpoint, coco_set, table, tmp_p
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({"category_id": "x"}, "impossible data.category_id, 'x'"),
-        ({"category_id": None}, "impossible data.category_id, None"),
+        ({"category_id": "x"}, "invalid data.category_id, 'x'"),
+        ({"category_id": None}, "invalid data.category_id, None"),
         ({"val_annotations": None, "train_annotations": None}, "does not name its annotations: give boxes="),
         ({"val_annotations": "${oc.env:HOME}"}, "is not trusted"),
     ],

@@ -62,7 +62,7 @@ def test_a_deferred_signal_waits_for_its_moment(capsys):
         block()
     assert stopped.value.code == 143
     first, second = capsys.readouterr().err.splitlines()
-    assert first == "roiseg: SIGTERM: ending after this step, or this validation (repeat to stop immediately)"
+    assert first == "roiseg: SIGTERM: stopping after this step or validation (repeat to stop immediately)"
     assert second == "roiseg: stopped by SIGTERM: all is kept"
 
 

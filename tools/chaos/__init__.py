@@ -1,1 +1,1 @@
-"""Fault injection by hand: kills, full disks, concurrency, long runs; `python -m tools.chaos.NAME`."""
+"""Manual fault injection: kills, full disks, concurrency, long runs; `python -m tools.chaos.NAME`."""

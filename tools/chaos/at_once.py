@@ -1,4 +1,4 @@
-"""Commands started at the same moment, forked from this process, which has imported everything."""
+"""Start commands simultaneously, forked from this process, which has imported everything."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tools.chaos.forked import LONGEST, be
 
 @dataclass
 class Job:
-    """`python -m roiseg.COMMAND ARGUMENTS...` in a folder, which is made.
+    """`python -m roiseg.COMMAND ARGUMENTS...` in a folder, which is created.
 
     Attributes:
         kill_after: seconds of processor time after which it is killed with SIGKILL; None: never.
-        code: how it ended: its exit code, or minus the number of the signal.
+        code: its exit code, or minus the signal number.
         seconds: of processor time that it took.
     """
 
@@ -47,21 +47,21 @@ class Job:
 
     @property
     def in_one_line(self) -> str:
-        """What it says if it ended as after a user's mistake, else nothing."""
+        """Return its message if it ended as after a user error, else an empty string."""
         lines = [line for line in self.output.splitlines() if line.startswith("roiseg: error: ")]
         clear = self.code == 2 and len(lines) == 1 and "Traceback" not in self.output
         return lines[0] if clear else ""
 
 
 def run_at_once(jobs: Sequence[Job], meanwhile: Callable[[], object] = lambda: None) -> None:
-    """Start all jobs at the same moment and wait for them; kill those that are to be killed.
+    """Start all jobs simultaneously and wait for them; kill those with `kill_after`.
 
     Args:
-        jobs: they know afterwards how they ended.
-        meanwhile: called again and again until all have ended.
+        jobs: their results are set.
+        meanwhile: called repeatedly until all have ended.
 
     Raises:
-        TimeoutError: some hang; they have been killed.
+        TimeoutError: some hang; they are killed.
     """
     waiting, gate = os.pipe()
     sys.stdout.flush()
@@ -78,7 +78,9 @@ def run_at_once(jobs: Sequence[Job], meanwhile: Callable[[], object] = lambda: N
         meanwhile()
         for job in running:
             if job.kill_after is not None and _cpu_seconds(job.process) >= job.kill_after:
-                os.kill(job.process, signal.SIGKILL)  # not waited for yet: it is this job's still
+                os.kill(
+                    job.process, signal.SIGKILL
+                )  # not waited for yet: the number still belongs to this job
         if time.monotonic() > deadline:
             for job in running:
                 os.kill(job.process, signal.SIGKILL)
@@ -96,13 +98,13 @@ def _ended(job: Job) -> bool:
 
 
 def _cpu_seconds(process: int) -> float:
-    """Processor time of a child: how busy the machine is does not matter."""
+    """Return the processor time of a child, which does not depend on the load of the machine."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _be(job: Job, gate: int) -> NoReturn:
-    """In the forked process: the job, once the gate is open."""
+    """Run the job in the forked process, once the gate is open."""
 
     def wait() -> None:
         importlib.import_module(f"roiseg.{job.command}")

@@ -1,8 +1,8 @@
 """Many processes at once: `python -m tools.chaos.concurrency [ROUNDS [SEED [CASE...]]]`.
 
 Trainings that share a cache, an index and a data set; commands that write to one place; sweeps, process groups
-and pages on one machine. Every result must be that of one process alone, bit for bit, every file whole, nobody
-may hang. ROUNDS (default 1) times each; SEED decides when processes are killed. Ends with code 1 if not.
+and pages on one machine. Every result must equal that of a single process bit for bit, every file must be
+complete, and no process may hang. ROUNDS (default 1) repeats each case; SEED sets the times of kills. Exit code 1 on failure.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Case = Callable[[Path], Found]
 
 
 def cases(rng: random.Random, folder: Path) -> dict[str, Case]:
-    """By name; the trainings to compare with are made when the first case needs them."""
+    """Return the cases by name; the reference runs are made when the first case needs them."""
     made: list[Alone] = []
 
     def sharing(**how: object) -> Case:
@@ -75,7 +75,7 @@ def main() -> int:
             place.mkdir()
             try:
                 each = named[name](place)
-            except Exception:  # the other cases go on
+            except Exception:  # the other cases continue
                 each = Found(problems=[traceback.format_exc()])
             found.setdefault(name, []).append(each)
         for name, several in found.items():

@@ -1,4 +1,4 @@
-"""Every command that writes, on tiny inputs, as a function of its output folder."""
+"""All commands that write, on tiny inputs, as functions of their output folder."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ WRITERS = ("coco", "crops", "labelme", "labels", "overlay", "six_panel", "yolo_s
 
 
 class Inputs:
-    """What the commands read, made when it is first asked for.
+    """The inputs of the commands, created on first use.
 
     Args:
-        folder: where to.
+        folder: where they are created.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,7 +31,7 @@ class Inputs:
 
     @functools.cached_property
     def checkpoint(self) -> Path:
-        """Of a training of one epoch."""
+        """Return the checkpoint of a training run of one epoch."""
         folder = self.data / "run"
         folder.mkdir()
         arguments = [
@@ -47,12 +47,12 @@ class Inputs:
 
     @functools.cached_property
     def video(self) -> Path:
-        """A second of noise, which takes room."""
+        """Return a video of one second of noise, which needs much space."""
         return write_video(self.data / "video.mp4", count=12, size=(240, 320))
 
     @functools.cached_property
     def runs(self) -> Path:
-        """Two finished runs."""
+        """Return two finished runs."""
         folder = self.data / "runs"
         for number in (2, 3):
             write_run(folder / f"run{number}", noisy(number / 5), model__num_classes=number)
@@ -60,7 +60,7 @@ class Inputs:
 
     @functools.cached_property
     def source(self) -> Path:
-        """COCO as it is distributed, of the tiny set."""
+        """Return the tiny set in the layout in which COCO is distributed."""
         folder = self.data / "distributed"
         (folder / "annotations").mkdir(parents=True)
         for split in ("train", "val"):
@@ -71,7 +71,7 @@ class Inputs:
 
 
 def train(inputs: Inputs, folder: Path, export: bool = True) -> list[str]:
-    """A training of two epochs that writes every kind of file, into folders that another run has not claimed."""
+    """Return a training run of two epochs that writes every kind of file to folders of its own."""
     arguments = [a for a in kills.command(inputs.data, folder, export) if not a.startswith("logger=")]
     return [
         *arguments,
@@ -82,7 +82,7 @@ def train(inputs: Inputs, folder: Path, export: bool = True) -> list[str]:
 
 
 def commands(inputs: Inputs) -> dict[str, tuple[str, Make]]:
-    """Name -> program and the arguments with which it writes to a folder."""
+    """Return name -> program and its arguments to write to a folder."""
     usual = [a for a in train(inputs, inputs.data) if a.startswith(("data.", "extractor.", "model."))]
     tiny = [argument for argument in usual if not argument.startswith("data.cache")]
     predict = [f"onnx_path={inputs.data}/tiny.onnx", f"boxes={inputs.coco.json}", "device=cpu"]

@@ -27,7 +27,7 @@ class Outcome:
     Attributes:
         code: exit status; minus the signal that killed it.
         output: everything it wrote to stdout and stderr.
-        orphans: did it leave processes behind?
+        orphans: whether it left processes behind.
     """
 
     code: int
@@ -36,12 +36,12 @@ class Outcome:
 
     @property
     def errors(self) -> list[str]:
-        """The lines by which the program says what is wrong."""
+        """Return the error lines of the program."""
         return [line for line in self.output.splitlines() if line.startswith("roiseg: error: ")]
 
     @property
     def in_one_line(self) -> bool:
-        """Ended by one clear line and code 2, without a traceback or a process left."""
+        """Tell whether it ended with one line and code 2, without a traceback or orphan."""
         clear = len(self.errors) == 1 and "Traceback" not in self.output
         return self.code == 2 and clear and not self.orphans
 
@@ -69,7 +69,7 @@ def run(
 
 
 def _end_of_group(process: int) -> bool:
-    """End remaining child processes; return whether any did not end automatically."""
+    """End remaining child processes; return whether any did not end by themselves."""
     for _ in range(200):  # loader processes look for their parent every 5 seconds
         try:
             os.killpg(process, 0)
@@ -83,13 +83,13 @@ def _end_of_group(process: int) -> bool:
 def be(
     command: str, arguments: Sequence[str], folder: Path, output: int, before: Callable[[], object]
 ) -> NoReturn:
-    """Be a command from now on, in a forked process, which ends with it; after LONGEST by SIGALRM.
+    """Run a command in a forked process, which ends with it, or after LONGEST by SIGALRM.
 
-    It gets a session and process group of its own.
+    It gets its own session and process group.
 
     Args:
         command, arguments, folder, before: see `run`.
-        output: file that takes what it prints.
+        output: file for its output.
     """
     code = 1
     try:
@@ -107,12 +107,12 @@ def be(
     except BaseException:
         traceback.print_exc()
     finally:
-        multiprocessing.util._exit_function()  # what is left of the usual end
+        multiprocessing.util._exit_function()  # the rest of a normal exit
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
 
 def temporary_files(folder: Path) -> list[Path]:
-    """What writers have left behind below a folder."""
+    """Return the temporary files left below a folder."""
     return [path for path in folder.rglob("*") if _TEMPORARY.fullmatch(path.name)]

@@ -1,12 +1,12 @@
 """Fill the disk at every stage of every command: `python -m tools.chaos.full_disk [STEPS [COMMAND...]]`.
 
-Each command writes to a disk of its own, which is too small: STEPS sizes from a page to a page less than what it
-needs, and for a training also a full disk under each kind of output alone. It must end in one line that names what
-could not be written and says that the disk is full, with code 2, and leave neither half of a file nor a temporary
-one. Once there is room, the same command (a training with `ckpt_path=last`) must end well, a training with the very
-results of one that was never stopped. What is only a saving (feature cache, annotation index) must not end it.
+Each command writes to its own disk, which is too small: STEPS sizes from one page to one page less than it needs;
+for training also a full disk under each kind of output alone. It must end with one line that names the file and says
+that the disk is full, with code 2, and leave neither partial nor temporary files. Once there is space, the same
+command (training with `ckpt_path=last`) must succeed, and training must give the results of an uninterrupted run.
+A full disk under the feature cache or annotation index must not end it.
 
-Ends with code 1 if anything is otherwise, with 77 where mounting is not allowed.
+Exit code 1 on failure, 77 if mounting is not allowed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PAGE = 4096
 FULL = "the disk is full|make room"
 ROOM, FILES = 1 << 28, 10_000  # bytes and files of a disk that is large enough
 
-# kind of output of a training: its folder, bytes and files of the disk there, and does a training go on without it?
+# kind of output of a training: its folder, bytes and files of its disk, and whether training continues without it
 KINDS = {
     "checkpoints": ("ckpt", (PAGE, FILES), False),
     "config.yaml": ("out", (PAGE, FILES), False),
@@ -57,14 +57,14 @@ KINDS = {
 
 @dataclass
 class Report:
-    """What came of the cases of one command."""
+    """The results of the cases of one command."""
 
     cases: int = 0
-    one_line: int = 0  # ended in one line that says the disk is full
-    warned: int = 0  # went on without a saving, with a warning
-    went_on: int = 0  # ended well once there was room
+    one_line: int = 0  # ended with one line about a full disk
+    warned: int = 0  # continued without the cache or index, with a warning
+    went_on: int = 0  # succeeded once there was space
     compared: int = 0
-    named: Counter = field(default_factory=Counter)  # what the line names
+    named: Counter = field(default_factory=Counter)  # named in the line
     wrong: list[str] = field(default_factory=list)
 
 
@@ -78,7 +78,7 @@ class Case:
         arguments: its command line.
         folder: where it starts and writes.
         disk: mounted below `folder`.
-        saving: the command ends well all the same, with a warning.
+        saving: the command succeeds nevertheless, with a warning.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Case:
     saving: bool = False
 
     def run(self, report: Report) -> None:
-        """Fill the disk, look, make room, look again."""
+        """Fill the disk, check, free space, check again."""
         report.cases += 1
         outcome = forked.run(self.command, self.arguments, self.folder, before)
         left = [*half_written(self.folder), *forked.temporary_files(self.folder)]
@@ -112,20 +112,20 @@ class Case:
 
 
 def named(line: str) -> str:
-    """The kind of file that a line is about."""
+    """Return the kind of file that a line names."""
     path = re.search(r"/\S+", line)
     name = Path(path[0]).name if path else ""
     return re.sub(r"[\d_x]{3,}", "*", Path(name).stem) + Path(name).suffix if name else line[:40]
 
 
 def before() -> None:
-    """In every process: the feature cache believes that there is room, as where others fill the disk meanwhile."""
+    """Make the feature cache of every process assume free space, as if others filled the disk meanwhile."""
     usage = SimpleNamespace(free=1 << 40)
     disk.shutil = SimpleNamespace(disk_usage=lambda folder: usage, rmtree=shutil.rmtree)  # type: ignore[attr-defined]
 
 
 def sizes(used: int, steps: int) -> list[int]:
-    """Sizes below `used` bytes, whole pages: one page, one less than enough, and some between."""
+    """Return sizes below `used` bytes in whole pages: one page, one less than enough, and some between."""
     pages = used // PAGE
     return sorted(
         {round(1 + (pages - 2) * n / max(1, steps - 1)) * PAGE for n in range(steps if used > PAGE else 0)}
@@ -153,7 +153,7 @@ def fill(name: str, command: str, make: Callable[[Path], list[str]], folder: Pat
 def uninterrupted(
     name: str, command: str, make: Callable[[Path], list[str]], place: Path
 ) -> tuple[int, dict[str, object]]:
-    """How many bytes a command writes; and what a training gives."""
+    """Return the bytes a command writes, and the results of a training run."""
     with mounts.small_disk(place, ROOM):
         outcome = forked.run(command, make(place), place, before)
         if outcome.code:
@@ -162,7 +162,7 @@ def uninterrupted(
 
 
 def compare(expected: dict[str, object], place: Path, report: Report) -> None:
-    """Is everything of a training that went on as in the one that was never stopped?"""
+    """Tell whether a resumed training run equals the uninterrupted one."""
     if not expected:
         return
     try:

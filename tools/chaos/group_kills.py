@@ -1,9 +1,9 @@
 """Kill one process of a training: `python -m tools.chaos.group_kills [COUNT [SEED]]`.
 
 Trainings with loader processes, on one process and on two (trainer=ddp). COUNT times (default 10) SIGKILL hits
-the first process, the second, or a loader, at a random step. Everything else must end by itself, every file be
-whole, and the run, started again with `ckpt_path=last`, equal an uninterrupted one bit for bit without training
-a finished epoch anew. Ends with code 1 if not.
+the first process, the second, or a loader, at a random step. All other processes must end, every file must
+be complete, and the run, resumed with `ckpt_path=last`, must equal an uninterrupted one bit for bit without
+training a finished epoch again. Exit code 1 on failure.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tools.chaos.plans import Hooks
 from tools.chaos.whole import half_written
 
 STEPS = EPOCHS * (3 + 1)  # of training and validation
-PATIENCE = 300  # seconds until what has not ended is said to hang
+PATIENCE = 300  # seconds after which a process counts as hanging
 WORKERS = ["data.num_workers=2"]
 DDP = ["trainer=ddp", "trainer.accelerator=cpu", "data.num_workers=1", "data.batch_size=1"]
 VICTIMS = ("ddp second", "loader", "ddp first", "first", "ddp loader")
@@ -65,7 +65,7 @@ class Notes(L.Callback):
 
 @dataclass
 class Kill:
-    """What came of one."""
+    """The result of one kill."""
 
     victim: str
     step: int
@@ -83,7 +83,7 @@ class Kill:
 
 @dataclass
 class Job:
-    """One training, in a session of its own."""
+    """One training run in its own session."""
 
     folder: Path
     arguments: list[str]
@@ -120,20 +120,20 @@ class Job:
         return process
 
     def finish(self, *more: str) -> Results:
-        """Start it and let it end well."""
+        """Start it and let it finish."""
         _, status = os.waitpid(self.start(*more), 0)
         if status:
             raise RuntimeError(f"the run failed ({status}):\n{self.run.log.read_text()[-4000:]}")
         return self.run.results()
 
     def notes(self, what: str) -> list[list[int]]:
-        """[rank, process, epoch] of each."""
+        """Return [rank, process, epoch] of each."""
         path = self.folder.with_suffix(".notes")
         lines = path.read_text().splitlines() if path.exists() else []
         return [[int(word) for word in rest] for first, *rest in map(str.split, lines) if first == what]
 
     def kill(self, victim: str, step: int) -> Kill:
-        """Start it, kill a process once the first has done so many steps, and wait for all others to end."""
+        """Start it, kill a process after a number of steps of the first, and wait for the others to end."""
         found, process = Kill(victim, step), self.start()
         while sum(rank == 0 for rank, _, _ in self.notes("step")) < step:
             if not _running(process):
@@ -157,7 +157,7 @@ class Job:
 
 
 def _session(number: int) -> dict[int, str]:
-    """Process -> command line of those of a session that run."""
+    """Return process -> command line of the running processes of a session."""
     found = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -170,7 +170,7 @@ def _session(number: int) -> dict[int, str]:
 
 
 def kill(victims: list[str], seed: int, folder: Path) -> list[Kill]:
-    """Kill each of `victims` in a training of its own below `folder`, and let that end."""
+    """Kill each of `victims` in a separate training run below `folder`, and let that finish."""
     rng, data, kills = random.Random(seed), folder / "data", []
     data.mkdir()
     tiny_coco(data)

@@ -1,9 +1,9 @@
 """Kill a training repeatedly and resume it: `python -m tools.chaos.kills [COUNT [SEED]]`.
 
 A tiny run is killed with SIGKILL at COUNT random moments, up to four times in a row, and started again each
-time with the same command plus `ckpt_path=last`. After each kill every file must be whole and every finished
-epoch there; at the end everything must equal the uninterrupted run's, bit for bit. Runs are forked from this
-process, which has imported everything once. Ends with code 1 if anything was lost.
+time with the same command plus `ckpt_path=last`. After each kill every file must be complete and every finished
+epoch present; at the end everything must equal the uninterrupted run bit for bit. Runs are forked from this
+process, which has imported everything once. Exit code 1 if anything was lost.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ IN_EPOCH = ["callbacks.in_epoch.every_n_steps=1"]
 
 @dataclass
 class Report:
-    """What came of it."""
+    """The results."""
 
     kills: Counter = field(default_factory=Counter)  # by phase
     started: int = 0  # trainings
     runs: int = 0  # processes
     half_written: list[str] = field(default_factory=list)
     lost_epochs: int = 0
-    differing: list[str] = field(default_factory=list)  # what is not as in the uninterrupted run
+    differing: list[str] = field(default_factory=list)  # differences from the uninterrupted run
     compared: int = 0
 
     @property
@@ -58,7 +58,7 @@ class Report:
         return not (self.half_written or self.lost_epochs or self.differing)
 
     def compare(self, name: str, expected: Results, found: Results) -> None:
-        """Note what of a training is not as in the uninterrupted one."""
+        """Record the differences of a training run from the uninterrupted one."""
         names = expected.keys() | found.keys()
         self.compared += len(names)
         self.differing += [
@@ -68,17 +68,17 @@ class Report:
 
 @dataclass
 class Run:
-    """One training in a folder of its own, through all its kills."""
+    """One training run in its own folder, through all its kills."""
 
     folder: Path
     arguments: list[str]
     seconds: float = 0.0  # of processor time, of the last start
 
     def start(self, plan: Plan | None, seconds: float) -> bool:
-        """Run the command until it ends or is killed; was it killed?
+        """Run the command until it ends or is killed; return whether it was killed.
 
         Args:
-            plan: when to kill it; None: it must end well.
+            plan: when to kill it; None: it must succeed.
             seconds: of processor time that an uninterrupted run takes.
         """
         self.folder.mkdir(exist_ok=True)
@@ -113,7 +113,7 @@ class Run:
         return [line.partition(" ")[2] for line in lines if line.split(" ")[0] == what]
 
     def lost_epochs(self) -> int:
-        """Finished epochs that were trained once more, or whose checkpoints have gone."""
+        """Return finished epochs that were trained again or lost their checkpoint."""
         finished: set[str] = set()
         repeated = 0
         for line in self.notes.read_text().splitlines():
@@ -125,7 +125,7 @@ class Run:
         return repeated + sum(not Path(path).is_file() for path in finished)
 
     def results(self) -> Results:
-        """Everything that must not hang on kills, by name."""
+        """Return everything that must not depend on kills, by name."""
         (output,) = (path.parent for path in self.folder.glob("out*/summary.json"))
         summary = json.loads((output / "summary.json").read_text())
         kept = ("history", "final", "best", "test", "best_epoch", "epochs", "onnx_check", "data")
@@ -141,7 +141,7 @@ class Run:
 
 
 def _cpu_seconds(process: int) -> float:
-    """Processor time of a running child: how busy the machine is does not matter."""
+    """Return the processor time of a child, which does not depend on the load of the machine."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -151,7 +151,7 @@ def _running(process: int) -> bool:
 
 
 def same(a: object, b: object) -> bool:
-    """Equal to the last bit, tensors within."""
+    """Tell whether two values with tensors are equal bit for bit."""
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict) and isinstance(b, dict):
@@ -162,7 +162,7 @@ def same(a: object, b: object) -> bool:
 
 
 def command(data: Path, folder: Path, export: bool) -> list[str]:
-    """Overrides of a run that takes seconds and writes every kind of file."""
+    """Return overrides of a run that takes seconds and writes every kind of file."""
     coco = [f"{data}/instances.json", f"{data}/images"]
     keys = ("train_annotations", "train_images", "val_annotations", "val_images")
     return [
@@ -178,7 +178,7 @@ def command(data: Path, folder: Path, export: bool) -> list[str]:
 
 
 def kill(count: int, seed: int, folder: Path) -> Report:
-    """Kill runs below `folder` `count` times and look at what is left."""
+    """Kill runs below `folder` `count` times and check the results."""
     rng, report = random.Random(seed), Report()
     data = folder / "data"
     data.mkdir()
@@ -206,7 +206,7 @@ def kill(count: int, seed: int, folder: Path) -> Report:
 
 
 def kill_in_a_row(run: Run, example: Run, todo: list[str], rng: random.Random, report: Report) -> None:
-    """Kill a run in the first phases of `todo`, which are taken from there, and let it end."""
+    """Kill a run in the first phases of `todo`, remove them from it, and let the run finish."""
     report.started += 1
     most = Counter(example.noted("count"))
     for phase in (*todo[:IN_A_ROW], None):

@@ -20,7 +20,7 @@ DDP = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=1"]
 
 
 def sweep(folder: Path) -> Found:
-    """Eight jobs side by side, one of them with a value that cannot be: seven runs, and a report of them."""
+    """Run eight jobs in parallel, one with an invalid value: seven runs, and a report of them."""
     data, found = tiny_data(folder), Found(PROCESSES)
     own = ("paths.", "data.batch_size")
     kept = [argument for argument in command(data, folder, export=False) if not argument.startswith(own)]
@@ -49,7 +49,7 @@ def sweep(folder: Path) -> Found:
 
 
 def groups(folder: Path) -> Found:
-    """Three DDP runs of two processes each at the same time: every group meets on a port of its own."""
+    """Run three DDP groups of two processes at the same time: each connects on its own port."""
     data, found = tiny_data(folder), Found(6)
     started = [
         start(["roiseg.train", *command(data, folder / f"group{n}", export=False), *DDP], folder)
@@ -69,7 +69,7 @@ def groups(folder: Path) -> Found:
 
 
 def pages(folder: Path) -> Found:
-    """Two pages on one port: the second exits with code 2 and a message, the first keeps running."""
+    """Start two pages on one port: the second exits with code 2 and a message, the first keeps running."""
     data, found = tiny_data(folder), Found(2)
     done = run_command(
         ["roiseg.train", *command(data, folder / "run", export=False), "trainer.max_epochs=1"], cwd=folder
@@ -94,7 +94,7 @@ def pages(folder: Path) -> Found:
 
 
 def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
-    """`python -m ARGUMENTS...` in a process of its own."""
+    """Start `python -m ARGUMENTS...` in its own process."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", *arguments], cwd=folder, env=environment, text=True,

@@ -14,24 +14,24 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from benchmarks.memory import Memory
 
-BLOCKS = 10  # into which the second half is cut: neighbouring samples are alike, their means less so
+BLOCKS = 10  # parts of the second half: neighbouring samples correlate, their means less so
 _STUDENT = 2.306  # of 95 %, BLOCKS - 2 degrees of freedom
 GROWTH = 2.5  # MB over the second half that count as growth: allocators settle late, too
 
 
 @dataclass(frozen=True)
 class Level:
-    """What is held at one moment.
+    """The resources in use at one moment.
 
     Attributes:
-        step: what has been done so far.
-        seconds: of processor time, of this process and its children: other programs do not matter.
+        step: work done so far.
+        seconds: processor time of this process and its children, independent of other programs.
         resident, own: MB of this process and its children, see `Memory`.
         handles: open files and sockets of this process.
         workers_handles: of its children.
         threads: of this process and its children.
-        children: processes that it started and that are there, ended ones that nobody waited for included.
-        files, size: number and bytes of what lies in each folder of outputs.
+        children: child processes, including zombies.
+        files, size: number and bytes of the files in each output folder.
     """
 
     step: int
@@ -47,7 +47,7 @@ class Level:
 
     @classmethod
     def now(cls, step: int, folders: dict[str, Path] | None = None) -> Level:
-        """Look at this process, its children, and some folders."""
+        """Measure this process, its children, and some folders."""
         children = descendants(os.getpid())
         processes = [os.getpid(), *children]
         memory = [Memory.of(process) for process in processes]
@@ -65,7 +65,7 @@ class Level:
 
 
 def descendants(process: int) -> list[int]:
-    """The children of a process, and theirs."""
+    """Return the children of a process, and theirs."""
     tasks = Path(f"/proc/{process}/task").glob("*/children")
     children = [int(number) for task in tasks for number in task.read_text().split()]
     return [*children, *(number for child in children for number in descendants(child))]
@@ -84,7 +84,7 @@ class Watch(L.Callback):
     """Appends a `Level` to a file at the beginning of every n-th epoch.
 
     Args:
-        path: the file, a json a line.
+        path: the file, one json object per line.
         folders: name -> folder of outputs.
         every_n_epochs: n.
     """
@@ -105,14 +105,14 @@ class Watch(L.Callback):
 
 
 def read_levels(path: Path) -> list[Level]:
-    """What `Watch` has written."""
+    """Return what `Watch` has written."""
     return [Level(**json.loads(line)) for line in path.read_text().splitlines()]
 
 
 def slope(levels: Sequence[Level], value: Callable[[Level], float]) -> tuple[float, float]:
-    """Growth of a value per 1,000 steps over the second half, by least squares, and its 95 % interval's half.
+    """Return the growth of a value per 1,000 steps over the second half, and half its 95 % interval.
 
-    The line goes through the means of BLOCKS parts.
+    A line is fitted to the means of BLOCKS parts by least squares.
     """
     half = levels[len(levels) // 2 :]
     parts = [part for part in np.array_split(np.arange(len(half)), BLOCKS) if len(part)]
@@ -128,10 +128,10 @@ def slope(levels: Sequence[Level], value: Callable[[Level], float]) -> tuple[flo
 
 
 def is_flat(levels: Sequence[Level], value: Callable[[Level], float]) -> bool:
-    """Is a count no higher at the end than it was early on, though it goes up and down?
+    """Tell whether a fluctuating count is no higher at the end than at the start.
 
-    Every value of the last third is above every one of the first only where something grows; the very first
-    sample does not count.
+    It grows if every value of the last third is above every one of the first third; the first sample does
+    not count.
     """
     third = max(1, len(levels) // 3)
     return min(map(value, levels[-third:])) <= max(map(value, levels[1 : 1 + third]))

@@ -2,8 +2,8 @@
 
 A training of STEPS optimiser steps (default 10,000) with validation, overlays and a checkpoint every 30 of
 them; then STEPS / 5 images and STEPS / 5 frames of a video through a predictor, and STEPS / 20 requests
-to the page; each in a process of its own. Ends with code 1 if handles, threads, children, memory or outputs
-grow, or the work takes more and more processor time. Memory and time are not judged below 2,000 steps.
+to the page; each in its own process. Exit code 1 if handles, threads, children, memory, outputs or the
+processor time per step grow. Memory and time are not judged below 2,000 steps.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Finding:
 
 
 def train(steps: int, folder: Path) -> list[Level]:
-    """A training in a process of its own, in `folder`; what it held at the beginning of every epoch."""
+    """Train in a separate process in `folder`; return its resources at the start of every epoch."""
     data = folder / "data"
     data.mkdir()
     make_onnx(data / "tiny.onnx")
@@ -98,7 +98,7 @@ def _train(arguments: list[str], folder: Path) -> None:
 
 
 def in_a_process(steps: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function in a process of its own, which holds nothing yet where memory is judged."""
+    """Call a function in a new process, so that memory is measured from the start."""
     context = multiprocessing.get_context("spawn" if steps >= JUDGED else "fork")
     with ProcessPoolExecutor(1, context) as pool:
         return pool.submit(function, *args, **kwargs).result()
@@ -108,7 +108,7 @@ def in_a_process(steps: int, function: Callable[P, T], *args: P.args, **kwargs: 
 
 
 def judge(levels: Sequence[Level], steps: int) -> list[Finding]:
-    """What grows."""
+    """Return the findings about growth."""
     counts: dict[str, Callable[[Level], float]] = {
         "file handles": lambda level: level.handles,
         "file handles of workers": lambda level: level.workers_handles,
@@ -132,7 +132,7 @@ def judge(levels: Sequence[Level], steps: int) -> list[Finding]:
 
 
 def judge_outputs(levels: Sequence[Level]) -> list[Finding]:
-    """Files are one an epoch at most, those that are appended to stay one, and an epoch adds equally much."""
+    """Check that an epoch adds at most one file, a constant size, and nothing to the count of appended files."""
     findings = []
     for name in levels[-1].files:
         half = len(levels) // 2
@@ -150,14 +150,14 @@ def judge_outputs(levels: Sequence[Level]) -> list[Finding]:
 
 
 def pace(levels: Sequence[Level]) -> float:
-    """Processor seconds a step, the median."""
+    """Return the median processor seconds per step."""
     return statistics.median(
         (b.seconds - a.seconds) / (b.step - a.step) for a, b in itertools.pairwise(levels)
     )
 
 
 def show(title: str, levels: Sequence[Level], findings: Sequence[Finding]) -> None:
-    """Ten of the samples, and the verdict."""
+    """Print ten of the samples, and the verdict."""
     table = Table(title=title)
     names = ("step", "CPU s per 100", "resident MB", "own MB", "handles", "workers'", "threads", "children")
     for name in (*names, *(f"{folder} kB" for folder in levels[-1].size)):
@@ -196,7 +196,7 @@ def main() -> int:
 
 
 def report(title: str, levels: list[Level], steps: int) -> bool:
-    """Print the samples and the verdict; is all of it flat?"""
+    """Print the samples and the verdict; return whether nothing grows."""
     findings = judge(levels, steps)
     show(title, levels, findings)
     return all(finding.good for finding in findings)

@@ -33,7 +33,7 @@ BOXES = [[5, 5, 40, 60], [20, 10, 60, 70]]
 
 
 def pictures(checkpoint: Path, number: int) -> list[Level]:
-    """Images of many sizes through `Predictor`, two ROIs each."""
+    """Run images of many sizes through `Predictor`, two ROIs each."""
     torch.set_num_threads(1)
     predictor, rng, levels = Predictor.from_checkpoint(checkpoint, device="cpu"), np.random.default_rng(0), []
     for done in range(number):
@@ -45,7 +45,7 @@ def pictures(checkpoint: Path, number: int) -> list[Level]:
 
 
 def frames(checkpoint: Path, number: int) -> list[Level]:
-    """A video through `roiseg.predict`, which writes another video and COCO results."""
+    """Run a video through `roiseg.predict`, which writes another video and COCO results."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
