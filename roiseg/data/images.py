@@ -67,7 +67,7 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         why = getattr(error, "strerror", None) or error
         raise DamagedImage(
-            f"image {path} is damaged or not an image ({why}): replace it or remove it from the set"
+            f"image {path} is damaged or not an image ({why}): replace it or take it out of the set"
         ) from None
     if size is not None and rotated and size == (height, width):
         raise rotation_mismatch(path, size)
@@ -99,7 +99,7 @@ def rotation_mismatch(path: Path, size: tuple[int, int]) -> DamagedImage:
     """Return the error for a rotated image whose record, of `size` (H, W), may describe it as stored."""
     return DamagedImage(
         f"image {path} is rotated by its EXIF orientation, and its annotation record ({size[1]}x{size[0]}) "
-        "does not include the rotation: save it as it was annotated, without that tag"
+        "does not say that the annotations are, too: save it as it was annotated, without that tag"
     )
 
 
