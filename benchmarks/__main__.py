@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.report import machine
 from roiseg.common.console import console
 
-# in the order of benchmarks/README.md; each is a module with a `main`, run in a process of its own
+# in the order of benchmarks/README.md; each is a module with a `main`, run in its own process
 ALL = (
     "epoch", "usual_loop", "cache", "targets", "roi_align", "decoder_step", "paste", "scale", "ddp",
     "coco_cost", "gpu", "export",

@@ -26,7 +26,7 @@ SHAPES: dict[str, tuple[Shape, int]] = {  # layer, images
 
 
 def fill(folder: Path, shape: Shape, images: int) -> tuple[DiskCache, list[CacheKey]]:
-    """A cache on disk with random features."""
+    """Return a disk cache filled with random features."""
     cache = DiskCache(folder, Half(), budget_gb=10)
     cache.open("benchmark", [shape])
     keys = [CacheKey.of(number, 0) for number in range(images)]
@@ -36,7 +36,7 @@ def fill(folder: Path, shape: Shape, images: int) -> tuple[DiskCache, list[Cache
 
 
 def forget(paths: Sequence[Path]) -> None:
-    """Write files out and drop them from the page cache, so that the next read is the disk's."""
+    """Write files out and drop them from the page cache, so that the next read comes from the disk."""
     for path in paths:
         handle = os.open(path, os.O_RDONLY)
         os.fsync(handle)
@@ -45,7 +45,7 @@ def forget(paths: Sequence[Path]) -> None:
 
 
 def bare(paths: Sequence[Path], buffer: bytearray) -> None:
-    """Read whole files into one buffer, with nothing around it: what the disk gives."""
+    """Read files into one buffer, to measure the speed of the disk."""
     for path in paths:
         handle = os.open(path, os.O_RDONLY)
         os.readv(handle, [buffer])
@@ -53,14 +53,14 @@ def bare(paths: Sequence[Path], buffer: bytearray) -> None:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Seconds of one run."""
+    """Return the seconds of one run."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def reading(folder: Path, rounds: int) -> list[tuple[str, ...]]:
-    """Rows of the reading table."""
+    """Return the rows of the reading table."""
     rows: list[tuple[str, ...]] = []
     for title, (shape, images) in SHAPES.items():
         cache, keys = fill(folder / title.split()[0], shape, images)
@@ -76,7 +76,7 @@ def reading(folder: Path, rounds: int) -> list[tuple[str, ...]]:
 def against_bare_reads(
     cache: DiskCache, keys: Sequence[CacheKey], rounds: int, cold: bool
 ) -> tuple[list[float], list[float]]:
-    """Seconds of bare reads and of lookups of all keys, in turn; cold: from the disk itself."""
+    """Return the seconds of plain reads and of lookups of all keys, in turn; cold: from the disk itself."""
     paths = [cache.path(key) for key in keys]
     buffer = bytearray(paths[0].stat().st_size)
     floor: list[float] = []
@@ -93,14 +93,14 @@ def get_all(cache: DiskCache, keys: Sequence[CacheKey]) -> None:
     """Find every key's features.
 
     Raises:
-        ValueError: some are not there.
+        ValueError: some are missing.
     """
     if not all(cache.get(key).hit for key in keys):
         raise ValueError("the cache lost features")
 
 
 def quality(folder: Path, epochs: int) -> list[tuple[str, ...]]:
-    """Rows of the codec table: one decoder measured through each codec, and one trained on each."""
+    """Return the rows of the codec table: one decoder measured with each codec, and one trained with each."""
     plain = trained(folder, epochs, "data/cache=null")
     reference = plain.validate()
     extractor = plain.data.extractor
@@ -121,19 +121,19 @@ def quality(folder: Path, epochs: int) -> list[tuple[str, ...]]:
 
 
 def trained(folder: Path, epochs: int, *overrides: str) -> Run:
-    """A decoder trained on the real images, without augmentation."""
+    """Return a decoder trained on the real images, without augmentation."""
     run = make_run(folder, *REAL, "data/augment=null", *overrides)
     run.train(folder, max_epochs=epochs, limit_val_batches=0)
     return run
 
 
 def measured(metrics: dict[str, float]) -> tuple[str, str]:
-    """Target IoU and instance IoU."""
+    """Return target IoU and instance IoU."""
     return f"{metrics['val/target_iou']:.4f}", f"{metrics['val/instance_iou']:.4f}"
 
 
 def cost(codec: Codec, features: torch.Tensor) -> tuple[str, str]:
-    """Milliseconds per image to encode and to decode."""
+    """Return the milliseconds per image to encode and to decode."""
     shape: Shape = (features.shape[1], features.shape[2], features.shape[3])
     rows = codec.encode(features)
     times = race({"encode": lambda: codec.encode(features), "decode": lambda: codec.decode(rows, shape)})

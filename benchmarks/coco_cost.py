@@ -2,7 +2,7 @@
 
 Time: work / (peak x efficiency), spread evenly over the GPUs of one machine; reading, extracting and training
 overlap, so that an epoch takes as long as the slowest of them. Transfers among the GPUs (a few million
-gradients a step) and validation are left out.
+gradients per step) and validation are ignored.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _SOURCES = {
 
 @dataclass(frozen=True)
 class Assumptions:
-    """Everything the figures rest on; `_SOURCES` says where each comes from."""
+    """The assumptions behind the figures; `_SOURCES` names the source of each."""
 
     images: int = 64_115
     persons: int = 262_465
@@ -70,36 +70,36 @@ class Epoch:
     online: float
     cached: float
     disk_to_gain: float  # a slower one makes reading slower than extracting
-    disk_to_wait_never: float  # from here on the decoder sets the pace
+    disk_to_wait_never: float  # above this the decoder limits the speed
 
 
 def feature_gb(assumed: Assumptions, bytes_a_number: int) -> float:
-    """10^9 bytes of all features at 1 or 2 bytes a number."""
+    """Return the size of all features in 10^9 bytes, at 1 or 2 bytes per number."""
     return assumed.images * assumed.views * math.prod(SHAPE) * bytes_a_number / 1e9
 
 
 def extraction_ms(assumed: Assumptions) -> float:
-    """Milliseconds of the extractor for one image on one GPU."""
+    """Return the milliseconds of the extractor for one image on one GPU."""
     return assumed.extractor_gflops / (assumed.extractor_tflops * assumed.extractor_efficiency)
 
 
 def decoder_gflops(assumed: Assumptions, decoder: Decoder) -> float:
-    """10^9 floating-point operations of a training step for one image and its ROIs."""
+    """Return the 10^9 floating-point operations of a training step for one image and its ROIs."""
     cost = measure_cost(decoder, [SHAPE])
     return TRAINING * 2 * (cost.image_macs + assumed.rois * cost.roi_macs) / 1e9
 
 
 def decoder_ms(assumed: Assumptions, gflops: float) -> float:
-    """Milliseconds of that step on one GPU."""
+    """Return the milliseconds of that step on one GPU."""
     return gflops / (assumed.decoder_tflops * assumed.decoder_efficiency)
 
 
 def epoch(assumed: Assumptions, gpus: int, step_ms: float) -> Epoch:
-    """Hours of an epoch whose decoder takes `step_ms` per image."""
+    """Return the hours of an epoch whose decoder takes `step_ms` per image."""
     hours = assumed.images / gpus / 3.6e6
     loading, extracting = assumed.loader_ms / assumed.cores, extraction_ms(assumed)
     megabytes = 2 * math.prod(SHAPE) / 1e6
-    reading = gpus * megabytes / assumed.disk_gbs  # ms an image: the GPUs share the disk
+    reading = gpus * megabytes / assumed.disk_gbs  # ms per image: the GPUs share the disk
     return Epoch(
         online=hours * max(loading, extracting, step_ms),
         cached=hours * max(reading, step_ms),
@@ -109,7 +109,7 @@ def epoch(assumed: Assumptions, gpus: int, step_ms: float) -> Epoch:
 
 
 def build_decoder(name: str) -> Decoder:
-    """The decoder of `model=name` on these features."""
+    """Build the decoder of `model=name` on these features."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         node = compose("train", [f"model={name}"]).model
@@ -118,7 +118,7 @@ def build_decoder(name: str) -> Decoder:
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[Assumptions, str]:
-    """Assumptions and the name of the model from the command line."""
+    """Parse the assumptions and the name of the model from the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coco_cost", description=__doc__)
     parser.add_argument("--model", default="roialign", help="a choice of model=")
     for field in fields(Assumptions):
@@ -132,7 +132,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[Assumptions, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print assumptions and what follows from them."""
+    """Print the assumptions and the resulting figures."""
     assumed, model = parse(arguments)
     gflops = decoder_gflops(assumed, build_decoder(model))
     step_ms = decoder_ms(assumed, gflops)

@@ -2,7 +2,7 @@
 
 COCO train2017 has 64,115 images with 262,465 non-crowd persons. The distributions below are those of the
 61 images with 254 persons among its first 128 (COCO128, annotations CC BY 4.0, COCO Consortium), so that
-no data is needed. Not modelled: that persons of one image are of like size and stand together.
+no data is needed. Not modelled: persons of one image have similar sizes and stand together.
 
     python -m benchmarks.coco_like FILE [IMAGES]
 """
@@ -23,7 +23,7 @@ from roiseg.common.files import atomic_path
 
 IMAGES = 64_115
 PERSONS = 262_465
-SIZES = ((480, 640), (640, 480), (427, 640), (640, 427), (480, 640))  # (H, W), all as likely
+SIZES = ((480, 640), (640, 480), (427, 640), (640, 427), (480, 640))  # (H, W), equally probable
 
 # images by their number of persons
 PERSONS_AN_IMAGE = {1: 22, 2: 10, 3: 7, 4: 2, 5: 4, 6: 3, 7: 1, 8: 1, 9: 1, 10: 1, 11: 1, 12: 4, 13: 4}
@@ -44,7 +44,7 @@ ASPECT = (
 )  # fmt: skip
 # of the logarithms of a person's area and its number of points
 _POINTS_GROW_WITH_SIZE = 0.5
-_CHUNK = 1000  # images drawn at once
+_CHUNK = 1000  # images sampled together
 
 
 def write_set(
@@ -53,10 +53,10 @@ def write_set(
     """Write a COCO instances file; memory does not grow with `images`.
 
     Args:
-        path: the json file, written whole or not at all.
+        path: the json file, written atomically.
         images: number of images, each with one person or more; they are named 000000000001.jpg, ...
-        sizes: (H, W) of the images, all as likely.
-        seed: the same file comes from the same seed, images and sizes.
+        sizes: (H, W) of the images, equally probable.
+        seed: the same seed, images and sizes give the same file.
 
     Returns:
         The number of persons.
@@ -82,7 +82,7 @@ def write_set(
 
 
 def _image(number: int, height: int, width: int) -> dict[str, Any]:
-    """A record with as many bytes as COCO's, unused fields included."""
+    """Return a record with as many bytes as COCO's, including unused fields."""
     name = f"{number:012d}.jpg"
     return {
         "license": 1, "file_name": name, "coco_url": f"http://images.example.org/train2017/{name}",
@@ -92,7 +92,7 @@ def _image(number: int, height: int, width: int) -> dict[str, Any]:
 
 
 def _persons(image_ids: NDArray[Any], sizes: NDArray[Any], rng: np.random.Generator) -> Iterator[Any]:
-    """Records of persons, given the image id [N] and the (H, W) [N, 2] of each."""
+    """Return records of persons, given the image id [N] and the (H, W) [N, 2] of each."""
     total = len(image_ids)
     largeness = rng.normal(size=total)
     height, width = sizes.T
@@ -117,7 +117,7 @@ def _persons(image_ids: NDArray[Any], sizes: NDArray[Any], rng: np.random.Genera
 
 
 def _stacked(boxes: NDArray[Any], parts: NDArray[Any]) -> NDArray[Any]:
-    """Boxes x, y, w, h [P, 4] of the parts: a person's parts lie one above the other in its box."""
+    """Return boxes x, y, w, h [P, 4] of the parts, which are stacked in the person's box."""
     of_part = np.repeat(boxes, parts, axis=0)
     position = np.arange(len(of_part)) - np.repeat(np.cumsum(parts) - parts, parts)
     of_part[:, 3] /= np.repeat(parts, parts)
@@ -126,7 +126,7 @@ def _stacked(boxes: NDArray[Any], parts: NDArray[Any]) -> NDArray[Any]:
 
 
 def _outlines(boxes: NDArray[Any], points: NDArray[Any], rng: np.random.Generator) -> list[list[float]]:
-    """Star-shaped polygons that touch all sides of their boxes x, y, w, h [P, 4], of `points` [P] corners."""
+    """Return star-shaped polygons with `points` [P] corners that touch all sides of their boxes [P, 4]."""
     first = np.cumsum(points) - points
     position = np.arange(points.sum()) - np.repeat(first, points)
     angle = 2 * np.pi * (position + rng.uniform(0, 0.8, len(position))) / np.repeat(points, points)
@@ -140,7 +140,7 @@ def _outlines(boxes: NDArray[Any], points: NDArray[Any], rng: np.random.Generato
 
 
 def _quantile(table: Sequence[float], normal: NDArray[Any]) -> NDArray[Any]:
-    """Values distributed as `table` (quantiles at even steps), in the order of the normal variates given."""
+    """Return values distributed as `table` (evenly spaced quantiles), in the order of the normal variates."""
     rank = np.empty(len(normal))
     rank[np.argsort(normal)] = (np.arange(len(normal)) + 0.5) / len(normal)
     return np.exp(np.interp(rank, np.linspace(0, 1, len(table)), np.log(table)))
@@ -149,7 +149,7 @@ def _quantile(table: Sequence[float], normal: NDArray[Any]) -> NDArray[Any]:
 def _spread(
     histogram: dict[int, int], total: int, rng: np.random.Generator, mean: float | None = None
 ) -> NDArray[np.int64]:
-    """`total` numbers in random order, shared out as `histogram` (tilted exponentially to `mean`) says."""
+    """Return `total` numbers in random order, distributed as `histogram` (tilted exponentially to `mean`)."""
     values = np.array(list(histogram))
     weights = np.array(list(histogram.values()), float)
     if mean is not None:
@@ -162,7 +162,7 @@ def _spread(
 
 
 def main() -> None:
-    """Write a set where the command line says."""
+    """Write a set to the path on the command line."""
     if not 2 <= len(sys.argv) <= 3:
         sys.exit(__doc__)
     path, images = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) == 3 else IMAGES

@@ -1,6 +1,6 @@
 """Two processes compared with one at the same global batch on this CPU: time per epoch and metrics.
 
-Whole commands on the real set, every process with one thread and one core to itself, as it would have one
+Whole commands on the real set; every process has one thread and its own core, as it would have its own
 GPU; the floor of the ratio is 0.5.
 """
 
@@ -37,7 +37,7 @@ COMMON = [
 
 
 def train(folder: Path, overrides: list[str], processes: int) -> None:
-    """Run the training command in so many processes; everything is written to `folder`.
+    """Run the training command in a number of processes; all output goes to `folder`.
 
     Raises:
         UserError: there are fewer cores, or training failed.
@@ -65,23 +65,23 @@ def train(folder: Path, overrides: list[str], processes: int) -> None:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a run, one an epoch, in order."""
+    """Return the checkpoints of a run, one per epoch, in order."""
     return sorted((folder / "ckpt").glob("*.pth"))
 
 
 def epoch_seconds(folder: Path) -> list[float]:
-    """Seconds from checkpoint to checkpoint: whole epochs with validation, the first one left out."""
+    """Return the seconds between checkpoints: epochs with validation, without the first."""
     times = [path.stat().st_mtime for path in checkpoints(folder)]
     return [later - earlier for earlier, later in itertools.pairwise(times)]
 
 
 def history(folder: Path) -> list[dict[str, float]]:
-    """Metrics of every epoch."""
+    """Return the metrics of every epoch."""
     return read_json(folder / "out" / "summary.json", "summary")["history"]
 
 
 def furthest(first: list[dict[str, float]], second: list[dict[str, float]], prefix: str) -> float:
-    """Largest difference between two runs' metrics whose names start with `prefix`."""
+    """Return the largest difference between two runs' metrics whose names start with `prefix`."""
     return max(
         abs(a[name] - b[name])
         for a, b in zip(first, second, strict=True)
@@ -91,7 +91,7 @@ def furthest(first: list[dict[str, float]], second: list[dict[str, float]], pref
 
 
 def furthest_weight(first: Path, second: Path) -> float:
-    """Largest difference between the weights of two checkpoints."""
+    """Return the largest difference between the weights of two checkpoints."""
     a, b = (read_checkpoint(path)["state_dict"] for path in (first, second))
     return max(float((a[name] - b[name]).abs().max()) for name in a if a[name].numel())
 

@@ -44,7 +44,7 @@ class Step:
 
 
 def configured(model: str, layers: dict[int, int], options: Sequence[str] = ()) -> Decoder:
-    """The decoder of `model=` on layers of these strides and channels."""
+    """Build the decoder of `model=` on layers of these strides and channels."""
     with initialize_config_dir(str(CONF_DIR), version_base=None):
         config = compose("train", [f"model={model}", *(f"model.{option}" for option in options)])
     decoder: Decoder = instantiate(
@@ -58,7 +58,7 @@ def configured(model: str, layers: dict[int, int], options: Sequence[str] = ()) 
 
 
 def decoders() -> dict[str, Decoder]:
-    """All that are measured."""
+    """Return all decoders that are measured."""
     names = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml"))
     found: dict[str, Decoder] = {
         REFERENCE: ReferenceHead([128], [8], IMAGE_SIZE),
@@ -70,7 +70,7 @@ def decoders() -> dict[str, Decoder]:
 
 
 def batch(decoder: Decoder, device: str = "cpu") -> tuple[list[Tensor], Tensor, Tensor]:
-    """Random features, ROIs of a person's shape, random targets."""
+    """Return random features, ROIs with the shape of a person, and random targets."""
     generator = torch.Generator().manual_seed(0)
     height, width = decoder.image_size
     features = [
@@ -87,7 +87,7 @@ def batch(decoder: Decoder, device: str = "cpu") -> tuple[list[Tensor], Tensor, 
 
 
 def step_of(decoder: Decoder, dtype: torch.dtype, device: str = "cpu") -> Step:
-    """A step as the LightningModule makes it: cross entropy, and the mean of what else is learned."""
+    """Return a step like the LightningModule's: cross-entropy, and the mean of other trained outputs."""
     decoder = decoder.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     features, rois, targets = batch(decoder, device)
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-5)

@@ -1,7 +1,7 @@
 """An epoch of training compared with the minimum work of any loop, on the same batches.
 
-With features kept: the decoder's forward and backward pass. With features computed every time: the
-larger of that and of the extractor's runs.
+With cached features: the decoder's forward and backward pass. With computed features: the larger of that
+and of the extractor's runs.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from roiseg.data.batch import RoiBatch
 
 @dataclass
 class EpochTimes(L.Callback):
-    """Times every epoch, and after it the passes over its very batches.
+    """Times every epoch, and after it the passes over the same batches.
 
     Attributes:
-        epoch, decoder, extractor: seconds of each epoch; the extractor's only where images came along.
+        epoch, decoder, extractor: seconds of each epoch; the extractor's only if the batches have images.
     """
 
     epoch: list[float] = field(default_factory=list)
@@ -64,7 +64,7 @@ def _seconds(work: Any, batches: Sequence[RoiBatch]) -> float:
 
 
 def measure(run: Run, folder: Path, epochs: int) -> EpochTimes:
-    """Train for some epochs after one that warms up; its times are left out."""
+    """Train for some epochs after a warm-up epoch, whose times are ignored."""
     times = EpochTimes()
     run.train(folder, [times], max_epochs=epochs + 1, limit_val_batches=0)
     for values in (times.epoch, times.decoder, times.extractor):
@@ -90,7 +90,7 @@ COMPUTED = {
 
 
 def kept(folder: Path, epochs: int) -> list[tuple[str, ...]]:
-    """Rows of the table of epochs with features kept."""
+    """Return the table rows of epochs with cached features."""
     rows = []
     for title, overrides in KEPT.items():
         times = measure(make_run(folder, *REAL, *overrides), folder, epochs)
@@ -100,7 +100,7 @@ def kept(folder: Path, epochs: int) -> list[tuple[str, ...]]:
 
 
 def computed(folder: Path, epochs: int) -> list[tuple[str, ...]]:
-    """Rows of the table of epochs with features computed."""
+    """Return the table rows of epochs with computed features."""
     rows = []
     for title, overrides in COMPUTED.items():
         times = measure(make_run(folder, *REAL, *overrides), folder, epochs)

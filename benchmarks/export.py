@@ -43,7 +43,7 @@ Way = Callable[[NDArray[np.float32]], object]  # of N ROIs
 
 
 def person_rois(count: int) -> NDArray[np.float32]:
-    """Normalised boxes [count, 4] of a person's shape, half the input high."""
+    """Return normalized boxes [count, 4] with the shape of a person, half the input high."""
     corner = random_rois(count)[:, :2] * np.array([0.8, 0.5])
     return np.concatenate([corner, corner + np.array([0.2, 0.5])], axis=1).astype(np.float32)
 
@@ -58,7 +58,7 @@ def export(decoder: Decoder, extractor: OnnxExtractor, path: Path, merged: bool,
 
 
 def opened(path: Path) -> ort.InferenceSession:
-    """A file on the CPU, with as many threads as torch has."""
+    """Open a file on the CPU, with as many threads as torch has."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
@@ -66,7 +66,7 @@ def opened(path: Path) -> ort.InferenceSession:
 
 
 def ways(decoder: Decoder, extractor: OnnxExtractor, target: Path) -> dict[str, Way]:
-    """Each way from input and ROIs to masks; writes its files to the folder `target`."""
+    """Return each way from input and ROIs to masks; writes files to the folder `target`."""
     size = extractor.preprocess.image_size
     picture = 255 * torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
     features = extractor.run(picture)
@@ -92,7 +92,7 @@ def ways(decoder: Decoder, extractor: OnnxExtractor, target: Path) -> dict[str, 
 
 
 def flops(decoder: Decoder, extractor: OnnxExtractor, rois: NDArray[np.float32]) -> int:
-    """Operations of the decoder on these ROIs, paste included."""
+    """Return the operations of the decoder on these ROIs, including paste."""
     graph = MaskGraph(decoder.eval(), extractor.preprocess.image_size)
     features = [torch.zeros(1, *shape) for shape in extractor.shapes]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -124,7 +124,7 @@ def main() -> None:
 
 
 def _race(found: Mapping[str, Way], rois: NDArray[np.float32]) -> dict[str, float]:
-    """Milliseconds of each way."""
+    """Return the milliseconds of each way."""
 
     def on_rois(way: Way) -> Callable[[], object]:
         return lambda: way(rois)

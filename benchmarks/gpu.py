@@ -39,24 +39,24 @@ from roiseg.common.errors import UserError
 from roiseg.decoders.base import Decoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 
-REPEATS = 30  # runs a measurement, after a few untimed ones
+REPEATS = 30  # runs per measurement, after a few untimed ones
 COUNT = IMAGES * ROIS_PER_IMAGE
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """What the card can do."""
+    """The peak rates of the GPU."""
 
-    flops: float  # a second, of a product
-    bytes: float  # a second, of a copy
+    flops: float  # per second, of a product
+    bytes: float  # per second, of a copy
 
     def seconds(self, operations: float, moved: float) -> float:
-        """The least time for so many operations and bytes, if they overlap."""
+        """Return the minimum time for these operations and bytes, if they overlap."""
         return max(operations / self.flops, moved / self.bytes)
 
 
 def moved_bytes(decoder: Decoder, features: list[Tensor]) -> int:
-    """Bytes that a step moves at least.
+    """Return the bytes that a step moves at least.
 
     Of each parameter in float32: value, gradient and AdamW's two moments are read and three of them written,
     the gradient is written once before; features are read once.
@@ -66,7 +66,7 @@ def moved_bytes(decoder: Decoder, features: list[Tensor]) -> int:
 
 
 def median_seconds(run: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Median time of a run on the GPU, waited for."""
+    """Return the median time of a run on the GPU, with synchronization."""
     times = []
     for number in range(repeats + 3):
         torch.cuda.synchronize()
@@ -79,7 +79,7 @@ def median_seconds(run: Callable[[], object], repeats: int = REPEATS) -> float:
 
 
 def at_once(one: Callable[[], object], other: Callable[[], object], repeats: int, gpu: bool = True) -> float:
-    """Seconds a pair of runs takes when `one` and `other` run in two threads, with a CUDA stream each."""
+    """Return the seconds of a pair of runs in two threads with a CUDA stream each."""
 
     def work(run: Callable[[], object]) -> None:
         if not gpu:
@@ -102,7 +102,7 @@ def at_once(one: Callable[[], object], other: Callable[[], object], repeats: int
 
 
 def measured_decoders() -> dict[str, Decoder]:
-    """A step of these is measured."""
+    """Return the decoders whose steps are measured."""
     torch.manual_seed(0)
     return {
         REFERENCE: ReferenceHead([128], [8], (416, 416)),
@@ -112,7 +112,7 @@ def measured_decoders() -> dict[str, Decoder]:
 
 
 def show_steps() -> None:
-    """Training steps against the roofline."""
+    """Show training steps against the roofline."""
     copied = bandwidth("cuda")
     rows = []
     for precision, dtype in PRECISIONS.items():
@@ -135,10 +135,10 @@ def show_steps() -> None:
 
 
 def check_on_device(extractor: OnnxExtractor, pictures: Tensor) -> None:
-    """Features must come as CUDA tensors, from the CUDA provider.
+    """Check that features are CUDA tensors from the CUDA provider.
 
     Raises:
-        UserError: ONNX Runtime cannot use the GPU, or features visit the CPU.
+        UserError: ONNX Runtime cannot use the GPU, or features pass through the CPU.
     """
     if extractor.providers[0] != "CUDAExecutionProvider":
         raise UserError(f"onnxruntime has no CUDA here, it runs {', '.join(extractor.providers)}")
@@ -148,7 +148,7 @@ def check_on_device(extractor: OnnxExtractor, pictures: Tensor) -> None:
 
 
 def show_overlap() -> None:
-    """Extraction, training steps, and both at once."""
+    """Show extraction, training steps, and both at once."""
     extractor = yolox()
     pictures = torch.randint(0, 256, (IMAGES, 416, 416, 3), dtype=torch.uint8, device="cuda")
     check_on_device(extractor, pictures)

@@ -31,7 +31,7 @@ from roiseg.data.datamodule import RoiDataModule
 from roiseg.decoders.base import Decoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 
-STEPS, ROIS, IMAGES = 150, 8, 2  # ROIs and images a step
+STEPS, ROIS, IMAGES = 150, 8, 2  # ROIs and images per step
 OPTIONS = (
     *REAL,
     "model.roi_size=[28,28]",
@@ -43,7 +43,7 @@ OPTIONS = (
 
 @dataclass(frozen=True)
 class Result:
-    """What a head reached."""
+    """The result of a head."""
 
     batches: list[RoiBatch]
     metrics: dict[str, float]
@@ -51,17 +51,17 @@ class Result:
 
     @property
     def speed(self) -> float:
-        """ROIs trained a second."""
+        """Return the trained ROIs per second."""
         return sum(len(batch.rois) for batch in self.batches) / self.seconds
 
 
 def settings(folder: Path, rois: int) -> DictConfig:
-    """The configuration of both runs."""
+    """Return the configuration of both runs."""
     return configuration(folder, *OPTIONS, f"data.sampler.rois_per_image={rois // IMAGES}")
 
 
 def batches(data: RoiDataModule, steps: int) -> list[RoiBatch]:
-    """The first training batches, with their features and without images."""
+    """Return the first training batches, with their features and without images."""
     found: list[RoiBatch] = []
     loader = data.train_dataloader()
     assert isinstance(loader, DataLoader)
@@ -119,7 +119,7 @@ def compare(folder: Path, steps: int, rois: int) -> dict[str, tuple[Decoder, Res
 
 
 def main() -> None:
-    """Train both and show what they reach."""
+    """Train both and show the results."""
     steps, rois = (int(n) for n in (*sys.argv[1:], *(str(STEPS), str(ROIS))[len(sys.argv) - 1 :]))
     with tempfile.TemporaryDirectory() as folder:
         results = compare(Path(folder), steps, rois)

@@ -22,11 +22,11 @@ class Memory:
     resident: float  # all pages, shared ones in full
     own: float  # anonymous: what the program allocated
     mapped: float  # pages of files, which the system may drop at any time
-    peak: float  # most that was ever resident
+    peak: float  # peak resident size
 
     @staticmethod
     def of(pid: int | str = "self") -> Memory:
-        """Of a process, this one by default (`/proc/PID/smaps_rollup` and `status`).
+        """Measure a process, this one by default (`/proc/PID/smaps_rollup` and `status`).
 
         Raises:
             UserError: this is not Linux, or a kernel older than 5.9.
@@ -39,7 +39,7 @@ class Memory:
 
     @staticmethod
     def with_children() -> Memory:
-        """Of this process and the worker processes it started, together."""
+        """Measure this process and its workers together."""
         all_ = [Memory.of(), *(Memory.of(child.pid or 0) for child in multiprocessing.active_children())]
         return Memory(
             *(sum(getattr(m, name) for m in all_) for name in ("resident", "own", "mapped", "peak"))
@@ -47,7 +47,7 @@ class Memory:
 
 
 def _read(path: str) -> dict[str, float]:
-    """The lines `Name: N kB` of a file, in MB."""
+    """Read the lines `Name: N kB` of a file, in MB."""
     found = {}
     for line in Path(path).read_text().splitlines():
         name, _, rest = line.partition(":")
@@ -57,6 +57,6 @@ def _read(path: str) -> dict[str, float]:
 
 
 def fresh(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function in a process of its own that holds nothing but the imports."""
+    """Call a function in a new process that has only done the imports."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args, **kwargs).result()

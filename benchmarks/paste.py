@@ -29,7 +29,7 @@ Way = Callable[[Tensor, Boxes, tuple[int, int]], Iterable[dict[str, Any]]]
 
 
 def persons(count: int, size: tuple[int, int]) -> tuple[Tensor, Boxes]:
-    """Smooth probabilities [R, *GRID] and boxes [R, 4] of persons somewhere in an image of `size`."""
+    """Return smooth probabilities [R, *GRID] and boxes [R, 4] of persons somewhere in an image of `size`."""
     rng = np.random.default_rng(0)
     height, width = size
     least, most = HEIGHTS
@@ -42,14 +42,14 @@ def persons(count: int, size: tuple[int, int]) -> tuple[Tensor, Boxes]:
 
 
 def canvases_at_once(masks: Tensor, boxes: Boxes, size: tuple[int, int]) -> Iterable[dict[str, Any]]:
-    """The usual way: probabilities [R, H, W], a threshold, and pycocotools."""
+    """Encode conventionally: probabilities [R, H, W], a threshold, and pycocotools."""
     pasted = paste_masks(masks, torch.from_numpy(boxes), size)
     binary = (pasted >= 0.5).numpy()
     return [encode(mask) for mask in binary]
 
 
 def canvas_each(masks: Tensor, boxes: Boxes, size: tuple[int, int]) -> Iterable[dict[str, Any]]:
-    """Each box's pixels pasted onto a whole binary mask, and pycocotools."""
+    """Paste each box's pixels onto a full-size binary mask, and encode it with pycocotools."""
     return [encode(binary_mask(mask, box, size)) for mask, box in zip(masks, boxes, strict=True)]
 
 
@@ -61,7 +61,7 @@ WAYS: dict[str, Way] = {
 
 
 def measure(name: str, count: int, size: tuple[int, int]) -> tuple[float, float, Encodings]:
-    """Fastest of some rounds in seconds, memory above that at the start in MB, and the encodings."""
+    """Return the fastest round in seconds, additional memory in MB, and the encodings."""
     torch.set_num_threads(1)
     masks, boxes = persons(count, size)
     list(WAYS[name](masks[:1], boxes[:1], (50, 50)))  # what is loaded on first use
@@ -75,12 +75,12 @@ def measure(name: str, count: int, size: tuple[int, int]) -> tuple[float, float,
 
 
 def agreement(a: Encodings, b: Encodings) -> float:
-    """Smallest IoU of two masks that should be the same."""
+    """Return the smallest IoU of two masks that should be equal."""
     return min(float(coco_mask.iou([x], [y], [0])[0, 0]) for x, y in zip(a, b, strict=True))
 
 
 def main() -> None:
-    """Each way in a process of its own."""
+    """Measure each way in its own process."""
     results = {name: fresh(measure, name, PERSONS, SIZE) for name in track(WAYS, "pasting", total=len(WAYS))}
     slowest, _, wanted = results["all canvases at once"]
     rows = []

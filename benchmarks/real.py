@@ -14,10 +14,10 @@ from roiseg.extractor.preprocess import Preprocess
 
 
 def folder() -> Path:
-    """The folder ROISEG_REALDATA.
+    """Return the folder ROISEG_REALDATA.
 
     Raises:
-        UserError: it is not set or absent.
+        UserError: it is not set or missing.
     """
     path = os.environ.get("ROISEG_REALDATA")
     if not path:
@@ -26,18 +26,18 @@ def folder() -> Path:
 
 
 def persons(split: str = "train") -> Annotations:
-    """The persons of the real images, "train" (46) or "val" (15)."""
+    """Return the persons of the real images, "train" (46) or "val" (15)."""
     name = f"instances_{split}2017_person_only_no_crowd.json"
     return load_annotations(folder() / "coco128_person" / "annotations" / name)
 
 
 def image_dir(split: str = "train") -> Path:
-    """Where the images of a split lie."""
+    """Return the image folder of a split."""
     return folder() / "coco128_person" / "images" / f"{split}2017"
 
 
 def yolox(*layers: str, threads: int = 0) -> OnnxExtractor:
-    """YOLOX-Nano, 416x416; by default its tensor `931` [1, 128, 52, 52], stride 8."""
+    """Return YOLOX-Nano, 416x416; by default its tensor `931` [1, 128, 52, 52], stride 8."""
     preprocess = Preprocess((416, 416), align="topleft", color="bgr", divisor=1.0)
     path = str(folder() / "yolox_nano.onnx")
     return OnnxExtractor(path, list(layers) or ["931"], preprocess, threads=threads)

@@ -17,7 +17,7 @@ WIDTH = 256
 class ReferenceHead(Decoder):
     """28x28 crops, residual blocks at 28 and 56, a stage at 112, joined again at 56.
 
-    As that project's code describes it (written anew here): RoIAlign with 4 samples an axis on all
+    As in that project's code (reimplemented): RoIAlign with 4 samples per axis on all
     channels, a 1x1 convolution to 256 channels, two residual blocks, a 4x4 transposed convolution to
     56x56, a residual block, another one to 112x112 and 128 channels, two 3x3 convolutions and one to 64
     channels, which go back to 56x56 (bilinear) and join the map there; two 1x1 convolutions give the
@@ -64,7 +64,7 @@ class ReferenceHead(Decoder):
 
 
 class Residual(nn.Module):
-    """Two normalised 3x3 convolutions with a skip connection, ReLU after each."""
+    """Two normalized 3x3 convolutions with a skip connection, ReLU after each."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

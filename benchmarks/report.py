@@ -23,7 +23,7 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], n
 
 
 def machine() -> str:
-    """The machine in words: cores, processor, torch and its threads."""
+    """Describe the machine: cores, processor, torch and its threads."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     processor = platform.processor() or platform.machine()
     return f"{cores} cores ({processor}), torch {torch.__version__}, {torch.get_num_threads()} threads"

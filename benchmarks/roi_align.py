@@ -32,15 +32,15 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """As shown."""
+        """Return the name in the table."""
         return f"{self.channels}x{self.side}x{self.side} to {self.size}, ratio {self.ratio}"
 
     def flops(self) -> int:
-        """Operations of the two products over the whole map, per ROI."""
+        """Return the operations of the two products over the whole map, per ROI."""
         return 2 * self.channels * self.size * self.side * (self.side + self.size)
 
     def bytes(self) -> float:
-        """Features read once and crops written once, a ROI of 4 on an image."""
+        """Return the bytes of features read once and crops written once, per ROI with 4 ROIs per image."""
         return 4 * self.channels * (self.side**2 / 4 + self.size**2)
 
 
@@ -54,7 +54,7 @@ SETTINGS = [
 def roi_align_on_grid_sample(
     features: Tensor, rois: Tensor, output_size: tuple[int, int], stride: float, sampling_ratio: int
 ) -> Tensor:
-    """RoIAlign the usual way, equal to `roi_align` for ROIs inside the map.
+    """Compute RoIAlign conventionally, equal to `roi_align` for ROIs inside the map.
 
     All samples of an image's ROIs are one tall grid, so that no feature map is replicated; samples of
     a bin are averaged by pooling.
@@ -78,7 +78,7 @@ def roi_align_on_grid_sample(
 
 
 def example(setting: Setting) -> tuple[Tensor, Tensor]:
-    """Features and 8 ROIs of a person's shape inside the map."""
+    """Return features and 8 ROIs with the shape of a person inside the map."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(2, setting.channels, setting.side, setting.side, generator=generator)
     pixels = setting.side * STRIDE
@@ -89,7 +89,7 @@ def example(setting: Setting) -> tuple[Tensor, Tensor]:
 
 
 def ways(setting: Setting, backward: bool) -> dict[str, Callable[[], object]]:
-    """Both ways on one example, forward, or forward and back to the features."""
+    """Return both ways on one example, forward, or forward and back to the features."""
     features, rois = example(setting)
     size = (setting.size, setting.size)
 

@@ -64,7 +64,7 @@ class Set:
 
 
 def make(folder: Path, picture: Path, images: int) -> Set:
-    """Write a set of so many images, all of them names of one JPEG."""
+    """Write a set with a number of images, all of them names of one JPEG."""
     place = folder / str(images)
     made = Set(place / "instances.json", place / "images", place / "index", images, 0)
     height, width = read_image(picture).shape[:2]
@@ -79,27 +79,27 @@ def make(folder: Path, picture: Path, images: int) -> Set:
     return Set(made.json, made.pictures, made.index, images, persons)
 
 
-# --- each in a process of its own -----------------------------------------------------------------
+# --- each in its own process -----------------------------------------------------------------
 
 Cost = tuple[float, Memory, Memory]  # seconds; memory before and after
 
 
 def parse(path: Path) -> Cost:
-    """The first reading of a file, without leaving an index."""
+    """Read a file for the first time, without writing an index."""
     before, start = Memory.of(), time.perf_counter()
     kept = load_annotations(path)
     return time.perf_counter() - start, before, Memory.of() if len(kept) else before
 
 
 def json_alone(path: Path) -> Cost:
-    """The json parser alone."""
+    """Run the json parser alone."""
     before, start = Memory.of(), time.perf_counter()
     kept = json.loads(path.read_bytes())
     return time.perf_counter() - start, before, Memory.of() if kept else before
 
 
 def pycocotools(path: Path) -> Cost:
-    """The usual way of opening a set, in every run and process."""
+    """Open a set conventionally, as in every run and process."""
     from pycocotools.coco import COCO  # matplotlib comes with it, which nobody else needs to hold
 
     before, start = Memory.of(), time.perf_counter()
@@ -109,21 +109,21 @@ def pycocotools(path: Path) -> Cost:
 
 
 def dataset_of(given: Set) -> RoiDataset:
-    """The training data set, from its index."""
+    """Return the training data set, from its index."""
     annotations = load_annotations(given.json, index_dir=given.index)
     views, spec = Views(Letterbox((416, 416)), Augment()), TargetSpec("roi", (56, 56), 3, (416, 416))
     return RoiDataset(annotations, given.pictures, views, spec, MIN_SIZE, RoiSampler())
 
 
 def open_set(given: Set) -> Cost:
-    """Open a set that has an index, and check that its images are there."""
+    """Open a set that has an index, and check that its images exist."""
     before, start = Memory.of(), time.perf_counter()
     kept = dataset_of(given)
     return time.perf_counter() - start, before, Memory.of() if len(kept) else before
 
 
 def epoch(given: Set, most: int) -> tuple[int, float, list[Memory]]:
-    """An epoch of the loader.
+    """Run an epoch of the loader.
 
     Returns:
         The number of images after the first batch, the seconds they took, and the memory of all
@@ -151,7 +151,7 @@ def epoch(given: Set, most: int) -> tuple[int, float, list[Memory]]:
 
 
 def through_full_masks(annotations: Annotations, images: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Pixels [R, 4] of the ROIs by class: each person's mask at original size, cut out, counted."""
+    """Return pixels [R, 4] of the ROIs by class, counted in each person's mask at original size."""
     counts = [np.zeros((0, len(CLASSES)), np.int64)]
     for image in images.tolist():
         owners = annotations.eligible(image, MIN_SIZE)
@@ -170,7 +170,7 @@ def through_full_masks(annotations: Annotations, images: NDArray[np.int64]) -> N
 
 
 def race_analysis(given: Set) -> tuple[float, float, dict[str, int]]:
-    """Seconds of `analyze` on the set, and of full-size masks (scaled up from a sample); totals."""
+    """Return the seconds of `analyze` and of full-size masks (extrapolated from a sample), and totals."""
     annotations = load_annotations(given.json, index_dir=given.index)
     sample = np.linspace(0, len(annotations) - 1, min(MASK_IMAGES, len(annotations))).astype(np.int64)
     seconds: tuple[list[float], list[float]] = ([], [])
@@ -188,12 +188,12 @@ def race_analysis(given: Set) -> tuple[float, float, dict[str, int]]:
 
 
 def median_cost(way: Callable[[T], Cost], given: T, rounds: int = ROUNDS) -> Cost:
-    """The median run of several, each in a fresh process."""
+    """Return the median of several runs, each in a new process."""
     return sorted((fresh(way, given) for _ in range(rounds)), key=lambda cost: cost[0])[rounds // 2]
 
 
 def show_parse(sets: list[Set]) -> None:
-    """The first parse against json alone and pycocotools."""
+    """Show the first parse against json alone and pycocotools."""
     rows = []
     ways = {"json.loads": json_alone, "pycocotools COCO()": pycocotools, "first parse": parse}
     for given in sets:
@@ -211,7 +211,7 @@ def show_parse(sets: list[Set]) -> None:
 
 
 def show_opening(sets: list[Set]) -> None:
-    """Opening from the index against reading that file once."""
+    """Show opening from the index against reading that file once."""
     rows = []
     for given in sets:
         load_annotations(given.json, index_dir=given.index)
@@ -234,7 +234,7 @@ def show_opening(sets: list[Set]) -> None:
 
 
 def show_analysis(sets: list[Set]) -> None:
-    """`analyze` against full-size masks."""
+    """Show `analyze` against full-size masks."""
     rows = []
     for given in sets:
         seconds, usual, totals = race_analysis(given)
@@ -249,7 +249,7 @@ def show_analysis(sets: list[Set]) -> None:
 
 
 def show_epochs(sets: list[Set], most: int) -> None:
-    """An epoch of the loader and its memory."""
+    """Show an epoch of the loader and its memory."""
     rows = []
     for given in sets:
         images, seconds, memory = fresh(epoch, given, most)

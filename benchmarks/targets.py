@@ -33,7 +33,7 @@ SPECS = {
 }
 MIN_SIZE = 16  # pixels, of a ROI
 TIE = 1e-3  # pixels from an outline: annotations are rounded to hundredths
-SECONDS = 3.0  # that two processes draw at the same time
+SECONDS = 3.0  # that two processes rasterize at the same time
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ Cover = Callable[[int, Transform, NDArray[np.float32]], NDArray[np.uint8]]  # in
 
 
 def scenes(annotations: Annotations) -> list[Scene]:
-    """All images that have a ROI, letterboxed, each annotated box a ROI."""
+    """Return all images with a ROI, letterboxed, with each annotated box as a ROI."""
     found = []
     for image in range(len(annotations)):
         target_index = annotations.eligible(image, MIN_SIZE)
@@ -67,7 +67,7 @@ def scenes(annotations: Annotations) -> list[Scene]:
 
 
 def as_rle(annotations: Annotations) -> Annotations:
-    """The same instances, each run-length encoded."""
+    """Return the same instances, each run-length encoded."""
     counts = [
         annotations.outlines(image).rle(n)["counts"]
         for image in range(len(annotations))
@@ -87,14 +87,14 @@ def as_rle(annotations: Annotations) -> Annotations:
 
 
 def ours(spec: TargetSpec, scene: Scene) -> NDArray[np.uint8]:
-    """All ROIs of the image in one go."""
+    """Rasterize all ROIs of the image together."""
     return rasterize_targets(
         spec, scene.outlines, scene.crowd, scene.transform, scene.rois, scene.target_index
     )
 
 
 def usual(spec: TargetSpec, scene: Scene) -> NDArray[np.uint8]:
-    """A full-size mask of each instance, resized as the image is, cropped and resized once more."""
+    """Resize a full-size mask of each instance like the image, crop it and resize it again."""
     (height, width), to_input = scene.outlines.size, scene.transform
     left, top = round(to_input.shift_x), round(to_input.shift_y)
     new_w, new_h = round(to_input.scale_x * width), round(to_input.scale_y * height)
@@ -113,7 +113,7 @@ def usual(spec: TargetSpec, scene: Scene) -> NDArray[np.uint8]:
 
 
 def straight(spec: TargetSpec, scene: Scene, finer: int = 1) -> NDArray[np.uint8]:
-    """The polygons rasterised by pycocotools, each on the grid itself or on one some (odd) times finer."""
+    """Rasterize the polygons with pycocotools on the grid itself, or on one finer by an odd factor."""
     height, width = (side * finer for side in spec.size)
 
     def cover(n: int, grid: Transform, window: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -125,7 +125,7 @@ def straight(spec: TargetSpec, scene: Scene, finer: int = 1) -> NDArray[np.uint8
 
 
 def looked_up(spec: TargetSpec, scene: Scene) -> NDArray[np.uint8]:
-    """The whole mask decoded, its pixels under the cell centres picked: exact for RLE."""
+    """Decode the full mask and take the pixels under the cell centres: exact for RLE."""
     height, width = scene.outlines.size
     masks = [coco_mask.decode(scene.outlines.rle(n)) for n in range(len(scene.boxes))]
 
@@ -141,7 +141,7 @@ def looked_up(spec: TargetSpec, scene: Scene) -> NDArray[np.uint8]:
 
 
 def _compose(spec: TargetSpec, scene: Scene, cover: Cover) -> NDArray[np.uint8]:
-    """Lay the instances of each ROI over each other; on the image's grid each is drawn once."""
+    """Combine the instances of each ROI; on the image's grid each is rasterized once."""
     image = np.array([0, 0, spec.image_size[1], spec.image_size[0]], np.float32)
     windows = scene.rois if spec.frame == "roi" else np.tile(image, (len(scene.rois), 1))
     touches = intersection(windows, scene.boxes) > 0
@@ -170,7 +170,7 @@ Truth = tuple[NDArray[np.bool_], NDArray[np.bool_]]  # [R, h, w] inside the targ
 
 
 def exact(spec: TargetSpec, scene: Scene) -> Truth:
-    """Is the centre of each cell inside the target? In float64, edge by edge; not certain on an outline."""
+    """Tell whether each cell's centre is inside the target, in float64, and whether that is certain."""
     if not len(scene.outlines.points):  # run-length encoded: it is the pixel there that counts
         inside = looked_up(spec, scene) == TARGET
         return inside, np.ones_like(inside)
@@ -187,7 +187,7 @@ def exact(spec: TargetSpec, scene: Scene) -> Truth:
 
 
 def _centers(grid: Transform, size: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Original pixels x [w], y [h] under the centres of the cells."""
+    """Return the original pixels x [w], y [h] under the centres of the cells."""
     steps = (np.arange(side, dtype=np.float64) + 0.5 for side in size)
     y, x = next(steps), next(steps)
     return (x - grid.shift_x) / grid.scale_x, (y - grid.shift_y) / grid.scale_y
@@ -208,7 +208,7 @@ def _even_odd(
 
 
 def wrong(way: Way, spec: TargetSpec, all_: list[Scene], truth: list[Truth]) -> float:
-    """Cells labelled target that are not, and the reverse, for each cell that is the target."""
+    """Return the wrongly labelled cells, divided by the true target cells."""
     pairs = [(way(spec, s) == TARGET, *t) for s, t in zip(all_, truth, strict=True)]
     differ = sum(np.count_nonzero((got != inside) & certain) for got, inside, certain in pairs)
     return differ / sum(np.count_nonzero(inside) for _, inside, _ in pairs)
@@ -218,7 +218,7 @@ def wrong(way: Way, spec: TargetSpec, all_: list[Scene], truth: list[Truth]) -> 
 
 
 def draw_all(way: Way, spec: TargetSpec, all_: list[Scene]) -> None:
-    """The targets of all ROIs once."""
+    """Rasterize the targets of all ROIs once."""
     for scene in all_:
         way(spec, scene)
 
