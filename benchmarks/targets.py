@@ -224,7 +224,7 @@ def draw_all(way: Way, spec: TargetSpec, all_: list[Scene]) -> None:
 
 
 def _rates(way: Way, spec: TargetSpec, all_: list[Scene], seconds: float) -> tuple[float, float]:
-    """ROI a second over some seconds, and ROI a second of processor time."""
+    """Return ROIs per second, and ROIs per second of processor time."""
     rounds, started, used = 0, time.perf_counter(), time.process_time()
     while (took := time.perf_counter() - started) < seconds:
         draw_all(way, spec, all_)

@@ -16,11 +16,11 @@ class Timing:
 
     @property
     def median(self) -> float:
-        """Median of the runs in seconds."""
+        """Return the median of the runs in seconds."""
         return statistics.median(self.seconds)
 
     def spread(self) -> str:
-        """Fastest and slowest run relative to the median, in words."""
+        """Describe the fastest and slowest run relative to the median."""
         return f"{min(self.seconds) / self.median - 1:+.0%} {max(self.seconds) / self.median - 1:+.0%}"
 
 

@@ -119,7 +119,7 @@ def spoil_bytes(path: Path, draw: random.Random) -> None:
 
 
 def changed(node: Any, draw: random.Random) -> Any:
-    """A copy of nested lists and dicts with a few of their values replaced, removed or repeated."""
+    """Return a copy of nested lists and dicts with a few values replaced, removed or repeated."""
     content = [copy.deepcopy(node)]
     for _ in range(draw.randint(1, 2)):
         inner: Any = content
@@ -225,7 +225,7 @@ def spoil_run(path: Path, draw: random.Random) -> None:
 
 
 def formats(folder: Path) -> dict[str, Format]:
-    """All formats; what takes long to make is made once, in `folder`."""
+    """Return all formats; slow inputs are created once, in `folder`."""
     from tests.helpers import make_onnx, tiny_coco
     from tests.run_folders import rois, write_run
     from tests.tiny_run import fit

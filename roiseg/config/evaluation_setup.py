@@ -43,7 +43,7 @@ class Evaluated:
 
     @property
     def config(self) -> dict[str, Any] | None:
-        """The training configuration; None for an exported file."""
+        """Return the training configuration; None for an exported file."""
         return None if self.trained is None else self.trained.config
 
     def predictor(self, min_score: float) -> Predictor:

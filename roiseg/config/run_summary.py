@@ -71,22 +71,22 @@ class RunSummary:
 
     @property
     def final(self) -> Epoch:
-        """Metrics of the last epoch."""
+        """Return the metrics of the last epoch."""
         return _metrics(self.history[-1]) if self.history else {}
 
     @property
     def best(self) -> Epoch:
-        """Metrics of the best epoch; empty if the monitored metric was never measured."""
+        """Return the metrics of the best epoch; empty if the monitored metric was never measured."""
         return _metrics(self._best)
 
     @property
     def best_epoch(self) -> int | None:
-        """Number of the best epoch."""
+        """Return the number of the best epoch."""
         return int(self._best["epoch"]) if self._best else None
 
     @property
     def tested_epoch(self) -> int | None:
-        """Number of the epoch that the test measured."""
+        """Return the number of the epoch that the test measured."""
         return self.best_epoch if self.tested_best else len(self.history)
 
     @property

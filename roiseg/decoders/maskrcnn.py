@@ -22,8 +22,8 @@ class MaskRcnnDecoder(Decoder):
     the logits. With 3 classes the head has 2,623,491 parameters behind the crop.
 
     Differs from the source: the ROI is given, so that no boxes are predicted; one softmax over the K
-    classes of a pixel stands for a sigmoid mask per object category; lateral convolutions summed after
-    RoIAlign stand for the feature pyramid, of which the source reads one level chosen by the size of the
+    classes of a pixel replaces a sigmoid mask per object category; lateral convolutions summed after
+    RoIAlign replace the feature pyramid, of which the source reads one level chosen by the size of the
     ROI; RoIAlign takes 2 samples per cell and axis (as in the paper; its successor detectron2 takes as many
     as the cell has feature cells).
 

@@ -49,17 +49,17 @@ class PointRendDecoder(Decoder):
 
     A point's label comes from image features and coarse logits, both read bilinearly at the point, by a
     network of three hidden layers of 256 units (200,460 parameters for 3 classes), the same for all
-    points. In training it learns from 196 points a ROI: of 3 x 196 random ones the 147 most uncertain,
-    and 49 random ones more. In evaluation the grid is doubled again and again (bilinear), each time the
-    784 most uncertain cells get new logits. As in the source, grids of 784 cells or fewer are skipped
+    points. It is trained on 196 points per ROI: the 147 most uncertain of 3 x 196 random ones,
+    and 49 random ones. In evaluation the grid is doubled repeatedly (bilinear), and each time the 784
+    most uncertain cells get new logits. As in the source, grids of 784 cells or fewer are skipped
     but for the finest of them, which is computed whole: from 7x7 coarse cells with 784 points 28x28
     whole, then 56x56, 112x112 and so on at 784 points each.
 
-    Differs from the source: the ROI is given. One softmax over K classes stands for a sigmoid mask per
+    Differs from the source: the ROI is given. One softmax over K classes replaces a sigmoid mask per
     category, so a point is uncertain by -(best - second best logit), as in the paper's semantic variant,
-    not by -|logit|. A sum of all layers at the finest stride stands for the pyramid's finest level; beyond
-    its border the border's values hold, where the source has 0. The coarse logits learn at `output_size`
-    (upsampled), where the source compares them on 7x7 cells. The grid ends at 56x56 by default, the
+    not by -|logit|. A sum of all layers at the finest stride replaces the pyramid's finest level; beyond
+    its border it continues with the border's values instead of 0. The coarse logits are trained at
+    `output_size` (upsampled) instead of on 7x7 cells. The grid ends at 56x56 by default, the
     source's at 224x224; a coarse grid above 784 cells is refined only after its first doubling.
 
     Args:
@@ -70,10 +70,10 @@ class PointRendDecoder(Decoder):
         depth: number of hidden layers.
         train_points: points per ROI in training.
         oversample_ratio: number of candidate points per chosen point.
-        importance_ratio: share of points chosen for being uncertain.
-        subdivision_points: cells that get new logits after each doubling, in evaluation. Which ones is a
-            matter of rounding at the margin, and so in half precision; h * w of `output_size` takes all.
-        **shared: see `DecoderOptions`; applied around the coarse decoder, too.
+        importance_ratio: share of points chosen by uncertainty.
+        subdivision_points: cells that get new logits after each doubling, in evaluation. Rounding can
+            change the selection, above all in half precision; h * w of `output_size` selects all.
+        **shared: see `DecoderOptions`; also applied to the coarse decoder.
 
     Raises:
         UserError: the coarse decoder does not fit, or `output_size` cannot be reached from its grid.

@@ -1,4 +1,4 @@
-"""A pyramid over the ROI: coarse layers on a coarse grid, fine layers joined where the grid is fine."""
+"""A pyramid over the ROI: each layer is merged at the grid that fits its stride."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from roiseg.decoders.layers.roi_crop import RoiCrop
 
 
 class PyramidDecoder(Decoder):
-    """Crops each feature layer at the grid that suits its stride, and joins them from coarse to fine.
+    """Crops each feature layer on the grid that fits its stride, and merges them from coarse to fine.
 
     The top-down path of a feature pyramid (Lin et al., FPN, 2017) or U-Net (Ronneberger et al., 2015), in
     the ROI's own frame. Layers of `base_stride` and more are cropped to `roi_size` cells, layers of half
@@ -38,10 +38,10 @@ class PyramidDecoder(Decoder):
     Args:
         in_channels, strides, image_size, num_classes: see `Decoder`.
         roi_size: (h, w) cells of the coarsest crop.
-        output_size: (h, w) of the logits; `roi_size` doubled zero or more times.
+        output_size: (h, w) of the logits; `roi_size` times a power of 2.
         base_stride: layers of this stride, or more, are cropped to `roi_size`; the coarsest layer always is.
         mid_channels: width on the coarsest grid.
-        min_channels: no level is narrower.
+        min_channels: minimum width of a level.
         depth: number of 3x3 convolutions on the coarsest grid.
         margin: cells of the coarsest grid around the ROI on each side, which are cropped at the end.
         dropout: probability that a channel is dropped, before each level except the last (training only).

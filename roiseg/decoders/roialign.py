@@ -1,4 +1,4 @@
-"""Decoder A: RoIAlign, a stack of convolutions, progressive upsampling."""
+"""RoIAlign, a stack of convolutions, progressive upsampling."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class RoiAlignDecoder(Decoder):
     Args:
         in_channels, strides, image_size, num_classes: see `Decoder`.
         roi_size: (h, w) cells RoIAlign crops.
-        output_size: (h, w) of the logits; `roi_size` doubled zero or more times.
+        output_size: (h, w) of the logits; `roi_size` times a power of 2.
         mid_channels: width of the trunk.
         min_channels: upsampling steps do not go below this width.
         depth: number of 3x3 convolutions before upsampling.
         sampling_ratio: RoIAlign samples per cell and axis.
-        prior: read the probabilities of an earlier decoder, too (`CascadeDecoder`).
+        prior: also read the probabilities of an earlier decoder (`CascadeDecoder`).
         **shared: see `DecoderOptions`.
 
     Raises:

@@ -28,8 +28,8 @@ from roiseg.decoders.layers.transformer import LayerNorm2d, PatchEmbedding, TwoW
 class MaskDecoder(nn.Module):
     """Predicts several masks for the prompts and the IoU of each.
 
-    One IoU token and a token for each mask join the prompts; a two-way transformer lets them and the image
-    read each other. The image is upscaled x4 by two transposed convolutions (dim / 4 and dim / 8 channels);
+    One IoU token and a token for each mask join the prompts; a two-way transformer applies attention
+    between them and the image. Two transposed convolutions (dim / 4, dim / 8 channels) upscale the image x4;
     each mask token is turned into the weights of a 1x1 convolution over it, the IoU token into the IoU of
     every mask. With dim 256, 4 masks and 1 class these are the source's 4,058,340 parameters, 3,291,264 of
     them in the transformer.
@@ -106,8 +106,8 @@ class SamDecoder(ImageDecoder):
         dim: width of embedding and tokens.
         depth, heads, mlp_width: of the two-way transformer.
         candidates: number of masks to choose from.
-        prior: read the probabilities of an earlier decoder, too (`CascadeDecoder`); image frame only.
-        **shared: see `DecoderOptions`; `detail` is refused.
+        prior: also read the probabilities of an earlier decoder (`CascadeDecoder`); image frame only.
+        **shared: see `DecoderOptions`; `detail` is rejected.
 
     Raises:
         UserError: sizes that do not divide each other, or an option that cannot work here.

@@ -1,4 +1,4 @@
-"""Decoder B: the ROI as extra channels of the whole feature map, then a U-Net."""
+"""U-Net on the whole feature map, with the ROI as extra channels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from roiseg.decoders.layers.image_decoder import ImageDecoder
 from roiseg.geometry.interpolation import cell_cover
 
 ROI_MAPS = ("inside", "dx", "dy", "width", "height", "relative_x", "relative_y")
-MAX_RELATIVE = 4.0  # sides of the ROI; a narrow ROI's relative coordinates would grow without end
+MAX_RELATIVE = 4.0  # sides of the ROI; relative coordinates of a narrow ROI would be unbounded
 
 
 def roi_maps(rois: Tensor, image_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
@@ -76,7 +76,7 @@ class UNetDecoder(ImageDecoder):
         map_stride: input pixels per cell of the logits: the finest feature stride, its half or its
             quarter; None halves it (at most twice) as long as 4 or more pixels are left.
         frame, output_size: see `ImageDecoder`.
-        prior: read the probabilities of an earlier decoder, too, as further maps (image frame only).
+        prior: also read the probabilities of an earlier decoder, as further maps (image frame only).
         **shared: see `DecoderOptions`.
 
     Raises:

@@ -133,7 +133,7 @@ class LabelledImages:
         return len(self.images)
 
     def take(self, indices: Tensor) -> LabelledImages:
-        """Images at `indices` `[N]`."""
+        """Return the images at `indices` `[N]`."""
         return LabelledImages(self.images[indices], self.instances[indices], self.parts[indices])
 
 
@@ -282,7 +282,7 @@ class RoiHead(nn.Module):
         return self.layers(roi_align(self.reduce(features), rois, (ROI_CELLS, ROI_CELLS), stride))
 
     def loss(self, features: Tensor, rois: Tensor, stride: float, truth: Tensor) -> Tensor:
-        """Cross entropy plus the dice loss of the target; `truth` is long `[R, 56, 56]`."""
+        """Compute cross-entropy plus the Dice loss of the target; `truth` is long `[R, 56, 56]`."""
         logits = self(features, rois, stride).float()
         share = logits.softmax(1)[:, 1]
         wanted = (truth == 1).float()

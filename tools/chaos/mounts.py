@@ -14,7 +14,7 @@ _INSIDE = "ROISEG_PRIVATE_MOUNTS"
 
 
 def command() -> list[str] | None:
-    """What to put before a command so that its mounts are its own; None where that is not allowed."""
+    """Return the command prefix for private mounts; None if they are not allowed."""
     tools = shutil.which("unshare"), shutil.which("mount")
     if None in tools:
         return None
@@ -44,7 +44,7 @@ def enter(module: str) -> None:
 
 @contextmanager
 def small_disk(folder: Path, size: int, files: int = 10_000) -> Iterator[None]:
-    """A file system of `size` bytes (whole pages) for so many files and folders at `folder`, which is made."""
+    """Mount a file system of `size` bytes (whole pages) and a number of files at `folder`, which is created."""
     folder.mkdir(parents=True, exist_ok=True)
     with _mounted(folder, "-t", "tmpfs", "-o", f"size={size},nr_inodes={files + 1}", "tmpfs"):
         yield

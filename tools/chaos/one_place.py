@@ -14,7 +14,7 @@ EPOCHS = 3
 
 
 def same_folders(folder: Path) -> Found:
-    """New runs with the same folders for output and checkpoints: each takes some of its own."""
+    """Start new runs with the same output and checkpoint folders: each must get its own."""
     data = tiny_data(folder)
     arguments = command(data, folder / "place", export=False)
     jobs = [Job("train", arguments, folder / f"started{number}") for number in range(PROCESSES)]
@@ -35,7 +35,7 @@ def same_folders(folder: Path) -> Found:
 
 
 def going_on(folder: Path, kill: float | None = None) -> Found:
-    """Processes that resume one checkpoint: one does, the others exit with a message or resume later.
+    """Resume one checkpoint in several processes: one does, the others exit with a message or resume later.
 
     Args:
         folder: of this case.
@@ -69,7 +69,7 @@ def going_on(folder: Path, kill: float | None = None) -> Found:
 
 
 def one_output(folder: Path) -> Found:
-    """Commands that write one file, or into one folder."""
+    """Run commands that write the same file, or to the same folder."""
     data = tiny_data(folder)
     trained = Job("train", command(data, folder / "run", export=False), folder / "run")
     run_at_once([trained])
@@ -100,7 +100,7 @@ def one_output(folder: Path) -> Found:
 
 
 def tiny_data(folder: Path) -> Path:
-    """The tiny COCO set and detector below a folder."""
+    """Create the tiny COCO set and detector below a folder."""
     data = folder / "data"
     data.mkdir(parents=True)
     tiny_coco(data)

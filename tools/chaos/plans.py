@@ -34,13 +34,13 @@ class Plan:
 
     @classmethod
     def draw(cls, rng: random.Random, phase: str, most: dict[str, int]) -> Plan:
-        """A random one; `most`: how many steps or files of a phase an uninterrupted run has."""
+        """Return a random plan; `most`: number of steps or files per phase in an uninterrupted run."""
         share = rng.choice([0.0, rng.random(), 1.0]) if phase != "any moment" else rng.random()
         return cls(phase, rng.randint(1, max(1, most.get(phase, 1))), share, rng.random() < 0.25)
 
 
 def _phase(target: Path) -> str:
-    """Which phase the writing of a file is."""
+    """Return the phase in which a file is written."""
     if "feature_cache" in target.parts:
         return "cache"
     if target.name.startswith("checkpoint_in_epoch"):
@@ -62,7 +62,7 @@ class Hooks:
         self.notes = os.open(notes, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 
     def install(self) -> None:
-        """From now on."""
+        """Start now."""
         from roiseg.training.module import RoiSegModule
 
         for name, phase in (

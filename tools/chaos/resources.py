@@ -71,7 +71,7 @@ def read_only(below: str) -> Callable[[Path], AbstractContextManager]:
 
 
 def killed_loader(step: str, number: int) -> Callable[[], None]:
-    """A loader process is killed at the numberth step."""
+    """Kill a loader process at step `number`."""
 
     def before() -> None:
         original, count = getattr(RoiSegModule, step), [0]
@@ -88,7 +88,7 @@ def killed_loader(step: str, number: int) -> Callable[[], None]:
 
 
 def memory(megabytes: int) -> Callable[[], None]:
-    """Limit memory to so many megabytes more than the process has at the start."""
+    """Limit memory to a number of megabytes above that of the process at the start."""
 
     def before() -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])

@@ -67,7 +67,7 @@ class Sharing:
 
 
 def training(folder: Path, shared: Path, budget_gb: float = 1.0, codec: str = "Half") -> list[str]:
-    """Overrides of a short run that creates missing data and extractor files."""
+    """Return overrides of a short run that creates missing data and extractor files."""
     return [
         f"paths.data_dir={shared}/data", f"paths.extractor_dir={shared}/extractor",
         f"data.source.train_images={TRAIN}", f"data.source.val_images={VAL}", "data.num_workers=0",

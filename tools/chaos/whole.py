@@ -21,12 +21,12 @@ LOGS = {"tensorboard", "csv"}  # appended to while a run goes on: their last lin
 
 
 def half_written(folder: Path) -> list[Path]:
-    """The files anywhere in `folder` that are not whole; temporary files and logs aside."""
+    """Return the incomplete files below `folder`, except temporary files and logs."""
     return [path for path in sorted(folder.rglob("*")) if path.is_file() and not is_whole(path)]
 
 
 def is_whole(path: Path) -> bool:
-    """Can everything in a file be read?"""
+    """Tell whether everything in a file can be read."""
     if path.name.startswith(".") or path.suffix == ".tmp" or LOGS & set(path.parts):
         return True
     try:

@@ -1,4 +1,4 @@
-"""GroupNorm with a faster way back on CPUs."""
+"""GroupNorm with a faster backward pass on CPUs."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-_WIDE = 16  # channels a group from which on torch's own kernel is fast
+_WIDE = 16  # channels per group from which torch's own kernel is fast
 
 
 class GroupNorm(nn.GroupNorm):
-    """torch's GroupNorm (Wu & He, 2018), its parameters and its values.
+    """torch's GroupNorm (Wu & He, 2018), with the same parameters and values.
 
     Torch's gradient of channels-last bfloat16 maps on a CPU goes through a group's channels one by one,
-    4 to 6 times slower than it need be where they are few; here sums over a map are matrix products.
+    which is 4 to 6 times slower if they are few; here sums over a map are matrix products.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise [N, C, H, W]."""
+        """Normalize [N, C, H, W]."""
         slow = x.device.type == "cpu" and x.dtype == torch.bfloat16
         if not slow or x.dim() != 4 or self.num_channels >= _WIDE * self.num_groups or not x.requires_grad:
             return super().forward(x)

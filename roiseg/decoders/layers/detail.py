@@ -10,7 +10,7 @@ from roiseg.geometry.roi_align import roi_align
 
 
 class DetailBranch(nn.Module):
-    """Corrects logits by the image underneath, where features are too coarse for an edge.
+    """Corrects logits at edges that are too fine for the features, using the image.
 
     The image is read on the grid of the logits, its colours are normalised over each crop, and two
     light convolutions over image and logits together give a correction that is added.
@@ -26,7 +26,7 @@ class DetailBranch(nn.Module):
         self.read = conv_norm_relu(3, width)
         self.mix = conv_norm_relu(width + num_classes, width)
         self.correct = nn.Conv2d(width, num_classes, 1)
-        nn.init.normal_(self.correct.weight, std=0.01)  # the logits start out almost as they came
+        nn.init.normal_(self.correct.weight, std=0.01)  # the logits are almost unchanged at the start
 
     def forward(self, logits: Tensor, image: Tensor, windows: Tensor, rows: Tensor | None = None) -> Tensor:
         """Correct logits.
@@ -42,7 +42,7 @@ class DetailBranch(nn.Module):
             [R, K, h, w].
         """
         crops = roi_align(image, windows, (logits.shape[2], logits.shape[3]), stride=1)
-        # contiguous: where a channels-last input needs no gradient, torch's GroupNorm crashes going backward
+        # contiguous: torch's GroupNorm crashes in the backward pass of channels-last inputs without gradient
         seen = self.read(self.colors(crops.to(logits.dtype).contiguous()))
         if rows is not None:
             seen = seen[rows]

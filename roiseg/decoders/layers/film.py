@@ -1,4 +1,4 @@
-"""FiLM: features modulated by how large a pixel is."""
+"""FiLM: features modulated by the pixel size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HIDDEN = 32  # width of the small network
 class Film(nn.Module):
     """Scales and shifts every feature channel by functions of the pixel size.
 
-    A small network makes gamma and beta from log(pixel size / base size) (Perez et al., FiLM, 2018);
+    A small network computes gamma and beta from log(pixel size / base size) (Perez et al., FiLM, 2018);
     a feature f becomes (1 + gamma) f + beta, so that it starts out almost unchanged.
 
     Args:

@@ -16,10 +16,10 @@ from roiseg.geometry.roi_align import resample
 
 
 class ImageDecoder(Decoder):
-    """A decoder whose map covers the whole input, a cell every `map_stride` pixels.
+    """A decoder whose map covers the whole input, with one cell per `map_stride` pixels.
 
-    With `frame="image"` the map itself is trained, outside of the ROI too; with `frame="roi"` it is
-    read on a grid of `output_size` over the ROI, and trained there only. A subclass implements `decode_map`.
+    With `frame="image"` the map itself is trained, also outside the ROI; with `frame="roi"` it is sampled on
+    a grid of `output_size` over the ROI, and trained only there. A subclass implements `decode_map`.
 
     Args:
         in_channels, strides, image_size, num_classes: see `Decoder`.

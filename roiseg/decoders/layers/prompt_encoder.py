@@ -1,4 +1,4 @@
-"""From ROI, clicks and an earlier mask to what the SAM-style decoder is prompted with."""
+"""Encode ROI, clicks and an earlier mask as prompts of the SAM-style decoder."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class FourierPositions(nn.Module):
 class PromptEncoder(nn.Module):
     """Tokens of a ROI and its clicks.
 
-    A token is the code of a position plus a learned vector for what is there: the ROI's first or second
-    corner, a click on the target, a click off it. A click that is none has no position, only a vector; a
-    ROI without any clicks gets one such token.
+    A token is the code of a position plus a learned vector of its kind: the ROI's first or second corner, a
+    click on the target, a click off it. A missing click (label -1) has only a vector, no position; a ROI
+    without clicks gets one such token.
 
     Differs from the source, which moves corners and clicks by half a pixel because its coordinates are
     indices of pixels: ROIs and clicks here are continuous (a pixel's centre is at i + 0.5 already).
@@ -95,7 +95,7 @@ class PromptEncoder(nn.Module):
 
 
 class PriorEncoder(nn.Sequential):
-    """An earlier mask, brought to the image embedding: the source's mask prompt, with K classes instead of 1.
+    """Encodes an earlier mask for the image embedding: the source's mask prompt, with K classes instead of 1.
 
     Two 2x2 convolutions of stride 2 (to 4 and 16 channels), each with LayerNorm and GELU, then 1x1 to `dim`.
 

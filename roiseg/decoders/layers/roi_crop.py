@@ -11,15 +11,15 @@ from torch.nn import functional as F
 from roiseg.decoders.layers.convolution import xavier_init
 from roiseg.geometry.roi_align import crop_rois, roi_weights
 
-EXPORTED_ROIS = 4  # ROIs an image that exported files are laid out for: COCO's images have 4.1 persons
+EXPORTED_ROIS = 4  # ROIs per image for which exported files are optimized: COCO's images have 4.1 persons
 
 
 class RoiCrop(nn.Module):
     """Crops ROIs out of several layers: a lateral 1x1 convolution each, RoIAlign, summed.
 
-    Stands for the levels of a feature pyramid (Lin et al., FPN, 2017), whose lateral convolutions and
-    their initialisation it has. A 1x1 convolution and RoIAlign commute: of the two orders, which are
-    equal, each layer takes the one that costs fewer multiply-accumulates (`order_macs`).
+    Replaces the levels of a feature pyramid (Lin et al., FPN, 2017), with the same lateral convolutions and
+    initialization. A 1x1 convolution and RoIAlign commute: each layer uses the order that needs fewer
+    multiply-accumulates (`order_macs`).
 
     Args:
         in_channels, strides: of the layers.
@@ -105,12 +105,12 @@ def order_macs(
         images, count: B and R.
         feature: (C, H, W) of the layer.
         crop: (c, h, w) of the crops.
-        learns: a gradient of the convolution's weights is wanted.
-        feature_learns: one of the features, too.
+        learns: whether a gradient of the convolution's weights is needed.
+        feature_learns: whether a gradient of the features is needed.
     """
     channels, height, width = feature
     reduced, out_h, out_w = crop
-    align = count * out_h * width * (height + out_w)  # a channel
+    align = count * out_h * width * (height + out_w)  # per channel
     weights = channels * reduced
     convolved = 1 + learns + feature_learns
     before = images * height * width * weights * convolved + align * reduced * (

@@ -1,4 +1,4 @@
-"""One vector a ROI, read from a feature map."""
+"""One vector per ROI, read from a feature map."""
 
 from __future__ import annotations
 

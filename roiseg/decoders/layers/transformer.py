@@ -19,7 +19,7 @@ class LayerNorm2d(nn.Module):
         self.norm = nn.LayerNorm(channels, eps=1e-6)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Normalise; the result is in channels-last memory format."""
+        """Normalize; the result is in channels-last memory format."""
         return self.norm(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -36,7 +36,7 @@ class PatchEmbedding(nn.Module):
     """One embedding of several feature layers: patches of the finer ones, coarser ones resized, summed.
 
     A layer n times finer than the embedding is read by a convolution of kernel and stride n, as a ViT reads
-    pixels (Dosovitskiy et al., 2021), which loses nothing of what is smaller than a cell; any other by a 1x1
+    pixels (Dosovitskiy et al., 2021), which keeps details smaller than a cell; any other by a 1x1
     convolution, resized bilinearly. LayerNorm at the end, as in the neck of Segment Anything's encoder.
 
     Args:
@@ -103,7 +103,7 @@ class Attention(nn.Module):
         Args:
             queries: [R, Q, dim], or [B, Q, dim] with `query_rows`.
             keys, values: [R, N, dim], or [B, N, dim] with `key_rows`.
-            query_rows: [R] which entry of `queries` each result reads; they are projected once an entry.
+            query_rows: [R] which entry of `queries` each result reads; they are projected once per entry.
             key_rows: [R] the same for `keys` and `values`.
 
         Returns:
@@ -148,7 +148,7 @@ class TwoWayBlock(nn.Module):
     def forward(
         self, tokens: Tensor, image: Tensor, prompts: Tensor, positions: Tensor, rows: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Let tokens and image read each other.
+        """Apply attention between tokens and image, both ways.
 
         Args:
             tokens: [R, T, dim].
@@ -176,7 +176,7 @@ class TwoWayBlock(nn.Module):
 class TwoWayTransformer(nn.Module):
     """`depth` two-way blocks and a final attention of the tokens to the image.
 
-    Up to the first answer of the image everything of it is computed once per image, not once per ROI.
+    Everything before the first update of the image is computed once per image, not once per ROI.
 
     Args:
         dim, heads, mlp_width: see `TwoWayBlock`.
