@@ -111,7 +111,7 @@ def test_everything_broken_is_named(doctor, override, words, monkeypatch):
     assert code == 2
     said = " ".join(f"{f['text']} {f['todo']}" for f in of_state(findings, "error"))
     assert all(word in said for word in words), said
-    assert "could not start" in printed
+    assert "cannot start" in printed
 
 
 def test_all_broken_files_are_named_at_once(doctor):

@@ -73,8 +73,8 @@ def test_a_term_of_weight_zero_or_whose_output_is_missing_is_left_out():
     [
         ({}, r"loss\.terms"),
         ({"ce": entry(CrossEntropy(), 0), "dice": entry(Dice(), 0.0)}, r"loss\.terms"),
-        ({"dice": entry(Dice(), from_epoch=2), "ce": entry(CrossEntropy(), from_epoch=3)}, "from the first epoch"),
-        ({"dice": entry(Dice(), from_epoch=2), "ce": entry(CrossEntropy(), 0)}, "from the first epoch"),
+        ({"dice": entry(Dice(), from_epoch=2), "ce": entry(CrossEntropy(), from_epoch=3)}, "in the first epoch"),
+        ({"dice": entry(Dice(), from_epoch=2), "ce": entry(CrossEntropy(), 0)}, "in the first epoch"),
     ],
 )  # fmt: skip
 def test_impossible_terms_are_user_errors(terms, message):
@@ -138,7 +138,7 @@ def test_terms_count_from_their_epoch_on():
 
 def test_a_term_that_reads_what_the_model_does_not_give_is_a_user_error():
     loss = CompositeLoss({"ce": entry(CrossEntropy()), "quality": entry(ReadsScore())})
-    with pytest.raises(UserError, match=r"loss\.terms\.quality reads the output `score`.*gives embeddings"):
+    with pytest.raises(UserError, match=r"loss\.terms\.quality reads the output `score`.*has embeddings"):
         loss.check(roialign(**NARROW)())
     CompositeLoss({"ce": entry(CrossEntropy()), "quality": entry(ReadsScore(), 0)}).check(
         roialign(**NARROW)()
