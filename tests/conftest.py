@@ -11,7 +11,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads make tiny tensors 
 import pytest
 from helpers import make_onnx, tiny_coco
 from hypothesis import settings
-from slow_tests import mark_slow
 
 import roiseg  # noqa: F401  before ONNX Runtime, whose telemetry it turns off
 
@@ -19,10 +18,29 @@ import roiseg  # noqa: F401  before ONNX Runtime, whose telemetry it turns off
 settings.register_profile("roiseg", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("roiseg")
 
+STALE_MARKS = pytest.StashKey[set[tuple[str, str]]]()
+
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
-def pytest_collection_modifyitems(items):
-    mark_slow(items)
+def pytest_collection_modifyitems(config, items):
+    """Mark tests on real data as slow, and all that `slow_except(word)` does not keep: the first with the word."""
+    marked, kept = set(), {}
+    for item in items:
+        if item.get_closest_marker("realdata"):
+            item.add_marker(pytest.mark.slow)
+        elif mark := item.get_closest_marker("slow_except"):
+            word = "".join(mark.args)
+            marked.add(group := (item.nodeid.split("::")[0], word))
+            test = item.nodeid.split("[")[0]
+            if word not in item.name or kept.setdefault(test, (group, item))[1] is not item:
+                item.add_marker(pytest.mark.slow)
+    config.stash[STALE_MARKS] = marked - {group for group, _ in kept.values()}
+
+
+@pytest.fixture
+def stale_marks(pytestconfig) -> set[tuple[str, str]]:
+    """(file, word) of marks `slow_except` that keep no test fast."""
+    return pytestconfig.stash[STALE_MARKS]
 
 
 LEFT_OUT = pytest.StashKey[int]()

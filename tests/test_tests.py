@@ -1,4 +1,4 @@
-"""What no test may do: fork its own process, which has threads, sleep, or use a fixed port."""
+"""What no test may do: fork its own process, which has threads, sleep, or use a fixed port; and stale marks."""
 
 from __future__ import annotations
 
@@ -63,3 +63,7 @@ def test_no_test_does():
         ):
             found[name] = kinds
     assert not found
+
+
+def test_every_slow_except_mark_keeps_a_fast_test(stale_marks):
+    assert not stale_marks

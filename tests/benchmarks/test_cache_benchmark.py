@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from benchmarks import cache
 from roiseg.extractor.cache.codec import Int8
+
+pytestmark = pytest.mark.slow
 
 
 def test_every_stored_row_is_read_back_in_every_round(tmp_path):

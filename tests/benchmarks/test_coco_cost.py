@@ -7,6 +7,8 @@ import pytest
 from benchmarks import coco_cost
 from benchmarks.coco_cost import Assumptions
 
+pytestmark = pytest.mark.slow
+
 
 def test_features_take_what_their_numbers_take():
     assumed = Assumptions(images=1000, views=3)

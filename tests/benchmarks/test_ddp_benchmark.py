@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks import ddp
 
+pytestmark = pytest.mark.slow
+
 
 def test_epochs_are_timed_from_checkpoint_to_checkpoint(tmp_path):
     (tmp_path / "ckpt").mkdir()

@@ -17,6 +17,8 @@ from benchmarks.roi_align import Setting, example, roi_align_on_grid_sample, way
 from roiseg.decoders.roialign import RoiAlignDecoder
 from roiseg.geometry.roi_align import roi_align
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("size", "ratio"), [(7, 1), (4, 2), (5, 4)])
 def test_roi_align_on_grid_sample_is_roi_align(size, ratio):

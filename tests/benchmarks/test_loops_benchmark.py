@@ -8,7 +8,7 @@ import pytest
 from benchmarks import epoch, usual_loop
 from benchmarks.training import REAL, make_run
 
-pytestmark = pytest.mark.realdata
+pytestmark = [pytest.mark.slow, pytest.mark.realdata]
 
 
 def test_scenes_have_the_number_of_persons_asked_for(realdata, tmp_path):

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.paste import SIZE, WAYS, agreement, persons
+
+pytestmark = pytest.mark.slow
 
 
 def test_all_ways_paste_the_same_masks():

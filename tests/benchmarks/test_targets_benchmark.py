@@ -9,6 +9,8 @@ from benchmarks.targets import INPUT, SPECS, as_rle, exact, looked_up, ours, sce
 from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.targets import TargetSpec
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def sets(coco_set):

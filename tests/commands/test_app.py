@@ -24,7 +24,7 @@ from roiseg.callbacks.checkpoints import EpochCheckpoint
 from roiseg.inference.checkpoint import newest_checkpoint
 from roiseg.inference.predictor import Predictor
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (72, 90, 3), np.uint8)
 BOXES = [[10.5, 8, 60, 70], [40, 20.25, 88, 66]]
@@ -77,7 +77,6 @@ def post(url, content):
         return json.load(response)
 
 
-@pytest.mark.slow
 def test_the_page_gives_what_the_predictor_gives(checkpoints, serve, tmp_path):
     process, printed, url = serve(f"ckpt={checkpoints[0]}", f"compare={checkpoints[1]}")
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)

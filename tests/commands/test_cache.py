@@ -8,6 +8,8 @@ import pytest
 import torch
 from helpers import run_command
 
+pytestmark = pytest.mark.slow
+
 POOL = ("data/augment=heavy", "data/pool=augmented", "data.pool.size=2")
 PASTE = ("data/augment/paste=people", "data.augment.paste.probability=0.8", "data.augment.paste.min_size=16")
 
@@ -51,7 +53,6 @@ def test_kept_features_and_a_decoder_that_reads_pictures(run_train, tmp_path):
     assert summary["feature_cache"]["computed"] == 5
 
 
-@pytest.mark.slow
 def test_processes_of_one_run_share_the_cache_and_leave_it_to_the_next(tiny_overrides, run_train, tmp_path):
     options = ["data/augment=null", "data/cache=disk", f"paths.cache_dir={tmp_path}/cache"]
     common = [o for o in tiny_overrides if not o.startswith("trainer=")]

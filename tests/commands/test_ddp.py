@@ -21,6 +21,8 @@ from tiny_run import one_thread
 import roiseg.train
 from roiseg.inference.checkpoint import read_checkpoint
 
+pytestmark = pytest.mark.slow
+
 DDP = ["trainer=ddp", "trainer.accelerator=cpu"]
 
 
@@ -113,7 +115,6 @@ def assert_same_figures(several, alone):
     assert not differing, "\n".join(differing)
 
 
-@pytest.mark.slow
 def test_two_processes_equal_one_and_torchrun_goes_on_with_them(overrides, run_train, tmp_path):
     single = [*overrides, "trainer=cpu", "data.batch_size=2", "trainer.max_epochs=3"]
     with one_thread():  # as the commands
@@ -172,7 +173,6 @@ def start_tasks(arguments, cwd, **variables):
     return [(task.returncode, *end) for task, end in zip(tasks, ends, strict=True)]
 
 
-@pytest.mark.slow
 def test_slurm_tasks_on_two_machines_share_folders_and_one_may_have_nothing_to_evaluate(
     overrides, one_image, run_train, tmp_path
 ):
@@ -193,7 +193,6 @@ def test_slurm_tasks_on_two_machines_share_folders_and_one_may_have_nothing_to_e
     assert_same_run(json.loads(path.read_text()), alone)
 
 
-@pytest.mark.slow
 def test_a_mistake_that_one_process_meets_ends_both_without_a_traceback(overrides, even_set, tmp_path):
     for path in even_set.images.iterdir():
         content = path.read_bytes()

@@ -150,6 +150,7 @@ SETS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow_except
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("name", SETS)
 def test_a_broken_data_set_is_named_in_one_line(run_main, tiny_overrides, tmp_path, name, workers):

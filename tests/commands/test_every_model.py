@@ -7,6 +7,8 @@ import pytest
 import roiseg.train
 from roiseg.config.entry import CONF_DIR
 
+pytestmark = pytest.mark.slow_except("roialign")
+
 LAYERS = "/model.1/act/Relu_output_0,/model.3/Concat_output_0,/model.6/Concat_output_0"  # strides 2, 4, 8
 
 

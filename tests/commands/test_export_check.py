@@ -21,7 +21,7 @@ from roiseg.inference.onnx_file import OnnxFile
 from roiseg.onnx_export.export import ExportOptions, export_model
 from roiseg.onnx_export.graph import seal
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 FORMS = {
     "alone": ExportOptions(),

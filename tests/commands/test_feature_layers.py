@@ -6,6 +6,8 @@ import pytest
 
 import roiseg.train
 
+pytestmark = pytest.mark.slow
+
 LAYERS = ["/model.1/act/Relu_output_0", "/model.6/Concat_output_0", "/model.3/Concat_output_0"]  # 2, 8, 4
 
 

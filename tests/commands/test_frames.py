@@ -18,7 +18,7 @@ from roiseg.onnx_export.check import validation_samples
 from roiseg.preview import preview
 from roiseg.train import train
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 LAYER = "/model.6/Concat_output_0"
 

@@ -17,6 +17,8 @@ from roiseg.training.module import RoiSegModule
 from roiseg.training.resume import checkpoint_progress
 from tools.chaos.kills import same
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["data.batch_size=1", "trainer.max_epochs=2", "callbacks=minimal"]
 
 
@@ -95,7 +97,6 @@ def stop(run_main, monkeypatch):
     return run
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_stopped_run_goes_on_within_the_epoch_bit_for_bit(tiny_overrides, run_main, stop, tmp_path, recipe):
     own = tiny_overrides if recipe != "points at random" else without_model(tiny_overrides)
@@ -171,7 +172,6 @@ def test_a_run_is_not_resumed_with_epochs_of_other_steps(tiny_overrides, run_mai
         assert sorted(tmp_path.rglob("*.pth")) == before
 
 
-@pytest.mark.slow
 def test_several_processes_end_in_the_same_step_and_go_on_there(tiny_overrides, start_train, tmp_path):
     several = [
         *tiny_overrides, *SMALL, "trainer=ddp", "trainer.accelerator=cpu", "scheduler=constant",

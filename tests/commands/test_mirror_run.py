@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_with_mirrored_test_trains_the_same_and_measures_the_average(run_train, tmp_path):
     plain = run_train(tmp_path / "plain", "trainer.max_epochs=3")

@@ -16,6 +16,8 @@ from helpers import ROOT, run_command
 
 import roiseg.train
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install -e '.[slurm]'")
 
 QUICK = ["callbacks=minimal", "trainer.max_epochs=1"]
@@ -58,7 +60,6 @@ def summaries(folder):
     return [json.loads(path.read_text()) for path in sorted(folder.glob("outputs/sweeps/*/*/summary.json"))]
 
 
-@pytest.mark.slow
 def test_jobs_by_the_local_executor_have_folders_of_their_own_and_one_may_fail(tiny_overrides, tmp_path):
     done = run_command(
         ["roiseg.train", "-m", "sweep=submitit_local", *tiny_overrides, *QUICK, "model.num_classes=2,7"],
@@ -72,7 +73,6 @@ def test_jobs_by_the_local_executor_have_folders_of_their_own_and_one_may_fail(t
     assert len(list(tmp_path.glob("outputs/sweeps/*/.submitit/*/*_log.out"))) == 2
 
 
-@pytest.mark.slow
 def test_a_preempted_job_is_queued_again_and_goes_on(tiny_overrides, slurm, tmp_path):
     arguments = [
         "-m", "sweep=slurm", "hydra.launcher.partition=gpu", "hydra.launcher.timeout_min=90", *tiny_overrides,

@@ -10,8 +10,9 @@ import pytest
 import roiseg.train
 from roiseg.inference.checkpoint import newest_checkpoint, read_checkpoint
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 2)])
 def test_a_training_that_is_told_to_end_says_what_is_kept(
     tiny_overrides, start_train, tmp_path, number, workers

@@ -23,6 +23,8 @@ from tensorboard.util import tensor_util
 
 from roiseg.callbacks.model_summary import describe_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def chosen(monkeypatch):

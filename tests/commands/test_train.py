@@ -94,6 +94,7 @@ def test_overlay_has_two_rows_and_red_boxes_in_the_top_row_only(run_train, tmp_p
     assert not red[half + 20 :].any()
 
 
+@pytest.mark.slow_except
 @pytest.mark.parametrize(
     "extra", [[], ["callbacks=[default,ema]"], ["data.num_workers=2"]], ids=["plain", "ema", "workers"]
 )

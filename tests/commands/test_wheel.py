@@ -12,6 +12,8 @@ import pytest
 from hatchling.builders.wheel import WheelBuilder
 from helpers import ROOT
 
+pytestmark = pytest.mark.slow
+
 # the environment of the tests has the checkout on its path, too: remove it
 ISOLATED = f'import sys; sys.path = [entry for entry in sys.path if entry not in ("", {str(ROOT)!r})]; '
 MODULE = "import runpy; runpy.run_module({!r}, run_name='__main__', alter_sys=True)"

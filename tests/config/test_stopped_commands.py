@@ -12,6 +12,8 @@ from roiseg.common.files import atomic_path
 from roiseg.common.signals import stoppable
 from roiseg.config.entry import command
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("inner", [False, True])

@@ -113,6 +113,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.slow_except("roialign")
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("case", [c for c in CASES if c.small], ids=lambda case: case.name)
 def test_one_batch_of_overlapping_ellipses_can_be_learned_by_heart(case, loss):
@@ -142,6 +143,7 @@ def target_iou(decoder, scene, truth):
     return (predicted & truth).sum() / (predicted | truth).sum()
 
 
+@pytest.mark.slow_except("roialign")
 @cases
 def test_bfloat16_autocast_is_near_float32(case):
     decoder = build(case)
@@ -154,6 +156,7 @@ def test_bfloat16_autocast_is_near_float32(case):
     assert (target_probability(rough) - target_probability(exact)).abs().mean() < 0.01
 
 
+@pytest.mark.slow_except("roialign")
 @cases
 def test_channels_last_weights_give_the_same_logits(case):
     decoder = build(case)

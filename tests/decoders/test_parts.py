@@ -50,6 +50,7 @@ def test_parts_give_the_logits_and_extra_outputs_of_the_whole(case, max_rois):
     assert whole.inside is None or torch.equal(parts.inside, whole.inside)
 
 
+@pytest.mark.slow_except("cascade")
 @pytest.mark.parametrize("case", FIXED, ids=lambda case: case.name)
 def test_parts_give_the_gradients_of_the_whole(case):
     """In float64, where another order of summing leaves no trace."""

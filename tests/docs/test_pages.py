@@ -16,6 +16,8 @@ from helpers import ROOT
 
 from roiseg.inference.predictor import Predictor
 
+pytestmark = pytest.mark.slow
+
 RUN = ["first-hour.md", "choosing-a-tensor.md", "ablations.md", "deploy.md", "extending.md"]
 
 

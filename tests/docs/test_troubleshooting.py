@@ -11,6 +11,8 @@ from helpers import ROOT
 
 import roiseg.train
 
+pytestmark = pytest.mark.slow
+
 TEXT = (ROOT / "docs" / "troubleshooting.md").read_text()
 LINES = re.findall(r"^\| `(.*?)` \|", TEXT.partition("## No error")[0], flags=re.MULTILINE)
 

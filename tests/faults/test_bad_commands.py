@@ -28,7 +28,10 @@ from tiny_run import fit
 from roiseg.callbacks.checkpoints import EpochCheckpoint
 from roiseg.inference.checkpoint import newest_checkpoint
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "error::UserWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "error::UserWarning"),
+]
 
 SAMPLE = 5  # files of each kind
 OF_A_FAILED_RUN = {"config.yaml", ".roiseg_run", "metrics.csv", "hparams.yaml"}  # whole, of epochs before

@@ -7,8 +7,9 @@ import re
 import pytest
 from helpers import run_command
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_processes_at_once_lose_nothing_and_do_not_hang():
     cases = ["four killed", "evicting each other", "going on, killed"]
     done = run_command(["tools.chaos.concurrency", "1", "1", *cases], env={"COLUMNS": "200"}, timeout=590)

@@ -34,7 +34,7 @@ fuzz = settings(
     derandomize=not CASES,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-pytestmark = pytest.mark.timeout(0 if CASES else 600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(0 if CASES else 600)]
 
 SIZE = (64, 64)
 SPECS = [TargetSpec("roi", (7, 9), 3, SIZE), TargetSpec("image", (16, 16), 2, SIZE)]

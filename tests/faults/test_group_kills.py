@@ -7,8 +7,9 @@ import sys
 import pytest
 from helpers import run_command
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
 def test_whoever_is_killed_nothing_is_lost_and_nobody_is_left():
     done = run_command(["tools.chaos.group_kills", "2"], env={"COLUMNS": "150"}, timeout=590)

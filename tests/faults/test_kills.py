@@ -7,8 +7,9 @@ import re
 import pytest
 from helpers import run_command
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_a_killed_training_loses_nothing():
     done = run_command(["tools.chaos.kills", "5", "1"], timeout=590)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -7,8 +7,9 @@ import sys
 import pytest
 from helpers import run_command
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 @pytest.mark.skipif(sys.platform != "linux", reason="what processes hold is read from /proc")
 def test_handles_threads_processes_and_outputs_do_not_grow():
     done = run_command(["tools.chaos.long_run", "300"], timeout=590)

@@ -7,6 +7,8 @@ import re
 import pytest
 from helpers import run_command
 
+pytestmark = pytest.mark.slow
+
 FEW = [
     "loader process killed in epoch 2", "shared memory of 64 kB", "no shared memory, no loader processes",
     "cache folder read-only",
@@ -21,12 +23,10 @@ def run(*arguments):
     return done.stdout
 
 
-@pytest.mark.slow
 def test_a_training_that_lacks_something_ends_in_a_line_and_goes_on():
     assert f"cases: {len(FEW)}, " in run("tools.chaos.resources", *FEW)
 
 
-@pytest.mark.slow
 def test_a_full_disk_ends_commands_in_a_line_and_leaves_nothing_half_written():
     told = run("tools.chaos.full_disk", "2", "preview", "predict coco")
     cases, one_line, *_, wrong = re.search(r"│ all +│" + r" +(\d+) │" * 6, told).groups()

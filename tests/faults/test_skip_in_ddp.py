@@ -15,6 +15,8 @@ from roiseg.train import train
 from tests.tiny_run import one_thread
 from tools.chaos.kills import command
 
+pytestmark = pytest.mark.slow
+
 NAMES = [f"{n}.jpg" for n in range(8)]
 BAD = "4.jpg"
 
@@ -53,7 +55,6 @@ def results(summary):
     return summary["skipped_images"], summary["history"], table, read_checkpoint(last)["state_dict"]
 
 
-@pytest.mark.slow
 def test_two_processes_leave_out_as_one_does(overrides, tmp_path):
     with one_thread():
         alone = results(

@@ -11,7 +11,7 @@ from tiny_run import one_thread
 from roiseg.onnx_export.graph import FeatureInput, export_decoder, save_onnx
 from roiseg.onnx_export.verify import CheckInput, largest_difference, random_rois
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow_except("roialign"), pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.small], ids=lambda case: case.name)

@@ -25,7 +25,7 @@ from roiseg.onnx_export.boxes import BoxReader, export_boxes
 from roiseg.onnx_export.export import ExportOptions, export_model
 from roiseg.onnx_export.graph import MaskGraph
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow_except, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(autouse=True)

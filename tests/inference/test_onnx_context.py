@@ -30,7 +30,7 @@ from roiseg.onnx_export.graph import save_onnx
 from roiseg.onnx_export.merge import merge_with_extractor
 from roiseg.onnx_export.verify import random_rois
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow_except, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(autouse=True)

@@ -34,7 +34,7 @@ from roiseg.onnx_export.graph import save_onnx, simplify_graph
 from roiseg.onnx_export.merge import merge_with_extractor
 from roiseg.onnx_export.verify import CheckInput, OnnxCheck, largest_difference, random_rois
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow_except, pytest.mark.filterwarnings("ignore")]
 
 WIDE = (64, 96)  # (H, W) of the two-layer model's input
 LAYERS = (LAYER, SECOND_LAYER)

@@ -11,6 +11,8 @@ from hydra.utils import instantiate
 from roiseg.common.errors import UserError
 from roiseg.config.entry import CONF_DIR
 
+pytestmark = pytest.mark.slow_except("[ce_dice]")
+
 PRESETS = sorted(path.stem for path in (CONF_DIR / "loss").glob("*.yaml") if path.stem != "default")
 
 

@@ -12,6 +12,8 @@ import pytest
 from helpers import ROOT
 from nbformat.v4 import new_code_cell
 
+pytestmark = pytest.mark.slow
+
 FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 EXECUTE = Path(__file__).with_name("execute.py")
 TINY = {"TRAIN_IMAGES": 8, "VAL_IMAGES": 4, "EPOCHS": 1}
@@ -60,7 +62,6 @@ def test_they_are_kept_without_outputs(path):
     assert path.stat().st_size < 30_000
 
 
-@pytest.mark.slow
 def test_quickstart(tmp_path):
     done = executed("quickstart.ipynb", ROOT / "notebooks", tmp_path, FOLDER=str(tmp_path), **TINY)
     assert len(pictures(done)) == 7
@@ -70,7 +71,6 @@ def test_quickstart(tmp_path):
     assert list((tmp_path / "quickstart" / "onnx").glob("*.onnx"))
 
 
-@pytest.mark.slow
 def test_ablation_trains_and_then_reads_the_runs_again(tmp_path):
     first = executed("ablation.ipynb", ROOT, tmp_path, FOLDER=str(tmp_path / "made"), SEEDS=[1], **TINY)
     (sweep,) = (tmp_path / "made" / "ablation").iterdir()

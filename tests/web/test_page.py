@@ -14,6 +14,8 @@ from predictors import EllipsePredictor
 
 from roiseg.web.models import Limits
 
+pytestmark = pytest.mark.slow_except("test_a_box_is_dragged")
+
 GREY = np.full((300, 400, 3), 128, np.uint8)  # one colour: resampling on the screen does not change it
 BOX = (100, 60, 220, 240)
 OPACITY = 0.65
