@@ -21,7 +21,7 @@ from roiseg.config.entry import command
 from roiseg.config.evaluation_setup import Evaluated, open_models
 from roiseg.config.run_dir import create_unique_dir
 from roiseg.config.run_summary import package_versions
-from roiseg.config.validation import validated
+from roiseg.config.validation import check_onnx_options, validated
 from roiseg.evaluation import tables
 from roiseg.evaluation.detections import DetectionEvaluation, evaluate_detections
 from roiseg.evaluation.difference import difference
@@ -82,6 +82,7 @@ def check(cfg: DictConfig) -> None:
     """
     if cfg.ckpt is None and cfg.onnx is None:
         raise UserError("give ckpt=... (a checkpoint), onnx=... (an exported file), or both")
+    check_onnx_options(cfg, ("tta",) if cfg.ckpt is not None else ("tta", "precision", "device"))
     validated(cfg, Options)
     check_folder(cfg.output_dir, "output_dir")
 

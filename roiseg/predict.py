@@ -21,7 +21,7 @@ from roiseg.common.types import PositiveShare, Share
 from roiseg.config.device import require_device
 from roiseg.config.entry import command
 from roiseg.config.run_dir import claimed
-from roiseg.config.validation import validated
+from roiseg.config.validation import check_onnx_options, validated
 from roiseg.evaluation.checkpoint_data import trusted_values
 from roiseg.inference.box_files.base import BoxFile
 from roiseg.inference.box_files.open_boxes import open_boxes
@@ -109,10 +109,7 @@ def check(content: dict[str, Any]) -> None:
     """
     if not content.get("writers"):
         raise UserError("writers is empty: choose some of conf/writers, 'writers=[coco,overlay]'")
-    if content["tta"] and content["onnx"]:
-        raise UserError(
-            "tta needs a checkpoint and does not work with an exported file: give ckpt=..., or tta=null"
-        )
+    check_onnx_options(content, ("tta", "device"))
 
 
 def trained_on(ckpt: str | None) -> dict[str, Any]:

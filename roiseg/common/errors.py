@@ -21,6 +21,11 @@ class UnwritableError(UserError):
     """A file cannot be written: the disk is full, the folder is read-only, and the like."""
 
 
+def missing_extra(what: str, extra: str) -> UserError:
+    """Return the error of a feature whose optional dependencies, an extra of roiseg, are not installed."""
+    return UserError(f"{what} needs the extra {extra}: pip install 'roiseg[{extra}]'")
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Tell whether an error, perhaps a library's own, means that the machine or its GPU is out of memory."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:

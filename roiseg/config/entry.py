@@ -26,7 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from roiseg.common.errors import UserError, closest_matches
+from roiseg.common.errors import UserError, closest_matches, missing_extra
 from roiseg.common.outputs import absent_folders, purpose, remove_empty
 from roiseg.common.signals import stoppable
 from roiseg.config.argv import CONF_DIR, quote_overrides
@@ -188,6 +188,13 @@ def user_message(error: BaseException, config_name: str = "train") -> str | None
     return line or resource_error_message(error)
 
 
+_LOGGER_EXTRAS = ("wandb", "mlflow")
+_PLUGIN_EXTRAS = {
+    "hydra/sweeper/optuna": "optuna", "hydra/launcher/joblib": "joblib",
+    "hydra/launcher/submitit_local": "slurm", "hydra/launcher/submitit_slurm": "slurm",
+}  # fmt: skip
+
+
 def _explain_processes(text: str) -> str | None:
     """Explain errors of torch.distributed and submitit, which have no specific types."""
     if re.search(r"Connection (closed|reset) by peer|remote process (has )?(exited|terminated)", text):
@@ -211,7 +218,10 @@ def _explain_instantiation(error: InstantiationException) -> str | None:
     text = str(error)
     key = re.search(r"full_key: (\S+)", text)
     where = f"configuration `{key.group(1)}`: " if key else "configuration: "
-    wrong = isinstance(cause, (TypeError, ValueError, ImportError))  # ImportError: an extra is not installed
+    logger = key.group(1).rpartition(".")[2] if key else ""
+    if isinstance(cause, ImportError) and logger in _LOGGER_EXTRAS:
+        return str(missing_extra(f"logger={logger}", logger))
+    wrong = isinstance(cause, (TypeError, ValueError, ImportError))
     if wrong or cause is None or "Error locating target" in text:
         return where + _one_line(str(cause) if cause else text.split("full_key")[0])
     return user_message(cause)
@@ -220,6 +230,8 @@ def _explain_instantiation(error: InstantiationException) -> str | None:
 def _explain_missing_choice(error: MissingConfigException) -> str:
     missing = error.missing_cfg_file or str(error)
     group, _, choice = missing.rpartition("/")
+    if missing in _PLUGIN_EXTRAS:
+        return str(missing_extra(missing, _PLUGIN_EXTRAS[missing]))
     # Hydra names the choices of a group, but not those of a list, `writers=[a,b]`
     options = error.options or sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
     if not group or not options:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -75,6 +75,25 @@ def validated(cfg: DictConfig, options: Any) -> dict[str, Any]:
     content = to_plain(cfg)
     check_types(content, options=options)
     return content
+
+
+def check_onnx_options(content: Mapping[Any, Any] | DictConfig, keys: Sequence[str]) -> None:
+    """Refuse options that have no effect on an exported file.
+
+    Args:
+        content: the command's configuration; `onnx` and `ckpt` are among its keys.
+        keys: those of a checkpoint's decoder; None, or empty, if they are not given.
+
+    Raises:
+        UserError: names the key.
+    """
+    if content["onnx"] is None:
+        return
+    for key in keys:
+        if content[key]:
+            raise UserError(
+                f"{key} does not work with an exported file: leave it out, or give ckpt=... without onnx=..."
+            )
 
 
 def check_types(node: Any, path: str = "", options: Any = None) -> None:

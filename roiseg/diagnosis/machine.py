@@ -75,7 +75,7 @@ def _extras(wanted: list[Requirement]) -> Iterator[Finding]:
     if whole:
         yield Finding("extras", "ok", f"installed: {', '.join(whole)}")
     if absent:
-        todo = f"to install one: pip install -e '.[{absent[0]}]'"
+        todo = f"to install one: pip install 'roiseg[{absent[0]}]'"
         yield Finding("extras", "note", f"not installed: {', '.join(absent)}", todo)
 
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from roiseg.common.errors import UserError
+from roiseg.common.errors import UserError, missing_extra
 from roiseg.common.lazy import LazyArrays
 from roiseg.common.limits import STACK_BYTES
 from roiseg.geometry.boxes import Boxes
@@ -153,9 +153,7 @@ class Prediction:
         try:
             import supervision
         except ImportError:
-            raise UserError(
-                "to_supervision needs the library supervision: pip install -e '.[supervision]'"
-            ) from None
+            raise missing_extra("to_supervision", "supervision") from None
         if not len(self):
             return supervision.Detections.empty()
         return supervision.Detections(

@@ -11,7 +11,7 @@ from pathlib import Path
 from onnx import ModelProto, TensorProto
 from onnx.defs import onnx_opset_version
 
-from roiseg.common.errors import UserError
+from roiseg.common.errors import UserError, missing_extra
 from roiseg.common.files import as_utf8, atomic_path
 from roiseg.data.batch import RoiSample
 from roiseg.extractor.onnx_extractor import OnnxExtractor
@@ -70,7 +70,7 @@ class ExportOptions:
         if not _MIN_OPSET <= self.opset <= onnx_opset_version():
             raise UserError(f"opset is {self.opset}, it must be from {_MIN_OPSET} to {onnx_opset_version()}")
         if self.simplify and find_spec("onnxslim") is None:
-            raise UserError("simplify=true needs onnxslim: pip install onnxslim")
+            raise missing_extra("simplify=true", "simplify")
 
 
 def export_model(

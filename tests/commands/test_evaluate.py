@@ -57,7 +57,7 @@ def evaluate(run_main, tmp_path):
 
     def run(*arguments):
         folder = tmp_path / f"evaluated{len(list(tmp_path.glob('evaluated*')))}"
-        shared = (f"output_dir={folder}", "data.num_workers=0", "device=cpu")
+        shared = (f"output_dir={folder}", "data.num_workers=0")
         code, error = run_main(roiseg.evaluate, *shared, *arguments)
         assert code == 0, error
         return read_json(folder / "evaluation.json", "evaluation"), folder
@@ -194,6 +194,11 @@ def test_mistakes_end_in_one_line(checkpoint, run_main, tmp_path, onnx_file):
         ([ckpt, "onnx=/nowhere/z.onnx"], ["/nowhere/z.onnx"]),
         ([ckpt, f"onnx={onnx_file}"], [onnx_file.name]),
         ([f"onnx={onnx_file}", "data.val_annotations=x.json"], ["data.val_images"]),
+        ([ckpt, "onnx=x.onnx", "tta=hflip"], ["tta", "exported file"]),
+        *(
+            (["onnx=x.onnx", f"{key}={value}"], [key, "exported file", "ckpt=..."])
+            for key, value in {"tta": "full", "precision": "32-true", "device": "cpu"}.items()
+        ),
         (
             [f"ckpt={changed(checkpoint, tmp_path / 'folds.pth', folds=strange)}"],
             ["subprocess.run", "trusted"],

@@ -278,6 +278,7 @@ MISTAKES = {
     "threshold": (["source={images}", "threshold=50"], ["threshold", "less than or equal to 1", "50"]),
     "no threshold": (["source={images}", "threshold=0"], ["threshold", "greater than 0"]),
     "augmented file": (["source={images}", "ckpt=null", "onnx=x.onnx", "tta=hflip"], ["tta", "ckpt="]),
+    "device of a file": (["source={images}", "ckpt=null", "onnx=x.onnx", "device=cpu"], ["device", "onnx=..."]),
     "unknown key": (["source={images}", "thresold=0.5"], ["thresold", "threshold"]),
     "output in a file": (["source={images}", "boxes={table}", "output_dir=boxes.csv"], ["boxes.csv", "is a file"]),
 }  # fmt: skip

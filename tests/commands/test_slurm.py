@@ -18,7 +18,7 @@ import roiseg.train
 
 pytestmark = pytest.mark.slow
 
-pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install -e '.[slurm]'")
+pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install 'roiseg[slurm]'")
 
 QUICK = ["callbacks=minimal", "trainer.max_epochs=1"]
 

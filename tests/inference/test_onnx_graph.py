@@ -313,12 +313,6 @@ def test_simplifying_removes_redundant_nodes():
     assert [node.op_type for node in simplify_graph(model).graph.node] == ["Relu"]
 
 
-def test_simplifying_without_onnxslim_is_a_user_error(monkeypatch):
-    monkeypatch.setattr("roiseg.onnx_export.export.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install onnxslim"):
-        ExportOptions(simplify=True)
-
-
 def test_a_merged_export_without_the_extractor_is_a_user_error(square, tmp_path):
     with pytest.raises(UserError, match="onnx_path"):
         export_model(square, tmp_path / "model.onnx", ExportOptions(merged=True))
