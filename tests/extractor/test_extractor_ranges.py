@@ -13,11 +13,6 @@ CASES = {
         "strides": [[], [8, 0], [-8]],
     },
     "extractor.postprocess.rows.BoxesAndScores": {"form": ["xywh"], "activation": ["relu"]},
-    "extractor.preprocess.Preprocess": {
-        "color": ["gray"], "std": [[1, 1], []], "mean": [[0]], "image_size": [[640], [3, 640, 640], [0, 640]],
-        "align": ["left"],
-    },
-    "extractor.onnx_extractor.OnnxExtractor": {"threads": [-1]},
     "extractor.cache.memory.MemoryCache": {"budget_gb": [0, -1.0]},
     "extractor.cache.disk.DiskCache": {"budget_gb": [0]},
     "inference.writers.crops.CropsWriter": {"ratio": [0.9], "min_size": [0]},

@@ -65,77 +65,38 @@ def naive_tensor(images, color, divisor, mean, std):
 )
 def test_the_input_tensor_is_what_naive_arithmetic_gives(color, divisor, mean, std):
     images = pictures(2, (5, 7))
+    before = images.clone()
     tensor = Preprocess((5, 7), color=color, divisor=divisor, mean=mean, std=std)(images)
     assert tensor.dtype == torch.float32
     assert tensor.is_contiguous()
+    assert torch.equal(images, before)
     want = naive_tensor(images.numpy(), color, divisor, mean, std)
     np.testing.assert_allclose(tensor.numpy(), want, atol=1e-5, rtol=1e-6)
-
-
-def test_known_pixels_become_known_numbers():
-    red = torch.tensor([255, 51, 0], dtype=torch.uint8).repeat(1, 2, 2, 1)
-    assert Preprocess((2, 2))(red)[0, :, 0, 0].tolist() == pytest.approx([1.0, 0.2, 0.0])
-    assert Preprocess((2, 2), color="bgr", divisor=1)(red)[0, :, 0, 0].tolist() == [0.0, 51.0, 255.0]
-
-
-def test_the_pictures_handed_in_are_not_changed():
-    images = pictures(1)
-    before = images.clone()
-    Preprocess(SIZE, color="bgr", mean=(0.5, 0.5, 0.5))(images)
-    assert torch.equal(images, before)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"std": (1, 0, 1)}, "std"),
-        ({"divisor": 0}, "divisor must not be 0"),
-        ({"align": "left"}, "align"),
-    ],
-)
-def test_impossible_preprocessing_is_refused_by_name(options, words):
-    with pytest.raises(UserError, match=words):
-        Preprocess(**({"image_size": (64, 64)} | options))
 
 
 # --- features -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_features_equal_those_of_the_whole_detector(onnx_file, layer):
-    extractor = extractor_of(onnx_file, layer)
-    images = pictures(3)
-    (features,) = extractor(images)
-    channels, stride = ONNX_LAYERS[layer]
-    assert features.shape == (3, channels, 64 // stride, 64 // stride)
-    assert features.dtype == torch.float32
-    assert extractor.channels == (channels,)
-    assert extractor.strides == (stride,)
-    np.testing.assert_allclose(features.numpy(), direct(onnx_file, images, [layer])[0], atol=1e-5)
-
-
-@pytest.mark.parametrize("layers", [LAYERS, LAYERS[::-1], [LAYERS[3], LAYERS[0]], [LAYERS[1], LAYERS[2]]])
-def test_several_layers_come_in_the_order_asked(onnx_file, layers):
+@pytest.mark.parametrize(
+    "layers", [*([layer] for layer in LAYERS), LAYERS, LAYERS[::-1], [LAYERS[3], LAYERS[0]]]
+)
+def test_features_equal_those_of_the_whole_detector_in_the_order_asked(onnx_file, layers):
     extractor = extractor_of(onnx_file, layers)
-    images = pictures(2)
-    assert extractor.channels == tuple(ONNX_LAYERS[layer][0] for layer in layers)
-    assert extractor.strides == tuple(ONNX_LAYERS[layer][1] for layer in layers)
+    images = pictures(3)
+    channels, strides = zip(*(ONNX_LAYERS[layer] for layer in layers), strict=True)
+    assert (extractor.channels, extractor.strides) == (channels, strides)
     for got, want in zip(extractor(images), direct(onnx_file, images, layers), strict=True):
+        assert got.dtype == torch.float32
         np.testing.assert_allclose(got.numpy(), want, atol=1e-5)
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("count", [0, 1, 5])
 def test_a_free_batch_and_a_batch_of_one_give_the_same(onnx_file, dynamic_onnx_file, count):
     images = pictures(count)
     one, free = extractor_of(onnx_file, LAYERS), extractor_of(dynamic_onnx_file, LAYERS)
     for a, b in zip(one(images), free(images), strict=True):
+        assert len(a) == count
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("file", ["onnx_file", "dynamic_onnx_file"])
-def test_no_pictures_give_no_features(file, request):
-    features = extractor_of(request.getfixturevalue(file), LAYERS)(pictures(0))
-    assert [f.shape[0] for f in features] == [0] * 4
 
 
 def test_earlier_features_are_not_overwritten_by_later_calls(dynamic_onnx_file):
@@ -163,14 +124,9 @@ def test_an_fp16_detector_takes_and_gives_float32_at_the_border(tmp_path, onnx_f
         torch.testing.assert_close(got, want, atol=2e-2, rtol=2e-2)
 
 
-def test_features_never_require_gradients(onnx_file):
-    with torch.enable_grad():
-        features = extractor_of(onnx_file, LAYERS)(pictures(1))
-    assert not any(f.requires_grad or f.grad_fn for f in features)
-
-
 def test_features_can_be_trained_on(onnx_file):
     (features,) = extractor_of(onnx_file, LAYERS[0])(pictures(1))
+    assert not features.requires_grad
     weight = torch.ones(12, requires_grad=True)
     (features * weight[:, None, None]).sum().backward()
     torch.testing.assert_close(weight.grad, features.sum(dim=(0, 2, 3)))
@@ -244,74 +200,6 @@ def test_what_makes_the_file_runs_before_it_is_read(tmp_path):
 # --- mistakes -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [(32, 64), (64, 32), (640, 640)])
-def test_another_image_size_than_the_files_is_named_with_both(onnx_file, size):
-    with pytest.raises(UserError, match=rf"image_size \[{size[0]}, {size[1]}\] does not fit .*1, 3, 64, 64"):
-        extractor_of(onnx_file, LAYERS[0], size)
-
-
-@pytest.mark.parametrize("channels", [1, 4])
-def test_an_input_of_other_than_three_channels_is_refused(tmp_path, channels):
-    path = make_onnx(tmp_path / "m.onnx", color_channels=channels)
-    with pytest.raises(UserError, match=rf"does not fit the input images \[1, {channels}, 64, 64\]"):
-        extractor_of(path, LAYERS[0])
-
-
-def test_a_fixed_batch_of_several_is_refused(tmp_path):
-    path = make_onnx(tmp_path / "m.onnx", batch=4)
-    with pytest.raises(UserError, match="fixed batch of 4"):
-        extractor_of(path, LAYERS[0])
-
-
-def two_input_model(path):
-    nodes = [
-        helper.make_node("Relu", ["images"], ["early"]),
-        helper.make_node("Mul", ["early", "gain"], ["late"]),
-        helper.make_node("Relu", ["late"], ["output"]),
-    ]
-    shape = [1, 3, 64, 64]
-    values = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("images", "gain", "output")
-    ]
-    return save_onnx(path, nodes, values[:2], values[2:])
-
-
-def test_a_detector_that_needs_two_inputs_is_refused_with_both_named(tmp_path):
-    with pytest.raises(UserError, match=r"needs one float image input, it has: images .*gain"):
-        extractor_of(two_input_model(tmp_path / "m.onnx"), "late")
-
-
-def test_an_input_that_only_later_parts_need_does_no_harm(tmp_path):
-    assert extractor_of(two_input_model(tmp_path / "m.onnx"), "early").strides == (1,)
-
-
-def test_a_uint8_input_is_refused(tmp_path):
-    nodes = [
-        helper.make_node("Cast", ["images"], ["f"], to=TensorProto.FLOAT),
-        helper.make_node("Relu", ["f"], ["o"]),
-    ]
-    shape = [1, 3, 64, 64]
-    path = save_onnx(
-        tmp_path / "m.onnx",
-        nodes,
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, shape)],
-        [helper.make_tensor_value_info("o", TensorProto.FLOAT, shape)],
-    )
-    with pytest.raises(UserError, match=r"needs one float image input, it has: images tensor\(uint8\)"):
-        extractor_of(path, "f")
-
-
-@pytest.mark.parametrize(
-    ("layer", "words"),
-    [("/model.7/Flatten_output_0", r"float32 \[1, 5\]"), ("/model.7/Shape_output_0", r"int64 \[2\]")],
-)
-def test_a_tensor_that_is_no_map_is_refused_with_its_shape(onnx_file, layer, words):
-    with pytest.raises(
-        UserError, match=rf"tensor `{layer}` is {words}; a decoder needs float \[1, C, h, w\]"
-    ):
-        extractor_of(onnx_file, layer)
-
-
 def test_a_map_of_one_cell_is_a_map(onnx_file):
     assert extractor_of(onnx_file, "/model.7/GlobalAveragePool_output_0").strides == (64,)
 
@@ -328,41 +216,6 @@ def test_cells_that_do_not_tile_the_input_are_refused(tmp_path):
     )
     with pytest.raises(UserError, match=r"\[1, 4, 62, 62\].* divide the input 64x64 evenly"):
         extractor_of(path, "valid")
-
-
-def test_an_unknown_tensor_names_the_file_and_the_nearest(onnx_file):
-    with pytest.raises(UserError, match=r"/model\.6/Concat_output_0 \[1, 32, 8, 8\]") as caught:
-        extractor_of(onnx_file, ["/model.3/Concat_output_0", "/model.9/Concat_output_0"])
-    assert str(onnx_file) in str(caught.value)
-
-
-def test_an_unknown_provider_lists_those_there_are(onnx_file):
-    with pytest.raises(UserError, match=r"extractor\.providers: NoSuchProvider .*CPUExecutionProvider"):
-        OnnxExtractor(str(onnx_file), LAYERS[0], Preprocess(SIZE), providers=["NoSuchProvider"])
-
-
-@pytest.mark.parametrize("content", [b"", b"garbage", None])
-def test_a_broken_file_is_named(onnx_file, tmp_path, content):
-    path = tmp_path / "broken.onnx"
-    path.write_bytes(onnx_file.read_bytes()[:2000] if content is None else content)
-    with pytest.raises(UserError, match=r"broken\.onnx") as caught:
-        extractor_of(path, LAYERS[0])
-    assert "\n" not in str(caught.value)
-
-
-def test_a_graph_the_runtime_cannot_open_is_named(tmp_path):
-    nodes = [
-        helper.make_node("NoSuchOperator", ["images"], ["f"], domain="nowhere"),
-        helper.make_node("Relu", ["f"], ["o"]),
-    ]
-    shape = [1, 3, 64, 64]
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("images", "o")]
-    graph = helper.make_graph(nodes, "g", values[:1], values[1:])
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("nowhere", 1)]
-    path = tmp_path / "custom.onnx"
-    path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
-    with pytest.raises(UserError, match=r"custom\.onnx cannot be opened by onnxruntime"):
-        extractor_of(path, "f")
 
 
 # --- a real detector ------------------------------------------------------------------------------

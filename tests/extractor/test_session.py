@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from helpers import ROOT
 
 OPEN = """
@@ -17,6 +18,7 @@ print(len(os.listdir("/proc/self/task")) if sys.platform == "linux" else 1)
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_written_at_home_and_no_thread_runs(onnx_file, tmp_path):
     kept = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "CI")}
     home = {name: str(tmp_path) for name in ("HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME")}

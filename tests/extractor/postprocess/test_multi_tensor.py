@@ -141,9 +141,3 @@ def test_a_head_that_is_another_is_refused(name, options, words, tmp_path):
     with pytest.raises(Exception, match=words) as caught:
         opened(path, adapter(name, tmp_path, **options)).head()
     assert isinstance(caught.value.__cause__ or caught.value, UserError)
-
-
-def test_a_wanted_class_that_the_head_does_not_have_is_told(tmp_path):
-    path = head_file(tmp_path / "d.onnx", heads()["rtdetr"])
-    with pytest.raises(UserError, match=r"3 classes from 0 on: extractor\.postprocess\.labels names 7"):
-        opened(path, adapter("rtdetr", tmp_path, labels="[7]")).run_with_detections(torch.ones(1, 3, *SIZE))

@@ -48,15 +48,12 @@ def test_finished_rows_of_the_users_shapes(tmp_path, batch):
 
 
 def test_the_head_is_computed_only_where_it_is_asked_for(tmp_path):
-    extractor = opened(wholebody_file(tmp_path / "m.onnx"), Rows(COLUMNS))
+    path = wholebody_file(tmp_path / "m.onnx")
+    extractor = opened(path, Rows(COLUMNS))
     extractor(red_picture((1, 1)))
     assert [output.name for output in extractor.session.get_outputs()] == [LAYER]
     assert "_whole" not in vars(extractor)
-
-
-def test_features_have_the_same_identity_with_and_without_detector(tmp_path):
-    path = wholebody_file(tmp_path / "m.onnx")
-    assert opened(path, None).identity == opened(path, Rows(COLUMNS)).identity
+    assert opened(path, None).identity == extractor.identity
 
 
 def test_an_inner_tensor_can_be_the_head(tmp_path):
@@ -68,29 +65,24 @@ def test_an_inner_tensor_can_be_the_head(tmp_path):
     assert len(found) == 96
 
 
-def test_a_wrong_name_is_told_when_the_file_is_opened(tmp_path):
+@pytest.mark.parametrize(
+    ("postprocess", "words"),
+    [
+        (
+            Rows(COLUMNS, output="batchno_classid_score"),
+            rf"extractor\.postprocess\.output: .*m\.onnx has no tensor .*{HEAD}",
+        ),
+        (Yolo(), rf"featext \[1, 4, 8, 12\], {HEAD} \[\?, 7\]"),
+        (Yolo(output=HEAD), r"extractor\.postprocess: the detector's output is \[96, 7\]"),
+        (None, r"extractor\.postprocess is not set.*postprocess=yolox"),
+    ],
+    ids=["no such tensor", "no output fits", "another shape", "no postprocessor"],
+)
+def test_an_output_that_does_not_fit_is_told(tmp_path, postprocess, words):
     path = wholebody_file(tmp_path / "m.onnx")
-    with pytest.raises(UserError, match=rf"extractor\.postprocess\.output: .*m\.onnx has no tensor .*{HEAD}"):
-        opened(path, Rows(COLUMNS, output="batchno_classid_score"))
-
-
-def test_no_output_that_fits_lists_all(tmp_path):
-    extractor = opened(wholebody_file(tmp_path / "m.onnx"), Yolo())
-    with pytest.raises(UserError, match=rf"featext \[1, 4, 8, 12\], {HEAD} \[\?, 7\]") as caught:
-        extractor.run_with_detections(torch.zeros(1, 3, *SIZE))
+    with pytest.raises(UserError, match=words) as caught:
+        opened(path, postprocess).run_with_detections(torch.ones(1, 3, *SIZE))
     assert "\n" not in str(caught.value)
-
-
-def test_an_output_of_another_shape_than_named_is_told_with_its_shape(tmp_path):
-    extractor = opened(wholebody_file(tmp_path / "m.onnx"), Yolo(output=HEAD))
-    with pytest.raises(UserError, match=r"extractor\.postprocess: the detector's output is \[96, 7\]"):
-        extractor.run_with_detections(torch.ones(1, 3, *SIZE))
-
-
-def test_without_a_detector_the_way_out_is_told(tmp_path):
-    extractor = opened(wholebody_file(tmp_path / "m.onnx"), None)
-    with pytest.raises(UserError, match=r"extractor\.postprocess is not set.*postprocess=yolox"):
-        extractor.run_with_detections(torch.zeros(1, 3, *SIZE))
 
 
 def test_the_tiny_detector_finds_drawn_people():
