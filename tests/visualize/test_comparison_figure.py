@@ -48,12 +48,8 @@ def test_points_and_intervals_are_those_of_the_table():
 
 
 def test_what_is_not_known_is_not_drawn():
-    unknown = RECORDS[1] | {
-        "difference_crowded_low": None,
-        "difference_crowded_high": None,
-        "crowded_mean": None,
-    }
-    means, differences = comparison_figure([RECORDS[0], unknown], "x").axes
+    unknown = dict.fromkeys(("difference_crowded_low", "difference_crowded_high", "crowded_mean"))
+    means, differences = comparison_figure([RECORDS[0], RECORDS[1] | unknown], "x").axes
     assert len(points(means)["crowded ROIs"]) == 1
     assert len(points(differences)["crowded ROIs"]) == 1
     assert bars(differences) == [(0.08, 0.12)]
@@ -61,20 +57,16 @@ def test_what_is_not_known_is_not_drawn():
 
 def test_one_variant_has_one_panel_and_odd_names_do_no_harm(tmp_path):
     name = "loss.terms=[ce,dice], data/augment=heavy, $x$_{y, model.film=1.0, callbacks.ema.decay=0.99"
-    figure = comparison_figure([record(name, 0.6, verdict="baseline")], "x")
-    assert len(figure.axes) == 1
+    base = record(name, 0.6, verdict="baseline")
+    assert len(comparison_figure([base], "x").axes) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figure.savefig(tmp_path / "a.png")
-        comparison_figure([record(name, 0.6, verdict="baseline"), RECORDS[1]], "x").savefig(
-            tmp_path / "b.png"
-        )
-    assert cv2.imread(str(tmp_path / "b.png")) is not None
+        for number, rows in enumerate(([base], [base, RECORDS[1]])):
+            comparison_figure(rows, "x").savefig(tmp_path / f"{number}.png")
 
 
 def test_more_variants_make_a_taller_picture_always_the_same(tmp_path):
-    many = [record(f"v{n}", 0.5 + n / 100, 0.01 * n) for n in range(30)]
-    many[0]["verdict"] = "baseline"
+    many = [record("base", 0.5, verdict="baseline"), *(record(f"v{n}", 0.5, 0.01 * n) for n in range(29))]
     for name in ("a", "b"):
         comparison_figure(many, "x").savefig(tmp_path / f"{name}.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

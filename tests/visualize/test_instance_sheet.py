@@ -16,6 +16,8 @@ def cell(height=50, width=100, others=0, **given):
     parts = np.zeros((others, height, width), bool)
     parts[:, 44:] = True
     image = np.full((height, width, 3), 100, np.uint8)
+    for array in (image, truth, prediction, parts):
+        array.flags.writeable = False  # a write would raise
     fields = {
         "title": "a.jpg #7", "footer": "IoU 0.00", "image": image, "box": np.array([20.0, 10, 80, 40]),
         "truth": truth, "prediction": prediction, "others": parts,
@@ -56,20 +58,6 @@ def test_other_persons_are_outlined():
     orange = where(shown(others=2), CLASS_COLORS[2])
     assert orange[88, 5:195].any()
     assert not orange[:86].any()
-
-
-def test_nothing_predicted_tints_nothing():
-    picture = shown(prediction=np.zeros((50, 100), bool))
-    assert (picture[30:70, 110:150] == 100).all()
-    assert not where(picture, PREDICTED).any()
-
-
-def test_the_sheet_leaves_its_input_alone():
-    given = cell(others=1)
-    before = [array.copy() for array in (given.image, given.truth, given.prediction, given.others)]
-    instance_sheet("best", [given])
-    for array, old in zip((given.image, given.truth, given.prediction, given.others), before, strict=True):
-        np.testing.assert_array_equal(array, old)
 
 
 def test_tiny_and_extreme_pictures_fit_their_cell():
