@@ -35,7 +35,7 @@ def client(*predictors, limits=None, host="127.0.0.1"):
 
 def opened(client, image=IMAGE):
     response = client.post("/images", data=png(image))
-    assert response.status_code == 201
+    assert (response.status_code, response.json["width"], response.json["height"]) == (201, 64, 48)
     return response.json["image"]
 
 
@@ -98,17 +98,10 @@ def test_the_models_are_told():
 # --- images -------------------------------------------------------------------------------------
 
 
-def test_an_image_is_opened():
-    answer = client().post("/images", data=png())
-    assert (answer.status_code, answer.json["width"], answer.json["height"]) == (201, 64, 48)
-
-
 @pytest.mark.parametrize(
     ("content", "limits", "said"),
     [
-        (b"", Limits(), "not a JPEG or PNG"),
         (b"GIF89a", Limits(), "not a JPEG or PNG"),
-        (png()[:500], Limits(), "damaged"),
         (png(), Limits(megabytes=(len(png()) - 1) / 1e6), "larger than"),
         (png(), Limits(megapixels=0.001), "64 x 48 pixels"),
     ],
@@ -159,12 +152,8 @@ def test_probabilities_are_sent_as_grey_images(two):
         for image, values in zip(sent, made, strict=True):
             np.testing.assert_allclose(grey(image) / 255, values, atol=0.5 / 255 + 1e-6)
     assert page.post("/predictions", json={**query, "model": 1}).json["non_targets"] is None
-
-
-def test_no_boxes_are_no_error(two):
-    page, _ = two
-    answer = page.post("/predictions", json={"image": opened(page)}).json
-    assert answer["results"] == answer["targets"] == []
+    nobody = page.post("/predictions", json={"image": query["image"]}).json
+    assert nobody["results"] == nobody["targets"] == []
 
 
 def test_masks_are_saved_as_png(two):
@@ -178,14 +167,11 @@ def test_masks_are_saved_as_png(two):
     assert np.array_equal(np.array(Image.open(io.BytesIO(one.data))), wanted.mask(1) * np.uint8(255))
 
 
-def test_the_detector_proposes_boxes():
+def test_the_detector_proposes_boxes_or_the_page_says_that_there_is_none():
     page = client(EllipsePredictor(found=None), EllipsePredictor(found=((1, 2, 3, 4),)))
     answer = page.post("/detections", json={"image": opened(page)}).json
     assert answer["boxes"] == [[1, 2, 3, 4]]
     assert answer["scores"] == pytest.approx([0.9])
-
-
-def test_without_a_detector_the_page_says_so():
     page = client(EllipsePredictor(found=None))
     response = page.post("/detections", json={"image": opened(page)})
     assert response.status_code == 400
@@ -235,10 +221,8 @@ def test_models_work_one_at_a_time():
 
     def ask(i):
         query = {"image": names[i % 4], "boxes": BOXES, "image_id": i}
-        answers[i] = page.application(ask_environ(query), lambda status, headers: None)
-
-    def ask_environ(query):
-        return EnvironBuilder("/predictions", method="POST", json=query).get_environ()
+        environ = EnvironBuilder("/predictions", method="POST", json=query).get_environ()
+        answers[i] = page.application(environ, lambda status, headers: None)
 
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(16)]
     for thread in threads:
@@ -256,22 +240,16 @@ def test_models_work_one_at_a_time():
     ("change", "said"),
     [
         ({"image": "nothing"}, "open it again"),
-        ({"image": 3}, "`image`"),
         ({"model": 1}, "`model`"),
-        ({"model": "0"}, "`model`"),
         ({"model": True}, "`model`"),
         ({"boxes": [[1, 2, 3]]}, "`boxes`"),
-        ({"boxes": [1, 2, 3, "x"]}, "`boxes`"),
         ({"boxes": [[1, 2, None, 4]]}, "`boxes`"),
         ({"boxes": [[1, 2, 1e400, 4]]}, "`boxes`"),
         ({"boxes": [[5, 2, 3, 4]]}, "x1 < x2"),
         ({"boxes": [[64, 0, 70, 10]]}, "outside the image"),
-        ({"boxes": [[-9, 0, -1, 10]]}, "outside the image"),
         ({"boxes": [[0, 0, 9, 9]] * 501}, "too many"),
-        ({"boxes": {"a": 1}}, "`boxes`"),
         ({"scores": [1, 2]}, "`scores`"),
         ({"threshold": 0}, "`threshold`"),
-        ({"threshold": "0.5"}, "`threshold`"),
         ({"instance": 1}, "`instance`"),
         ({"image_id": -1}, "`image_id`"),
         ({"points": [[1, 2]]}, "`points`"),
@@ -288,16 +266,13 @@ def test_a_wrong_query_is_answered_in_one_line(change, said):
         assert "\n" not in response.json["error"]
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"3", b"\xff\xfe", b'{"image": NaN}'])
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff\xfe", b'{"image": NaN}'])
 def test_what_is_no_json_object_is_refused(body):
     response = client().post("/predictions", data=body, content_type="application/json")
     assert 400 <= response.status_code < 500
     assert response.json["error"]
-
-
-def test_json_must_say_that_it_is():
-    response = client().post("/predictions", data=b"{}", content_type="text/plain")
-    assert response.status_code == 415  # what a foreign page can send without asking
+    plain = client().post("/predictions", data=b"{}", content_type="text/plain")
+    assert plain.status_code == 415  # what a foreign page can send without asking
 
 
 JSON = st.recursive(
@@ -325,25 +300,20 @@ def test_reading_does_nothing(route):
 
 
 @pytest.mark.parametrize(
-    "asked", ["127.0.0.1:7860", "localhost:7860", "LocalHost", "[::1]:7860", "192.168.1.5"]
+    ("asked", "status"),
+    [
+        *(
+            (name, 200)
+            for name in ("127.0.0.1:7860", "LocalHost", "[::1]:7860", "192.168.1.5", "studio.local:7860")
+        ),
+        *((name, 403) for name in ("evil.example:7860", "127.0.0.1.evil.example", "localhost.evil.example")),
+        *((name, 403) for name in ("", "[", "a@b")),
+    ],
 )
-def test_an_address_is_answered(asked):
-    assert client().get("/", headers={"Host": asked}).status_code == 200
-
-
-@pytest.mark.parametrize(
-    "asked",
-    ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "localhost.evil.example", "", "[", "a@b"],
-)
-def test_another_name_is_refused(asked):
-    page = client()
-    response = page.get("/", headers={"Host": asked})
-    assert response.status_code == 403
-    assert response.json["error"]
-
-
-def test_the_name_that_was_configured_is_answered():
-    assert client(host="Studio.local").get("/", headers={"Host": "studio.local:7860"}).status_code == 200
+def test_only_addresses_and_the_configured_name_are_answered(asked, status):
+    response = client(host="Studio.local").get("/", headers={"Host": asked})
+    assert response.status_code == status
+    assert status == 200 or response.json["error"]
 
 
 @pytest.mark.parametrize(

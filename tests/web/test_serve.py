@@ -38,25 +38,16 @@ def test_only_this_machine_can_connect(serve, host):
                 assert probe.connect_ex(("127.0.0.2", server.port)) != 0
 
 
-def test_it_answers_and_leaves_a_free_port_behind(serve, capfd):
+def test_it_answers_its_own_page_and_leaves_a_free_port_behind(serve, capfd):
     with serve(ELLIPSE) as server:
         status, page = ask(server.port, "GET", "/")
         assert (status, page[:15]) == (200, "<!doctype html>")
-        assert server.port > 0
+        assert ask(server.port, "GET", "/", Host=f"evil.example:{server.port}")[0] == 403
+        for path in ("/../pyproject.toml", "/../../../../etc/passwd", "/%2e%2e/application.py"):
+            assert ask(server.port, "GET", path)[0] == 404
     assert capfd.readouterr().err == ""  # no line a request
     with serve(ELLIPSE):
         pass
-
-
-def test_a_raw_path_upwards_finds_nothing(serve):
-    with serve(ELLIPSE) as server:
-        for path in ("/../pyproject.toml", "/../../../../etc/passwd", "/%2e%2e/application.py"):
-            assert ask(server.port, "GET", path)[0] == 404
-
-
-def test_a_page_of_another_name_is_refused(serve):
-    with serve(ELLIPSE) as server:
-        assert ask(server.port, "GET", "/", Host=f"evil.example:{server.port}")[0] == 403
 
 
 def test_a_file_above_the_limit_is_answered_in_words(serve):
@@ -76,28 +67,20 @@ def test_a_taken_port_ends_in_one_line(serve):
     assert "\n" not in message
 
 
-def test_an_address_of_another_machine_ends_in_one_line():
-    assert "host=192.0.2.1" in user_error(listen, None, "192.0.2.1", 0)
-
-
-@pytest.mark.parametrize("port", [-1, 65536, "http", None])
-def test_a_port_that_is_none_ends_in_one_line(port):
-    assert "port must be" in user_error(listen, None, "127.0.0.1", port)
-
-
 @pytest.mark.parametrize(
-    ("address", "local"),
+    ("host", "port", "said"),
     [
-        ("127.0.0.1", True),
-        ("127.8.9.1", True),
-        ("::1", True),
-        ("0.0.0.0", False),
-        ("::", False),
-        ("10.0.0.5", False),
+        ("192.0.2.1", 0, "host=192.0.2.1"),
+        *(("127.0.0.1", port, "port must be") for port in (-1, 65536, "http", None)),
     ],
 )
-def test_loopback_addresses_are_known(address, local):
-    assert is_loopback(address) is local
+def test_an_address_that_cannot_be_listened_on_ends_in_one_line(host, port, said):
+    assert said in user_error(listen, None, host, port)
+
+
+def test_loopback_addresses_are_known():
+    assert all(map(is_loopback, ("127.0.0.1", "127.8.9.1", "::1")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.5")))
 
 
 def test_a_connection_without_progress_is_closed_and_there_are_not_more_than_threads(serve, monkeypatch):

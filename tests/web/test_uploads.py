@@ -29,10 +29,6 @@ def png_header(width, height):
     return start + struct.pack(">I", 1000) + b"IDAT"
 
 
-def test_a_png_is_read_as_it_is():
-    assert np.array_equal(decode(encoded(GRADIENT), Limits()), GRADIENT)
-
-
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK"])
 def test_any_kind_of_colour_becomes_rgb(mode):
     stream = io.BytesIO()
@@ -40,6 +36,7 @@ def test_any_kind_of_colour_becomes_rgb(mode):
     image = decode(stream.getvalue(), Limits())
     assert image.dtype == np.uint8
     assert image.shape == (30, 40, 3)
+    assert mode != "RGBA" or np.array_equal(image, GRADIENT)
 
 
 def test_of_16_bits_the_upper_8_are_taken():
@@ -55,16 +52,11 @@ def test_a_photo_is_turned_as_the_camera_was_held():
     assert np.array_equal(tall, np.rot90(GRADIENT, -1))
 
 
-@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "WEBP"])
-def test_other_formats_are_refused(kind):
-    assert "not a JPEG or PNG" in user_error(decode, encoded(GRADIENT, kind), Limits())
-
-
 @pytest.mark.parametrize(
-    "content", [b"", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\xff\xd8\xff"]
+    "content", [b"", b"hello", b"<svg/>", *(encoded(GRADIENT, k) for k in ("GIF", "BMP", "WEBP"))]
 )
-def test_what_is_no_image_is_refused(content):
-    assert user_error(decode, content, Limits())
+def test_other_formats_are_refused(content):
+    assert "not a JPEG or PNG" in user_error(decode, content, Limits())
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
@@ -76,15 +68,12 @@ def test_no_damage_gets_through_or_ends_in_another_error(kind):
             decode(whole[:length], Limits())
 
 
-def test_too_many_pixels_are_refused():
+def test_too_many_pixels_are_refused_before_they_are_decoded():
     content = encoded(GRADIENT)  # 1200
     assert decode(content, Limits(megapixels=0.0012)).shape
     assert "40 x 30 pixels" in user_error(decode, content, Limits(megapixels=0.0011))
-
-
-@pytest.mark.parametrize("side", [7_000, 60_000])
-def test_pixels_are_counted_before_they_are_decoded(side):
-    assert "pixels" in user_error(decode, png_header(side, side), Limits())
+    for side in (7_000, 60_000):
+        assert "pixels" in user_error(decode, png_header(side, side), Limits())
 
 
 @pytest.mark.parametrize("limits", [{"megabytes": 0}, {"megapixels": -1}, {"megapixels": float("nan")}])

@@ -1,4 +1,4 @@
-"""Makes docs/app.png: `python tests/web/screenshot.py URL IMAGE PERSON OUTPUT` of a page that is running."""
+"""Makes docs/app.png: `python -m tools.screenshot URL IMAGE PERSON OUTPUT` of a page that is running."""
 
 from __future__ import annotations
 
