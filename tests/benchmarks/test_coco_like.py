@@ -72,13 +72,3 @@ def test_the_same_seed_gives_the_same_file(made, tmp_path):
         write_set(path, 40, [(60, 80)], seed)
     assert first.read_bytes() == again.read_bytes() != (tmp_path / "c.json").read_bytes()
     assert {(i["height"], i["width"]) for i in json.loads(first.read_text())["images"]} == {(60, 80)}
-
-
-def test_a_broken_off_set_leaves_no_file(tmp_path, monkeypatch):
-    def broken(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(coco_like, "_persons", broken)
-    with pytest.raises(OSError, match="disk full"):
-        write_set(tmp_path / "a.json", 5)
-    assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import export, gpu, head_quality, peak
+from benchmarks import export, gpu, head_quality
 from benchmarks.decoder_step import ONE_LAYER, batch, configured, step_of
 from benchmarks.real import yolox
 from benchmarks.reference_head import ReferenceHead
@@ -67,18 +67,7 @@ def test_every_configured_decoder_gets_features_it_can_read():
     assert (rois[:, 3:] <= 416).all()
 
 
-def test_peaks_are_numbers_above_0():
-    assert peak.gemm_flops("cpu", torch.float32, side=64) > 0
-    assert peak.conv_flops("cpu", torch.float32, count=1, channels=8, side=8) > 0
-
-
 # --- gpu.py, but for the GPU --------------------------------------------------------------------------
-
-
-def test_the_roofline_is_the_longer_of_computing_and_moving():
-    roofline = gpu.Roofline(flops=100.0, bytes=10.0)
-    assert roofline.seconds(200, 10) == 2
-    assert roofline.seconds(100, 50) == 5
 
 
 def test_bytes_of_a_step_are_those_of_the_optimiser_and_the_features():
@@ -101,12 +90,6 @@ def test_two_pieces_of_work_run_at_the_same_time():
 
     assert gpu.at_once(run, run, repeats=3, gpu=False) > 0
     assert len(arrived) == 6
-
-
-def test_without_a_gpu_a_line_says_so(monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    gpu.main()
-    assert capsys.readouterr().out.count("\n") == 1
 
 
 def test_an_extractor_on_the_cpu_is_refused():

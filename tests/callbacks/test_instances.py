@@ -215,10 +215,6 @@ def test_processes_gather_what_each_holds_once(tmp_path):
     assert [row["annotation_id"] for row in tables[0]] == [0, 1, 2]
 
 
-def test_alone_a_process_gathers_its_own():
-    assert gather_from_all([1, 2]) == [1, 2]
-
-
 def prediction(number, iou):
     return RankedInstance(record(annotation_id=number, iou=iou), 0, {})
 

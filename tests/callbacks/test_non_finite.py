@@ -82,11 +82,9 @@ def run(coco_set, onnx_file, folder, spoil, step, max_epochs=3, **options):
     ("spoil", "told"),
     [
         (term("dice", torch.nan), "loss term `dice` is nan, the loss is nan, the gradient is nan"),
-        (term("ce", torch.inf), "loss term `ce` is inf, the loss is inf"),
-        (gradient(torch.nan), "step 2 of 3: the gradient is nan"),
         (gradient(-torch.inf), "step 2 of 3: the gradient is inf"),
     ],
-    ids=["nan", "inf", "nan-gradient", "inf-gradient"],
+    ids=["nan", "inf-gradient"],
 )
 def test_the_line_names_epoch_step_and_term_and_the_good_checkpoint_stays(
     coco_set, onnx_file, tmp_path, spoil, told

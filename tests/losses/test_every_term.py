@@ -114,14 +114,6 @@ def test_right_is_better_than_unsure_and_unsure_better_than_wrong(term):
 
 
 @terms
-@pytest.mark.parametrize("classes", [2, 3])
-def test_a_step_against_the_gradient_lowers_it(term, classes):
-    logits, target = example(classes=classes)
-    before, gradient = slope(term, logits, target)
-    assert measure(term, logits - 1e-3 * gradient, target) < before
-
-
-@terms
 def test_order_of_rois_and_mirroring_do_not_matter_and_input_is_left_as_it_is(term):
     logits, target = example(rois=4)
     emphasis, order = random_emphasis(target), torch.tensor([2, 0, 3, 1])

@@ -15,7 +15,6 @@ from tiny_run import (
 
 from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiTruth
-from roiseg.decoders.roialign import RoiAlignDecoder
 from roiseg.inference.checkpoint import checkpoint_metadata
 from roiseg.metrics.registry import LABELS
 
@@ -45,6 +44,7 @@ def test_training_changes_decoder_weights_and_nothing_else(setup, tmp_path, extr
     module, data = setup
     before = {name: value.clone() for name, value in module.state_dict().items()}
     assert all(name.startswith("decoder.") for name in before)
+    assert module.decoder.trunk[0][0].weight.is_contiguous(memory_format=torch.channels_last)
     assert {id(p) for p in module.parameters()} == {id(p) for p in module.decoder.parameters()}
     images = next(iter(data.val_dataloader())).images
     features = extractor(images)[0].clone()
@@ -111,8 +111,3 @@ def test_a_run_logs_every_metric_ends_its_schedule_and_leaves_a_plain_checkpoint
     assert content["roiseg"] == description
     assert set(content["state_dict"]) == {f"decoder.{name}" for name in decoder.state_dict()}
     assert {"optimizer_states", "lr_schedulers", "epoch", "global_step"} <= set(content)
-
-
-def test_decoder_weights_are_channels_last():
-    module = tiny_module(RoiAlignDecoder([8], [4], [64, 64], mid_channels=8, depth=1))
-    assert module.decoder.trunk[0][0].weight.is_contiguous(memory_format=torch.channels_last)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import kornia.augmentation as K
 import pytest
 import torch
-from tiny_run import one_thread, tiny_data, tiny_decoder, tiny_extractor, tiny_module, tiny_trainer
+from tiny_run import tiny_data, tiny_decoder, tiny_extractor, tiny_module, tiny_trainer
 
 from roiseg.data.augment import Augment, GeometricAugment, PhotometricAugment
 
@@ -23,8 +23,7 @@ def trained(coco_set, onnx_file, folder, workers):
     module = tiny_module(decoder)
     data = tiny_data(coco_set, extractor, decoder, num_workers=workers, augment=EVERYTHING)
     trainer = tiny_trainer(folder)
-    with one_thread():
-        trainer.fit(module, datamodule=data)
+    trainer.fit(module, datamodule=data)
     return {**module.state_dict(), **trainer.callback_metrics}
 
 
