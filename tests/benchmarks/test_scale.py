@@ -39,6 +39,7 @@ def test_every_way_of_reading_reads(given, way):
     assert after.peak >= before.resident > 0
 
 
+@pytest.mark.slow  # starts a process
 def test_opening_leaves_little_behind(given):
     load_annotations(given.json, index_dir=given.index)
     seconds, before, after = fresh(scale.open_set, given)
@@ -62,6 +63,7 @@ def test_the_race_runs(given, monkeypatch):
     assert totals["images"] == IMAGES
 
 
+@pytest.mark.slow  # starts a process
 def test_an_epoch_counts_images_and_memory_three_times(given):
     images, seconds, memory = fresh(scale.epoch, given, 3)  # not forked from all that pytest has done
     assert images == 2 * scale.BATCH
@@ -92,6 +94,7 @@ def _hold(connection):
     connection.recv()
 
 
+@pytest.mark.slow  # starts a process
 def test_children_count():
     alone = Memory.with_children()
     ours, theirs = CHILDREN.Pipe()

@@ -37,6 +37,7 @@ def step(case, dtype):
     return loss.item(), gradient
 
 
+@pytest.mark.slow_except("roialign-28-56")
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 def test_a_step_in_half_precision_goes_where_float32_goes(case, dtype):

@@ -283,9 +283,13 @@ JSON = st.recursive(
 FIELDS = ("model", "boxes", "scores", "threshold", "image_id", "instance", "points")
 
 
-@given(st.dictionaries(st.sampled_from(FIELDS), JSON))
-def test_no_json_makes_the_server_fail(fields):
-    page = client()
+@pytest.fixture(scope="module")
+def page():
+    return client()
+
+
+@given(fields=st.dictionaries(st.sampled_from(FIELDS), JSON))
+def test_no_json_makes_the_server_fail(page, fields):
     query = {"image": opened(page), "boxes": [[1, 2, 30, 40]], **fields}
     response = page.post("/predictions", data=json.dumps(query), content_type="application/json")
     assert response.status_code in (200, 400)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from child_processes import CHILDREN, PATIENCE
 
@@ -59,6 +60,7 @@ def _see(cache, go, answers):
     answers.put(([cache.get(key(name)).hit for name in "ab"], len(cache._rows)))
 
 
+@pytest.mark.slow  # starts a process
 def test_loader_processes_see_what_is_stored_after_they_started():
     cache = opened()
     cache.store([key("x")], row(0))
