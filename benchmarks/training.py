@@ -10,11 +10,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from roiseg.config import build
-from roiseg.config.entry import CONF_DIR
+from roiseg.config.compose import compose_run
 from roiseg.config.lightning_messages import silence_lightning_warnings
 from roiseg.data.batch import RoiBatch
 from roiseg.data.datamodule import RoiDataModule
@@ -63,10 +62,7 @@ class Run:
 
 def configuration(folder: Path, *overrides: str) -> DictConfig:
     """Compose `train` with everything it writes inside `folder`."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
-        return compose("train", [
-            f"paths.root_dir={folder}", f"paths.output_dir={folder}/out", *overrides,
-        ])  # fmt: skip
+    return compose_run(folder / "out", f"paths.root_dir={folder}", *overrides)
 
 
 def make_run(folder: Path, *overrides: str) -> Run:

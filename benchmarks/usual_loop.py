@@ -145,7 +145,7 @@ def measure(folder: Path, persons: int, rounds: int) -> tuple[str, ...]:
         f"data.train_annotations={crowd_scenes(folder, persons)}", f"data.batch_size={BATCH // persons}",
         f"data.sampler.rois_per_image={persons}", "data.sampler.jitter_share=0",
     )  # fmt: skip
-    runs = [make_run(folder, *common, f"data/cache={cache}") for cache in ("none", "memory")]
+    runs = [make_run(folder, *common, f"data/cache={cache}") for cache in ("null", "memory")]
     times = race(
         {"usual": usual_epoch(runs[0]), "computed": our_epoch(runs[0]), "kept": our_epoch(runs[1])}, rounds
     )

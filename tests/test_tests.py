@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,9 @@ def test_no_test_does():
 
 def test_every_slow_except_mark_keeps_a_fast_test(stale_marks):
     assert not stale_marks
+
+
+def test_files_have_names_of_their_own():
+    """Pytest imports test files by name: the second of two is an error."""
+    names = Counter(path.name for path in TESTS.rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import content_digest, open_regular
@@ -64,6 +64,10 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
             rotated = _is_rotated(file)
     except FileNotFoundError:
         raise DamagedImage(f"image not found: {path}") from None
+    except UnidentifiedImageError:  # its message names a file descriptor
+        raise DamagedImage(
+            f"image {path} is damaged or not an image: replace it or take it out of the set"
+        ) from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         why = getattr(error, "strerror", None) or error
         raise DamagedImage(

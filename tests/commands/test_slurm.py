@@ -66,7 +66,7 @@ def test_jobs_by_the_local_executor_have_folders_of_their_own_and_one_may_fail(t
         cwd=tmp_path,
     )
     assert done.returncode == 2
-    assert done.stderr.strip().endswith("roiseg: error: model.num_classes must be 2 or 3, got 7")
+    assert done.stderr.strip().endswith("`model.num_classes` is 7: it must be less than or equal to 3")
     assert "Traceback" not in done.stderr
     (summary,) = summaries(tmp_path)
     assert summary["output_dir"].endswith("/0_roialign_ce_dice")

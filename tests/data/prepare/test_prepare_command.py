@@ -126,7 +126,11 @@ def test_command_names_what_the_source_lacks(source: Path, tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "message"),
-    [("sizes=[100,0]", "sizes must be"), ("images=move", "link, copy, skip"), ("seeed=1", "nearest: seed")],
+    [
+        ("sizes=[100,0]", "its item [1] must be greater than 0"),
+        ("images=move", "'link', 'copy' or 'skip'"),
+        ("seeed=1", "nearest: seed"),
+    ],
 )
 def test_command_refuses_wrong_settings(tmp_path: Path, override: str, message: str) -> None:
     assert_refused(run(tmp_path, "source=coco", override), tmp_path, message)

@@ -33,7 +33,7 @@ def test_what_a_folder_holds_besides_images_is_counted(folder, caplog):
     save(folder / "more.mpo")
     (folder / "deep/clip.mp4").touch()
     assert len(open_source(str(folder))) == 7
-    assert "2 files ignored that are not images by their names: 1 .txt, 1 .mp4" in caplog.text
+    assert "2 files ignored because of their suffix: 1 .txt, 1 .mp4" in caplog.text
 
 
 def keys(source):
