@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 
 CHILDREN = multiprocessing.get_context("forkserver")  # a fork of a process with threads may hang for ever
+# imported once, by the server, instead of by every child
+CHILDREN.set_forkserver_preload(["torch", "lightning", "pytest", "hypothesis", "cv2", "onnx"])
 PATIENCE = 300  # seconds; a bound for waits that end as soon as what they wait for is there
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import kornia.augmentation as K
+import numpy as np
+import torch
+from tiny_run import one_thread, tiny_decoder, tiny_module, tiny_trainer
 
 from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.augment import Augment, GeometricAugment, PhotometricAugment, Views
@@ -27,3 +30,37 @@ def make(files, spec=SPEC, letterbox=LETTERBOX, augment=None, **options):
     """The items of `helpers.tiny_coco`, or of a set like it."""
     views = Views(letterbox, augment or Augment())
     return RoiDataset(load_annotations(files.json), files.images, views, spec, **options)
+
+
+def assert_same_item(a, b, image=True):
+    assert (a.file_name, a.transform, a.original_size) == (b.file_name, b.transform, b.original_size)
+    for name in ("rois", "targets", *(("image",) if image else ())):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    assert a.truth.rles == b.truth.rles
+
+
+def epoch(loader, number=0):
+    """The batches of an epoch."""
+    loader.sampler.set_epoch(number)
+    return list(loader)
+
+
+def count_extracted(extractor):
+    """Return a list that grows by the number of images whenever the extractor runs."""
+    counts, run = [], extractor.run
+    extractor.run = lambda tensor: counts.append(len(tensor)) or run(tensor)
+    return counts
+
+
+def trained_weights(data, folder):
+    """The weights after two epochs of training."""
+    torch.manual_seed(0)
+    module = tiny_module(tiny_decoder(data.extractor))
+    with one_thread():
+        tiny_trainer(folder).fit(module, datamodule=data)
+    return module.state_dict()
+
+
+def assert_same_weights(a, b):
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name

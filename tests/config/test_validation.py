@@ -10,10 +10,12 @@ import re
 import typing
 
 import pytest
-from helpers import user_error
+from helpers import ROOT, user_error
 from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
 from omegaconf import OmegaConf
 
+from roiseg.common.errors import UserError
 from roiseg.config.build import to_plain
 from roiseg.config.entry import CONF_DIR
 from roiseg.config.validation import TrainOptions, check_types
@@ -96,14 +98,10 @@ def test_a_wrong_type_or_range_is_named_with_its_key_and_value(composed, choices
 @pytest.mark.parametrize(
     "overrides",
     [
-        [],
-        ["model.film=1", "model.detail=8"],
-        ["model.film=0.5"],
+        ["model.film=1", "model.detail=8", "data.metric_size=null", "loss.class_weights=log"],
+        ["model.film=0.5", "loss.emphasis=null"],
         ["model=cascade", "model.film=1.5", "model.first.film=2", "model.second.detail=4"],
         ["clicks=random", "clicks.share=1"],
-        ["data.metric_size=null"],
-        ["loss.emphasis=null"],
-        ["loss.class_weights=log"],
     ],
     ids=str,
 )
@@ -111,83 +109,93 @@ def test_sound_configurations_pass(composed, overrides):
     check_types(composed(*overrides))
 
 
-COMMANDS = {path.stem: path for path in CONF_DIR.glob("*.yaml")}
-BAD = [
-    ("export", "merged", "garbage"),
-    ("export", "half", 1),
-    ("export", "opset", "new"),
-    ("export", "rois", 5),
-    ("export", "runs", 0),
-    ("evaluate", "mask_quality", "garbage"),
-    ("evaluate", "worst", True),
-    ("evaluate", "worst", -1),
-    ("evaluate", "min_score", 1),
-    ("evaluate", "precision", "64"),
-    ("evaluate", "boxes", "some"),
-    ("predict", "class_id", "person"),
-    ("predict", "threshold", 0),
-    ("predict", "min_score", 1.1),
-    ("predict", "pixel_size", 0.0),
-    ("predict", "max_boxes", 0),
-    ("predict", "on_error", "ignore"),
-    ("predict", "crowd", "none"),
-    ("app", "port", "http"),
-    ("app", "port", 65536),
-    ("analyze", "grid", 7),
-    ("analyze", "min_roi_size", 0),
-    ("report", "sizes", "garbage"),
-    ("report", "resamples", 1e3),
-    ("report", "resamples", 99),
-    ("demo", "bfloat16", "garbage"),
-    ("demo", "train_images", "all"),
-    ("prepare", "seed", "x"),
-    ("preview", "samples", "all"),
-    ("preview", "samples", 0),
-    ("preview", "seed", -1),
-    ("doctor", "seed", 2**32),
-    ("doctor", "decoders", 3),
-    ("train", "test", "garbage"),
-    ("train", "seed", True),
-    ("train", "optimized_metric", 1),
-    ("train", "trainer", {"precision": "64-true"}),
-    ("train", "trainer", {"accumulate_grad_batches": 0}),
-    ("train", "trainer", {"val_check_interval": 0}),
-    ("train", "trainer", {"val_check_interval": -0.5}),
-    ("train", "trainer", {"gradient_clip_val": math.inf}),
-    ("train", "trainer", {"log_every_n_steps": -1}),
-    ("train", "trainer", {"num_sanity_val_steps": -2}),
-    ("train", "trainer", {"limit_train_batches": 0}),
-    ("train", "optimizer", {"lr": "fast"}),
+BAD = {
+    "export": {"merged": ["garbage"], "half": [1], "opset": ["new"], "rois": [5], "runs": [0]},
+    "evaluate": {
+        "mask_quality": ["garbage"], "worst": [True, -1], "min_score": [1], "precision": ["64"], "boxes": ["some"],
+    },
+    "predict": {
+        "class_id": ["person"], "threshold": [0], "min_score": [1.1], "pixel_size": [0.0], "max_boxes": [0],
+        "on_error": ["ignore"], "crowd": ["none"],
+    },
+    "app": {"port": ["http", 65536]},
+    "analyze": {"grid": [7], "min_roi_size": [0]},
+    "report": {"sizes": ["garbage"], "resamples": [1e3, 99]},
+    "demo": {"bfloat16": ["garbage"], "train_images": ["all"]},
+    "prepare": {"seed": ["x"]},
+    "preview": {"samples": ["all", 0], "seed": [-1]},
+    "doctor": {"seed": [2**32], "decoders": [3]},
+    "train": {
+        "test": ["garbage"], "seed": [True], "optimized_metric": [1], "trainer.precision": ["64-true"],
+        "trainer.accumulate_grad_batches": [0], "trainer.val_check_interval": [0, -0.5],
+        "trainer.gradient_clip_val": [math.inf], "trainer.log_every_n_steps": [-1],
+        "trainer.num_sanity_val_steps": [-2], "trainer.limit_train_batches": [0], "optimizer.lr": ["fast"],
+    },
+}  # fmt: skip
+COMMANDS = [
+    path.stem for path in sorted(CONF_DIR.glob("*.yaml")) if (ROOT / f"roiseg/{path.stem}.py").is_file()
 ]
 
 
 def options_of(name):
     """What a command checks its own keys against."""
     module = importlib.import_module(f"roiseg.{name}")
-    special = {
-        "train": "TrainOptions",
-        "prepare": "prepare",
-    }
-    return getattr(module, special.get(name, "Options"))
+    return getattr(module, {"train": "TrainOptions", "prepare": "prepare"}.get(name, "Options"))
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in sorted(COMMANDS) if (CONF_DIR.parent / f"roiseg/{name}.py").is_file()]
-)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_key_of_a_command_that_is_a_number_or_truth_value_has_a_type(name):
-    defaults = OmegaConf.load(COMMANDS[name])
+    defaults = OmegaConf.load(CONF_DIR / f"{name}.yaml")
     typed = {key for key in defaults if isinstance(defaults._get_node(key)._value(), (bool, int, float))}
     assert typed <= typing.get_type_hints(options_of(name)).keys()
     known = {key: defaults[key] for key in typed}
     check_types(known, options=options_of(name))
 
 
-@pytest.mark.parametrize(("name", "key", "value"), BAD)
-def test_a_command_s_own_value_of_another_type_or_out_of_range_is_refused(name, key, value):
-    message = user_error(check_types, {key: value}, "", options_of(name))
-    path, wrong = (
-        (f"{key}.{next(iter(value))}", next(iter(value.values())))
-        if isinstance(value, dict)
-        else (key, value)
-    )
-    assert message.startswith(f"configuration `{path}` is {wrong!r}: it must be ")
+@pytest.mark.parametrize("name", BAD)
+def test_a_command_s_own_value_of_another_type_or_out_of_range_is_refused(name):
+    for key, value in ((key, value) for key, values in BAD[name].items() for value in values):
+        first, *rest = key.split(".")
+        message = user_error(check_types, {first: {rest[0]: value} if rest else value}, "", options_of(name))
+        assert message.startswith(f"configuration `{key}` is {value!r}: it must be ")
+
+
+OUT_OF_RANGE = {
+    "roiseg.data.datamodule.RoiDataModule": {
+        "batch_size": [0], "val_batch_size": [0, 1.5], "num_workers": [-1], "min_roi_size": [-1, "big"],
+        "metric_size": [[0, 5], [-1, 5], [5], [5, 5, 5], []], "on_error": ["ignore"], "crowd": ["both"],
+    },
+    "roiseg.data.augment.GeometricAugment": {
+        "flip": [2, -0.1], "scale": [[0, 1], [-1, 1], [1, "x"]], "aspect": [-1, float("inf")], "shift": [1.1],
+    },
+    "roiseg.data.augment.AugmentationPool": {"size": [0], "refresh": [0]},
+    "roiseg.data.copy_paste.CopyPaste": {
+        "probability": [1.5], "near": [-0.1], "tone": [2], "people": [0], "max_zoom": [0], "scale": [[0, 1]],
+    },
+    "roiseg.data.samplers.RoiSampler": {
+        "rois_per_image": [0], "jitter_share": [1.5], "jitter_center": [-1], "hard_weight": [float("nan")],
+    },
+    "roiseg.data.tta.TTA": {"crop_scales": [[1.0, 2.0]], "max_crop_share": [0, 0.8]},
+    "roiseg.data.folds.Folds": {"number": [1], "held_out": [-1]},
+    "roiseg.synthetic.dataset.SyntheticPeople": {"train_images": [0, 10**6], "val_images": [-1], "seed": [-1]},
+    "roiseg.synthetic.detector_training.TinyDetector": {"images": [0], "steps": [0], "lr": [0], "threads": [0]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("target", OUT_OF_RANGE)
+def test_an_option_of_a_class_of_the_data_out_of_range_is_named(target):
+    for key, bad in ((key, bad) for key, values in OUT_OF_RANGE[target].items() for bad in values):
+        message = user_error(check_types, {"_target_": target, key: bad}, "node")
+        assert re.match(rf"configuration `node\.{key}` is {re.escape(repr(bad))}: it", message)
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "field"),
+    [("roiseg.data.augment.GeometricAugment", {"scale": (2, 1)}, r"data\.augment\.geometric\.scale"),
+     ("roiseg.data.copy_paste.CopyPaste", {"scale": (1.4, 0.7)}, r"data\.augment\.paste\.scale"),
+     ("roiseg.data.copy_paste.CopyPaste", {"scale": (1.0,)}, r"data\.augment\.paste\.scale"),
+     ("roiseg.data.folds.Folds", {"number": 5, "held_out": 5}, r"data\.folds\.held_out must be 0 to 4")],
+)  # fmt: skip
+def test_values_that_do_not_go_together_are_refused(target, options, field):
+    with pytest.raises(UserError, match=field):
+        get_object(target)(**options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
 from helpers import ellipse, person, write_coco
 from omegaconf import OmegaConf
@@ -18,59 +19,30 @@ OUTLINES = [[person(40, 10, 100)], [ellipse(150, 60, 30, 20), ellipse(150, 90, 1
 OUTLINES += [[ellipse(20 + 16 * n, 100, 7, 12)] for n in range(5)]
 
 
-def shares(record):
-    record["segmentation"] = [
-        [v / SIZE[1 - i % 2] for i, v in enumerate(part)] for part in record["segmentation"]
-    ]
-
-
-def shares_in_box(record):
-    record["bbox"] = [v / SIZE[1 - i % 2] for i, v in enumerate(record["bbox"])]
-
-
-def corners(record):
-    x, y, w, h = record["bbox"]
-    record["bbox"] = [x, y, x + w, y + h]
-
-
-def centre(record):
-    x, y, w, h = record["bbox"]
-    record["bbox"] = [x + w / 2, y + h / 2, w, h]
-
-
-def swapped_box(record):
-    x, y, w, h = record["bbox"]
-    record["bbox"] = [y, x, h, w]
-
-
-def swapped_outline(record):
-    record["segmentation"] = [
-        [v for x, y in zip(part[::2], part[1::2], strict=True) for v in (y, x)]
-        for part in record["segmentation"]
-    ]
-
-
-def shifted(record):
-    record["segmentation"] = [[v + 0.2 * record["bbox"][2] for v in part] for part in record["segmentation"]]
-
-
-MISTAKES = {
-    shares: "`segmentation` seems to contain fractions",
-    shares_in_box: "`bbox` seems to contain fractions",
-    corners: "`bbox` seems to contain x1, y1, x2, y2",
-    centre: "`bbox` seems to begin with the centre",
-    swapped_box: "x and y seem to be exchanged",
-    swapped_outline: "x and y seem to be exchanged",
-    shifted: "check `segmentation` and `bbox`",
+WRONG_BOXES = {
+    "`bbox` seems to contain fractions": lambda x, y, w, h: [
+        x / SIZE[1],
+        y / SIZE[0],
+        w / SIZE[1],
+        h / SIZE[0],
+    ],
+    "`bbox` seems to contain x1, y1, x2, y2": lambda x, y, w, h: [x, y, x + w, y + h],
+    "`bbox` seems to begin with the centre": lambda x, y, w, h: [x + w / 2, y + h / 2, w, h],
+    "x and y seem to be exchanged": lambda x, y, w, h: [y, x, h, w],
 }
+WRONG_OUTLINES = {
+    "`segmentation` seems to contain fractions": lambda points, width: points / SIZE[::-1],
+    "x and y seem to be exchanged": lambda points, width: points[:, ::-1],
+    "check `segmentation` and `bbox`": lambda points, width: points + 0.2 * width,
+}
+MISTAKES = [("bbox", *item) for item in WRONG_BOXES.items()]
+MISTAKES += [("segmentation", *item) for item in WRONG_OUTLINES.items()]
 
 
 @pytest.fixture
 def made(tmp_path):
     """A sound file, and a function that changes its records and reads it: warnings of training and of doctor."""
-    files = write_coco(
-        tmp_path, {"a.png": SIZE}, [{"file": "a.png", "segmentation": outline} for outline in OUTLINES]
-    )
+    files = write_coco(tmp_path, {"a.png": SIZE}, [{"file": "a.png", "segmentation": o} for o in OUTLINES])
 
     def change(spoil, first=0, **options):
         content = files.content()
@@ -95,12 +67,21 @@ def test_a_sound_file_is_not_doubted(made, caplog):
     assert caplog.text == ""
 
 
-@pytest.mark.parametrize("spoil", MISTAKES, ids=lambda spoil: spoil.__name__)
-def test_outlines_that_do_not_fit_their_boxes_are_told_with_count_example_and_reason(made, caplog, spoil):
+@pytest.mark.parametrize(("field", "reason", "change"), MISTAKES, ids=str)
+def test_outlines_that_do_not_fit_their_boxes_are_told_with_count_example_and_reason(
+    made, caplog, field, reason, change
+):
+    def spoil(record):
+        if field == "bbox":
+            record["bbox"] = change(*record["bbox"])
+        else:
+            parts = [np.reshape(part, (-1, 2)) for part in record["segmentation"]]
+            record["segmentation"] = [change(part, record["bbox"][2]).ravel().tolist() for part in parts]
+
     (told,) = (text for text in made(spoil, first=1) if "without area" not in text)
     found = re.search(r"(\d) of [78] outlines do not fit their boxes, such as annotation [23] of a.png", told)
     assert 5 <= int(found[1]) <= 7
-    assert MISTAKES[spoil] in told
+    assert reason in told
     assert told in caplog.text
 
 

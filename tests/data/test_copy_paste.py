@@ -29,44 +29,33 @@ def crowd_of_cutouts(tmp_path_factory):
     ]  # fmt: skip
     sizes = dict.fromkeys(("b.png", "c.png", "d.png"), (150, 150))
     files = write_coco(tmp_path_factory.mktemp("cutouts"), {"a.png": (200, 200), **sizes}, instances)
-    annotations = load_annotations(files.json)
-    return CutoutPool(annotations, files.images, 16)
+    return CutoutPool(load_annotations(files.json), files.images, 16)
 
 
-def test_donors_are_large_uncovered_persons_of_other_pictures(crowd_of_cutouts):
+@pytest.mark.parametrize(
+    ("image", "height", "donors"), [(0, 0.0, {2, 3, 9}), (1, 0.0, {1, 9}), (0, 100.0, {3}), (0, 9999.0, {3})]
+)
+def test_donors_are_large_uncovered_persons_of_other_images_as_tall_as_asked(
+    crowd_of_cutouts, image, height, donors
+):
     rng = np.random.default_rng(0)
-    drawn = {crowd_of_cutouts.sample(0, 0.0, rng) for _ in range(300)} - {None}
-    assert {int(crowd_of_cutouts.annotations.ids[n]) for n in drawn} == {2, 3, 9}
-    drawn = {crowd_of_cutouts.sample(1, 0.0, rng) for _ in range(300)} - {None}
-    assert {int(crowd_of_cutouts.annotations.ids[n]) for n in drawn} == {1, 9}
-
-
-def test_tall_neighbours_get_tall_donors(crowd_of_cutouts):
-    rng = np.random.default_rng(0)
-    drawn = {crowd_of_cutouts.sample(0, 100.0, rng) for _ in range(300)} - {None}
-    assert {int(crowd_of_cutouts.annotations.ids[n]) for n in drawn} == {3}
-    assert {crowd_of_cutouts.sample(0, 9999.0, rng) for _ in range(300)} - {
-        None
-    } == drawn  # the tallest there are
+    drawn = {crowd_of_cutouts.sample(image, height, rng) for _ in range(300)} - {None}
+    assert {int(crowd_of_cutouts.annotations.ids[n]) for n in drawn} == donors
 
 
 def test_nobody_else_is_nobody(crowd_of_cutouts):
     alone = select_images(crowd_of_cutouts.annotations, np.array([1]))
     cutouts = CutoutPool(alone, crowd_of_cutouts.image_dir, 16)
     assert cutouts.sample(0, 0.0, np.random.default_rng(0)) is None
-    boxes = np.array([[10, 10, 50, 60]], np.float32)
-    assert CopyPaste(1.0).sample(boxes, (100, 100), 0, cutouts, np.random.default_rng(0)) == []
+    assert CopyPaste(1.0).sample(BOXES, SIZE, 0, cutouts, np.random.default_rng(0)) == []
 
 
 def test_the_name_of_donors_is_theirs_alone(crowd_of_cutouts):
     annotations, folder = crowd_of_cutouts.annotations, crowd_of_cutouts.image_dir
-    parts = [
-        select_images(annotations, np.array(images))
-        for images in ([0, 1, 2, 3], [3, 2, 1, 0], [0, 1, 2], [0, 1])
-    ]
-    same, turned, fewer, fewest = (CutoutPool(part, folder, 16).name for part in parts)
-    assert same == turned == crowd_of_cutouts.name
-    assert len({same, fewer, fewest}) == 3
+    parts = [select_images(annotations, np.array(images)) for images in ([3, 2, 1, 0], [0, 1, 2], [0, 1])]
+    turned, fewer, fewest = (CutoutPool(part, folder, 16).name for part in parts)
+    assert turned == crowd_of_cutouts.name
+    assert len({turned, fewer, fewest}) == 3
 
 
 SIZE = (200, 200)
@@ -107,9 +96,6 @@ def test_settings_are_shares_of_what_is_drawn(crowd_of_cutouts):
     assert np.mean([p.behind for d in drawn for p in d]) == pytest.approx(0.2, abs=0.04)
     assert np.mean([p.mirrored for d in drawn for p in d]) == pytest.approx(0.7, abs=0.04)
     assert CopyPaste(1.0).sample(BOXES[:0], SIZE, 0, crowd_of_cutouts, rng) == []
-
-
-# --- blending -------------------------------------------------------------------------------------
 
 
 def pictures():

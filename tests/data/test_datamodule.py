@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from array import array
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.geometry import rle
 
+SPEC = TargetSpec("roi", (14, 14), 3, (64, 64))
 LAYERS = ["/model.6/Concat_output_0", "/model.3/Concat_output_0"]
 
 
@@ -31,46 +33,12 @@ def extractor(onnx_file):
 
 @pytest.fixture
 def make(coco_set, extractor):
-    def datamodule(**options):
-        paths = [str(coco_set.json), str(coco_set.images)] * 2
-        fixed = {"spec": TargetSpec("roi", (14, 14), 3, (64, 64)), "sampler": RoiSampler(3), "num_workers": 0}
-        return RoiDataModule(*paths, extractor=extractor, **(fixed | options))
+    def datamodule(paths=None, **options):
+        paths = paths or [str(coco_set.json), str(coco_set.images)] * 2
+        fixed = {"spec": SPEC, "sampler": RoiSampler(3), "num_workers": 0, "extractor": extractor}
+        return RoiDataModule(*paths, **(fixed | options))
 
     return datamodule
-
-
-def counting(extractor, monkeypatch):
-    """Count the images that go through the session (a session of a fixed batch takes one at a time)."""
-    runs = []
-    run = extractor.session.run_with_iobinding
-
-    class Session:
-        def __getattr__(self, name):
-            return getattr(session, name)
-
-        def run_with_iobinding(self, *args):
-            runs.append(1)
-            return run(*args)
-
-    session = extractor.session
-    monkeypatch.setattr(extractor, "session", Session())
-    return runs
-
-
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_features_are_extracted_once_an_image_however_many_rois_it_has(make, extractor, monkeypatch, split):
-    datamodule = make(batch_size=2, val_batch_size=3)
-    datamodule.setup()
-    runs = counting(extractor, monkeypatch)
-    loader = datamodule.train_dataloader() if split == "train" else datamodule.val_dataloader()
-    rois = images = 0
-    for batch in loader:
-        images += len(batch.images)
-        assert len(runs) == images  # one at a time: there are no loader processes
-        assert [len(f) for f in batch.features] == [len(batch.images)] * 2
-        rois += len(batch.rois)
-    assert len(runs) == 5
-    assert rois == (15 if split == "train" else 10)
 
 
 def halves(coco_set, folder):
@@ -84,20 +52,20 @@ def halves(coco_set, folder):
     return [str(folder / "0.json"), str(coco_set.images), str(folder / "1.json"), str(coco_set.images)]
 
 
-def test_folds_split_training_and_validation_images_anew(coco_set, extractor, tmp_path):
-    paths = halves(coco_set, tmp_path)
-    spec = TargetSpec("roi", (14, 14), 3, (64, 64))
-    whole = load_annotations(coco_set.json)
+def test_folds_split_training_and_validation_images_anew(make, coco_set, tmp_path):
+    paths, whole = halves(coco_set, tmp_path), load_annotations(coco_set.json)
+    parts = dict(zip(whole.file_names.tolist(), Folds(2).parts(whole.image_ids).tolist(), strict=True))
     held_out = []
     for number in range(2):
-        data = RoiDataModule(*paths, extractor, spec, RoiSampler(3), num_workers=0, folds=Folds(2, number))
+        data = make(paths, folds=Folds(2, number))
         data.setup()
-        names = {split: [s.file_name for s in data.samples(split, range(len(data.dataset(split))))]
-                 for split in ("train", "val")}  # fmt: skip
-        assert not set(names["train"]) & set(names["val"])
-        held_out += names["val"]
-        parts = dict(zip(whole.file_names.tolist(), Folds(2).parts(whole.image_ids).tolist(), strict=True))
-        assert {parts[name] for name in names["val"]} == {number}
+        train, val = (
+            [sample.file_name for sample in data.samples(split, range(len(data.dataset(split))))]
+            for split in ("train", "val")
+        )
+        assert not set(train) & set(val)
+        assert {parts[name] for name in val} == {number}
+        held_out += val
     assert len(set(held_out)) == len(held_out) == 5
 
 
@@ -106,20 +74,14 @@ def test_folds_of_a_set_with_itself_are_refused(make):
         make(folds=Folds(2, 0)).setup()
 
 
-def test_features_equal_a_direct_run_of_the_whole_detector(make, onnx_file):
-    datamodule = make(val_batch_size=5)
-    datamodule.setup()
-    batch = datamodule.extract(next(iter(datamodule.val_dataloader())))
+def test_features_and_input_tensor_are_those_of_a_direct_run_of_the_whole_detector(make, onnx_file):
+    batch = next(iter(make(val_batch_size=5).val_dataloader()))
     for n, image in enumerate(batch.images.numpy()):
-        feed = {"images": image[None].astype(np.float32).transpose(0, 3, 1, 2) / np.float32(255)}
-        for features, want in zip(batch.features, run_onnx(onnx_file, feed, LAYERS), strict=True):
+        feed = image[None].astype(np.float32).transpose(0, 3, 1, 2) / np.float32(255)
+        np.testing.assert_allclose(batch.inputs[n : n + 1], feed, atol=1e-6)
+        for features, want in zip(batch.features, run_onnx(onnx_file, {"images": feed}, LAYERS), strict=True):
             np.testing.assert_allclose(features[n].numpy(), want[0], atol=1e-5)
-
-
-def test_features_need_no_gradient(make):
-    datamodule = make()
-    batch = datamodule.extract(next(iter(datamodule.train_dataloader())))
-    assert not any(features.requires_grad for features in batch.features)
+    assert not any(tensor.requires_grad for tensor in (batch.inputs, *batch.features))
 
 
 def test_training_is_drawn_and_shuffled_validation_is_exact_and_in_order(make):
@@ -137,21 +99,13 @@ def test_training_is_drawn_and_shuffled_validation_is_exact_and_in_order(make):
     assert len(set(orders)) > 1
 
 
-def test_the_test_set_is_the_validation_set(make):
-    datamodule = make(val_batch_size=5)
-    val, test = next(iter(datamodule.val_dataloader())), next(iter(datamodule.test_dataloader()))
-    assert torch.equal(val.images, test.images)
-    assert torch.equal(val.rois, test.rois)
-
-
-def test_pictures_come_in_the_extractors_letterbox(coco_set, onnx_file):
+def test_images_come_in_the_extractors_letterbox(make, onnx_file):
     extractor = OnnxExtractor(
         str(onnx_file), LAYERS[0], Preprocess((64, 64), "topleft", pad_value=7), threads=1
     )
-    spec = TargetSpec("roi", (14, 14), 3, (64, 64))
-    paths = [str(coco_set.json), str(coco_set.images)] * 2
-    datamodule = RoiDataModule(*paths, extractor=extractor, spec=spec, sampler=RoiSampler(2), num_workers=0)
-    image = datamodule.samples("val", [0])[0].image  # 80 x 100 pixels: 51 x 64 and padding below
+    image = (
+        make(extractor=extractor).samples("val", [0])[0].image
+    )  # 80 x 100 pixels: 51 x 64 and padding below
     assert (image[51:] == 7).all()
     assert not (image[:51] == 7).all(axis=(1, 2)).any()
 
@@ -166,24 +120,13 @@ def test_each_file_is_read_once(make):
 
 @pytest.mark.parametrize("its_own", [True, False])
 def test_what_makes_the_data_runs_before_anything_is_read_but_only_for_its_own_files(make, its_own):
-    class Source:
-        calls = 0
-
-        def makes(self, path):
-            return its_own
-
-        def ensure(self):
-            self.calls += 1
-
-    source = Source()
+    calls = []
+    source = SimpleNamespace(makes=lambda path: its_own, ensure=lambda: calls.append("made"))
     datamodule = make(source=source)
     datamodule.prepare_data()
-    assert source.calls == its_own
+    assert calls == ["made"] * its_own
     assert not datamodule._sets
     make().prepare_data()  # a set of one's own needs nothing made
-
-
-IMAGE_FRAME = TargetSpec("image", (16, 16), 3, (64, 64))
 
 
 @pytest.mark.parametrize("frame", ["roi", "image"])
@@ -193,37 +136,22 @@ def test_the_metric_grid_is_the_same_for_every_decoder(make, frame):
     batch = next(iter(datamodule.val_dataloader()))
     assert batch.metric_targets.shape == (10, 20, 12)
     assert batch.targets.shape == (10, 16, 16)
-    reference = make(spec=TargetSpec("roi", (20, 12), 3, (64, 64)), val_batch_size=5)
-    assert torch.equal(batch.metric_targets, next(iter(reference.val_dataloader())).targets)
+    reference = make(spec=TargetSpec("roi", (20, 12), 3, (64, 64)), metric_size=None, val_batch_size=5)
+    wanted = next(iter(reference.val_dataloader()))
+    assert torch.equal(batch.metric_targets, wanted.targets)
+    assert torch.equal(wanted.metric_targets, wanted.targets)  # without a metric grid
     assert len(next(iter(datamodule.train_dataloader())).metric_targets) == 0
-
-
-def test_without_a_metric_grid_the_roi_frame_is_measured_on_its_own(make):
-    batch = next(iter(make(metric_size=None).val_dataloader()))
-    assert torch.equal(batch.metric_targets, batch.targets)
 
 
 def test_a_map_over_the_whole_input_needs_a_metric_grid(make):
     with pytest.raises(UserError, match=r"data\.metric_size must be \[h, w\]"):
-        make(spec=IMAGE_FRAME, metric_size=None)
+        make(spec=TargetSpec("image", (16, 16), 3, (64, 64)), metric_size=None)
 
 
-def test_the_detectors_input_tensor_comes_with_the_features(make, extractor):
-    datamodule = make()
-    batch = next(iter(datamodule.val_dataloader()))
-    assert torch.equal(batch.inputs, extractor.preprocess(batch.images))
-    for given, want in zip(batch.features, extractor(batch.images), strict=True):
-        assert torch.equal(given, want)
-    assert not batch.inputs.requires_grad
-
-
-def test_a_mistake_in_the_validation_set_shows_at_setup(coco_set, extractor, tmp_path):
-    datamodule = RoiDataModule(
-        str(coco_set.json), str(coco_set.images), str(tmp_path / "none.json"), str(coco_set.images),
-        extractor=extractor, spec=TargetSpec("roi", (14, 14), 3, (64, 64)), sampler=RoiSampler(2),
-    )  # fmt: skip
+def test_a_mistake_in_the_validation_set_shows_at_setup(make, coco_set, tmp_path):
+    train = [str(coco_set.json), str(coco_set.images)]
     with pytest.raises(UserError, match=r"not found: .*none\.json"):
-        datamodule.setup()
+        make([*train, str(tmp_path / "none.json"), str(coco_set.images)]).setup()
 
 
 @dataclass(frozen=True)
@@ -250,8 +178,7 @@ def test_another_annotation_format_is_one_reader(make, coco_set, tmp_path):
     name, (height, width) = str(coco.file_names[0]), coco.size(0)
     path.write_text(f"{name} {height} {width} 5 6 45 50\n{name} {height} {width} 20 10 50 40\n")
     for reader in (Rectangles(), Rectangles(), Rectangles(shift=10)):  # parsed, indexed, other options
-        data = make(reader=reader, index_dir=str(tmp_path / "index"))
-        data.paths = {split: (str(path), str(coco_set.images)) for split in ("train", "val")}
+        data = make([str(path), str(coco_set.images)] * 2, reader=reader, index_dir=str(tmp_path / "index"))
         data.setup()
         (batch,) = data.val_dataloader()
         assert batch.samples[0].truth.annotation_ids.tolist() == [reader.shift, reader.shift + 1]

@@ -13,16 +13,12 @@ from roiseg.data.batch import RoiBatch
 from roiseg.data.feature_loader import FeatureLoader
 
 
-def batch(number):
-    return RoiBatch(torch.zeros(0), torch.zeros(0, 5), torch.tensor([number]), [])
-
-
-def collate(numbers):
-    return batch(numbers[0])
+def batch(numbers):
+    return RoiBatch(torch.zeros(0), torch.zeros(0, 5), torch.tensor(numbers[:1]), [])
 
 
 def loader(prepare, length=6, workers=1, ahead=1):
-    return FeatureLoader(range(length), prepare, ahead, collate_fn=collate, num_workers=workers)
+    return FeatureLoader(range(length), prepare, ahead, collate_fn=batch, num_workers=workers)
 
 
 def value(batch):
@@ -41,37 +37,33 @@ def test_every_batch_comes_prepared_once_and_in_order(workers, ahead):
     assert len(batches) == 6
 
 
-def test_the_next_batch_is_prepared_while_this_one_is_used():
-    prepared = threading.Event()
-
-    def prepare(b):
-        if value(b) == 1:
-            prepared.set()
-        return b
-
-    batches = iter(loader(prepare))
-    next(batches)
-    assert prepared.wait(10)  # though nobody asked for it yet
-
-
 def test_in_turn_nothing_is_prepared_ahead():
     by = []
     next(iter(loader(lambda b: by.append(threading.current_thread()) or b, ahead=0)))
     assert by == [threading.current_thread()]  # the caller's, which is here again
 
 
-def test_the_callers_threads_are_left_alone():
-    before = torch.get_num_threads()
-    list(loader(lambda b: b))
-    assert torch.get_num_threads() == before
-
-
-def test_no_more_than_said_wait():
+def test_the_next_batches_are_prepared_while_one_is_used_and_no_more_than_said():
     prepared = []
     batches = iter(loader(lambda b: prepared.append(value(b)) or b, ahead=2))
     for taken, _ in enumerate(batches, start=1):
         wait_until(lambda taken=taken: len(prepared) >= min(taken + 2, 6))
         assert len(prepared) <= taken + 3  # those taken, two ready, one that waits to get in
+
+
+def test_the_callers_threads_and_randomness_are_left_alone():
+    """The loader draws its seed when it is started, not at some later moment."""
+
+    def draws():
+        torch.manual_seed(3)
+        batches = iter(loader(lambda b: b))
+        first = torch.rand(1)
+        list(batches)
+        return first, torch.rand(1)
+
+    threads = torch.get_num_threads()
+    assert draws() == draws()
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("ahead", [0, 1])
@@ -94,22 +86,9 @@ def test_leaving_early_ends_the_thread():
     assert not [thread for thread in threading.enumerate() if thread.name == "features ahead"]
 
 
-def test_the_randomness_of_the_caller_is_left_alone():
-    """The loader draws its seed when it is started, not at some later moment."""
-
-    def draws():
-        torch.manual_seed(3)
-        batches = iter(loader(lambda b: b))
-        first = torch.rand(1)
-        list(batches)
-        return first, torch.rand(1)
-
-    assert draws() == draws()
-
-
 def collect_and_collate(numbers):
     gc.collect()
-    return batch(numbers[0])
+    return batch(numbers)
 
 
 def test_loader_processes_leave_the_garbage_of_this_one_alone(tmp_path):

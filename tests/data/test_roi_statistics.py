@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers import ellipse, rectangle, uncompressed_rle, write_coco
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from roiseg.data import roi_statistics
@@ -41,13 +41,6 @@ def check(annotations, least, grid):
     assert found.images == sum(annotations.eligible_counts(least) > 0)
 
 
-@pytest.mark.parametrize("grid", [8, 56, 63, 64, 65, 112, 128, 200])
-@pytest.mark.parametrize("at_once", [1, 1000, 1 << 17])
-def test_all_at_once_is_what_it_is_one_by_one(coco_set, monkeypatch, grid, at_once):
-    monkeypatch.setattr(roi_statistics, "_CHUNK", at_once)
-    check(load_annotations(coco_set.json), 16, grid)
-
-
 @pytest.mark.realdata
 @pytest.mark.parametrize(("grid", "least"), [(56, 16), (112, 1)])
 def test_real_persons(realdata, grid, least):
@@ -78,25 +71,18 @@ def outlines(draw):
 SIZES = {"a.png": (61, 83), "b.png": (97, 45), "c.png": (50, 50)}
 
 
-@settings(max_examples=40)
-@given(st.lists(outlines(), min_size=1, max_size=9), st.sampled_from([1, 1 << 17]))
-def test_whatever_the_outlines(tmp_path_factory, instances, at_once):
+GRIDS = st.sampled_from([8, 56, 63, 64, 65, 200])
+
+
+@given(st.lists(outlines(), min_size=1, max_size=9), st.sampled_from([1, 1000, 1 << 17]), GRIDS)
+def test_all_at_once_is_what_it_is_one_by_one(tmp_path_factory, instances, at_once, grid):
     instances.append({"file": "b.png", "segmentation": rectangle(3.3, 4.4, 30.1, 40.7)})
     files = write_coco(tmp_path_factory.mktemp("set"), SIZES, instances)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(roi_statistics, "_CHUNK", at_once)
-        check(load_annotations(files.json), 8, 56)
+        check(load_annotations(files.json), 8, grid)
 
 
 def test_no_roi_at_all(coco_set):
     found = measure_rois(load_annotations(coco_set.json), 1000, 56)
     assert found.images == len(found.counts) == len(found.sides) == len(found.nearest_iou) == 0
-
-
-def test_run_lengths_only(tmp_path):
-    mask = np.zeros((50, 60), np.uint8)
-    mask[5:45, 10:40] = 1
-    mask[20:30, 20:30] = 0
-    rle = uncompressed_rle(mask)
-    files = write_coco(tmp_path, {"a.png": (50, 60)}, [{"file": "a.png", "segmentation": rle}] * 2)
-    check(load_annotations(files.json), 16, 56)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tiny_dataset import count_extracted
 from tiny_run import LAYER, tiny_data, tiny_decoder
 
 from roiseg.data.batch import collate
@@ -15,7 +16,6 @@ from roiseg.extractor.cache.codec import Half
 from roiseg.extractor.cache.memory import MemoryCache
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
-from roiseg.geometry.transform import Transform
 
 
 @pytest.fixture(scope="module", params=["topleft", "center"])
@@ -79,8 +79,9 @@ def test_targets_are_those_drawn_in_the_mirror(build):
             assert (drawn == mirrored.targets[mine].numpy()).mean() > 0.995  # cells cut by an edge
 
 
-def test_the_mirror_image_of_a_mirror_image_is_the_picture(build):
+def test_a_batch_mirrored_twice_is_the_batch_which_stays_as_it_is(build):
     for batch, mirrored in batches(build()):
+        assert all(sample.transform.scale_x > 0 for sample in batch.samples)
         again = hflip(mirrored)
         assert torch.equal(again.images, batch.images)
         assert torch.equal(again.targets, batch.targets)
@@ -89,25 +90,10 @@ def test_the_mirror_image_of_a_mirror_image_is_the_picture(build):
         assert [sample.transform for sample in again.samples] == [s.transform for s in batch.samples]
 
 
-def test_the_batch_itself_stays_as_it_is(build):
-    data = build()
-    batch = collate(data.samples("val", [0, 1]))
-    before = [tensor.clone() for tensor in (batch.images, batch.rois, batch.targets)]
-    hflip(batch)
-    for tensor, old in zip((batch.images, batch.rois, batch.targets), before, strict=True):
-        assert torch.equal(tensor, old)
-    assert all(sample.transform.scale_x > 0 for sample in batch.samples)
-
-
-def test_a_shift_by_hand():
-    """Input 64 wide, original x -> 0.5 x + 3: pixel 10 is at 8, in the mirror at 56."""
-    assert Transform(-0.5, 0.5, 64 - 3.0, 0.0).points([[10, 0]])[0, 0] == 64 - (0.5 * 10 + 3)
-
-
 @pytest.mark.parametrize("cached", [False, True])
-def test_only_the_test_loader_mirrors_and_features_are_those_of_flipped_pictures(build, cached):
+def test_only_the_test_loader_mirrors_and_features_are_those_of_flipped_images(build, cached):
     data = build(tta=TTA(hflip=True), cache=MemoryCache(Half(), 1) if cached else None)
-    for loader in (data.train_dataloader(), data.val_dataloader()):
+    for loader in (data.train_dataloader(), data.val_dataloader(), build().test_dataloader()):
         assert not any(batch.views for batch in loader)
     for plain, batch in zip(data.val_dataloader(), data.test_dataloader(), strict=True):
         assert torch.equal(batch.features[0], plain.features[0])
@@ -117,20 +103,13 @@ def test_only_the_test_loader_mirrors_and_features_are_those_of_flipped_pictures
         assert flipped.hflipped and not flipped.views
 
 
-def test_the_loader_mirrors_only_if_asked(build):
-    assert not any(batch.views for batch in build().test_dataloader())
-
-
 @pytest.mark.parametrize("workers", [0, 1])
-def test_mirroring_costs_one_run_of_the_extractor_an_image(build, workers):
+def test_mirroring_costs_one_run_of_the_extractor_per_image(build, workers, monkeypatch):
     data = build(tta=TTA(hflip=True), cache=MemoryCache(Half(), 1), num_workers=workers)
-    pictures, run = [], data.extractor.run
-    data.extractor.run = lambda tensor: pictures.append(len(tensor)) or run(tensor)
-    try:
-        list(data.test_dataloader())
-        assert sum(pictures) == 10
-        list(data.test_dataloader())
-        assert sum(pictures) == 15
-    finally:
-        data.extractor.run = run
+    monkeypatch.setattr(data.extractor, "run", data.extractor.run)  # put back afterwards
+    extracted = count_extracted(data.extractor)
+    list(data.test_dataloader())
+    assert sum(extracted) == 10
+    list(data.test_dataloader())
+    assert sum(extracted) == 15
     assert data.cache.counts == {"computed": 5, "hit": 5}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -59,16 +58,23 @@ def test_what_is_missing_is_made_again_and_what_was_changed_is_named(source: Pat
     assert full.read_bytes() == corrected
 
 
-def test_a_link_of_the_users_stays(source: Path, layout: Layout, tmp_path: Path) -> None:
+def test_a_link_and_a_folder_of_the_users_stay(source: Path, layout: Layout, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
-    layout.images("train2017").parent.mkdir(parents=True)
-    layout.images("train2017").symlink_to(photos)
+    images = layout.images("train2017")
+    images.parent.mkdir(parents=True)
+    images.symlink_to(photos)
     for mode in ("link", "copy"):
         with pytest.raises(UserError, match="remove the link"):
             make(layout.root, source, images=mode)
-    assert layout.images("train2017").resolve() == photos.resolve()
+    assert images.resolve() == photos.resolve()
     assert not list(photos.iterdir())
+    images.unlink()
+    images.mkdir()
+    (images / "mine.jpg").write_bytes(b"mine")
+    with pytest.raises(UserError, match="images=copy"):
+        make(layout.root, source)
+    assert (images / "mine.jpg").read_bytes() == b"mine"
 
 
 def test_copy_takes_only_images_with_persons_and_resumes(source: Path, layout: Layout) -> None:
@@ -87,12 +93,12 @@ def test_copy_takes_only_images_with_persons_and_resumes(source: Path, layout: L
         make(layout.root, source, images="copy")
     assert second.read_bytes() == b"of the user's"
     second.unlink()
-    kept = {name: stamp for name, (stamp, _) in contents(folder).items() if name != second.name}
+    kept = contents(folder)
     make(layout.root, source, images="copy")
     after = contents(folder)
-    assert all(after[name][0] == stamp for name, stamp in kept.items())
-    assert after[first.name][1] == (source / "train2017" / first.name).read_bytes()
-    assert after[second.name][1] == (source / "train2017" / second.name).read_bytes()
+    assert {name: after[name] for name in kept} == kept
+    for path in (first, second):
+        assert path.read_bytes() == (source / "train2017" / path.name).read_bytes()
 
 
 def test_images_may_lie_under_images_and_in_the_output_itself(source: Path) -> None:
@@ -105,7 +111,7 @@ def test_images_may_lie_under_images_and_in_the_output_itself(source: Path) -> N
         assert len(list((source / "images" / "train2017").iterdir())) == 30
 
 
-def test_missing_image_is_named_before_anything_is_written(source: Path, layout: Layout) -> None:
+def test_what_the_source_lacks_is_named_before_anything_is_written(source: Path, layout: Layout) -> None:
     images, _ = reference(read(source / "annotations" / "instances_train2017.json"))
     for image in images[2:4]:
         (source / "train2017" / image["file_name"]).unlink()
@@ -113,14 +119,13 @@ def test_missing_image_is_named_before_anything_is_written(source: Path, layout:
         make(layout.root, source)
     assert not layout.root.exists()
     assert len(make(layout.root, source, images="skip").made) == 6
-
-
-def test_incomplete_folder_of_images_is_not_replaced_by_a_link(source: Path, layout: Layout) -> None:
-    layout.images("train2017").mkdir(parents=True)
-    (layout.images("train2017") / "mine.jpg").write_bytes(b"mine")
-    with pytest.raises(UserError, match="images=copy"):
-        make(layout.root, source)
-    assert (layout.images("train2017") / "mine.jpg").read_bytes() == b"mine"
+    shutil.rmtree(source / "val2017")
+    (source / "annotations" / "instances_val2017.json").unlink()
+    with pytest.raises(UserError) as caught:
+        make(layout.root.with_name("other"), source)
+    for lacks in ("annotations/instances_val2017.json", "val2017/ (or images/val2017/)", "both splits"):
+        assert lacks in str(caught.value)
+    assert not layout.root.with_name("other").exists()
 
 
 @pytest.mark.parametrize(
@@ -151,20 +156,16 @@ def test_check_refuses_a_file_name_that_leaves_the_folder() -> None:
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(
-    "ROISEG_REALDATA" not in os.environ, reason="ROISEG_REALDATA (real COCO images) is not set"
-)
-def test_real_images(tmp_path: Path) -> None:
-    real = Path(os.environ["ROISEG_REALDATA"]) / "coco128_person"
-    (tmp_path / "coco" / "annotations").mkdir(parents=True)
+def test_real_images(realdata: Path, tmp_path: Path) -> None:
+    real, coco = realdata / "coco128_person", tmp_path / "coco"
+    (coco / "annotations").mkdir(parents=True)
     for split in SPLITS:
         file = f"annotations/instances_{split}"
-        shutil.copy(real / f"{file}_person_only_no_crowd.json", tmp_path / "coco" / f"{file}.json")
-        (tmp_path / "coco" / split).symlink_to(real / "images" / split)
-    prepared = make(tmp_path / "data", tmp_path / "coco", sizes=[500, 100])
+        shutil.copy(real / f"{file}_person_only_no_crowd.json", coco / f"{file}.json")
+        (coco / split).symlink_to(real / "images" / split)
+    prepared = make(tmp_path / "data", coco, sizes=[500, 100])
     counts = [(report.images, report.persons) for report in prepared.reports]
     assert counts == [(46, 203)] * 3 + [(15, 51)] * 3
     for split in SPLITS:
-        made = read(Layout(tmp_path / "data", ()).annotations(split))
-        original = read(real / "annotations" / f"instances_{split}_person_only_no_crowd.json")
-        assert made == original
+        path = Layout(tmp_path / "data", ()).annotations(split)
+        assert read(path) == read(real / "annotations" / path.name)

@@ -16,45 +16,33 @@ from roiseg.data.prepare.download import extract, fetch
 DATA = random.Random(0).randbytes(300_000)
 
 
-def test_download_resumes_where_it_stopped(web: Web, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("part", "cuts", "ranges", "gets"),
+    [
+        (DATA[:120_000], [], True, [("bytes=120000-", 180_000)]),
+        (DATA, [], True, [("bytes=300000-", 0)]),
+        (
+            b"",
+            [100_000, 50_000],
+            True,
+            [(None, 100_000), ("bytes=100000-", 50_000), ("bytes=150000-", 150_000)],
+        ),
+        (b"x" * 120_000, [], False, [("bytes=120000-", 300_000)]),
+    ],
+    ids=["resumed", "complete, not verified", "connections lost", "ranges ignored"],
+)
+def test_no_byte_is_sent_twice_unless_ranges_are_ignored(web, tmp_path, part, cuts, ranges, gets) -> None:
     web.files["/a.zip"] = DATA
-    (tmp_path / "a.zip.part").write_bytes(DATA[:120_000])
-    fetch(f"{web.url}/a.zip", tmp_path / "a.zip", md5(DATA))
-    assert (tmp_path / "a.zip").read_bytes() == DATA
-    assert web.gets("a.zip") == [("bytes=120000-", 180_000)], "no byte is sent twice"
+    web.cuts, web.ranges = cuts, ranges
+    (tmp_path / "a.zip.part").write_bytes(part)
+    for _ in range(2):
+        fetch(f"{web.url}/a.zip", tmp_path / "a.zip", md5(DATA))
+        assert (tmp_path / "a.zip").read_bytes() == DATA
+        assert web.gets("a.zip") == gets
     assert [p.name for p in tmp_path.glob("[!.]*")] == ["a.zip"]
-    fetch(f"{web.url}/a.zip", tmp_path / "a.zip", md5(DATA))
-    assert len(web.requests) == 1
 
 
-def test_download_that_is_complete_but_not_verified(web: Web, tmp_path: Path) -> None:
-    web.files["/a.zip"] = DATA
-    (tmp_path / "a.zip.part").write_bytes(DATA)
-    fetch(f"{web.url}/a.zip", tmp_path / "a.zip", md5(DATA))
-    assert (tmp_path / "a.zip").read_bytes() == DATA
-    assert web.gets("a.zip") == [("bytes=300000-", 0)]
-
-
-def test_download_survives_lost_connections(web: Web, tmp_path: Path) -> None:
-    web.files["/a.zip"] = DATA
-    web.cuts = [100_000, 50_000]
-    fetch(f"{web.url}/a.zip", tmp_path / "a.zip", md5(DATA))
-    assert (tmp_path / "a.zip").read_bytes() == DATA
-    assert web.gets("a.zip") == [(None, 100_000), ("bytes=100000-", 50_000), ("bytes=150000-", 150_000)]
-
-
-def test_download_starts_over_where_ranges_are_ignored(web: Web, tmp_path: Path) -> None:
-    web.files["/a.zip"] = DATA
-    web.ranges = False
-    (tmp_path / "a.zip.part").write_bytes(b"x" * 120_000)
-    fetch(f"{web.url}/a.zip", tmp_path / "a.zip", md5(DATA))
-    assert (tmp_path / "a.zip").read_bytes() == DATA
-    assert web.gets("a.zip") == [("bytes=120000-", 300_000)]
-
-
-def test_download_gives_up_and_says_how_to_go_on(
-    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_download_gives_up_and_says_how_to_resume(web: Web, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("roiseg.data.prepare.download.ATTEMPTS", 2)  # each further one waits twice as long
     web.files["/a.zip"] = DATA
     web.cuts = [90_000, 0, 0]
@@ -84,17 +72,16 @@ def test_archive_with_a_path_that_leaves_its_folder_is_refused(tmp_path: Path, n
 
 def test_archive_that_is_broken_or_lacks_a_member(tmp_path: Path) -> None:
     archive = tmp_path / "a.zip"
-    archive.write_bytes(zip_of({"a": b"1"}))
-    with pytest.raises(UserError, match="lacks 1 of 2 members, the first b"):
-        extract(archive, {"a": tmp_path / "a", "b": tmp_path / "b"})
-    archive.write_bytes(b"PK nothing")
-    with pytest.raises(UserError, match="not a valid zip"):
-        extract(archive, {"a": tmp_path / "a"})
     damaged = bytearray(zip_of({"a": b"1" * 1000}))
     damaged[500] = ord("2")
-    archive.write_bytes(damaged)
-    with pytest.raises(UserError, match="not a valid zip"):
-        extract(archive, {"a": tmp_path / "a"})
+    for content, message in (
+        (zip_of({"a": b"1"}), "lacks 1 of 2 members, the first b"),
+        (b"PK nothing", "not a valid zip"),
+        (damaged, "not a valid zip"),
+    ):
+        archive.write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            extract(archive, {"a": tmp_path / "a", **({"b": tmp_path / "b"} if "lacks" in message else {})})
     assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]
 
 

@@ -27,22 +27,18 @@ def test_keeps_exactly_persons_that_are_no_crowd() -> None:
 
 def test_subsets_are_nested_deterministic_and_depend_on_the_seed() -> None:
     full = person_only(coco_dict(200, seed=1), "file")
-    ids = {
-        (size, seed): {i["id"] for i in subset(full, size, seed)["images"]}
-        for size in (50, 10)
-        for seed in (0, 1)
-    }
-    for seed in (0, 1):
-        assert len(ids[10, seed]) == 10
-        assert len(ids[50, seed]) == 50
-        assert ids[10, seed] < ids[50, seed]
-    assert ids[50, 0] != ids[50, 1]
     shuffled = {**full, "images": full["images"][::-1]}
-    assert {i["id"] for i in subset(shuffled, 50, 0)["images"]} == ids[50, 0], (
-        "order of the file must not matter"
-    )
-    small = subset(full, 10, 0)
-    assert small["annotations"] == [a for a in full["annotations"] if a["image_id"] in ids[10, 0]]
+
+    def ids(size: int, seed: int, of: dict[str, Any] = full) -> set[int]:
+        return {image["id"] for image in subset(of, size, seed)["images"]}
+
+    for seed in (0, 1):
+        assert (len(ids(10, seed)), len(ids(50, seed))) == (10, 50)
+        assert ids(10, seed) < ids(50, seed)
+    assert ids(50, 0) != ids(50, 1)
+    assert ids(50, 0, shuffled) == ids(50, 0)
+    persons = [a for a in full["annotations"] if a["image_id"] in ids(10, 0)]
+    assert subset(full, 10, 0)["annotations"] == persons
     assert subset(full, 10_000, 0) == full
 
 
