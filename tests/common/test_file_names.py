@@ -21,21 +21,25 @@ FORMS = {
     "composed": unicodedata.normalize("NFC", NAME),
     "decomposed": unicodedata.normalize("NFD", NAME),
     "backslash": NAME.replace("/", "\\"),
-    "both": unicodedata.normalize("NFD", NAME).replace("/", "\\"),
     "with a dot": f"./{NAME}",
 }
 
 
+def json_boxes(folder, listed, **size):
+    record = {"id": 0, "image_id": 0, "category_id": 1, "bbox": [10, 10, 30, 40]}
+    image = {"id": 0, "file_name": listed, **size}
+    (folder / "x.json").write_text(json.dumps({"images": [image], "annotations": [record]}))
+    return open_boxes(folder / "x.json")
+
+
 def box_files(folder, listed):
     """The same box of an image in every kind of file."""
-    record = {"id": 0, "image_id": 0, "category_id": 1, "bbox": [10, 10, 30, 40]}
-    image = {"id": 0, "file_name": listed, "width": 80, "height": 64}
-    (folder / "x.json").write_text(json.dumps({"images": [image], "annotations": [record]}))
     (folder / "x.csv").write_text(f"file,x1,y1,x2,y2\n{listed},10,10,40,50\n", encoding="utf-8")
     label = folder / "labels" / f"{listed.replace(chr(92), '/').rpartition('.')[0]}.txt"
     label.parent.mkdir(parents=True, exist_ok=True)
     label.write_text(f"0 {25 / 80} {30 / 64} {30 / 80} {40 / 64}")
-    return [open_boxes(folder / name) for name in ("x.json", "x.csv", "labels")]
+    others = [open_boxes(folder / name) for name in ("x.csv", "labels")]
+    return [json_boxes(folder, listed, width=80, height=64), *others]
 
 
 @pytest.mark.parametrize("on_disk", ["composed", "decomposed"])
@@ -73,11 +77,6 @@ def test_boxes_of_a_photograph_as_stored_are_not_taken_for_those_of_the_turned_o
     Image.new("RGB", size[::-1]).save(tmp_path / "a.png", exif=exif)
     (frame,) = open_source(str(tmp_path / "a.png"))
     shown = frame.read().shape[:2]
-    image = {"id": 0, "file_name": "a.png", "width": size[1], "height": size[0]}
-    record = {"id": 0, "image_id": 0, "category_id": 1, "bbox": [10, 10, 30, 40]}
-    (tmp_path / "x.json").write_text(json.dumps({"images": [image], "annotations": [record]}))
     with pytest.raises(UserError, match=r"a\.png"):
-        open_boxes(tmp_path / "x.json").find(frame, shown)
-    image = {"id": 0, "file_name": "a.png"}
-    (tmp_path / "x.json").write_text(json.dumps({"images": [image], "annotations": [record]}))
-    assert not open_boxes(tmp_path / "x.json").find(frame, shown).size_matches
+        json_boxes(tmp_path, "a.png", width=size[1], height=size[0]).find(frame, shown)
+    assert not json_boxes(tmp_path, "a.png").find(frame, shown).size_matches

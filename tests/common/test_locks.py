@@ -13,6 +13,12 @@ from roiseg.common import locks
 from roiseg.common.locks import LockedError, locked
 
 
+def started(target, *args):
+    process = CHILDREN.Process(target=target, args=args)
+    process.start()
+    return process
+
+
 def hold(path, holds):
     with locked(path, wait=True):
         holds.set()
@@ -23,8 +29,7 @@ def hold(path, holds):
 def holder(tmp_path):
     """A process that holds tmp_path/lock until it is killed."""
     holds = CHILDREN.Event()
-    process = CHILDREN.Process(target=hold, args=(tmp_path / "lock", holds))
-    process.start()
+    process = started(hold, tmp_path / "lock", holds)
     assert holds.wait(PATIENCE)
     yield process
     process.kill()
@@ -47,9 +52,7 @@ def wait_for(path, noted):
 
 def test_who_waits_goes_on_when_the_holder_is_killed(holder, tmp_path):
     noted = CHILDREN.Queue()
-    waiting = [CHILDREN.Process(target=wait_for, args=(tmp_path / "lock", noted)) for _ in range(3)]
-    for process in waiting:
-        process.start()
+    waiting = [started(wait_for, tmp_path / "lock", noted) for _ in range(3)]
     assert noted.empty()
     holder.kill()
     assert {noted.get(timeout=PATIENCE) for _ in waiting} == {process.pid for process in waiting}
@@ -68,10 +71,7 @@ def add(path, start):
 def test_one_at_a_time_and_the_file_of_the_lock_is_gone_afterwards(tmp_path):
     (tmp_path / "number").write_text("0")
     start = CHILDREN.Barrier(3)
-    processes = [CHILDREN.Process(target=add, args=(tmp_path, start)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
+    for process in [started(add, tmp_path, start) for _ in range(3)]:
         process.join()
     assert (tmp_path / "number").read_text() == "600"
     assert [path.name for path in tmp_path.iterdir()] == ["number"]
@@ -87,8 +87,7 @@ def hold_with_a_child(path, holds, child):
 
 def test_a_loader_process_that_outlives_the_holder_does_not_hold(tmp_path):
     holds, child = CHILDREN.Event(), CHILDREN.Value("i")
-    process = CHILDREN.Process(target=hold_with_a_child, args=(tmp_path / "lock", holds, child))
-    process.start()
+    process = started(hold_with_a_child, tmp_path / "lock", holds, child)
     assert holds.wait(PATIENCE)
     process.kill()
     process.join()
@@ -105,8 +104,7 @@ def test_it_is_let_go_after_the_block_and_after_an_error(tmp_path):
         with pytest.raises(ZeroDivisionError), locked(tmp_path / "below/lock", wait=False):
             raise ZeroDivisionError
     noted = CHILDREN.Queue()
-    process = CHILDREN.Process(target=wait_for, args=(tmp_path / "below/lock", noted))
-    process.start()
+    process = started(wait_for, tmp_path / "below/lock", noted)
     assert noted.get(timeout=PATIENCE) == process.pid
     process.join()
 
