@@ -29,27 +29,21 @@ def test_the_port_is_taken_before_anybody_is_told_of_it(monkeypatch):
     port = int(os.environ.pop("MASTER_PORT"))
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
         other.bind(("", port))
-    store = TCPStore(
-        "127.0.0.1", port, is_master=True, multi_tenant=True, wait_for_workers=False
-    )  # as torch does
+    as_torch_does = {"is_master": True, "multi_tenant": True, "wait_for_workers": False}
+    store = TCPStore("127.0.0.1", port, **as_torch_does)
     store.set("rank", "1")
     assert TCPStore("127.0.0.1", port).get("rank") == b"1"
 
 
-def test_a_port_that_is_given_is_kept(monkeypatch):
-    monkeypatch.setenv("MASTER_PORT", "12345")
-    group = Processes.__new__(Processes)
-    group._take_port()
-    assert os.environ["MASTER_PORT"] == "12345"
-
-
-def test_a_given_port_that_is_taken_is_named(monkeypatch):
+def test_a_port_that_is_given_is_kept_and_named_if_it_is_taken(monkeypatch):
     group = Processes.__new__(Processes)
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
         port = taken.getsockname()[1]
         monkeypatch.setenv("MASTER_PORT", str(port))
+        group._take_port()
+        assert os.environ["MASTER_PORT"] == str(port)
         group._alone = False
         group._strategy = SimpleNamespace(
             cluster_environment=LightningEnvironment(),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+from types import SimpleNamespace
 
 import pytest
 from helpers import ROOT
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import scalar
 
@@ -72,16 +74,8 @@ def test_a_summary_goes_to_the_runs_own_file(tmp_path):
 
 
 def test_lightnings_observers_end():
-    from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
-
-    class Child:
-        args = ("child",)
-        returncode = None
-
-        def poll(self):
-            return None
-
-    observer = _ChildProcessObserver(main_pid=0, child_processes=[Child()], sleep_period=0)
+    running = SimpleNamespace(args=("child",), returncode=None, poll=lambda: None)
+    observer = _ChildProcessObserver(main_pid=0, child_processes=[running], sleep_period=0)
     observer.start()
     stop_child_observers()
     observer.join(60)

@@ -20,28 +20,27 @@ from roiseg.metrics.average_precision import average_precision, gt_records
 SIZE = (120, 160)
 
 
-def rectangle(x1, y1, x2, y2):
+def record(image, box, **more):
+    x1, y1, x2, y2 = box
     mask = np.zeros(SIZE, np.uint8, order="F")
     mask[y1:y2, x1:x2] = 1
-    rle = coco_mask.encode(mask)
-    return {"size": list(SIZE), "counts": rle["counts"].decode()}
+    rle = {"size": list(SIZE), "counts": coco_mask.encode(mask)["counts"].decode()}
+    return {
+        "image_id": image,
+        "category_id": 1,
+        "segmentation": rle,
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        **more,
+    }
 
 
 def truth(number, image, box, crowd=0):
-    rle = rectangle(*box)
     x1, y1, x2, y2 = box
-    return {
-        "id": number, "image_id": image, "category_id": 1, "iscrowd": crowd, "segmentation": rle,
-        "area": float((x2 - x1) * (y2 - y1)), "bbox": [x1, y1, x2 - x1, y2 - y1],
-    }  # fmt: skip
+    return record(image, box, id=number, iscrowd=crowd, area=float((x2 - x1) * (y2 - y1)))
 
 
 def result(image, box, score):
-    x1, y1, x2, y2 = box
-    return {
-        "image_id": image, "category_id": 1, "score": score, "segmentation": rectangle(*box),
-        "bbox": [x1, y1, x2 - x1, y2 - y1],
-    }  # fmt: skip
+    return record(image, box, score=score)
 
 
 def test_a_case_by_hand():

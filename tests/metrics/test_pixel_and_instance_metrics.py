@@ -77,16 +77,6 @@ def test_pixels_are_pooled_over_batches():
     assert scalars(parts) == scalars(whole)
 
 
-def test_pasting_is_exact_also_under_bfloat16_autocast():
-    probability, truth = blob(9, 7, seed=3), disc(SIZE, 30, 24, 19)
-    batch = batch_of([(LETTERBOX, SIZE, [BOXES["inside"]], [truth])])
-    plain, mixed = InstanceMetrics(), InstanceMetrics()
-    plain.update(measured(probability[None], batch))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed.update(measured(probability[None], batch))
-    assert mixed.compute() == plain.compute()
-
-
 # --- instances ------------------------------------------------------------------------------------
 
 
@@ -150,14 +140,17 @@ BOXES = {
 
 @pytest.mark.parametrize("transform", [LETTERBOX, MIRROR], ids=["letterbox", "mirrored"])
 @pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
-def test_instance_metrics_equal_those_of_full_naive_canvases(box, transform):
-    probability = blob(9, 7, seed=3)
-    truth = disc(SIZE, 30, 24, 19)
-    metrics = InstanceMetrics()
-    metrics.update(measured(probability[None], batch_of([(transform, SIZE, [box], [truth])])))
+def test_instance_metrics_equal_those_of_full_naive_canvases_also_under_autocast(box, transform):
+    probability, truth = blob(9, 7, seed=3), disc(SIZE, 30, 24, 19)
+    batch = batch_of([(transform, SIZE, [box], [truth])])
+    plain, mixed = InstanceMetrics(), InstanceMetrics()
+    plain.update(measured(probability[None], batch))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed.update(measured(probability[None], batch))
+    assert mixed.compute() == plain.compute()
     predicted = paste(probability.numpy(), box, SIZE, transform=transform) >= 0.5
     assert predicted.any()
-    got = {name: float(value) for name, value in metrics.compute().items()}
+    got = {name: float(value) for name, value in plain.compute().items()}
     assert "crowded_iou" not in got
     boundary = coco_iou(naive_boundary(predicted), naive_boundary(truth))
     assert got["instance_iou"] == pytest.approx(coco_iou(predicted, truth), abs=1e-6)
@@ -168,34 +161,31 @@ def test_instance_metrics_are_means_over_the_instances_of_several_images():
     images = [
         (LETTERBOX, SIZE, [BOXES["inside"], BOXES["at the border"]], [disc(SIZE, 30, 24, 19)] * 2),
         (LETTERBOX, SIZE, [], []),
-        (Transform(1.0, 1.0, 0.0, 0.0), (40, 90), [[3.3, 2.2, 70.1, 38.8]], [disc((40, 90), 35, 20, 15)]),
+        (IDENTITY, (40, 90), [[3.3, 2.2, 70.1, 38.8]], [disc((40, 90), 35, 20, 15)]),
     ]
     probabilities = torch.stack([blob(8, 8, seed) for seed in range(3)])
-    ious, boundaries = [], []
-    maps = iter(probabilities.numpy().astype(float))
+    pairs, maps = [], iter(probabilities.numpy().astype(float))
     for transform, size, boxes, truths in images:
         for box, truth in zip(boxes, truths, strict=True):
-            predicted = paste(next(maps), box, size, transform=transform) >= 0.5
-            ious.append(coco_iou(predicted, truth))
-            boundaries.append(coco_iou(naive_boundary(predicted), naive_boundary(truth)))
-    together, apart = InstanceMetrics(), InstanceMetrics()
-    together.update(measured(probabilities, batch_of(images)))
-    apart.update(measured(probabilities[:2], batch_of(images[:1])))
-    apart.update(measured(probabilities[:0], batch_of(images[1:2])))
-    apart.update(measured(probabilities[2:], batch_of(images[2:])))
-    together.reset()
-    together.update(measured(probabilities, batch_of(images)))
-    for metrics in (together, apart):
-        got = metrics.compute()
-        assert float(got["instance_iou"]) == pytest.approx(np.mean(ious), abs=1e-6)
-        assert float(got["boundary_iou"]) == pytest.approx(np.mean(boundaries), abs=1e-6)
+            pairs.append((paste(next(maps), box, size, transform=transform) >= 0.5, truth))
+    wanted = {
+        "instance_iou": np.mean([coco_iou(*pair) for pair in pairs]),
+        "boundary_iou": np.mean([coco_iou(*map(naive_boundary, pair)) for pair in pairs]),
+    }
+    metrics = InstanceMetrics()
+    for parts in ([(0, 3)], [(0, 1), (1, 2), (2, 3)]):  # all images together, and one by one
+        metrics.reset()
+        for start, end in parts:
+            first, last = (sum(len(image[2]) for image in images[:n]) for n in (start, end))
+            metrics.update(measured(probabilities[first:last], batch_of(images[start:end])))
+        got = {name: float(metrics.compute()[name]) for name in wanted}
+        assert got == pytest.approx(wanted, abs=1e-6)
 
 
 def measure(probability, box, truth):
     metrics = InstanceMetrics()
-    metrics.update(
-        measured(torch.as_tensor(probability)[None], batch_of([(IDENTITY, truth.shape, [box], [truth])]))
-    )
+    batch = batch_of([(IDENTITY, truth.shape, [box], [truth])])
+    metrics.update(measured(torch.as_tensor(probability)[None], batch))
     return {name: float(value) for name, value in metrics.compute().items()}
 
 
@@ -207,9 +197,8 @@ def test_iou75_counts_instances_of_three_quarters_and_more(rows, share):
 
 @pytest.mark.parametrize("value", [0.5, 0.4999])
 def test_a_probability_of_one_half_is_mask(value):
-    assert measure(torch.full((3, 3), value), [0, 0, 8, 8], np.ones((8, 8), bool))["instance_iou"] == (
-        value >= 0.5
-    )
+    got = measure(torch.full((3, 3), value), [0, 0, 8, 8], np.ones((8, 8), bool))
+    assert got["instance_iou"] == (value >= 0.5)
 
 
 @pytest.mark.parametrize("box", [[-20, -20, -5, -3], [25, 2, 40, 9], [3, 100, 9, 120], [5, 5, 5, 5]])
@@ -278,14 +267,14 @@ def test_instances_of_a_huge_image_are_measured_in_the_window_they_fill():
     assert float(metrics.compute()["instance_iou"]) == pytest.approx(200 / 300)
 
 
-def crowded_record(share, iou):
-    return InstanceRecord(1, "x.jpg", 1, 0, 0, 9, 9, 50, share, iou, 0.5)
-
-
 def test_crowded_iou_is_the_mean_where_others_cover_more_than_a_tenth():
+    shares_and_ious = [(0.0, 0.9), (0.1, 0.8), (0.1001, 0.3), (0.7, 0.5)]
+    records = [
+        InstanceRecord(1, "x.jpg", 1, 0, 0, 9, 9, 50, share, iou, 0.5) for share, iou in shares_and_ious
+    ]
     metrics = InstanceMetrics()
-    metrics.update([crowded_record(0.0, 0.9), crowded_record(0.1, 0.8), crowded_record(0.1001, 0.3)])
-    metrics.update([crowded_record(0.7, 0.5)])
+    metrics.update(records[:3])
+    metrics.update(records[3:])
     assert float(metrics.compute()["crowded_iou"]) == pytest.approx(0.4)
     assert float(metrics.compute()["instance_iou"]) == pytest.approx(2.5 / 4)
 
