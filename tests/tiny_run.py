@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from pathlib import Path
 
 import lightning as L
 import torch
@@ -14,7 +15,7 @@ from roiseg.data.targets import TargetSpec
 from roiseg.decoders.roialign import RoiAlignDecoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
-from roiseg.inference.checkpoint import checkpoint_metadata
+from roiseg.inference.checkpoint import TrainedModel, checkpoint_metadata
 from roiseg.losses.composite import CompositeLoss
 from roiseg.losses.cross_entropy import CrossEntropy
 from roiseg.losses.dice import Dice
@@ -68,6 +69,24 @@ def tiny_decoder(extractor, **model):
     return RoiAlignDecoder(
         extractor.channels, extractor.strides, extractor.preprocess.image_size, **{**MODEL, **model}
     )
+
+
+def trained_model(decoder, extractor, config=None, epoch=1):
+    """The decoder as `load_model` gives it back."""
+    height, width = extractor.preprocess.image_size
+    return TrainedModel(
+        Path(f"checkpoint_epoch_{epoch:04d}_{height}x{width}_5000.pth"), decoder.eval(),
+        config or tiny_config(extractor.onnx_path, extractor.layers), extractor.layers, extractor.shapes,
+        (height, width), extractor.digest, epoch,
+    )  # fmt: skip
+
+
+def with_random_weights(decoder, scale=0.1, seed=0):
+    """Add noise to all weights, so that norms and biases are not fresh and predictions not 1/3."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in decoder.parameters():
+        parameter.data += scale * torch.randn(parameter.shape, generator=generator)
+    return decoder
 
 
 def tiny_data(coco_set, extractor, decoder, **options):

@@ -74,20 +74,6 @@ class Even(BoxFile):
         return ImageBoxes.of_rows([[0, 0, 4, 4, 1]], 1000 + frame.number) if self.lists(frame.name) else None
 
 
-def test_an_image_with_too_many_boxes_is_left_out_and_counted():
-    class Bounded(Recorder):
-        def predict(self, boxes, scores, threshold):
-            if self.value == 1:
-                raise TooMuch("20,000 boxes")
-            return super().predict(boxes, scores, threshold)
-
-    pictures = ImagePredictions(Bounded(), Numbers(3), skip=True)
-    assert [result.source_image.name for result in pictures] == ["n0", "n2"]
-    assert pictures.counts.skipped == ["image n1: 20,000 boxes"]
-    with pytest.raises(UserError, match="n1: 20,000 boxes; on_error=skip"):
-        list(ImagePredictions(Bounded(), Numbers(3)))
-
-
 def test_the_detectors_boxes_below_the_score_are_left_out():
     predictor = Recorder()
     results = list(ImagePredictions(predictor, Numbers(2), min_score=0.5, threshold=0.3, pixel_size=2.5))
@@ -105,12 +91,25 @@ def test_counts_and_ids_where_a_file_knows_some_of_the_pictures():
     assert tally.seconds > 0
 
 
-def test_pictures_that_cannot_be_read():
-    skipping = ImagePredictions(Recorder(), Numbers(4, damaged=[1]), skip=True)
+class Bounded(Recorder):
+    """Refuses the boxes of image 1."""
+
+    def predict(self, boxes, scores, threshold):
+        if self.value == 1:
+            raise TooMuch("20,000 boxes")
+        return super().predict(boxes, scores, threshold)
+
+
+@pytest.mark.parametrize(
+    ("predictor", "damaged", "reason"),
+    [(Recorder, [1], "image n1 is damaged"), (Bounded, [], "image n1: 20,000 boxes")],
+)
+def test_an_image_that_cannot_be_read_or_has_too_many_boxes_is_left_out(predictor, damaged, reason):
+    skipping = ImagePredictions(predictor(), Numbers(4, damaged), skip=True)
     assert [result.source_image.number for result in skipping] == [0, 2, 3]
-    assert skipping.counts.skipped == ["image n1 is damaged"]
-    with pytest.raises(UserError, match="n1 is damaged; on_error=skip"):
-        list(ImagePredictions(Recorder(), Numbers(4, damaged=[1])))
+    assert skipping.counts.skipped == [reason]
+    with pytest.raises(UserError, match=f"{reason}; on_error=skip"):
+        list(ImagePredictions(predictor(), Numbers(4, damaged)))
 
 
 def test_boxes_of_other_pictures_are_refused_before_anything_is_done():

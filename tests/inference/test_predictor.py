@@ -2,49 +2,38 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import json
+import math
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from helpers import user_error
+from onnx import numpy_helper
 from tiny_looks import EVERY, make, run_test, topleft_extractor
-from tiny_run import fit, one_thread, tiny_config, tiny_data, tiny_module
+from tiny_run import tiny_data, tiny_module, trained_model
 
-from roiseg.callbacks.checkpoints import EpochCheckpoint
 from roiseg.common.errors import UserError
 from roiseg.common.limits import TooMuch
 from roiseg.data.images import read_image
 from roiseg.data.tta import TTA
+from roiseg.decoders.sam import SamDecoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.geometry.rle import decode
-from roiseg.inference.checkpoint import TrainedModel, checkpoint_metadata, load_model, newest_checkpoint
+from roiseg.inference.checkpoint import load_model
 from roiseg.inference.model import TorchModel
 from roiseg.inference.predictor import Predictor
 from roiseg.onnx_export.export import ExportOptions, export_model
-from roiseg.onnx_export.verify import OnnxCheck
 from roiseg.web.models import to_json
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    with one_thread():
-        yield
-
-
 @pytest.fixture(scope="module")
 def extractor(onnx_file):
     return topleft_extractor(onnx_file)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(coco_set, onnx_file, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run") / "checkpoints"
-    fit(coco_set, onnx_file, folder.parent, [EpochCheckpoint(folder, [64, 64])])
-    return newest_checkpoint(folder)
 
 
 @pytest.fixture
@@ -55,16 +44,30 @@ def picture(coco_set):
 BOXES = [[10, 12, 49, 70], [36, 12, 80, 68]]
 
 
-def trained(decoder, extractor):
-    config = tiny_config(extractor.onnx_path)
-    described = checkpoint_metadata(config, extractor)
-    return TrainedModel(
-        path=extractor.onnx_path, decoder=decoder.eval(), config=config, layers=described["layers"],
-        shapes=extractor.shapes, image_size=(64, 64), extractor_sha256=extractor.digest, epoch=1,
-    )  # fmt: skip
+@pytest.fixture
+def predictor(checkpoint, picture):
+    """A predictor whose image is set."""
+    predictor = Predictor.from_checkpoint(checkpoint)
+    predictor.set_image(picture)
+    return predictor
 
 
-@pytest.mark.parametrize(("mirrored", "closer"), [(False, False), (True, False), (False, True), (True, True)])
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    """The trained model, of category 7."""
+    model = load_model(checkpoint)
+    return dataclasses.replace(model, config={**model.config, "data": {"category_id": 7}})
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    """That model as a file without the detector."""
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    assert export_model(model, path, ExportOptions()).passed
+    return path
+
+
+@pytest.mark.parametrize(("mirrored", "closer"), [(False, False), (True, True)])
 @pytest.mark.parametrize("name", EVERY)
 def test_masks_are_those_of_the_test(name, mirrored, closer, extractor, coco_set, tmp_path):
     decoder = make(name, extractor)
@@ -73,7 +76,7 @@ def test_masks_are_those_of_the_test(name, mirrored, closer, extractor, coco_set
         coco_set, extractor, decoder, needs_images="detail" in name, metric_size=(56, 56), tta=tta,
     )  # fmt: skip
     _, seen = run_test(tiny_module(decoder), data, tmp_path)
-    predictor = Predictor(TorchModel(trained(decoder, extractor), extractor), tta)
+    predictor = Predictor(TorchModel(trained_model(decoder, extractor), extractor), tta)
     compared = 0
     for batch, outputs in seen:
         records = iter(outputs.records)
@@ -85,9 +88,7 @@ def test_masks_are_those_of_the_test(name, mirrored, closer, extractor, coco_set
                 mask, wanted = prediction.mask(index), decode(truth)
                 union = np.count_nonzero(mask | wanted)
                 iou = np.count_nonzero(mask & wanted) / union
-                assert iou == pytest.approx(
-                    next(records).iou, abs=2e-3
-                )  # boxes went to input pixels and back
+                assert iou == pytest.approx(next(records).iou, abs=2e-3)  # boxes went to input and back
                 compared += 1
     assert compared == 10
 
@@ -107,9 +108,7 @@ def test_the_detector_runs_once_a_picture(checkpoint, picture, monkeypatch):
     assert len(runs) == 2
 
 
-def test_many_boxes_are_decoded_a_part_at_a_time(checkpoint, picture):
-    predictor = Predictor.from_checkpoint(checkpoint)
-    predictor.set_image(picture)
+def test_many_boxes_are_decoded_a_part_at_a_time(predictor):
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 60, (150, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(4, 20, (150, 2))], axis=1)
@@ -120,11 +119,12 @@ def test_many_boxes_are_decoded_a_part_at_a_time(checkpoint, picture):
 
 
 @pytest.mark.parametrize("merged", [False, True])
-def test_an_exported_file_gives_the_same(merged, checkpoint, picture, onnx_file, tmp_path):
-    model = load_model(checkpoint)
-    file = tmp_path / "model.onnx"
-    export_model(model, file, ExportOptions(merged), model.extractor())
-    from_file = Predictor.from_onnx(file, None if merged else str(onnx_file))
+def test_an_exported_file_gives_the_same(merged, model, exported, checkpoint, picture, onnx_file, tmp_path):
+    if merged:
+        export_model(model, tmp_path / "merged.onnx", ExportOptions(merged=True), model.extractor())
+        from_file = Predictor.from_onnx(tmp_path / "merged.onnx")
+    else:
+        from_file = Predictor.from_onnx(exported, str(onnx_file))
     from_checkpoint = Predictor.from_checkpoint(checkpoint)
     predictions = []
     for predictor in (from_file, from_checkpoint):
@@ -140,24 +140,14 @@ def test_an_exported_file_gives_the_same(merged, checkpoint, picture, onnx_file,
         assert np.count_nonzero(mask != wanted) <= 0.05 * np.count_nonzero(wanted)
 
 
-def test_a_picture_without_boxes_is_no_mistake(checkpoint, picture):
-    predictor = Predictor.from_checkpoint(checkpoint)
-    predictor.set_image(picture)
-    assert len(predictor.predict([])) == 0
-    assert len(predictor.predict(np.zeros((0, 4)))) == 0
-
-
-def test_scores_and_threshold_are_kept(checkpoint, picture):
-    predictor = Predictor.from_checkpoint(checkpoint)
-    predictor.set_image(picture)
+def test_scores_and_threshold_are_kept(predictor):
     low, high = (predictor.predict(BOXES, scores=[0.3, 0.6], threshold=t) for t in (0.2, 0.8))
     assert low.scores.tolist() == pytest.approx([0.3, 0.6])
     assert np.all(low.masks() >= high.masks()) and low.masks().sum() > high.masks().sum()
 
 
-def test_masks_stay_within_picture_and_box(checkpoint, picture):
-    predictor = Predictor.from_checkpoint(checkpoint)
-    predictor.set_image(picture)
+def test_masks_stay_within_picture_and_box(predictor):
+    assert len(predictor.predict([])) == len(predictor.predict(np.zeros((0, 4)))) == 0
     prediction = predictor.predict([[-20, -10, 30, 40], [90, 70, 140, 120]], threshold=0.0)
     assert prediction.windows == [(0, 0, 30, 40), (90, 70, 100, 80)]
 
@@ -185,30 +175,23 @@ def test_mistakes_are_told_in_one_line(call, words, checkpoint, picture):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("wrong", ["other", "text", "absent"])
-def test_what_is_no_exported_file_is_told_in_one_line(wrong, onnx_file, tmp_path):
-    path = {"other": onnx_file, "text": tmp_path / "x.onnx", "absent": tmp_path / "nowhere.onnx"}[wrong]
-    if wrong == "text":
-        path.write_text(json.dumps({}))
-    with pytest.raises(UserError, match=str(path.name)):
-        Predictor.from_onnx(path)
+def test_what_is_no_exported_file_is_told_in_one_line(onnx_file, tmp_path):
+    (tmp_path / "text.onnx").write_text("{}")
+    for path in (onnx_file, tmp_path / "text.onnx", tmp_path / "missing.onnx"):
+        assert path.name in user_error(Predictor.from_onnx, path)
 
 
-def test_a_decoder_alone_asks_for_its_detector(checkpoint, dynamic_onnx_file, tmp_path):
-    file = tmp_path / "model.onnx"
-    export_model(load_model(checkpoint), file, ExportOptions(), None)
+def test_a_decoder_alone_asks_for_its_detector(exported, dynamic_onnx_file):
     with pytest.raises(UserError, match="onnx_path"):
-        Predictor.from_onnx(file)
+        Predictor.from_onnx(exported)
     with pytest.raises(UserError, match="SHA-256"):
-        Predictor.from_onnx(file, str(dynamic_onnx_file))
+        Predictor.from_onnx(exported, str(dynamic_onnx_file))
 
 
 def test_clicks_reach_a_decoder_that_reads_them(extractor, picture):
-    from roiseg.decoders.sam import SamDecoder
-
     torch.manual_seed(0)
     decoder = SamDecoder(extractor.channels, extractor.strides, (64, 64), output_size=(32, 32))
-    predictor = Predictor(TorchModel(trained(decoder, extractor), extractor))
+    predictor = Predictor(TorchModel(trained_model(decoder, extractor), extractor))
     predictor.set_image(picture)
     masks = [
         predictor.predict(BOXES[:1], points=[[[x, 40, label]]]).probabilities[0]
@@ -218,24 +201,12 @@ def test_clicks_reach_a_decoder_that_reads_them(extractor, picture):
     assert not np.allclose(masks[0], masks[1]) and not np.allclose(masks[0], none)
 
 
-def opened(kind, value, extractor, folder, monkeypatch):
-    """A predictor of category 7 all of whose weights are `value`; out of a checkpoint or an exported file."""
-    decoder = make("roi", extractor)
-    for weight in decoder.parameters():
-        torch.nn.init.constant_(weight, value)
-    model = trained(decoder, extractor)
-    config = {**model.config, "data": {"category_id": 7}}
-    model = dataclasses.replace(model, path=folder / "model.pth", config=config)
-    if kind == "checkpoint":
-        return Predictor(TorchModel(model, extractor, "cpu"))
-    monkeypatch.setattr(OnnxCheck, "passed", True)
-    export_model(model, folder / "model.onnx", ExportOptions())
-    return Predictor.from_onnx(folder / "model.onnx", extractor.onnx_path)
-
-
 @pytest.mark.parametrize("kind", ["checkpoint", "exported"])
-def test_results_have_the_category_of_the_model(kind, extractor, picture, tmp_path, monkeypatch):
-    predictor = opened(kind, 0.0, extractor, tmp_path, monkeypatch)
+def test_results_have_the_category_of_the_model(kind, model, exported, picture):
+    predictor = {
+        "checkpoint": lambda: Predictor(TorchModel(model, model.extractor())),
+        "exported": lambda: Predictor.from_onnx(exported, model.extractor().onnx_path),
+    }[kind]()
     predictor.set_image(picture)
     prediction = predictor.predict(BOXES)
     assert {record["category_id"] for record in prediction.to_coco(1)} == {7}
@@ -244,13 +215,20 @@ def test_results_have_the_category_of_the_model(kind, extractor, picture, tmp_pa
         predictor.predict(BOXES, scores=[float("nan"), 1])
 
 
-@pytest.mark.parametrize(
-    ("kind", "value"), [("checkpoint", "nan"), ("checkpoint", "inf"), ("exported", "nan")]
-)
-def test_probabilities_that_are_not_numbers_are_refused(
-    kind, value, extractor, picture, tmp_path, monkeypatch
-):
-    predictor = opened(kind, float(value), extractor, tmp_path, monkeypatch)
+@pytest.mark.parametrize(("kind", "value"), [("checkpoint", math.inf), ("exported", math.nan)])
+def test_probabilities_that_are_not_numbers_are_refused(kind, value, model, exported, picture, tmp_path):
+    if kind == "checkpoint":
+        spoilt = dataclasses.replace(model, path=tmp_path / "model.pth", decoder=copy.deepcopy(model.decoder))
+        torch.nn.init.constant_(spoilt.decoder.predict.bias, value)
+        predictor = Predictor(TorchModel(spoilt, model.extractor()))
+    else:
+        file = onnx.load(exported)
+        for weight in file.graph.initializer:
+            if weight.name.endswith("bias"):
+                spoilt = np.full(tuple(weight.dims), value, np.float32)
+                weight.CopyFrom(numpy_helper.from_array(spoilt, weight.name))
+        onnx.save(file, tmp_path / "model.onnx")
+        predictor = Predictor.from_onnx(tmp_path / "model.onnx", model.extractor().onnx_path)
     predictor.set_image(picture)
     with pytest.raises(UserError, match=r"model\.(pth|onnx) gives probabilities that are nan or infinite"):
         predictor.predict(BOXES)
@@ -270,8 +248,6 @@ def test_masks_at_full_resolution_are_made_one_after_another(checkpoint, monkeyp
     assert "crop(index)" in user_error(prediction.masks)
 
 
-def test_too_many_boxes_are_refused(checkpoint, picture):
-    predictor = Predictor.from_checkpoint(checkpoint)
-    predictor.set_image(picture)
+def test_too_many_boxes_are_refused(predictor):
     with pytest.raises(TooMuch, match=r"20,000 boxes .* 2,000 at most"):
         predictor.predict(np.tile(np.float32(BOXES[:1]), (20_000, 1)))

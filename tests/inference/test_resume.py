@@ -21,10 +21,6 @@ def description(onnx_file):
     return checkpoint_metadata(tiny_config(onnx_file), tiny_extractor(onnx_file))
 
 
-def test_the_same_run_can_be_resumed(checkpoint, description):
-    check_resumable(checkpoint, description)
-
-
 def put(config, key, value):
     *parents, last = key.split(".")
     for parent in parents:
@@ -42,7 +38,6 @@ def put(config, key, value):
         ("data.cache", {"_target_": "roiseg.extractor.cache.disk.DiskCache"}),
         ("extractor.onnx_path", "moved/tiny.onnx"),
         ("extractor.postprocess", {"_target_": "roiseg.extractor.postprocess.yolo.Yolo"}),
-        ("callbacks.early_stopping", {"patience": 3}),
         ("callbacks", {"history": {"x": 1}}),
         ("logger", {"wandb": {}}),
         ("paths.output_dir", "elsewhere"),
@@ -58,12 +53,9 @@ def test_what_a_resumed_run_honours_may_change(checkpoint, description, key, val
     ("key", "value", "field"),
     [
         ("model.num_classes", 2, "model.num_classes=3"),
-        ("model.output_size", [28, 28], "model.output_size=[14, 14]"),
         ("model._target_", "roiseg.decoders.other.Other", "model._target_=roiseg.decoders.roialign.RoiAlign"),
         ("model.new_option", 3, "model.new_option=None"),
         ("optimizer.lr", 0.5, "optimizer.lr=0.01"),
-        ("optimizer._target_", "torch.optim.SGD", "optimizer._target_=None"),
-        ("scheduler.warmup", 0.3, "scheduler.warmup=0.1"),
         ("scheduler", None, "scheduler={"),
         ("loss.terms.ce.weight", 2.0, "loss.terms.ce.weight=1.0"),
         ("data.batch_size", 9, "data.batch_size=2"),
@@ -123,6 +115,7 @@ def config(content):
 
 
 def test_find_last_takes_the_newest_of_its_own_folder_first(content, config, tmp_path):
+    assert find_last(tmp_path / "own", config) is None
     place(content, tmp_path / "own", epoch=1)
     own = place(content, tmp_path / "own", epoch=3, age=100)
     place(content, tmp_path / "sibling", epoch=9)
@@ -142,12 +135,6 @@ def test_find_last_finds_the_same_configuration_beside_it(content, config, tmp_p
     [
         {"seed": 1},
         {"model__mid_channels": 16},
-        {"loss__class_weights": [1, 2, 3]},
-        {"optimizer__lr": 0.02},
-        {"scheduler__warmup": 0.2},
-        {"data__batch_size": 4},
-        {"clicks": {"positive": 2}},
-        {"extractor__layers": ["other"]},
         {"trainer__precision": "bf16-mixed"},
         {"callbacks": {"checkpoint": {}, "ema": {}}},
     ],
@@ -175,16 +162,9 @@ def test_find_last_does_not_mind_where_and_how_long_a_run_writes(change, content
 
 def test_find_last_passes_over_damaged_and_foreign_files(content, config, tmp_path):
     wanted = place(content, tmp_path / "same", age=100)
-    name = "checkpoint_epoch_0001_64x64_5000.pth"
     for folder, data in (("damaged", b"\x80\x02x"), ("empty", b"")):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / name).write_bytes(data)
+        place(content, tmp_path / folder).write_bytes(data)
     foreign = copy.deepcopy(content)
     foreign["roiseg"]["config"] = {"model": {}}
-    (tmp_path / "foreign").mkdir()
-    torch.save(foreign, tmp_path / "foreign" / name)
+    torch.save(foreign, place(content, tmp_path / "foreign"))
     assert find_last(tmp_path / "new", config) == wanted
-
-
-def test_find_last_where_nothing_is_yet_is_none(config, tmp_path):
-    assert find_last(tmp_path / "no" / "such" / "folder", config) is None

@@ -8,8 +8,6 @@ import json
 import numpy as np
 import pytest
 from helpers import user_error
-from hypothesis import given
-from hypothesis import strategies as st
 
 from roiseg.common.errors import UserError
 from roiseg.inference.box_files.base import Names
@@ -100,6 +98,8 @@ def test_results_are_found_by_the_number_of_the_name(tmp_path):
     assert len(boxes.find(frame("000000000140.jpg"), SIZE).boxes) == 0
     assert boxes.find(frame("a.jpg"), SIZE) is None
     assert not boxes.lists("000000000140.jpg")
+    (tmp_path / "nobody.json").write_text("[]")
+    assert open_boxes(tmp_path / "nobody.json").lists("12.jpg")
 
 
 def test_crowds_and_other_categories_are_left_out_and_boxes_without_area_counted(tmp_path, caplog):
@@ -117,11 +117,6 @@ def test_crowds_and_other_categories_are_left_out_and_boxes_without_area_counted
     path.write_text(json.dumps({**content, "annotations": [third]}))
     with pytest.raises(UserError, match="all boxes are marked `iscrowd`: crowd=instance"):
         open_boxes(path)
-
-
-def test_a_detector_that_found_nobody_is_no_mistake(tmp_path):
-    (tmp_path / "x.json").write_text("[]")
-    assert open_boxes(tmp_path / "x.json").lists("12.jpg")
 
 
 def test_frames_of_a_video_are_found_by_their_key(tmp_path):
@@ -148,6 +143,7 @@ def test_a_picture_of_another_size_is_refused(tmp_path):
         (["x/a.png"], "y/a.jpg", None),
         (["v1.5_000001"], "v1.5_000002", None),
         (["a.jpg"], "b.jpg", None),
+        (["x/a.jpg", "y/x/a.jpg", "a.jpg"], "a.jpg", "a.jpg"),
     ],
 )
 def test_names_are_found_however_much_of_the_path_each_side_has(tmp_path, listed, wanted, meant):
@@ -165,23 +161,14 @@ def test_names_that_mean_two_pictures_are_refused(tmp_path):
         names.find("y/a.jpg")
 
 
-@given(st.lists(st.sampled_from(["a", "x/a", "b", "x/b", "y/x/b"]), unique=True, min_size=1), st.booleans())
-def test_exact_names_are_always_found(listed, with_suffix):
-    listed = [f"{name}.jpg" if with_suffix else name for name in listed]
-    names = Names(listed, "boxes")
-    assert [names.find(name) for name in listed] == listed
-
-
 COCO_MISTAKES = {
     "not json": ("{", ["x.json", "not valid json", "line 1"]),
     "not coco": ("{}", ["x.json", "no list `images`"]),
-    "a number": ("3", ["x.json", "not in COCO format"]),
     "no annotations": ('{"images": []}', ["x.json", "no list `annotations`"]),
     "box of text": (
         '[{"image_id": 1, "category_id": 1, "bbox": ["a", 1, 2, 3]}]',
         ["[0] in boxes file", "x.json", "`bbox`", "'a'"],
     ),
-    "three numbers": ('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3]}]', ["`bbox`", "four"]),
     "no number": ('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, NaN]}]', ["`bbox`", "finite"]),
     "score": (
         '[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": "hi"}]',
@@ -199,7 +186,6 @@ COCO_MISTAKES = {
         '{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}], "annotations": []}',
         ["images[1]", "id 1", "twice"],
     ),
-    "image without name": ('{"images": [{"id": 1}], "annotations": []}', ["images[0]", "`file_name`"]),
     "image without id": ('{"images": [{"file_name": "a"}], "annotations": []}', ["images[0]", "`id`"]),
     "other category": (
         '[{"image_id": 1, "category_id": 18, "bbox": [1, 2, 3, 4]}]',
@@ -214,13 +200,10 @@ CSV_MISTAKES = {
     "short line": ("file,x1,y1,x2,y2\na,1,2\n", ["line 2", "`x2`", "None"]),
     "infinite": ("file,x1,y1,x2,y2\na,1,2,inf,4\n", ["line 2", "`x2`", "'inf'"]),
     "width for a corner": ("file,x1,y1,x2,y2\na,100,2,50,40\n", ["line 2", "`x2`", "50", "100", "corners"]),
-    "no area": ("file,x1,y1,x2,y2\na,1,2,5,2\n", ["line 2", "`y2`"]),
-    "no file": ("file,x1,y1,x2,y2\n,1,2,5,2\n", ["line 2", "`file`", "empty"]),
     "score": ("file,x1,y1,x2,y2,score\na,1,2,5,6,high\n", ["line 2", "`score`", "'high'"]),
 }
 YOLO_MISTAKES = {
     "outlines": ("0 .1 .1 .2 .1 .2 .2 .1 .2\n", ["a.txt", "line 1", "9 values", "outlines"]),
-    "short": ("\n0 .1 .1\n", ["line 2", "3 values"]),
     "text": ("0 .1 .1 .1 .1\nperson .1 .1 .1 .1\n", ["line 2", "person"]),
     "pixels": ("0 10 20 30 40\n", ["line 1", "`cx` is 10", "fraction"]),
     "no width": ("0 .1 .1 0 .1\n", ["line 1", "`width` is 0"]),
@@ -230,6 +213,7 @@ MISTAKES = [
     *((f"coco: {name}", "x.json", *case) for name, case in COCO_MISTAKES.items()),
     *((f"csv: {name}", "x.csv", *case) for name, case in CSV_MISTAKES.items()),
     *((f"yolo: {name}", "a.txt", *case) for name, case in YOLO_MISTAKES.items()),
+    ("missing", "x.json", None, ["boxes file not found", "x.json", "detector"]),
     ("other suffix", "x.xml", "", ["x.xml", "suffix", ".json, .csv, .txt"]),
     ("binary csv", "x.csv", b"\xff\xfe\x00", ["x.csv", "UTF-8"]),
     ("binary yolo", "a.txt", b"\xff\xfe\x00", ["a.txt", "text"]),
@@ -240,7 +224,8 @@ MISTAKES = [
     ("name", "content", "words"), [case[1:] for case in MISTAKES], ids=[c[0] for c in MISTAKES]
 )
 def test_mistakes(tmp_path, name, content, words):
-    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    if content is not None:
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError) as caught:
         open_boxes(tmp_path / name).find(frame(), SIZE)
     assert "\n" not in str(caught.value)
@@ -256,22 +241,17 @@ ONE_BOX = {
 
 
 @pytest.mark.parametrize("name", ONE_BOX)
-@pytest.mark.parametrize("place", range(5))
 @pytest.mark.parametrize("value", ["1e39", "-1e39", "1" + "0" * 400, "3e38"])
-def test_what_float32_cannot_hold_is_refused(tmp_path, name, place, value):
+def test_what_float32_cannot_hold_is_refused(tmp_path, name, value):
     text, values = ONE_BOX[name]
-    (tmp_path / name).write_text(text.format(*values[:place], value, *values[place + 1 :]))
-    found = []
-    line = user_error(lambda: found.append(open_boxes(tmp_path / name).find(frame("7.jpg"), SIZE)))
-    if line:
-        assert name in line
-        assert len(line) < 500
-        return
-    assert value == "3e38"
-    assert np.isfinite(found[0].boxes).all()
-    assert np.isfinite(found[0].scores).all()
-
-
-def test_an_absent_file_is_told(tmp_path):
-    with pytest.raises(UserError, match=r"boxes file not found.*x\.json.*detector"):
-        open_boxes(tmp_path / "x.json")
+    for place in range(5):
+        (tmp_path / name).write_text(text.format(*values[:place], value, *values[place + 1 :]))
+        found = []
+        line = user_error(lambda: found.append(open_boxes(tmp_path / name).find(frame("7.jpg"), SIZE)))  # noqa: B023
+        if line:
+            assert name in line
+            assert len(line) < 500
+        else:
+            assert value == "3e38"
+            assert np.isfinite(found[0].boxes).all()
+            assert np.isfinite(found[0].scores).all()
