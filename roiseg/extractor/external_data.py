@@ -11,7 +11,7 @@ import onnx
 from onnx import FunctionProto, GraphProto, ModelProto, TensorProto, external_data_helper, helper
 
 from roiseg.common.errors import UserError
-from roiseg.common.files import file_digest
+from roiseg.common.files import file_digest, require_file
 
 MAX_BYTES = 2**31 - 1  # of a serialized model
 _SMALL = 1024  # bytes; shape inference reads constants such as the shapes of a Reshape
@@ -37,19 +37,23 @@ def full_size(model: ModelProto) -> int:
 
 
 def model_digest(path: str | Path) -> str:
-    """Return the SHA-256 of a model: its file and the files of its external tensors."""
+    """Return the SHA-256 of a model: its file and the files of its external tensors.
+
+    Raises:
+        UserError: one of these files lies outside the model's folder, or is not a regular file.
+    """
     model = onnx.load(str(path), load_external_data=False)
     files = sorted({_location(tensor) for tensor in external_tensors(model)})
     folder = Path(path).absolute().parent
     for name in files:
-        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+        if Path(name).is_absolute() or not (folder / name).resolve().is_relative_to(folder.resolve()):
             raise UserError(
                 f"ONNX file {path}: its weights file {name} lies outside its folder: move it there"
             )
     own = file_digest(path)
     if not files:
         return own
-    parts = [own, *(f"{name} {file_digest(folder / name)}" for name in files)]
+    parts = [own, *(f"{name} {file_digest(require_file(folder / name, 'weights'))}" for name in files)]
     return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()
 
 

@@ -15,11 +15,10 @@ import shutil
 import time
 import uuid
 from pathlib import Path
-from typing import Any
 
 import xxhash
 
-from roiseg.common.files import is_leftover, remove_leftovers
+from roiseg.common.files import is_leftover, open_regular, remove_leftovers
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +29,7 @@ _PART = re.compile("[0-9a-f]{2}")  # a folder of entries
 _ENTRY = re.compile(r"[0-9a-f]+(\.[0-9a-f]{32}-\d+\.tmp)?")  # an entry, or one being written
 _REMOVED = re.compile("removed-[0-9a-f]{32}")  # a folder's name while its files are deleted
 _OUTDATED = 3600.0  # seconds after which a temporary file has no writer
+_ABOUT_BYTES = 1_000_000  # more than any identity needs
 
 
 def cache_folders(folder: Path) -> list[Path]:
@@ -45,21 +45,22 @@ def _entries(folder: Path) -> list[Path]:
         return []
 
 
-def _about(folder: Path) -> dict[str, Any]:
-    """Read `about.json`; empty if it is missing or not ours."""
+def _digest(folder: Path) -> str | None:
+    """Return the digest of the identity in `about.json`; None if it is missing or not ours.
+
+    Anyone may have written the file: nothing else in it is used.
+    """
     try:
-        content = json.loads((folder / ABOUT).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    known = {"file_bytes": int, "identity": str}
-    fits = isinstance(content, dict) and all(type(content.get(key)) is kind for key, kind in known.items())
-    return content if fits else {}
+        with open_regular(folder / ABOUT) as stream:
+            content = json.loads(stream.read(_ABOUT_BYTES))
+        return xxhash.xxh3_64_hexdigest(content["identity"].encode())
+    except (OSError, ValueError, RecursionError, TypeError, LookupError, AttributeError):
+        return None
 
 
 def is_cache(folder: Path, name: str) -> bool:
     """Return whether a folder's content proves that it is an extractor's folder of this name."""
-    about = {} if folder.is_symlink() else _about(folder)
-    return bool(about) and name == xxhash.xxh3_64_hexdigest(about["identity"].encode())
+    return not folder.is_symlink() and _digest(folder) == name
 
 
 def remove_cache(folder: Path) -> None:
@@ -104,7 +105,7 @@ def _is_entry(path: Path) -> bool:
     if not _ENTRY.fullmatch(path.name) or path.is_symlink():
         return False
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             head = stream.read(len(MAGIC))
     except FileNotFoundError:  # another process was faster
         return True
@@ -122,21 +123,25 @@ def opened_at(folder: Path) -> float:
 
 
 def size_of(folder: Path) -> int:
-    """Return the bytes of all entries of a folder, which have the same size."""
-    parts = [path for path in _entries(folder) if _PART.fullmatch(path.name)]
-    try:
-        return _about(folder).get("file_bytes", 0) * sum(len(os.listdir(part)) for part in parts)
-    except OSError:  # it is being removed
-        return 0
+    """Return the bytes of all entries of a folder, which have the same size.
+
+    One entry per part is measured: a damaged one may be shorter.
+    """
+    count = size = 0
+    for part in _entries(folder):
+        if _PART.fullmatch(part.name):
+            with contextlib.suppress(OSError):  # it is being removed
+                entries = [path for path in os.scandir(part) if _ENTRY.fullmatch(path.name)]
+                count += len(entries)
+                size = max([size, *(path.stat(follow_symlinks=False).st_size for path in entries[:1])])
+    return count * size
 
 
 def remove_outdated(folder: Path) -> None:
     """Remove temporary files and half-removed folders of killed processes."""
     for path in _entries(folder.parent):
-        if _REMOVED.fullmatch(path.name):
-            identity = _about(path).get("identity", "")
-            if is_cache(path, xxhash.xxh3_64_hexdigest(identity.encode())):
-                _delete(path)
+        if _REMOVED.fullmatch(path.name) and not path.is_symlink() and _digest(path):
+            _delete(path)
     for part in _entries(folder):
         for path in _entries(part) if _PART.fullmatch(part.name) else [part]:
             with contextlib.suppress(OSError):

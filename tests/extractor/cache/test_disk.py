@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
+import math
 import os
 import pickle
 import shutil
@@ -291,6 +293,50 @@ def test_a_users_folder_that_the_cache_lives_in_keeps_everything(tmp_path, name,
         cache.plan(4)
         cache.store(keys(4), rows(*range(4)))
     assert {path: path.read_bytes() for path in before if path.exists()} == before
+
+
+HOSTILE = {
+    **{
+        str(size): json.dumps({"file_bytes": size}) for size in (10**4000, -(10**400), 1e308, math.nan, [[1]])
+    },
+    "endless digits": '{"file_bytes": ' + "9" * 5000 + "}",
+    "nested": '{"identity":' + "[" * 100_000,
+    "a lone surrogate": '{"identity": "\\ud800"}',
+    "an identity that is a number": '{"identity": 5}',
+    "a list": "[]",
+    "a long file": " " * 2_000_000,
+    "not text": "\udcff",
+}
+
+
+@pytest.mark.parametrize("identity", [False, True], ids=["alone", "with an identity"])
+@pytest.mark.parametrize("about", [*HOSTILE, "a pipe", "a folder", "a link"])
+def test_what_about_json_says_of_sizes_is_not_used(tmp_path, about, identity):
+    """Only entries that prove to be ours count and are removed, whatever `about.json` says."""
+    old = opened(tmp_path, extractor="old")
+    old.store([key("a")], row(1))
+    path = old._path / "about.json"
+    own = json.loads(path.read_text())
+    path.unlink()
+    if about == "a pipe":
+        os.mkfifo(path)
+    elif about == "a folder":
+        path.mkdir()
+    elif about == "a link":
+        path.symlink_to(path)
+    else:
+        text = HOSTILE[about]
+        if identity and text.endswith("}") and '"identity"' not in text:
+            text = f'{text[:-1]}, "identity": {json.dumps(own["identity"])}}}'
+        path.write_text(text, errors="surrogateescape")
+    (old._path / "00").mkdir(exist_ok=True)
+    (old._path / "00" / "mine.txt").write_text("mine")
+    cache = opened(tmp_path, files=4)
+    assert folders.size_of(old._path) == FILE
+    assert 0 <= cache.capacity(4) <= 4 * FILE
+    cache.store([key("b")], row(2))
+    assert hits(cache, key("b")) == [True]
+    assert (old._path / "00" / "mine.txt").read_text() == "mine"
 
 
 def test_an_extractors_folder_with_a_file_of_the_users_makes_no_room(tmp_path, caplog):
