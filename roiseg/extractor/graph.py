@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, shape_inference
+from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper, shape_inference
 
 from roiseg.common.errors import UserError, closest_matches
 from roiseg.common.files import require_file
@@ -34,6 +34,29 @@ def load_onnx(path: str | Path) -> ModelProto:
     if not model.graph.node:
         raise UserError(f"extractor file {path} contains no graph: export or copy it again")
     return model
+
+
+def size_values(name: str, image_size: tuple[int, int]) -> tuple[int, int] | None:
+    """Return what an input beside the image takes so that boxes are in pixels of the (H, W) input.
+
+    RT-DETR and D-FINE scale boxes by `orig_target_sizes` (width, height); PaddleDetection's exports take
+    `im_shape` (height, width) and `scale_factor`. None for any other name.
+    """
+    height, width = image_size
+    known = {"orig_target_sizes": (width, height), "im_shape": (height, width), "scale_factor": (1, 1)}
+    return known.get(name)
+
+
+def fix_size_inputs(model: ModelProto, image_size: tuple[int, int]) -> None:
+    """Replace the inputs of `size_values` by constants, in place."""
+    for value in list(model.graph.input):
+        sizes, dtype = size_values(value.name, image_size), element_type(value)
+        rank = len(value.type.tensor_type.shape.dim)
+        if sizes is not None and dtype is not None and rank in (1, 2):
+            constant = np.array(sizes, dtype).reshape((1, 2) if rank == 2 else (2,))
+            model.graph.input.remove(value)
+            if value.name not in {tensor.name for tensor in model.graph.initializer}:
+                model.graph.initializer.append(numpy_helper.from_array(constant, value.name))
 
 
 def cut_graph(

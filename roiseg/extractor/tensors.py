@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper, shape_inference
 
 from roiseg.common.errors import UserError, closest_matches
-from roiseg.extractor.graph import element_type, node_reads
+from roiseg.extractor.graph import element_type, fix_size_inputs, node_reads, size_values
 from roiseg.extractor.session import open_session
 
 Shape = tuple[int, ...]
@@ -51,6 +51,9 @@ def list_tensors(model: ModelProto, image_size: tuple[int, int], path: str = "")
         image_size: (H, W) of its input.
         path: its file, next to the external weights.
     """
+    given, model = model, ModelProto()
+    model.CopyFrom(given)
+    fix_size_inputs(model, image_size)
     image = image_input(model)
     known = _shapes(model, image, image_size, path)
     costs = _shares(model, known)
@@ -83,13 +86,17 @@ def select(tensors: Sequence[TensorInfo], pattern: str) -> list[TensorInfo]:
 
 
 def image_input(model: ModelProto) -> ValueInfoProto:
-    """Return the only input that is not a weight.
+    """Return the only input that is neither a weight nor a size, see `size_values`.
 
     Raises:
         UserError: there is not exactly one.
     """
     stored = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in stored]
+    inputs = [
+        value
+        for value in model.graph.input
+        if value.name not in stored and not size_values(value.name, (1, 1))
+    ]
     if len(inputs) != 1 or element_type(inputs[0]) is None:
         names = ", ".join(value.name for value in inputs) or "none"
         raise UserError(

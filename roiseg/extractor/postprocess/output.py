@@ -14,7 +14,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper, shape_inference
 
 from roiseg.common.errors import UserError
-from roiseg.extractor.graph import cut_graph, element_type, load_onnx
+from roiseg.extractor.graph import cut_graph, element_type, fix_size_inputs, load_onnx
 
 if TYPE_CHECKING:
     from roiseg.extractor.postprocess.base import Postprocessor
@@ -140,14 +140,23 @@ def cut_with_head(
     """Return the subgraph that computes `layers` and the tensor with the boxes, and that tensor's name.
 
     Raises:
-        UserError: a named tensor does not exist, or no output fits.
+        UserError: a named tensor does not exist, no output fits, or the boxes depend on an unknown input.
     """
     model = load_onnx(path)
+    fix_size_inputs(model, image_size)
     if postprocess.outputs:  # report a wrong name before anything else
         cut_graph(model, postprocess.outputs, path, "extractor.postprocess.output")
     head = _join(model, postprocess, path) if postprocess.parts else None
     head = head or next(iter(postprocess.outputs), None) or find_output(model, postprocess, image_size, path)
-    return cut_graph(model, [*layers, head], path), head
+    part = cut_graph(model, [*layers, head], path)
+    image = {value.name for value in cut_graph(model, layers, path).graph.input}
+    if unknown := [value for value in part.graph.input if value.name not in image]:
+        listed = ", ".join(f"{value.name} {shape_text(declared_shape(value) or [])}" for value in unknown)
+        raise UserError(
+            f"extractor.postprocess: the boxes of {path} depend on an input beside the image ({listed}): "
+            "export the detector without it, or name tensors before it in extractor.postprocess.output"
+        )
+    return part, head
 
 
 def _join(model: ModelProto, postprocess: Postprocessor, path: str) -> str:

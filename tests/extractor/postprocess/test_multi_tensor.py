@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from composing import composed
@@ -12,9 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 from slow_heads import choose
 
 from roiseg.common.errors import UserError
+from roiseg.extractor.graph import load_onnx
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.postprocess.output import HEAD
 from roiseg.extractor.preprocess import Preprocess
+from roiseg.extractor.tensors import image_input, list_tensors
 
 SIZE, ROWS, CLASSES = (64, 96), 20, 3
 LAYER = "features"
@@ -110,6 +113,53 @@ def test_a_head_of_several_tensors_gives_its_boxes(name, tmp_path):
     np.testing.assert_allclose(found.boxes, [box for box, _, _ in wanted], atol=1e-3)
     np.testing.assert_allclose(found.scores, [score for _, score, _ in wanted], atol=1e-5)
     assert found.labels.tolist() == [label for _, _, label in wanted]
+
+
+def with_size_input(path, name, dtype, width_first):
+    """Boxes that a file scales from 0..1 by an input beside the image, as RT-DETR's and Paddle's exports do."""
+    boxes, shares = truth()
+    best, label = shares.max(axis=1).astype(np.float32), shares.argmax(axis=1)
+    head_file(path, {"boxes": (boxes / [96, 64, 96, 64]).astype(np.float32), "labels": label, "scores": best})
+    model = onnx.load(str(path))
+    sides = numpy_helper.from_array(np.array([0, 1, 0, 1] if width_first else [1, 0, 1, 0]), "sides")
+    model.graph.initializer.append(sides)
+    model.graph.input.append(
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), ["N", 2])
+    )
+    model.graph.node[-5].output[0] = "shares"
+    assert model.graph.node[-5].op_type == "Mul"
+    for node in (
+        helper.make_node("Cast", [name], ["sizes"], to=TensorProto.FLOAT),
+        helper.make_node("Gather", ["sizes", "sides"], ["corners"], axis=1),
+        helper.make_node("Mul", ["shares", "corners"], ["boxes"]),
+    ):
+        model.graph.node.append(node)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "width_first"), [("orig_target_sizes", "int64", True), ("im_shape", "float32", False)]
+)
+def test_an_input_for_the_images_size_is_given_the_detectors_own(tmp_path, name, dtype, width_first):
+    path = with_size_input(tmp_path / "d.onnx", name, dtype, width_first)
+    detector = adapter("torchvision", tmp_path, score_threshold=0.01, labels="[0,1,2]")
+    extractor = opened(path, detector)
+    assert extractor.input_name == "images"
+    _, (found,) = extractor.run_with_detections(torch.ones(1, 3, *SIZE))
+    boxes, shares = truth()
+    order = np.argsort(-shares.max(axis=1))
+    np.testing.assert_allclose(found.boxes[:5], np.clip(boxes[order[:5]], 0, [96, 64, 96, 64]), atol=1e-3)
+    model = load_onnx(path)
+    assert image_input(model).name == "images"
+    assert "boxes" in [tensor.name for tensor in list_tensors(model, SIZE, str(path))]
+
+
+def test_boxes_that_depend_on_an_unknown_input_are_refused_in_a_line(tmp_path):
+    path = with_size_input(tmp_path / "d.onnx", "camera", "float32", True)
+    extractor = opened(path, adapter("torchvision", tmp_path))
+    with pytest.raises(UserError, match=r"d\.onnx depend on an input beside the image \(camera \[\?, 2\]\)"):
+        extractor.head()
 
 
 def test_tensors_of_one_shape_are_told_apart_by_name_or_named(tmp_path):
