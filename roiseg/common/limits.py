@@ -13,6 +13,7 @@ OUTLINE = 2_000_000  # total length of one instance's polygons in pixels
 MAX_RESAMPLES = 1_000_000  # of a bootstrap
 PAGE_BOXES = 500  # per request to the page
 PAGE_PIXELS = 1_000_000_000  # total area of the boxes of one request
+PAGE_IMAGES = 500_000_000  # bytes of the decoded images that the page keeps, beside the newest
 PAGE_CONNECTIONS = 32  # simultaneous
 IDLE_SECONDS = 30.0  # until a connection without progress is closed
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from roiseg.common.errors import UserError
+from roiseg.common.limits import PAGE_IMAGES
 from roiseg.data.images import to_rgb
 from roiseg.inference.prediction import Prediction
 from roiseg.inference.predictor import Predictor
@@ -73,7 +74,7 @@ def _too_many_pixels(has: str, limits: Limits) -> str:
 
 
 class ImageStore:
-    """The most recently used images, under random names."""
+    """The most recently used images, under random names: few, and at most `PAGE_IMAGES` bytes."""
 
     def __init__(self, capacity: int = _CAPACITY) -> None:
         self._capacity = capacity
@@ -85,9 +86,12 @@ class ImageStore:
         name = secrets.token_urlsafe(12)
         with self._lock:
             self._images[name] = image
-            while len(self._images) > self._capacity:
+            while len(self._images) > self._capacity or self._too_large():
                 self._images.popitem(last=False)
         return name
+
+    def _too_large(self) -> bool:
+        return len(self._images) > 1 and sum(each.nbytes for each in self._images.values()) > PAGE_IMAGES
 
     def get(self, name: str) -> RgbImage | None:
         """Return the image of that name; None if there is none."""

@@ -15,6 +15,7 @@ from PIL import Image
 from predictors import EllipsePredictor
 from werkzeug.test import Client, EnvironBuilder
 
+from roiseg.web import requests
 from roiseg.web.application import STATIC, Application
 from roiseg.web.models import Limits, Model
 
@@ -264,6 +265,17 @@ def test_a_wrong_query_is_answered_in_one_line(change, said):
         assert response.status_code in (400, 404)
         assert said in response.json["error"]
         assert "\n" not in response.json["error"]
+
+
+def test_boxes_cover_a_bounded_number_of_pixels_together(monkeypatch):
+    monkeypatch.setattr(requests, "PAGE_PIXELS", 2 * 64 * 48)
+    page = client()
+    image = opened(page)  # 64 x 48
+    for route in ("/predictions", "/masks"):
+        for count, status in ((2, 200), (3, 400)):
+            answer = page.post(route, json={"image": image, "boxes": [[-99, -99, 999, 999]] * count})
+            assert answer.status_code == status
+    assert "megapixels together" in answer.json["error"]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff\xfe", b'{"image": NaN}'])

@@ -10,6 +10,7 @@ from helpers import user_error
 from PIL import Image
 
 from roiseg.common.errors import UserError
+from roiseg.web import models
 from roiseg.web.models import ImageStore, Limits, decode
 
 GRADIENT = np.stack(np.meshgrid(np.arange(40), np.arange(30), [7]), axis=-1)[:, :, 0].astype(np.uint8)
@@ -80,6 +81,16 @@ def test_too_many_pixels_are_refused_before_they_are_decoded():
 def test_limits_must_be_above_zero(limits):
     with pytest.raises(UserError, match="must be above 0"):
         Limits(**limits)
+
+
+def test_images_are_forgotten_when_together_they_are_too_large(monkeypatch):
+    monkeypatch.setattr(models, "PAGE_IMAGES", 2 * GRADIENT.nbytes)
+    images = ImageStore()
+    names = [images.add(GRADIENT) for _ in range(3)]
+    assert [images.get(name) is not None for name in names] == [False, True, True]
+    large = images.add(np.concatenate([GRADIENT] * 3))  # alone it is kept
+    assert images.get(large) is not None
+    assert images.get(names[2]) is None
 
 
 def test_the_images_not_used_for_longest_are_forgotten():
