@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -139,11 +140,15 @@ def class_weights(cfg: DictConfig, decoder: Decoder, data: RoiDataModule) -> lis
 
 
 def build_callbacks(cfg: DictConfig) -> list[L.Callback]:
-    """Build every entry of `callbacks` that has a `_target_`; the progress bar only on a terminal."""
+    """Build every entry of `callbacks` that has a `_target_`.
+
+    The progress bar only on a terminal, the monitor of the learning rate only with a logger.
+    """
     nodes = {name: node for name, node in (cfg.callbacks or {}).items() if node and "_target_" in node}
     if not sys.stdout.isatty():
         nodes.pop("progress", None)
-    return [instantiate(node, _convert_="all") for node in nodes.values()]
+    callbacks = [instantiate(node, _convert_="all") for node in nodes.values()]
+    return [each for each in callbacks if cfg.logger or not isinstance(each, LearningRateMonitor)]
 
 
 def build_loggers(cfg: DictConfig) -> list[Logger]:
@@ -158,6 +163,9 @@ def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Lo
     Raises:
         UserError: its settings do not fit each other, this machine, or the processes SLURM started.
     """
+    for key in ("callbacks", "logger"):
+        if key in cfg.trainer:
+            raise UserError(f"configuration `trainer.{key}`: the group sets it, {key}=null leaves it out")
     watched = any(isinstance(callback, L.pytorch.callbacks.ProgressBar) for callback in callbacks)
     options = {} if watched else {"enable_progress_bar": False}
     try:

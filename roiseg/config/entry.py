@@ -68,6 +68,7 @@ def command(
         def job(cfg: DictConfig) -> Any:
             try:
                 with purpose(config_name):
+                    check_groups(cfg, config_name)
                     return task(cfg)
             except Exception as error:
                 line = user_message(error)
@@ -120,6 +121,34 @@ def numeric_keys(config_name: str) -> set[str]:
     for name in ("train", config_name):
         keys |= yaml.safe_load((CONF_DIR / f"{name}.yaml").read_text(encoding="utf-8"))
     return {key for key, value in keys.items() if isinstance(value, (bool, int, float))}
+
+
+def check_groups(cfg: DictConfig, config_name: str) -> None:
+    """Check that no group that the command needs was left out with `group=null`.
+
+    Raises:
+        UserError: names the group and its choices.
+    """
+    for group in required_groups(config_name):
+        if group not in cfg:
+            raise UserError(_left_out(group))
+
+
+def required_groups(config_name: str) -> list[str]:
+    """Return the groups that a command chooses by default and that have no value without a choice."""
+    content = yaml.safe_load((CONF_DIR / f"{config_name}.yaml").read_text(encoding="utf-8"))
+    groups: list[str] = []
+    for entry in content["defaults"]:
+        if isinstance(entry, dict):
+            groups += [group for group, choice in entry.items() if choice and group not in content]
+        elif entry != "_self_":
+            groups += required_groups(entry)
+    return [group for group in groups if group != "hydra"]
+
+
+def _left_out(group: str) -> str:
+    choices = ", ".join(sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml")))
+    return f"{group}=null leaves out what this command needs: choose one of {choices}"
 
 
 def _background_error(arguments: threading.ExceptHookArgs) -> None:
@@ -254,6 +283,9 @@ def _explain_override(error: BaseException, config_name: str) -> str:
     cause = str(error.__cause__ or "")
     if "is not in struct" not in cause and "not found" not in text and cause:
         return f"override `{key}`: {_one_line(cause)}"
+    group = key.partition(".")[0]
+    if f"{group}=[]" in sys.argv:  # what `quote_overrides` makes of group=null
+        return f"no such configuration key: {key}, since {group}=null leaves the group out"
     close = closest_matches(key, _known_keys(config_name))
     hint = (
         f"nearest: {', '.join(close)}"

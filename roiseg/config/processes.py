@@ -47,6 +47,11 @@ class Processes:
 
     def __init__(self, trainer: L.Trainer, strategy: Any) -> None:
         self._strategy: Any = trainer.strategy
+        if "multiprocessing" in type(self._strategy.launcher).__module__:
+            raise UserError(
+                f"trainer.strategy={strategy} copies a run into new processes, which a detector's session "
+                "does not support: use trainer=ddp, or one device without a strategy"
+            )
         self._alone = trainer.world_size == 1
         self.held = ExitStack()
         self._over = threading.Event()

@@ -90,6 +90,19 @@ TRAIN = {
     "validation after more batches than there are": (["+trainer.val_check_interval=10000"], ["val_check_interval"]),
     "clipping in words": (["trainer.gradient_clip_val=much"], ["trainer.gradient_clip_val"]),
     "an unknown strategy": (["+trainer.strategy=magic"], ["trainer", "magic"]),
+    **{
+        f"{group}=null": ([f"{group}=null"], [f"{group}=null"])
+        for group in ("optimizer", "loss", "model", "data", "extractor", "trainer", "paths")
+    },
+    **{
+        f"trainer.{key}={value}": ([f"+trainer.{key}={value}"], ["trainer", word])
+        for key, value, word in [
+            ("strategy", "ddp_spawn", "trainer=ddp"), ("strategy", "ddp_notebook", "trainer=ddp"),
+            ("enable_checkpointing", "false", "enable_checkpointing"), ("profiler", "garbage", "profiler"),
+            ("logger", "false", "logger=null"), ("callbacks", "[]", "callbacks=null"), ("max_time", "soon", "duration"),
+            ("barebones", "true", "barebones"),
+        ]
+    },
     "validation every 0 epochs": (["trainer.check_val_every_n_epoch=0"], ["check_val_every_n_epoch"]),
     "a seed in words": (["seed=lucky"], ["seed", "lucky"]),
     "a seed below 0": (["seed=-1"], ["seed", "-1"]),
