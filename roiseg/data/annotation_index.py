@@ -191,7 +191,7 @@ def _map(path: Path, file: Path, stream: BinaryIO) -> IndexedAnnotations:
         annotations = IndexedAnnotations(
             path=path, warnings=tuple(header["warnings"]), index=file, digest=mapped[-_DIGEST:], **arrays
         )
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, TypeError, OverflowError) as error:
         raise ValueError(f"its header is wrong: {error}") from None
     if offset != len(mapped) - _DIGEST:
         raise ValueError("its arrays do not match its header")
