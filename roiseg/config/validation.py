@@ -13,18 +13,24 @@ from typing import Annotated, Any, Literal
 
 import torch
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from typing_extensions import TypedDict, is_typeddict
 
 from roiseg.common.errors import UserError
 from roiseg.common.types import Seed, builds_object, check_value, option_types
 from roiseg.config.build import to_plain
+from roiseg.data.categories import find_category
 
 # whose annotations can be trusted for values out of yaml; kornia wants tuples, which yaml does not have
 _CHECKED = ("roiseg.", "callbacks.", "lightning.")
 # what the program replaces before it builds the object: `log` becomes numbers
 _REPLACED = ("loss.class_weights",)
+# keys that take the name of a category, and the keys of the files that have it
+_CATEGORIES = {
+    "data.category_id": ("data.train_annotations", "data.val_annotations"),
+    "category_id": ("annotations", "boxes"),
+}
 
 
 class TrainerOptions(TypedDict, total=False):
@@ -65,6 +71,8 @@ class TrainOptions(TypedDict, total=False):
 def validated(cfg: DictConfig, options: Any) -> dict[str, Any]:
     """Return a command's configuration as plain values, all of them checked.
 
+    The name of a category becomes its id, in `cfg` as well.
+
     Args:
         cfg: the composed configuration.
         options: class or function whose annotations are those of the command's own keys.
@@ -72,6 +80,7 @@ def validated(cfg: DictConfig, options: Any) -> dict[str, Any]:
     Raises:
         UserError: a value is missing, of a wrong type or out of range.
     """
+    number_category(cfg)
     content = to_plain(cfg)
     check_types(content, options=options)
     return content
@@ -94,6 +103,19 @@ def check_onnx_options(content: Mapping[Any, Any] | DictConfig, keys: Sequence[s
             raise UserError(
                 f"{key} does not work with an exported file: leave it out, or give ckpt=... without onnx=..."
             )
+
+
+def number_category(cfg: DictConfig) -> None:
+    """Replace the name of a category by its id in the COCO file that the command reads.
+
+    Raises:
+        UserError: the file is missing or has no such category.
+    """
+    for key, files in _CATEGORIES.items():
+        name = OmegaConf.select(cfg, key)
+        file = next(filter(None, (OmegaConf.select(cfg, each) for each in files)), None)
+        if isinstance(name, str) and isinstance(file, str) and file.lower().endswith(".json"):
+            OmegaConf.update(cfg, key, find_category(name, file, key))
 
 
 def check_types(node: Any, path: str = "", options: Any = None) -> None:

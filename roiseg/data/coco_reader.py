@@ -29,11 +29,12 @@ from roiseg.data.annotation_records import (
     record_name,
 )
 from roiseg.data.annotations import Annotations
+from roiseg.data.categories import known_categories
 from roiseg.geometry.rle import checked_counts
 
 _READ = frozenset(
     {"images", "annotations", "id", "file_name", "height", "width", "pixel_size_um", "image_id"}
-    | {"category_id", "bbox", "iscrowd", "segmentation", "size", "counts"}
+    | {"category_id", "bbox", "iscrowd", "segmentation", "size", "counts", "categories", "name"}
 )
 
 
@@ -56,10 +57,9 @@ class CocoReader:
             instances = _read_instances(content["annotations"], path, images, category_id)
             annotations = build_annotations(path, images, instances)
         if not len(annotations.ids):
-            known = sorted({repr(record.get("category_id")) for record in content["annotations"]})
+            known = known_categories(content, content["annotations"])
             raise UserError(
-                f"annotations file {path} has no instance of category_id {category_id} "
-                f"(it has {', '.join(known) or 'no annotations'}): "
+                f"annotations file {path} has no instance of category_id {category_id} (it has {known}): "
                 "set another category_id or give another file"
             )
         return annotations

@@ -10,6 +10,7 @@ from typing import Any
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import read_json
+from roiseg.data.categories import known_categories
 from roiseg.data.images import exif_rotated_size, rotation_mismatch
 from roiseg.inference.box_files.base import ImageBoxes, NamedBoxFile, Names, as_float32
 from roiseg.inference.sources.source import SourceImage, name_number
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 
 _READ = frozenset(
     {"images", "annotations", "id", "file_name", "height", "width"}
-    | {"image_id", "category_id", "bbox", "iscrowd", "score"}
+    | {"image_id", "category_id", "bbox", "iscrowd", "score", "categories", "name"}
 )
 
 
@@ -116,12 +117,9 @@ class CocoBoxes(NamedBoxFile):
                 f"boxes file {self.path}: all boxes are marked `iscrowd`: crowd=instance reads them"
             )
         if records and not rows:
-            known = sorted(
-                {repr(record.get("category_id")) for record in records if isinstance(record, dict)}
-            )
             raise UserError(
                 f"boxes file {self.path} has no box of category_id {category_id} "
-                f"(it has {', '.join(known[:10]) or 'no boxes'}): set another category_id"
+                f"(it has {known_categories(content, records)}): set another category_id"
             )
         return rows
 
