@@ -17,6 +17,7 @@ import tempfile
 import time
 import traceback
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -118,6 +119,26 @@ def spoil_bytes(path: Path, draw: random.Random) -> None:
     path.write_bytes(content)
 
 
+def spoil_png(path: Path, draw: random.Random) -> None:
+    """Change bytes of the chunks, mostly with checksums that agree, or of the whole file."""
+    if draw.random() < 0.2:
+        spoil_bytes(path, draw)
+        return
+    content, chunks, start = path.read_bytes(), [], 8
+    while start < len(content):
+        end = start + 8 + int.from_bytes(content[start : start + 4], "big")
+        chunks.append(bytearray(content[start + 4 : end]))
+        start = end + 4
+    for _ in range(draw.randint(1, 3)):
+        chunk = draw.choice(chunks[:1] + chunks)
+        place = draw.randrange(4 if len(chunk) > 4 and draw.random() < 0.9 else 0, len(chunk))
+        chunk[place] = draw.choice([draw.randrange(256), 0, 1, 255])
+    if draw.random() < 0.2:
+        chunks.insert(draw.randrange(len(chunks)), draw.choice(chunks))
+    whole = ((len(c) - 4).to_bytes(4, "big") + c + zlib.crc32(c).to_bytes(4, "big") for c in chunks)
+    path.write_bytes(content[:8] + b"".join(whole))
+
+
 def changed(node: Any, draw: random.Random) -> Any:
     """Return a copy of nested lists and dicts with a few values replaced, removed or repeated."""
     content = [copy.deepcopy(node)]
@@ -161,7 +182,7 @@ def spoil_words(path: Path, draw: random.Random) -> None:
     for _ in range(draw.randint(1, 2)):
         row = draw.choice(rows)
         row[draw.randrange(len(row))] = draw.choice(
-            ["", "nan", "inf", "1e39", "-1", "0", "1e-46", "x", "1,2", "\0", '"', "9" * 400]
+            ["", "nan", "inf", "1e39", "-1", "0", "1e-46", "7", "0.4", "x", "1,2", "\0", '"', "9" * 400]
         )
     path.write_text("\n".join(" ".join(row).replace(" , ", ",") for row in rows))
 
@@ -350,7 +371,7 @@ def formats(folder: Path) -> dict[str, Format]:
             found = read_image(path)
             assert found.dtype == np.uint8 and found.ndim == 3 and found.shape[2] == 3
 
-        return Format(make, spoil_bytes, read)
+        return Format(make, spoil_png if suffix == ".png" else spoil_bytes, read)
 
     lines = "file,x1,y1,x2,y2,score\na.jpg,5,5,60,70,0.9\nb.jpg,1.5,2,30,40,0.5\n"
     shares = "0 0.5 0.5 0.4 0.3 0.9\n0 0.2 0.2 0.1 0.1\n1 0.3 0.3 0.2 0.2 0.1\n"

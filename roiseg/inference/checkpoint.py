@@ -16,7 +16,7 @@ from roiseg.common.files import require_file
 from roiseg.common.outputs import remove
 from roiseg.decoders.base import Decoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
-from roiseg.inference.rebuild import rebuild
+from roiseg.inference.rebuild import rebuild_as
 
 FORMAT = 2  # raised whenever older checkpoints no longer load
 _KEYS = {"config", "layers", "shapes", "strides", "image_size", "extractor_sha256"}
@@ -84,7 +84,7 @@ class TrainedModel:
         if postprocess is not None:
             node["postprocess"] = postprocess
         try:
-            extractor: OnnxExtractor = rebuild(node)
+            extractor = rebuild_as(OnnxExtractor, node)
         except UserError as error:
             raise UserError(f"checkpoint {self.path}: {error}") from None
         check_same_file(extractor, self.extractor_sha256, self.path)
@@ -201,7 +201,8 @@ def load_model(path: str | Path) -> TrainedModel:
     metadata = content["roiseg"]
     shapes = [(int(c), int(h), int(w)) for c, h, w in metadata["shapes"]]
     try:
-        decoder: Decoder = rebuild(
+        decoder: Decoder = rebuild_as(
+            Decoder,  # type: ignore[type-abstract]
             metadata["config"]["model"],
             in_channels=tuple(shape[0] for shape in shapes),
             strides=tuple(metadata["strides"]),

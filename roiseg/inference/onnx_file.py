@@ -16,10 +16,11 @@ from torch import Tensor
 from roiseg.common.errors import UserError
 from roiseg.common.files import require_file, utf8_path
 from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.extractor.postprocess.base import Postprocessor
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.extractor.session import default_providers
 from roiseg.inference.checkpoint import check_same_file, checked_category
-from roiseg.inference.rebuild import rebuild
+from roiseg.inference.rebuild import rebuild_as
 from roiseg.onnx_export.graph import IMAGE, MASKS, PIXEL_SIZE, ROIS, seal
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -67,8 +68,9 @@ class OnnxFile:
             self.layers: list[str] = self._read("layers", list)
             height, width = self._read("image_size", list)
             self.image_size = (int(height), int(width))
-            self.preprocess: Preprocess = rebuild(
-                {**self._read("preprocess", dict), "_target_": "roiseg.extractor.preprocess.Preprocess"}
+            self.preprocess = rebuild_as(
+                Preprocess,
+                {**self._read("preprocess", dict), "_target_": "roiseg.extractor.preprocess.Preprocess"},
             )
             self.postprocess: dict[str, Any] | None = self._read("postprocess", (dict, NoneType))
             self.category_id = checked_category(json.loads(self.metadata.get("category_id", "1")), self.path)
@@ -125,7 +127,7 @@ class OnnxFile:
             )
         node = postprocess if postprocess is not None else self.postprocess
         try:
-            reader = rebuild(node)
+            reader = None if node is None else rebuild_as(Postprocessor, node)  # type: ignore[type-abstract]
         except UserError as error:
             raise UserError(f"{self.path}: {error}") from None
         extractor = OnnxExtractor(onnx_path, self.layers, self.preprocess, postprocess=reader)

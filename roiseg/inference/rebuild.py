@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from typing import Any
+from typing import Any, TypeVar
 
 from roiseg.common.errors import UserError
-from roiseg.common.types import builds_object, check_value, option_types
+from roiseg.common.types import check_value, option_types
 
+T = TypeVar("T")
 _TRUSTED = ("roiseg.decoders.", "roiseg.extractor.")
 
 
@@ -38,9 +39,8 @@ def rebuild(node: Any, **extra: Any) -> Any:
     path = str(node["_target_"])
     found = locate(path)
     hints = option_types(found)
-    for key, value in node.items():
-        if not builds_object(value):
-            check_value(value, hints.get(key, Any), f"the checkpoint's option `{path}.{key}`")
+    for key, value in arguments.items():
+        check_value(value, hints.get(key, Any), f"the checkpoint's option `{path}.{key}`")
     try:
         if node.get("_partial_"):
             inspect.signature(found).bind_partial(**arguments, **extra)
@@ -52,6 +52,18 @@ def rebuild(node: Any, **extra: Any) -> Any:
         raise UserError(
             f"the checkpoint's options do not fit `{path}` of this version of roiseg ({error})"
         ) from None
+
+
+def rebuild_as(kind: type[T], node: Any, **extra: Any) -> T:
+    """Build an object, see `rebuild`, and check that it is a `kind`.
+
+    Raises:
+        UserError: it is another object; see also `rebuild`.
+    """
+    built = rebuild(node, **extra)
+    if not isinstance(built, kind):
+        raise UserError(f"a configuration builds {type(built).__name__}, not {kind.__name__}")
+    return built
 
 
 def locate(path: str, trusted: tuple[str, ...] = _TRUSTED) -> Any:

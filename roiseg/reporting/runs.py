@@ -256,10 +256,14 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part or 0), text) for part, text in re.findall(r"(\d*)(\D*)", name)]
 
 
+# dates that do not exist, text that is not UTF-8, odd keys, endless nesting
+_ODD_YAML = (ValueError, TypeError, AssertionError, AttributeError, RecursionError)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = OmegaConf.to_container(OmegaConf.load(require_file(path, "configuration")))
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
+    except (OmegaConfBaseException, YAMLError, OSError, *_ODD_YAML) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"configuration file {path} cannot be read ({reason}): remove this run") from None
     if not isinstance(content, dict):

@@ -5,7 +5,7 @@ import pytest
 from roiseg.common.errors import UserError
 from roiseg.decoders.roialign import RoiAlignDecoder
 from roiseg.extractor.preprocess import Preprocess
-from roiseg.inference.rebuild import rebuild
+from roiseg.inference.rebuild import rebuild, rebuild_as
 
 DECODER = {
     "_target_": "roiseg.decoders.roialign.RoiAlignDecoder",
@@ -81,6 +81,25 @@ def test_what_no_model_is_made_of_is_not_called(target):
 def test_a_part_this_version_does_not_have_is_a_user_error(target):
     with pytest.raises(UserError, match="roiseg"):
         rebuild({"_target_": target})
+
+
+@pytest.mark.parametrize("node", [PREPROCESS, {"a": 1}, [PREPROCESS], 5, None])
+def test_another_object_than_the_wanted_one_is_refused(node):
+    with pytest.raises(UserError, match="not RoiAlignDecoder"):
+        rebuild_as(RoiAlignDecoder, node)
+
+
+def test_a_nested_object_of_another_class_is_refused():
+    extractor = "roiseg.extractor.onnx_extractor.OnnxExtractor"
+    with pytest.raises(UserError, match=r"preprocess` is .* must be an instance of Preprocess"):
+        rebuild(
+            {
+                "_target_": extractor,
+                "onnx_path": "x",
+                "layers": ["a"],
+                "preprocess": {"_target_": "roiseg.extractor.cache.codec.Half"},
+            }
+        )
 
 
 def test_shared_options_reach_the_base_class():
