@@ -45,20 +45,23 @@ def category_names(content: Any) -> dict[int, str]:
 
 def known_categories(content: Any, records: Sequence[Any]) -> str:
     """List the categories that annotation records have, with their names if the file has them."""
-    used = dict.fromkeys(
-        record.get("category_id") for record in records if isinstance(record, dict) and _hashable(record)
+    used = {
+        repr(record.get("category_id")): record.get("category_id")
+        for record in records
+        if isinstance(record, dict)
+    }
+    return (
+        listed([used[text] for text in sorted(used)], category_names(content)) if used else "no annotations"
     )
-    return listed(sorted(used, key=repr), category_names(content)) if used else "no annotations"
 
 
 def listed(ids: Any, names: dict[int, str]) -> str:
     """List ids and names for a message: "1 (person), 3 (car)"."""
-    words = [f"{number!r:.40}" + (f" ({names[number]:.40})" if number in names else "") for number in ids]
+    words = [
+        f"{number!r:.40}" + (f" ({names[number]:.40})" if type(number) is int and number in names else "")
+        for number in ids
+    ]
     return ", ".join(words[:_SHOWN]) + (f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else "")
-
-
-def _hashable(record: dict[str, Any]) -> bool:
-    return not isinstance(record.get("category_id"), (list, dict))
 
 
 def _compact(record: dict[str, Any]) -> dict[str, Any]:
