@@ -63,7 +63,7 @@ def test_folds_split_training_and_validation_images_anew(make, coco_set, tmp_pat
             [sample.file_name for sample in data.samples(split, range(len(data.dataset(split))))]
             for split in ("train", "val")
         )
-        assert not set(train) & set(val)
+        assert len(train) + len(val) == len({*train, *val}) == 5
         assert {parts[name] for name in val} == {number}
         held_out += val
     assert len(set(held_out)) == len(held_out) == 5

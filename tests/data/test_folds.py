@@ -77,16 +77,6 @@ def test_an_image_in_two_sets_is_refused(tmp_path):
         join_annotations([(one, tmp_path), (two, tmp_path)])
 
 
-def test_each_image_is_held_out_once_and_trained_on_otherwise(tmp_path):
-    whole = write(tmp_path, range(1, 41))
-    held_out = []
-    for number in range(5):
-        split = Folds(5, number).split(whole)
-        held_out += split["val"].image_ids.tolist()
-        assert sorted([*split["train"].image_ids, *split["val"].image_ids]) == list(range(1, 41))
-    assert sorted(held_out) == list(range(1, 41))
-
-
 def test_an_image_keeps_its_part_whatever_else_is_in_the_set():
     ids = np.array([*range(1000), -5, 2**40])
     parts = Folds(5).parts(ids)

@@ -5,13 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import ellipse, person, rectangle, segmentation_mask
 from helpers.bilinear import paste
 from hypothesis import given
 from hypothesis import strategies as st
 
 from roiseg.geometry.paste import binary_mask, paste_crop, paste_masks
-from roiseg.geometry.roi_align import roi_align
 
 SIZE = (20, 26)
 BOXES = {
@@ -89,22 +87,3 @@ def test_half_precision_masks_are_pasted_to_the_same_pixels(dtype, tolerance):
         assert got.dtype == dtype
         want = paste_masks(masks.to(dtype).float(), boxes, (480, 640), within=within)
         torch.testing.assert_close(got.float(), want, atol=tolerance, rtol=0)
-
-
-OUTLINES = {
-    "a person": [person(90, 14, 140)],
-    "two parts": [rectangle(30, 20, 90, 70), ellipse(70, 130, 40, 30)],
-}
-
-
-@pytest.mark.parametrize("outline", OUTLINES.values(), ids=OUTLINES)
-@pytest.mark.parametrize(("grid", "least"), [(28, 0.95), (56, 0.98)])
-def test_cropping_and_pasting_a_real_outline_returns_it(outline, grid, least):
-    truth = segmentation_mask(outline, 180, 170)
-    rows, columns = np.flatnonzero(truth.any(axis=1)), np.flatnonzero(truth.any(axis=0))
-    box = torch.tensor([[columns[0] - 2.0, rows[0] - 2.0, columns[-1] + 3.0, rows[-1] + 3.0]])
-    picture = torch.from_numpy(truth).float()[None, None]
-    crop = roi_align(picture, torch.cat([torch.zeros(1, 1), box], dim=1), (grid, grid), 1, 4)
-    back = paste_masks(crop[:, 0], box, truth.shape)[0].numpy() > 0.5
-    iou = (back & (truth > 0)).sum() / (back | (truth > 0)).sum()
-    assert iou > least

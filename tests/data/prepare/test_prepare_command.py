@@ -15,7 +15,7 @@ from helpers import run_command
 
 
 def run(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run_command(["roiseg.prepare", *arguments], cwd, {"no_proxy": "127.0.0.1"}, timeout=60)
+    return run_command(["roiseg.prepare", *arguments], cwd, {"no_proxy": "127.0.0.1"})
 
 
 def from_the_web(web: Web, sums: dict[str, str]) -> list[str]:
