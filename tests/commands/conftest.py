@@ -1,26 +1,34 @@
-"""Runs of the real training on the tiny set, in this process."""
+"""Commands in this process on the tiny set, and one finished run for all tests."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 from child_processes import wait_until
 from composing import composed
-from helpers import ROOT
+from filelock import FileLock
+from helpers import ROOT, make_onnx, tiny_coco
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
+from tiny_run import one_thread
 
-from roiseg.inference.checkpoint import newest_checkpoint
+from roiseg.inference.checkpoint import load_model, newest_checkpoint
+from roiseg.onnx_export.export import ExportOptions, export_model
 from roiseg.train import train
 
 
-@pytest.fixture
-def tiny_overrides(coco_set, onnx_file):
-    """Command-line overrides that make training run on the tiny set and detector in a second or two."""
+def overrides_of(coco_set, onnx_file):
+    """Command-line overrides that make training run on a set and the tiny detector in a second or two."""
     return [
         f"data.train_annotations={coco_set.json}",
         f"data.train_images={coco_set.images}",
@@ -41,6 +49,65 @@ def tiny_overrides(coco_set, onnx_file):
     ]
 
 
+@pytest.fixture(scope="session")
+def tiny_overrides(coco_set, onnx_file):
+    """`overrides_of` the shared set."""
+    return overrides_of(coco_set, onnx_file)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run of two epochs, its best checkpoint exported alone and merged; shared, so read-only."""
+
+    root: Path
+    overrides: list[str]
+    summary: dict[str, Any]
+
+    @property
+    def output(self):
+        return Path(self.summary["output_dir"])
+
+    @property
+    def checkpoint(self):
+        return Path(self.summary["best_checkpoint"])
+
+    @property
+    def detector(self):
+        return self.root / "tiny.onnx"
+
+    def exported(self, merged=False):
+        return self.root / "merged.onnx" if merged else Path(self.summary["onnx"])
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, worker_id):
+    """The `FinishedRun`, trained by the first process of xdist that needs it."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base if worker_id == "master" else base.parent) / "finished"
+    done = root / "done.json"
+    with FileLock(f"{root}.lock"), one_thread():
+        if not done.is_file():
+            shutil.rmtree(root, ignore_errors=True)
+            root.mkdir()
+            files = tiny_coco(root / "tiny_coco"), make_onnx(root / "tiny.onnx")
+            learning = [
+                "optimizer.lr=0.02",
+                "extractor.layers=[/model.3/Concat_output_0]",
+            ]  # finds some masks
+            overrides = [*overrides_of(*files), *learning]
+            summary = train(composed(overrides, root)).content()
+            model = load_model(summary["best_checkpoint"])
+            export_model(model, root / "merged.onnx", ExportOptions(merged=True), model.extractor())
+            done.write_text(json.dumps([overrides, summary]))
+    return FinishedRun(root, *json.loads(done.read_text()))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(finished):
+    """The checkpoint of the finished run."""
+    return finished.checkpoint
+
+
 @pytest.fixture
 def run_train(tiny_overrides):
     """Train in this process: `run_train(root, *overrides)` returns the summary; ONNX export is off."""
@@ -54,7 +121,12 @@ def run_train(tiny_overrides):
 
 @pytest.fixture
 def run_main(monkeypatch, capfd, tmp_path):
-    """Run a command's `main` in this process as from a shell in tmp_path: returns (exit code, stderr)."""
+    """Run a command's `main` in this process as from a shell in tmp_path: returns (exit code, stderr).
+
+    `run_main.printed` is what it wrote to stdout.
+    """
+    # it composes once more, for hydra.mode, which no test sets
+    monkeypatch.setattr(Hydra, "get_mode", lambda *args, **options: None)
 
     def run(module, *arguments):
         GlobalHydra.instance().clear()
@@ -72,7 +144,8 @@ def run_main(monkeypatch, capfd, tmp_path):
         except SystemExit as stop:
             code = stop.code
         os.environ.pop("HYDRA_FULL_ERROR", None)
-        return code, capfd.readouterr().err
+        run.printed, stderr = capfd.readouterr()
+        return code, stderr
 
     root = logging.getLogger()
     level = root.level
@@ -80,6 +153,22 @@ def run_main(monkeypatch, capfd, tmp_path):
     root.setLevel(level)
     for handler in [handler for handler in root.handlers if type(handler) is logging.StreamHandler]:
         root.removeHandler(handler)  # Hydra's, of a stream that closes now
+
+
+@pytest.fixture
+def refused(run_main):
+    """Run a command that must end with code 2 and one line on stderr that holds all `words`; returns the line."""
+
+    def run(module, arguments, *words):
+        code, stderr = run_main(module, *arguments)
+        lines = [line for line in stderr.splitlines() if line.strip()]
+        assert code == 2, stderr
+        assert len(lines) == 1, stderr
+        assert lines[0].startswith("roiseg: error: ")
+        assert all(str(word) in lines[0] for word in words), lines[0]
+        return lines[0]
+
+    return run
 
 
 @pytest.fixture

@@ -44,10 +44,6 @@ def test_runs_of_another_seed_find_the_features_too(run_train, tmp_path):
     assert run_train(tmp_path / "second", *options, "seed=2")["feature_cache"]["computed"] == 0
 
 
-def test_a_run_without_a_cache_says_so(run_train, tmp_path):
-    assert run_train(tmp_path)["feature_cache"] is None
-
-
 def test_kept_features_and_a_decoder_that_reads_pictures(run_train, tmp_path):
     summary = run_train(tmp_path, "data/augment=null", "data/cache=memory", "model.detail=4")
     assert summary["feature_cache"]["computed"] == 5

@@ -210,7 +210,6 @@ REFUSED = {
     "a mistake of the model": ([*DDP, "model.num_classes=7"], ["model.num_classes", "7"]),
     "devices alone": (["trainer=cpu", "trainer.devices=2"], ["trainer=ddp", "strategy=auto"]),
     "a sweep of process groups": (["-m", *DDP, "seed=1"], ["sweep=joblib", "trainer.devices=1"]),
-    "a device that is not there": (["trainer.accelerator=tpu"], ["configuration `trainer`"]),
 }
 
 

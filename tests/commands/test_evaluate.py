@@ -13,7 +13,6 @@ from composing import composed
 from tiny_run import one_thread
 
 import roiseg.evaluate
-import roiseg.export
 import roiseg.report
 from roiseg.common.files import read_json
 from roiseg.train import train
@@ -21,12 +20,9 @@ from roiseg.train import train
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 LOOKS = ["tta=full", "tta.max_crop_share=0.4"]
+SMALL = ["model.mid_channels=8", "model.min_channels=8", "model.depth=1"]
 RUNS = {
-    "plain": ["model.mid_channels=8", "model.min_channels=8", "model.depth=1"],
-    "looks, half features, bf16": [
-        "model.mid_channels=8", "model.min_channels=8", "model.depth=1", *LOOKS, "data/cache=memory",
-        "trainer.precision=bf16-mixed",
-    ],
+    "looks, half features, bf16": [*SMALL, *LOOKS, "data/cache=memory", "trainer.precision=bf16-mixed"],
     "2 classes on the image": [
         "model=unet", "model.channels=8", "model.depth=1", "model.num_classes=2", "data.metric_size=[20,12]",
     ],
@@ -45,7 +41,7 @@ def run_of(tiny_overrides, tmp_path):
     shared = [o for o in tiny_overrides if not o.startswith("model.")]
 
     def run(*overrides):
-        extra = ["trainer.max_epochs=3", "~callbacks.onnx_export", "~callbacks.overlays"]
+        extra = ["~callbacks.onnx_export", "~callbacks.overlays"]
         return train(composed([*shared, *extra, *overrides], tmp_path / "run")).content()
 
     return run
@@ -57,7 +53,8 @@ def evaluate(run_main, tmp_path):
 
     def run(*arguments):
         folder = tmp_path / f"evaluated{len(list(tmp_path.glob('evaluated*')))}"
-        shared = (f"output_dir={folder}", "data.num_workers=0")
+        device = ["device=cpu"] if str(arguments[0]).startswith("ckpt=") else []
+        shared = [f"output_dir={folder}", "data.num_workers=0", *device]
         code, error = run_main(roiseg.evaluate, *shared, *arguments)
         assert code == 0, error
         return read_json(folder / "evaluation.json", "evaluation"), folder
@@ -70,9 +67,9 @@ def rows(folder):
         return {row["annotation_id"]: row for row in csv.DictReader(stream)}
 
 
-@pytest.mark.parametrize("options", RUNS.values(), ids=RUNS)
-def test_a_runs_own_test_is_measured_again_to_the_same_figures(run_of, evaluate, options):
-    summary = run_of(*options)
+@pytest.mark.parametrize("options", [None, *RUNS.values()], ids=["plain", *RUNS])
+def test_a_runs_own_test_is_measured_again_to_the_same_figures(run_of, finished, evaluate, options):
+    summary = run_of(*options) if options else finished.summary
     expected = {name: value for name, value in summary["test"].items() if "/loss" not in name}
     told, folder = evaluate(f"ckpt={summary['best_checkpoint']}")
     (found,) = told["evaluations"].values()
@@ -81,23 +78,23 @@ def test_a_runs_own_test_is_measured_again_to_the_same_figures(run_of, evaluate,
     assert (folder / "instances.csv").read_text() == (trained / "instances.csv").read_text()
     assert (folder / "worst.png").stat().st_size > 1000
     assert len(read_json(folder / "results.json", "results")) == len(rows(trained)) == told["data"]["rois"]
-    assert (told["data"]["tta"] is None) is ("tta=full" not in options)
+    assert (told["data"]["tta"] is None) is ("tta=full" not in (options or ()))
     assert sum(sum(row.values()) for row in found["confusion"]["classes"].values()) > 0
 
 
-def test_data_and_looks_are_overridden_one_by_one(run_of, evaluate, coco_set):
-    ckpt = f"ckpt={run_of(*RUNS['looks, half features, bf16'], 'data.min_roi_size=40')['best_checkpoint']}"
+def test_data_and_looks_are_overridden_one_by_one(checkpoint, evaluate, coco_set, tmp_path):
+    config = {"tta": WITH_LOOKS, "trainer": {"precision": "bf16-mixed"}}
+    ckpt = f"ckpt={changed(checkpoint, tmp_path / 'x.pth', config, min_roi_size=40)}"
     with_looks, _ = evaluate(ckpt)
-    once, _ = evaluate(ckpt, "tta=null", "precision=32-true")
-    smaller, _ = evaluate(ckpt, "data.min_roi_size=16")
+    once, _ = evaluate(ckpt, "tta=null", "precision=32-true", "data.min_roi_size=16")
     other = [f"{key}={getattr(coco_set, name)}" for key, name in (
         ("data.val_annotations", "json"), ("data.val_images", "images"),
     )]  # fmt: skip
     chosen, _ = evaluate(ckpt, "data=default", *other)
     assert once["data"]["tta"] is None and with_looks["data"]["tta"] is not None
-    assert with_looks["evaluations"] != once["evaluations"]
-    assert with_looks["data"]["rois"] < smaller["data"]["rois"] == 10
-    assert chosen["data"]["rois"] == 10
+    arithmetic = [told["models"]["checkpoint"]["arithmetic"] for told in (with_looks, once)]
+    assert arithmetic == ["bf16-mixed", "32-true"]
+    assert with_looks["data"]["rois"] < once["data"]["rois"] == chosen["data"]["rois"] == 10
 
 
 def test_a_fold_is_the_checkpoints_unless_there_are_other_files(run_of, evaluate, coco_set, tmp_path):
@@ -110,7 +107,7 @@ def test_a_fold_is_the_checkpoints_unless_there_are_other_files(run_of, evaluate
         }
         (tmp_path / f"{name}.json").write_text(json.dumps(content | kept))
     files = [f"data.train_annotations={tmp_path}/first.json", f"data.val_annotations={tmp_path}/second.json"]
-    summary = run_of(*RUNS["plain"], *files, "data/folds=five", "data.folds.number=2")
+    summary = run_of(*SMALL, *files, "data/folds=five", "data.folds.number=2")
     ckpt = f"ckpt={summary['best_checkpoint']}"
     held_out, folder = evaluate(ckpt)
     assert held_out["data"]["fold"] == "fold_0_of_2"
@@ -121,11 +118,9 @@ def test_a_fold_is_the_checkpoints_unless_there_are_other_files(run_of, evaluate
 
 
 @pytest.mark.parametrize("merged", [False, True])
-def test_an_exported_file_beside_its_checkpoint(run_of, run_main, evaluate, tmp_path, merged):
-    ckpt = run_of(*RUNS["plain"], *LOOKS, "trainer.max_epochs=8")["best_checkpoint"]
-    file = tmp_path / "exported.onnx"
-    code, error = run_main(roiseg.export, f"ckpt={ckpt}", f"output={file}", f"merged={merged}")
-    assert code == 0, error
+def test_an_exported_file_beside_its_checkpoint(finished, evaluate, tmp_path, merged):
+    file = finished.exported(merged)
+    ckpt = changed(finished.checkpoint, tmp_path / finished.checkpoint.name, {"tta": WITH_LOOKS})
     told, folder = evaluate(f"ckpt={ckpt}", f"onnx={file}")
     assert told["data"]["tta"] is None
     first, second = rows(folder / "checkpoint"), rows(folder / "onnx")
@@ -137,86 +132,80 @@ def test_an_exported_file_beside_its_checkpoint(run_of, run_main, evaluate, tmp_
     mean = np.mean(list(off.values()))
     assert difference["figures"]["test/instance_iou"] == pytest.approx(mean, abs=1e-6)
     assert "test/miou" not in difference["figures"]  # of 3 classes and of 2
-    alone, _ = evaluate(f"onnx={file}", "data=default", *data_of(told), *detector_of(ckpt, merged))
+    (annotations,) = told["data"]["annotations"]
+    data = [f"data.val_annotations={annotations}", f"data.val_images={Path(annotations).parent / 'images'}"]
+    detector = [] if merged else [f"onnx_path={finished.detector}"]
+    alone, _ = evaluate(f"onnx={file}", "data=default", *data, *detector)
     assert alone["evaluations"]["onnx"] == told["evaluations"]["onnx"]
 
 
-def data_of(told):
-    (annotations,) = told["data"]["annotations"]
-    return [f"data.val_annotations={annotations}", f"data.val_images={Path(annotations).parent / 'images'}"]
-
-
-def detector_of(ckpt, merged):
-    content = torch.load(ckpt, weights_only=True)
-    return [] if merged else [f"onnx_path={content['roiseg']['config']['extractor']['onnx_path']}"]
-
-
-def test_evaluations_are_runs_to_the_report(run_of, run_main, evaluate, tmp_path):
-    ckpt = f"ckpt={run_of(*RUNS['plain'])['best_checkpoint']}"
-    folders = [evaluate(ckpt, option)[1] for option in ("tta=null", "tta=hflip")]
+def test_evaluations_are_runs_to_the_report(checkpoint, run_main, evaluate, tmp_path):
+    folders = [evaluate(f"ckpt={checkpoint}", option)[1] for option in ("tta=null", "tta=hflip")]
     code, error = run_main(roiseg.report, *folders, f"output_dir={tmp_path}/report")
     assert code == 0, error
     variants = read_json(tmp_path / "report" / "report.json", "report")["variants"]
     assert len(variants) == 2
 
 
-@pytest.fixture
-def checkpoint(run_of):
-    return run_of(*RUNS["plain"], "trainer.max_epochs=1")["best_checkpoint"]
+WITH_LOOKS = {"_target_": "roiseg.data.tta.TTA", "hflip": True, "crop_scales": [1.5], "max_crop_share": 0.4}
 
 
-def changed(checkpoint, path, **data):
+def changed(checkpoint, path, config=None, **data):
+    """A copy of a checkpoint with other sections in its configuration, and other keys of `data`."""
     content = torch.load(checkpoint, weights_only=True)
+    content["roiseg"]["config"] |= config or {}
     content["roiseg"]["config"]["data"] |= data
     torch.save(content, path)
     return path
 
 
-def test_mistakes_end_in_one_line(checkpoint, run_main, tmp_path, onnx_file):
-    ckpt = f"ckpt={checkpoint}"
-    strange = {"_target_": "subprocess.run", "args": ["touch", str(tmp_path / "called")]}
-    mistakes = [
-        ([], ["ckpt=", "onnx="]),
-        (["ckpt=/nowhere/x.pth"], ["/nowhere/x.pth"]),
-        ([f"ckpt={onnx_file}"], ["damaged"]),
-        (["ckpt=a.pth,b.pth"], ["a.pth,b.pth", "not found"]),
-        ([ckpt, "boxes=hand"], ["boxes", "hand", "'annotations' or 'detector'"]),
-        ([ckpt, "boxes=detector"], ["extractor.postprocess"]),
-        ([ckpt, "worst=-1"], ["worst"]),
-        ([ckpt, "min_score=2"], ["min_score"]),
-        ([ckpt, "mask_quality=much"], ["mask_quality"]),
-        ([ckpt, "precision=garbage"], ["precision", "garbage", "32-true"]),
-        ([ckpt, "device=abacus"], ["device=abacus"]),
-        ([ckpt, "data.min_roi_siz=3"], ["data.min_roi_siz", "data.min_roi_size"]),
-        ([ckpt, "data=coco_persn"], ["coco_persn", "coco_person"]),
-        ([ckpt, "data.val_annotations=/nowhere/y.json"], ["/nowhere/y.json"]),
-        ([ckpt, "data.category_id=person"], ["data.category_id", "person"]),
-        ([ckpt, "onnx=/nowhere/z.onnx"], ["/nowhere/z.onnx"]),
-        ([ckpt, f"onnx={onnx_file}"], [onnx_file.name]),
-        ([f"onnx={onnx_file}", "data.val_annotations=x.json"], ["data.val_images"]),
-        ([ckpt, "onnx=x.onnx", "tta=hflip"], ["tta", "exported file"]),
-        *(
-            (["onnx=x.onnx", f"{key}={value}"], [key, "exported file", "ckpt=..."])
-            for key, value in {"tta": "full", "precision": "32-true", "device": "cpu"}.items()
-        ),
-        (
-            [f"ckpt={changed(checkpoint, tmp_path / 'folds.pth', folds=strange)}"],
-            ["subprocess.run", "trusted"],
-        ),
-        ([f"ckpt={changed(checkpoint, tmp_path / 'text.pth', val_images='${oc.env:HOME}')}"], ["val_images"]),
-        (
-            [f"ckpt={changed(checkpoint, tmp_path / 'gone.pth', val_annotations='/gone.json')}"],
-            ["/gone.json"],
-        ),
-    ]
-    wrong = []
-    for arguments, words in mistakes:
-        code, error = run_main(roiseg.evaluate, "data.num_workers=0", *arguments)
-        lines = [line for line in error.splitlines() if line.strip()]
-        if (code, len(lines)) != (2, 1) or not all(w in error for w in ("roiseg: error: ", *words)):
-            wrong.append((arguments, code, error))
-    assert not wrong, "\n".join(map(str, wrong))
-    assert not (tmp_path / "outputs").exists() and not (tmp_path / "called").exists()
+STRANGE = {"_target_": "subprocess.run", "args": ["touch", "called"]}
+MISTAKES = {
+    "nothing": ([], ["ckpt=", "onnx="]),
+    "absent": (["ckpt=/nowhere/x.pth"], ["/nowhere/x.pth"]),
+    "a detector": (["ckpt={onnx}"], ["damaged"]),
+    "two": (["ckpt=a.pth,b.pth"], ["a.pth,b.pth", "not found"]),
+    "boxes": (["ckpt={ckpt}", "boxes=hand"], ["boxes", "hand", "'annotations' or 'detector'"]),
+    "no postprocessor": (["ckpt={ckpt}", "boxes=detector"], ["extractor.postprocess"]),
+    "worst": (["ckpt={ckpt}", "worst=-1"], ["worst"]),
+    "min_score": (["ckpt={ckpt}", "min_score=2"], ["min_score"]),
+    "mask_quality": (["ckpt={ckpt}", "mask_quality=much"], ["mask_quality"]),
+    "precision": (["ckpt={ckpt}", "precision=garbage"], ["precision", "garbage", "32-true"]),
+    "device": (["ckpt={ckpt}", "device=abacus"], ["device=abacus"]),
+    "key": (["ckpt={ckpt}", "data.min_roi_siz=3"], ["data.min_roi_siz", "data.min_roi_size"]),
+    "choice": (["ckpt={ckpt}", "data=coco_persn"], ["coco_persn", "coco_person"]),
+    "annotations": (["ckpt={ckpt}", "data.val_annotations=/nowhere/y.json"], ["/nowhere/y.json"]),
+    "category": (["ckpt={ckpt}", "data.category_id=person"], ["data.category_id", "person"]),
+    "absent file": (["ckpt={ckpt}", "onnx=/nowhere/z.onnx"], ["/nowhere/z.onnx"]),
+    "file of others": (["ckpt={ckpt}", "onnx={onnx}"], ["tiny.onnx"]),
+    "file without images": (["onnx={onnx}", "data.val_annotations=x.json"], ["data.val_images"]),
+    "looks of a file and a checkpoint": (["ckpt={ckpt}", "onnx=x.onnx", "tta=hflip"], ["tta", "exported file"]),
+    "looks of a file": (["onnx=x.onnx", "tta=full"], ["tta", "exported file", "ckpt=..."]),
+    "precision of a file": (["onnx=x.onnx", "precision=32-true"], ["precision", "exported file", "ckpt=..."]),
+    "device of a file": (["onnx=x.onnx", "device=cpu"], ["device", "exported file", "ckpt=..."]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "words"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_ends_in_one_line(checkpoint, refused, tmp_path, onnx_file, arguments, words):
+    given = [argument.format(ckpt=checkpoint, onnx=onnx_file) for argument in arguments]
+    refused(roiseg.evaluate, ["data.num_workers=0", *given], *words)
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"folds": STRANGE}, ["subprocess.run", "trusted"]),
+        ({"val_images": "${oc.env:HOME}"}, ["val_images"]),
+        ({"val_annotations": "/gone.json"}, ["/gone.json"]),
+    ],
+    ids=["code", "interpolation", "missing file"],
+)
+def test_a_checkpoints_data_are_not_trusted(checkpoint, refused, tmp_path, data, words):
+    path = changed(checkpoint, tmp_path / "x.pth", **data)
+    refused(roiseg.evaluate, ["data.num_workers=0", f"ckpt={path}"], *words)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]
 
 
 def test_a_foreign_source_or_cache_in_a_checkpoint_is_not_even_looked_at(checkpoint, evaluate, tmp_path):

@@ -7,7 +7,7 @@ import json
 import onnx
 import pytest
 import torch
-from helpers import run_command, user_error
+from helpers import user_error
 from onnx import numpy_helper
 from tiny_run import one_thread, tiny_config, tiny_decoder
 from wholebody import COLUMNS, LAYER, SIZE, wholebody_file
@@ -40,10 +40,8 @@ def extractor(tmp_path_factory):
 def checkpoint(extractor, coco_set, tmp_path_factory):
     """A checkpoint of an untrained decoder, whose validation images are there."""
     config = tiny_config(extractor.onnx_path, [LAYER])
-    config["extractor"]["postprocess"] = {
-        "_target_": "roiseg.extractor.postprocess.rows.Rows",
-        "columns": COLUMNS,
-    }
+    reader = {"_target_": "roiseg.extractor.postprocess.rows.Rows", "columns": COLUMNS}
+    config["extractor"]["postprocess"] = reader
     config["extractor"]["preprocess"] |= {"image_size": list(SIZE), "color": "rgb"}
     config["data"] |= {
         "val_annotations": str(coco_set.json), "val_images": str(coco_set.images), "category_id": 1,
@@ -96,17 +94,16 @@ def test_a_fresh_export_agrees_with_its_checkpoint(form, files, checkpoint, run_
         assert all(trial.milliseconds > 0 for trial in report.trials[1:])
 
 
-def test_the_real_command_prints_tensors_metadata_and_figures(files, checkpoint, tmp_path):
-    done = run_command(
-        ["roiseg.export", f"check={files['merged']}", f"ckpt={checkpoint}", "rois=[2]", "runs=3"],
-        cwd=tmp_path, env={"COLUMNS": "200"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+def test_the_command_prints_tensors_metadata_and_figures(files, checkpoint, run_main, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "200")
+    with one_thread():
+        done = run_main(export, f"check={files['merged']}", f"ckpt={checkpoint}", "rois=[2]", "runs=3")
+    assert done == (0, "")
     for text in (
         "[1, 3, 64, 96]", "rois", "masks", "checkpoint_epoch_0001_64x96_5000.pth", "extractor_sha256", "2 ROIs",
         "random input", "real input", "The file agrees with its checkpoint.",
     ):  # fmt: skip
-        assert text in done.stdout
+        assert text in run_main.printed
     assert not list(tmp_path.iterdir())
 
 
@@ -125,54 +122,49 @@ def changed(path, target, change):
     return target
 
 
-def assert_one_line(code, error, *words):
-    assert code == 2
-    assert error.startswith("roiseg: error: ")
-    assert error.count("\n") == 1
-    for word in words:
-        assert word in error
+@pytest.fixture
+def refused_check(refused):
+    """Check a file that must be refused in one line with these words; returns the line."""
+
+    def run(*words, **options):
+        with one_thread():
+            return refused(export, ["runs=1", *(f"{key}={value}" for key, value in options.items())], *words)
+
+    return run
 
 
-def test_another_weight_is_found_out(files, checkpoint, run_check, tmp_path):
+def test_another_weight_is_found_out(files, checkpoint, run_check, refused_check, tmp_path):
     path = changed(files["alone"], tmp_path / "other.onnx", lambda weight: weight + 0.1)
-    code, error, report = run_check(f"check={path}", f"ckpt={checkpoint}")
-    assert_one_line(code, error, "other.onnx differs from", checkpoint.name)
-    assert not report.parity.passed
+    refused_check("other.onnx differs from", checkpoint.name, check=path, ckpt=checkpoint)
     assert run_check(f"check={path}")[0] == 0  # sound in itself
 
 
-def test_masks_that_are_no_numbers_are_found_out_without_a_checkpoint(files, run_check, tmp_path):
+def test_masks_that_are_no_numbers_are_found_out_without_a_checkpoint(files, refused_check, tmp_path):
     path = changed(files["alone"], tmp_path / "nan.onnx", lambda weight: weight * float("nan"))
-    code, error, _ = run_check(f"check={path}")
-    assert_one_line(code, error, "nan.onnx gives masks from nan to nan")
+    refused_check("nan.onnx gives masks from nan to nan", check=path)
 
 
-def test_another_models_checkpoint_is_refused(files, checkpoint, run_check, tmp_path):
+def test_another_models_checkpoint_is_refused(files, checkpoint, refused_check, tmp_path):
     content = torch.load(checkpoint, weights_only=True)
     content["roiseg"]["extractor_sha256"] = "0" * 64
     torch.save(content, tmp_path / "other.pth")
-    code, error, _ = run_check(f"check={files['alone']}", f"ckpt={tmp_path / 'other.pth'}")
-    assert_one_line(code, error, "alone.onnx was exported from checkpoint_epoch_0001", "other.pth")
+    words = "alone.onnx was exported from checkpoint_epoch_0001", "other.pth"
+    refused_check(*words, check=files["alone"], ckpt=tmp_path / "other.pth")
 
 
 @pytest.mark.parametrize("content", ["a detector", "garbage", "nothing"])
-def test_what_is_no_exported_file_is_refused(content, onnx_file, run_check, tmp_path):
+def test_what_is_no_exported_file_is_refused(content, onnx_file, refused_check, tmp_path):
     path = tmp_path / "x.onnx"
     path.write_bytes({"a detector": onnx_file.read_bytes(), "garbage": b"abc", "nothing": b""}[content])
-    code, error, _ = run_check(f"check={path}")
-    assert_one_line(code, error, "x.onnx")
+    refused_check("x.onnx", check=path)
 
 
-def test_a_merged_file_whose_detector_is_gone_says_so(files, checkpoint, run_check, tmp_path):
-    code, error, _ = run_check(
-        f"check={files['merged']}", f"ckpt={checkpoint}", f"onnx_path={tmp_path / 'gone.onnx'}"
-    )
-    assert_one_line(code, error, "gone.onnx")
+def test_a_merged_file_whose_detector_is_gone_says_so(files, checkpoint, refused_check, tmp_path):
+    refused_check("gone.onnx", check=files["merged"], ckpt=checkpoint, onnx_path=tmp_path / "gone.onnx")
 
 
-def test_a_checkpoint_or_a_file_must_be_given(run_check):
-    code, error, _ = run_check()
-    assert_one_line(code, error, "`ckpt` must be given", "check=FILE")
+def test_a_checkpoint_or_a_file_must_be_given(refused_check):
+    refused_check("`ckpt` must be given", "check=FILE")
 
 
 # --- metadata that is not the graph's -------------------------------------------------------------
@@ -211,11 +203,7 @@ SIZES = {"image_size": "[96, 64]", "preprocess": json.dumps({"image_size": [96, 
         ("alone", {"image_size": "[96, 64]"}, "says image_size [96, 64] and preprocess [64, 96]"),
         ("alone", {"layers": '["another"]'}, "names layers ['another'], the graph reads"),
         ("alone", {"merged": "true"}, "`image_input` is None"),
-        (
-            "alone",
-            {"preprocess": json.dumps({"image_size": list(SIZE), "divisor": 0})},
-            "divisor must not be 0",
-        ),
+        ("alone", {"preprocess": '{"image_size": [64, 96], "divisor": 0}'}, "divisor must not be 0"),
         ("merged", {"merged": "false"}, "the graph reads"),
         ("merged", {"image_input": '"photograph"'}, "names the input photograph, the graph reads"),
     ],
@@ -231,10 +219,8 @@ def test_metadata_that_contradicts_its_graph_is_refused(form, entries, told, fil
 def test_odd_metadata_is_one_line(value, files, tmp_path):
     for key in ("image_size", "layers", "preprocess", "merged", "postprocess", "image_input"):
         path = with_metadata(files["merged"], tmp_path / "odd.onnx", sealed=True, **{key: value})
-        if (key, value) not in {
-            ("postprocess", "null"),
-            ("postprocess", "{}"),
-        }:  # no adapter, and none of its own
-            message = user_error(OnnxFile, path)
-            assert str(path) in message
-            assert len(message) < 500
+        if key == "postprocess" and value in ("null", "{}"):  # no adapter, and none of its own
+            continue
+        message = user_error(OnnxFile, path)
+        assert str(path) in message
+        assert len(message) < 500

@@ -13,16 +13,12 @@ from helpers import ROOT
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from test_errors import one_line
-from tiny_run import fit, one_thread
+from tiny_run import one_thread
 from tiny_video import write_video
 
 import roiseg.predict
-from roiseg.callbacks.checkpoints import EpochCheckpoint
 from roiseg.data.images import read_image
-from roiseg.inference.checkpoint import load_model, newest_checkpoint
 from roiseg.inference.predictor import Predictor
-from roiseg.onnx_export.export import ExportOptions, export_model
 from roiseg.synthetic.dataset import synthetic_scene
 from roiseg.synthetic.detector_training import letterbox_scene
 
@@ -35,29 +31,31 @@ def _one_thread():
         yield
 
 
-@pytest.fixture(scope="module")
-def checkpoint(coco_set, onnx_file, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run") / "checkpoints"
-    fit(coco_set, onnx_file, folder.parent, [EpochCheckpoint(folder, [64, 64])])
-    return newest_checkpoint(folder)
-
-
 @pytest.fixture
-def run(run_main, checkpoint, tmp_path, capfd):
-    """Run the command into tmp_path/out; returns (exit code, stderr)."""
+def run(run_main, checkpoint):
+    """Run the command into tmp_path/out."""
 
     def start(*arguments, ckpt=checkpoint):
         chosen = [f"ckpt={ckpt}"] if ckpt else []
-        return run_main(roiseg.predict, "output_dir=out", *chosen, *arguments)
+        code, stderr = run_main(roiseg.predict, "output_dir=out", *chosen, *arguments)
+        assert (code, stderr) == (0, "")
 
     return start
 
 
 @pytest.fixture
-def table(coco_set, tmp_path):
-    """The annotated persons of two images, and one of none, as CSV."""
+def table(tmp_path):
+    """The annotated persons of two images as CSV."""
     path = tmp_path / "boxes.csv"
     path.write_text("file,x1,y1,x2,y2\na.jpg,10.5,12,49,70\na.jpg,36,12,80,68\nb.jpg,10,8,50,88\n")
+    return path
+
+
+def changed(checkpoint, path, **data):
+    """A copy of a checkpoint with other keys of `data`."""
+    content = torch.load(checkpoint, weights_only=True)
+    content["roiseg"]["config"]["data"] |= data
+    torch.save(content, path)
     return path
 
 
@@ -71,8 +69,7 @@ def results(folder):
 
 
 def test_a_folder_with_annotated_boxes_in_every_format(run, coco_set, checkpoint, tmp_path):
-    code, said = run(f"source={coco_set.images}", f"boxes={coco_set.json}", "writers=[all]")
-    assert (code, said) == (0, "")
+    run(f"source={coco_set.images}", f"boxes={coco_set.json}", "writers=[all]")
     out = tmp_path / "out"
     names = ["a", "b", "c", "d", "e", "empty"]
     for folder, suffix in (
@@ -94,11 +91,8 @@ def test_a_folder_with_annotated_boxes_in_every_format(run, coco_set, checkpoint
     assert not cv2.imread(str(out / "labels/empty.png"), cv2.IMREAD_UNCHANGED).any()
     assert (out / "yolo_seg/empty.txt").read_text() == ""
 
-
-def test_ids_are_those_of_the_annotations_so_that_coco_evaluates(run, coco_set, tmp_path):
-    assert run(f"source={coco_set.images}/*.jpg", f"boxes={coco_set.json}", "writers=[coco]")[0] == 0
-    truth = COCO(str(coco_set.json))
-    measure = COCOeval(truth, truth.loadRes(str(tmp_path / "out/coco_results.json")), "segm")
+    truth = COCO(str(coco_set.json))  # ids are those of the annotations
+    measure = COCOeval(truth, truth.loadRes(str(out / "coco_results.json")), "segm")
     measure.params.catIds = [1]
     measure.evaluate()
     measure.accumulate()
@@ -107,24 +101,20 @@ def test_ids_are_those_of_the_annotations_so_that_coco_evaluates(run, coco_set, 
 
 
 def test_one_image_and_a_table(run, coco_set, table, tmp_path):
-    assert run(f"source={coco_set.images}/a.jpg", f"boxes={table}")[0] == 0
+    for _ in range(2):  # no run writes over another
+        run(f"source={coco_set.images}/a.jpg", f"boxes={table}")
     assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.name[0] != ".") == [
         "coco_images.json", "coco_results.json", "overlays",
     ]  # fmt: skip
     assert [record["score"] for record in results(tmp_path / "out")] == [1, 1]
+    assert results(tmp_path / "out") == results(tmp_path / "out-2")
 
 
-def test_several_words_are_several_images(run, coco_set, table, tmp_path):
-    assert run(coco_set.images / "b.jpg", coco_set.images / "a.jpg", f"boxes={table}")[0] == 0
-    assert [p.name for p in sorted((tmp_path / "out/overlays").iterdir())] == ["a.jpg", "b.jpg"]
+def test_several_words_are_several_images_and_one_without_boxes_has_nobody(run, coco_set, table, tmp_path):
+    names = [coco_set.images / f"{name}.jpg" for name in "bac"]
+    run(*names, f"boxes={table}", "writers=[overlay,coco,labels]")
+    assert sorted(p.name for p in (tmp_path / "out/overlays").iterdir()) == ["a.jpg", "b.jpg", "c.jpg"]
     assert [record["image_id"] for record in results(tmp_path / "out")] == [1, 1, 2]
-
-
-def test_a_picture_that_the_boxes_do_not_know_has_nobody_and_is_counted(
-    run, coco_set, table, tmp_path, capfd
-):
-    code, _ = run(f"source={coco_set.images}", f"boxes={table}", "writers=[labels]")
-    assert code == 0
     assert not cv2.imread(str(tmp_path / "out/labels/c.png"), cv2.IMREAD_UNCHANGED).any()
 
 
@@ -132,8 +122,7 @@ def test_a_video_in_and_a_video_out(run, tmp_path):
     source = write_video(tmp_path / "clip.mp4", count=7, size=(64, 96), fps=10)
     rows = [f"clip_{number:06d},{number * 5},8,{number * 5 + 40},60" for number in (0, 1, 2, 3, 5)]
     (tmp_path / "boxes.csv").write_text("\n".join(["file,x1,y1,x2,y2", *rows]))
-    code, _ = run(f"source={source}", "boxes=boxes.csv", "writers=[overlay,coco,crops]")
-    assert code == 0
+    run(f"source={source}", "boxes=boxes.csv", "writers=[overlay,coco,crops]")
     video = cv2.VideoCapture(str(tmp_path / "out/clip_overlays.mp4"))
     frames = []
     while (read := video.read())[0]:
@@ -145,39 +134,31 @@ def test_a_video_in_and_a_video_out(run, tmp_path):
     assert len(json.loads((tmp_path / "out/crops/crops.json").read_text())) == 5
 
 
-def test_the_detectors_own_boxes(run_main, run_train, run, tmp_path):
+def test_the_detectors_own_boxes(refused, run_train, run, tmp_path):
     """The embedded detector finds drawn people; its boxes and features are of one run."""
-    summary = run_train(
+    trained = run_train(
         tmp_path, f"extractor.onnx_path={ROOT / 'ext_extractor/tiny_person_256.onnx'}",
         "extractor.layers=[features_s4]", "extractor.preprocess.image_size=[256,256]", *SHORT,
-    )  # fmt: skip
+    )["best_checkpoint"]  # fmt: skip
     (tmp_path / "pictures").mkdir()
     image, _, _ = letterbox_scene(synthetic_scene(0, "val", 1))
     cv2.imwrite(str(tmp_path / "pictures/people.png"), image[:, :, ::-1])
     cv2.imwrite(str(tmp_path / "pictures/nobody.png"), np.full((90, 120, 3), 128, np.uint8))
-    code, said = run("source=pictures", "writers=[coco,labels]", ckpt=summary["best_checkpoint"])
-    assert (code, said) == (0, "")
+    run("source=pictures", "writers=[coco,labels]", ckpt=trained)
     records = results(tmp_path / "out")
     assert records
     assert {record["image_id"] for record in records} == {2}
     assert all(0.25 < record["score"] < 1 for record in records)
-    code, _ = run("source=pictures", "min_score=0.99999", ckpt=summary["best_checkpoint"])
-    assert code == 0
+    run("source=pictures", "min_score=0.99999", ckpt=trained)
     assert results(tmp_path / "out-2") == []
-    code, said = run(f"source={tmp_path}/pictures", "boxes=coco", ckpt=summary["best_checkpoint"])
-    assert code == 2
-    assert "names none of the images (nobody.png" in one_line(said)
+    coco = [f"ckpt={trained}", f"source={tmp_path}/pictures", "boxes=coco", "output_dir=out"]
+    refused(roiseg.predict, coco, "names none of the images (nobody.png")
 
 
 def test_the_annotations_of_the_training(run, checkpoint, coco_set, table, tmp_path):
-    content = torch.load(checkpoint, weights_only=True)
-    content["roiseg"]["config"]["data"] |= {
-        "val_annotations": str(table),  # which does not know the image
-        "train_annotations": str(coco_set.json),
-    }
-    torch.save(content, tmp_path / "x.pth")
-    code, _ = run(f"source={coco_set.images}/d.jpg", "boxes=coco", ckpt="x.pth")
-    assert code == 0
+    of_others = str(table)  # does not know the image
+    changed(checkpoint, tmp_path / "x.pth", val_annotations=of_others, train_annotations=str(coco_set.json))
+    run(f"source={coco_set.images}/d.jpg", "boxes=coco", ckpt="x.pth")
     assert len(results(tmp_path / "out")) == 2
 
 
@@ -191,70 +172,45 @@ def test_the_annotations_of_the_training(run, checkpoint, coco_set, table, tmp_p
     ],
 )
 def test_what_a_checkpoint_tells_of_its_data_is_not_believed_blindly(
-    run, checkpoint, coco_set, tmp_path, data, words
+    refused, checkpoint, coco_set, tmp_path, data, words
 ):
-    content = torch.load(checkpoint, weights_only=True)
-    content["roiseg"]["config"]["data"] |= data
-    torch.save(content, tmp_path / "x.pth")
-    code, stderr = run(f"source={coco_set.images}/d.jpg", "boxes=coco", ckpt="x.pth")
-    assert code == 2
-    assert words in one_line(stderr)
+    path = changed(checkpoint, tmp_path / "x.pth", **data)
+    given = [f"ckpt={path}", f"source={coco_set.images}/d.jpg", "boxes=coco", "output_dir=out"]
+    refused(roiseg.predict, given, words)
     assert not (tmp_path / "out").exists()
 
 
 def test_the_category_is_the_checkpoints_unless_another_is_given(run, checkpoint, coco_set, tmp_path):
-    content = torch.load(checkpoint, weights_only=True)
-    content["roiseg"]["config"]["data"]["category_id"] = 18
-    torch.save(content, tmp_path / "x.pth")
-    boxes = f"boxes={coco_set.json}"
+    changed(checkpoint, tmp_path / "x.pth", category_id=18)
+    given = [f"source={coco_set.images}", f"boxes={coco_set.json}", "writers=[coco]"]
     for arguments, category in (([], 18), (["category_id=1"], 1)):
-        code, stderr = run(
-            f"source={coco_set.images}", boxes, *arguments, f"output_dir=out{category}", ckpt="x.pth"
-        )
-        assert code == 0, stderr
+        run(*given, *arguments, f"output_dir=out{category}", ckpt="x.pth")
         assert {record["category_id"] for record in results(tmp_path / f"out{category}")} == {category}
 
 
-def test_an_exported_file_gives_what_the_checkpoint_gives(
-    run, checkpoint, coco_set, onnx_file, table, tmp_path
-):
-    model = load_model(checkpoint)
-    export_model(model, tmp_path / "m.onnx", ExportOptions(False, False, 18), model.extractor(), [])
+def test_an_exported_file_gives_what_the_checkpoint_gives(run, finished, coco_set, table, tmp_path):
     arguments = [f"source={coco_set.images}/a.jpg", f"boxes={table}"]
-    assert run(*arguments)[0] == 0
-    assert run(*arguments, "onnx=m.onnx", f"onnx_path={onnx_file}", ckpt=None)[0] == 0
+    run(*arguments)
+    run(*arguments, f"onnx={finished.exported()}", f"onnx_path={finished.detector}", ckpt=None)
     for one, other in zip(results(tmp_path / "out"), results(tmp_path / "out-2"), strict=True):
         a, b = (coco_mask.decode(r["segmentation"]).astype(bool) for r in (one, other))
         assert (a & b).sum() > 0.8 * (a | b).sum()  # through the grid of the input, 64 x 64
 
 
-def test_a_damaged_image_ends_the_run_or_is_skipped_and_counted(run, coco_set, tmp_path, capfd):
+def test_a_damaged_image_ends_the_run_or_is_skipped_and_counted(run, refused, checkpoint, coco_set, tmp_path):
     shutil.copytree(coco_set.images, tmp_path / "pictures")
     damaged = tmp_path / "pictures/b.jpg"
     damaged.write_bytes(damaged.read_bytes()[:200])
     arguments = ["source=pictures", f"boxes={coco_set.json}"]
-    code, said = run(*arguments)
-    assert code == 2
-    assert "b.jpg is damaged" in one_line(said)
-    assert "on_error=skip" in one_line(said)
+    given = [*arguments, f"ckpt={checkpoint}", "output_dir=out"]
+    refused(roiseg.predict, given, "b.jpg is damaged", "on_error=skip")
     assert not (tmp_path / "out/coco_results.json").exists()
-    code, _ = run(*arguments, "on_error=skip")
-    assert code == 0
+    run(*arguments, "on_error=skip")
     assert {record["image_id"] for record in results(tmp_path / "out-2")} == {1, 3, 4, 5}
     assert not (tmp_path / "out-2/overlays/b.jpg").exists()
     for path in (tmp_path / "pictures").iterdir():
         path.write_bytes(b"nothing")
-    code, said = run(*arguments, "on_error=skip")
-    assert code == 2
-    assert "no image could be read, the first of 6" in one_line(said)
-
-
-def test_no_run_writes_over_another(run, coco_set, table, tmp_path):
-    for _ in range(2):
-        assert run(f"source={coco_set.images}/a.jpg", f"boxes={table}", "writers=[coco]")[0] == 0
-    assert (tmp_path / "out/coco_results.json").read_text() == (
-        tmp_path / "out-2/coco_results.json"
-    ).read_text()
+    refused(roiseg.predict, [*given, "on_error=skip"], "no image could be read, the first of 6")
 
 
 MISTAKES = {
@@ -264,7 +220,8 @@ MISTAKES = {
     "no model": (["source={images}", "ckpt=null"], ["ckpt=", "onnx="]),
     "two models": (["source={images}", "onnx=x.onnx"], ["ckpt=", "onnx="]),
     "absent checkpoint": (["source={images}", "ckpt=x.pth"], ["x.pth", "not found"]),
-    "no adapter": (["source={images}"], ["postprocess=yolox", "boxes=FILE"]),
+    "no adapter": (["source={images}", "ckpt={plain}"], ["postprocess=yolox", "boxes=FILE"]),
+    "adapter of other detectors": (["source={images}"], ["extractor.postprocess", "output [1, 5]"]),
     "unknown adapter": (["source={images}", "postprocess=yolo99"], ["postprocess=yolo99", "yolo"]),
     "absent boxes": (["source={images}", "boxes=x.csv"], ["x.csv", "not found"]),
     "other boxes": (["source={images}/empty.jpg", "boxes={table}"], ["boxes.csv", "empty.jpg"]),
@@ -285,12 +242,15 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("arguments", MISTAKES.values(), ids=MISTAKES)
-def test_mistakes_are_one_line_and_leave_nothing(run, coco_set, table, tmp_path, arguments):
+def test_mistakes_are_one_line_and_leave_nothing(refused, checkpoint, coco_set, table, tmp_path, arguments):
     (tmp_path / "void").mkdir()
     given, words = arguments
-    code, said = run(*(one.format(images=coco_set.images, table=table) for one in given))
-    assert code == 2
-    assert all(word in one_line(said) for word in words), said
+    plain = tmp_path / "void" / "plain.pth"  # without a postprocessor
+    content = torch.load(checkpoint, weights_only=True)
+    content["roiseg"]["config"]["extractor"]["postprocess"] = None
+    torch.save(content, plain)
+    given = [one.format(images=coco_set.images, table=table, plain=plain) for one in given]
+    refused(roiseg.predict, ["output_dir=out", f"ckpt={checkpoint}", *given], *words)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["boxes.csv", "void"]
 
 

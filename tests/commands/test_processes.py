@@ -15,6 +15,9 @@ import torch
 from child_processes import wait_until
 from helpers import ROOT, run_command
 
+import roiseg.export
+import roiseg.preview
+import roiseg.train
 from roiseg.inference.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -98,56 +101,31 @@ def test_one_bad_job_of_a_sweep_does_not_stop_the_others(tiny_overrides, tmp_pat
     assert len(list(tmp_path.glob("outputs/sweeps/*/*/summary.json"))) == 1
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, coco_set, onnx_file):
-    """A finished run with its own copy of nothing: checkpoint and summary."""
-    folder = tmp_path_factory.mktemp("trained")
-    arguments = [
-        f"data.train_annotations={coco_set.json}", f"data.train_images={coco_set.images}",
-        f"data.val_annotations={coco_set.json}", f"data.val_images={coco_set.images}", "data.source=null",
-        "data.num_workers=0", f"extractor.onnx_path={onnx_file}", "extractor.layers=[/model.6/Concat_output_0]",
-        "extractor.source=null", "extractor.preprocess.image_size=[64,64]", "model.mid_channels=16",
-        "trainer=cpu", "trainer.max_epochs=1", "~callbacks.onnx_export",
-    ]  # fmt: skip
-    done = run_command(["roiseg.train", *arguments], cwd=folder)
-    assert done.returncode == 0, done.stderr
-    (summary,) = folder.glob("outputs/train/*/summary.json")
-    return folder, json.loads(summary.read_text())
-
-
-def test_training_ends_with_a_summary_of_epochs_and_places(trained):
-    folder, summary = trained
-    assert (folder / "checkpoints").is_dir()
+def test_training_writes_into_folders_of_its_own_by_default(run_main, tiny_overrides, tmp_path):
+    code, stderr = run_main(roiseg.train, *tiny_overrides, "trainer.max_epochs=1", "~callbacks.onnx_export")
+    assert (code, stderr) == (0, "")
+    (path,) = tmp_path.glob("outputs/train/*/summary.json")
+    summary = json.loads(path.read_text())
     assert Path(summary["output_dir"]).name == Path(summary["checkpoint_dir"]).name
-    assert sorted(p.name for p in folder.iterdir()) == ["checkpoints", "data", "outputs"]
-    assert [p.name for p in (folder / "data").iterdir()] == ["index"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints", "data", "outputs"]
+    assert [p.name for p in (tmp_path / "data").iterdir()] == ["index"]
 
 
 @pytest.mark.parametrize("options", [[], ["merged=true"], ["half=true"]], ids=["decoder", "merged", "half"])
-def test_export_needs_nothing_but_the_checkpoint(trained, tmp_path, options):
-    _, summary = trained
-    path = tmp_path / "masks.onnx"
-    done = run_command(
-        ["roiseg.export", f"ckpt={summary['best_checkpoint']}", f"output={path}", *options], cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    assert "real input, largest difference" in done.stdout
-    assert "not compared" not in done.stdout
-    inputs = {i.name: i.shape for i in ort.InferenceSession(str(path)).get_inputs()}
-    first = (
-        {"images": [1, 3, 64, 64]}
-        if options == ["merged=true"]
-        else {"/model.6/Concat_output_0": [1, 32, 8, 8]}
-    )
+def test_export_needs_nothing_but_the_checkpoint(checkpoint, run_main, tmp_path, options):
+    done = run_main(roiseg.export, f"ckpt={checkpoint}", "output=masks.onnx", *options)
+    assert done == (0, "")
+    assert "real input, largest difference" in run_main.printed
+    assert "not compared" not in run_main.printed
+    inputs = {i.name: i.shape for i in ort.InferenceSession(str(tmp_path / "masks.onnx")).get_inputs()}
+    merged = options == ["merged=true"]
+    first = {"images": [1, 3, 64, 64]} if merged else {"/model.3/Concat_output_0": [1, 20, 16, 16]}
     assert inputs == {**first, "rois": ["num_rois", 4]}
     assert [p.name for p in tmp_path.iterdir()] == ["masks.onnx"]
 
 
-def test_preview_draws_the_training_samples(tiny_overrides, tmp_path):
-    done = run_command(
-        ["roiseg.preview", *tiny_overrides, "data/augment=heavy", "output=p.png"], cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
+def test_preview_draws_the_training_samples(run_main, tiny_overrides, tmp_path):
+    assert run_main(roiseg.preview, *tiny_overrides, "data/augment=heavy", "output=p.png")[0] == 0
     assert (tmp_path / "p.png").stat().st_size > 10_000
 
 

@@ -89,12 +89,8 @@ def test_a_preempted_job_is_queued_again_and_goes_on(tiny_overrides, slurm, tmp_
     os.kill(int((slurm / "pid0").read_text()), signal.SIGUSR2)  # what SLURM sends before the time is up
     _, stderr = process.communicate(timeout=200)
     assert process.returncode == 0, stderr
-    assert sorted((slurm / "queued").read_text().split("\n")) == [
-        "",
-        "requeue 77_0",
-        "requeue 77_0",
-        "requeue 77_1",
-    ]
+    queued = sorted((slurm / "queued").read_text().splitlines())
+    assert queued == ["requeue 77_0", "requeue 77_0", "requeue 77_1"]
     script = (slurm / "script.sh").read_text()
     for option in (
         "partition=gpu",

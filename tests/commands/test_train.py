@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import json
-import re
 import shutil
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
-from helpers import make_onnx
+from composing import composed
+from helpers import make_onnx, save_onnx
+from onnx import TensorProto, helper, numpy_helper
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from roiseg.inference.checkpoint import load_model, read_checkpoint
+from roiseg.onnx_export.verify import OnnxCheck
+from roiseg.train import train
 
 
 def weights(path):
@@ -28,14 +33,13 @@ def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
-def test_a_run_writes_just_these_files(run_train, tmp_path):
-    summary = run_train(tmp_path, export=True)
-    output, folder = Path(summary["output_dir"]), Path(summary["checkpoint_dir"])
-    events = {p.name for p in (output / "tensorboard").glob("events.out.tfevents.*")}
-    exported = Path(summary["best_checkpoint"]).with_suffix(".onnx").name
+def test_a_run_writes_just_these_files(finished):
+    summary, output = finished.summary, finished.output
+    folder = Path(summary["checkpoint_dir"])
+    events = [p.name for p in (output / "tensorboard").glob("events.out.tfevents.*")]
     expected = {
         ".roiseg_run", "config.yaml", "summary.json", "instances.csv",
-        "csv/version_0/hparams.yaml", "csv/version_0/metrics.csv", f"onnx/{exported}",
+        "csv/version_0/hparams.yaml", "csv/version_0/metrics.csv", f"onnx/{finished.exported().name}",
         "overlays/test_worst.png", "overlays/test_best.png",
         "overlays/validation_all_images_epoch_0001.png", "overlays/validation_all_images_epoch_0002.png",
         "tensorboard/hparams.yaml", *(f"tensorboard/{name}" for name in events),
@@ -43,51 +47,41 @@ def test_a_run_writes_just_these_files(run_train, tmp_path):
     assert {str(p.relative_to(output)) for p in output.rglob("*") if p.is_file()} == expected
     assert events
     names = [p.name for p in checkpoints(summary)]
-    assert [re.fullmatch(r"checkpoint_epoch_(\d{4})_64x64_\d{4}\.pth", n)[1] for n in names] == [
-        "0001",
-        "0002",
-    ]
+    for number, (name, epoch) in enumerate(zip(names, summary["history"], strict=True), 1):
+        assert name == f"checkpoint_epoch_{number:04d}_64x64_{round(epoch['val/miou'] * 10_000):04d}.pth"
     assert {p.name for p in folder.iterdir()} == {".roiseg_run", *names}
-    assert folder.parent == tmp_path / "checkpoints"
+    assert folder.parent == finished.root / "checkpoints"
 
 
-def test_checkpoint_names_carry_the_logged_miou(run_train, tmp_path):
-    summary = run_train(tmp_path)
-    for path, epoch in zip(checkpoints(summary), summary["history"], strict=True):
-        assert path.stem.endswith(f"_{round(epoch['val/miou'] * 10_000):04d}")
-    best = max(summary["history"], key=lambda e: e["val/miou"])
-    assert summary["best_checkpoint"] == str(checkpoints(summary)[int(best["epoch"]) - 1])
-    assert summary["test"]["test/miou"] == pytest.approx(best["val/miou"], abs=1e-6)
-
-
-def test_summary_json_holds_what_scripts_need(run_train, tmp_path):
-    returned = run_train(tmp_path)
-    summary = json.loads((tmp_path / "outputs/run/summary.json").read_text())
-    assert summary == json.loads(json.dumps(returned))
+def test_summary_json_holds_what_scripts_need(finished):
+    summary = json.loads((finished.output / "summary.json").read_text())
+    assert summary == finished.summary
     for name in ("val/miou", "val/target_iou", "val/non_target_iou", "val/instance_iou", "val/boundary_iou",
                  "val/pixel_accuracy", "val/mean_pixel_accuracy", "val/dice", "train/loss"):  # fmt: skip
         assert summary["final"][name] >= 0 and summary["best"][name] >= 0
-    assert summary["epochs"] == 2 and summary["seconds"] > 0
+    assert summary["epochs"] == 2 and summary["seconds"] > 0 and summary["feature_cache"] is None
     assert summary["data"] == {"train_images": 5, "train_rois": 10, "val_images": 5, "val_rois": 10}
     assert summary["parameters"]["trainable"] == summary["parameters"]["total"] > 0
     for key in ("best_checkpoint", "last_overlay", "output_dir", "checkpoint_dir"):
         assert Path(summary[key]).exists()
     assert {"torch", "lightning", "onnxruntime", "python", "roiseg"} <= summary["versions"].keys()
+    best = max(summary["history"], key=lambda e: e["val/miou"])
+    assert summary["best_checkpoint"] == str(checkpoints(summary)[int(best["epoch"]) - 1])
+    assert summary["test"]["test/miou"] == pytest.approx(best["val/miou"], abs=1e-6)
 
 
-def test_tensorboard_holds_curves_and_overlays(run_train, tmp_path):
-    summary = run_train(tmp_path)
-    events = EventAccumulator(str(tmp_path / "outputs/run/tensorboard"), size_guidance={"images": 0})
-    events.Reload()
-    curve = [event.value for event in events.Scalars("val/miou")]
-    assert curve == pytest.approx([epoch["val/miou"] for epoch in summary["history"]], abs=1e-6)
-    assert len(events.Images("validation_overlays")) == 2
+def test_tensorboard_holds_curves_and_overlays(finished):
+    events = EventAccumulator(str(finished.output / "tensorboard"), size_guidance={"images": 0}).Reload()
+    for name in ("val/miou", "val/target_iou", "val/instance_iou", "train/loss"):
+        curve = [event.value for event in events.Scalars(name)]
+        assert curve == pytest.approx([epoch[name] for epoch in finished.summary["history"]], abs=1e-6)
+    assert [event.step for event in events.Images("validation_overlays")] == [1, 2]
     assert len(events.Images("test_worst")) == len(events.Images("test_best")) == 1
     assert "lr-AdamW" in events.Tags()["scalars"]
 
 
-def test_overlay_has_two_rows_and_red_boxes_in_the_top_row_only(run_train, tmp_path):
-    picture = cv2.imread(run_train(tmp_path)["last_overlay"])[:, :, ::-1]
+def test_overlay_has_two_rows_and_red_boxes_in_the_top_row_only(finished):
+    picture = cv2.imread(finished.summary["last_overlay"])[:, :, ::-1]
     red = (picture == (255, 0, 0)).all(axis=2)
     half = len(picture) // 2
     assert red[:half].any()
@@ -122,21 +116,13 @@ def test_figures_stand_with_the_epochs_that_were_validated_only(run_train, tmp_p
     assert summary["best_epoch"] in (2, 4)
 
 
-def test_the_last_epoch_can_be_tested_instead_of_the_best(run_train, tmp_path):
-    last = run_train(tmp_path / "last", "test_best=false", "callbacks=[default,ema]")
-    best = run_train(tmp_path / "best", "callbacks=[default,ema]")
-    assert last["tested_epoch"] == 2
-    assert best["tested_epoch"] == best["best_epoch"]
-    for summary in (last, best):
-        figures = summary["history"][summary["tested_epoch"] - 1]
-        assert summary["test"]["test/miou"] == pytest.approx(figures["val/miou"], abs=1e-6)
-
-
 @pytest.mark.parametrize("best", [True, False])
-def test_the_checkpoint_that_is_tested_is_exported(run_train, tmp_path, best):
+def test_the_best_or_the_last_epoch_is_tested_and_exported(run_train, tmp_path, monkeypatch, best):
+    monkeypatch.setattr("roiseg.callbacks.onnx_export.export_model", lambda *_: OnnxCheck(1.0, 0.0, 0.0))
     summary = run_train(tmp_path, f"test_best={best}", "callbacks.checkpoint.monitor=train/loss", export=True)
     worst_loss = max(summary["history"], key=lambda epoch: epoch["train/loss"])["epoch"]
     epoch = worst_loss if best else 2  # "best" is the highest
+    assert summary["tested_epoch"] == epoch
     assert Path(summary["onnx"]).name.startswith(f"checkpoint_epoch_{epoch:04d}_")
 
 
@@ -144,6 +130,7 @@ def test_a_finished_run_can_be_tested_again_in_another_way(run_train, tmp_path):
     """With EMA, the averaged weights are in the checkpoint only."""
     options = ["test_best=false", "callbacks=[default,ema]", "callbacks.ema.decay=0.9"]
     first = run_train(tmp_path / "a", *options)
+    assert first["test"]["test/miou"] == pytest.approx(first["history"][1]["val/miou"], abs=1e-6)
     again, mirrored = (
         run_train(tmp_path / name, *options, f"ckpt_path={checkpoints(first)[-1]}", f"tta={tta}")
         for name, tta in (("b", "null"), ("c", "hflip"))
@@ -153,11 +140,25 @@ def test_a_finished_run_can_be_tested_again_in_another_way(run_train, tmp_path):
     assert mirrored["test"] != first["test"]
 
 
-def test_last_finds_the_same_run_among_others_and_goes_on_in_its_folders(run_train, tmp_path):
+@pytest.mark.slow
+def test_a_run_with_mirrored_test_trains_the_same_and_measures_the_average(run_train, finished, tmp_path):
+    plain, mirrored = finished.summary, run_train(tmp_path, *finished.overrides, "tta=hflip")
+    assert mirrored["history"] == plain["history"]
+    assert mirrored["test"]["test/loss"] == plain["test"]["test/loss"]
+    assert mirrored["test"] != plain["test"]
+    for summary in (plain, mirrored):
+        with open(Path(summary["output_dir"]) / "instances.csv", newline="") as stream:
+            ious = [float(row["iou"]) for row in csv.DictReader(stream)]
+        assert summary["test"]["test/instance_iou"] == pytest.approx(sum(ious) / len(ious), abs=1e-6)
+
+
+def test_last_finds_the_same_run_among_others_and_goes_on_in_its_folders(run_train, tmp_path, caplog):
     def run(name, *overrides):
         return run_train(tmp_path, f"paths.output_dir={tmp_path}/outputs/{name}", *overrides)
 
-    mine = run("mine", "trainer.max_epochs=1", "seed=3")
+    mine = run("mine", "trainer.max_epochs=1", "seed=3", "ckpt_path=last")
+    assert mine["resumed_from"] is None
+    assert "starts from the beginning" in caplog.text
     run("other", "trainer.max_epochs=1", "seed=4")
     resumed = run("again", "trainer.max_epochs=2", "seed=3", "ckpt_path=last")
     assert resumed["output_dir"] == mine["output_dir"]
@@ -166,30 +167,18 @@ def test_last_finds_the_same_run_among_others_and_goes_on_in_its_folders(run_tra
     assert len(checkpoints(mine)) == 2
 
 
-def test_last_without_any_checkpoint_starts_from_the_beginning(run_train, tmp_path, caplog):
-    summary = run_train(tmp_path, "ckpt_path=last", "trainer.max_epochs=1")
-    assert summary["epochs"] == 1
-    assert summary["resumed_from"] is None
-    assert "starts from the beginning" in caplog.text
-
-
-def test_no_two_runs_share_a_folder(run_train, tmp_path):
-    first = run_train(tmp_path, "trainer.max_epochs=1")
+def test_the_same_seed_gives_the_same_run_in_folders_of_its_own_and_another_seed_does_not(
+    run_train, tmp_path
+):
+    first = run_train(tmp_path, "seed=7", "trainer.max_epochs=1")
     before = Path(first["output_dir"], "summary.json").read_text()
-    second = run_train(tmp_path, "trainer.max_epochs=1")
+    second = run_train(tmp_path, "seed=7", "trainer.max_epochs=1")
+    other = run_train(tmp_path / "other", "seed=8", "trainer.max_epochs=1")
+    assert first["history"] == second["history"]
+    assert first["history"] != other["history"]
     assert first["output_dir"] != second["output_dir"]
     assert first["checkpoint_dir"] != second["checkpoint_dir"]
     assert Path(first["output_dir"], "summary.json").read_text() == before
-
-
-@pytest.mark.parametrize("seed", [0, 7])
-def test_the_same_seed_gives_the_same_run_and_another_does_not(run_train, tmp_path, seed):
-    first, second, other = (
-        run_train(tmp_path / str(i), f"seed={s}", "trainer.max_epochs=1")
-        for i, s in enumerate((seed, seed, seed + 1))
-    )
-    assert first["history"] == second["history"]
-    assert first["history"] != other["history"]
 
 
 def test_two_classes_train_without_a_non_target_class(run_train, tmp_path):
@@ -198,15 +187,13 @@ def test_two_classes_train_without_a_non_target_class(run_train, tmp_path):
     assert load_model(summary["best_checkpoint"]).decoder.num_classes == 2
 
 
-def test_several_layers_non_square_grid_and_all_schedules_run(run_train, tmp_path):
-    grid = ["model.roi_size=[16,12]", "model.output_size=[64,48]"]
-    layers = "extractor.layers=[/model.3/Concat_output_0,/model.6/Concat_output_0]"
-    for scheduler in ("cosine", "step", "poly", "constant"):
-        summary = run_train(
-            tmp_path / scheduler, layers, *grid, f"scheduler={scheduler}", "optimizer=sgd", "trainer.max_epochs=1",
-            "trainer.accumulate_grad_batches=2", "trainer.precision=bf16-mixed",
-        )  # fmt: skip
-        assert summary["final"]["train/loss"] > 0
+def test_several_layers_a_non_square_grid_and_bfloat16_run(run_train, tmp_path):
+    summary = run_train(
+        tmp_path, "extractor.layers=[/model.3/Concat_output_0,/model.6/Concat_output_0]",
+        "model.roi_size=[16,12]", "model.output_size=[64,48]", "scheduler=step", "optimizer=sgd",
+        "trainer.max_epochs=1", "trainer.accumulate_grad_batches=2", "trainer.precision=bf16-mixed",
+    )  # fmt: skip
+    assert summary["final"]["train/loss"] > 0
     model = load_model(summary["best_checkpoint"])
     assert model.decoder.output_size == (64, 48)
     assert model.shapes == [(20, 16, 16), (32, 8, 8)]
@@ -220,9 +207,8 @@ def test_early_stopping_ends_a_run_that_does_not_improve(run_train, tmp_path):
     assert summary["epochs"] == 2
 
 
-def test_debug_presets_run(run_train, tmp_path):
-    assert run_train(tmp_path / "fdr", "debug=fdr")["best_checkpoint"] is None
-    assert run_train(tmp_path / "limit", "debug=limit")["epochs"] == 2
+def test_a_debug_preset_limits_the_run(run_train, tmp_path):
+    assert run_train(tmp_path, "debug=limit")["epochs"] == 2
 
 
 def test_class_weights_are_read_from_the_analysis_which_is_made_where_absent(run_train, tmp_path):
@@ -248,10 +234,6 @@ def test_the_users_own_setting_runs_on_a_file_of_the_same_shape(run_train, tmp_p
 
 def make_yolov9_like(path):
     """A static 1x3x640x640 file with a tensor /model.34/Concat_output_0 [1, 1024, 80, 80], cheap to run."""
-    import numpy as np
-    from helpers import save_onnx
-    from onnx import TensorProto, helper, numpy_helper
-
     weight = numpy_helper.from_array(np.random.default_rng(0).normal(0, 0.1, (8, 3, 8, 8)).astype("f4"), "w")
     head = numpy_helper.from_array(np.ones((1, 1024, 1, 1), "f4"), "h")
     nodes = [
@@ -266,10 +248,6 @@ def make_yolov9_like(path):
 
 @pytest.mark.realdata
 def test_real_images_and_a_real_detector_train_draw_and_export(realdata, tmp_path):
-    from composing import composed
-
-    from roiseg.train import train
-
     summary = train(composed(["experiment=coco128_yolox", "debug=limit"], tmp_path)).content()
     assert summary["data"] == {"train_images": 44, "train_rois": 161, "val_images": 15, "val_rois": 35}
     assert summary["onnx_check"]["passed"]
@@ -277,10 +255,7 @@ def test_real_images_and_a_real_detector_train_draw_and_export(realdata, tmp_pat
     assert Path(summary["last_overlay"]).is_file()
 
 
-def test_static_and_free_batch_files_train_alike(run_train, tmp_path):
-    static, free = (
-        run_train(tmp_path / str(batch), f"extractor.onnx_path={make_onnx(tmp_path / f'{batch}.onnx', batch=batch)}",
-                  "trainer.max_epochs=1")
-        for batch in (1, "N")
-    )  # fmt: skip
-    assert static["final"]["val/loss"] == pytest.approx(free["final"]["val/loss"], abs=1e-5)
+def test_a_file_with_a_free_batch_trains_like_a_static_one(run_train, finished, tmp_path):
+    path = make_onnx(tmp_path / "free.onnx", batch="N")
+    free = run_train(tmp_path, *finished.overrides, f"extractor.onnx_path={path}")
+    assert free["final"]["val/loss"] == pytest.approx(finished.summary["final"]["val/loss"], abs=1e-5)

@@ -18,31 +18,12 @@ from helpers import hole_rle, rectangle, uncompressed_rle
 SQUARE = rectangle(10, 10, 40, 50)
 HUGE = 10**400
 
+PERSON = {"category_id": 1, "bbox": [10, 10, 30, 40], "iscrowd": 0, "segmentation": [SQUARE]}
 SOUND: dict[str, Any] = {
-    "images": [
-        {"id": 7, "file_name": "a.jpg", "width": 80, "height": 64},
-        {"id": 8, "file_name": "b.jpg", "width": 80, "height": 64},
-    ],
-    "annotations": [
-        {
-            "id": 3,
-            "image_id": 7,
-            "category_id": 1,
-            "bbox": [10, 10, 30, 40],
-            "iscrowd": 0,
-            "segmentation": [SQUARE],
-        },
-        {
-            "id": 4,
-            "image_id": 8,
-            "category_id": 1,
-            "bbox": [10, 10, 30, 40],
-            "iscrowd": 0,
-            "segmentation": [SQUARE],
-        },
-    ],
+    "images": [{"id": i, "file_name": f"{name}.jpg", "width": 80, "height": 64} for i, name in ((7, "a"), (8, "b"))],
+    "annotations": [{"id": i, "image_id": image, **PERSON} for i, image in ((3, 7), (4, 8))],
     "categories": [{"id": 1, "name": "person"}],
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import re
 import shutil
 
 import pytest
-from commands.conftest import run_main, tiny_overrides  # noqa: F401
+from commands.conftest import checkpoint, finished, run_main, tiny_overrides  # noqa: F401
 from faults.bad_annotations import ANNOTATIONS
 from faults.bad_checkpoints import CHECKPOINTS, FILE
 from faults.bad_configurations import CONFIGURATIONS
@@ -23,10 +23,6 @@ from faults.bad_pictures import PICTURES
 from faults.test_bad_pictures import set_with
 from helpers import make_onnx
 from PIL import Image
-from tiny_run import fit
-
-from roiseg.callbacks.checkpoints import EpochCheckpoint
-from roiseg.inference.checkpoint import newest_checkpoint
 
 pytestmark = [
     pytest.mark.slow,
@@ -37,7 +33,7 @@ SAMPLE = 5  # files of each kind
 OF_A_FAILED_RUN = {"config.yaml", ".roiseg_run", "metrics.csv", "hparams.yaml"}  # whole, of epochs before
 
 
-def sample(cases, **needed):
+def sample(cases):
     """Names of the bad cases of a table that are run through their command."""
     names = sorted(name for name, case in cases.items() if case.words)
     return names if os.environ.get("ROISEG_FAULTS") == "all" else random.Random(0).sample(names, SAMPLE)
@@ -147,16 +143,9 @@ def test_a_detector(run, tmp_path, name):
     assert_refused(outcome, case.words, tmp_path, [tmp_path / "nets", tmp_path / "secret.bin"])
 
 
-@pytest.fixture(scope="module")
-def checkpoint(coco_set, onnx_file, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run") / "checkpoints"
-    fit(coco_set, onnx_file, folder.parent, [EpochCheckpoint(folder, [64, 64])], max_epochs=1)
-    return newest_checkpoint(folder)
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", sample(CHECKPOINTS))
-def test_a_checkpoint(run, checkpoint, tmp_path, name):
+def test_a_checkpoint(run, checkpoint, tmp_path, name):  # noqa: F811
     path = tmp_path / "given" / FILE
     path.parent.mkdir()
     shutil.copy(checkpoint, path)

@@ -125,16 +125,6 @@ def test_only_shared_folds_and_seeds_are_compared(tmp_path):
     assert "1 of 4 and 6 runs" in text
 
 
-def test_nothing_in_common(tmp_path):
-    cross_validated(tmp_path / "a", {THREE: (0.6, {})}, folds=(0, 1), seeds=(1,))
-    cross_validated(tmp_path / "b", {TWO: (0.6, {"model__num_classes": 2})}, folds=(0, 1), seeds=(2,))
-    base, other = rows_of(tmp_path)
-    assert other.difference.pairs == 0
-    assert other.difference.overall is None
-    assert verdict(other, "overall") == verdict(other, "crowded") == "no common runs"
-    assert any("not compared" in text for text in notes([base, other], "instance_iou", 100))
-
-
 def test_a_seed_that_lacks_a_fold_has_no_share_in_the_spread_over_seeds(tmp_path):
     cross_validated(tmp_path / "a", {THREE: (0.6, {})}, folds=(0, 1), seeds=(1,))
     cross_validated(tmp_path / "b", {THREE: (0.6, {})}, folds=(0,), seeds=(2,))
@@ -142,13 +132,6 @@ def test_a_seed_that_lacks_a_fold_has_no_share_in_the_spread_over_seeds(tmp_path
     assert row.sd_seeds is None
     assert row.seeds == [1, 2]
     assert row.sd_folds is not None
-
-
-def test_one_run(tmp_path):
-    write_run(tmp_path / "r", noisy(0.5), rows=[row | {"non_target_share": 0.0} for row in rois()])
-    (row,) = rows_of(tmp_path)
-    assert row.overall.mean == pytest.approx(noisy(0.5).mean())
-    assert (row.sd_seeds, row.sd_folds, row.crowded, row.difference) == (None, None, None, None)
 
 
 def test_by_averages_over_the_rest_in_pairs(tmp_path):
@@ -162,7 +145,9 @@ def test_by_averages_over_the_rest_in_pairs(tmp_path):
     only = [tmp_path / "0", tmp_path / "3"]  # they differ in both: no pair, no answer
     runs, _ = read_runs(only)
     rows = compare(find_variants(runs, ["model.num_classes"])[0], check_comparable(runs))
-    assert verdict(rows[1], "overall") == "no common runs"
+    assert verdict(rows[1], "overall") == verdict(rows[1], "crowded") == "no common runs"
+    assert rows[1].difference.overall is None
+    assert any("not compared" in text for text in notes(rows, "instance_iou", 100))
 
 
 def test_the_notes_warn_of_what_weakens_a_comparison(tmp_path):

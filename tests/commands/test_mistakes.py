@@ -1,0 +1,182 @@
+"""Every mistake in a training ends in one line that names what to mend, exit code 2, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from helpers import run_command, write_coco
+
+import roiseg.doctor
+import roiseg.export
+import roiseg.train
+
+MISTAKES = {
+    "unknown key": (["trainer.max_epoch=3"], ["trainer.max_epoch", "nearest: trainer.max_epochs"]),
+    "unknown choice": (["model=roialing"], ["model=roialing", "roialign"]),
+    "unknown experiment": (["experiment=coco_persons"], ["coco_persons", "nearest: coco_person"]),
+    "unreadable override": (["extractor.layers=[a"], ["extractor.layers=[a", "quote"]),
+    "wrong type": (["trainer.max_epochs=many"], ["trainer.max_epochs", "many", "int"]),
+    "wrong model value": (["model.num_classes=4"], ["model.num_classes", "less than or equal to 3", "4"]),
+    "output grid out of reach": (
+        ["model.output_size=[50,50]"], ["model.output_size", "[50, 50]", "[56, 56]"],
+    ),
+    "unknown loss weights": (["loss.class_weights=sqrt"], ["loss.class_weights", "log", "inverse"]),
+    "too many loss weights": (["loss.class_weights=[1,2,3,4]"], ["loss.class_weights", "4", "3"]),
+    "device that is not there": (["trainer.accelerator=gpu"], ["gpu"]),
+    "no such category": (["data.category_id=77"], ["77", "category_id"]),
+    "input size of one number": (["extractor.preprocess.image_size=[64]"], ["image_size"]),
+    "no loss": (["loss.terms.ce.weight=0", "loss.terms.dice.weight=0"], ["loss.terms"]),
+    "no detector": (["extractor.onnx_path=/nowhere/x.onnx"], ["/nowhere/x.onnx", "extractor.onnx_path"]),
+    "no tensor": (
+        ["extractor.layers=[/model.6/Concat_output]"], ["/model.6/Concat_output_0", "[1, 32, 8, 8]"],
+    ),
+    "not a map": (["extractor.layers=[output]"], ["extractor.layers", "output", "[1, 5]"]),
+    "wrong input size": (["extractor.preprocess.image_size=[96,64]"], ["image_size", "96"]),
+    "unknown provider": (
+        ["extractor.providers=[AbacusProvider]"], ["AbacusProvider", "CPUExecutionProvider"],
+    ),
+    "no annotations": (["data.val_annotations=/nowhere/x.json"], ["/nowhere/x.json", "annotations"]),
+    "no image folder": (["data.train_images=/nowhere"], ["/nowhere", "data.train_images"]),
+    "nothing large enough": (["data.min_roi_size=4000"], ["min_roi_size", "4000"]),
+    "no checkpoint": (["ckpt_path=/nowhere/x.pth"], ["/nowhere/x.pth", "ckpt_path"]),
+    "a cache in a file": (
+        ["data/cache=disk", "data.cache.folder=/dev/null"], ["data.cache.folder", "/dev/null"],
+    ),
+    "a pool without a cache": (["data/pool=augmented"], ["data/pool", "data/cache"]),
+    "a pool of plain images": (
+        ["data/cache=memory", "data/pool=augmented", "data/augment=null"], ["data/pool", "data/augment"],
+    ),
+    "bad batch size": (["data.batch_size=0"], ["data.batch_size"]),
+    "unknown metric": (["optimized_metric=val/iou", "trainer.max_epochs=1"], ["val/iou", "val/miou"]),
+    "clicks for a model that reads none": (["clicks=random"], ["clicks=null", "point prompts"]),
+    "a frame for a model that has none": (["model.frame=image"], ["model.frame"]),
+    "film of nothing": (["model.film=0"], ["model.film", "greater than 0", "null"]),
+    "misspelt shared option": (["model.flim=1"], ["model.flim", "model.film"]),
+    "empty metric grid": (["data.metric_size=[0,5]"], ["data.metric_size", "[0, 5]"]),
+    "term from epoch 0": (
+        ["loss.terms.ce.from_epoch=0"], ["loss.terms.ce.from_epoch", "greater than 0", "0"],
+    ),
+    "all terms late": (
+        ["loss.terms.ce.from_epoch=2", "loss.terms.dice.from_epoch=3"],
+        ["loss.terms", "first epoch", "from_epoch=1"],
+    ),
+    "emphasis below 0": (["loss.emphasis.outside=-1"], ["loss.emphasis", "-1"]),
+    "no emphasis at all": (
+        ["loss.emphasis.inside=0", "loss.emphasis.outside=0"], ["loss.emphasis", "both 0"],
+    ),
+    "missing value": (["data.train_images=???"], ["data.train_images"]),
+    "unset environment variable": (["extractor=yolox"], ["ROISEG_REALDATA"]),
+}  # fmt: skip
+# those that `python -m roiseg.doctor` finds, too
+FOUND_BY_DOCTOR = (
+    "wrong type", "too many loss weights", "no detector", "no tensor", "not a map", "wrong input size",
+    "device that is not there", "no such category", "input size of one number", "unknown provider",
+    "nothing large enough", "bad batch size", "clicks for a model that reads none",
+)  # fmt: skip
+
+
+def given(name, tiny_overrides, monkeypatch):
+    """The command line of a mistake."""
+    monkeypatch.delenv("ROISEG_REALDATA", raising=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    replaced = {argument.split("=")[0] for argument in MISTAKES[name][0]}
+    if name == "unset environment variable":
+        replaced.add("extractor.onnx_path")
+    return [*(o for o in tiny_overrides if o.split("=")[0] not in replaced), *MISTAKES[name][0]]
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_named_in_one_line(refused, tiny_overrides, tmp_path, monkeypatch, name):
+    refused(
+        roiseg.train,
+        [*given(name, tiny_overrides, monkeypatch), "~callbacks.onnx_export"],
+        *MISTAKES[name][1],
+    )
+    if name != "unknown metric":
+        left = [p for p in tmp_path.rglob("*") if p.is_file() and "coco" not in str(p)]
+        assert not [p for p in left if p.parent != tmp_path / "data/index"]  # good for the next try
+
+
+@pytest.mark.parametrize("name", FOUND_BY_DOCTOR)
+def test_the_doctor_finds_it_before(run_main, tiny_overrides, tmp_path, monkeypatch, name):
+    code, _ = run_main(roiseg.doctor, *given(name, tiny_overrides, monkeypatch), "output=doctor.json")
+    findings = json.loads((tmp_path / "doctor.json").read_text())["findings"]
+    errors = " ".join(f"{f['text']} {f['todo']}" for f in findings if f["state"] == "error")
+    assert code == 2
+    assert all(word in errors for word in MISTAKES[name][1]), errors
+
+
+def broken_set(folder, change):
+    people = [{"file": "a.jpg", "segmentation": [10, 10, 50, 10, 50, 60]}]
+    coco = write_coco(folder, {"a.jpg": (64, 64)}, people)
+    content = coco.content()
+    change(content, coco)
+    coco.json.write_text(json.dumps(content))
+    return coco
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2])
+
+
+SETS = {
+    "no person": (lambda c, s: c["annotations"].clear(), ["category_id 1"]),
+    "box of three": (lambda c, s: c["annotations"][0].update(bbox=[1, 2, 3]), ["annotations[0]", "bbox"]),
+    "odd polygon": (lambda c, s: c["annotations"][0].update(segmentation=[[1, 2, 3]]), ["annotations[0]", "segmentation"]),
+    "path out of the folder": (lambda c, s: c["images"][0].update(file_name="../a.jpg"), ["images[0]", "../a.jpg"]),
+    "no image": (lambda c, s: (s.images / "a.jpg").unlink(), ["a.jpg"]),
+    "truncated image": (lambda c, s: truncate(s.images / "a.jpg"), ["a.jpg"]),
+    "not an image": (lambda c, s: (s.images / "a.jpg").write_text("hello"), ["a.jpg"]),
+    "another size": (lambda c, s: c["images"][0].update(width=80), ["a.jpg", "80x64"]),
+}  # fmt: skip
+
+
+@pytest.mark.slow_except
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("name", SETS)
+def test_a_broken_data_set_is_named_in_one_line(refused, tiny_overrides, tmp_path, name, workers):
+    if workers and name not in ("not an image", "another size"):
+        pytest.skip("found before the loader starts")
+    change, expected = SETS[name]
+    coco = broken_set(tmp_path / "coco", change)
+    kept = [o for o in tiny_overrides if not o.startswith(("data.train_", "data.num_workers"))]
+    files = [f"data.train_annotations={coco.json}", f"data.train_images={coco.images}"]
+    refused(roiseg.train, [*kept, *files, f"data.num_workers={workers}", "~callbacks.onnx_export"], *expected)
+
+
+def test_a_broken_json_is_named_with_its_line(refused, tiny_overrides, tmp_path):
+    path = tmp_path / "broken.json"
+    path.write_text('{"images": [\n{"id": 1,]}')
+    refused(roiseg.train, [*tiny_overrides, f"data.val_annotations={path}"], path, "line 2")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.num_classes=2", ["model.num_classes=3", "2"]),
+        ("model.depth=2", ["model.depth=1", "2"]),
+        ("extractor.layers=[/model.5/act/Relu_output_0]", ["layers", "/model.3/Concat_output_0"]),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused(refused, finished, override, words):
+    given = [*finished.overrides, override, f"ckpt_path={finished.checkpoint}"]
+    refused(roiseg.train, given, finished.checkpoint, *words)
+
+
+def test_a_damaged_checkpoint_is_refused(refused, checkpoint, tiny_overrides, tmp_path):
+    damaged = tmp_path / "damaged.pth"
+    damaged.write_bytes(checkpoint.read_bytes()[:3000])
+    refused(roiseg.train, [*tiny_overrides, f"ckpt_path={damaged}"], damaged)
+    refused(roiseg.export, [f"ckpt={damaged}"], damaged)
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+@pytest.mark.slow
+def test_a_real_process_ends_with_code_2_and_one_line(tmp_path):
+    mistake = ["extractor.onnx_path=missing.onnx", "extractor.source=null"]
+    done = run_command(["roiseg.train", *mistake], cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("roiseg: error: ")
+    assert "missing.onnx" in done.stderr
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
