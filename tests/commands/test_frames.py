@@ -1,47 +1,28 @@
-"""Commands with what every decoder shares: FiLM, detail branch, either frame, terms that start later."""
+"""Commands with what every decoder shares: FiLM, detail branch, either frame."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import cv2
 import numpy as np
 import onnxruntime as ort
 import pytest
-import torch
 from composing import composed
 from omegaconf import OmegaConf
 
-from roiseg.inference.checkpoint import load_model, read_checkpoint
+from roiseg.inference.checkpoint import load_model
 from roiseg.onnx_export.check import validation_samples
 from roiseg.preview import preview
 from roiseg.train import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
-LAYER = "/model.6/Concat_output_0"
-
 
 @pytest.fixture
 def without_model(tiny_overrides):
     """The overrides that hold for any model."""
     return [o for o in tiny_overrides if not o.startswith("model.")]
-
-
-def inputs_of(path):
-    return {given.name for given in ort.InferenceSession(str(path)).get_inputs()}
-
-
-def test_film_and_detail_train_draw_and_export(run_train, tmp_path):
-    summary = run_train(tmp_path, "model.film=1.0", "model.detail=8", "debug=limit", export=True)
-    assert summary["onnx_check"]["passed"]
-    assert summary["onnx_check"]["real"] <= 1e-4
-    assert Path(summary["last_overlay"]).is_file()
-    assert inputs_of(summary["onnx"]) == {LAYER, "rois", "image", "pixel_size"}
-    decoder = load_model(summary["best_checkpoint"]).decoder
-    assert decoder.film.base_size == 1.0
-    assert decoder.detail.correct.in_channels == 8
 
 
 def test_a_model_in_the_image_frame_trains_draws_and_exports(without_model, tmp_path):
@@ -67,26 +48,6 @@ def test_a_model_in_the_image_frame_trains_draws_and_exports(without_model, tmp_
     assert (masks[inside] > 0).all()
 
 
-def test_a_resumed_run_with_a_late_term_learned_weights_film_and_detail_equals_the_whole(run_train, tmp_path):
-    extra = ["loss.terms.dice.from_epoch=2", "loss.learned=true", "model.film=1.0", "model.detail=4"]
-    whole = run_train(tmp_path / "whole", "trainer.max_epochs=3", *extra)
-    assert "train/loss_dice" not in whole["history"][0]
-    assert "train/loss_dice" in whole["history"][1]
-    first, *_, last = sorted(Path(whole["checkpoint_dir"]).glob("*.pth"))
-    folder = tmp_path / "cut/checkpoints/run"
-    folder.mkdir(parents=True)
-    (folder / first.name).write_bytes(first.read_bytes())  # as if killed in the second epoch
-    (folder / ".roiseg_run").touch()
-    resumed = run_train(tmp_path / "cut", "trainer.max_epochs=3", "ckpt_path=last", *extra)
-    assert resumed["history"] == whole["history"]
-    expected, got = (read_checkpoint(p)["state_dict"] for p in (last, folder / last.name))
-    assert got.keys() == expected.keys()
-    assert all(torch.equal(got[name], expected[name]) for name in expected)
-
-
-# --- micrometres ----------------------------------------------------------------------------------
-
-
 def test_pixel_sizes_in_micrometres_reach_the_decoder(run_train, coco_set, tmp_path):
     """The same figures with all sizes times 1000 and the base size too; others with the base size alone."""
     content = coco_set.content()
@@ -101,9 +62,6 @@ def test_pixel_sizes_in_micrometres_reach_the_decoder(run_train, coco_set, tmp_p
         losses.append(summary["final"]["val/loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert losses[0] != pytest.approx(losses[2], rel=1e-4)
-
-
-# --- preview --------------------------------------------------------------------------------------
 
 
 def previewed(overrides, root, model=None):

@@ -88,9 +88,14 @@ def test_overlay_has_two_rows_and_red_boxes_in_the_top_row_only(finished):
     assert not red[half + 20 :].any()
 
 
+LATE_TERM = ["loss.terms.dice.from_epoch=2", "loss.learned=true", "model.film=1.0", "model.detail=4"]
+
+
 @pytest.mark.slow_except
 @pytest.mark.parametrize(
-    "extra", [[], ["callbacks=[default,ema]"], ["data.num_workers=2"]], ids=["plain", "ema", "workers"]
+    "extra",
+    [[], ["callbacks=[default,ema]"], ["data.num_workers=2"], LATE_TERM],
+    ids=["plain", "ema", "workers", "late term, learned weights, film, detail"],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(run_train, tmp_path, extra):
     whole = run_train(tmp_path / "whole", "trainer.max_epochs=3", *extra)
@@ -103,6 +108,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(run_train, tmp_pa
     assert [p.name for p in checkpoints(resumed)] == [p.name for p in checkpoints(whole)]
     assert same(weights(checkpoints(resumed)[-1]), weights(checkpoints(whole)[-1]))
     assert resumed["history"] == whole["history"]
+    assert ["train/loss_dice" in epoch for epoch in whole["history"]] == [extra is not LATE_TERM, True, True]
 
 
 def test_figures_stand_with_the_epochs_that_were_validated_only(run_train, tmp_path):

@@ -6,8 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from roiseg.reporting.bootstrap import Block, mean_interval, student_t
 
@@ -96,31 +94,6 @@ def test_trainings_that_differ_give_the_textbook_variance_of_their_mean():
     variance = sum((1 / 12) ** 2 * n.var(ddof=1) / 2 for n in noise)
     assert found.mean == pytest.approx(0, abs=1e-12)
     assert (found.high - found.low) / 2 == pytest.approx(1.96 * math.sqrt(variance), rel=0.05)
-
-
-def test_repeating_every_roi_of_an_image_adds_no_certainty():
-    once = random_blocks(np.random.default_rng(1))
-    thrice = [Block(np.repeat(b.values, 3, axis=1), np.repeat(b.images, 3)) for b in once]
-    a, b = mean_interval(once, 300), mean_interval(thrice, 300)
-    assert (a.mean, a.low, a.high) == pytest.approx((b.mean, b.low, b.high))
-    assert b.rois == 3 * a.rois
-
-
-def test_one_more_alike_training_changes_nothing():
-    (single,) = random_blocks(np.random.default_rng(2), folds=1, trainings=1)
-    twice = Block(np.repeat(single.values, 2, axis=0), single.images)
-    a, b = mean_interval([single], 4000), mean_interval([twice], 4000)
-    assert (a.mean, a.low, a.high) == pytest.approx((b.mean, b.low, b.high), abs=2e-3)
-
-
-@given(st.integers(0, 50), st.floats(-1, 1), st.floats(0.1, 10))
-def test_it_moves_and_stretches_with_the_values(seed, shift, scale):
-    blocks = random_blocks(np.random.default_rng(seed), folds=2)
-    moved = [Block(b.values * scale + shift, b.images) for b in blocks]
-    a, b = mean_interval(blocks, 100), mean_interval(moved, 100)
-    for name in ("mean", "low", "high"):
-        assert getattr(b, name) == pytest.approx(getattr(a, name) * scale + shift, abs=1e-9)
-    assert a.low <= a.mean <= a.high
 
 
 def test_a_large_set_is_drawn_in_portions_with_the_same_kind_of_result(monkeypatch):
