@@ -198,7 +198,10 @@ def test_a_checkpoint_beside_a_run_does_not_decide_where_it_writes(run_train, fi
     thesis.mkdir()
     (thesis / "config.yaml").write_text("mine")
     content = torch.load(sorted(finished.checkpoint.parent.glob("*.pth"))[0], weights_only=True)
-    content["roiseg"]["config"]["paths"]["output_dir"] = str(thesis)
+    config = content["roiseg"]["config"]
+    config["paths"]["output_dir"] = str(thesis)
+    config["data"]["index_dir"] = str(tmp_path / "data/index")  # else those of the run below
+    del config["callbacks"]["onnx_export"]
     copied = tmp_path / "checkpoints" / "copied" / "checkpoint_epoch_0001_64x64_0500.pth"
     copied.parent.mkdir(parents=True)
     torch.save(content, copied)
