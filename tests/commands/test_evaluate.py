@@ -175,7 +175,7 @@ MISTAKES = {
     "key": (["ckpt={ckpt}", "data.min_roi_siz=3"], ["data.min_roi_siz", "data.min_roi_size"]),
     "choice": (["ckpt={ckpt}", "data=coco_persn"], ["coco_persn", "coco_person"]),
     "annotations": (["ckpt={ckpt}", "data.val_annotations=/nowhere/y.json"], ["/nowhere/y.json"]),
-    "category": (["ckpt={ckpt}", "data.category_id=person"], ["data.category_id", "person"]),
+    "category": (["ckpt={ckpt}", "data.category_id=cow"], ["data.category_id", "cow"]),
     "absent file": (["ckpt={ckpt}", "onnx=/nowhere/z.onnx"], ["/nowhere/z.onnx"]),
     "file of others": (["ckpt={ckpt}", "onnx={onnx}"], ["tiny.onnx"]),
     "file without images": (["onnx={onnx}", "data.val_annotations=x.json"], ["data.val_images"]),
