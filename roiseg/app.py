@@ -16,7 +16,7 @@ from roiseg.config.entry import command
 from roiseg.config.validation import validated
 from roiseg.inference.predictor import Predictor
 from roiseg.web.application import Application
-from roiseg.web.models import Model
+from roiseg.web.models import Limits, Model
 from roiseg.web.requests import is_loopback
 from roiseg.web.server import listen
 
@@ -30,6 +30,7 @@ class Options(TypedDict):
     device: str | None
     host: str
     port: Annotated[int, Field(ge=0, lt=2**16)]
+    limits: Limits
 
 
 def app(cfg: DictConfig) -> BaseWSGIServer:

@@ -11,6 +11,8 @@ from rich.table import Table
 
 from roiseg.common.console import console
 from roiseg.common.files import read_json
+from roiseg.common.outputs import check_folder
+from roiseg.config.device import require_device
 from roiseg.config.entry import command
 from roiseg.config.validation import validated
 from roiseg.synthetic import SyntheticPeople
@@ -66,6 +68,10 @@ _PARTS = {"data": make_data, "detector": make_detector}
 def main(cfg: DictConfig) -> None:
     """Create the requested parts."""
     validated(cfg, Options)
+    if "detector" in cfg.make:
+        check_folder(Path(cfg.output).parent, f"output {cfg.output}: folder")
+        if cfg.train_detector:
+            require_device(cfg.device)
     for part in cfg.make:
         _PARTS[part](cfg)
 

@@ -7,11 +7,11 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from rich.table import Table
 
 from roiseg.common.console import console
@@ -52,7 +52,7 @@ class Options(TypedDict):
     on_error: Literal["raise", "skip"]
     category_id: int | None
     crowd: Literal["region", "instance"]
-    class_id: int
+    class_id: Annotated[int, Field(ge=0, lt=2**31)]
     label: str
     output_dir: str
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from roiseg.callbacks.checkpoints import MidEpochCheckpoint, last_checkpoint_message
 from roiseg.callbacks.instances import gather_from_all
 from roiseg.common.errors import UserError, closest_matches
-from roiseg.common.files import write_json
+from roiseg.common.files import as_utf8, write_json
 from roiseg.common.outputs import check_folder
 from roiseg.common.signals import Stop, stoppable
 from roiseg.config import build
@@ -51,6 +51,7 @@ def train(cfg: DictConfig) -> RunSummary:
         trainer = build.build_trainer(cfg, build.build_callbacks(cfg), [])
     for key in ("output_dir", "checkpoint_dir"):
         check_folder(cfg.paths[key], f"paths.{key}")
+    check_logger_folders(cfg)
     with (
         stoppable(lambda: last_checkpoint_message(cfg.paths.checkpoint_dir)) as stop,
         Processes(trainer, cfg.trainer.get("strategy", "auto")) as processes,
@@ -62,6 +63,21 @@ def train(cfg: DictConfig) -> RunSummary:
             write_json(Path(cfg.paths.output_dir) / "summary.json", summary.content())
             print_summary(summary)
     return summary
+
+
+def check_logger_folders(cfg: DictConfig) -> None:
+    """Check that TensorBoard, if it is among the loggers, can write to the run's folder.
+
+    Raises:
+        UserError: the folder's name is not UTF-8.
+    """
+    folder = str(cfg.paths.output_dir)
+    used = any("TensorBoard" in str(node["_target_"]) for node in build.object_nodes(cfg, "logger").values())
+    if used and as_utf8(folder) != folder:
+        raise UserError(
+            f"paths.output_dir {folder}: TensorBoard cannot write to a name that is not UTF-8: "
+            "give another folder, or logger=csv"
+        )
 
 
 def run(cfg: DictConfig, processes: Processes, stop: Stop) -> RunSummary:

@@ -7,13 +7,13 @@ where they come from a file: a configuration (`roiseg.config.validation`) or a c
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import inspect
 import typing
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, InstanceOf, PositiveInt, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+from typing_extensions import is_typeddict
 
 from roiseg.common.errors import UserError
 
@@ -56,8 +56,10 @@ def check_value(value: Any, hint: Any, name: str) -> None:
     Raises:
         UserError: the value is of another type or out of range.
     """
-    if dataclasses.is_dataclass(hint):
-        hint = typing.cast(Any, InstanceOf)[hint]
+    if inspect.isclass(hint) and hint.__module__.startswith("roiseg.") and not is_typeddict(hint):
+        if not isinstance(value, hint):
+            raise UserError(f"{name} is {value!r:.200}: it must be an instance of {hint.__name__}")
+        return
     try:
         TypeAdapter(hint, config=_STRICT).validate_python(value)
     except ValidationError as error:

@@ -67,6 +67,12 @@ def quote(override: str, others: Collection[str] = (), sweeps: bool = False) -> 
     if "null" in (choices := value.split(",")) and (CONF_DIR / name).is_dir():  # Hydra's word for no choice
         return f"{key}={','.join('[]' if choice == 'null' else choice for choice in choices)}"
     read = _read(override)
+    if read and (CONF_DIR / name).is_dir():  # choices are texts
+        chosen = read.value()
+        if isinstance(chosen, (bool, int, float)):
+            return f"{key}={_quoted(value)}"
+        if isinstance(chosen, list) and not all(isinstance(item, str) for item in chosen):
+            return f"{key}=[{','.join(_quoted(str(item)) for item in chosen)}]"
     if name in others or not _TEXTS.fullmatch(name):
         return override if read or value[0] in "[{'\"" else f"{key}={_quoted(value)}"
     if read and read.value() == value and "${" not in value:  # as it is

@@ -144,7 +144,7 @@ def build_callbacks(cfg: DictConfig) -> list[L.Callback]:
 
     The progress bar only on a terminal, the monitor of the learning rate only with a logger.
     """
-    nodes = {name: node for name, node in (cfg.callbacks or {}).items() if node and "_target_" in node}
+    nodes = object_nodes(cfg, "callbacks")
     if not sys.stdout.isatty():
         nodes.pop("progress", None)
     callbacks = [instantiate(node, _convert_="all") for node in nodes.values()]
@@ -153,8 +153,20 @@ def build_callbacks(cfg: DictConfig) -> list[L.Callback]:
 
 def build_loggers(cfg: DictConfig) -> list[Logger]:
     """Build every entry of `logger` that has a `_target_`."""
-    nodes = [node for node in (cfg.logger or {}).values() if node and "_target_" in node]
-    return [instantiate(node, _convert_="all") for node in nodes]
+    return [instantiate(node, _convert_="all") for node in object_nodes(cfg, "logger").values()]
+
+
+def object_nodes(cfg: DictConfig, group: str) -> dict[str, DictConfig]:
+    """Return the entries of a group that have a `_target_`.
+
+    Raises:
+        UserError: an entry is neither a node nor null.
+    """
+    nodes = dict((cfg[group] or {}).items())
+    for name, node in nodes.items():
+        if node is not None and not isinstance(node, DictConfig):
+            raise UserError(f"configuration `{group}.{name}` is {node!r}: it must be a node, or null")
+    return {str(name): node for name, node in nodes.items() if node and "_target_" in node}
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ _MISTAKES: dict[str, Callable[[Pixels, Pixels], Pixels]] = {
 }
 
 
+@runtime_checkable
 class AnnotationReader(Protocol):
     """Reads one annotation format (`data.reader`); its `repr` names the format and its options."""
 

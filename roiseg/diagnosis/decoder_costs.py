@@ -107,10 +107,8 @@ def _chosen(cfg: DictConfig) -> list[str]:
         return known
     for name in names:
         if name not in known:
-            close = ", ".join(closest_matches(str(name), known))
-            raise UserError(
-                f"decoders: there is no model `{name}` (nearest: {close}; all: {', '.join(known)})"
-            )
+            close = "".join(f"nearest: {match}; " for match in closest_matches(str(name), known, count=1))
+            raise UserError(f"decoders: there is no model `{name}` ({close}all: {', '.join(known)})")
     return names
 
 

@@ -104,7 +104,9 @@ def open_extractor(model: TrainedModel, onnx_path: str | None, required: bool) -
 
 def validation_samples(model: TrainedModel, extractor: OnnxExtractor) -> Sequence[RoiSample]:
     """Read some of the run's validation images; empty if they are gone."""
-    data = model.config["data"]
+    data = model.config.get("data") or {}
+    if not {"val_annotations", "val_images", "category_id", "min_roi_size"} <= data.keys():
+        return []
     spec = TargetSpec(
         model.decoder.frame, model.decoder.output_size, model.decoder.num_classes, model.image_size
     )

@@ -89,6 +89,13 @@ TRAIN = {
     "a seed beyond what generators take": (["seed=99999999999999"], ["seed"]),
     "an unknown logger": (["logger=[paper]"], ["logger", "paper"]),
     "overlays of no height": (["callbacks.overlays.row_height=0"], ["row_height"]),
+    "an output folder that TensorBoard cannot name": (["paths.output_dir=runs\udcff"], ["paths.output_dir", "UTF-8"]),
+    **{
+        f"{key}=5": ([f"++{key}=5"], [f"`{key}`", "5"])
+        for key in ("data.reader", "data.sampler", "data.cache", "callbacks.overlays", "logger.csv")
+    },
+    "a number among callbacks": (["callbacks=[default,3]"], ["callbacks=3", "minimal"]),
+    "a number for a group": (["optimizer=5"], ["optimizer=5", "adamw"]),
     "an output folder in a file": (["paths.output_dir=/dev/null/run"], ["/dev/null/run"]),
     "an output folder nobody may make": (["paths.output_dir=/proc/run"], ["/proc/run"]),
     "a checkpoint folder in a file": (["paths.checkpoint_dir=/dev/null/run"], ["/dev/null/run"]),
@@ -121,6 +128,10 @@ OTHERS = {
     "export of no file": ("export", ["ckpt=/nowhere.pth"], ["/nowhere.pth"]),
     "export of a folder": ("export", ["ckpt=."], ["is a folder"]),
     "export with an unknown key": ("export", ["ckpts=x"], ["ckpts", "ckpt"]),
+    "demo on no device": ("demo", ["train_detector=true", "device=gpu9"], ["device=gpu9"]),
+    "demo into a file": ("demo", ["output=/dev/null/x.onnx"], ["/dev/null/x.onnx"]),
+    "analyze with a reader that is a number": ("analyze", ["annotations=x.json", "reader=5"], ["`reader`", "5"]),
+    "app with limits that are a number": ("app", ["ckpt=x", "limits=5"], ["`limits`", "5"]),
     "prepare of no folder": ("prepare", ["source=/nowhere"], ["/nowhere"]),
     "prepare of an empty folder": ("prepare", ["source=."], ["lacks"]),
     "prepare of a file": ("prepare", ["source=/dev/null"], ["/dev/null", "is a file"]),
