@@ -104,6 +104,15 @@ def checkpoint_name(epoch: int, image_size: Sequence[int], miou: float) -> str:
     return f"checkpoint_epoch_{epoch:04d}_{height}x{width}_{round(miou * 10_000):04d}.pth"
 
 
+def tested_checkpoint(checkpoints: Any, best: bool) -> Path | None:
+    """Return the best checkpoint of a checkpoint callback, or its newest; None if there is none."""
+    if not best:
+        folder = getattr(checkpoints, "dirpath", None)
+        return None if folder is None else newest_checkpoint(Path(folder))
+    path = getattr(checkpoints, "best_model_path", "")
+    return Path(path) if path else None
+
+
 def last_checkpoint_message(folder: str | Path | None) -> str:
     """Describe the newest checkpoint, for the line printed when a run ends."""
     last = newest_checkpoint(Path(folder)) if folder else None

@@ -8,9 +8,10 @@ from typing import Any
 
 import lightning as L
 
+from roiseg.callbacks.checkpoints import tested_checkpoint
 from roiseg.config.run_summary import RunSummary, SummaryCallback
 from roiseg.data.datamodule import RoiDataModule
-from roiseg.inference.checkpoint import load_model, newest_checkpoint
+from roiseg.inference.checkpoint import load_model
 from roiseg.onnx_export.export import ExportOptions, export_model
 from roiseg.onnx_export.verify import OnnxCheck
 
@@ -49,7 +50,7 @@ class OnnxExport(L.Callback, SummaryCallback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Export on the first process if there is a checkpoint."""
-        checkpoint = self._checkpoint(trainer.checkpoint_callback)
+        checkpoint = tested_checkpoint(trainer.checkpoint_callback, self.best)
         if checkpoint is None or not trainer.is_global_zero:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -69,10 +70,3 @@ class OnnxExport(L.Callback, SummaryCallback):
         """Set the file and its largest difference from PyTorch."""
         summary.onnx = str(self.path) if self.path else None
         summary.onnx_check = self.check.summary() if self.check else None
-
-    def _checkpoint(self, checkpoints: Any) -> Path | None:
-        if not self.best:
-            folder = getattr(checkpoints, "dirpath", None)
-            return None if folder is None else newest_checkpoint(Path(folder))
-        path = getattr(checkpoints, "best_model_path", "")
-        return Path(path) if path else None

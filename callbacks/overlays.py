@@ -19,8 +19,8 @@ from roiseg.data.batch import RoiSample, collate
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.images import read_image
-from roiseg.geometry.paste import binary_mask
 from roiseg.geometry.rle import decode
+from roiseg.metrics.instance import paste_masks
 from roiseg.training.module import RoiSegModule
 from roiseg.visualize.canvas import save_png
 from roiseg.visualize.overlays import OverlayColumn, two_row_overlay
@@ -89,14 +89,10 @@ class ValidationOverlays(L.Callback, SummaryCallback):
         samples = data.samples("val", self._items)
         batch = data.extract(collate(samples).to(module.device))
         with trainer.precision_plugin.forward_context():
-            probabilities = iter(module.target_probabilities(batch).float().cpu())
+            pasted = iter(paste_masks(module.predict(batch), batch))
         columns = []
-        frames = batch.original_boxes(module.decoder.extents(batch.rois))
-        for sample, rois, boxes in zip(samples, batch.original_boxes(), frames, strict=True):
-            masks = [
-                binary_mask(next(probabilities), box, sample.original_size, within=roi)
-                for box, roi in zip(boxes, rois, strict=True)
-            ]
+        for sample, rois in zip(samples, batch.original_boxes(), strict=True):
+            masks = [next(pasted).canvas() for _ in rois]
             columns.append(_column(data.dataset("val"), sample, rois, masks))
         return columns
 

@@ -82,7 +82,7 @@ def check(cfg: DictConfig) -> None:
     """
     if cfg.ckpt is None and cfg.onnx is None:
         raise UserError("give ckpt=... (a checkpoint), onnx=... (an exported file), or both")
-    check_onnx_options(cfg, ("tta",) if cfg.ckpt is not None else ("tta", "precision", "device"))
+    check_onnx_options(cfg, ("tta",) if cfg.ckpt is not None else ("tta", "precision", "device", "decision"))
     validated(cfg, Options)
     check_folder(cfg.output_dir, "output_dir")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -12,7 +13,7 @@ from rich.table import Table
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
 from roiseg.common.outputs import check_output
-from roiseg.config.build import to_plain
+from roiseg.config.build import given_decision, to_plain
 from roiseg.config.entry import command
 from roiseg.config.validation import validated
 from roiseg.inference.checkpoint import load_model
@@ -44,6 +45,8 @@ def export(cfg: DictConfig) -> tuple[Path, OnnxCheck]:
     postprocess = to_plain(cfg)["postprocess"]
     options = ExportOptions(cfg.merged, cfg.half, cfg.opset, cfg.boxes, cfg.simplify)
     model = load_model(cfg.ckpt)
+    if (decision := given_decision(cfg)) is not None:
+        model = replace(model, decision=decision)
     if postprocess is not None:
         model = model.with_postprocess(postprocess)
     path = check_output(cfg.output or model.path.with_suffix(".onnx"))

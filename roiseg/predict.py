@@ -18,6 +18,7 @@ from roiseg.common.console import console
 from roiseg.common.errors import UserError
 from roiseg.common.outputs import check_folder, inside
 from roiseg.common.types import PositiveShare, Share
+from roiseg.config.build import given_decision
 from roiseg.config.device import require_device
 from roiseg.config.entry import command
 from roiseg.config.run_dir import claimed
@@ -78,11 +79,12 @@ def predict(cfg: DictConfig) -> Run:
     content = validated(cfg, Options)
     check(content)
     check_folder(content["output_dir"], "output_dir")
+    decision = given_decision(cfg)
     source = open_source(content["source"])
     writers: dict[str, Writer] = instantiate(cfg.writers, _convert_="all")
     model = open_model(
         content["ckpt"], content["onnx"], content["onnx_path"], require_device(content["device"]),
-        content["postprocess"],
+        content["postprocess"], decision,
     )  # fmt: skip
     predictor = Predictor(model, instantiate(cfg.tta, _convert_="all"), content["max_boxes"])
     boxes = find_boxes(content, source, predictor)
@@ -109,7 +111,7 @@ def check(content: dict[str, Any]) -> None:
     """
     if not content.get("writers"):
         raise UserError("writers is empty: choose some of conf/writers, 'writers=[coco,overlay]'")
-    check_onnx_options(content, ("tta", "device"))
+    check_onnx_options(content, ("tta", "device", "decision"))
 
 
 def trained_on(ckpt: str | None) -> dict[str, Any]:

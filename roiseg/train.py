@@ -12,7 +12,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from roiseg.callbacks.checkpoints import MidEpochCheckpoint, last_checkpoint_message
+from roiseg.callbacks.checkpoints import MidEpochCheckpoint, last_checkpoint_message, tested_checkpoint
 from roiseg.callbacks.instances import gather_from_all
 from roiseg.common.errors import UserError, closest_matches
 from roiseg.common.files import as_utf8, write_json
@@ -32,10 +32,10 @@ from roiseg.config.run_summary import (
 )
 from roiseg.config.validation import TrainOptions, check_optimizer, validated
 from roiseg.data.datamodule import RoiDataModule
-from roiseg.decoders.base import Decoder
 from roiseg.diagnosis.finding import Diagnosis
 from roiseg.diagnosis.recall import recall
-from roiseg.inference.checkpoint import checkpoint_metadata, read_checkpoint
+from roiseg.inference.checkpoint import checkpoint_metadata, read_checkpoint, read_decision
+from roiseg.training.module import RoiSegModule
 from roiseg.training.resume import checkpoint_progress
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def run(cfg: DictConfig, processes: Processes, stop: Stop) -> RunSummary:
     checkpoint = broadcast_folders(cfg, processes)
     if checkpoint is not None:
         data.first_epoch, data.first_batch = checkpoint_progress(read_checkpoint(checkpoint))
-    description = checkpoint_metadata(build.to_plain(cfg), extractor)
+    description = checkpoint_metadata(build.to_plain(cfg), extractor, build.build_decision(cfg))
     module = build.build_module(cfg, decoder, loss, clicks, description)
     callbacks, loggers = build.build_callbacks(cfg), build.build_loggers(cfg)
     for callback in callbacks:
@@ -111,8 +111,11 @@ def run(cfg: DictConfig, processes: Processes, stop: Stop) -> RunSummary:
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") if cfg.test_best else ""
     if not best and checkpoint is not None and data.first_epoch >= trainer.current_epoch:
         best = str(checkpoint)  # nothing was left to train: with EMA, the averages are in the file only
-    tested = test(trainer, module, data, best) if cfg.test else {}
-    return summarize(cfg, trainer, data, decoder, tested)
+    if processes.first and (tested := best or tested_checkpoint(trainer.checkpoint_callback, best=False)):
+        module.decision = read_decision(tested)  # fitted when training ended
+    module.decision = processes.broadcast(module.decision)
+    results = test(trainer, module, data, best) if cfg.test else {}
+    return summarize(cfg, trainer, data, module, results)
 
 
 def warn_of_detector(data: RoiDataModule) -> None:
@@ -142,7 +145,7 @@ def test(trainer: L.Trainer, module: L.LightningModule, data: RoiDataModule, bes
 
 
 def summarize(
-    cfg: DictConfig, trainer: L.Trainer, data: RoiDataModule, decoder: Decoder, tested: dict[str, float]
+    cfg: DictConfig, trainer: L.Trainer, data: RoiDataModule, module: RoiSegModule, tested: dict[str, float]
 ) -> RunSummary:
     """Collect the results of a finished run."""
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
@@ -162,7 +165,8 @@ def summarize(
         skipped_images=skipped_images(data),
         extractor_sha256=data.extractor.digest,
         feature_cache=None if data.cache is None else data.cache.summary(),
-        parameters=parameter_counts(decoder),
+        parameters=parameter_counts(module.decoder),
+        decision=module.decision.node(),
         versions=package_versions(),
         choices={group: hydra.runtime.choices.get(group) for group in groups} if hydra else {},
         overrides=list(hydra.overrides.task) if hydra else [],

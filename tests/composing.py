@@ -9,6 +9,13 @@ from roiseg.config.argv import CONF_DIR, quote
 from roiseg.config.entry import numeric_keys
 
 
+def command_configuration(name, *overrides):
+    """The configuration of a command that is not built on that of training."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        return compose(name, overrides=list(overrides))
+
+
 def composed(overrides, root):
     """The training configuration with `overrides`, everything written under `root`."""
     GlobalHydra.instance().clear()

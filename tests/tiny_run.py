@@ -127,13 +127,14 @@ def one_thread():
         torch.set_num_threads(before)
 
 
-def fit(coco_set, onnx_file, folder, callbacks=(), seed=0, **options):
+def fit(coco_set, onnx_file, folder, callbacks=(), seed=0, decision=None, **options):
     """Train for real; returns (trainer, module, data, extractor)."""
     extractor = tiny_extractor(onnx_file)
     torch.manual_seed(seed)
     decoder = tiny_decoder(extractor)
     data = tiny_data(coco_set, extractor, decoder)
     module = tiny_module(decoder, checkpoint_metadata(tiny_config(onnx_file), extractor), seed)
+    module.decision = decision or module.decision
     trainer = tiny_trainer(folder, callbacks, **options)
     with one_thread():
         trainer.fit(module, datamodule=data)

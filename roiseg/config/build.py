@@ -24,6 +24,7 @@ from roiseg.data.datamodule import RoiDataModule
 from roiseg.data.targets import TargetSpec
 from roiseg.decoders.base import Decoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.inference.decision import Decision
 from roiseg.losses.composite import CompositeLoss
 from roiseg.training.clicks import Clicks
 from roiseg.training.module import RoiSegModule
@@ -108,7 +109,29 @@ def build_module(
     """Build the LightningModule from decoder, loss, optimizer, schedule and point prompts."""
     optimizer = instantiate(cfg.optimizer, _convert_="all")
     scheduler = instantiate(cfg.scheduler, _convert_="all") if cfg.scheduler else None
-    return RoiSegModule(decoder, loss, optimizer, scheduler, cfg.seed, description, clicks, cfg.max_rois)
+    return RoiSegModule(
+        decoder, loss, optimizer, scheduler, cfg.seed, description, clicks, cfg.max_rois,
+        build_decision(cfg),
+    )  # fmt: skip
+
+
+def build_decision(cfg: DictConfig) -> Decision:
+    """Build the decision of `decision=`."""
+    return instantiate(cfg.decision, _convert_="all")
+
+
+def given_decision(cfg: DictConfig) -> Decision | None:
+    """Build a decision that replaces the fitted one of a checkpoint; None: it is not replaced.
+
+    Raises:
+        UserError: a number is null, which only a training fits.
+    """
+    if not cfg.decision:
+        return None
+    decision = build_decision(cfg)
+    if decision.unfitted:
+        raise UserError(f"decision.{decision.unfitted[0]} is null: give a number, only a training fits it")
+    return decision
 
 
 def class_weights(cfg: DictConfig, decoder: Decoder, data: RoiDataModule) -> list[float] | None:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import as_utf8
-from roiseg.config.build import to_plain
+from roiseg.config.build import given_decision, to_plain
 from roiseg.config.device import require_device
 from roiseg.config.run_summary import parameter_counts
 from roiseg.data.datamodule import RoiDataModule
@@ -109,7 +109,7 @@ def open_models(cfg: DictConfig) -> dict[str, Evaluated]:
     if trained is not None:
         extractor = trained.extractor(cfg.onnx_path, adapter)
         precision = cfg.precision or _precision(cfg, trained)
-        model = TorchModel(trained, extractor, require_device(cfg.device), precision)
+        model = TorchModel(trained, extractor, require_device(cfg.device), precision, given_decision(cfg))
         own_grid = trained.decoder.output_size if trained.decoder.frame == "roi" else None
         models["checkpoint"] = Evaluated(model, _data(cfg, model, own_grid, model.device), trained)
     if cfg.onnx is not None:

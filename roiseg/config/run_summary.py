@@ -42,6 +42,8 @@ class RunSummary:
         extractor_sha256: of the detector's file.
         feature_cache: numbers of hits and misses; None without a cache.
         parameters: numbers of the decoder's parameters.
+        decision: how masks follow from probabilities, see `roiseg.inference.decision`.
+        decision_fit: what it was fitted on; None: its numbers were given, or there was nothing to fit it on.
         versions: of the packages that results depend on.
         choices, overrides: what the command line chose.
         seconds: wall time of the whole run.
@@ -58,6 +60,7 @@ class RunSummary:
     extractor_sha256: str
     feature_cache: dict[str, int] | None
     parameters: dict[str, int]
+    decision: dict[str, Any]
     versions: dict[str, str]
     choices: dict[str, Any]
     overrides: list[str]
@@ -67,6 +70,7 @@ class RunSummary:
     last_overlay: str | None = None
     onnx: str | None = None
     onnx_check: dict[str, Any] | None = None
+    decision_fit: str | None = None
     seconds: float = 0.0
 
     @property
@@ -150,6 +154,14 @@ def print_summary(summary: RunSummary) -> None:
     console.print(_places(summary))
 
 
+def _decision(summary: RunSummary) -> str:
+    values = {name: value for name, value in summary.decision.items() if name != "_target_"}
+    kind = summary.decision["_target_"].rpartition(".")[2].lower()
+    numbers = (f"{name} {value}" for name, value in sorted(values.items()) if value not in (None, False))
+    fitted = "not fitted" if None in values.values() else summary.decision_fit
+    return ", ".join(filter(None, (kind, *numbers, fitted)))
+
+
 def _places(summary: RunSummary) -> Table:
     places = Table(title="results", show_header=False)
     places.add_column(style="bold")
@@ -172,6 +184,7 @@ def _places(summary: RunSummary) -> Table:
         "TensorBoard": f"tensorboard --logdir {summary.output_dir}",
         "ONNX": onnx_file,
         "summary": str(Path(summary.output_dir) / "summary.json"),
+        "decision": _decision(summary),
         "decoder": f"{parameters['trainable']:,} trainable parameters",
         "data": f"train {data['train_images']} images, {data['train_rois']} ROIs; "
         f"val {data['val_images']} images, {data['val_rois']} ROIs",

@@ -161,6 +161,9 @@ class RoiPrediction:
         extents: [R, 4] boxes in input pixels over which both are stretched.
         grid_target: [R, *metric_size] probability of the target on the metric grid over each ROI.
         grid_classes: int64 [R, *metric_size] most probable class there.
+        votes: [R, 3, h, w] what the other ROIs say, for `Votes`; None: computed when a decision needs them.
+        decided: [R, h, w] values of a `Decision`; None: no decision was made.
+        exclusive: each pixel of an image belongs to one mask at most.
     """
 
     target: Tensor
@@ -168,13 +171,35 @@ class RoiPrediction:
     extents: Tensor
     grid_target: Tensor
     grid_classes: Tensor
+    votes: Tensor | None = None
+    decided: Tensor | None = None
+    exclusive: bool = False
+
+    @property
+    def masks(self) -> Tensor:
+        """Return values [R, h, w] that are 0.5 or more inside the masks."""
+        return self.target if self.decided is None else self.decided
+
+    def classes(self, part: slice = slice(None)) -> Tensor:
+        """Return the probabilities of all classes, [R, K, h, w], or of some ROIs."""
+        target = self.target[part]
+        others = [] if self.non_target is None else [self.non_target[part]]
+        return torch.stack([1 - sum(others, start=target), target, *others], dim=1)
 
     def cpu(self) -> RoiPrediction:
         """Return a copy on the CPU."""
-        others = None if self.non_target is None else self.non_target.cpu()
-        return RoiPrediction(
-            self.target.cpu(), others, self.extents.cpu(), self.grid_target.cpu(), self.grid_classes.cpu()
-        )
+        return self.map_tensors(lambda tensors: tensors[0].cpu(), self)
+
+    @staticmethod
+    def map_tensors(change: Callable[[list[Tensor]], Tensor], *predictions: RoiPrediction) -> RoiPrediction:
+        """Return the prediction made by a change of the tensors of each field of some predictions."""
+        first = predictions[0]
+        changed: dict[str, Any] = {
+            item.name: change([getattr(prediction, item.name) for prediction in predictions])
+            for item in fields(first)
+            if isinstance(getattr(first, item.name), Tensor)
+        }
+        return replace(first, **changed)
 
 
 def collate(samples: Sequence[RoiSample]) -> RoiBatch:

@@ -84,7 +84,8 @@ class Evaluator:
 
     def update(self, batch: RoiBatch) -> None:
         """Add a batch, with its features, from an evaluation loader over the data set."""
-        prediction = self.model.predict(batch).cpu()
+        found = self.model.predict(batch)
+        prediction = self.model.decision(found, batch.rois, self.model.image_size).cpu()
         measured = self._metrics.update(prediction, batch)
         truth = batch.metric_targets.cpu().long()
         self._classes.update(prediction.grid_classes, truth)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -83,6 +83,47 @@ def paste_crop(
     rows = rows * centers_inside(limit[:, 1], limit[:, 3], y)[0, :, None]
     columns = columns * centers_inside(limit[:, 0], limit[:, 2], x)[0, :, None]
     return (rows @ mask.float() @ columns.T).numpy(), window
+
+
+def largest(crops: Iterable[tuple[NDArray[np.float32], Window]], size: tuple[int, int]) -> NDArray[np.int32]:
+    """Return the index of the crop with the largest value at each pixel, of equal ones the first.
+
+    Args:
+        crops: values [y2 - y1, x2 - x1] and window x1, y1, x2, y2 of each.
+        size: (H, W) of the image.
+
+    Returns:
+        [H, W]; -1 where no crop has a value above 0.
+    """
+    best, index = np.zeros(size, np.float32), np.full(size, -1, np.int32)
+    for number, (values, (x1, y1, x2, y2)) in enumerate(crops):
+        above = values > best[y1:y2, x1:x2]
+        best[y1:y2, x1:x2][above] = values[above]
+        index[y1:y2, x1:x2][above] = number
+    return index
+
+
+def owned(
+    index: int,
+    values: NDArray[np.float32],
+    window: Window,
+    owners: NDArray[np.int32] | None,
+    threshold: float = 0.5,
+) -> NDArray[np.bool_]:
+    """Return the mask of an instance within its window.
+
+    Args:
+        index: of the instance.
+        values: [y2 - y1, x2 - x1]; the mask is where they are `threshold` or more ...
+        window: x1, y1, x2, y2 of the values.
+        owners: ... and where this, from `largest`, is `index`; None: masks may overlap.
+        threshold: above 0.
+    """
+    mask = values >= threshold
+    if owners is None:
+        return mask
+    x1, y1, x2, y2 = window
+    return mask & (owners[y1:y2, x1:x2] == index)
 
 
 def binary_mask(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import torch
 
 import roiseg
 from roiseg.common.errors import UserError
-from roiseg.common.files import require_file
+from roiseg.common.files import atomic_path, require_file
 from roiseg.common.outputs import remove
 from roiseg.decoders.base import Decoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.inference.decision import Decision, Threshold
 from roiseg.inference.rebuild import rebuild_as
 
 FORMAT = 2  # raised whenever older checkpoints no longer load
@@ -24,12 +25,15 @@ _NAME = re.compile(r"checkpoint_epoch_(\d{4,})_\d+x\d+_\d{4,5}\.pth")
 _IN_EPOCH = re.compile(r"checkpoint_in_epoch_(\d{4,})\.pth")
 
 
-def checkpoint_metadata(config: dict[str, Any], extractor: OnnxExtractor) -> dict[str, Any]:
+def checkpoint_metadata(
+    config: dict[str, Any], extractor: OnnxExtractor, decision: Decision | None = None
+) -> dict[str, Any]:
     """Return the metadata of a checkpoint: plain values from which inference rebuilds the model.
 
     Args:
         config: the run's resolved configuration, as plain dicts and lists.
         extractor: the run's extractor.
+        decision: how masks follow from probabilities; None: a threshold of 0.5.
     """
     return {
         "format": FORMAT,
@@ -40,6 +44,7 @@ def checkpoint_metadata(config: dict[str, Any], extractor: OnnxExtractor) -> dic
         "strides": list(extractor.strides),
         "image_size": list(extractor.preprocess.image_size),
         "extractor_sha256": extractor.digest,
+        "decision": (decision or Threshold()).node(),
     }
 
 
@@ -55,6 +60,7 @@ class TrainedModel:
     image_size: tuple[int, int]  # (H, W) of the extractor's input
     extractor_sha256: str
     epoch: int  # 1-based
+    decision: Decision = field(default_factory=Threshold)
 
     @property
     def category_id(self) -> int:
@@ -231,7 +237,32 @@ def load_model(path: str | Path) -> TrainedModel:
         image_size=(int(height), int(width)),
         extractor_sha256=metadata["extractor_sha256"],
         epoch=int(content["epoch"]) + 1,
+        decision=_decision(metadata, path),
     )
+
+
+def read_decision(path: str | Path) -> Decision:
+    """Return the decision of a checkpoint; of one without, a threshold of 0.5.
+
+    Raises:
+        UserError: see `read_checkpoint`; also if it is invalid.
+    """
+    return _decision(read_checkpoint(path)["roiseg"], path)
+
+
+def _decision(metadata: dict[str, Any], path: str | Path) -> Decision:
+    try:
+        return rebuild_as(Decision, metadata.get("decision", Threshold().node()))  # type: ignore[type-abstract]
+    except (UserError, TypeError, ValueError) as error:
+        raise UserError(f"checkpoint {path} has an invalid `decision` ({error}): use another one") from None
+
+
+def write_decision(path: Path, decision: Decision) -> None:
+    """Replace the decision of a checkpoint."""
+    content = read_checkpoint(path)
+    content["roiseg"]["decision"] = decision.node()
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
 
 
 def in_epoch_name(epoch: int) -> str:

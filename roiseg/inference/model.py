@@ -21,6 +21,7 @@ from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.geometry.roi_align import resample
 from roiseg.inference.checkpoint import TrainedModel, load_model
+from roiseg.inference.decision import Decision, Threshold
 from roiseg.inference.onnx_file import OnnxFile, finite
 from roiseg.inference.tta import average_views
 
@@ -61,6 +62,7 @@ class RoiModel(Protocol):
         prompts: those of `prior` and `points` that it reads.
         num_classes: number of classes in `RoiPrediction.grid_classes`.
         precision: description of its arithmetic.
+        decision: makes masks of its predictions for all ROIs of an image.
     """
 
     path: Path
@@ -70,6 +72,7 @@ class RoiModel(Protocol):
     prompts: tuple[str, ...]
     num_classes: int
     precision: str
+    decision: Decision
 
     @property
     def extractor(self) -> OnnxExtractor | None:
@@ -79,7 +82,7 @@ class RoiModel(Protocol):
         """Return the batch with the input tensor and, unless the file contains the detector, features."""
 
     def predict(self, batch: RoiBatch, points: Tensor | None = None) -> RoiPrediction:
-        """Predict the ROIs of a batch from `prepare` or an evaluation loader.
+        """Predict the ROIs of a batch from `prepare` or an evaluation loader; masks are not decided.
 
         Args:
             batch: its views are averaged.
@@ -95,6 +98,7 @@ class TorchModel:
         extractor: the detector it was trained on.
         device: the decoder's device; None: the GPU if available.
         precision: one of `PRECISIONS`, Lightning's names.
+        decision: None: that of the checkpoint.
 
     Raises:
         UserError: unknown precision.
@@ -106,6 +110,7 @@ class TorchModel:
         extractor: OnnxExtractor,
         device: torch.device | str | None = None,
         precision: str = "32-true",
+        decision: Decision | None = None,
     ) -> None:
         if precision not in PRECISIONS:
             raise UserError(f"precision is {precision}, it must be one of {', '.join(PRECISIONS)}")
@@ -119,6 +124,7 @@ class TorchModel:
         self.prompts = self.decoder.prompts
         self.num_classes = self.decoder.num_classes
         self.precision = precision
+        self.decision = decision or model.decision
 
     def prepare(self, batch: RoiBatch) -> RoiBatch:
         """Run the detector; see `RoiModel`."""
@@ -147,7 +153,7 @@ class TorchModel:
 
 
 class OnnxModel:
-    """An exported file, the decoder alone or merged with its extractor; it predicts the target only.
+    """An exported file, the decoder alone or merged with its extractor; its masks are decided in the graph.
 
     Args:
         file: the exported file.
@@ -157,6 +163,7 @@ class OnnxModel:
     prompts: tuple[str, ...] = ()
     num_classes = 2
     precision = "the file's"
+    decision: Decision = Threshold()
 
     def __init__(self, file: OnnxFile, extractor: OnnxExtractor | None) -> None:
         self.file = file
@@ -225,6 +232,7 @@ def open_model(
     onnx_path: str | None = None,
     device: torch.device | str | None = None,
     postprocess: Any = None,
+    decision: Decision | None = None,
 ) -> RoiModel:
     """Open a checkpoint or an exported ONNX file.
 
@@ -234,6 +242,7 @@ def open_model(
         onnx_path: path of the detector; None: the path in training.
         device: of the decoder, for a checkpoint.
         postprocess: configuration that reads the detector's boxes; None: the one in training, if any.
+        decision: for a checkpoint; None: its own.
 
     Raises:
         UserError: neither or both given, or a file that cannot be used.
@@ -242,7 +251,7 @@ def open_model(
         raise UserError("give either ckpt=... (a checkpoint) or onnx=... (an exported file)")
     if ckpt is not None:
         model = load_model(ckpt)
-        return TorchModel(model, model.extractor(onnx_path, postprocess), device)
+        return TorchModel(model, model.extractor(onnx_path, postprocess), device, decision=decision)
     assert onnx is not None
     file = OnnxFile(onnx)
     return OnnxModel(file, file.extractor(onnx_path, postprocess))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from roiseg.common.errors import UserError, missing_extra
 from roiseg.common.lazy import LazyArrays
 from roiseg.common.limits import STACK_BYTES
 from roiseg.geometry.boxes import Boxes
-from roiseg.geometry.paste import Window, back_to_front
+from roiseg.geometry.paste import Window, back_to_front, largest, owned
 from roiseg.geometry.rle import encode_window
 
 if TYPE_CHECKING:
@@ -36,10 +37,12 @@ class Prediction:
         boxes: [N, 4] x1, y1, x2, y2 in pixels of the image; a mask never extends beyond its box.
         scores: [N] 0..1 of the detector; 1 for boxes of other origin.
         windows: N times x1, y1, x2, y2 in whole pixels, within the image.
-        probabilities: N times [y2 - y1, x2 - x1], probability of the target.
+        probabilities: N times [y2 - y1, x2 - x1], 0..1, 0.5 or more inside the mask: the probability of the
+            target, corrected by the model's decision (`roiseg.inference.decision`).
         non_targets: the same for the non-target; None if the decoder has no such class.
-        threshold: minimum probability of a mask pixel.
+        threshold: minimum of a mask's pixels.
         category_id: the COCO category that the model was trained on.
+        exclusive: a pixel belongs to one instance at most, that of the largest probability.
     """
 
     size: tuple[int, int]
@@ -50,13 +53,20 @@ class Prediction:
     non_targets: Sequence[Probabilities] | None = None
     threshold: float = 0.5
     category_id: int = 1
+    exclusive: bool = False
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def crop(self, index: int) -> NDArray[np.bool_]:
         """Return the mask of an instance inside its window."""
-        return self.probabilities[index] >= self.threshold
+        return owned(index, self.probabilities[index], self.windows[index], self._owners, self.threshold)
+
+    @functools.cached_property
+    def _owners(self) -> NDArray[np.int32] | None:
+        if not self.exclusive:
+            return None
+        return largest(zip(self.probabilities, self.windows, strict=True), self.size)
 
     @property
     def crops(self) -> Sequence[NDArray[np.bool_]]:

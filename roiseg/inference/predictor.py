@@ -15,13 +15,14 @@ from torch import Tensor
 from roiseg.common.errors import UserError
 from roiseg.common.lazy import LazyArrays
 from roiseg.common.limits import MASK_BYTES, MAX_BOXES, TooMuch
-from roiseg.data.batch import RoiBatch, RoiSample, RoiTruth, collate
+from roiseg.data.batch import RoiBatch, RoiPrediction, RoiSample, RoiTruth, collate
 from roiseg.data.tta import TTA, hflip
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.postprocess.base import Detections
 from roiseg.geometry.boxes import Boxes, as_boxes, clip
 from roiseg.geometry.paste import paste_crop, paste_window
 from roiseg.geometry.transform import Letterbox
+from roiseg.inference.decision import Decision
 from roiseg.inference.model import RoiModel, open_model
 from roiseg.inference.prediction import Prediction
 
@@ -61,6 +62,7 @@ class Predictor:
         device: torch.device | str | None = None,
         postprocess: dict[str, Any] | None = None,
         tta: TTA | None = None,
+        decision: Decision | None = None,
     ) -> Predictor:
         """Open a checkpoint of `python -m roiseg.train`.
 
@@ -71,11 +73,12 @@ class Predictor:
             postprocess: configuration that reads the detector's boxes (`extractor.postprocess`); None: the
                 one in training.
             tta: see the class.
+            decision: how masks follow from probabilities; None: as fitted in training.
 
         Raises:
             UserError: a file is missing or damaged, or the files do not belong together.
         """
-        return cls(open_model(ckpt=path, onnx_path=onnx_path, device=device, postprocess=postprocess), tta)
+        return cls(open_model(path, None, onnx_path, device, postprocess, decision), tta)
 
     @classmethod
     def from_onnx(
@@ -167,7 +170,7 @@ class Predictor:
             scores: [N] of the boxes; None: 1, or those of the detector.
             points: [N, P, 3] clicks for decoders that read them (`sam`): x, y in pixels of the image, label
                 1 on the target, 0 off it, -1 no click.
-            threshold: minimum probability of a mask pixel.
+            threshold: minimum of a mask's pixels, see `Prediction`.
 
         Raises:
             UserError: no image is set, invalid or too many boxes, or prompts that the model does not read.
@@ -187,28 +190,33 @@ class Predictor:
         clicks = None if points is None else self._clicks(points, len(wanted))
         if len(wanted) > self.max_boxes:
             raise TooMuch(f"{len(wanted):,} boxes in one image, {self.max_boxes:,} at most (max_boxes)")
-        grids: list[_Grid] = []
-        for start in range(0, len(wanted), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            grids += self._masks(sample, wanted[part], None if clicks is None else clicks[part])
+        grids = list(self._grids(sample, wanted, clicks))
         size = sample.original_size
         windows = [paste_window(grid.roi, size) for grid in grids]
         complete = grids and grids[0].non_target is not None
         return Prediction(
             size, wanted, weights.astype(np.float32), windows,
-            LazyArrays(len(grids), lambda i: grids[i].paste(grids[i].target, size), MASK_BYTES),
+            LazyArrays(len(grids), lambda i: grids[i].paste(grids[i].mask, size), MASK_BYTES),
             LazyArrays(len(grids), lambda i: grids[i].paste(grids[i].non_target, size)) if complete else None,
-            threshold, self.model.category_id,
+            threshold, self.model.category_id, self.model.decision.exclusive,
         )  # fmt: skip
 
-    def _masks(self, sample: RoiSample, boxes: Boxes, points: Tensor | None) -> Iterator[_Grid]:
-        """Yield the probabilities of each box, at the decoder's resolution."""
-        batch = self._batch(sample, boxes, self.tta if points is None else None)
-        found = self.model.predict(batch, points).cpu()
-        (extents,) = batch.original_boxes(found.extents)
+    def _grids(self, sample: RoiSample, boxes: Boxes, points: Tensor | None) -> Iterator[_Grid]:
+        """Yield the decided mask of each box, at the decoder's resolution."""
+        parts = []
+        for start in range(0, len(boxes), _CHUNK):
+            some = slice(start, start + _CHUNK)
+            batch = self._batch(sample, boxes[some], self.tta if points is None else None)
+            parts.append(self.model.predict(batch, None if points is None else points[some]).cpu())
+        if not parts:
+            return
+        whole = collate([replace(sample, rois=sample.transform.boxes(boxes))])
+        found = RoiPrediction.map_tensors(torch.cat, *parts)
+        found = self.model.decision(found, whole.rois, self.model.image_size)
+        (extents,) = whole.original_boxes(found.extents)
         for index, (roi, extent) in enumerate(zip(boxes, extents, strict=True)):
             other = None if found.non_target is None else found.non_target[index]
-            yield _Grid(roi, extent, found.target[index], other)
+            yield _Grid(roi, extent, found.masks[index], other)
 
     def _batch(self, sample: RoiSample, boxes: Boxes, tta: TTA | None) -> RoiBatch:
         """Return a batch with the image, its cached features and the ROIs; crops are always computed."""
@@ -253,11 +261,11 @@ class Predictor:
 
 @dataclass(frozen=True)
 class _Grid:
-    """The probabilities of one box on the decoder's grid, which covers `extent` [x1, y1, x2, y2]."""
+    """The mask of one box on the decoder's grid, which covers `extent` [x1, y1, x2, y2]."""
 
     roi: NDArray[np.float32]
     extent: NDArray[np.float32]
-    target: Tensor
+    mask: Tensor
     non_target: Tensor | None
 
     def paste(self, mask: Tensor | None, size: tuple[int, int]) -> NDArray[np.float32]:

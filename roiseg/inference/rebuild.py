@@ -1,7 +1,7 @@
 """Build objects from the configuration in a checkpoint, without Hydra.
 
-Only classes of roiseg's decoders and extractor are built, so that a checkpoint from elsewhere cannot call
-anything else.
+Only classes of roiseg's decoders, decisions and extractor are built, so that a checkpoint from elsewhere
+cannot call anything else.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from roiseg.common.errors import UserError
 from roiseg.common.types import check_value, option_types
 
 T = TypeVar("T")
-_TRUSTED = ("roiseg.decoders.", "roiseg.extractor.")
+_TRUSTED = ("roiseg.decoders.", "roiseg.extractor.", "roiseg.inference.decision")
 
 
 def rebuild(node: Any, **extra: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
-from roiseg.data.batch import RoiBatch, RoiSample
-from roiseg.geometry.paste import Window, paste_crop
+from roiseg.data.batch import RoiBatch, RoiPrediction, RoiSample
+from roiseg.geometry.paste import Window, largest, owned, paste_crop
 from roiseg.geometry.rle import bounds, decode_window
 from roiseg.metrics.registry import INSTANCE_METRICS
 
@@ -64,6 +64,13 @@ class PastedMask:
     window: Window
     quality: float
 
+    def canvas(self) -> NDArray[np.bool_]:
+        """Return the mask [H, W] of the whole image."""
+        canvas = np.zeros(self.sample.original_size, bool)
+        x1, y1, x2, y2 = self.window
+        canvas[y1:y2, x1:x2] = self.mask
+        return canvas
+
 
 def mask_quality(values: NDArray[np.float32], threshold: float = 0.5) -> float:
     """Return the mean probability over a mask's pixels; 0 if it is empty.
@@ -78,27 +85,23 @@ def mask_quality(values: NDArray[np.float32], threshold: float = 0.5) -> float:
     return float(inside.mean(dtype=np.float64)) if inside.size else 0.0
 
 
-def paste_masks(target: Tensor, extents: Tensor, batch: RoiBatch, threshold: float = 0.5) -> list[PastedMask]:
-    """Paste predictions at the resolution of the original images, in the order of the batch.
-
-    Args:
-        target: [R, h, w] probability of the target.
-        extents: [R, 4] boxes in input pixels that the maps are stretched over.
-        batch: the ROIs and images.
-        threshold: pixels with this probability or more are mask.
-    """
-    maps = iter(target.detach().float().cpu())
+def paste_masks(prediction: RoiPrediction, batch: RoiBatch) -> list[PastedMask]:
+    """Paste predicted masks at the resolution of the original images, in the order of the batch."""
+    maps = iter(prediction.masks.detach().float().cpu())
     pasted = []
-    boxes = zip(batch.samples, batch.original_boxes(), batch.original_boxes(extents), strict=True)
-    for sample, rois, roi_extents in boxes:
-        for index, (roi, extent) in enumerate(zip(rois, roi_extents, strict=True)):
-            probability = next(maps)
+    boxes = zip(batch.samples, batch.original_boxes(), batch.original_boxes(prediction.extents), strict=True)
+    for sample, rois, extents in boxes:
+        crops = []
+        for roi, extent in zip(rois, extents, strict=True):
+            values = next(maps)
             if sample.transform.scale_x < 0:
-                probability = probability.flip(-1)
+                values = values.flip(-1)
             with torch.autocast("cpu", enabled=False):  # a validation step on the CPU may be in bfloat16
-                values, window = paste_crop(probability, extent, sample.original_size, within=roi)
-            mask = values >= threshold
-            pasted.append(PastedMask(sample, index, roi, mask, window, mask_quality(values, threshold)))
+                crops.append(paste_crop(values, extent, sample.original_size, within=roi))
+        owners = largest(crops, sample.original_size) if prediction.exclusive else None
+        for index, (roi, (values, window)) in enumerate(zip(rois, crops, strict=True)):
+            mask = owned(index, values, window, owners)
+            pasted.append(PastedMask(sample, index, roi, mask, window, mask_quality(values)))
     return pasted
 
 
@@ -115,26 +118,31 @@ def measure_instances(masks: Iterable[PastedMask], boundary_width: float = 0.02)
 def _measure(pasted: PastedMask, boundary_width: float) -> InstanceRecord:
     sample, index = pasted.sample, pasted.index
     radius = max(1, round(boundary_width * float(np.hypot(*sample.original_size))))
-    area, iou, boundary_iou = _compare(pasted.mask, pasted.window, sample.truth.rles[index], radius)
+    prediction, truth = _with_annotation(pasted)
+    boundaries = _boundary(prediction, radius), _boundary(truth, radius)
     x1, y1, x2, y2 = pasted.roi.tolist()
     return InstanceRecord(
         sample.image_id, sample.file_name, int(sample.truth.annotation_ids[index]), x1, y1, x2, y2,
-        area, float(sample.truth.non_target_shares[index]), iou, boundary_iou,
+        int(np.count_nonzero(truth)), float(sample.truth.non_target_shares[index]),
+        _iou(prediction, truth), _iou(*boundaries),
     )  # fmt: skip
 
 
-def _compare(
-    mask: NDArray[np.bool_], window: Window, annotation: dict[str, Any], radius: int
-) -> tuple[int, float, float]:
-    """Return annotated area, IoU and boundary IoU of a mask that is empty outside `window`."""
+def instance_iou(pasted: PastedMask) -> float:
+    """Return the IoU of a pasted mask with its annotated mask; 0 if both are empty."""
+    return _iou(*_with_annotation(pasted))
+
+
+def _with_annotation(pasted: PastedMask) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return the mask and its annotated mask in a window that holds both."""
+    annotation, mask, window = pasted.sample.truth.rles[pasted.index], pasted.mask, pasted.window
     both = _union(window, bounds(annotation))
     truth = decode_window(annotation, both)
     prediction = np.zeros_like(truth)
     if mask.size:
         y, x = window[1] - both[1], window[0] - both[0]
         prediction[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
-    boundaries = _boundary(prediction, radius), _boundary(truth, radius)
-    return int(np.count_nonzero(truth)), _iou(prediction, truth), _iou(*boundaries)
+    return prediction, truth
 
 
 def _union(a: Window, b: Window) -> Window:

@@ -52,7 +52,7 @@ class RoiMetrics(nn.Module):
         if self.num_classes <= NON_TARGET:
             truth = truth.masked_fill(truth == NON_TARGET, BACKGROUND)
         self.pixel.update(prediction.grid_classes, truth)
-        masks = paste_masks(prediction.target, prediction.extents, batch)
+        masks = paste_masks(prediction, batch)
         records = measure_instances(masks)
         self.instance.update(records)
         return MeasuredBatch(prediction, masks, records)

@@ -20,6 +20,7 @@ from roiseg.onnx_export.boxes import BOXES, SCORES, BoxReader
 from roiseg.onnx_export.graph import (
     IMAGE,
     MASKS,
+    MASKS_TEXT,
     PIXEL_SIZE,
     ROIS,
     FeatureInput,
@@ -38,7 +39,7 @@ _TENSORS = {
     PIXEL_SIZE: "float32 [1] micrometres, or original pixels if the training data gave none, per input pixel",
     BOXES: "float32 [N, 4] x1, y1, x2, y2 in pixels of the input, by descending score, after NMS",
     SCORES: "float32 [N] scores of the boxes, 0..1",
-    MASKS: "float32 [N, H, W] probability of the target at input resolution, 0 outside the ROI",
+    MASKS: MASKS_TEXT,
 }
 
 
@@ -98,7 +99,9 @@ def export_model(
         raise UserError("a merged export needs the extractor: give its onnx_path")
     reader = box_reader(extractor) if options.boxes and extractor is not None else None
     inputs = feature_inputs(model)
-    exported = export_decoder(model.decoder, inputs, model.image_size, options.opset, options.half)
+    exported = export_decoder(
+        model.decoder, inputs, model.image_size, options.opset, options.half, model.decision
+    )
     if options.merged and extractor is not None:
         exported = merge_with_extractor(exported, extractor.onnx_path, extractor.layers, reader)
     if options.simplify:
@@ -161,6 +164,7 @@ def _metadata(model: TrainedModel, options: ExportOptions, exported: ModelProto)
         "preprocess": json.dumps({k: v for k, v in extractor["preprocess"].items() if k[0] != "_"}),
         **{name: text for name, text in tensors.items() if name in described},
         "category_id": json.dumps(model.category_id),
+        "decision": json.dumps(model.decision.node()),
         "merged": json.dumps(options.merged),
         "postprocess": json.dumps(extractor.get("postprocess")),
         "image_input": json.dumps(image_name),

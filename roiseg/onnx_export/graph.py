@@ -18,25 +18,34 @@ import torch
 from onnx import ModelProto, helper
 from torch import Tensor, nn
 
-from roiseg.decoders.base import Context, Decoder, target_probability
+from roiseg.decoders.base import Context, Decoder
 from roiseg.geometry.paste import paste_masks
+from roiseg.inference.decision import Decision, Threshold
 
 ROIS, MASKS, IMAGE, PIXEL_SIZE = "rois", "masks", "image", "pixel_size"
+MASKS_TEXT = "float32 [N, H, W] at input resolution, 0.5 or more inside the mask, 0 outside the ROI"
+_PROBABILITY = Threshold()  # leaves the probability of the target
 
 
 class MaskGraph(nn.Module):
-    """The exported computation: decode and paste the target's probability onto the input.
+    """The exported computation: decode, decide the masks, and paste them onto the input.
 
     Args:
         decoder: a trained decoder.
         image_size: (H, W) of the extractor's input in pixels.
         dtype: precision of the decoder; inputs, ROI geometry and masks are always float32.
+        decision: makes masks of its probabilities.
     """
 
     def __init__(
-        self, decoder: Decoder, image_size: tuple[int, int], dtype: torch.dtype = torch.float32
+        self,
+        decoder: Decoder,
+        image_size: tuple[int, int],
+        dtype: torch.dtype = torch.float32,
+        decision: Decision = _PROBABILITY,
     ) -> None:
         super().__init__()
+        self.decision = decision
         self.decoder = decoder.to(dtype)
         self.image_size = image_size
         self.dtype = dtype
@@ -48,7 +57,7 @@ class MaskGraph(nn.Module):
         image: Tensor | None = None,
         pixel_size: Tensor | None = None,
     ) -> Tensor:
-        """Decode and paste.
+        """Decode, decide and paste.
 
         Args:
             features: [1, C_l, H_l, W_l] per layer.
@@ -57,16 +66,35 @@ class MaskGraph(nn.Module):
             pixel_size: [1] size of an input pixel, if the decoder has FiLM.
 
         Returns:
-            [N, H, W] probability of the target.
+            [N, H, W] masks, see `MASKS_TEXT`.
         """
+        masks = self.overlapping(features, rois, image, pixel_size)
+        return only_largest(masks) if self.decision.exclusive else masks
+
+    def overlapping(
+        self,
+        features: Sequence[Tensor],
+        rois: Tensor,
+        image: Tensor | None = None,
+        pixel_size: Tensor | None = None,
+    ) -> Tensor:
+        """Return the masks before an exclusive decision leaves out all but the largest value of a pixel."""
         height, width = self.image_size
         boxes = rois * torch.tensor([width, height, width, height], dtype=rois.dtype, device=rois.device)
         indexed = torch.cat([torch.zeros_like(boxes[:, :1]), boxes], dim=1)
         context = Context(None if image is None else image.to(self.dtype), pixel_size)
         logits = self.decoder([feature.to(self.dtype) for feature in features], indexed, context).logits
-        probability = target_probability(logits)
         windows = self.decoder.extents(indexed)
-        return paste_masks(probability, windows, self.image_size, within=boxes)
+        masks = self.decision.of_image(logits.float().softmax(dim=1), windows, boxes, self.image_size)
+        return paste_masks(masks, windows, self.image_size, within=boxes)
+
+
+def only_largest(masks: Tensor) -> Tensor:
+    """Set all but the largest value of each pixel of masks [N, H, W] to 0; of equal ones the first stays."""
+    first = torch.zeros((1, *masks.shape[1:]), dtype=masks.dtype, device=masks.device)
+    owners = torch.cat([first, masks]).argmax(dim=0)  # 0: nobody, as no value is above 0
+    index = torch.arange(1, masks.shape[0] + 1, device=masks.device)
+    return masks * (owners == index[:, None, None])
 
 
 @dataclass(frozen=True)
@@ -83,6 +111,7 @@ def export_decoder(
     image_size: tuple[int, int],
     opset: int = 18,
     half: bool = False,
+    decision: Decision = _PROBABILITY,
 ) -> ModelProto:
     """Export a decoder with a dynamic number of ROIs.
 
@@ -92,14 +121,14 @@ def export_decoder(
         image_size: (H, W) of the extractor's input and of the masks.
         opset: ONNX operator set.
         half: weights and arithmetic of the decoder in fp16.
+        decision: makes masks of its probabilities.
 
     Returns:
         A model with inputs `<feature names>`, `rois` [N, 4] (normalized x1, y1, x2, y2), where the decoder
-        needs them `image` and `pixel_size` (see `MaskGraph`), and output `masks` [N, H, W], the target's
-        probability.
+        needs them `image` and `pixel_size` (see `MaskGraph`), and output `masks` [N, H, W], see `MASKS_TEXT`.
     """
     dtype = torch.float16 if half else torch.float32
-    graph = MaskGraph(_portable(decoder).cpu(), image_size, dtype).eval()
+    graph = MaskGraph(_portable(decoder).cpu(), image_size, dtype, decision).eval()
     blanks = tuple(torch.zeros(1, *feature.shape) for feature in features)
     rois = torch.tensor([[0.1, 0.1, 0.6, 0.7], [0.3, 0.2, 0.9, 0.8], [0.0, 0.0, 1.0, 1.0]])
     context = {name: blank_context(name, image_size) for name in decoder.context_inputs}
@@ -157,7 +186,7 @@ def seal(metadata: Mapping[str, str], tensors: Iterable[str]) -> str:
 
 _SEALED = (
     "producer", "checkpoint", "epoch", "image_size", "layers", "preprocess", "merged", "postprocess",
-    "image_input", "extractor_sha256", "category_id",
+    "image_input", "extractor_sha256", "category_id", "decision",
 )  # fmt: skip
 
 

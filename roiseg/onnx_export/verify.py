@@ -89,7 +89,7 @@ def compare(
         merged: the file takes an image.
         boxes: the file finds the boxes itself.
     """
-    decoder = model.decoder.float().cpu()
+    graph = MaskGraph(model.decoder.float().cpu(), model.image_size, decision=model.decision).eval()
     random = _random_inputs(model, extractor if merged else None, boxes)
     real: list[CheckInput] = []
     if extractor is not None:
@@ -98,10 +98,10 @@ def compare(
             rois = sample.rois / np.array([width, height, width, height], np.float32)
             image = torch.from_numpy(sample.image)[None]
             real.append(_image_input(model, extractor, image, rois, sample.pixel_size, merged, boxes))
-    masks, distance = _differences(path, decoder, model.image_size, random)
+    masks, distance = _differences(path, graph, random)
     real_masks = None
     if real:
-        real_masks, real_distance = _differences(path, decoder, model.image_size, real)
+        real_masks, real_distance = _differences(path, graph, real)
         distance = max(distance, real_distance)
     found = [given.detections for given in (*random, *real) if given.detections is not None]
     return OnnxCheck(
@@ -117,17 +117,14 @@ def largest_difference(
     path: Path, decoder: Decoder, image_size: tuple[int, int], inputs: Sequence[CheckInput]
 ) -> float:
     """Return the largest difference of the masks between the file and the decoder (fp32) it came from."""
-    return _differences(path, decoder, image_size, inputs)[0]
+    return _differences(path, MaskGraph(decoder, image_size).eval(), inputs)[0]
 
 
-def _differences(
-    path: Path, decoder: Decoder, image_size: tuple[int, int], inputs: Sequence[CheckInput]
-) -> tuple[float, float]:
+def _differences(path: Path, graph: MaskGraph, inputs: Sequence[CheckInput]) -> tuple[float, float]:
     """Return the largest difference of masks and scores, and of boxes in input pixels."""
     with utf8_path(path) as name:
         session = ort.InferenceSession(name, providers=["CPUExecutionProvider"])
-    graph = MaskGraph(decoder, image_size).eval()
-    height, width = image_size
+    height, width = graph.image_size
     masks_worst = boxes_worst = 0.0
     for given in inputs:
         rois = given.rois
@@ -140,7 +137,11 @@ def _differences(
             masks_worst = max(masks_worst, _difference(path, "scores", scores, given.detections.scores))
         assert rois is not None
         with torch.no_grad():
-            expected = graph(list(given.features), torch.from_numpy(rois), **given.context).numpy()
+            expected = graph.overlapping(
+                list(given.features), torch.from_numpy(rois), **given.context
+            ).numpy()
+        if graph.decision.exclusive and masks.shape == expected.shape:
+            expected = _exclusive(masks, expected)
         masks_worst = max(masks_worst, _difference(path, "masks", masks, expected))
     return masks_worst, boxes_worst
 
@@ -151,6 +152,21 @@ def _run(session: ort.InferenceSession, outputs: list[str], given: CheckInput) -
         arrays["rois"] = given.rois
     types = {i.name: np.float16 if "float16" in i.type else np.float32 for i in session.get_inputs()}
     return session.run(outputs, {name: arrays[name].astype(dtype) for name, dtype in types.items()})
+
+
+def _exclusive(masks: np.ndarray, overlapping: np.ndarray) -> np.ndarray:
+    """Return what exclusive masks [N, H, W] should be, given the masks that may overlap.
+
+    Which of two values is the larger may differ if they are nearly equal. Where a mask was left out, the
+    result is therefore by how much it is larger than the largest of the others; NaN where two masks meet.
+    """
+    expected = overlapping.copy()
+    for index, mask in enumerate(overlapping):
+        others = np.delete(overlapping, index, axis=0).max(axis=0, initial=0)
+        left_out = masks[index] == 0
+        expected[index][left_out] = np.maximum(mask - others, 0)[left_out]
+    expected[:, np.count_nonzero(masks, axis=0) > 1] = np.nan
+    return expected
 
 
 def _difference(path: Path, what: str, found: np.ndarray, expected: np.ndarray) -> float:

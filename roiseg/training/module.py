@@ -14,9 +14,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from roiseg.common.errors import UserError
-from roiseg.data.batch import RoiBatch
-from roiseg.decoders.base import Context, Decoder, DecoderOutput, target_probability
+from roiseg.data.batch import RoiBatch, RoiPrediction
+from roiseg.decoders.base import Context, Decoder, DecoderOutput
 from roiseg.decoders.layers.chunked import decode_in_chunks
+from roiseg.inference.decision import Decision, Threshold
 from roiseg.inference.model import predict_rois
 from roiseg.losses.composite import CompositeLoss
 from roiseg.metrics.loss_means import LossMeans, WeightedMean
@@ -33,6 +34,7 @@ class RoiSegModule(L.LightningModule):
         optimizer: parameters -> optimiser.
         scheduler: (optimiser, total steps) -> schedule stepped every optimiser step; None keeps the rate.
         clicks: draws point prompts for training batches; None gives none.
+        decision: makes masks of predictions, in validation and test; None: a threshold of 0.5.
         max_rois: how many ROIs are decoded at a time. More come in parts, at no more memory than this many
             and with the same gradients.
         seed: training randomness (such as dropout) depends on it, the epoch and the step only, so that
@@ -51,6 +53,7 @@ class RoiSegModule(L.LightningModule):
         description: dict[str, Any],
         clicks: Clicks | None = None,
         max_rois: PositiveInt = 128,
+        decision: Decision | None = None,
     ) -> None:
         super().__init__()
         self.decoder = decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -61,6 +64,7 @@ class RoiSegModule(L.LightningModule):
         self.description = description
         self.clicks = clicks
         self.max_rois = max_rois
+        self.decision = decision or Threshold()
         self.metrics = RoiMetrics(decoder.num_classes)
         names = ["loss", *(f"loss_{name}" for name in loss.terms)]
         self.loss_means = LossMeans(names)
@@ -122,10 +126,14 @@ class RoiSegModule(L.LightningModule):
         """Log the test metrics."""
         self._log_metrics("test")
 
-    def target_probabilities(self, batch: RoiBatch) -> Tensor:
-        """Return the probability of the target, [R, h, w], in the decoder's frame."""
-        with torch.no_grad():
-            return target_probability(self(batch).logits)
+    @torch.no_grad()
+    def predict(self, batch: RoiBatch) -> RoiPrediction:
+        """Predict a batch with its features, and decide its masks."""
+        return self._predict(self(batch), batch)
+
+    def _predict(self, output: DecoderOutput, batch: RoiBatch) -> RoiPrediction:
+        prediction = predict_rois(output.logits, batch, self.decoder, lambda view: self(view).logits)
+        return self.decision(prediction, batch.rois, self.decoder.image_size)
 
     def configure_optimizers(self) -> Any:
         """Build optimiser and schedule for the whole run."""
@@ -163,7 +171,7 @@ class RoiSegModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add to the checkpoint what inference needs and what a resumed run must match."""
-        checkpoint["roiseg"] = self.description
+        checkpoint["roiseg"] = {**self.description, "decision": self.decision.node()}
         checkpoint["steps"] = int(self.trainer.num_training_batches)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -198,7 +206,7 @@ class RoiSegModule(L.LightningModule):
             return None
         output = self(batch)
         self.loss_means.update(self._losses(output, batch), len(batch.rois))
-        prediction = predict_rois(output.logits, batch, self.decoder, lambda view: self(view).logits)
+        prediction = self._predict(output, batch)
         return self.metrics.update(prediction, batch)
 
     def _log_metrics(self, stage: str) -> None:

@@ -1,0 +1,60 @@
+"""Fit the decision when training ends."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import lightning as L
+from pydantic import PositiveInt
+
+from roiseg.callbacks.checkpoints import tested_checkpoint
+from roiseg.config.run_summary import RunSummary, SummaryCallback
+from roiseg.data.datamodule import RoiDataModule
+from roiseg.evaluation.decision_fit import DecisionFit, fit_decision
+from roiseg.inference.checkpoint import load_model, write_decision
+from roiseg.inference.model import TorchModel
+from roiseg.training.module import RoiSegModule
+
+log = logging.getLogger(__name__)
+
+
+class FitDecision(L.Callback, SummaryCallback):
+    """Fits the numbers of `decision` that are null, and writes them to the checkpoint that is tested.
+
+    They are fitted on the validation images. With folds they stay as they are, since the held-out images
+    measure the run: `python -m roiseg.decide` fits them on the other folds.
+
+    Args:
+        best: fit the best checkpoint; False: the newest.
+        max_rois: number of ROIs to fit on.
+
+    Attributes:
+        fitted_on: what was used, after the fit.
+    """
+
+    def __init__(self, best: bool = True, max_rois: PositiveInt = 400) -> None:
+        self.best = best
+        self.max_rois = max_rois
+        self.fitted_on: str | None = None
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Fit on the first process if there is a checkpoint."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, RoiDataModule) and isinstance(pl_module, RoiSegModule)
+        checkpoint = tested_checkpoint(trainer.checkpoint_callback, self.best)
+        if checkpoint is None or data.folds or not pl_module.decision.unfitted or not trainer.is_global_zero:
+            return
+        fit = DecisionFit(TorchModel(load_model(checkpoint), data.extractor, pl_module.device))
+        for batch in data.test_dataloader():
+            fit.update(batch)
+            if fit.rois >= self.max_rois:
+                break
+        decision = fit_decision(pl_module.decision, [fit])
+        write_decision(checkpoint, decision)
+        self.fitted_on = f"fitted on {fit.rois} ROIs of the validation images"
+        log.info("decision: %s, %s", decision, self.fitted_on)
+
+    def add_to_summary(self, summary: RunSummary) -> None:
+        """Set what the decision was fitted on."""
+        summary.decision_fit = self.fitted_on

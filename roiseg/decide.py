@@ -1,0 +1,174 @@
+"""`python -m roiseg.decide DIR...`: compare and fit decisions on the held-out folds of finished runs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
+
+from roiseg.common.console import console, track
+from roiseg.common.errors import UserError, closest_matches
+from roiseg.common.outputs import check_folder
+from roiseg.config.checkpoint_options import register_checkpoint_data
+from roiseg.config.compose import compose_run
+from roiseg.config.entry import command
+from roiseg.config.evaluation_setup import Evaluated, open_models
+from roiseg.config.run_dir import create_unique_dir
+from roiseg.config.validation import validated
+from roiseg.data.analysis import CROWDED
+from roiseg.evaluation.decision_fit import DecisionFit, fit_decision
+from roiseg.evaluation.result_files import write_as_run, write_table
+from roiseg.inference.checkpoint import newest_checkpoint, write_decision
+from roiseg.inference.decision import Decision
+from roiseg.metrics.instance import measure_instances
+from roiseg.reporting.runs import Run, read_runs
+from roiseg.reporting.variants import Variant, find_variants
+
+
+class Options(TypedDict):
+    """Keys of conf/decide.yaml."""
+
+    write: str | None
+    output_dir: str
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A run, and its predictions of its held-out fold."""
+
+    run: Run
+    checkpoint: Path
+    evaluated: Evaluated
+    fit: DecisionFit
+
+
+def decide(cfg: DictConfig) -> Path:
+    """Predict, fit, compare and write; returns the output folder.
+
+    Raises:
+        UserError: a mistake in the configuration, or runs of fewer than two folds.
+    """
+    validated(cfg, Options)
+    check_folder(cfg.output_dir, "output_dir")
+    rules: dict[str, Decision] = instantiate(cfg.rules, _convert_="all")
+    if cfg.write is not None and cfg.write not in rules:
+        close = ", ".join(closest_matches(cfg.write, rules) or rules)
+        raise UserError(f"write: there is no rule `{cfg.write}` (nearest: {close})")
+    runs, _ = read_runs([str(folder) for folder in cfg.runs])
+    variants, _ = find_variants(runs)
+    for variant in variants:
+        if len({fold for fold, _ in variant.runs}) < 2:
+            raise UserError(
+                f"{variant.name}: runs of two folds or more are needed, since a fold's decision is fitted on "
+                "the others: train with data/folds=five -m data.folds.held_out=0,1,2,3,4"
+            )
+    folder = create_unique_dir(cfg.output_dir)
+    for variant in variants:
+        predicted = [predict(run) for run in track(list(variant.runs.values()), f"predicting {variant.name}")]
+        console.print(compare(variant, predicted, rules, folder))
+        if cfg.write is not None:
+            decision = fit_decision(rules[cfg.write], [one.fit for one in predicted])
+            for one in predicted:
+                write_copy(one, decision, folder / "checkpoints" / one.run.folder.name)
+            console.print(f"{variant.name}, fitted on all folds: {decision}", highlight=False)
+    console.print(f"{folder}: a run per decision, checkpoints/", soft_wrap=True)
+    console.print(f"intervals: python -m roiseg.report {folder}", soft_wrap=True)
+    return folder
+
+
+def predict(run: Run) -> Predicted:
+    """Predict the held-out fold of a run with the checkpoint that its test measured.
+
+    Raises:
+        UserError: the checkpoint is missing.
+    """
+    best = run.summary.get("best_checkpoint") if run.config.get("test_best", True) else None
+    found = best or newest_checkpoint(Path(str(run.summary.get("checkpoint_dir"))))
+    if found is None or not Path(found).is_file():
+        raise UserError(f"{run.folder}: its checkpoint is missing ({found}): leave this run out")
+    register_checkpoint_data([f"ckpt={found}"])
+    evaluated = open_models(compose_run("outputs", f"ckpt={found}", config="evaluate"))["checkpoint"]
+    fit = DecisionFit(evaluated.model)
+    for batch in evaluated.data.test_dataloader():
+        fit.update(batch)
+    return Predicted(run, Path(found), evaluated, fit)
+
+
+def compare(
+    variant: Variant, predicted: Sequence[Predicted], rules: Mapping[str, Decision], folder: Path
+) -> Table:
+    """Measure every rule on every fold, fitted on the other folds; write the runs and return a table."""
+    table = Table(title=variant.name)
+    for column in ("decision", "instance IoU", "crowded", "overlapping", "shared pixels", "numbers"):
+        table.add_column(column, justify="left" if column in ("decision", "numbers") else "right")
+    crowded = np.concatenate([
+        [mask.sample.truth.non_target_shares[mask.index] > CROWDED for mask in one.fit.masks(first(rules))]
+        for one in predicted
+    ])  # fmt: skip
+    overlapping = np.concatenate([one.fit.overlapping() for one in predicted])
+    for name, rule in track(list(rules.items()), f"fitting {variant.name}"):
+        found, shared, numbers = [], 0, list[str]()
+        for one in predicted:
+            others = [other.fit for other in predicted if other.run.fold != one.run.fold]
+            decision = fit_decision(rule, others)
+            found.append(one.fit.ious(decision))
+            shared += one.fit.shared_pixels(decision)
+            numbers += [numbers_of(decision, rule)]
+            write_run(folder / name / one.run.folder.name, name, one, decision)
+        values = np.concatenate(found)
+        means = (f"{values[chosen].mean():.4f}" if chosen.any() else "" for chosen in (crowded, overlapping))
+        table.add_row(name, f"{values.mean():.4f}", *means, f"{shared:,}", "; ".join(dict.fromkeys(numbers)))
+    table.caption = (
+        f"{len(crowded)} ROIs, {crowded.sum()} crowded, {overlapping.sum()} with overlapping boxes"
+    )
+    return table
+
+
+def first(rules: Mapping[str, Decision]) -> Decision:
+    """Return the first rule."""
+    return next(iter(rules.values()))
+
+
+def numbers_of(decision: Decision, rule: Decision) -> str:
+    """Return the fitted numbers of a decision, such as "weight 0.4, bias 0.3"."""
+    return ", ".join(f"{name} {getattr(decision, name):g}" for name in rule.unfitted)
+
+
+def write_run(folder: Path, rule: str, one: Predicted, decision: Decision) -> None:
+    """Write the results of a rule as a run that `python -m roiseg.report` reads."""
+    records = measure_instances(one.fit.masks(decision))
+    write_table(folder / "instances.csv", records)
+    assert one.evaluated.trained is not None
+    mean = float(np.mean([record.iou for record in records]))
+    summary = {**one.run.summary, "test": {"test/instance_iou": mean}}
+    summary["overrides"] = [*one.run.summary.get("overrides", []), f"decision={rule}"]
+    config = {**one.evaluated.trained.config, "decision": {"rule": rule}}
+    write_as_run(folder, config, one.evaluated.trained.config["data"], summary)
+
+
+def write_copy(one: Predicted, decision: Decision, folder: Path) -> None:
+    """Write a copy of a run's checkpoint with another decision."""
+    folder.mkdir(parents=True, exist_ok=True)
+    copy = folder / one.checkpoint.name
+    shutil.copyfile(one.checkpoint, copy)
+    write_decision(copy, decision)
+
+
+@command("decide", words="runs")
+def main(cfg: DictConfig) -> None:
+    """Compare and fit decisions."""
+    if not cfg.runs:
+        raise UserError("give one or more folders of runs: python -m roiseg.decide outputs/sweeps/NAME")
+    OmegaConf.resolve(cfg)
+    decide(cfg)
+
+
+if __name__ == "__main__":
+    main()

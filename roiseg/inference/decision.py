@@ -1,0 +1,264 @@
+"""Decide which pixels belong to each mask, from the class probabilities of all ROIs of an image."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import Self
+
+from roiseg.data.batch import RoiPrediction
+from roiseg.geometry.interpolation import centers_inside, crop_weights, paste_weights
+from roiseg.geometry.roi_align import crop_rois
+
+_LEAST = 1e-6  # probability of a ROI's own class
+_LEAST_VOTE = 1e-3  # the same of the other ROIs, so that none of them outvotes all the rest
+_AT_ONCE = 64  # ROIs whose votes are added up together, which bounds the memory
+
+Score = Callable[["Decision"], float]
+
+
+@dataclass(frozen=True)
+class Decision(ABC):
+    """How masks follow from class probabilities.
+
+    Attributes:
+        exclusive: each pixel of an image belongs to one mask at most, to that of the largest value.
+    """
+
+    exclusive: bool = False
+
+    @property
+    def unfitted(self) -> list[str]:
+        """Return the names of the numbers that are None, and so are to be fitted."""
+        return [entry.name for entry in fields(self) if getattr(self, entry.name) is None]
+
+    def node(self) -> dict[str, Any]:
+        """Return the decision as a `_target_` dict of plain values."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {"_target_": f"{type(self).__module__}.{type(self).__name__}", **values}
+
+    def __call__(self, prediction: RoiPrediction, rois: Tensor, image_size: tuple[int, int]) -> RoiPrediction:
+        """Return the prediction with its masks decided.
+
+        Args:
+            prediction: of all ROIs of its images.
+            rois: [R, 5] image index, x1, y1, x2, y2 in input pixels, sorted by image.
+            image_size: (H, W) of the input.
+        """
+        decided = []
+        with torch.autocast(prediction.target.device.type, enabled=False):
+            for part, probabilities, extents, boxes in _images(prediction, rois):
+                votes = None if prediction.votes is None else prediction.votes[part].float()
+                decided.append(self.of_image(probabilities, extents, boxes, image_size, votes))
+        masks = torch.cat(decided) if decided else prediction.target
+        return replace(prediction, decided=masks, exclusive=self.exclusive)
+
+    @abstractmethod
+    def of_image(
+        self,
+        probabilities: Tensor,
+        extents: Tensor,
+        rois: Tensor,
+        image_size: tuple[int, int],
+        votes: Tensor | None = None,
+    ) -> Tensor:
+        """Return the values of the ROIs of one image, 0.5 or more inside the masks; exportable to ONNX.
+
+        Args:
+            probabilities: [R, K, h, w] of the classes.
+            extents: [R, 4] boxes in input pixels that they are stretched over.
+            rois: [R, 4] in input pixels.
+            image_size: (H, W) of the input.
+            votes: from `count_votes`, if they are known.
+
+        Returns:
+            [R, h, w].
+        """
+
+    @abstractmethod
+    def fitted(self, score: Score) -> Self:
+        """Return the decision with the numbers, of those that are None, that have the largest score."""
+
+
+@dataclass(frozen=True)
+class Threshold(Decision):
+    """The probability of the target reaches a threshold.
+
+    Attributes:
+        threshold: None: to be fitted, 0.5 until then.
+    """
+
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = 0.5
+
+    def of_image(
+        self,
+        probabilities: Tensor,
+        extents: Tensor,
+        rois: Tensor,
+        image_size: tuple[int, int],
+        votes: Tensor | None = None,
+    ) -> Tensor:
+        """See `Decision`: the probabilities, with their odds divided by those of the threshold."""
+        target = probabilities[:, 1]
+        if self.threshold is None or self.threshold == 0.5:
+            return target
+        odds = self.threshold / (1 - self.threshold)
+        return target / (target + odds * (1 - target))
+
+    def fitted(self, score: Score) -> Self:
+        """Try thresholds from 0.2 to 0.7."""
+        if self.threshold is not None:
+            return self
+        return _best((replace(self, threshold=0.5 + step / 40) for step in _by_size(-12, 8)), score)
+
+
+@dataclass(frozen=True)
+class Votes(Decision):
+    """The target is more probable than each other class, and the other ROIs have a vote.
+
+    Three explanations of a pixel compete: it is this ROI's target, another person's, or nobody's. An
+    explanation's score is the log-probability of this ROI's class for it (target, non-target, background)
+    plus `weight` times the log-probability of what the other ROIs that contain the pixel say: that it is not
+    their target but another person (non-target), that it is the target of at least one, or that it is nobody
+    (background). With two classes, non-target counts as background. A ROI without others, or `weight` 0,
+    leaves the most probable class.
+
+    Attributes:
+        weight: of the votes. None: to be fitted, 0 until then.
+        bias: added to the score of the target. None: to be fitted, 0 until then.
+    """
+
+    weight: Annotated[float, Field(ge=0, le=2)] | None = None
+    bias: Annotated[float, Field(ge=-5, le=5)] | None = None
+
+    def of_image(
+        self,
+        probabilities: Tensor,
+        extents: Tensor,
+        rois: Tensor,
+        image_size: tuple[int, int],
+        votes: Tensor | None = None,
+    ) -> Tensor:
+        """See `Decision`. The values are the logistic function of the difference between the scores."""
+        log = probabilities.clamp(min=_LEAST).log()
+        nobody, target, person = log[:, 0], log[:, 1], log[:, -1] if log.shape[1] > 2 else log[:, 0]
+        target = target + (self.bias or 0.0)
+        if self.weight:
+            if votes is None:
+                votes = count_votes(probabilities, extents, rois, image_size)
+            mine, someone, none = (self.weight * votes).unbind(1)
+            target, person, nobody = target + mine, person + someone, nobody + none
+        return (target - torch.maximum(person, nobody)).sigmoid()
+
+    def fitted(self, score: Score) -> Self:
+        """Try biases from -1 to 2 and weights from 0 to 1, in turn."""
+        best = replace(self, weight=self.weight or 0.0, bias=self.bias or 0.0)
+        for _ in range(2):
+            if self.bias is None:
+                best = _best((replace(best, bias=step / 10) for step in _by_size(-10, 20)), score)
+            if self.weight is None:
+                best = _best((replace(best, weight=step / 10) for step in range(11)), score)
+        return best
+
+
+def with_votes(prediction: RoiPrediction, rois: Tensor, image_size: tuple[int, int]) -> RoiPrediction:
+    """Return the prediction with its votes counted, so that several decisions can use them.
+
+    Args:
+        prediction: of all ROIs of its images.
+        rois: [R, 5] image index, x1, y1, x2, y2 in input pixels, sorted by image.
+        image_size: (H, W) of the input.
+    """
+    votes = [count_votes(p, e, b, image_size) for _, p, e, b in _images(prediction, rois)]
+    return replace(prediction, votes=torch.cat(votes)) if votes else prediction
+
+
+def _images(prediction: RoiPrediction, rois: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Yield the ROIs of each image that has some: their slice, class probabilities, extents and boxes."""
+    start = 0
+    for count in torch.bincount(rois[:, 0].long()).tolist():
+        part = slice(start, start := start + count)
+        if count:
+            one = (prediction.classes(part), prediction.extents[part], rois[part, 1:])
+            probabilities, extents, boxes = (value.float().to(prediction.target.device) for value in one)
+            yield part, probabilities, extents, boxes
+
+
+def _by_size(first: int, last: int) -> list[int]:
+    """Return the integers from first to last, the smallest absolute values first."""
+    return sorted(range(first, last + 1), key=abs)
+
+
+def _best(candidates: Iterable[Any], score: Score) -> Any:
+    """Return the candidate with the largest score, of equal ones the first."""
+    return max(candidates, key=score)
+
+
+def count_votes(probabilities: Tensor, extents: Tensor, rois: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Return what the other ROIs say to each ROI, [R, 3, h, w], as in `Votes`; 0 where there are none.
+
+    The log-probabilities of all ROIs are added up on the image, each inside its ROI, and read back on the
+    grid of each ROI, less its own: two matrix products per ROI and class instead of one per pair of ROIs.
+    """
+    said, grid = _said(probabilities), (probabilities.shape[2], probabilities.shape[3])
+    # the number of ROIs is a plain int except during export
+    parts = [slice(None)]
+    if type(rois.shape[0]) is int:
+        parts = [slice(start, start + _AT_ONCE) for start in range(0, max(1, len(rois)), _AT_ONCE)]
+    sums = (_on_image(said[part], extents[part], rois[part], image_size) for part in parts)
+    total = sum(sums, start=said.new_zeros(()))
+    votes = []
+    for part in parts:
+        (rows, read_rows), (columns, read_columns) = _axes(extents[part], rois[part], image_size, grid)
+        own = (read_rows @ rows)[:, None] @ said[part] @ (read_columns @ columns)[:, None].mT
+        votes.append(crop_rois(total[None], rois[part], read_rows, read_columns) - own)
+    person, not_target, nobody, others = torch.cat(votes).unbind(1)
+    someone = (1 - not_target.clamp(max=0).exp()).clamp(min=_LEAST_VOTE).log() * others.clamp(0, 1)
+    return torch.stack([person, someone, nobody], dim=1)
+
+
+def _said(probabilities: Tensor) -> Tensor:
+    """Return the summands of the votes [R, 4, h, w]: person, not the target, nobody (logarithms), and 1."""
+    log = probabilities.clamp(min=_LEAST_VOTE).log()
+    person = log[:, -1] if log.shape[1] > 2 else log[:, 0]
+    not_target = (1 - probabilities[:, 1]).clamp(min=_LEAST_VOTE).log()
+    return torch.stack([person, not_target, log[:, 0], torch.ones_like(person)], dim=1)
+
+
+def _on_image(said: Tensor, extents: Tensor, rois: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Return the sum over the ROIs of their maps [R, C, h, w] on the image, [C, H, W]."""
+    (rows, _), (columns, _) = _axes(extents, rois, image_size, (said.shape[2], said.shape[3]))
+    bands = rows[:, None] @ said  # [R, C, H, w]
+    return bands.permute(1, 2, 0, 3).flatten(2) @ columns.mT.flatten(0, 1)
+
+
+def _axes(
+    extents: Tensor, rois: Tensor, image_size: tuple[int, int], grid: tuple[int, int]
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return `_axis` of the rows and of the columns."""
+    return (
+        _axis(extents[:, 1::2], rois[:, 1::2], image_size[0], grid[0]),
+        _axis(extents[:, ::2], rois[:, ::2], image_size[1], grid[1]),
+    )
+
+
+def _axis(extents: Tensor, rois: Tensor, size: int, cells: int) -> tuple[Tensor, Tensor]:
+    """Return the weights of one axis that paste grids on the image [R, size, cells] and read them back.
+
+    Args:
+        extents: [R, 2] start and end of each grid.
+        rois: [R, 2] start and end of each ROI; nothing is pasted outside.
+        size: of the image.
+        cells: of the grid.
+    """
+    start, end = extents.unbind(1)
+    pixels = torch.arange(size, device=extents.device)
+    inside = centers_inside(rois[:, 0], rois[:, 1], pixels)[..., None]
+    paste = paste_weights(start, end, cells, pixels) * inside
+    return paste, crop_weights(start, end, size, cells, 1)

@@ -1,0 +1,74 @@
+"""Decisions fitted on the held-out folds of finished runs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from composing import command_configuration, composed
+
+from roiseg.common.errors import UserError
+from roiseg.decide import decide
+from roiseg.inference.checkpoint import read_decision
+from roiseg.inference.decision import Votes
+from roiseg.report import report
+from roiseg.reporting.runs import read_rois
+from roiseg.train import train
+
+RULES = ("target", "argmax", "threshold", "bias", "votes", "exclusive")
+
+
+@pytest.fixture(scope="module")
+def runs(coco_set, onnx_file, tiny_overrides, tmp_path_factory):
+    """Two runs on two folds: (their folder, their summaries)."""
+    root = tmp_path_factory.mktemp("folds")
+    content = json.loads(coco_set.json.read_text())
+    for split, part in (("train", content["images"][::2]), ("val", content["images"][1::2])):
+        ids = {image["id"] for image in part}
+        annotations = [record for record in content["annotations"] if record["image_id"] in ids]
+        text = json.dumps({**content, "images": part, "annotations": annotations})
+        (root / f"{split}.json").write_text(text)
+    summaries = []
+    for fold in (0, 1):
+        overrides = [
+            *tiny_overrides, "data/folds=five", "data.folds.number=2", f"data.folds.held_out={fold}",
+            f"data.train_annotations={root}/train.json", f"data.val_annotations={root}/val.json",
+            "callbacks=[minimal]",
+            f"paths.output_dir={root}/runs/{fold}",
+        ]  # fmt: skip
+        summaries.append(train(composed(overrides, root)).content())
+    return root / "runs", summaries
+
+
+def test_every_rule_becomes_a_run_that_the_report_reads(runs, tmp_path, capsys):
+    folder = decide(command_configuration("decide", f"output_dir={tmp_path}/out", f"runs=[{runs[0]}]"))
+    assert {path.name for path in folder.glob("[!.]*")} == {*RULES, "checkpoints"}
+    for rule, fold in itertools.product(RULES, "01"):
+        given, found = (read_rois(f / fold / "instances.csv") for f in (runs[0], folder / rule))
+        assert found.names == given.names
+    table = capsys.readouterr().out
+    assert all(rule in table for rule in RULES)
+    output = report(command_configuration("report", f"runs=[{folder}]", "baseline='decision=target'"))
+    variants = json.loads((output / "report.json").read_text())["variants"]
+    assert {variant["variant"] for variant in variants} == {f"decision={rule}" for rule in RULES}
+    # the copies of the checkpoints have what was fitted on both folds; with folds, a training fits nothing
+    copies = {read_decision(copy) for copy in folder.glob("checkpoints/*/*.pth")}
+    assert len(list(folder.glob("checkpoints/*/*.pth"))) == 2 and len(copies) == 1
+    assert isinstance(copies.pop(), Votes)
+    assert [read_decision(summary["best_checkpoint"]).unfitted for summary in runs[1]] == [
+        ["weight", "bias"]
+    ] * 2
+
+
+def test_one_fold_is_not_enough(runs, tmp_path):
+    with pytest.raises(UserError, match="runs of two folds or more are needed"):
+        decide(command_configuration("decide", f"output_dir={tmp_path}/out", f"runs=[{runs[0]}/0]"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_rule_is_refused(runs, tmp_path):
+    with pytest.raises(UserError, match=r"there is no rule `vote`.*votes"):
+        decide(
+            command_configuration("decide", f"output_dir={tmp_path}/out", f"runs=[{runs[0]}]", "write=vote")
+        )
