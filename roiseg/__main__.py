@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": "measure a checkpoint, an exported file, or both",
     "predict": "write the masks of images, folders and videos",
     "export": "write a checkpoint as a verified ONNX file, or check such a file",
+    "decide": "fit how masks follow from class probabilities, on held-out folds",
     "report": "compare finished runs in one table",
     "preview": "show augmented training images with their ROIs and targets",
     "analyze": "measure class shares, overlap and sizes of the ROIs of an annotation file",

@@ -24,7 +24,7 @@ _IGNORED = (
     "trainer.default_root_dir", "trainer.accelerator", "trainer.log_every_n_steps",
     "trainer.enable_progress_bar", "trainer.enable_model_summary",
     "callbacks.checkpoint.dirpath", "callbacks.checkpoint.keep", "callbacks.history", "callbacks.overlays",
-    "callbacks.onnx_export", "callbacks.lr_monitor", "callbacks.progress",
+    "callbacks.onnx_export", "callbacks.decision", "callbacks.lr_monitor", "callbacks.progress",
     "callbacks.instances", "callbacks.extremes", "callbacks.pr_curve", "callbacks.model_text",
     "callbacks.hparams", "callbacks.graph",
 )  # fmt: skip
