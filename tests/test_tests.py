@@ -74,3 +74,8 @@ def test_files_have_names_of_their_own():
     """Pytest imports test files by name: the second of two is an error."""
     names = Counter(path.name for path in TESTS.rglob("test_*.py"))
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_names_of_tests_hold_no_address(request):
+    """The processes of xdist must collect the same names."""
+    assert [item.nodeid for item in request.session.items if " at 0x" in item.nodeid] == []

@@ -67,7 +67,9 @@ def test_a_sound_file_is_not_doubted(made, caplog):
     assert caplog.text == ""
 
 
-@pytest.mark.parametrize(("field", "reason", "change"), MISTAKES, ids=str)
+@pytest.mark.parametrize(
+    ("field", "reason", "change"), MISTAKES, ids=[f"{field}: {reason}" for field, reason, _ in MISTAKES]
+)
 def test_outlines_that_do_not_fit_their_boxes_are_told_with_count_example_and_reason(
     made, caplog, field, reason, change
 ):
