@@ -7,6 +7,7 @@ import torch
 from helpers.image_decoder import TinyImageDecoder
 from tiny_run import LAYER, tiny_decoder, tiny_trainer
 
+from roiseg.data.batch import RoiPrediction
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.metrics.instance import measure_instances, paste_masks
@@ -41,7 +42,8 @@ def run_test(module, data, folder):
 def measured(target, batch, extents=None, **options):
     """Records of predictions [R, h, w] stretched over `extents`, by default the ROIs."""
     extents = batch.rois[:, 1:] if extents is None else extents
-    return measure_instances(paste_masks(target, extents, batch), **options)
+    prediction = RoiPrediction(target, None, extents, target, target.long())
+    return measure_instances(paste_masks(prediction, batch), **options)
 
 
 def make(name, extractor):
