@@ -124,17 +124,3 @@ def owned(
         return mask
     x1, y1, x2, y2 = window
     return mask & (owners[y1:y2, x1:x2] == index)
-
-
-def binary_mask(
-    mask: Tensor,
-    box: NDArray[np.float32],
-    size: tuple[int, int],
-    within: NDArray[np.float32] | None = None,
-    threshold: float = 0.5,
-) -> NDArray[np.bool_]:
-    """Paste one mask [h, w] on a canvas of `size` (H, W) and threshold it (`threshold` or more)."""
-    values, (x1, y1, x2, y2) = paste_crop(mask, box, size, within)
-    canvas = np.zeros(size, bool)
-    canvas[y1:y2, x1:x2] = values >= threshold
-    return canvas

@@ -7,17 +7,14 @@ are checked here first.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
-from torch import Tensor
 
-from roiseg.geometry.boxes import Boxes
-from roiseg.geometry.paste import Window, paste_crop
+from roiseg.geometry.paste import Window
 
 _MAX_CHARACTERS = 7  # per number: 35 bits hold the difference of two 32-bit runs
 
@@ -137,28 +134,3 @@ def bounds(rle: dict[str, Any]) -> Window:
 
 def _compress(runs: list[int], size: tuple[int, int]) -> dict[str, Any]:
     return coco_mask.frPyObjects({"size": list(size), "counts": runs}, *size)
-
-
-def paste_rles(
-    masks: Tensor, boxes: Boxes, size: tuple[int, int], within: Boxes | None = None, threshold: float = 0.5
-) -> Iterator[dict[str, Any]]:
-    """Paste masks, threshold them, and yield their encodings one by one.
-
-    Only the pixels that one box touches are in memory at a time. Equal to encoding each
-    `roiseg.geometry.paste.binary_mask`.
-
-    Args:
-        masks: [R, h, w] probabilities on a grid over each box, on the CPU.
-        boxes: [R, 4] in pixels of the image.
-        size: (H, W) of the image.
-        within: [R, 4] boxes outside of which the image is also 0.
-        threshold: probability above 0.
-
-    Yields:
-        `{"size": [H, W], "counts": bytes}` of each ROI, compressed.
-    """
-    limits = boxes if within is None else within
-    for mask, box, limit in zip(masks, boxes, limits, strict=True):
-        with torch.autocast("cpu", enabled=False), torch.no_grad():
-            values, window = paste_crop(mask, box, size, within=limit)
-        yield encode_window(values >= threshold, window, size)
