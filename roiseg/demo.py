@@ -37,8 +37,9 @@ def make_detector(cfg: DictConfig) -> Path:
     """Copy or train the detector; returns the ONNX file."""
     keys = ("images", "steps", "batch_size", "lr", "seed", "device", "bfloat16", "threads")
     detector = TinyDetector(cfg.output, **{key: cfg[key] for key in keys})
+    kept = Path(cfg.output).exists() and not cfg.train_detector
     path = Path(detector.make() if cfg.train_detector else detector.ensure())
-    console.print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+    console.print(f"{path}: {path.stat().st_size / 1000:.0f} kB{', left as it was' if kept else ''}")
     return path
 
 
