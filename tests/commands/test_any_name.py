@@ -7,9 +7,12 @@ import json
 import os
 import shutil
 
+import pytest
+
 NAME = os.fsdecode(b" \xff\xfe") + "ü=1, 'b' \"c\" [bold] (e) {f} $g #h !i&j;k\\ :smile: "
 
 
+@pytest.mark.slow
 def test_every_command_takes_any_name(run_main, tiny_overrides, coco_set, onnx_file, tmp_path):
     """Inputs, outputs, images and the folders above them, all of this name."""
     name, root = NAME, tmp_path / "[/x]"

@@ -132,6 +132,7 @@ def test_the_best_or_the_last_epoch_is_tested_and_exported(run_train, tmp_path, 
     assert Path(summary["onnx"]).name.startswith(f"checkpoint_epoch_{epoch:04d}_")
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_tested_again_in_another_way(run_train, tmp_path):
     """With EMA, the averaged weights are in the checkpoint only."""
     options = ["test_best=false", "callbacks=[default,ema]", "callbacks.ema.decay=0.9"]
@@ -173,6 +174,7 @@ def test_last_finds_the_same_run_among_others_and_goes_on_in_its_folders(run_tra
     assert len(checkpoints(mine)) == 2
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_in_folders_of_its_own_and_another_seed_does_not(
     run_train, tmp_path
 ):

@@ -176,6 +176,7 @@ def iou(drawn, truth):
     return (drawn & truth).sum() / (drawn | truth).sum()
 
 
+@pytest.mark.slow
 def test_a_click_on_the_other_of_two_moves_the_mask_to_that_one():
     """One ROI around two discs: which of them is meant, only the click says."""
     torch.manual_seed(0)

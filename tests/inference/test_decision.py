@@ -161,7 +161,11 @@ def test_a_fitted_decision_is_in_the_checkpoint(fitted, coco_set):
 
 
 @pytest.mark.parametrize(
-    ("decision", "classes"), [(Threshold(threshold=0.3), 2), (Votes(exclusive=True, weight=0.5, bias=0.2), 3)]
+    ("decision", "classes"),
+    [
+        pytest.param(Threshold(threshold=0.3), 2, marks=pytest.mark.slow),
+        (Votes(exclusive=True, weight=0.5, bias=0.2), 3),
+    ],
 )
 def test_an_exported_file_decides_alike(decision, classes, onnx_file, fitted, tmp_path):
     model = load_model(fitted[0])

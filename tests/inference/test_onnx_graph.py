@@ -204,6 +204,7 @@ def test_a_file_is_portable_and_says_what_a_program_must_know(file, request, wid
 # --- half precision -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fp16_file_is_near_pytorch_and_smaller(alone, half, wide):
     features, rois = features_of(wide, seed=5), random_rois(7, seed=5)
     (masks,) = session(half[0]).run(["masks"], feed(wide, features, rois))

@@ -118,6 +118,7 @@ def test_many_boxes_are_decoded_a_part_at_a_time(predictor):
     np.testing.assert_allclose(together.probabilities[140], alone.probabilities[0], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("merged", [False, True])
 def test_an_exported_file_gives_the_same(merged, model, exported, checkpoint, picture, onnx_file, tmp_path):
     if merged:

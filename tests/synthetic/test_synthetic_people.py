@@ -156,6 +156,7 @@ def ensure_at_once(root, start, drawn):
     json.loads(data.annotation_file("train").read_text())
 
 
+@pytest.mark.slow
 def test_processes_that_find_nothing_at_once_draw_each_image_once(tmp_path: Path) -> None:
     start, drawn = CHILDREN.Barrier(3), CHILDREN.SimpleQueue()
     given = tmp_path / "data", start, drawn

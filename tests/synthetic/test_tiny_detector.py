@@ -118,6 +118,7 @@ def test_loss_of_perfect_rows_is_lowest() -> None:
     assert detection_loss(rows, boxes) > perfect + 0.1
 
 
+@pytest.mark.slow
 def test_learning_lowers_the_loss_and_repeats_itself() -> None:
     pictures = render_images(8, seed=5)
     boxes = person_boxes(pictures.instances)
@@ -132,6 +133,7 @@ def test_learning_lowers_the_loss_and_repeats_itself() -> None:
     assert error(2) == pytest.approx(error(2), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_command_makes_data_and_trains_where_the_committed_file_is_gone(run_main, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(detector_training, "COMMITTED", tmp_path / "gone.onnx")
     arguments = ["root=made/data", "train_images=2", "val_images=1", "output=made/x.onnx"]
