@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -45,6 +46,10 @@ class FitDecision(L.Callback, SummaryCallback):
         checkpoint = tested_checkpoint(trainer.checkpoint_callback, self.best)
         if checkpoint is None or data.folds or not pl_module.decision.unfitted or not trainer.is_global_zero:
             return
+        own = Path(str(trainer.checkpoint_callback.dirpath))  # type: ignore[union-attr]
+        if checkpoint.absolute().parent != own.absolute():  # resumed from elsewhere: never change its files
+            log.warning("decision: not fitted, since the best checkpoint is of another run: %s", checkpoint)
+            return
         fit = DecisionFit(TorchModel(load_model(checkpoint), data.extractor, pl_module.device))
         for batch in data.test_dataloader():
             fit.update(batch)
@@ -52,6 +57,7 @@ class FitDecision(L.Callback, SummaryCallback):
                 break
         decision = fit_decision(pl_module.decision, [fit])
         write_decision(checkpoint, decision)
+        pl_module.decision = decision
         self.fitted_on = f"fitted on {fit.rois} ROIs of the validation images"
         log.info("decision: %s, %s", decision, self.fitted_on)
 

@@ -10,7 +10,7 @@ from typing import TypedDict
 
 import numpy as np
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.table import Table
 
 from roiseg.common.console import console, track
@@ -43,6 +43,7 @@ class Options(TypedDict):
 class Predicted:
     """A run, and its predictions of its held-out fold."""
 
+    name: str  # unique among the runs
     run: Run
     checkpoint: Path
     evaluated: Evaluated
@@ -69,21 +70,24 @@ def decide(cfg: DictConfig) -> Path:
                 f"{variant.name}: runs of two folds or more are needed, since a fold's decision is fitted on "
                 "the others: train with data/folds=five -m data.folds.held_out=0,1,2,3,4"
             )
+    # runs of two sweeps may have folders of the same name
+    names = {run.folder: f"{number}_{run.folder.name}" for number, run in enumerate(runs)}
     folder = create_unique_dir(cfg.output_dir)
     for variant in variants:
-        predicted = [predict(run) for run in track(list(variant.runs.values()), f"predicting {variant.name}")]
+        own = list(variant.runs.values())
+        predicted = [predict(run, names[run.folder]) for run in track(own, f"predicting {variant.name}")]
         console.print(compare(variant, predicted, rules, folder))
         if cfg.write is not None:
             decision = fit_decision(rules[cfg.write], [one.fit for one in predicted])
             for one in predicted:
-                write_copy(one, decision, folder / "checkpoints" / one.run.folder.name)
+                write_copy(one, decision, folder / "checkpoints" / one.name)
             console.print(f"{variant.name}, fitted on all folds: {decision}", highlight=False)
     console.print(f"{folder}: a run per decision, checkpoints/", soft_wrap=True)
     console.print(f"intervals: python -m roiseg.report {folder}", soft_wrap=True)
     return folder
 
 
-def predict(run: Run) -> Predicted:
+def predict(run: Run, name: str) -> Predicted:
     """Predict the held-out fold of a run with the checkpoint that its test measured.
 
     Raises:
@@ -98,7 +102,7 @@ def predict(run: Run) -> Predicted:
     fit = DecisionFit(evaluated.model)
     for batch in evaluated.data.test_dataloader():
         fit.update(batch)
-    return Predicted(run, Path(found), evaluated, fit)
+    return Predicted(name, run, Path(found), evaluated, fit)
 
 
 def compare(
@@ -121,7 +125,7 @@ def compare(
             found.append(one.fit.ious(decision))
             shared += one.fit.shared_pixels(decision)
             numbers += [numbers_of(decision, rule)]
-            write_run(folder / name / one.run.folder.name, name, one, decision)
+            write_run(folder / name / one.name, name, one, decision)
         values = np.concatenate(found)
         means = (f"{values[chosen].mean():.4f}" if chosen.any() else "" for chosen in (crowded, overlapping))
         table.add_row(name, f"{values.mean():.4f}", *means, f"{shared:,}", "; ".join(dict.fromkeys(numbers)))
@@ -166,7 +170,6 @@ def main(cfg: DictConfig) -> None:
     """Compare and fit decisions."""
     if not cfg.runs:
         raise UserError("give one or more folders of runs: python -m roiseg.decide outputs/sweeps/NAME")
-    OmegaConf.resolve(cfg)
     decide(cfg)
 
 

@@ -12,7 +12,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from roiseg.callbacks.checkpoints import MidEpochCheckpoint, last_checkpoint_message, tested_checkpoint
+from roiseg.callbacks.checkpoints import MidEpochCheckpoint, last_checkpoint_message
 from roiseg.callbacks.instances import gather_from_all
 from roiseg.common.errors import UserError, closest_matches
 from roiseg.common.files import as_utf8, write_json
@@ -34,7 +34,7 @@ from roiseg.config.validation import TrainOptions, check_optimizer, validated
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.diagnosis.finding import Diagnosis
 from roiseg.diagnosis.recall import recall
-from roiseg.inference.checkpoint import checkpoint_metadata, read_checkpoint, read_decision
+from roiseg.inference.checkpoint import checkpoint_metadata, read_checkpoint
 from roiseg.training.module import RoiSegModule
 from roiseg.training.resume import checkpoint_progress
 
@@ -111,9 +111,7 @@ def run(cfg: DictConfig, processes: Processes, stop: Stop) -> RunSummary:
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") if cfg.test_best else ""
     if not best and checkpoint is not None and data.first_epoch >= trainer.current_epoch:
         best = str(checkpoint)  # nothing was left to train: with EMA, the averages are in the file only
-    if processes.first and (tested := best or tested_checkpoint(trainer.checkpoint_callback, best=False)):
-        module.decision = read_decision(tested)  # fitted when training ended
-    module.decision = processes.broadcast(module.decision)
+    module.decision = processes.broadcast(module.decision)  # fitted when training ended
     results = test(trainer, module, data, best) if cfg.test else {}
     return summarize(cfg, trainer, data, module, results)
 

@@ -124,8 +124,8 @@ def open_models(cfg: DictConfig) -> dict[str, Evaluated]:
 
 def _precision(cfg: DictConfig, trained: TrainedModel) -> str:
     """Return the precision of the checkpoint's own test, if that test is repeated."""
-    anew = cfg.onnx is None and cfg.boxes == "annotations"
-    known = (trained.config.get("trainer") or {}).get("precision") if anew else None
+    repeats_test = cfg.onnx is None and cfg.boxes == "annotations"
+    known = (trained.config.get("trainer") or {}).get("precision") if repeats_test else None
     return "32-true" if known is None else _SHORT.get(str(known), str(known))
 
 

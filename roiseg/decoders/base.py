@@ -201,7 +201,7 @@ def doublings(roi_size: tuple[int, int], output_size: tuple[int, int]) -> int:
     """Return the number of doublings from one grid (h, w) to the other.
 
     Raises:
-        UserError: there is no such number.
+        UserError: doubling does not lead from one to the other.
     """
     for steps in range(8):
         if (roi_size[0] << steps, roi_size[1] << steps) == output_size:

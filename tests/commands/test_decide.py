@@ -45,7 +45,9 @@ def test_every_rule_becomes_a_run_that_the_report_reads(runs, tmp_path, capsys):
     folder = decide(command_configuration("decide", f"output_dir={tmp_path}/out", f"runs=[{runs[0]}]"))
     assert {path.name for path in folder.glob("[!.]*")} == {*RULES, "checkpoints"}
     for rule, fold in itertools.product(RULES, "01"):
-        given, found = (read_rois(f / fold / "instances.csv") for f in (runs[0], folder / rule))
+        given, found = (
+            read_rois(f / "instances.csv") for f in (runs[0] / fold, folder / rule / f"{fold}_{fold}")
+        )
         assert found.names == given.names
     table = capsys.readouterr().out
     assert all(rule in table for rule in RULES)
