@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 from omegaconf import DictConfig
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from rich.table import Table
 
 from roiseg.common.console import console
 from roiseg.common.files import read_json
 from roiseg.common.outputs import check_folder
-from roiseg.config.device import require_device
 from roiseg.config.entry import command
 from roiseg.config.validation import validated
-from roiseg.synthetic import SyntheticPeople
-from roiseg.synthetic.detector_training import TinyDetector
+from roiseg.synthetic import SyntheticPeople, TinyDetector
 
 
 def make_data(cfg: DictConfig) -> SyntheticPeople:
@@ -34,11 +32,9 @@ def make_data(cfg: DictConfig) -> SyntheticPeople:
 
 
 def make_detector(cfg: DictConfig) -> Path:
-    """Copy or train the detector; returns the ONNX file."""
-    keys = ("images", "steps", "batch_size", "lr", "seed", "device", "bfloat16", "threads")
-    detector = TinyDetector(cfg.output, **{key: cfg[key] for key in keys})
-    kept = Path(cfg.output).exists() and not cfg.train_detector
-    path = Path(detector.make() if cfg.train_detector else detector.ensure())
+    """Copy the detector if it is missing; returns the ONNX file."""
+    kept = Path(cfg.output).exists()
+    path = TinyDetector(cfg.output).ensure()
     console.print(f"{path}: {path.stat().st_size / 1000:.0f} kB{', left as it was' if kept else ''}")
     return path
 
@@ -52,14 +48,6 @@ class Options(TypedDict):
     train_images: PositiveInt
     val_images: PositiveInt
     output: str
-    train_detector: bool
-    images: PositiveInt
-    steps: PositiveInt
-    batch_size: PositiveInt
-    lr: PositiveFloat
-    device: str
-    bfloat16: bool
-    threads: PositiveInt | None
 
 
 _PARTS = {"data": make_data, "detector": make_detector}
@@ -71,8 +59,6 @@ def main(cfg: DictConfig) -> None:
     validated(cfg, Options)
     if "detector" in cfg.make:
         check_folder(Path(cfg.output).parent, f"output {cfg.output}: folder")
-        if cfg.train_detector:
-            require_device(cfg.device)
     for part in cfg.make:
         _PARTS[part](cfg)
 

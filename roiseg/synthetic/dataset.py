@@ -1,8 +1,9 @@
-"""Synthetic images as a COCO data set on disk, created once."""
+"""The embedded data set and detector on disk: synthetic images in COCO format, created once."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path, read_json, write_json
 from roiseg.common.locks import locked
 from roiseg.common.outputs import check_folder, inside, never, own, remove
+from roiseg.common.package_files import package_file
 from roiseg.common.types import Seed
 from roiseg.synthetic.scene import PEOPLE_CYCLE, Scene, render_scene
 
@@ -130,6 +132,25 @@ def synthetic_scene(seed: int, split: str, index: int) -> Scene:
     """Render image `index` of a split, which depends only on the three arguments."""
     rng = np.random.default_rng([seed, SPLITS[split], index])
     return render_scene(rng, PEOPLE_CYCLE[index % len(PEOPLE_CYCLE)])
+
+
+@dataclass(frozen=True)
+class TinyDetector:
+    """The embedded detector: a copy of the file that ships with roiseg, see `ext_extractor/README.md`."""
+
+    path: str | Path
+
+    def makes(self, path: str | Path) -> bool:
+        """Tell whether `path` is its file."""
+        return Path(path).absolute() == Path(self.path).absolute()
+
+    def ensure(self) -> Path:
+        """Copy the file if it is missing, and return its path."""
+        path = Path(self.path)
+        if not path.is_file():
+            with atomic_path(path) as temporary:
+                shutil.copyfile(package_file("ext_extractor") / "tiny_person_256.onnx", temporary)
+        return path
 
 
 @dataclass(frozen=True)

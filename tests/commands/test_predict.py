@@ -20,7 +20,7 @@ import roiseg.predict
 from roiseg.data.images import read_image
 from roiseg.inference.predictor import Predictor
 from roiseg.synthetic.dataset import synthetic_scene
-from roiseg.synthetic.detector_training import letterbox_scene
+from tools.tiny_detector.training import letterbox_scene
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

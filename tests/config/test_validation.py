@@ -178,7 +178,6 @@ OUT_OF_RANGE = {
     "roiseg.data.tta.TTA": {"crop_scales": [[1.0, 2.0]], "max_crop_share": [0, 0.8]},
     "roiseg.data.folds.Folds": {"number": [1], "held_out": [-1]},
     "roiseg.synthetic.dataset.SyntheticPeople": {"train_images": [0, 10**6], "val_images": [-1], "seed": [-1]},
-    "roiseg.synthetic.detector_training.TinyDetector": {"images": [0], "steps": [0], "lr": [0], "threads": [0]},
 }  # fmt: skip
 
 

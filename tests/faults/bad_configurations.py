@@ -128,7 +128,6 @@ OTHERS = {
     "export of no file": ("export", ["ckpt=/nowhere.pth"], ["/nowhere.pth"]),
     "export of a folder": ("export", ["ckpt=."], ["is a folder"]),
     "export with an unknown key": ("export", ["ckpts=x"], ["ckpts", "ckpt"]),
-    "demo on no device": ("demo", ["train_detector=true", "device=gpu9"], ["device=gpu9"]),
     "demo into a file": ("demo", ["output=/dev/null/x.onnx"], ["/dev/null/x.onnx"]),
     "analyze with a reader that is a number": ("analyze", ["annotations=x.json", "reader=5"], ["`reader`", "5"]),
     "app with limits that are a number": ("app", ["ckpt=x", "limits=5"], ["`limits`", "5"]),

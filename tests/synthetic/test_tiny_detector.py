@@ -7,17 +7,15 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from commands.conftest import run_main  # noqa: F401
 from helpers import ROOT, run_onnx
 
-from roiseg import demo
+from roiseg.common.package_files import package_file
 from roiseg.geometry import boxes as box_ops
-from roiseg.synthetic import detector_training, synthetic_scene
-from roiseg.synthetic.detector import IMAGE_SIZE, TinyPersonNet, assign, person_boxes
-from roiseg.synthetic.detector_training import (
-    COMMITTED,
+from roiseg.synthetic import TinyDetector, synthetic_scene
+from tools.tiny_detector import training
+from tools.tiny_detector.network import IMAGE_SIZE, TinyPersonNet, assign, person_boxes
+from tools.tiny_detector.training import (
     Pretraining,
-    TinyDetector,
     decode_rows,
     detection_loss,
     export_onnx,
@@ -26,6 +24,7 @@ from roiseg.synthetic.detector_training import (
     render_images,
 )
 
+COMMITTED = package_file("ext_extractor") / "tiny_person_256.onnx"
 SHAPES = {"features_s4": [1, 48, 64, 64], "features_s8": [1, 48, 32, 32]}
 
 
@@ -134,15 +133,10 @@ def test_learning_lowers_the_loss_and_repeats_itself() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_makes_data_and_trains_where_the_committed_file_is_gone(run_main, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(detector_training, "COMMITTED", tmp_path / "gone.onnx")
-    arguments = ["root=made/data", "train_images=2", "val_images=1", "output=made/x.onnx"]
-    arguments += ["images=4", "steps=2", "batch_size=2", "bfloat16=false"]
-    code, _ = run_main(demo, *arguments)
-    assert code == 0
-    assert [p.name for p in tmp_path.iterdir()] == ["made"]
-    assert {p.name for p in (tmp_path / "made").glob("[!.]*")} == {"x.onnx", "data"}
-    assert len(list((tmp_path / "made/data/images/train2017").iterdir())) == 2
+def test_the_program_trains_and_exports(tmp_path, monkeypatch):
+    arguments = [str(tmp_path / "made/x.onnx"), "--images", "4", "--steps", "2"]
+    monkeypatch.setattr("sys.argv", ["tiny_detector", *arguments])
+    training.main()
     model = onnx.load(tmp_path / "made/x.onnx")
     onnx.checker.check_model(model)
     assert model.graph.input[0].name == "images"

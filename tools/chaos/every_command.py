@@ -96,7 +96,7 @@ def commands(inputs: Inputs) -> dict[str, tuple[str, Make]]:
         "report": ("report", lambda f: [str(inputs.runs), f"output_dir={f}", "resamples=100"]),
         "prepare": ("prepare", lambda f: [f"source={inputs.source}", f"output_dir={f}", "sizes=[2]", "images=copy"]),
         "demo data": ("demo", lambda f: ["make=[data]", f"root={f}/set", "train_images=3", "val_images=2"]),
-        "demo": ("demo", lambda f: ["make=[detector]", "train_detector=true", f"output={f}/made.onnx", "images=4", "steps=2", "batch_size=2"]),
+        "demo": ("demo", lambda f: ["make=[detector]", f"output={f}/made.onnx"]),
         "doctor": ("doctor", lambda f: [*tiny, f"paths.root_dir={f}", f"output={f}/doctor.json"]),
         "decoder costs": ("doctor", lambda f: [*tiny, "decoders=all", f"output={f}/models.json"]),
     }  # fmt: skip

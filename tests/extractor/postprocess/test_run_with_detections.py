@@ -20,8 +20,8 @@ from roiseg.extractor.postprocess.yolo import Yolo, Yolox
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.geometry.boxes import iou
 from roiseg.synthetic.dataset import synthetic_scene
-from roiseg.synthetic.detector import person_boxes
-from roiseg.synthetic.detector_training import letterbox_scene
+from tools.tiny_detector.network import person_boxes
+from tools.tiny_detector.training import letterbox_scene
 
 TINY = ROOT / "ext_extractor" / "tiny_person_256.onnx"
 

@@ -7,7 +7,7 @@ from slow_heads import choose, yolox_boxes
 
 from roiseg.common.errors import UserError
 from roiseg.extractor.postprocess.yolo import Yolox
-from roiseg.synthetic.detector_training import decode_rows
+from tools.tiny_detector.training import decode_rows
 
 
 def random_head(seed, image_size, strides, classes):

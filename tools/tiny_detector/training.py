@@ -1,10 +1,13 @@
-"""Train the tiny detector and export it as one ONNX file with readable tensor names."""
+"""`python -m tools.tiny_detector.training FILE`: train the embedded detector, export it as one ONNX file.
+
+The defaults are the values that ext_extractor/tiny_person_256.onnx was trained with.
+"""
 
 from __future__ import annotations
 
+import argparse
 import copy
 import logging
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +17,16 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from roiseg.common.console import console, progress_bar, track
 from roiseg.common.files import atomic_path
-from roiseg.common.locks import locked
 from roiseg.common.outputs import check_output
-from roiseg.common.package_files import package_file
-from roiseg.common.types import Seed
 from roiseg.geometry.transform import Letterbox
 from roiseg.synthetic.dataset import synthetic_scene
-from roiseg.synthetic.detector import (
+from roiseg.synthetic.scene import Scene
+from tools.tiny_detector.network import (
     IMAGE_SIZE,
     STRIDE,
     DenseHead,
@@ -38,7 +38,6 @@ from roiseg.synthetic.detector import (
     person_boxes,
     sample_rois,
 )
-from roiseg.synthetic.scene import Scene
 
 OPSET = 18
 TOLERANCE = 1e-4
@@ -125,12 +124,12 @@ class Pretraining:
         bfloat16: compute convolutions in bfloat16 (twice as fast on processors that have it).
     """
 
-    steps: int
-    batch_size: int
-    lr: float
-    seed: int
-    device: str
-    bfloat16: bool
+    steps: int = 5000
+    batch_size: int = 16
+    lr: float = 3e-3
+    seed: int = 0
+    device: str = "cpu"
+    bfloat16: bool = True
 
 
 class _Student(nn.Module):
@@ -237,63 +236,6 @@ def _iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return iou, iou - (hull - union) / hull.clamp(min=1e-6)
 
 
-COMMITTED = package_file("ext_extractor") / "tiny_person_256.onnx"
-
-
-@dataclass(frozen=True)
-class TinyDetector:
-    """A tiny person detector, trained on images that no data set contains.
-
-    Args:
-        path: the ONNX file.
-        images: number of synthetic images to learn from (about 330 kB of memory each).
-        steps: optimiser steps.
-        batch_size: images per step.
-        lr: peak of the one-cycle learning rate.
-        seed: decides images, first weights and order.
-        device: "cpu" or "cuda".
-        bfloat16: convolutions in half precision.
-        threads: processor threads; None takes all cores.
-    """
-
-    path: str | Path
-    images: PositiveInt = 3500
-    steps: PositiveInt = 5000
-    batch_size: PositiveInt = 16
-    lr: PositiveFloat = 3e-3
-    seed: Seed = 0
-    device: str = "cpu"
-    bfloat16: bool = True
-    threads: PositiveInt | None = None
-
-    def makes(self, path: str | Path) -> bool:
-        """Tell whether `path` is its file."""
-        return Path(path).absolute() == Path(self.path).absolute()
-
-    def ensure(self) -> Path:
-        """Create a missing file by copying the committed one or, without it, by training.
-
-        Only one process trains; others wait.
-        """
-        path = Path(self.path)
-        if path.is_file():
-            return path
-        if not COMMITTED.is_file():
-            with locked(path.with_name(f".{path.name}.lock"), wait=True):
-                return path if path.is_file() else self.make()
-        with atomic_path(path) as temporary:
-            shutil.copyfile(COMMITTED, temporary)
-        return path
-
-    def make(self) -> Path:
-        """Render images, train and export; return the file."""
-        check_output(self.path)
-        if self.threads:
-            torch.set_num_threads(self.threads)
-        how = Pretraining(self.steps, self.batch_size, self.lr, self.seed, self.device, self.bfloat16)
-        return export_onnx(pretrain(render_images(self.images, self.seed), how), self.path)
-
-
 def render_images(count: int, seed: int) -> LabelledImages:
     """Render letterboxed images from the random streams of the split "extractor".
 
@@ -321,3 +263,24 @@ def letterbox_scene(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         canvas[top : top + size[1], left : left + size[0]] = small
         labels.append(canvas)
     return box.apply(scene.image, transform), labels[0], labels[1]
+
+
+def main() -> None:
+    """Render images, train on them, and write the file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("output", help="the ONNX file")
+    parser.add_argument("--images", type=int, default=3500, help="to learn from, about 650 kB of memory each")
+    parser.add_argument("--steps", type=int, default=Pretraining.steps)
+    parser.add_argument("--device", default=Pretraining.device)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    check_output(given.output)
+    torch.set_num_threads(given.threads)
+    how = Pretraining(steps=given.steps, device=given.device)
+    export_onnx(pretrain(render_images(given.images, how.seed), how), given.output)
+
+
+if __name__ == "__main__":
+    main()
