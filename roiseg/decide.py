@@ -23,11 +23,11 @@ from roiseg.config.evaluation_setup import Evaluated, open_models
 from roiseg.config.run_dir import create_unique_dir
 from roiseg.config.validation import validated
 from roiseg.data.analysis import CROWDED
-from roiseg.evaluation.decision_fit import DecisionFit, fit_decision
+from roiseg.evaluation.decision_fit import DecisionFit, fit_decision, shared_pixels
 from roiseg.evaluation.result_files import write_as_run, write_table
 from roiseg.inference.checkpoint import newest_checkpoint, write_decision
 from roiseg.inference.decision import Decision
-from roiseg.metrics.instance import measure_instances
+from roiseg.metrics.instance import InstanceRecord, measure_instances
 from roiseg.reporting.runs import Run, read_runs
 from roiseg.reporting.variants import Variant, find_variants
 
@@ -112,32 +112,24 @@ def compare(
     table = Table(title=variant.name)
     for column in ("decision", "instance IoU", "crowded", "overlapping", "shared pixels", "numbers"):
         table.add_column(column, justify="left" if column in ("decision", "numbers") else "right")
-    crowded = np.concatenate([
-        [mask.sample.truth.non_target_shares[mask.index] > CROWDED for mask in one.fit.masks(first(rules))]
-        for one in predicted
-    ])  # fmt: skip
     overlapping = np.concatenate([one.fit.overlapping() for one in predicted])
     for name, rule in track(list(rules.items()), f"fitting {variant.name}"):
-        found, shared, numbers = [], 0, list[str]()
+        records, shared, numbers = list[InstanceRecord](), 0, list[str]()
         for one in predicted:
             others = [other.fit for other in predicted if other.run.fold != one.run.fold]
             decision = fit_decision(rule, others)
-            found.append(one.fit.ious(decision))
-            shared += one.fit.shared_pixels(decision)
+            masks = one.fit.masks(decision)
+            own = measure_instances(masks)
+            write_run(folder / name / one.name, name, one, own)
+            records += own
+            shared += shared_pixels(masks)
             numbers += [numbers_of(decision, rule)]
-            write_run(folder / name / one.name, name, one, decision)
-        values = np.concatenate(found)
+        values = np.array([record.iou for record in records])
+        crowded = np.array([record.non_target_share > CROWDED for record in records])
         means = (f"{values[chosen].mean():.4f}" if chosen.any() else "" for chosen in (crowded, overlapping))
         table.add_row(name, f"{values.mean():.4f}", *means, f"{shared:,}", "; ".join(dict.fromkeys(numbers)))
-    table.caption = (
-        f"{len(crowded)} ROIs, {crowded.sum()} crowded, {overlapping.sum()} with overlapping boxes"
-    )
+    table.caption = f"{len(values)} ROIs, {crowded.sum()} crowded, {overlapping.sum()} with overlapping boxes"
     return table
-
-
-def first(rules: Mapping[str, Decision]) -> Decision:
-    """Return the first rule."""
-    return next(iter(rules.values()))
 
 
 def numbers_of(decision: Decision, rule: Decision) -> str:
@@ -145,9 +137,8 @@ def numbers_of(decision: Decision, rule: Decision) -> str:
     return ", ".join(f"{name} {getattr(decision, name):g}" for name in rule.unfitted)
 
 
-def write_run(folder: Path, rule: str, one: Predicted, decision: Decision) -> None:
+def write_run(folder: Path, rule: str, one: Predicted, records: Sequence[InstanceRecord]) -> None:
     """Write the results of a rule as a run that `python -m roiseg.report` reads."""
-    records = measure_instances(one.fit.masks(decision))
     write_table(folder / "instances.csv", records)
     assert one.evaluated.trained is not None
     mean = float(np.mean([record.iou for record in records]))

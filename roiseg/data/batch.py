@@ -180,11 +180,10 @@ class RoiPrediction:
         """Return values [R, h, w] that are 0.5 or more inside the masks."""
         return self.target if self.decided is None else self.decided
 
-    def classes(self, part: slice = slice(None)) -> Tensor:
-        """Return the probabilities of all classes, [R, K, h, w], or of some ROIs."""
-        target = self.target[part]
-        others = [] if self.non_target is None else [self.non_target[part]]
-        return torch.stack([1 - sum(others, start=target), target, *others], dim=1)
+    def classes(self) -> Tensor:
+        """Return the probabilities of all classes, [R, K, h, w]."""
+        others = [] if self.non_target is None else [self.non_target]
+        return torch.stack([1 - sum(others, start=self.target), self.target, *others], dim=1)
 
     def cpu(self) -> RoiPrediction:
         """Return a copy on the CPU."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +36,10 @@ class DecisionFit:
     def update(self, batch: RoiBatch) -> None:
         """Predict a batch from an evaluation loader, and keep the result."""
         prediction = with_votes(self.model.predict(batch), batch.rois, self.model.image_size)
+        prediction = replace(prediction, grid_target=batch.rois[:0], grid_classes=batch.rois[:0])
         grids = RoiPrediction.map_tensors(lambda tensors: tensors[0].half().cpu(), prediction)
         kept = RoiBatch(batch.images[:0].cpu(), batch.rois.cpu(), batch.targets[:0].cpu(), batch.samples)
-        self._predictions.append((grids, kept))
+        self._predictions.append((replace(grids, extents=prediction.extents.cpu()), kept))
         self.rois += len(batch.rois)
 
     def masks(self, decision: Decision) -> list[PastedMask]:
@@ -64,20 +66,15 @@ class DecisionFit:
                 found += [bool(row.any()) for row in between > 0.5]
         return np.array(found, dtype=np.bool_)
 
-    def shared_pixels(self, decision: Decision) -> int:
-        """Return the number of pixels that belong to two masks or more."""
-        shared = 0
-        for _, masks in _by_image(self.masks(decision)):
-            count = sum(mask.canvas().astype(np.uint16) for mask in masks)
-            shared += int(np.count_nonzero(count > 1))
-        return shared
 
-
-def _by_image(masks: Sequence[PastedMask]) -> list[tuple[int, list[PastedMask]]]:
-    images: dict[int, list[PastedMask]] = {}
+def shared_pixels(masks: Sequence[PastedMask]) -> int:
+    """Return the number of pixels of their images that belong to two masks or more."""
+    covered: dict[int, NDArray[np.uint16]] = {}
     for mask in masks:
-        images.setdefault(id(mask.sample), []).append(mask)
-    return list(images.items())
+        count = covered.setdefault(id(mask.sample), np.zeros(mask.sample.original_size, np.uint16))
+        x1, y1, x2, y2 = mask.window
+        count[y1:y2, x1:x2] += mask.mask
+    return sum(int(np.count_nonzero(count > 1)) for count in covered.values())
 
 
 def fit_decision(decision: Decision, fits: Sequence[DecisionFit]) -> Decision:

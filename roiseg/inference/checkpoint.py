@@ -241,15 +241,6 @@ def load_model(path: str | Path) -> TrainedModel:
     )
 
 
-def read_decision(path: str | Path) -> Decision:
-    """Return the decision of a checkpoint; of one without, a threshold of 0.5.
-
-    Raises:
-        UserError: see `read_checkpoint`; also if it is invalid.
-    """
-    return _decision(read_checkpoint(path)["roiseg"], path)
-
-
 def _decision(metadata: dict[str, Any], path: str | Path) -> Decision:
     try:
         return rebuild_as(Decision, metadata.get("decision", Threshold().node()))  # type: ignore[type-abstract]

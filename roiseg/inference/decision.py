@@ -24,6 +24,25 @@ Score = Callable[["Decision"], float]
 
 
 @dataclass(frozen=True)
+class ImageRois:
+    """What is predicted for the R ROIs of one image.
+
+    Attributes:
+        probabilities: [R, K, h, w] of the classes.
+        extents: [R, 4] boxes in input pixels that they are stretched over.
+        boxes: [R, 4] the ROIs in input pixels.
+        image_size: (H, W) of the input.
+        votes: from `count_votes`, if they are known.
+    """
+
+    probabilities: Tensor
+    extents: Tensor
+    boxes: Tensor
+    image_size: tuple[int, int]
+    votes: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Decision(ABC):
     """How masks follow from class probabilities.
 
@@ -51,35 +70,14 @@ class Decision(ABC):
             rois: [R, 5] image index, x1, y1, x2, y2 in input pixels, sorted by image.
             image_size: (H, W) of the input.
         """
-        decided = []
         with torch.autocast(prediction.target.device.type, enabled=False):
-            for part, probabilities, extents, boxes in _images(prediction, rois):
-                votes = None if prediction.votes is None else prediction.votes[part].float()
-                decided.append(self.of_image(probabilities, extents, boxes, image_size, votes))
+            decided = [self.of_image(one) for one in _images(prediction, rois, image_size)]
         masks = torch.cat(decided) if decided else prediction.target
         return replace(prediction, decided=masks, exclusive=self.exclusive)
 
     @abstractmethod
-    def of_image(
-        self,
-        probabilities: Tensor,
-        extents: Tensor,
-        rois: Tensor,
-        image_size: tuple[int, int],
-        votes: Tensor | None = None,
-    ) -> Tensor:
-        """Return the values of the ROIs of one image, 0.5 or more inside the masks; exportable to ONNX.
-
-        Args:
-            probabilities: [R, K, h, w] of the classes.
-            extents: [R, 4] boxes in input pixels that they are stretched over.
-            rois: [R, 4] in input pixels.
-            image_size: (H, W) of the input.
-            votes: from `count_votes`, if they are known.
-
-        Returns:
-            [R, h, w].
-        """
+    def of_image(self, rois: ImageRois) -> Tensor:
+        """Return the values [R, h, w] of the ROIs, 0.5 or more inside the masks; exportable to ONNX."""
 
     @abstractmethod
     def fitted(self, score: Score) -> Self:
@@ -96,16 +94,9 @@ class Threshold(Decision):
 
     threshold: Annotated[float, Field(gt=0, lt=1)] | None = 0.5
 
-    def of_image(
-        self,
-        probabilities: Tensor,
-        extents: Tensor,
-        rois: Tensor,
-        image_size: tuple[int, int],
-        votes: Tensor | None = None,
-    ) -> Tensor:
+    def of_image(self, rois: ImageRois) -> Tensor:
         """See `Decision`: the probabilities, with their odds divided by those of the threshold."""
-        target = probabilities[:, 1]
+        target = rois.probabilities[:, 1]
         if self.threshold is None or self.threshold == 0.5:
             return target
         odds = self.threshold / (1 - self.threshold)
@@ -137,21 +128,13 @@ class Votes(Decision):
     weight: Annotated[float, Field(ge=0, le=2)] | None = None
     bias: Annotated[float, Field(ge=-5, le=5)] | None = None
 
-    def of_image(
-        self,
-        probabilities: Tensor,
-        extents: Tensor,
-        rois: Tensor,
-        image_size: tuple[int, int],
-        votes: Tensor | None = None,
-    ) -> Tensor:
+    def of_image(self, rois: ImageRois) -> Tensor:
         """See `Decision`. The values are the logistic function of the difference between the scores."""
-        log = probabilities.clamp(min=_LEAST).log()
+        log = rois.probabilities.clamp(min=_LEAST).log()
         nobody, target, person = log[:, 0], log[:, 1], log[:, -1] if log.shape[1] > 2 else log[:, 0]
         target = target + (self.bias or 0.0)
         if self.weight:
-            if votes is None:
-                votes = count_votes(probabilities, extents, rois, image_size)
+            votes = count_votes(rois) if rois.votes is None else rois.votes
             mine, someone, none = (self.weight * votes).unbind(1)
             target, person, nobody = target + mine, person + someone, nobody + none
         return (target - torch.maximum(person, nobody)).sigmoid()
@@ -175,19 +158,24 @@ def with_votes(prediction: RoiPrediction, rois: Tensor, image_size: tuple[int, i
         rois: [R, 5] image index, x1, y1, x2, y2 in input pixels, sorted by image.
         image_size: (H, W) of the input.
     """
-    votes = [count_votes(p, e, b, image_size) for _, p, e, b in _images(prediction, rois)]
+    votes = [count_votes(one) for one in _images(prediction, rois, image_size)]
     return replace(prediction, votes=torch.cat(votes)) if votes else prediction
 
 
-def _images(prediction: RoiPrediction, rois: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Yield the ROIs of each image that has some: their slice, class probabilities, extents and boxes."""
+def _images(prediction: RoiPrediction, rois: Tensor, image_size: tuple[int, int]) -> Iterator[ImageRois]:
+    """Yield the ROIs of each image that has some, in single precision."""
+
+    def part(tensor: Tensor) -> Tensor:
+        return tensor[start:end].float().to(prediction.target.device)
+
     start = 0
     for count in torch.bincount(rois[:, 0].long()).tolist():
-        part = slice(start, start := start + count)
+        end = start + count
         if count:
-            one = (prediction.classes(part), prediction.extents[part], rois[part, 1:])
-            probabilities, extents, boxes = (value.float().to(prediction.target.device) for value in one)
-            yield part, probabilities, extents, boxes
+            votes = None if prediction.votes is None else part(prediction.votes)
+            classes = part(prediction.classes())
+            yield ImageRois(classes, part(prediction.extents), part(rois[:, 1:]), image_size, votes)
+        start = end
 
 
 def _by_size(first: int, last: int) -> list[int]:
@@ -200,24 +188,25 @@ def _best(candidates: Iterable[Any], score: Score) -> Any:
     return max(candidates, key=score)
 
 
-def count_votes(probabilities: Tensor, extents: Tensor, rois: Tensor, image_size: tuple[int, int]) -> Tensor:
+def count_votes(rois: ImageRois) -> Tensor:
     """Return what the other ROIs say to each ROI, [R, 3, h, w], as in `Votes`; 0 where there are none.
 
     The log-probabilities of all ROIs are added up on the image, each inside its ROI, and read back on the
     grid of each ROI, less its own: two matrix products per ROI and class instead of one per pair of ROIs.
     """
-    said, grid = _said(probabilities), (probabilities.shape[2], probabilities.shape[3])
+    said, extents, boxes, image_size = _said(rois.probabilities), rois.extents, rois.boxes, rois.image_size
+    grid = (said.shape[2], said.shape[3])
     # the number of ROIs is a plain int except during export
     parts = [slice(None)]
-    if type(rois.shape[0]) is int:
-        parts = [slice(start, start + _AT_ONCE) for start in range(0, max(1, len(rois)), _AT_ONCE)]
-    sums = (_on_image(said[part], extents[part], rois[part], image_size) for part in parts)
+    if type(boxes.shape[0]) is int:
+        parts = [slice(start, start + _AT_ONCE) for start in range(0, max(1, len(boxes)), _AT_ONCE)]
+    sums = (_on_image(said[part], extents[part], boxes[part], image_size) for part in parts)
     total = sum(sums, start=said.new_zeros(()))
     votes = []
     for part in parts:
-        (rows, read_rows), (columns, read_columns) = _axes(extents[part], rois[part], image_size, grid)
+        (rows, read_rows), (columns, read_columns) = _axes(extents[part], boxes[part], image_size, grid)
         own = (read_rows @ rows)[:, None] @ said[part] @ (read_columns @ columns)[:, None].mT
-        votes.append(crop_rois(total[None], rois[part], read_rows, read_columns) - own)
+        votes.append(crop_rois(total[None], boxes[part], read_rows, read_columns) - own)
     person, not_target, nobody, others = torch.cat(votes).unbind(1)
     someone = (1 - not_target.clamp(max=0).exp()).clamp(min=_LEAST_VOTE).log() * others.clamp(0, 1)
     return torch.stack([person, someone, nobody], dim=1)
@@ -231,34 +220,34 @@ def _said(probabilities: Tensor) -> Tensor:
     return torch.stack([person, not_target, log[:, 0], torch.ones_like(person)], dim=1)
 
 
-def _on_image(said: Tensor, extents: Tensor, rois: Tensor, image_size: tuple[int, int]) -> Tensor:
+def _on_image(said: Tensor, extents: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Return the sum over the ROIs of their maps [R, C, h, w] on the image, [C, H, W]."""
-    (rows, _), (columns, _) = _axes(extents, rois, image_size, (said.shape[2], said.shape[3]))
+    (rows, _), (columns, _) = _axes(extents, boxes, image_size, (said.shape[2], said.shape[3]))
     bands = rows[:, None] @ said  # [R, C, H, w]
     return bands.permute(1, 2, 0, 3).flatten(2) @ columns.mT.flatten(0, 1)
 
 
 def _axes(
-    extents: Tensor, rois: Tensor, image_size: tuple[int, int], grid: tuple[int, int]
+    extents: Tensor, boxes: Tensor, image_size: tuple[int, int], grid: tuple[int, int]
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return `_axis` of the rows and of the columns."""
     return (
-        _axis(extents[:, 1::2], rois[:, 1::2], image_size[0], grid[0]),
-        _axis(extents[:, ::2], rois[:, ::2], image_size[1], grid[1]),
+        _axis(extents[:, 1::2], boxes[:, 1::2], image_size[0], grid[0]),
+        _axis(extents[:, ::2], boxes[:, ::2], image_size[1], grid[1]),
     )
 
 
-def _axis(extents: Tensor, rois: Tensor, size: int, cells: int) -> tuple[Tensor, Tensor]:
+def _axis(extents: Tensor, boxes: Tensor, size: int, cells: int) -> tuple[Tensor, Tensor]:
     """Return the weights of one axis that paste grids on the image [R, size, cells] and read them back.
 
     Args:
         extents: [R, 2] start and end of each grid.
-        rois: [R, 2] start and end of each ROI; nothing is pasted outside.
+        boxes: [R, 2] start and end of each ROI; nothing is pasted outside.
         size: of the image.
         cells: of the grid.
     """
     start, end = extents.unbind(1)
     pixels = torch.arange(size, device=extents.device)
-    inside = centers_inside(rois[:, 0], rois[:, 1], pixels)[..., None]
+    inside = centers_inside(boxes[:, 0], boxes[:, 1], pixels)[..., None]
     paste = paste_weights(start, end, cells, pixels) * inside
     return paste, crop_weights(start, end, size, cells, 1)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from roiseg.decoders.base import Context, Decoder
 from roiseg.geometry.paste import paste_masks
-from roiseg.inference.decision import Decision, Threshold
+from roiseg.inference.decision import Decision, ImageRois, Threshold
 
 ROIS, MASKS, IMAGE, PIXEL_SIZE = "rois", "masks", "image", "pixel_size"
 MASKS_TEXT = "float32 [N, H, W] at input resolution, 0.5 or more inside the mask, 0 outside the ROI"
@@ -68,25 +68,17 @@ class MaskGraph(nn.Module):
         Returns:
             [N, H, W] masks, see `MASKS_TEXT`.
         """
-        masks = self.overlapping(features, rois, image, pixel_size)
-        return only_largest(masks) if self.decision.exclusive else masks
-
-    def overlapping(
-        self,
-        features: Sequence[Tensor],
-        rois: Tensor,
-        image: Tensor | None = None,
-        pixel_size: Tensor | None = None,
-    ) -> Tensor:
-        """Return the masks before an exclusive decision leaves out all but the largest value of a pixel."""
         height, width = self.image_size
         boxes = rois * torch.tensor([width, height, width, height], dtype=rois.dtype, device=rois.device)
         indexed = torch.cat([torch.zeros_like(boxes[:, :1]), boxes], dim=1)
         context = Context(None if image is None else image.to(self.dtype), pixel_size)
         logits = self.decoder([feature.to(self.dtype) for feature in features], indexed, context).logits
         windows = self.decoder.extents(indexed)
-        masks = self.decision.of_image(logits.float().softmax(dim=1), windows, boxes, self.image_size)
-        return paste_masks(masks, windows, self.image_size, within=boxes)
+        decided = self.decision.of_image(
+            ImageRois(logits.float().softmax(dim=1), windows, boxes, self.image_size)
+        )
+        masks = paste_masks(decided, windows, self.image_size, within=boxes)
+        return only_largest(masks) if self.decision.exclusive else masks
 
 
 def only_largest(masks: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +89,8 @@ def compare(
         merged: the file takes an image.
         boxes: the file finds the boxes itself.
     """
-    graph = MaskGraph(model.decoder.float().cpu(), model.image_size, decision=model.decision).eval()
+    overlapping, exclusive = replace(model.decision, exclusive=False), model.decision.exclusive
+    graph = MaskGraph(model.decoder.float().cpu(), model.image_size, decision=overlapping).eval()
     random = _random_inputs(model, extractor if merged else None, boxes)
     real: list[CheckInput] = []
     if extractor is not None:
@@ -98,10 +99,10 @@ def compare(
             rois = sample.rois / np.array([width, height, width, height], np.float32)
             image = torch.from_numpy(sample.image)[None]
             real.append(_image_input(model, extractor, image, rois, sample.pixel_size, merged, boxes))
-    masks, distance = _differences(path, graph, random)
+    masks, distance = _differences(path, graph, random, exclusive)
     real_masks = None
     if real:
-        real_masks, real_distance = _differences(path, graph, real)
+        real_masks, real_distance = _differences(path, graph, real, exclusive)
         distance = max(distance, real_distance)
     found = [given.detections for given in (*random, *real) if given.detections is not None]
     return OnnxCheck(
@@ -120,8 +121,17 @@ def largest_difference(
     return _differences(path, MaskGraph(decoder, image_size).eval(), inputs)[0]
 
 
-def _differences(path: Path, graph: MaskGraph, inputs: Sequence[CheckInput]) -> tuple[float, float]:
-    """Return the largest difference of masks and scores, and of boxes in input pixels."""
+def _differences(
+    path: Path, graph: MaskGraph, inputs: Sequence[CheckInput], exclusive: bool = False
+) -> tuple[float, float]:
+    """Return the largest difference of masks and scores, and of boxes in input pixels.
+
+    Args:
+        path: the file.
+        graph: the same in PyTorch, whose masks may overlap.
+        inputs: of both.
+        exclusive: the masks of the file do not overlap.
+    """
     with utf8_path(path) as name:
         session = ort.InferenceSession(name, providers=["CPUExecutionProvider"])
     height, width = graph.image_size
@@ -137,10 +147,8 @@ def _differences(path: Path, graph: MaskGraph, inputs: Sequence[CheckInput]) -> 
             masks_worst = max(masks_worst, _difference(path, "scores", scores, given.detections.scores))
         assert rois is not None
         with torch.no_grad():
-            expected = graph.overlapping(
-                list(given.features), torch.from_numpy(rois), **given.context
-            ).numpy()
-        if graph.decision.exclusive and masks.shape == expected.shape:
+            expected = graph(list(given.features), torch.from_numpy(rois), **given.context).numpy()
+        if exclusive and masks.shape == expected.shape:
             expected = _exclusive(masks, expected)
         masks_worst = max(masks_worst, _difference(path, "masks", masks, expected))
     return masks_worst, boxes_worst

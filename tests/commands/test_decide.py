@@ -10,7 +10,7 @@ from composing import command_configuration, composed
 
 from roiseg.common.errors import UserError
 from roiseg.decide import decide
-from roiseg.inference.checkpoint import read_decision
+from roiseg.inference.checkpoint import load_model
 from roiseg.inference.decision import Votes
 from roiseg.report import report
 from roiseg.reporting.runs import read_rois
@@ -55,10 +55,10 @@ def test_every_rule_becomes_a_run_that_the_report_reads(runs, tmp_path, capsys):
     variants = json.loads((output / "report.json").read_text())["variants"]
     assert {variant["variant"] for variant in variants} == {f"decision={rule}" for rule in RULES}
     # the copies of the checkpoints have what was fitted on both folds; with folds, a training fits nothing
-    copies = {read_decision(copy) for copy in folder.glob("checkpoints/*/*.pth")}
+    copies = {load_model(copy).decision for copy in folder.glob("checkpoints/*/*.pth")}
     assert len(list(folder.glob("checkpoints/*/*.pth"))) == 2 and len(copies) == 1
     assert isinstance(copies.pop(), Votes)
-    assert [read_decision(summary["best_checkpoint"]).unfitted for summary in runs[1]] == [
+    assert [load_model(summary["best_checkpoint"]).decision.unfitted for summary in runs[1]] == [
         ["weight", "bias"]
     ] * 2
 

@@ -16,9 +16,10 @@ from roiseg.callbacks.checkpoints import EpochCheckpoint
 from roiseg.callbacks.decision import FitDecision
 from roiseg.data.batch import RoiPrediction
 from roiseg.data.images import read_image
+from roiseg.evaluation.decision_fit import DecisionFit
 from roiseg.geometry.paste import largest, owned
 from roiseg.inference import decision as module
-from roiseg.inference.checkpoint import load_model, read_decision
+from roiseg.inference.checkpoint import load_model
 from roiseg.inference.decision import Threshold, Votes
 from roiseg.inference.model import TorchModel, open_model
 from roiseg.inference.predictor import Predictor
@@ -152,10 +153,9 @@ def fitted(coco_set, onnx_file, tmp_path_factory):
 
 def test_a_fitted_decision_is_in_the_checkpoint(fitted, coco_set):
     checkpoint, callback = fitted
-    decision = read_decision(checkpoint)
+    decision = load_model(checkpoint).decision
     assert decision.unfitted == [] and decision.exclusive
     assert callback.fitted_on == "fitted on 10 ROIs of the validation images"
-    assert load_model(checkpoint).decision == decision
     assert open_model(checkpoint).decision == decision
     assert open_model(checkpoint, decision=Threshold()).decision == Threshold()
 
@@ -201,8 +201,6 @@ def test_the_test_and_the_predictor_agree(fitted, coco_set, onnx_file):
     extractor = tiny_extractor(onnx_file)
     model = TorchModel(load_model(fitted[0]), extractor, decision=Votes(True, 0.8, -0.4))
     data = tiny_data(coco_set, extractor, model.decoder)
-    from roiseg.evaluation.decision_fit import DecisionFit
-
     data.setup()
     fit_ = DecisionFit(model)
     for batch in data.val_dataloader():
