@@ -13,7 +13,7 @@ from roiseg.data.prepare.persons import table
 
 @command("prepare")
 def main(cfg: DictConfig) -> None:
-    """Prepare the data set, check it, and print what it holds."""
+    """Prepare the data set, and print what it holds."""
     prepared = prepare(**validated(cfg, prepare))
     for path in prepared.made:
         console.print(f"made {path}", soft_wrap=True)

@@ -22,7 +22,7 @@ from roiseg.common.errors import UserError
 from roiseg.config.entry import user_message
 from roiseg.data.analysis import analyze
 from roiseg.data.annotation_loading import load_annotations
-from roiseg.data.prepare.persons import check_persons, person_only
+from roiseg.data.prepare.persons import person_only
 from roiseg.data.scene_composer import SceneComposer
 from roiseg.data.targets import TargetSpec, rasterize_targets
 from roiseg.geometry import rle
@@ -153,11 +153,7 @@ def test_any_damage(tmp_path, content):
 @given(contents())
 def test_any_content_is_prepared_or_refused(content):
     content["categories"] = [{"id": 1, "name": "person"}]
-
-    def prepare():
-        check_persons(person_only(content, "x.json"), "x.json")
-
-    line = user_error(prepare)
+    line = user_error(person_only, content, "x.json")
     assert not line or "x.json" in line
 
 

@@ -16,10 +16,8 @@ from roiseg.common.locks import locked
 from roiseg.common.outputs import check_folder
 from roiseg.data.prepare.persons import (
     SPLITS,
-    Coco,
     FileReport,
     Layout,
-    check_layout,
     layout_of,
     subset,
     write_if_different,
@@ -34,7 +32,7 @@ class Prepared:
     """The result of a run.
 
     Attributes:
-        reports: one per annotation file, all checked.
+        reports: one per annotation file.
         made: the files and folders written; empty if everything existed.
     """
 
@@ -51,7 +49,7 @@ def prepare(
     base_url: str,
     md5: Mapping[str, str],
 ) -> Prepared:
-    """Create and check the images and person annotations of COCO 2017.
+    """Create the images and person annotations of COCO 2017.
 
     Args:
         output_dir: folder that gets `images/` and `annotations/`.
@@ -93,13 +91,16 @@ def _make(layout: Layout, origin: FolderSource | WebSource, seed: int, images: s
     # both are read before anything is written, the short one first to find mistakes early
     persons = {split: origin.persons(split) for split in reversed(SPLITS)}
     made: list[Path] = []
-    for split, full in persons.items():
-        made += _write_annotations(layout, split, full, seed)
+    reports: list[FileReport] = []
+    for split in SPLITS:
+        full = persons[split]
+        files = {layout.annotations(split): full}
+        files |= {layout.annotations(split, size): subset(full, size, seed) for size in layout.sizes}
+        made += [path for path, coco in files.items() if write_if_different(path, coco)]
+        reports += [FileReport.of(path, coco) for path, coco in files.items()]
     for split, full in persons.items():
         if images != "skip" and origin.place_images(split, full):
             made.append(layout.images(split))
-    del persons, full
-    reports = check_layout(layout, with_images=images != "skip")
     origin.finish()
     return Prepared(reports, made)
 
@@ -114,9 +115,3 @@ def _no_cycle_search() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _write_annotations(layout: Layout, split: str, full: Coco, seed: int) -> list[Path]:
-    files = {layout.annotations(split): full}
-    files |= {layout.annotations(split, size): subset(full, size, seed) for size in layout.sizes}
-    return [path for path, coco in files.items() if write_if_different(path, coco)]

@@ -1,4 +1,4 @@
-"""Person-only annotation files: their layout, how they are derived from COCO's, and how they are checked."""
+"""Person-only annotation files: their layout, how they are derived from COCO's."""
 
 from __future__ import annotations
 
@@ -69,15 +69,13 @@ def missing_images(coco: Coco, folder: Path) -> list[str]:
 
 
 def read_persons(path: Path) -> Coco:
-    """Read a COCO instances file and keep the persons that are not a crowd.
+    """Read a COCO instances file and keep the persons that are not a crowd; training checks their records.
 
     Raises:
         UserError: the file is missing, broken, not a COCO instances file, or has no person.
     """
     with status(f"reading {path.name}"):
-        persons = person_only(read_json(path, "annotations"), str(path))
-    check_persons(persons, str(path))
-    return persons
+        return person_only(read_json(path, "annotations"), str(path))
 
 
 def person_only(coco: Any, where: str) -> Coco:
@@ -102,12 +100,15 @@ def person_only(coco: Any, where: str) -> Coco:
                 f"{where}: annotation {astray.get('id')} is of image {astray['image_id']}, not in `images`"
             )
         with_persons = [image for image in images if image["id"] in shown]
+        names = [image["file_name"] for image in with_persons]
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{where}: an image or annotation has no valid field {error}; get the file again"
         ) from None
     if not persons:
         raise UserError(f"{where}: no image shows a person")
+    if odd := [name for name in names if not _is_plain(name)]:
+        raise UserError(f"{where}: an image has file_name {odd[0]!r}; a plain file name is needed")
     heading = {key: coco[key] for key in ("info", "licenses") if key in coco}
     return {**heading, "images": with_persons, "annotations": persons, "categories": person}
 
@@ -117,6 +118,11 @@ def _records(coco: Any, key: str, where: str) -> list[dict[str, Any]]:
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise UserError(f"{where} has no list `{key}` of objects; give COCO's instances_*.json")
     return records
+
+
+def _is_plain(name: Any) -> bool:
+    """Tell whether a file of this name cannot lie in another folder."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\\"} & set(name)
 
 
 def subset(full: Coco, size: int, seed: int) -> Coco:
@@ -164,76 +170,10 @@ class FileReport:
     persons: int
     size: int
 
-
-def check_layout(layout: Layout, with_images: bool) -> list[FileReport]:
-    """Re-read every annotation file and check it.
-
-    Args:
-        layout: the expected files.
-        with_images: also check that the image files exist.
-
-    Raises:
-        UserError: names the first mistake.
-    """
-    reports = []
-    for split in SPLITS:
-        full, report = _checked(layout.annotations(split))
-        reports.append(report)
-        larger = full
-        for size in layout.sizes:
-            path = layout.annotations(split, size)
-            smaller, report = _checked(path)
-            reports.append(report)
-            if len(smaller["images"]) != min(size, len(full["images"])):
-                raise UserError(
-                    f"{path} has {len(smaller['images'])} images instead of {size}: run prepare again"
-                )
-            _check_nested(smaller, larger, str(path))
-            larger = smaller
-        if with_images:
-            require_images(full, layout.images(split))
-    return reports
-
-
-def check_persons(coco: Any, where: str) -> None:
-    """Check that `coco` is a COCO dict with persons only, without crowds and with consistent image ids.
-
-    Raises:
-        UserError: names the first mistake, with `where` as the name of the file.
-    """
-    lists = [
-        coco.get(key) if isinstance(coco, dict) else None for key in ("images", "annotations", "categories")
-    ]
-    if not all(isinstance(entries, list) and all(isinstance(e, dict) for e in entries) for entries in lists):
-        raise UserError(
-            f"{where} is not a COCO file: it needs lists `images`, `annotations` and `categories` of objects"
-        )
-    if [category.get("id") for category in coco["categories"]] != [PERSON]:
-        raise UserError(f"{where}: `categories` must hold category 1 (person) alone")
-    image_ids = _ids(coco["images"], "image", where)
-    _ids(coco["annotations"], "annotation", where)
-    for image in coco["images"]:
-        name = image.get("file_name")
-        if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\\" in name:
-            raise UserError(
-                f"{where}: image {image['id']} has file_name {name!r}; a plain file name is needed"
-            )
-    shown = set()
-    for annotation in coco["annotations"]:
-        number, image_id = annotation["id"], annotation.get("image_id")
-        if annotation.get("category_id") != PERSON:
-            raise UserError(
-                f"{where}: annotation {number} has category_id {annotation.get('category_id')}, not 1"
-            )
-        if annotation.get("iscrowd", 0):
-            raise UserError(f"{where}: annotation {number} is a crowd")
-        if not isinstance(image_id, int) or image_id not in image_ids:
-            raise UserError(f"{where}: annotation {number} is of image {image_id}, which is not in `images`")
-        shown.add(image_id)
-    if empty := image_ids - shown:
-        raise UserError(f"{where}: image {min(empty)} has no annotation")
-    if not shown:
-        raise UserError(f"{where}: no image shows a person")
+    @classmethod
+    def of(cls, path: Path, coco: Coco) -> FileReport:
+        """Count the content of a written file."""
+        return cls(path, len(coco["images"]), len(coco["annotations"]), path.stat().st_size)
 
 
 def require_images(coco: Coco, folder: Path) -> None:
@@ -256,34 +196,3 @@ def table(reports: list[FileReport]) -> Table:
         size = decimal(report.size, precision=0)
         shown.add_row(report.path.name, str(report.images), str(report.persons), mean, size)
     return shown
-
-
-def _checked(path: Path) -> tuple[Coco, FileReport]:
-    with status(f"checking {path.name}"):
-        coco = read_json(path, "annotations")
-        check_persons(coco, str(path))
-    return coco, FileReport(path, len(coco["images"]), len(coco["annotations"]), path.stat().st_size)
-
-
-def _check_nested(smaller: Coco, larger: Coco, where: str) -> None:
-    """Check that the images are part of the larger file, with the same records and annotations."""
-    records = {image["id"]: image for image in larger["images"]}
-    if astray := [image for image in smaller["images"] if image != records.get(image["id"])]:
-        raise UserError(f"{where}: image {astray[0]['id']} differs from or is not in the next larger file")
-    ids = {image["id"] for image in smaller["images"]}
-    if smaller["annotations"] != [a for a in larger["annotations"] if a["image_id"] in ids]:
-        raise UserError(
-            f"{where}: its annotations differ from those of the same images in the next larger file"
-        )
-
-
-def _ids(records: list[dict[str, Any]], kind: str, where: str) -> set[int]:
-    ids: set[int] = set()
-    for record in records:
-        number = record.get("id")
-        if not isinstance(number, int):
-            raise UserError(f"{where}: an {kind} has id {number!r}; a whole number is needed")
-        if number in ids:
-            raise UserError(f"{where}: {kind} id {number} occurs twice")
-        ids.add(number)
-    return ids

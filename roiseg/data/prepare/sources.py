@@ -11,14 +11,13 @@ from pathlib import Path
 
 from roiseg.common.console import track
 from roiseg.common.errors import UserError
-from roiseg.common.files import atomic_path, read_json, require_dir
+from roiseg.common.files import atomic_path, require_dir
 from roiseg.common.outputs import check_replaceable, never, remove, remove_record
 from roiseg.data.prepare.download import extract, fetch, remote_size
 from roiseg.data.prepare.persons import (
     SPLITS,
     Coco,
     Layout,
-    check_persons,
     missing_images,
     read_persons,
     require_images,
@@ -205,11 +204,9 @@ class WebSource:
     def _read_existing(self, split: str) -> Coco | None:
         path = self.layout.annotations(split)
         try:
-            persons: Coco = read_json(path, "annotations")
-            check_persons(persons, str(path))
+            return read_persons(path) if path.exists() else None
         except UserError:
             return None
-        return persons
 
     def _lacks_images(self, split: str) -> bool:
         persons = self.present[split]
