@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 import typing
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -64,12 +65,14 @@ def check_value(value: Any, hint: Any, name: str) -> None:
         TypeAdapter(hint, config=_STRICT).validate_python(value)
     except ValidationError as error:
         problems = error.errors(include_url=False)
-        wanted = list(dict.fromkeys(problem["msg"].removeprefix("Input should be ") for problem in problems))
+        texts = (problem["msg"].partition(" after validation")[0] for problem in problems)
+        wanted = list(dict.fromkeys(re.sub(r"^\w+ should (be )?", "", text) for text in texts))
         if type(None) in typing.get_args(hint):
             wanted.append("null")
         item = "".join(f"[{part}]" for part in problems[0]["loc"] if isinstance(part, int))
         subject = f"its item {item}" if item else "it"
-        raise UserError(f"{name} is {value!r:.200}: {subject} must be {' or '.join(wanted)}") from None
+        verb = "must" if wanted[0].startswith("have") else "must be"
+        raise UserError(f"{name} is {value!r:.200}: {subject} {verb} {' or '.join(wanted)}") from None
 
 
 def builds_object(value: Any) -> bool:

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import PositiveFloat
 
 from roiseg.common.errors import UserError
 from roiseg.common.limits import PAGE_IMAGES
@@ -35,13 +36,8 @@ _CAPACITY = 8
 class Limits:
     """The largest image that is accepted: file size in MB (10^6 bytes) and megapixels."""
 
-    megabytes: float = 20
-    megapixels: float = 40
-
-    def __post_init__(self) -> None:
-        for name, value in (("megabytes", self.megabytes), ("megapixels", self.megapixels)):
-            if not value > 0:
-                raise UserError(f"limits.{name} must be above 0, got {value}")
+    megabytes: PositiveFloat = 20
+    megapixels: PositiveFloat = 40
 
     @property
     def bytes(self) -> int:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypedDict, get_type_hints
 from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, NonNegativeInt
 from werkzeug.exceptions import Forbidden
 from werkzeug.wrappers import Request, Response
 
 from roiseg.common.errors import UserError
 from roiseg.common.limits import PAGE_BOXES, PAGE_PIXELS
+from roiseg.common.types import check_value
 
 _HEADERS = {
     # no foreign or inline content, no embedding in frames
@@ -73,15 +74,33 @@ def harden(response: Response) -> Response:
     return response
 
 
+_Number = Annotated[float, Field(gt=-1e30, lt=1e30)]  # fits float32
+
+
+class _Fields(TypedDict):
+    """Fields of a request about one image."""
+
+    image: str
+    model: NonNegativeInt
+    boxes: Annotated[
+        list[Annotated[list[_Number], Field(min_length=4, max_length=4)]], Field(max_length=PAGE_BOXES)
+    ]
+    scores: list[_Number]
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+    image_id: Annotated[int, Field(ge=0, le=2**53)]
+    instance: NonNegativeInt | None
+    points: list[list[Annotated[list[_Number], Field(min_length=3, max_length=3)]]] | None
+
+
 @dataclass(frozen=True)
 class Query:
     """A request about one image.
 
     Attributes:
         image: name of the stored image.
-        model: index of the model.
         boxes: float32 [N, 4] x1, y1, x2, y2 in pixels of the image.
         scores: float32 [N].
+        model: index of the model.
         threshold: minimum probability of a mask pixel.
         image_id: image id in COCO results.
         instance: index of the only box whose mask is wanted; None: all.
@@ -89,9 +108,9 @@ class Query:
     """
 
     image: str
-    model: int
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
+    model: int = 0
     threshold: float = 0.5
     image_id: int = 0
     instance: int | None = None
@@ -110,27 +129,29 @@ class Query:
         """
         if not isinstance(content, dict):
             raise UserError("the request must be a JSON object")
-        if unknown := sorted(content.keys() - cls.__dataclass_fields__.keys()):
-            raise UserError(f"the request has an unknown field `{unknown[0]}`")
-        boxes = _numbers(content, "boxes", (-1, 4))
-        scores = _numbers({"scores": [1.0] * len(boxes), **content}, "scores", (-1,))
-        if len(boxes) > PAGE_BOXES:
-            raise UserError(f"`boxes`: {len(boxes)} are too many, {PAGE_BOXES} at most")
+        hints = get_type_hints(_Fields, include_extras=True)
+        for field, value in {"image": None, **content}.items():
+            if field not in hints:
+                raise UserError(f"the request has an unknown field `{field}`")
+            check_value(value, hints[field], f"`{field}`")
+        boxes = np.array(content.get("boxes", []), np.float32).reshape(-1, 4)
+        scores = np.array(content.get("scores", [1.0] * len(boxes)), np.float32)
+        points = content.get("points") if len(boxes) else None
         if len(scores) != len(boxes):
             raise UserError(f"`scores` has {len(scores)} numbers for {len(boxes)} boxes")
         if not (boxes[:, 2:] > boxes[:, :2]).all():
             raise UserError("`boxes` must be x1, y1, x2, y2 with x1 < x2 and y1 < y2")
-        instance, clicked = content.get("instance"), content.get("points") is not None and len(boxes)
-        return cls(
-            image=_text(content, "image"),
-            model=_whole(content, "model", 0, models - 1),
-            boxes=boxes,
-            scores=scores,
-            threshold=_threshold(content),
-            image_id=_whole(content, "image_id", 0, 2**53),
-            instance=None if instance is None else _whole(content, "instance", 0, len(boxes) - 1),
-            points=_numbers(content, "points", (len(boxes), -1, 3)) if clicked else None,
-        )
+        if points is not None and (len(points) != len(boxes) or len({len(clicks) for clicks in points}) > 1):
+            raise UserError("`points` must hold as many clicks for each box")
+        for field, count in (("model", models), ("instance", len(boxes))):
+            if content.get(field) is not None and content[field] >= count:
+                raise UserError(f"`{field}` is {content[field]}: there are {count}")
+        arrays = {
+            "boxes": boxes,
+            "scores": scores,
+            "points": None if points is None else np.array(points, np.float32).reshape(len(boxes), -1, 3),
+        }
+        return cls(**{**content, **arrays})
 
     def check_within(self, size: tuple[int, int]) -> None:
         """Check that every box touches an image of (H, W) pixels and that their total area is bounded.
@@ -148,38 +169,3 @@ class Query:
                 f"the boxes cover {pixels / 1e6:,.0f} megapixels together, {PAGE_PIXELS / 1e6:,.0f} at most: "
                 "send fewer at a time"
             )
-
-
-def _text(content: dict[str, Any], field: str) -> str:
-    value = content.get(field)
-    if not isinstance(value, str):
-        raise UserError(f"`{field}` must be text")
-    return value
-
-
-def _whole(content: dict[str, Any], field: str, low: int, high: int) -> int:
-    value = content.get(field, low)
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise UserError(f"`{field}` must be a whole number from {low} to {high}")
-    return value
-
-
-def _threshold(content: dict[str, Any]) -> float:
-    value = content.get("threshold", 0.5)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1:
-        raise UserError("`threshold` must lie between 0 and 1")
-    return float(value)
-
-
-def _numbers(content: dict[str, Any], field: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        values = np.array(content.get(field, []), np.float32)
-        if values.ndim == len(shape) or not values.size:
-            values = values.reshape(shape)
-            if np.isfinite(values).all():
-                return values
-    raise UserError(f"`{field}` must be numbers in lists of shape {_shown(shape)}")
-
-
-def _shown(shape: tuple[int, ...]) -> str:
-    return "[" + ", ".join("n" if length < 0 else str(length) for length in shape) + "]"

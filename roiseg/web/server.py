@@ -55,8 +55,6 @@ def listen(application: Application, host: str, port: int) -> BaseWSGIServer:
     Raises:
         UserError: unknown address, or the port is in use.
     """
-    if not isinstance(port, int) or not 0 <= port <= 65535:
-        raise UserError(f"port must be a whole number from 0 to 65535, got {port}")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as listening:

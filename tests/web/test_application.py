@@ -248,7 +248,7 @@ def test_models_work_one_at_a_time():
         ({"boxes": [[1, 2, 1e400, 4]]}, "`boxes`"),
         ({"boxes": [[5, 2, 3, 4]]}, "x1 < x2"),
         ({"boxes": [[64, 0, 70, 10]]}, "outside the image"),
-        ({"boxes": [[0, 0, 9, 9]] * 501}, "too many"),
+        ({"boxes": [[0, 0, 9, 9]] * 501}, "at most 500"),
         ({"scores": [1, 2]}, "`scores`"),
         ({"threshold": 0}, "`threshold`"),
         ({"instance": 1}, "`instance`"),

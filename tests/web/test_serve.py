@@ -67,15 +67,8 @@ def test_a_taken_port_ends_in_one_line(serve):
     assert "\n" not in message
 
 
-@pytest.mark.parametrize(
-    ("host", "port", "said"),
-    [
-        ("192.0.2.1", 0, "host=192.0.2.1"),
-        *(("127.0.0.1", port, "port must be") for port in (-1, 65536, "http", None)),
-    ],
-)
-def test_an_address_that_cannot_be_listened_on_ends_in_one_line(host, port, said):
-    assert said in user_error(listen, None, host, port)
+def test_an_address_that_cannot_be_listened_on_ends_in_one_line():
+    assert "host=192.0.2.1" in user_error(listen, None, "192.0.2.1", 0)
 
 
 def test_loopback_addresses_are_known():
