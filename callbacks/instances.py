@@ -15,7 +15,7 @@ from roiseg.evaluation.ranking import RankedInstance, Ranking, ranking_sheet
 from roiseg.evaluation.result_files import write_table
 from roiseg.metrics.instance import InstanceRecord
 from roiseg.metrics.roi import MeasuredBatch
-from roiseg.visualize.canvas import save_png
+from roiseg.visualize.canvas import write_image
 
 T = TypeVar("T")
 
@@ -112,6 +112,6 @@ class InstanceSheets(L.Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, RoiDataModule)
         image = ranking_sheet(name, kept, data.dataset("val"))
-        save_png(self.output_dir / f"test_{name}.png", image)
+        write_image(self.output_dir / f"test_{name}.png", image)
         for writer in writers(trainer):
             writer.add_image(f"test_{name}", image, trainer.current_epoch, dataformats="HWC")

@@ -22,7 +22,7 @@ from roiseg.data.images import read_image
 from roiseg.geometry.rle import decode
 from roiseg.metrics.instance import paste_masks
 from roiseg.training.module import RoiSegModule
-from roiseg.visualize.canvas import save_png
+from roiseg.visualize.canvas import write_image
 from roiseg.visualize.overlays import OverlayColumn, two_row_overlay
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class ValidationOverlays(L.Callback, SummaryCallback):
             self._items = choose_items(data.dataset("val"), self.images)
         image = two_row_overlay(self._columns(trainer, pl_module, data), row_height=self.row_height)
         epoch = trainer.current_epoch + 1
-        self.last = save_png(self.output_dir / f"validation_all_images_epoch_{epoch:04d}.png", image)
+        self.last = write_image(self.output_dir / f"validation_all_images_epoch_{epoch:04d}.png", image)
         for writer in writers(trainer) if self._goes_to_tensorboard(trainer) else ():
             writer.add_image("validation_overlays", image, epoch, dataformats="HWC")
 

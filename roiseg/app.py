@@ -11,7 +11,7 @@ from pydantic import Field
 from werkzeug.serving import BaseWSGIServer
 
 from roiseg.common.console import console
-from roiseg.config.device import require_device
+from roiseg.config.build import require_device
 from roiseg.config.entry import command
 from roiseg.config.validation import validated
 from roiseg.inference.predictor import Predictor

@@ -16,10 +16,9 @@ from roiseg.config import build
 from roiseg.config.entry import command
 from roiseg.config.lightning_messages import silence_lightning_warnings
 from roiseg.config.validation import TrainOptions, check_types, validated
-from roiseg.diagnosis.dataset import data_sets
 from roiseg.diagnosis.decoder_costs import cost_table, decoder_costs, figures_of_runs
 from roiseg.diagnosis.detector import inputs_and_outputs, overview, tensor_table
-from roiseg.diagnosis.files import input_files, output_folders
+from roiseg.diagnosis.files import data_sets, input_files, output_folders
 from roiseg.diagnosis.finding import Diagnosis
 from roiseg.diagnosis.machine import devices, packages, runtime
 from roiseg.diagnosis.rehearsal import rehearse

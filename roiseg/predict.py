@@ -18,14 +18,13 @@ from roiseg.common.console import console
 from roiseg.common.errors import UserError
 from roiseg.common.outputs import check_folder, inside
 from roiseg.common.types import PositiveShare, Share
-from roiseg.config.build import given_decision
-from roiseg.config.device import require_device
+from roiseg.config.build import given_decision, require_device
+from roiseg.config.checkpoint_options import trusted_values
 from roiseg.config.entry import command
 from roiseg.config.run_dir import claimed
 from roiseg.config.validation import check_onnx_options, validated
-from roiseg.evaluation.checkpoint_data import trusted_values
+from roiseg.inference.box_files import open_boxes
 from roiseg.inference.box_files.base import BoxFile
-from roiseg.inference.box_files.open_boxes import open_boxes
 from roiseg.inference.checkpoint import read_checkpoint
 from roiseg.inference.image_predictions import ImagePredictions, PredictionCounts, knows_any
 from roiseg.inference.model import open_model

@@ -15,7 +15,7 @@ from roiseg.common.outputs import check_output
 from roiseg.config import build
 from roiseg.config.entry import command
 from roiseg.config.validation import TrainOptions, validated
-from roiseg.visualize.canvas import save_png
+from roiseg.visualize.canvas import write_image
 from roiseg.visualize.preview_sheet import PreviewSample, preview_sheet
 
 
@@ -43,7 +43,7 @@ def preview(cfg: DictConfig) -> Path:
     rows = [PreviewSample(sample.file_name, sample.image, sample.rois, sample.targets) for sample in usable]
     if not rows:
         raise UserError(f"no image of {cfg.data.train_images} can be shown: check samples and the images")
-    return save_png(path, preview_sheet(rows))
+    return write_image(path, preview_sheet(rows))
 
 
 @command("preview")

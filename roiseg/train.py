@@ -32,8 +32,8 @@ from roiseg.config.run_summary import (
 )
 from roiseg.config.validation import TrainOptions, check_optimizer, validated
 from roiseg.data.datamodule import RoiDataModule
+from roiseg.diagnosis.detector import recall
 from roiseg.diagnosis.finding import Diagnosis
-from roiseg.diagnosis.recall import recall
 from roiseg.inference.checkpoint import checkpoint_metadata, read_checkpoint
 from roiseg.training.module import RoiSegModule
 from roiseg.training.resume import checkpoint_progress

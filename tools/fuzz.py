@@ -35,17 +35,17 @@ from roiseg import report
 from roiseg.callbacks.checkpoints import EpochCheckpoint
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
+from roiseg.config.checkpoint_options import trusted_node, trusted_values
 from roiseg.config.entry import user_message
 from roiseg.data.analysis import load_or_make_analysis
 from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.class_weights import class_weights
 from roiseg.data.images import read_image
 from roiseg.data.scene_composer import SceneComposer
-from roiseg.evaluation.checkpoint_data import trusted_node, trusted_values
 from roiseg.extractor.cache.base import CacheKey
 from roiseg.extractor.cache.codec import Half
 from roiseg.extractor.cache.disk import DiskCache
-from roiseg.inference.box_files.open_boxes import open_boxes
+from roiseg.inference.box_files import open_boxes
 from roiseg.inference.checkpoint import load_model, newest_checkpoint, read_checkpoint
 from roiseg.inference.model import OnnxModel
 from roiseg.inference.onnx_file import OnnxFile

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import LearningRateMonitor
@@ -213,3 +214,20 @@ def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Lo
         ):
             raise UserError(f"configuration `trainer`: {error.__cause__}") from None
         raise
+
+
+def require_device(name: str | None) -> torch.device:
+    """Return the device `name`; None: the GPU if there is one, else the CPU.
+
+    Raises:
+        UserError: torch does not know it or this machine does not have it.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"device={name} cannot be used ({reason}): set cpu, or cuda on a GPU machine"
+        ) from None

@@ -12,8 +12,7 @@ from omegaconf import DictConfig
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import as_utf8
-from roiseg.config.build import given_decision, to_plain
-from roiseg.config.device import require_device
+from roiseg.config.build import given_decision, require_device, to_plain
 from roiseg.config.run_summary import parameter_counts
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.data.targets import TargetSpec

@@ -14,8 +14,7 @@ from typing_extensions import Unpack
 from roiseg.common.types import Size
 from roiseg.decoders.base import Context, DecoderOptions, DecoderOutput, Frame, NumClasses
 from roiseg.decoders.layers.convolution import FeatureFusion, conv_norm_relu
-from roiseg.decoders.layers.image_decoder import ImageDecoder, finer_stride
-from roiseg.decoders.layers.roi_vector import RoiVector
+from roiseg.decoders.layers.image_decoder import ImageDecoder, RoiVector, finer_stride
 
 MASK_CHANNELS = 8  # of the mask features
 HEAD_CHANNELS = 8  # of the dynamic head's hidden layers

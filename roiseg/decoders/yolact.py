@@ -12,8 +12,7 @@ from typing_extensions import Unpack
 from roiseg.common.types import Size
 from roiseg.decoders.base import Context, DecoderOptions, DecoderOutput, Frame, NumClasses
 from roiseg.decoders.layers.convolution import FeatureFusion
-from roiseg.decoders.layers.image_decoder import ImageDecoder, finer_stride
-from roiseg.decoders.layers.roi_vector import RoiVector
+from roiseg.decoders.layers.image_decoder import ImageDecoder, RoiVector, finer_stride
 
 
 class YolactDecoder(ImageDecoder):

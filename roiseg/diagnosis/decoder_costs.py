@@ -14,7 +14,7 @@ from rich.table import Table
 from roiseg.common.console import track
 from roiseg.common.errors import UserError, closest_matches
 from roiseg.config import build
-from roiseg.config.device import require_device
+from roiseg.config.build import require_device
 from roiseg.config.entry import CONF_DIR, user_message
 from roiseg.decoders.cost import Cost, measure_cost
 from roiseg.extractor.onnx_extractor import OnnxExtractor

@@ -14,7 +14,7 @@ import torch
 from packaging.requirements import Requirement
 
 import roiseg
-from roiseg.common.memory import memory_limit
+from roiseg.common.limits import memory_limit
 from roiseg.diagnosis.finding import Finding
 from roiseg.extractor.session import default_providers
 

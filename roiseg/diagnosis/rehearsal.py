@@ -13,8 +13,8 @@ from roiseg.config.run_summary import parameter_counts
 from roiseg.data.batch import collate
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.decoders.base import Decoder
+from roiseg.diagnosis.detector import recall
 from roiseg.diagnosis.finding import Diagnosis, Finding
-from roiseg.diagnosis.recall import recall
 from roiseg.extractor.cache.base import GB
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 

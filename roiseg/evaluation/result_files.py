@@ -14,7 +14,7 @@ from roiseg.data.dataset import RoiDataset
 from roiseg.evaluation.evaluator import Evaluation
 from roiseg.evaluation.ranking import ranking_sheet
 from roiseg.metrics.instance import InstanceRecord
-from roiseg.visualize.canvas import save_png
+from roiseg.visualize.canvas import write_image
 
 
 def write_table(path: Path, records: Iterable[InstanceRecord]) -> None:
@@ -41,7 +41,7 @@ def write_instances(folder: Path, evaluation: Evaluation, dataset: RoiDataset) -
     write_table(folder / "instances.csv", evaluation.records)
     write_json(folder / "results.json", evaluation.results)
     if evaluation.worst:
-        save_png(folder / "worst.png", ranking_sheet("worst", evaluation.worst, dataset))
+        write_image(folder / "worst.png", ranking_sheet("worst", evaluation.worst, dataset))
 
 
 def write_as_run(

@@ -47,7 +47,7 @@ INSTANCE_METRICS = (
 )
 ALL_INSTANCES = tuple(metric for metric in INSTANCE_METRICS if metric.among is None)
 
-# pixels pooled over all ROIs, computed by `roiseg.metrics.pixel.PixelMetrics`
+# pixels pooled over all ROIs, computed by `roiseg.metrics.roi.PixelMetrics`
 PIXEL_METRICS = {
     "miou": "mIoU",
     **{f"{name}_iou": f"{name.replace('_', '-')} IoU" for name in CLASS_NAMES},

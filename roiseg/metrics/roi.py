@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
 
-from roiseg.common.classes import BACKGROUND, NON_TARGET
+from roiseg.common.classes import BACKGROUND, CLASS_NAMES, IGNORE, NON_TARGET, TARGET
 from roiseg.data.batch import RoiBatch, RoiPrediction
 from roiseg.metrics.instance import (
     InstanceMetrics,
@@ -15,7 +18,6 @@ from roiseg.metrics.instance import (
     measure_instances,
     paste_masks,
 )
-from roiseg.metrics.pixel import PixelMetrics
 
 
 @dataclass(frozen=True)
@@ -65,3 +67,42 @@ class RoiMetrics(nn.Module):
         """Discard all batches."""
         self.pixel.reset()
         self.instance.reset()
+
+
+class PixelMetrics(MetricCollection):
+    """Metrics of class maps on a grid over each ROI, pixels pooled over all ROIs (torchmetrics).
+
+    `miou`: mean IoU of the classes; `pixel_accuracy`; `mean_pixel_accuracy`: mean recall of the classes;
+    `dice`: mean Dice (= F1) of the classes; per class: `<class>_iou`, `<class>_dice`. Means leave out a class
+    that is neither predicted nor annotated anywhere; its own figures are 0. ROIs without a target pixel are
+    not counted; if there are no others, all figures are 0.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        common: dict[str, Any] = {"num_classes": num_classes, "ignore_index": IGNORE, "validate_args": False}
+        groups = [["miou", "class_iou"], ["pixel_accuracy"], ["mean_pixel_accuracy", "dice", "class_dice"]]
+        super().__init__(
+            {
+                "miou": MulticlassJaccardIndex(average="macro", **common),
+                "class_iou": MulticlassJaccardIndex(average="none", **common),
+                "pixel_accuracy": MulticlassAccuracy(average="micro", **common),
+                "mean_pixel_accuracy": MulticlassAccuracy(average="macro", **common),
+                "dice": MulticlassF1Score(average="macro", **common),
+                "class_dice": MulticlassF1Score(average="none", **common),
+            },
+            compute_groups=groups,
+        )
+
+    def update(self, predicted: Tensor, truth: Tensor) -> None:  # type: ignore[override]
+        """Count the pixels of class maps [R, h, w]; 255 in `truth` is ignored."""
+        if predicted.numel():  # torchmetrics fails on empty input
+            empty = (truth != TARGET).flatten(1).all(dim=1)
+            super().update(predicted, truth.masked_fill(empty[:, None, None], IGNORE))
+
+    def scalars(self) -> dict[str, Tensor]:
+        """Return every metric as a scalar, by name."""
+        result = {name: value.nan_to_num(0) for name, value in self.compute().items()}  # NaN: no pixels
+        for kind in ("iou", "dice"):
+            for name, value in zip(CLASS_NAMES, result.pop(f"class_{kind}"), strict=False):
+                result[f"{name}_{kind}"] = value
+        return result

@@ -20,6 +20,7 @@ from roiseg.common.outputs import check_folder, inside, never, own, remove
 from roiseg.common.package_files import package_file
 from roiseg.common.types import Seed
 from roiseg.synthetic.scene import PEOPLE_CYCLE, Scene, render_scene
+from roiseg.visualize.canvas import write_image
 
 # boundary edges of a pixel, walked with the mask on the right hand. Direction (dx, dy): (row and column of
 # the pixel beyond the edge, row and column of the corner where the edge starts), relative to the pixel
@@ -265,7 +266,8 @@ class SyntheticPeople:
             scene = synthetic_scene(self.seed, split, index)
             image_id = FIRST_ID[split] + index
             name = f"{image_id:012d}.jpg"
-            _write_jpeg(self.images_dir(split) / name, scene.image)
+            path = self.images_dir(split) / name
+            write_image(path, scene.image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
             height, width = scene.instances.shape
             images.append({"id": image_id, "file_name": name, "width": width, "height": height})
             annotations += _annotate(scene, image_id, len(annotations) + FIRST_ID[split])
@@ -297,12 +299,3 @@ def _annotate(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]
             }
         )
     return annotations
-
-
-def _write_jpeg(path: Path, image: np.ndarray) -> None:
-    parameters = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    done, encoded = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), parameters)
-    if not done:
-        raise ValueError(f"OpenCV cannot encode an image of shape {image.shape}")
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(encoded.tobytes())

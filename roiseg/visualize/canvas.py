@@ -24,12 +24,6 @@ _CAP_AT_SCALE_1 = 21.0  # height of a capital letter in pixels; getTextSize diff
 _LEGEND_LINE, _LEGEND_MARGIN, _LEGEND_GAP = 30, 6, 24  # line height, left margin, gap between entries; pixels
 
 
-def check_image(image: Image) -> None:
-    """Raise ValueError unless `image` is a non-empty uint8 [H, W, 3]."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise ValueError(f"image must be uint8 [H, W, 3] and not empty, got {image.dtype} {image.shape}")
-
-
 def rgb(color: Color) -> tuple[int, int, int]:
     """Return `color` as three plain integers for OpenCV."""
     red, green, blue = (int(value) for value in color)
@@ -143,13 +137,21 @@ def legend(width: int, entries: Iterable[tuple[str, Image]]) -> Image:
     return np.concatenate(lines)
 
 
-def save_png(path: str | Path, image: Image) -> Path:
-    """Write an RGB uint8 [H, W, 3] image as PNG and return the path; the write is atomic."""
-    check_image(image)
+def write_image(
+    path: str | Path, image: NDArray[np.uint8] | NDArray[np.uint16], parameters: Sequence[int] = ()
+) -> Path:
+    """Write an image atomically, in the format of the path's suffix, and return the path.
+
+    Args:
+        path: the file.
+        image: RGB uint8 [H, W, 3], or one channel uint16 [H, W].
+        parameters: of OpenCV's encoder.
+    """
     path = Path(path)
-    done, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    content = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    done, encoded = cv2.imencode(path.suffix, content, parameters)
     if not done:
-        raise ValueError(f"OpenCV cannot encode an image of shape {image.shape}")
+        raise ValueError(f"OpenCV cannot encode an image of shape {image.shape} as {path.suffix}")
     with atomic_path(path) as temporary:
         temporary.write_bytes(encoded.tobytes())
     return path

@@ -16,7 +16,6 @@ from roiseg.visualize.canvas import (
     Image,
     Mask,
     blank,
-    check_image,
     draw_text,
     rgb,
     text_strip,
@@ -46,10 +45,7 @@ def blend_masks(
     Returns:
         RGB uint8 [H, W, 3].
     """
-    check_image(image)
     masks = np.asarray(masks, dtype=np.bool_)
-    if masks.ndim != 3 or (len(masks) and masks.shape[1:] != image.shape[:2]):
-        raise ValueError(f"masks must be [N, {image.shape[0]}, {image.shape[1]}], got {masks.shape}")
     height, width = image.shape[:2]
     windows = [(0, 0, width, height)] * len(masks)
     return blend_crops(image, list(masks), windows, colors, alpha, outline, areas)
@@ -78,7 +74,6 @@ def blend_crops(
     Returns:
         RGB uint8 [H, W, 3].
     """
-    check_image(image)
     result = image.copy()
     order = back_to_front([int(crop.sum()) for crop in crops] if areas is None else areas)
     for index in order:
@@ -95,7 +90,6 @@ def blend_crops(
 
 def draw_outlines(image: Image, masks: Mask, color: Color, thickness: int = 1) -> Image:
     """Draw the borders of masks [N, H, W] on an RGB uint8 [H, W, 3] image, `thickness` pixels wide."""
-    check_image(image)
     result = image.copy()
     for mask in masks:
         _outline(result, mask, color, thickness)
@@ -128,7 +122,6 @@ def draw_boxes(image: Image, boxes: ArrayLike, color: Color = ROI_RED, thickness
     Returns:
         RGB uint8 [H, W, 3].
     """
-    check_image(image)
     result = image.copy()
     for x1, y1, x2, y2 in _pixel_boxes(boxes, image.shape):
         left, right, top, bottom = x1 + thickness, x2 - thickness, y1 + thickness, y2 - thickness
@@ -163,7 +156,6 @@ def draw_labels(
     Returns:
         RGB uint8 [H, W, 3].
     """
-    check_image(image)
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     result = image.copy()
     taken: list[tuple[int, int, int, int]] = []
@@ -200,7 +192,6 @@ def add_caption(
     Returns:
         RGB uint8 [H + height, W, 3].
     """
-    check_image(image)
     strip = text_strip(text, height, image.shape[1], centre, background, ink)
     return np.concatenate([image, strip] if below else [strip, image])
 

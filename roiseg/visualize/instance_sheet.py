@@ -16,7 +16,6 @@ from roiseg.visualize.canvas import (
     Mask,
     blank,
     center,
-    check_image,
     fitted_size,
     legend,
     resize_image,
@@ -59,13 +58,6 @@ class SheetCell:
     prediction: Mask
     others: Mask
 
-    def __post_init__(self) -> None:
-        check_image(self.image)
-        for name in ("truth", "prediction", "others"):
-            shape = getattr(self, name).shape
-            if shape[-2:] != self.image.shape[:2] or len(shape) != 2 + (name == "others"):
-                raise ValueError(f"{name} of {self.title!r} is {shape}, its image {self.image.shape}")
-
 
 def crop_window(box: ArrayLike, size: tuple[int, int], growth: float = 1.3) -> Window:
     """Return the window around a box with its sides grown, clipped to an image of `size` (H, W)."""
@@ -87,8 +79,6 @@ def instance_sheet(title: str, cells: Sequence[SheetCell], columns: int = 4, sid
     Returns:
         One RGB uint8 image.
     """
-    if not cells:
-        raise ValueError("a sheet needs at least one cell")
     images = [_draw_cell(cell, side) for cell in cells]
     images += [blank(*images[0].shape[:2])] * (-len(images) % columns)
     width, gap = columns * (side + _GAP) + _GAP, blank(images[0].shape[0], _GAP)

@@ -14,7 +14,6 @@ from roiseg.visualize.canvas import (
     Mask,
     blank,
     center,
-    check_image,
     fitted_size,
     resize_image,
     resize_mask,
@@ -47,13 +46,6 @@ class OverlayColumn:
     truth: Mask
     prediction: Mask
 
-    def __post_init__(self) -> None:
-        check_image(self.image)
-        shape = (len(self.boxes), *self.image.shape[:2])
-        for name in ("truth", "prediction"):
-            if getattr(self, name).shape != shape:
-                raise ValueError(f"{name} of {self.title!r} must be {shape}, got {getattr(self, name).shape}")
-
 
 def two_row_overlay(columns: Sequence[OverlayColumn], row_height: int = 480) -> Image:
     """Draw ground truth (masks, ROI boxes in red, numbers) above the prediction (masks only).
@@ -68,8 +60,6 @@ def two_row_overlay(columns: Sequence[OverlayColumn], row_height: int = 480) -> 
     Returns:
         One RGB uint8 image [2 * row_height + titles, ..., 3].
     """
-    if not columns:
-        raise ValueError("an overlay needs at least one column")
     title_height = max(18, round(row_height / 15))
     parts = [_row_labels(row_height, title_height)]
     for column in columns:

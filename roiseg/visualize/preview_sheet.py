@@ -15,7 +15,6 @@ from roiseg.visualize.canvas import (
     Image,
     blank,
     center,
-    check_image,
     fitted_size,
     legend,
     resize_image,
@@ -57,11 +56,6 @@ class PreviewSample:
     boxes: NDArray[np.floating]
     labels: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
 
-    def __post_init__(self) -> None:
-        check_image(self.image)
-        if len(self.boxes) != len(self.labels):
-            raise ValueError(f"{self.title!r} has {len(self.boxes)} boxes but {len(self.labels)} class maps")
-
 
 def roi_strip(
     image: Image,
@@ -84,7 +78,6 @@ def roi_strip(
     Returns:
         RGB uint8 [cell + 20, cell, 3].
     """
-    check_image(image)
     x1, y1, x2, y2 = (float(value) for value in np.asarray(box, dtype=np.float64))
     if not (x2 > x1 and y2 > y1 and np.isfinite([x1, y1, x2, y2]).all()):
         return add_caption(_message("empty box", cell, cell), text, _STRIP, below=True, centre=True)
@@ -104,8 +97,6 @@ def preview_sheet(samples: Sequence[PreviewSample], max_rois: int = 6, cell: int
     Returns:
         One RGB uint8 image with a legend at the bottom.
     """
-    if not samples or max_rois < 1:
-        raise ValueError("a preview needs at least one sample and max_rois of 1 or more")
     lines = min(max_rois, 2)
     most = min(max_rois, max(len(sample.boxes) for sample in samples))
     columns = max(-(-most // lines), 1)

@@ -13,7 +13,6 @@ from roiseg.visualize.canvas import (
     Mask,
     blank,
     center,
-    check_image,
     fitted_size,
     resize_image,
     resize_mask,
@@ -49,7 +48,6 @@ def six_panel(
     Returns:
         RGB uint8, two rows of three panels with titles.
     """
-    check_image(image)
     size = fitted_size(image.shape[1], image.shape[0], panel[1], panel[0])
     corners = scale_boxes(boxes, image.shape, size)
     small, areas = [], []  # areas at full size: scaled-down masks may tie

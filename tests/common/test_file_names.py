@@ -12,7 +12,7 @@ from PIL import Image
 from tiny_dataset import make
 
 from roiseg.common.errors import UserError
-from roiseg.inference.box_files.open_boxes import open_boxes
+from roiseg.inference.box_files import open_boxes
 from roiseg.inference.sources.image_files import open_source
 
 NAME = "dossier é/photo ü.png"

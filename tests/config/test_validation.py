@@ -121,7 +121,7 @@ BAD = {
     "app": {"port": ["http", 65536]},
     "analyze": {"grid": [7], "min_roi_size": [0]},
     "report": {"sizes": ["garbage"], "resamples": [1e3, 99]},
-    "demo": {"bfloat16": ["garbage"], "train_images": ["all"]},
+    "demo": {"val_images": [0], "train_images": ["all"]},
     "prepare": {"seed": ["x"]},
     "preview": {"samples": ["all", 0], "seed": [-1]},
     "doctor": {"seed": [2**32], "decoders": [3]},
@@ -176,6 +176,7 @@ OUT_OF_RANGE = {
         "rois_per_image": [0], "jitter_share": [1.5], "jitter_center": [-1], "hard_weight": [float("nan")],
     },
     "roiseg.data.tta.TTA": {"crop_scales": [[1.0, 2.0]], "max_crop_share": [0, 0.8]},
+    "roiseg.web.models.Limits": {"megabytes": [0], "megapixels": [-1, float("nan")]},
     "roiseg.data.folds.Folds": {"number": [1], "held_out": [-1]},
     "roiseg.synthetic.dataset.SyntheticPeople": {"train_images": [0, 10**6], "val_images": [-1], "seed": [-1]},
 }  # fmt: skip

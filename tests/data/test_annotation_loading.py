@@ -11,7 +11,7 @@ from helpers import ellipse, person, write_coco
 from omegaconf import OmegaConf
 
 from roiseg.data.annotation_loading import load_annotations
-from roiseg.diagnosis.dataset import data_sets
+from roiseg.diagnosis.files import data_sets
 from roiseg.diagnosis.finding import Diagnosis
 
 SIZE = (120, 200)  # H, W

@@ -17,7 +17,7 @@ from roiseg.common.errors import UserError
 from roiseg.common.limits import MAX_PIXELS
 from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.images import image_digest, read_image
-from roiseg.inference.box_files.open_boxes import open_boxes
+from roiseg.inference.box_files import open_boxes
 from roiseg.inference.checkpoint import read_checkpoint
 from roiseg.inference.sources.image_files import open_source
 

@@ -10,7 +10,7 @@ import torch
 from helpers import make_onnx
 
 from roiseg.common.files import atomic_path, remove_leftovers, write_json
-from roiseg.visualize.canvas import save_png
+from roiseg.visualize.canvas import write_image
 from tools.chaos.kills import Run, same
 from tools.chaos.whole import half_written
 
@@ -18,7 +18,7 @@ from tools.chaos.whole import half_written
 @pytest.fixture
 def left(tmp_path):
     """A folder with a whole file of some kinds."""
-    save_png(tmp_path / "picture.png", np.random.default_rng(0).integers(0, 255, (40, 40, 3)).astype("u1"))
+    write_image(tmp_path / "picture.png", np.random.default_rng(0).integers(0, 255, (40, 40, 3)).astype("u1"))
     write_json(tmp_path / "summary.json", {"final": {"val/miou": 0.5}})
     (tmp_path / "instances.csv").write_text("image,iou\n1,0.5\n2,0.25\n")
     make_onnx(tmp_path / "decoder.onnx")

@@ -17,7 +17,7 @@ from roiseg.losses.base import LossInput
 from roiseg.losses.multimask import mask_iou
 from roiseg.metrics.average_precision import average_precision
 from roiseg.metrics.instance import InstanceMetrics, InstanceRecord
-from roiseg.metrics.pixel import PixelMetrics
+from roiseg.metrics.roi import PixelMetrics
 
 # --- pixels ---------------------------------------------------------------------------------------
 

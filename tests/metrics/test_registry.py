@@ -12,7 +12,7 @@ from roiseg.metrics.registry import LABELS
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted([*(ROOT / "roiseg").rglob("*.py"), *(ROOT / "callbacks").glob("*.py")])
-COMPUTED_IN = {"registry.py", "pixel.py"}
+COMPUTED_IN = {"registry.py", "roi.py"}
 
 
 def listed(source: str) -> list[list[str]]:

@@ -16,7 +16,7 @@ from roiseg.decoders.base import target_probability
 from roiseg.geometry.rle import decode
 from roiseg.losses.composite import CompositeLoss
 from roiseg.losses.cross_entropy import CrossEntropy
-from roiseg.metrics.pixel import PixelMetrics
+from roiseg.metrics.roi import PixelMetrics
 from roiseg.training.clicks import Clicks
 from roiseg.training.module import RoiSegModule
 

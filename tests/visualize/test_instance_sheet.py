@@ -67,15 +67,6 @@ def test_tiny_and_extreme_pictures_fit_their_cell():
         assert instance_sheet("t", [one], columns=1, side=CELL).shape[1] == CELL + 12
 
 
-def test_masks_of_another_size_are_refused():
-    with pytest.raises(ValueError, match="truth"):
-        cell(truth=np.zeros((3, 3), bool))
-    with pytest.raises(ValueError, match="others"):
-        SheetCell("t", "n", np.zeros((5, 5, 3), np.uint8), np.zeros(4), *np.zeros((3, 5, 5), bool))
-    with pytest.raises(ValueError, match="one cell"):
-        instance_sheet("t", [])
-
-
 @pytest.mark.parametrize(
     ("box", "window"),
     [

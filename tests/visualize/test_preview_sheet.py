@@ -124,10 +124,3 @@ def test_labels_may_be_one_array_or_differ_in_size_and_images_in_shape(image):
         PreviewSample("b", image, boxes, mixed),
     ]
     assert preview_sheet([*samples, sample(wide, 1), sample(tall, 0)]).ndim == 3
-
-
-def test_wrong_input_is_refused(image):
-    with pytest.raises(ValueError, match="at least one sample"):
-        preview_sheet([])
-    with pytest.raises(ValueError, match="2 boxes but 1 class maps"):
-        PreviewSample("a", image, np.zeros((2, 4)), [labels(1)])

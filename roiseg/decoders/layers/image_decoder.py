@@ -1,4 +1,4 @@
-"""The base of decoders that predict on a map over the whole input."""
+"""Decoders that predict on a map over the whole input: their base, and one vector per ROI from a map."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from roiseg.common.errors import UserError
 from roiseg.common.types import Size
 from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput, Frame, NumClasses, grid_size
-from roiseg.geometry.roi_align import resample
+from roiseg.decoders.layers.convolution import conv_norm_relu
+from roiseg.geometry.roi_align import resample, roi_align
 
 
 class ImageDecoder(Decoder):
@@ -90,3 +91,22 @@ def finer_stride(strides: Sequence[int], upsample: int) -> int:
             f"got {upsample}"
         )
     return finest // upsample
+
+
+class RoiVector(nn.Module):
+    """RoIAlign, 3x3 convolutions with GroupNorm and ReLU on the crop, mean over its cells.
+
+    Args:
+        channels: of the feature map, and of the vector.
+        roi_size: (h, w) cells RoIAlign crops.
+        depth: number of convolutions.
+    """
+
+    def __init__(self, channels: int, roi_size: Sequence[int], depth: int) -> None:
+        super().__init__()
+        self.roi_size = grid_size(roi_size)
+        self.tower = nn.Sequential(*(conv_norm_relu(channels, channels) for _ in range(depth)))
+
+    def forward(self, features: Tensor, rois: Tensor, stride: int) -> Tensor:
+        """Pool each ROI: [B, C, H, W] of `stride`, ROIs [R, 5] (see `roi_align`) -> [R, C]."""
+        return self.tower(roi_align(features, rois, self.roi_size, stride)).mean(dim=(2, 3))

@@ -10,7 +10,7 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 from roiseg.common.errors import out_of_memory
-from roiseg.common.memory import memory_limit
+from roiseg.common.limits import memory_limit
 from roiseg.extractor.cache.base import GB, CacheKey, CacheResult, FeatureCache, shared
 from roiseg.extractor.cache.codec import Codec, Shape
 

@@ -15,7 +15,8 @@ from roiseg.geometry.boxes import Boxes
 from roiseg.geometry.paste import Window
 from roiseg.inference.image_predictions import ImageResult
 from roiseg.inference.sources.source import Source
-from roiseg.inference.writers.writer import Write, Writer, json_list, numbered, write_rgb
+from roiseg.inference.writers.writer import Write, Writer, json_list, numbered
+from roiseg.visualize.canvas import write_image
 
 
 class CropsWriter(Writer):
@@ -57,7 +58,7 @@ class CropsWriter(Writer):
                     )
                     if x2 > x1 and y2 > y1:
                         file = numbered(result.source_image.key, index + 1, ".png")
-                        write_rgb(target / file, np.ascontiguousarray(result.image[y1:y2, x1:x2]))
+                        write_image(target / file, result.image[y1:y2, x1:x2])
                         add(self._record(result, index, file, window))
 
             yield write

@@ -15,8 +15,8 @@ from roiseg.common.files import atomic_path, check_room, utf8_path
 from roiseg.common.types import Share
 from roiseg.inference.image_predictions import ImageResult
 from roiseg.inference.sources.source import Source, Video
-from roiseg.inference.writers.writer import FileWriter, Write, Writer, write_labels, write_rgb
-from roiseg.visualize.canvas import Image
+from roiseg.inference.writers.writer import FileWriter, Write, Writer
+from roiseg.visualize.canvas import Image, write_image
 from roiseg.visualize.drawing import blend_crops, draw_boxes, draw_labels
 from roiseg.visualize.palette import ROI_RED, instance_colors
 from roiseg.visualize.six_panel import six_panel
@@ -37,7 +37,7 @@ class LabelPngWriter(FileWriter):
 
     def write(self, folder: Path, result: ImageResult) -> None:
         """See `FileWriter`."""
-        write_labels(folder / f"{result.source_image.key}.png", result.prediction.label_map())
+        write_image(folder / f"{result.source_image.key}.png", result.prediction.label_map())
 
 
 _ROOM_CHECK = 50  # frames between checks of the free space
@@ -68,7 +68,7 @@ class OverlayWriter(Writer):
     def open(self, folder: Path, source: Source) -> Iterator[Write]:
         """See `Writer`."""
         if source.video is None:
-            yield lambda result: write_rgb(
+            yield lambda result: write_image(
                 folder / self.folder / f"{result.source_image.key}.jpg", self.draw(result)
             )
             return
@@ -142,4 +142,4 @@ class SixPanelWriter(FileWriter):
         found = result.prediction
         masks = (found.mask(index) for index in range(len(found)))
         figure = six_panel(result.image, found.boxes, found.scores.tolist(), masks, self.label, self.panel)
-        write_rgb(folder / f"{result.source_image.key}.png", figure)
+        write_image(folder / f"{result.source_image.key}.png", figure)

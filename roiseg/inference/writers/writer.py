@@ -10,15 +10,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from roiseg.common.files import atomic_path, open_text
 from roiseg.inference.image_predictions import ImageResult
 from roiseg.inference.sources.source import Source
 
-Write = Callable[[ImageResult], None]
+Write = Callable[[ImageResult], object]
 
 
 class Writer(ABC):
@@ -80,21 +76,3 @@ def json_list(path: Path) -> Iterator[Callable[[Any], None]]:
 
         yield add
         stream.write("[]\n" if before == "[\n" else "\n]\n")
-
-
-def write_rgb(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write RGB uint8 [H, W, 3] in the format of the path's suffix, atomically."""
-    _write(path, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-
-
-def write_labels(path: Path, labels: NDArray[np.uint16]) -> None:
-    """Write one channel uint16 [H, W] as PNG, atomically."""
-    _write(path, labels)
-
-
-def _write(path: Path, content: np.ndarray) -> None:
-    done, encoded = cv2.imencode(path.suffix, content)
-    if not done:
-        raise ValueError(f"OpenCV cannot encode an image of shape {content.shape} as {path.suffix}")
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(encoded.tobytes())

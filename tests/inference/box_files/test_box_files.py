@@ -10,8 +10,8 @@ import pytest
 from helpers import user_error
 
 from roiseg.common.errors import UserError
+from roiseg.inference.box_files import open_boxes
 from roiseg.inference.box_files.base import Names
-from roiseg.inference.box_files.open_boxes import open_boxes
 from roiseg.inference.sources.source import SourceImage
 
 SIZE = (100, 200)  # H, W

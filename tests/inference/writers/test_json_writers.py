@@ -15,9 +15,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from writer_cases import BOXES, SIZE, Pictures, masks, nobody, result, write
 
-from roiseg.inference.writers.coco import CocoWriter
+from roiseg.inference.writers.annotations import CocoWriter, LabelmeWriter
 from roiseg.inference.writers.crops import CropsWriter, expand_box
-from roiseg.inference.writers.labelme import LabelmeWriter
 
 
 def test_coco_results_are_what_pycocotools_reads(tmp_path):

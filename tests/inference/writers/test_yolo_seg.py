@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from writer_cases import SIZE, disc, masks, nobody, result, write
 
-from roiseg.inference.writers.yolo_seg import YoloSegWriter, join_outlines
+from roiseg.inference.writers.annotations import YoloSegWriter, join_outlines
 
 
 def drawn(line):
