@@ -53,14 +53,15 @@ def count_extracted(extractor):
 
 
 def trained_weights(data, folder):
-    """The weights after two epochs of training."""
+    """Weights and figures after two epochs of training."""
     torch.manual_seed(0)
-    module = tiny_module(tiny_decoder(data.extractor))
+    module, trainer = tiny_module(tiny_decoder(data.extractor)), tiny_trainer(folder)
     with one_thread():
-        tiny_trainer(folder).fit(module, datamodule=data)
-    return module.state_dict()
+        trainer.fit(module, datamodule=data)
+    return {**module.state_dict(), **trainer.callback_metrics}
 
 
 def assert_same_weights(a, b):
+    assert a.keys() == b.keys()
     for name, value in a.items():
         assert torch.equal(value, b[name]), name

@@ -99,9 +99,9 @@ def tiny_data(coco_set, extractor, decoder, **options):
     return RoiDataModule(*files, extractor, spec, RoiSampler(), **options)
 
 
-def tiny_module(decoder, description=None, seed=0, scheduler=cosine):
+def tiny_module(decoder, description=None, seed=0, scheduler=cosine, terms=None):
     """The LightningModule with cross-entropy and Dice, AdamW and a cosine."""
-    terms = {"ce": {"term": CrossEntropy(), "weight": 1.0}, "dice": {"term": Dice(), "weight": 1.0}}
+    terms = terms or {"ce": {"term": CrossEntropy(), "weight": 1.0}, "dice": {"term": Dice(), "weight": 1.0}}
     optimizer = functools.partial(torch.optim.AdamW, lr=0.01)
     return RoiSegModule(decoder, CompositeLoss(terms), optimizer, scheduler, seed, description or {})
 

@@ -80,6 +80,25 @@ def segmentation_mask(segmentation, height, width):
     return coco_mask.decode(rle)
 
 
+def inside_polygon(polygon, xs, ys):
+    """Even-odd rule for every point of the raster ys x xs, a row at a time."""
+    points = np.reshape(polygon, (-1, 2)).astype(np.float64)
+    ends = np.roll(points, -1, axis=0)
+    result = np.zeros((len(ys), len(xs)), bool)
+    for row, y in enumerate(ys):
+        crosses = (points[:, 1] <= y) != (ends[:, 1] <= y)
+        a, b = points[crosses], ends[crosses]
+        hits = np.sort(a[:, 0] + (y - a[:, 1]) / (b[:, 1] - a[:, 1]) * (b[:, 0] - a[:, 0]))
+        result[row] = np.searchsorted(hits, xs) % 2 == 1
+    return result
+
+
+def mask_bounds(mask):
+    """x1, y1, x2, y2 of what is set in a mask."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+
+
 # --- COCO sets ------------------------------------------------------------------------------------
 
 
@@ -177,9 +196,8 @@ def _bbox(segmentation, mask):
         points = np.concatenate([np.reshape(part, (-1, 2)) for part in segmentation])
         low, high = points.min(axis=0), points.max(axis=0)
         return [float(v) for v in (*low, *(high - low))]
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    x, y = int(columns[0]), int(rows[0])
-    return [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y]
+    x1, y1, x2, y2 = mask_bounds(mask)
+    return [x1, y1, x2 - x1, y2 - y1]
 
 
 # --- ONNX detectors -------------------------------------------------------------------------------
@@ -248,6 +266,14 @@ def make_onnx(path, size=(64, 64), batch=1, dtype="float32", color_channels=3):
         outputs=[helper.make_tensor_value_info("output", kind, [batch, 5])],
         weights=weights,
     )
+
+
+def small_onnx(path, nodes, weights, outputs, inputs=("images",), size=(8, 8)):
+    """Write a graph of float tensors: `weights` name -> array, `outputs` name -> shape; inputs are [1, 3, *size]."""
+    shapes = dict.fromkeys(inputs, (1, 3, *size)) | outputs
+    values = {n: helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in shapes.items()}
+    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
+    return save_onnx(path, nodes, [values[n] for n in inputs], [values[n] for n in outputs], constants)
 
 
 def save_onnx(path, nodes, inputs, outputs, weights=()):

@@ -29,6 +29,11 @@ from roiseg.losses.dice import Dice
 from roiseg.losses.multimask import IouScore, MultimaskMinimum
 
 IMAGE_SIZE = (64, 96)  # of the images in these tests, pixels
+ROIS = torch.tensor([
+    [0, 3.5, 4.25, 40.0, 60.0],
+    [0, 30.0, 10.0, 95.5, 50.5],
+    [2, -4.0, -6.0, 33.0, 30.0],  # over the border; the second of three images has none
+])  # fmt: skip
 ELLIPSES = [
     (24, 30, 14, 22),
     (41, 33, 12, 20),
@@ -76,18 +81,8 @@ def builder(kind, in_channels=(8,), strides=(4,), **defaults):
     return make
 
 
-roialign, condinst, yolact, unet, maskrcnn, coarse, sam = map(
-    builder,
-    (
-        RoiAlignDecoder,
-        CondInstDecoder,
-        YolactDecoder,
-        UNetDecoder,
-        MaskRcnnDecoder,
-        CoarseDecoder,
-        SamDecoder,
-    ),
-)
+roialign, condinst, yolact = builder(RoiAlignDecoder), builder(CondInstDecoder), builder(YolactDecoder)
+unet, maskrcnn, coarse, sam = map(builder, (UNetDecoder, MaskRcnnDecoder, CoarseDecoder, SamDecoder))
 pyramid = builder(PyramidDecoder, (6, 8, 10), (4, 8, 16))
 fcn8s = builder(Fcn8sDecoder, (6, 8, 10), (4, 8, 16), fc_channels=16, dropout=0.0)
 
@@ -173,105 +168,58 @@ CASES = [
     Case("roialign-tiny-widths", roialign(mid_channels=3, min_channels=1, depth=1, sampling_ratio=1)),
     Case("pyramid", pyramid((8,), (8,))),
     Case("pyramid-three-layers", pyramid(**NARROW), small=True),
-    Case(
-        "pyramid-margin-film-detail",
-        pyramid(roi_size=(8, 6), output_size=(32, 24), margin=1, detail=4, num_classes=2, film=1.5, **NARROW),
-        small=True,
-    ),
+    Case("pyramid-margin-film-detail",
+         pyramid(roi_size=(8, 6), output_size=(32, 24), margin=1, detail=4, num_classes=2, film=1.5, **NARROW),
+         small=True),
     Case("pyramid-one-level", pyramid(output_size=(14, 14), margin=2, detail=4, dropout=0.0, **NARROW)),
     Case("condinst", condinst(), symmetric=condinst_symmetric),
     Case("condinst-image", condinst(**NARROW_CONDINST), small=True, symmetric=condinst_symmetric),
-    Case(
-        "condinst-roi-two-layers",
-        condinst((6, 10), (4, 8), frame="roi", output_size=(28, 28), **NARROW_CONDINST),
-        small=True,
-        symmetric=condinst_symmetric,
-    ),
-    Case(
-        "condinst-2-classes-film-detail",
-        condinst(num_classes=2, film=1.5, detail=4, upsample=1, **NARROW_CONDINST),
-        symmetric=condinst_symmetric,
-    ),
+    Case("condinst-roi-two-layers",
+         condinst((6, 10), (4, 8), frame="roi", output_size=(28, 28), **NARROW_CONDINST), small=True,
+         symmetric=condinst_symmetric),
+    Case("condinst-2-classes-film-detail",
+         condinst(num_classes=2, film=1.5, detail=4, upsample=1, **NARROW_CONDINST),
+         symmetric=condinst_symmetric),
     Case("yolact", yolact()),
     Case("yolact-image", yolact(**NARROW_YOLACT), small=True),
-    Case(
-        "yolact-roi-two-layers",
-        yolact((6, 10), (4, 8), frame="roi", output_size=(28, 28), **NARROW_YOLACT),
-        small=True,
-    ),
-    Case(
-        "yolact-2-classes-film-detail",
-        yolact(num_classes=2, film=1.5, detail=4, upsample=1, **NARROW_YOLACT),
-    ),
+    Case("yolact-roi-two-layers",
+         yolact((6, 10), (4, 8), frame="roi", output_size=(28, 28), **NARROW_YOLACT), small=True),
+    Case("yolact-2-classes-film-detail",
+         yolact(num_classes=2, film=1.5, detail=4, upsample=1, **NARROW_YOLACT)),
     Case("unet", unet(), symmetric=unet_symmetric),
     Case("unet-narrow", unet(**SMALL_UNET), symmetric=unet_symmetric, small=True),
     Case("unet-roi", unet(frame="roi", channels=8, depth=1), symmetric=unet_symmetric, small=True),
     Case("unet-stride-8-to-4", unet((6, 10), (8, 16), **SMALL_UNET), symmetric=unet_symmetric),
-    Case(
-        "unet-detail",
-        unet(strides=(8,), map_stride=8, detail=6, film=1.5, **SMALL_UNET),
-        symmetric=unet_symmetric,
-    ),
+    Case("unet-detail", unet(strides=(8,), map_stride=8, detail=6, film=1.5, **SMALL_UNET),
+         symmetric=unet_symmetric),
     Case("fcn8s-narrow", fcn8s(), small=True),
-    Case("fcn8s-any-order", fcn8s((10, 6, 8), (16, 4, 8), roi_size=(16, 12), output_size=(64, 48), film=1.5)),
+    Case("fcn8s-any-order",
+         fcn8s((10, 6, 8), (16, 4, 8), roi_size=(16, 12), output_size=(64, 48), film=1.5)),
     Case("fcn8s-at-once", fcn8s(at_once=True, output_size=(28, 28), num_classes=2, detail=6)),
     Case("maskrcnn-narrow", maskrcnn(mid_channels=16, depth=2), small=True, rate=3e-3),
-    Case(
-        "maskrcnn-two-layers-film-detail",
-        maskrcnn((6, 10), (4, 8), roi_size=(8, 6), mid_channels=8, num_classes=2, film=1.5, detail=4),
-    ),
+    Case("maskrcnn-two-layers-film-detail",
+         maskrcnn((6, 10), (4, 8), roi_size=(8, 6), mid_channels=8, num_classes=2, film=1.5, detail=4)),
     Case("coarse-narrow", coarse(**NARROW_COARSE), symmetric=coarse_symmetric, small=True, rate=3e-3),
     Case("coarse-8x6", coarse((6, 10), (4, 8), output_size=(8, 6), detail=4), symmetric=coarse_symmetric),
-    Case(
-        "pointrend-narrow",
-        pointrend(of_coarse=NARROW_COARSE, **NARROW_POINTS),
-        symmetric=coarse_symmetric,
-        terms=POINTS,
-        small=True,
-        rate=3e-3,
-    ),
-    Case(
-        "pointrend-of-roialign",
-        pointrend(
-            (6, 10),
-            (4, 8),
-            RoiAlignDecoder,
-            {"output_size": (14, 14), "film": 1.5, "detail": 4, **NARROW},
-            output_size=(28, 28),
-            **NARROW_POINTS,
-        ),
-        terms=POINTS,
-        small=True,
-    ),
-    Case(
-        "pointrend-2-classes-film-detail",
-        pointrend(num_classes=2, of_coarse=NARROW_COARSE, film=1.5, detail=4, **NARROW_POINTS),
-        symmetric=coarse_symmetric,
-        terms=POINTS,
-    ),
+    Case("pointrend-narrow", pointrend(of_coarse=NARROW_COARSE, **NARROW_POINTS), symmetric=coarse_symmetric,
+         terms=POINTS, small=True, rate=3e-3),
+    Case("pointrend-of-roialign",
+         pointrend((6, 10), (4, 8), RoiAlignDecoder,
+                   {"output_size": (14, 14), "film": 1.5, "detail": 4, **NARROW}, output_size=(28, 28),
+                   **NARROW_POINTS),
+         terms=POINTS, small=True),
+    Case("pointrend-2-classes-film-detail",
+         pointrend(num_classes=2, of_coarse=NARROW_COARSE, film=1.5, detail=4, **NARROW_POINTS),
+         symmetric=coarse_symmetric, terms=POINTS),
     Case("sam-image", sam(**NARROW_SAM), small=True, symmetric=None, terms=CANDIDATES, rate=3e-3),
-    Case(
-        "sam-roi",
-        sam((6, 10), (4, 8), frame="roi", output_size=(28, 20), depth=1, film=1.5, **NARROW_SAM),
-        small=True,
-        symmetric=None,
-        terms=CANDIDATES,
-        rate=3e-3,
-    ),
-    Case(
-        "cascade-of-condinst-and-sam",
-        builder(CascadeDecoder)(
-            first=partial(CondInstDecoder, **NARROW_CONDINST),
-            second=partial(SamDecoder, prior=True, **NARROW_SAM),
-            film=1.5,
-        ),
-        small=True,
-        symmetric=None,
-        terms={**FIRST_STAGE, **CANDIDATES},
-        rate=3e-3,
-    ),
+    Case("sam-roi", sam((6, 10), (4, 8), frame="roi", output_size=(28, 20), depth=1, film=1.5, **NARROW_SAM),
+         small=True, symmetric=None, terms=CANDIDATES, rate=3e-3),
+    Case("cascade-of-condinst-and-sam",
+         builder(CascadeDecoder)(first=partial(CondInstDecoder, **NARROW_CONDINST),
+                                 second=partial(SamDecoder, prior=True, **NARROW_SAM), film=1.5),
+         small=True, symmetric=None, terms={**FIRST_STAGE, **CANDIDATES}, rate=3e-3),
     Case("sam-one-mask-2-classes", sam(num_classes=2, **{**NARROW_SAM, "candidates": 1}), symmetric=None),
-]
+]  # fmt: skip
 
 
 def random_features(decoder, images, seed=0):
@@ -317,6 +265,25 @@ def ellipse_scene(decoder) -> Scene:
         target[inside[number]] = 1
         targets.append(target)
     return Scene(features, rois, torch.stack(targets))
+
+
+def learned_target_iou(decoder, loss, steps, rate, context=None):
+    """IoU of what is predicted as target once the scene is learned by heart; stops at 0.97."""
+    scene, best = ellipse_scene(decoder), 0.0
+    truth = scene.targets == 1
+    optimizer = torch.optim.Adam([*decoder.parameters(), *loss.parameters()], lr=rate)
+    for step in range(steps):
+        loss.epoch = 1 + step // 10
+        optimizer.zero_grad()
+        loss(decoder.train()(scene.features, scene.rois, context), scene.targets)[0].backward()
+        optimizer.step()
+        if step % 5 == 4:
+            with torch.no_grad():
+                predicted = decoder.eval()(scene.features, scene.rois, context).logits.argmax(1) == 1
+            best = max(best, float((predicted & truth).sum() / (predicted | truth).sum()))
+            if best >= 0.97 and loss.epoch >= max(loss.starts.values()):
+                break
+    return best
 
 
 def _inside(x, y):

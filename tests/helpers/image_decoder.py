@@ -17,17 +17,9 @@ class TinyImageDecoder(ImageDecoder):
     prompts = ("points",)
 
     def __init__(
-        self,
-        in_channels,
-        strides,
-        image_size,
-        num_classes: int = 3,
-        map_stride: int = 4,
-        width: int = 8,
-        frame: str = "image",
-        output_size=(14, 14),
-        **shared,
-    ) -> None:
+        self, in_channels, strides, image_size, num_classes: int = 3, map_stride: int = 4, width: int = 8,
+        frame: str = "image", output_size=(14, 14), **shared,
+    ) -> None:  # fmt: skip
         super().__init__(
             in_channels, strides, image_size, num_classes, map_stride, frame, output_size, **shared
         )
