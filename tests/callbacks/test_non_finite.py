@@ -1,23 +1,14 @@
 """A run whose numbers are none ends at that step, and leaves the good checkpoints alone."""
 
-from __future__ import annotations
-
 import lightning as L
 import pytest
 import torch
-from tiny_run import (
-    tiny_config,
-    tiny_data,
-    tiny_decoder,
-    tiny_extractor,
-    tiny_module,
-    tiny_trainer,
-)
+from tiny_run import fit
 
 from roiseg.callbacks.checkpoints import EpochCheckpoint
 from roiseg.callbacks.non_finite import StopOnNonFinite
 from roiseg.common.errors import UserError
-from roiseg.inference.checkpoint import checkpoint_metadata, read_checkpoint
+from roiseg.inference.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -28,9 +19,7 @@ class Poison(L.Callback):
     """Spoils one step (1-based, of the whole run): what it is given is called then."""
 
     def __init__(self, step, spoil):
-        self.step = step
-        self.spoil = spoil
-        self.undo = None
+        self.step, self.spoil, self.undo = step, spoil, None
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         if self.undo is not None:
@@ -46,14 +35,10 @@ def term(name, value):
 
 
 def gradient(value):
-    """One number of one parameter's gradient that is `value`."""
-
-    def spoilt(given):
-        given = given.clone()
-        given.view(-1)[0] = value
-        return given
-
-    return lambda module: next(iter(module.decoder.parameters())).register_hook(spoilt)
+    """One parameter's gradient that is `value`."""
+    return lambda module: next(iter(module.decoder.parameters())).register_hook(
+        lambda given: torch.full_like(given, value)
+    )
 
 
 def weights(module):
@@ -65,16 +50,11 @@ def weights(module):
     return module.trainer.optimizers[0].register_step_post_hook(ruin)
 
 
-def run(coco_set, onnx_file, folder, spoil, step, max_epochs=3, **options):
+def run(coco_set, onnx_file, folder, spoil, step, **options):
     """Train, spoilt at `step`; returns (the message, names of the checkpoints left)."""
-    extractor = tiny_extractor(onnx_file)
-    torch.manual_seed(0)
-    decoder = tiny_decoder(extractor)
-    module = tiny_module(decoder, checkpoint_metadata(tiny_config(onnx_file), extractor))
     callbacks = [Poison(step, spoil), StopOnNonFinite(), EpochCheckpoint(folder / "ckpt", (64, 64))]
-    trainer = tiny_trainer(folder, callbacks, max_epochs=max_epochs, **options)
     with pytest.raises(UserError) as error:
-        trainer.fit(module, datamodule=tiny_data(coco_set, extractor, decoder))
+        fit(coco_set, onnx_file, folder, callbacks, max_epochs=3, **options)
     return str(error.value), sorted((folder / "ckpt").glob("[!.]*"))
 
 

@@ -1,7 +1,5 @@
 """Which images the overlays of a validation show, and what they show of them."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest
@@ -82,18 +80,9 @@ def test_a_run_leaves_an_image_a_validation_and_tensorboard_gets_fewer_and_fewer
     overlays = ValidationOverlays(tmp_path, {"a.jpg": 1}, row_height=32, in_tensorboard=most)
     logger = TensorBoardLogger(tmp_path, name="", version="")
     fit(
-        coco_set,
-        onnx_file,
-        tmp_path,
-        [overlays],
-        max_epochs=9,
-        check_val_every_n_epoch=every,
-        logger=logger,
-        limit_train_batches=1,
-        limit_val_batches=1,
-        enable_checkpointing=False,
-        num_sanity_val_steps=1,
-    )
+        coco_set, onnx_file, tmp_path, [overlays], max_epochs=9, check_val_every_n_epoch=every, logger=logger,
+        limit_train_batches=1, limit_val_batches=1, enable_checkpointing=False, num_sanity_val_steps=1,
+    )  # fmt: skip
     found = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
     tags = found.Tags()["images"]
     assert [event.step for tag in tags for event in found.Images(tag)] == shown
@@ -102,8 +91,6 @@ def test_a_run_leaves_an_image_a_validation_and_tensorboard_gets_fewer_and_fewer
     assert sorted(path.name for path in tmp_path.glob("*.png")) == files
     assert overlays.last == tmp_path / files[-1]
 
-
-# --- masks ---------------------------------------------------------------------------------------
 
 FILES = ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]
 

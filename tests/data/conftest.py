@@ -1,7 +1,5 @@
 """Items of the tiny set, in training and evaluation; annotation files to be spoilt."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -1,15 +1,15 @@
-"""What is read of an annotation file."""
-
-from __future__ import annotations
+"""What is read of an annotation file; wrong files are in tests/faults."""
 
 import contextlib
 import io
+import json
 
 import numpy as np
 import pytest
 from helpers import TINY_IMAGES, rectangle, segmentation_mask, write_coco
 from pycocotools.coco import COCO
 
+from roiseg.common.errors import UserError
 from roiseg.data.annotation_loading import load_annotations
 from roiseg.geometry import rle
 
@@ -61,9 +61,7 @@ def check_against_pycocotools(path):
             want = reference.annToRLE(record)
             got = annotations.outlines(i).rle(position)
             counts = want["counts"].encode() if isinstance(want["counts"], str) else want["counts"]
-            assert (got["counts"], list(got["size"])) == (counts, list(want["size"])), (
-                f"instance {record['id']}"
-            )
+            assert (got["counts"], list(got["size"])) == (counts, list(want["size"])), record["id"]
             count += 1
     return count
 
@@ -72,18 +70,11 @@ def test_outlines_equal_those_of_pycocotools(coco_set):
     assert check_against_pycocotools(coco_set.json) == 12
 
 
-@pytest.mark.realdata
-@pytest.mark.parametrize(("split", "count"), [("train", 203), ("val", 51)])
-def test_outlines_of_real_persons_equal_those_of_pycocotools(realdata, split, count):
-    path = realdata / f"coco128_person/annotations/instances_{split}2017_person_only_no_crowd.json"
-    assert check_against_pycocotools(path) == count
-
-
-def test_coordinates_between_two_fifths_of_a_pixel_are_not_pushed_over(tmp_path):
-    """pycocotools rounds to fifths of a pixel: 10.1 is a tie that the last bit decides."""
+def test_coordinates_between_two_fifths_of_a_pixel_and_outside_the_image_are_read_as_by_pycocotools(tmp_path):
+    """It rounds to fifths of a pixel: 10.1 is a tie that the last bit decides."""
     rng = np.random.default_rng(0)
     outlines = [
-        [float(v) for v in (rng.integers(0, 4000, (9, 2)) / 10 + 0.1 * rng.integers(0, 2)).round(2).ravel()]
+        (rng.integers(-200, 4400, (9, 2)) / 10 + 0.1 * rng.integers(0, 2)).round(2).ravel().tolist()
         for _ in range(60)
     ]
     instances = [{"file": "a.png", "segmentation": outline} for outline in outlines]
@@ -115,3 +106,24 @@ def test_both_sides_of_a_roi_have_the_least_size(content, load, least, count):
 def test_other_categories_are_left_out_even_if_broken(content, load):
     content["annotations"].append({"id": 3, "category_id": 18, "bbox": "none"})
     assert list(load(content).ids) == [3]
+
+
+def test_a_missing_file_says_how_far_its_path_exists_and_a_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match="annotations file not found") as caught:
+        load_annotations(tmp_path / "no" / "such.json")
+    assert f"{tmp_path} exists" in str(caught.value)
+    with pytest.raises(UserError, match="is a folder"):
+        load_annotations(tmp_path)
+
+
+def test_a_missing_crowd_flag_means_no_crowd(content, load):
+    del content["annotations"][0]["iscrowd"]
+    assert not load(content).crowd.any()
+
+
+def test_a_scribble_that_would_take_gigabytes_is_named(load):
+    zigzag = [value for n in range(1500) for value in ((9000, n) if n % 2 else (0, 9000 - n))]
+    record = {"id": 7, "image_id": 1, "category_id": 1, "iscrowd": 0, "area": 1, "bbox": [0, 0, 9000, 9000]}
+    image = {"id": 1, "file_name": "a.jpg", "width": 9000, "height": 9000}
+    with pytest.raises(UserError, match=r"annotations\[0\] .* pixels long, 2,000,000 at most"):
+        load(json.dumps({"images": [image], "annotations": [{**record, "segmentation": [zigzag]}]}))

@@ -1,7 +1,5 @@
 """Items joined to a batch, and where it goes."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -41,14 +39,6 @@ def test_images_without_rois_are_batched(evaluation, empty):
     assert batch.targets.shape == (len(batch.rois), 14, 14)
     assert set(batch.rois[:, 0].int().tolist()) == set(range(3)) - set(empty)
     assert [len(boxes) for boxes in batch.original_boxes()] == [len(s.rois) for s in samples]
-
-
-def test_rois_are_taken_back_to_original_pixels(evaluation):
-    batch = collate([evaluation[n] for n in range(len(evaluation))])
-    annotations = evaluation.annotations
-    for sample, boxes in zip(batch.samples, batch.original_boxes(), strict=True):
-        eligible = annotations.eligible(sample.image_index, 16)
-        np.testing.assert_allclose(boxes, annotations.pixel_boxes(sample.image_index)[eligible], atol=1e-3)
 
 
 def test_windows_are_taken_back_to_original_pixels_each_by_its_own_image(training):

@@ -1,7 +1,5 @@
 """Features through the cache: the same, whatever the cache held before; each image's computed once."""
 
-from __future__ import annotations
-
 import itertools
 import logging
 import os
@@ -69,19 +67,6 @@ def test_features_are_the_same_computed_or_kept_and_near_the_extractors(build, c
         assert torch.equal(b.rois, want.rois)
         assert torch.equal(b.targets, want.targets)
     assert data.cache.counts == {"computed": 5, "hit": 5}
-
-
-def test_a_batch_of_kept_and_new_images_has_each_in_its_place(build, tmp_path):
-    some = build(cache=DiskCache(tmp_path, Half(), 1), val_batch_size=3)
-    batches = epoch(some.val_dataloader())
-    stored = sorted(p for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".json")
-    for path in stored[::2]:
-        path.unlink()
-    again = build(cache=DiskCache(tmp_path, Half(), 1), val_batch_size=3)
-    mixed = epoch(again.val_dataloader())
-    assert again.cache.counts == {"computed": 3, "hit": 2}
-    for a, b in zip(batches, mixed, strict=True):
-        assert torch.equal(a.features[0], b.features[0])
 
 
 def test_new_views_every_epoch_are_not_kept(build, cache):
@@ -202,11 +187,14 @@ def test_training_on_a_cold_a_warm_and_a_damaged_cache_gives_the_same_weights(bu
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_features_made_in_the_background_train_the_same_weights(build, tmp_path, monkeypatch, cached):
+def test_loader_processes_and_features_made_in_the_background_train_the_same(
+    build, tmp_path, monkeypatch, cached
+):
     def run(workers):
         kept = {"cache": MemoryCache(Half(), 1), "pool": AugmentationPool(2)} if cached else {}
         return trained_weights(build(num_workers=workers, augment=COLOUR, **kept), tmp_path)
 
-    in_turn = run(0)
+    alone = run(0)
+    assert_same_weights(alone, run(1))
     monkeypatch.setattr(datamodule, "_batches_ahead", lambda device: 2)
-    assert_same_weights(in_turn, run(2))
+    assert_same_weights(alone, run(2))

@@ -1,7 +1,5 @@
 """Who is pasted where, and how it is blended in."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from helpers import hole_rle, person, rectangle, write_coco

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 from array import array
 from dataclasses import dataclass
@@ -103,9 +101,7 @@ def test_images_come_in_the_extractors_letterbox(make, onnx_file):
     extractor = OnnxExtractor(
         str(onnx_file), LAYERS[0], Preprocess((64, 64), "topleft", pad_value=7), threads=1
     )
-    image = (
-        make(extractor=extractor).samples("val", [0])[0].image
-    )  # 80 x 100 pixels: 51 x 64 and padding below
+    image = make(extractor=extractor).samples("val", [0])[0].image  # 80 x 100: 51 x 64 and padding below
     assert (image[51:] == 7).all()
     assert not (image[:51] == 7).all(axis=(1, 2)).any()
 
@@ -129,23 +125,15 @@ def test_what_makes_the_data_runs_before_anything_is_read_but_only_for_its_own_f
     make().prepare_data()  # a set of one's own needs nothing made
 
 
-@pytest.mark.parametrize("frame", ["roi", "image"])
-def test_the_metric_grid_is_the_same_for_every_decoder(make, frame):
-    datamodule = make(spec=TargetSpec(frame, (16, 16), 3, (64, 64)), metric_size=[20, 12], val_batch_size=5)
+def test_the_metric_grid_is_a_setting_which_a_map_over_the_whole_input_needs(make):
+    spec = TargetSpec("image", (16, 16), 3, (64, 64))
+    datamodule = make(spec=spec, metric_size=[20, 12], val_batch_size=5)
     assert datamodule.spec.metric_size == (20, 12)
-    batch = next(iter(datamodule.val_dataloader()))
-    assert batch.metric_targets.shape == (10, 20, 12)
-    assert batch.targets.shape == (10, 16, 16)
-    reference = make(spec=TargetSpec("roi", (20, 12), 3, (64, 64)), metric_size=None, val_batch_size=5)
-    wanted = next(iter(reference.val_dataloader()))
-    assert torch.equal(batch.metric_targets, wanted.targets)
-    assert torch.equal(wanted.metric_targets, wanted.targets)  # without a metric grid
-    assert len(next(iter(datamodule.train_dataloader())).metric_targets) == 0
-
-
-def test_a_map_over_the_whole_input_needs_a_metric_grid(make):
+    assert next(iter(datamodule.val_dataloader())).metric_targets.shape == (10, 20, 12)
+    batch = next(iter(make(metric_size=None).val_dataloader()))
+    assert torch.equal(batch.metric_targets, batch.targets)
     with pytest.raises(UserError, match=r"data\.metric_size must be \[h, w\]"):
-        make(spec=TargetSpec("image", (16, 16), 3, (64, 64)), metric_size=None)
+        make(spec=spec, metric_size=None)
 
 
 def test_a_mistake_in_the_validation_set_shows_at_setup(make, coco_set, tmp_path):

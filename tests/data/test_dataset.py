@@ -1,7 +1,5 @@
 """Items of training and evaluation."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 
@@ -9,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import person, write_coco
-from tiny_dataset import AUGMENT, IMAGE_FRAME, METRIC, SIZE, SPEC, assert_same_item, make
+from tiny_dataset import IMAGE_FRAME, METRIC, SIZE, SPEC, assert_same_item, make
 
 from roiseg.common.errors import UserError
 from roiseg.data.augment import Augment, GeometricAugment
@@ -17,23 +15,6 @@ from roiseg.data.batch import collate
 from roiseg.data.samplers import RoiSampler
 from roiseg.data.targets import TargetSpec
 from roiseg.geometry.transform import Letterbox
-
-# --- training items -------------------------------------------------------------------------------
-
-
-def test_an_item_depends_on_seed_epoch_and_index_only(training, coco_set):
-    same, other = (make(coco_set, sampler=RoiSampler(3), augment=AUGMENT, seed=seed) for seed in (4, 5))
-    keys = [(epoch, n) for epoch in (0, 3) for n in range(len(training))]
-    first = {key: training[key] for key in keys}
-    np.random.default_rng(0).shuffle(keys)
-    torch.manual_seed(17)
-    for key in keys:
-        assert_same_item(first[key], same[key])
-    assert_same_item(training[2], training[0, 2])
-    for n in range(len(training)):
-        assert (training[0, n].image != training[1, n].image).any()
-        assert (training[0, n].image != other[0, n].image).any()
-        assert (training[0, n].rois != training[1, n].rois).any()
 
 
 def test_a_training_item_has_k_rois_within_the_input_which_show_their_targets(training):
@@ -71,9 +52,6 @@ def test_nothing_is_measured_in_training(coco_set, spec):
     assert len(sample.truth.metric_targets) == 0
     assert sample.targets.shape == (3, *spec.size)
     assert collate([sample, sample]).metric_targets.shape[0] == 0
-
-
-# --- evaluation items -----------------------------------------------------------------------------
 
 
 def test_evaluation_gives_every_eligible_box_exactly_and_in_order_with_its_true_mask(evaluation):
@@ -132,21 +110,13 @@ def test_crowding_is_known_with_two_classes_too(coco_set, num_classes):
     assert max(shares) > 0.05
 
 
-# --- pixel sizes ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def measured_set(broken_set):
-    """The tiny set, its images 0.5, 1, 1.5, ... micrometres a pixel."""
+def test_the_pixel_size_is_that_of_an_input_pixel(broken_set, coco_set):
+    """Images of 0.5, 1, 1.5, ... micrometres a pixel."""
     content = broken_set.content()
     for number, image in enumerate(content["images"]):
         image["pixel_size_um"] = 0.5 + 0.5 * number
     broken_set.json.write_text(json.dumps(content))
-    return broken_set
-
-
-def test_the_pixel_size_is_that_of_an_input_pixel(measured_set, coco_set):
-    samples = list(make(measured_set))
+    samples = list(make(broken_set))
     for n, (micrometres, unknown) in enumerate(zip(samples, make(coco_set), strict=True)):
         height, width = unknown.original_size
         shrunk = 64 / max(height, width)  # the letterbox; to whole pixels, hence the tolerance
@@ -155,9 +125,6 @@ def test_the_pixel_size_is_that_of_an_input_pixel(measured_set, coco_set):
     batch = collate(samples)
     assert batch.pixel_sizes.dtype == torch.float32
     assert batch.pixel_sizes.tolist() == pytest.approx([s.pixel_size for s in samples])
-
-
-def test_a_stretched_image_has_the_pixel_size_of_equal_area(measured_set):
-    sample = make(measured_set, letterbox=Letterbox(SIZE, keep_aspect=False))[0]
-    assert sample.original_size == (80, 100)
-    assert sample.pixel_size == pytest.approx(0.5 * (80 / 64 * 100 / 64) ** 0.5)
+    stretched = make(broken_set, letterbox=Letterbox(SIZE, keep_aspect=False))[0]
+    assert stretched.original_size == (80, 100)
+    assert stretched.pixel_size == pytest.approx(0.5 * (80 / 64 * 100 / 64) ** 0.5)  # of equal area

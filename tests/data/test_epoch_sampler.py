@@ -1,7 +1,5 @@
 """Orders of epochs, and the shares of processes."""
 
-from __future__ import annotations
-
 import pytest
 
 from roiseg.data import samplers

@@ -1,7 +1,5 @@
 """Sets that are joined, selected from, and split into folds: nothing but the images changes."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 

@@ -1,13 +1,12 @@
 """Items of a data set with people pasted in: what they depend on, and what a cache is asked for."""
 
-from __future__ import annotations
-
 import json
 import shutil
 
 import kornia.augmentation as K
 import numpy as np
 import pytest
+import torch
 from helpers import hole_rle, person, write_coco
 from tiny_dataset import assert_same_item
 
@@ -66,9 +65,16 @@ def rng_of(dataset, key):
     return np.random.default_rng((dataset.seed, key[0], int(dataset.annotations.image_ids[key[1]])))
 
 
-def test_an_item_is_the_same_in_any_order_of_items_and_of_images(files):
+def test_an_item_depends_on_seed_epoch_and_image_only_not_on_the_order_of_items_and_images(files):
     dataset, other, turned = make(files), make(files), make(files, range(IMAGES)[::-1])
+    another_seed = make(files, seed=5)
     first = {key: dataset[key] for key in KEYS}
+    for n in range(IMAGES):
+        assert_same_item(dataset[n], first[0, n])
+        assert (first[0, n].image != first[1, n].image).any()
+        assert (first[0, n].image != another_seed[0, n].image).any()
+        assert (first[0, n].rois != first[1, n].rois).any()
+    torch.manual_seed(17)
     for epoch, n in reversed(KEYS):
         assert_same_item(first[epoch, n], other[epoch, n])
         assert_same_item(first[epoch, n], turned[epoch, IMAGES - 1 - n])
@@ -106,9 +112,6 @@ def own_files(files, tmp_path):
     return type(files)(tmp_path / "set" / files.json.name, tmp_path / "set" / "images")
 
 
-# --- what is held out -----------------------------------------------------------------------------
-
-
 def test_what_is_held_out_is_never_seen(files, own_files):
     """Neither images nor annotations of held-out images change anything, and they may be missing."""
     content = own_files.content()
@@ -143,9 +146,6 @@ def test_folds_share_keys_of_images_without_pasted_people_only(files):
     assert 0 < sum(pasted[0]) < len(pasted[0])
     for a, b, first, second in zip(*keys, *pasted, strict=True):
         assert (a == b) == (a.key == b.key) == (not first and not second)
-
-
-# --- the cache ------------------------------------------------------------------------------------
 
 
 def test_a_cached_item_is_the_same_but_for_its_image(files):

@@ -1,38 +1,39 @@
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from child_processes import CHILDREN, PATIENCE
-from helpers import segmentation_mask
+from helpers import mask_bounds, segmentation_mask
 from pycocotools.coco import COCO
 
 from roiseg.common.errors import UserError
 from roiseg.synthetic import SyntheticPeople, dataset, synthetic_scene
 from roiseg.synthetic.dataset import has_hole, rle, segmentation
 
-TRAIN, VAL = 8, 40
+TRAIN, VAL = 4, 24
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> SyntheticPeople:
-    data = SyntheticPeople(tmp_path_factory.mktemp("synthetic"), TRAIN, VAL, seed=3)
+def made(*given, **options):
+    data = SyntheticPeople(*given, **options)
     data.ensure()
     return data
 
 
-def digests(data: SyntheticPeople) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("synthetic"), TRAIN, VAL, seed=3)
+
+
+def digests(data):
     files = [p for p in Path(data.root).rglob("*") if p.is_file()]
     return {str(p.relative_to(data.root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def test_segmentation_of_any_mask_decodes_to_the_same_pixels() -> None:
+def test_segmentation_of_any_mask_decodes_to_the_same_pixels():
     rng = np.random.default_rng(0)
     for _ in range(600):
         height, width = (int(n) for n in rng.integers(1, 12, 2))
@@ -49,7 +50,7 @@ def test_segmentation_of_any_mask_decodes_to_the_same_pixels() -> None:
     assert segmentation(np.pad(np.ones((2, 3), bool), 1)) == [[1, 1, 4, 1, 4, 3, 1, 3]]
 
 
-def test_annotations_are_exactly_the_rendered_masks(data: SyntheticPeople) -> None:
+def test_annotations_are_exactly_the_rendered_masks(data):
     for split in ("train", "val"):
         coco = COCO(str(data.annotation_file(split)))
         for index, image_id in enumerate(sorted(coco.imgs)):
@@ -60,15 +61,15 @@ def test_annotations_are_exactly_the_rendered_masks(data: SyntheticPeople) -> No
             for number, annotation in enumerate(annotations, start=1):
                 mask = coco.annToMask(annotation).astype(bool)
                 assert (mask == (scene.instances == number)).all()
-                rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-                assert annotation["bbox"] == [columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1]
+                x1, y1, x2, y2 = mask_bounds(mask)
+                assert annotation["bbox"] == [x1, y1, x2 - x1, y2 - y1]
                 assert annotation["area"] == mask.sum() >= 100
                 assert (annotation["iscrowd"], annotation["category_id"]) == (0, 1)
                 covered += mask
             assert covered.max() <= 1
 
 
-def test_images_are_whole_named_as_in_coco_and_all_different(data: SyntheticPeople) -> None:
+def test_images_are_whole_named_as_in_coco_and_all_different(data):
     names, contents = set(), set()
     for split in ("train", "val"):
         content = json.loads(data.annotation_file(split).read_text())
@@ -82,10 +83,10 @@ def test_images_are_whole_named_as_in_coco_and_all_different(data: SyntheticPeop
     assert len(names) == len(contents) == TRAIN + VAL
 
 
-def test_people_overlap_are_cut_off_and_come_in_every_number(data: SyntheticPeople) -> None:
+def test_people_overlap_are_cut_off_and_come_in_every_number(data):
     content = json.loads(data.annotation_file("val").read_text())
     per_image = Counter(Counter(a["image_id"] for a in content["annotations"]).values())
-    assert all(per_image[people] >= 5 for people in (1, 2, 3, 5)), per_image
+    assert all(per_image[people] >= 2 for people in (1, 2, 3, 5)), per_image
     images = {image["id"]: image for image in content["images"]}
     boxes = [(a["image_id"], *a["bbox"]) for a in content["annotations"]]
     overlapping = cut = 0
@@ -97,20 +98,18 @@ def test_people_overlap_are_cut_off_and_come_in_every_number(data: SyntheticPeop
     assert cut > 0.05 * len(boxes)
 
 
-def test_an_image_depends_on_seed_split_and_index_only(data: SyntheticPeople, tmp_path: Path) -> None:
-    again = SyntheticPeople(tmp_path, 3, 2, seed=3)
-    again.ensure()
+def test_an_image_depends_on_seed_split_and_index_only(data, tmp_path):
+    again = made(tmp_path, 3, 2, seed=3)
     whole = digests(data)
     assert all(whole[name] == digest for name, digest in digests(again).items() if name.endswith(".jpg"))
     scenes = [(3, "train", 0), (4, "train", 0), (3, "extractor", 0), (3, "train", 1)]
     assert len({synthetic_scene(*scene).image.tobytes() for scene in scenes}) == 4
 
 
-def test_ensure_repairs_an_interrupted_run_and_leaves_a_whole_one_alone(tmp_path: Path) -> None:
-    data = SyntheticPeople(tmp_path, 3, 2)
-    data.ensure()
+def test_ensure_repairs_an_interrupted_run_and_leaves_a_whole_one_alone(tmp_path):
+    data = made(tmp_path, 3, 2)
     whole, times = digests(data), {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
-    SyntheticPeople(tmp_path, 3, 2).ensure()
+    made(tmp_path, 3, 2)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == times
     data.annotation_file("train").unlink()
     (data.images_dir("train") / "000000000002.jpg").write_bytes(b"half an image")
@@ -119,28 +118,25 @@ def test_ensure_repairs_an_interrupted_run_and_leaves_a_whole_one_alone(tmp_path
     assert digests(data) == whole
 
 
-def test_other_parameters_make_the_data_anew(tmp_path: Path) -> None:
-    SyntheticPeople(tmp_path / "a", 3, 2).ensure()
+def test_other_parameters_make_the_data_anew(tmp_path):
+    made(tmp_path / "a", 3, 2)
     smaller = SyntheticPeople(tmp_path / "a", 2, 1, seed=1)
     users = smaller.images_dir("train") / "000000000139.jpg"
     users.write_bytes(b"mine")
     smaller.ensure()
     assert users.read_bytes() == b"mine"
     users.unlink()
-    fresh = SyntheticPeople(tmp_path / "b", 2, 1, seed=1)
-    fresh.ensure()
-    assert digests(smaller) == digests(fresh)
+    assert digests(smaller) == digests(made(tmp_path / "b", 2, 1, seed=1))
 
 
-def test_images_and_annotations_of_the_users_are_never_touched(tmp_path: Path) -> None:
+def test_images_and_annotations_of_the_users_are_never_touched(tmp_path):
     foreign = tmp_path / "a/images/train2017/000000000001.jpg"
     foreign.parent.mkdir(parents=True)
     foreign.write_bytes(b"mine")
     with pytest.raises(UserError, match="not created by roiseg"):
         SyntheticPeople(tmp_path / "a", 2, 1).ensure()
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [foreign]
-    data = SyntheticPeople(tmp_path / "b", 1, 1)
-    data.ensure()
+    data = made(tmp_path / "b", 1, 1)
     data.annotation_file("train").write_text('{"info": {"description": "mine"}, "images": []}')
     with pytest.raises(UserError, match="did not create"):
         data.ensure()
@@ -151,13 +147,12 @@ def ensure_at_once(root, start, drawn):
     drawing = dataset.synthetic_scene
     dataset.synthetic_scene = lambda *what: (drawn.put(what), drawing(*what))[1]
     start.wait(PATIENCE)
-    data = SyntheticPeople(root, 3, 2)
-    data.ensure()
+    data = made(root, 3, 2)
     json.loads(data.annotation_file("train").read_text())
 
 
 @pytest.mark.slow
-def test_processes_that_find_nothing_at_once_draw_each_image_once(tmp_path: Path) -> None:
+def test_processes_that_find_nothing_at_once_draw_each_image_once(tmp_path):
     start, drawn = CHILDREN.Barrier(3), CHILDREN.SimpleQueue()
     given = tmp_path / "data", start, drawn
     processes = [CHILDREN.Process(target=ensure_at_once, args=given) for _ in range(3)]
@@ -170,12 +165,10 @@ def test_processes_that_find_nothing_at_once_draw_each_image_once(tmp_path: Path
     while not drawn.empty():
         found.append(drawn.get())
     assert sorted(found) == [(0, "train", 0), (0, "train", 1), (0, "train", 2), (0, "val", 0), (0, "val", 1)]
-    alone = SyntheticPeople(tmp_path / "alone", 3, 2)
-    alone.ensure()
-    assert digests(alone) == digests(SyntheticPeople(tmp_path / "data", 3, 2))
+    assert digests(made(tmp_path / "alone", 3, 2)) == digests(SyntheticPeople(tmp_path / "data", 3, 2))
 
 
-def test_another_process_that_is_just_starting_is_no_stranger(tmp_path: Path, monkeypatch: Any) -> None:
+def test_another_process_that_is_just_starting_is_no_stranger(tmp_path, monkeypatch):
     there = Path.iterdir
 
     def meanwhile(folder):

@@ -1,7 +1,5 @@
 """Point prompts drawn from the truth."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

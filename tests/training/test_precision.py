@@ -1,7 +1,5 @@
 """How far half precision drifts from float32: one step of every decoder, and a whole training."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from helpers.decoders import CASES, IMAGE_SIZE, ellipse_scene
@@ -44,7 +42,6 @@ def test_a_step_in_half_precision_goes_where_float32_goes(case, dtype):
     (loss, gradient), (expected, direction) = step(case, dtype), step(case, torch.float32)
     apart, alike = TOLERANCES[dtype]
     drift, cosine = abs(loss / expected - 1), float(torch.cosine_similarity(gradient, direction, dim=0))
-    print(f"\n{case.name} {dtype}: loss differs by {drift:.1e}, 1 - cosine of gradients {1 - cosine:.1e}")
     assert drift <= apart
     assert cosine >= alike
 
@@ -60,8 +57,6 @@ def test_a_training_in_bfloat16_ends_where_float32_ends(coco_set, onnx_file, tmp
         trainer.fit(tiny_module(decoder), datamodule=tiny_data(coco_set, extractor, decoder))
         figures[precision] = {name: float(value) for name, value in trainer.callback_metrics.items()}
     whole, half = figures["32-true"], figures["bf16-mixed"]
-    for name in ("train/loss", "val/loss", "val/miou", "val/instance_iou"):
-        print(f"\n{name}: float32 {whole[name]:.4f}, bfloat16 {half[name]:.4f}")
     assert half["train/loss"] == pytest.approx(whole["train/loss"], rel=0.02)
     assert half["val/loss"] == pytest.approx(whole["val/loss"], rel=0.02)
     assert half["val/miou"] == pytest.approx(whole["val/miou"], abs=0.02)

@@ -1,29 +1,24 @@
 """A small COCO in a folder and on the web."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from coco_folder import write_coco
-from coco_web import Web, served
+from coco_web import served
 
 from roiseg.data.prepare import Layout
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
+def source(tmp_path):
     return write_coco(tmp_path / "coco")
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> Layout:
+def layout(tmp_path):
     return Layout(tmp_path / "data", (8, 3))
 
 
 @pytest.fixture
-def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+def web(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with served() as state:
         yield state

@@ -1,26 +1,26 @@
 """Annotations and images made from a folder with COCO in it."""
 
-from __future__ import annotations
-
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 from coco_folder import coco_dict, contents, make, read, reference
 
 from roiseg.common.errors import UserError
-from roiseg.data.prepare import SPLITS, Layout
-from roiseg.data.prepare.persons import person_only
+from roiseg.data.prepare import SPLITS
+from roiseg.data.prepare.persons import person_only, subset
 
 
-def test_six_files_from_a_folder(source: Path, layout: Layout) -> None:
+def test_six_files_from_a_folder(source, layout):
     prepared = make(layout.root, source)
     assert len(prepared.reports) == 6
     for split in SPLITS:
-        images, persons = reference(read(source / "annotations" / f"instances_{split}.json"))
+        coco = read(source / "annotations" / f"instances_{split}.json")
+        images, persons = reference(coco)
         full, eight, three = (read(layout.annotations(split, size)) for size in (None, 8, 3))
-        assert (full["images"], full["annotations"]) == (images, persons)
+        assert full == coco | {
+            "images": images, "annotations": persons, "categories": [{"id": 1, "name": "person"}],
+        }  # fmt: skip
         names = [{i["file_name"] for i in coco["images"]} for coco in (three, eight, full)]
         assert names[0] <= names[1] <= names[2]
         assert [len(n) for n in names] == [3, min(8, len(images)), len(images)]
@@ -31,7 +31,7 @@ def test_six_files_from_a_folder(source: Path, layout: Layout) -> None:
     )
 
 
-def test_second_run_changes_nothing_and_another_seed_only_the_subsets(source: Path, layout: Layout) -> None:
+def test_second_run_changes_nothing_and_another_seed_only_the_subsets(source, layout):
     make(layout.root, source)
     before = contents(layout.root)
     assert make(layout.root, source).made == []
@@ -42,7 +42,7 @@ def test_second_run_changes_nothing_and_another_seed_only_the_subsets(source: Pa
     assert all(re.search(r"_\d+\.json$", name) for name in made)
 
 
-def test_what_is_missing_is_made_again_and_what_was_changed_is_named(source: Path, layout: Layout) -> None:
+def test_what_is_missing_is_made_again_and_what_was_changed_is_named(source, layout):
     make(layout.root, source)
     subset, full = layout.annotations("train2017", 3), layout.annotations("val2017")
     before = subset.read_bytes()
@@ -56,7 +56,7 @@ def test_what_is_missing_is_made_again_and_what_was_changed_is_named(source: Pat
     assert full.read_bytes() == corrected
 
 
-def test_a_link_and_a_folder_of_the_users_stay(source: Path, layout: Layout, tmp_path: Path) -> None:
+def test_a_link_and_a_folder_of_the_users_stay(source, layout, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     images = layout.images("train2017")
@@ -75,7 +75,7 @@ def test_a_link_and_a_folder_of_the_users_stay(source: Path, layout: Layout, tmp
     assert (images / "mine.jpg").read_bytes() == b"mine"
 
 
-def test_copy_takes_only_images_with_persons_and_resumes(source: Path, layout: Layout) -> None:
+def test_copy_takes_only_images_with_persons_and_resumes(source, layout):
     make(layout.root, source)  # links, which copying must not write through
     original = contents(source)
     make(layout.root, source, images="copy")
@@ -99,7 +99,7 @@ def test_copy_takes_only_images_with_persons_and_resumes(source: Path, layout: L
         assert path.read_bytes() == (source / "train2017" / path.name).read_bytes()
 
 
-def test_images_may_lie_under_images_and_in_the_output_itself(source: Path) -> None:
+def test_images_may_lie_under_images_and_in_the_output_itself(source):
     (source / "images").mkdir()
     for split in SPLITS:
         (source / split).rename(source / "images" / split)
@@ -109,7 +109,7 @@ def test_images_may_lie_under_images_and_in_the_output_itself(source: Path) -> N
         assert len(list((source / "images" / "train2017").iterdir())) == 30
 
 
-def test_what_the_source_lacks_is_named_before_anything_is_written(source: Path, layout: Layout) -> None:
+def test_what_the_source_lacks_is_named_before_anything_is_written(source, layout):
     images, _ = reference(read(source / "annotations" / "instances_train2017.json"))
     for image in images[2:4]:
         (source / "train2017" / image["file_name"]).unlink()
@@ -126,7 +126,7 @@ def test_what_the_source_lacks_is_named_before_anything_is_written(source: Path,
     assert not layout.root.with_name("other").exists()
 
 
-def test_a_file_name_that_leaves_the_folder_is_refused() -> None:
+def test_a_file_name_that_leaves_the_folder_is_refused():
     coco = coco_dict(20, seed=3)
     for image in coco["images"]:
         image["file_name"] = f"../{image['file_name']}"
@@ -134,17 +134,34 @@ def test_a_file_name_that_leaves_the_folder_is_refused() -> None:
         person_only(coco, "file")
 
 
-@pytest.mark.realdata
-def test_real_images(realdata: Path, tmp_path: Path) -> None:
-    real, coco = realdata / "coco128_person", tmp_path / "coco"
-    (coco / "annotations").mkdir(parents=True)
-    for split in SPLITS:
-        file = f"annotations/instances_{split}"
-        shutil.copy(real / f"{file}_person_only_no_crowd.json", coco / f"{file}.json")
-        (coco / split).symlink_to(real / "images" / split)
-    prepared = make(tmp_path / "data", coco, sizes=[500, 100])
-    counts = [(report.images, report.persons) for report in prepared.reports]
-    assert counts == [(46, 203)] * 3 + [(15, 51)] * 3
-    for split in SPLITS:
-        path = Layout(tmp_path / "data", ()).annotations(split)
-        assert read(path) == read(real / "annotations" / path.name)
+def test_subsets_are_nested_deterministic_and_depend_on_the_seed():
+    full = person_only(coco_dict(200, seed=1), "file")
+    shuffled = {**full, "images": full["images"][::-1]}
+
+    def ids(size, seed, of=full):
+        return {image["id"] for image in subset(of, size, seed)["images"]}
+
+    for seed in (0, 1):
+        assert (len(ids(10, seed)), len(ids(50, seed))) == (10, 50)
+        assert ids(10, seed) < ids(50, seed)
+    assert ids(50, 0) != ids(50, 1)
+    assert ids(50, 0, shuffled) == ids(50, 0)
+    persons = [a for a in full["annotations"] if a["image_id"] in ids(10, 0)]
+    assert subset(full, 10, 0)["annotations"] == persons
+    assert subset(full, 10_000, 0) == full
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"categories": [{"id": 1, "name": "cat"}]}, "category 1 is not `person`"),
+        ({"images": []}, "is of image 5, not in `images`"),
+        ({"annotations": None}, "no list `annotations`"),
+        ({"annotations": [{"id": 7}]}, "no valid field 'category_id'"),
+        ({"annotations": []}, "no image shows a person"),
+    ],
+)
+def test_wrong_input_is_named(change, message):
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        person_only({**coco_dict(20, seed=3), **change}, "some.json")
+    assert str(caught.value).startswith("some.json")

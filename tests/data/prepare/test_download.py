@@ -1,16 +1,12 @@
 """Archives from a web server: interrupted, damaged, complete."""
 
-from __future__ import annotations
-
 import random
-from pathlib import Path
 
 import pytest
 from coco_folder import contents, make
-from coco_web import Web, md5, serve_coco, zip_of
+from coco_web import md5, serve_coco, zip_of
 
 from roiseg.common.errors import UserError
-from roiseg.data.prepare import Layout
 from roiseg.data.prepare.download import extract, fetch
 
 DATA = random.Random(0).randbytes(300_000)
@@ -21,17 +17,12 @@ DATA = random.Random(0).randbytes(300_000)
     [
         (DATA[:120_000], [], True, [("bytes=120000-", 180_000)]),
         (DATA, [], True, [("bytes=300000-", 0)]),
-        (
-            b"",
-            [100_000, 50_000],
-            True,
-            [(None, 100_000), ("bytes=100000-", 50_000), ("bytes=150000-", 150_000)],
-        ),
+        (b"", [100_000, 50_000], True, [(None, 100_000), ("bytes=100000-", 50_000), ("bytes=150000-", 150_000)]),
         (b"x" * 120_000, [], False, [("bytes=120000-", 300_000)]),
     ],
     ids=["resumed", "complete, not verified", "connections lost", "ranges ignored"],
-)
-def test_no_byte_is_sent_twice_unless_ranges_are_ignored(web, tmp_path, part, cuts, ranges, gets) -> None:
+)  # fmt: skip
+def test_no_byte_is_sent_twice_unless_ranges_are_ignored(web, tmp_path, part, cuts, ranges, gets):
     web.files["/a.zip"] = DATA
     web.cuts, web.ranges = cuts, ranges
     (tmp_path / "a.zip.part").write_bytes(part)
@@ -42,7 +33,7 @@ def test_no_byte_is_sent_twice_unless_ranges_are_ignored(web, tmp_path, part, cu
     assert [p.name for p in tmp_path.glob("[!.]*")] == ["a.zip"]
 
 
-def test_download_gives_up_and_says_how_to_resume(web: Web, tmp_path: Path, monkeypatch) -> None:
+def test_download_gives_up_and_says_how_to_resume(web, tmp_path, monkeypatch):
     monkeypatch.setattr("roiseg.data.prepare.download.ATTEMPTS", 2)  # each further one waits twice as long
     web.files["/a.zip"] = DATA
     web.cuts = [90_000, 0, 0]
@@ -51,7 +42,7 @@ def test_download_gives_up_and_says_how_to_resume(web: Web, tmp_path: Path, monk
     assert (tmp_path / "a.zip.part").read_bytes() == DATA[:90_000]
 
 
-def test_wrong_checksum_removes_the_download(web: Web, tmp_path: Path) -> None:
+def test_wrong_checksum_removes_the_download(web, tmp_path):
     web.files["/a.zip"] = DATA
     with pytest.raises(UserError, match=f"md5 {md5(DATA)} instead of {'0' * 32}"):
         fetch(f"{web.url}/a.zip", tmp_path / "a.zip", "0" * 32)
@@ -61,7 +52,7 @@ def test_wrong_checksum_removes_the_download(web: Web, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["../evil.txt", "/evil.txt", "train2017/../../evil.txt", "..\\evil.txt", "c:evil.txt"]
 )
-def test_archive_with_a_path_that_leaves_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+def test_archive_with_a_path_that_leaves_its_folder_is_refused(tmp_path, name):
     archive = tmp_path / "in" / "a.zip"
     archive.parent.mkdir()
     archive.write_bytes(zip_of({"train2017/good.jpg": b"good", name: b"evil"}))
@@ -70,7 +61,7 @@ def test_archive_with_a_path_that_leaves_its_folder_is_refused(tmp_path: Path, n
     assert [p.name for p in tmp_path.rglob("*")] == ["in", "a.zip"]
 
 
-def test_archive_that_is_broken_or_lacks_a_member(tmp_path: Path) -> None:
+def test_archive_that_is_broken_or_lacks_a_member(tmp_path):
     archive = tmp_path / "a.zip"
     damaged = bytearray(zip_of({"a": b"1" * 1000}))
     damaged[500] = ord("2")
@@ -85,7 +76,7 @@ def test_archive_that_is_broken_or_lacks_a_member(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]
 
 
-def test_everything_from_the_web(web: Web, source: Path, layout: Layout, tmp_path: Path) -> None:
+def test_everything_from_the_web(web, source, layout, tmp_path):
     sums = serve_coco(web, source)
     web.cuts = [1000]
     prepared = make(layout.root, None, base_url=web.url, md5=sums)
@@ -106,7 +97,7 @@ def test_everything_from_the_web(web: Web, source: Path, layout: Layout, tmp_pat
     assert {path for method, path, *_ in web.requests if method == "GET"} == {"/zips/val2017.zip"}
 
 
-def test_full_disk_is_found_before_the_download(web: Web, source: Path, layout: Layout) -> None:
+def test_full_disk_is_found_before_the_download(web, source, layout):
     sums = serve_coco(web, source)
     web.claimed_size = 10**15
     with pytest.raises(UserError, match=r"needs \d{7}\.\d GB, .* has \d+\.\d GB free"):
