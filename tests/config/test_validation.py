@@ -161,6 +161,16 @@ def test_a_command_s_own_value_of_another_type_or_out_of_range_is_refused(name):
 
 
 OUT_OF_RANGE = {
+    "roiseg.extractor.postprocess.yolo.Yolox": {
+        "labels": [[], [0, -1]], "score_threshold": [-0.1, 1], "iou_threshold": [0, 1.1], "max_detections": [0],
+        "strides": [[], [8, 0], [-8]],
+    },
+    "roiseg.extractor.postprocess.rows.BoxesAndScores": {"form": ["xywh"], "activation": ["relu"]},
+    "roiseg.extractor.cache.memory.MemoryCache": {"budget_gb": [0, -1.0]},
+    "roiseg.extractor.cache.disk.DiskCache": {"budget_gb": [0]},
+    "roiseg.inference.writers.crops.CropsWriter": {"ratio": [0.9], "min_size": [0]},
+    "roiseg.inference.writers.image.OverlayWriter": {"alpha": [1.5]},
+    "roiseg.inference.writers.image.SixPanelWriter": {"panel_width": [0]},
     "roiseg.data.datamodule.RoiDataModule": {
         "batch_size": [0], "val_batch_size": [0, 1.5], "num_workers": [-1], "min_roi_size": [-1, "big"],
         "metric_size": [[0, 5], [-1, 5], [5], [5, 5, 5], []], "on_error": ["ignore"], "crowd": ["both"],

@@ -1,13 +1,11 @@
-from __future__ import annotations
-
 import copy
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from helpers import ONNX_LAYERS, run_onnx, save_onnx, user_error
-from onnx import TensorProto, helper, numpy_helper
+from helpers import ONNX_LAYERS, run_onnx, small_onnx, user_error
+from onnx import TensorProto, helper
 
 from roiseg.common.errors import UserError
 from roiseg.extractor.graph import cut_graph, load_onnx, tensor_shapes
@@ -75,12 +73,12 @@ def test_free_sizes_show_in_the_shapes(dynamic_onnx_file):
     assert "images" not in shapes
 
 
-def images_input(name="images", shape=(1, 3, 8, 8)):
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
+OUTPUT = {"output": [1, 3, 8, 8]}
 
 
-def image_output(name="output"):
-    return images_input(name)
+def branch(operator, output):
+    value = helper.make_tensor_value_info(output, TensorProto.FLOAT, [1, 3, 8, 8])
+    return helper.make_graph([helper.make_node(operator, ["doubled"], [output])], operator, [], [value])
 
 
 def test_an_input_that_only_later_parts_need_is_dropped(tmp_path):
@@ -88,9 +86,7 @@ def test_an_input_that_only_later_parts_need_is_dropped(tmp_path):
         helper.make_node("Relu", ["images"], ["features"]),
         helper.make_node("Mul", ["features", "threshold"], ["output"]),
     ]
-    path = save_onnx(
-        tmp_path / "m.onnx", nodes, [images_input(), images_input("threshold")], [image_output()]
-    )
+    path = small_onnx(tmp_path / "m.onnx", nodes, {}, OUTPUT, ["images", "threshold"])
     cut = cut_graph(load_onnx(path), ["features"])
     assert [value.name for value in cut.graph.input] == ["images"]
     assert [v.name for v in cut_graph(load_onnx(path), ["output"]).graph.input] == ["images", "threshold"]
@@ -98,15 +94,13 @@ def test_an_input_that_only_later_parts_need_is_dropped(tmp_path):
 
 def test_what_a_branch_reads_from_outside_is_kept(tmp_path):
     """The branches of an If read tensors of the outer graph without naming them as inputs."""
-    then = helper.make_graph([helper.make_node("Relu", ["doubled"], ["a"])], "then", [], [image_output("a")])
-    other = helper.make_graph([helper.make_node("Neg", ["doubled"], ["b"])], "else", [], [image_output("b")])
+    then, other = branch("Relu", "a"), branch("Neg", "b")
     nodes = [
         helper.make_node("Add", ["images", "images"], ["doubled"]),
         helper.make_node("If", ["yes"], ["features"], then_branch=then, else_branch=other),
         helper.make_node("Sigmoid", ["features"], ["output"]),
     ]
-    weights = [numpy_helper.from_array(np.array(True), "yes")]
-    path = save_onnx(tmp_path / "m.onnx", nodes, [images_input()], [image_output()], weights)
+    path = small_onnx(tmp_path / "m.onnx", nodes, {"yes": True}, OUTPUT)
     cut = cut_graph(load_onnx(path), ["features"])
     assert [node.op_type for node in cut.graph.node] == ["Add", "If"]
     image = np.linspace(-1, 1, 192, dtype=np.float32).reshape(1, 3, 8, 8)
@@ -119,9 +113,8 @@ def test_weights_listed_as_inputs_are_no_inputs(tmp_path):
         helper.make_node("Mul", ["images", "w"], ["features"]),
         helper.make_node("Relu", ["features"], ["output"]),
     ]
-    weights = [numpy_helper.from_array(np.full((1,), 2, np.float32), "w")]
-    path = save_onnx(
-        tmp_path / "m.onnx", nodes, [images_input(), images_input("w", [1])], [image_output()], weights
+    path = small_onnx(
+        tmp_path / "m.onnx", nodes, {"w": np.full((1, 3, 8, 8), 2, np.float32)}, OUTPUT, ["images", "w"]
     )
     cut = cut_graph(load_onnx(path), ["features"])
     assert [value.name for value in cut.graph.input] == ["images"]

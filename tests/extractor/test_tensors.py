@@ -1,11 +1,9 @@
 """The list of a detector's tensors, against runs of the whole file and MACs counted by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest
-from helpers import ONNX_LAYERS, make_onnx, run_onnx, save_onnx
+from helpers import ONNX_LAYERS, make_onnx, run_onnx, small_onnx
 from onnx import TensorProto, helper
 
 from roiseg.common.errors import UserError
@@ -14,14 +12,8 @@ from roiseg.extractor.tensors import list_tensors, select
 
 SIZE = (64, 64)
 # multiply-accumulates of each convolution of `make_onnx` at 64x64
-MACS = [
-    32 * 32 * 8 * 27,
-    16 * 16 * 12 * 72,
-    16 * 16 * 8 * 108,
-    8 * 8 * 24 * 180,
-    8 * 8 * 8 * 216,
-    8 * 8 * 5 * 288,
-]
+CONVOLUTIONS = [(32, 8 * 27), (16, 12 * 72), (16, 8 * 108), (8, 24 * 180), (8, 8 * 216), (8, 5 * 288)]
+MACS = [side**2 * of_a_cell for side, of_a_cell in CONVOLUTIONS]
 
 
 @pytest.fixture(params=[1, "N"], ids=["fixed batch", "free batch"])
@@ -61,20 +53,15 @@ def test_cost_is_the_share_of_the_convolutions_before_a_tensor(tensors):
 
 def test_a_branch_costs_what_it_needs_itself(tmp_path):
     """Two convolutions side by side: neither pays for the other."""
-    weights = [onnx.numpy_helper.from_array(np.ones((c, 3, 1, 1), np.float32), f"w{c}") for c in (1, 3)]
+    weights = {f"w{c}": np.ones((c, 3, 1, 1), np.float32) for c in (1, 3)}
     nodes = [helper.make_node("Conv", ["images", f"w{c}"], [f"out{c}"]) for c in (1, 3)]
-    kind = TensorProto.FLOAT
-    path = save_onnx(
-        tmp_path / "two.onnx", nodes, [helper.make_tensor_value_info("images", kind, [1, 3, 8, 8])],
-        [helper.make_tensor_value_info(f"out{c}", kind, [1, c, 8, 8]) for c in (1, 3)], weights,
-    )  # fmt: skip
+    path = small_onnx(tmp_path / "two.onnx", nodes, weights, {f"out{c}": [1, c, 8, 8] for c in (1, 3)})
     found = by_name(list_tensors(load_onnx(path), (8, 8)))
     assert [found[name].cost for name in ("out1", "out3")] == [0.25, 0.75]
 
 
 def reshaped(path, target):
     """A detector whose map goes through a Reshape to `target`, a computed shape that inference cannot follow."""
-    kind = TensorProto.FLOAT
     nodes = [
         helper.make_node("ReduceSum", ["images"], ["sum"], keepdims=0),
         helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
@@ -83,36 +70,28 @@ def reshaped(path, target):
         helper.make_node("Reshape", ["images", "computed"], ["map"]),
         helper.make_node("Relu", ["map"], ["output"]),
     ]
-    constants = [
-        onnx.numpy_helper.from_array(np.zeros((), np.float32), "zero"),
-        onnx.numpy_helper.from_array(np.array(target, np.int64), "target"),
-    ]
-    return save_onnx(
-        path, nodes, [helper.make_tensor_value_info("images", kind, [1, 3, 8, 8])],
-        [helper.make_tensor_value_info("output", kind, list("abcd"))], constants,
-    )  # fmt: skip
+    constants = {"zero": np.float32(0), "target": np.array(target, np.int64)}
+    return small_onnx(path, nodes, constants, {"output": list("abcd")})
 
 
 def test_what_inference_cannot_tell_a_run_does(tmp_path):
-    found = by_name(list_tensors(load_onnx(reshaped(tmp_path / "a.onnx", [1, 12, 4, 4])), (8, 8)))
-    assert (found["map"].shape, found["map"].stride) == ((1, 12, 4, 4), 2)
-    found = by_name(list_tensors(load_onnx(reshaped(tmp_path / "b.onnx", [1, 6, 8, 4])), (8, 8)))
-    assert found["map"].stride is None and "divide" in found["map"].obstacle
-    found = by_name(list_tensors(load_onnx(reshaped(tmp_path / "c.onnx", [1, 7, 5, 3])), (8, 8)))
-    assert found["map"].shape is None and found["map"].obstacle == "shape unknown"  # it does not run
+    shapes = {"a.onnx": [1, 12, 4, 4], "b.onnx": [1, 6, 8, 4], "c.onnx": [1, 7, 5, 3]}
+    a, b, c = (
+        by_name(list_tensors(load_onnx(reshaped(tmp_path / name, shape)), (8, 8)))["map"]
+        for name, shape in shapes.items()
+    )
+    assert (a.shape, a.stride) == ((1, 12, 4, 4), 2)
+    assert b.stride is None and "divide" in b.obstacle
+    assert c.shape is None and c.obstacle == "shape unknown"  # it does not run
 
 
 def test_constants_are_no_features(tmp_path):
-    kind = TensorProto.FLOAT
     value = onnx.numpy_helper.from_array(np.ones((1, 1, 8, 8), np.float32))
     nodes = [
         helper.make_node("Constant", [], ["grid"], value=value),
         helper.make_node("Add", ["images", "grid"], ["output"]),
     ]
-    images = helper.make_tensor_value_info("images", kind, [1, 3, 8, 8])
-    path = save_onnx(
-        tmp_path / "grid.onnx", nodes, [images], [helper.make_tensor_value_info("output", kind, [1, 3, 8, 8])]
-    )
+    path = small_onnx(tmp_path / "grid.onnx", nodes, {}, {"output": [1, 3, 8, 8]})
     found = by_name(list_tensors(load_onnx(path), (8, 8)))
     assert found["grid"].stride is None and "image" in found["grid"].obstacle
     assert found["output"].stride == 1

@@ -1,8 +1,17 @@
 """Slow, independent decoding of detector heads, for tests: plain loops in float64."""
 
-from __future__ import annotations
-
 import math
+
+import numpy as np
+
+
+def assert_found(found, wanted, atol=1e-4):
+    """Detections are the boxes, scores and labels of `wanted`, in its order."""
+    assert len(found) == len(wanted)
+    boxes, scores, labels = zip(*wanted, strict=True) if wanted else ([], [], [])
+    np.testing.assert_allclose(found.boxes, np.reshape(boxes, (-1, 4)), atol=atol)
+    np.testing.assert_allclose(found.scores, scores, atol=1e-5)
+    assert found.labels.tolist() == list(labels)
 
 
 def yolox_boxes(raw, image_size, strides, labels):
@@ -36,10 +45,7 @@ def choose(found, image_size, score_threshold, iou_threshold, most):
     height, width = image_size
 
     def cut(box):
-        x1, y1, x2, y2 = box
-        return [
-            min(max(x1, 0), width), min(max(y1, 0), height), min(max(x2, 0), width), min(max(y2, 0), height),
-        ]  # fmt: skip
+        return [min(max(value, 0), side) for value, side in zip(box, (width, height) * 2, strict=True)]
 
     def iou(a, b):
         w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
@@ -53,8 +59,7 @@ def choose(found, image_size, score_threshold, iou_threshold, most):
     ordered = sorted((f for f in found if f[1] > score_threshold and inside(f[0])), key=lambda f: -f[1])
     kept = []
     for one in ordered:
-        if len(kept) < most and (
-            iou_threshold is None or all(iou(one[0], k[0]) <= iou_threshold for k in kept)
-        ):
+        apart = iou_threshold is None or all(iou(one[0], k[0]) <= iou_threshold for k in kept)
+        if len(kept) < most and apart:
             kept.append(one)
     return [(cut(box), score, label) for box, score, label in kept]

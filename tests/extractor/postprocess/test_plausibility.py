@@ -1,7 +1,5 @@
 """Heads that are misread give boxes that cannot be; each is told once, a head that is read rightly is not."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,8 +1,6 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
-from slow_heads import choose
+from slow_heads import assert_found, choose
 
 from roiseg.common.errors import UserError
 from roiseg.extractor.postprocess.rows import Rows
@@ -19,22 +17,9 @@ def people(seed=0, count=12):
     return boxes, rng.uniform(0.05, 0.99, count).round(3), rng.integers(0, 3, count)
 
 
-def expected(boxes, scores, labels, wanted=(0,), threshold=0.25):
-    found = [
-        (list(map(float, b)), float(s), int(k))
-        for b, s, k in zip(boxes, scores, labels, strict=True)
-        if k in wanted
-    ]
-    return choose(found, SIZE, threshold, None, 100)
-
-
-def assert_equal(found, wanted):
-    assert len(found) == len(wanted)
-    np.testing.assert_allclose(
-        found.boxes.reshape(-1, 4), np.reshape([w[0] for w in wanted], (-1, 4)), atol=1e-4
-    )
-    np.testing.assert_allclose(found.scores, [w[1] for w in wanted], atol=1e-6)
-    assert found.labels.tolist() == [w[2] for w in wanted]
+def expected(boxes, scores, labels, wanted=(0,), iou_threshold=None):
+    found = zip(boxes.tolist(), scores.tolist(), labels.tolist(), strict=True)
+    return choose([one for one in found if one[2] in wanted], SIZE, 0.25, iou_threshold, 100)
 
 
 @pytest.mark.parametrize("batched", [False, True])
@@ -43,7 +28,7 @@ def test_batch_number_class_score_and_corners(batched):
     boxes, scores, labels = people()
     raw = np.concatenate([np.zeros((12, 1)), labels[:, None], scores[:, None], boxes], 1).astype(np.float32)
     found = Rows(WHOLEBODY)(raw[None] if batched else raw, SIZE)
-    assert_equal(found, expected(boxes, scores, labels))
+    assert_found(found, expected(boxes, scores, labels))
 
 
 @pytest.mark.parametrize(
@@ -60,14 +45,14 @@ def test_every_kind_of_box_in_any_order_of_columns(form, normalized):
     scale = {"x1": 128, "x2": 128, "cx": 128, "w": 128, "y1": 96, "y2": 96, "cy": 96, "h": 96}
     raw = np.stack([values[c] / (scale.get(c, 1) if normalized else 1) for c in columns], 1)
     found = Rows(columns, normalized=normalized, labels=[0, 2])(raw.astype(np.float32), SIZE)
-    assert_equal(found, expected(boxes, scores, labels, (0, 2)))
+    assert_found(found, expected(boxes, scores, labels, (0, 2)))
 
 
 def test_objectness_multiplies_and_without_labels_all_rows_count():
     boxes, scores, _ = people(2)
     raw = np.concatenate([boxes, scores[:, None], np.full((12, 1), 0.8)], 1).astype(np.float32)
     found = Rows(["x1", "y1", "x2", "y2", "score", "objectness"])(raw, SIZE)
-    assert_equal(found, expected(boxes, scores * 0.8, np.zeros(12, int)))
+    assert_found(found, expected(boxes, scores * 0.8, np.zeros(12, int)))
 
 
 def test_nms_is_done_where_asked():
@@ -75,21 +60,16 @@ def test_nms_is_done_where_asked():
     raw = np.concatenate([boxes, scores[:, None], labels[:, None]], 1).astype(np.float32)
     columns = ["x1", "y1", "x2", "y2", "score", "label"]
     found = Rows(columns, iou_threshold=0.3, labels=None)(raw, SIZE)
-    rows = [(list(map(float, b)), float(s), int(k)) for b, s, k in zip(boxes, scores, labels, strict=True)]
-    wanted = choose(rows, SIZE, 0.25, 0.3, 100)
+    wanted = expected(boxes, scores, labels, (0, 1, 2), 0.3)
     assert len(wanted) < len(Rows(columns, labels=None)(raw, SIZE))
-    assert_equal(found, wanted)
+    assert_found(found, wanted)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_other_number_types_and_no_rows_are_read(dtype):
     raw = np.array([[0, 0, 0.5, 4, 8, 16, 32]], dtype)
     assert Rows(WHOLEBODY)(raw, SIZE).boxes.tolist() == [[4, 8, 16, 32]]
-    assert (
-        Rows(WHOLEBODY)(raw[:0], SIZE).boxes.shape
-        == Rows(WHOLEBODY)(raw[None, :0], SIZE).boxes.shape
-        == (0, 4)
-    )
+    assert [Rows(WHOLEBODY)(none, SIZE).boxes.shape for none in (raw[:0], raw[None, :0])] == [(0, 4)] * 2
 
 
 @pytest.mark.parametrize("shape", [(5, 6), (1, 5, 8), (2, 5, 7), (7,), (1, 1, 5, 7)])

@@ -1,11 +1,8 @@
-from __future__ import annotations
-
 import contextlib
 import errno
 import json
 import math
 import os
-import pickle
 import shutil
 import time
 from pathlib import Path
@@ -20,6 +17,7 @@ from roiseg.extractor.cache import disk, folders
 from roiseg.extractor.cache.base import CacheKey
 from roiseg.extractor.cache.codec import Half, Int8
 from roiseg.extractor.cache.disk import DiskCache
+from roiseg.extractor.cache.memory import MemoryCache
 
 SHAPE = (2, 3, 3)
 BYTES = 36
@@ -48,6 +46,22 @@ def rows(*values):
     return torch.cat([row(value) for value in values])
 
 
+@pytest.fixture(params=["memory", "disk"])
+def cache(request, tmp_path):
+    """An open cache with room for 50 images."""
+    if request.param == "disk":
+        return opened(tmp_path, files=50)
+    cache = MemoryCache(Half(), 50 * BYTES / 1e9)
+    cache.open("detector", [SHAPE])
+    return cache
+
+
+def loaded(cache, *keys):
+    found = [cache.get(k) for k in keys]
+    assert all(one.hit for one in found)
+    return cache.load(keys, torch.tensor(np.array([one.row for one in found if one.row is not None])))
+
+
 def files(folder):
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "about.json")
 
@@ -56,26 +70,61 @@ def hits(cache, *keys):
     return [cache.get(k).hit for k in keys]
 
 
-def test_what_one_process_stores_the_next_run_finds(tmp_path):
-    cache = opened(tmp_path)
+def test_what_is_stored_comes_back_as_it_was(cache):
     assert not cache.get(key("a")).hit
-    cache.store([key("a"), key("b")], rows(1, 2))
-    found = opened(tmp_path).get(key("b"))
-    assert found.hit
-    assert (found.row == 2).all()
-    assert torch.equal(opened(tmp_path).load([key("b")], row(2)), row(2))
+    given = rows(1, 2)
+    cache.store([key("a"), key("b")], given)
+    given.fill_(9)
+    assert hits(cache, key("a"), key("b"), key("c")) == [True, True, False]
+    assert torch.equal(loaded(cache, key("b"), key("a")), rows(2, 1))
 
 
-def test_another_content_is_stale_and_is_replaced_in_place(tmp_path):
-    cache = opened(tmp_path)
-    cache.store([key("a", 1)], row(1))
-    assert not cache.get(key("a", 2)).hit
-    cache.store([key("a", 2)], row(2))
-    assert hits(cache, key("a", 1), key("a", 2)) == [False, True]
-    assert len(files(tmp_path)) == 1
+def test_another_content_is_stale_and_is_replaced_in_place(cache):
+    cache.store(keys(50), rows(*range(50)))
+    assert not cache.get(key(2, 1)).hit
+    cache.store([key(2, 1)], row(9))
+    assert hits(cache, key(2), key(2, 1)) == [False, True]
+    assert torch.equal(loaded(cache, key(2, 1), key(3)), rows(9, 3))
+    assert cache.counts["rejected"] == 0
 
 
-def test_another_detector_codec_or_shape_shares_nothing(tmp_path):
+def test_a_full_cache_keeps_what_it_has(cache):
+    for number in range(60):
+        cache.store([key(number)], row(number))
+    assert hits(cache, *keys(60)) == [True] * 50 + [False] * 10
+    assert cache.counts["rejected"] == 10
+
+
+def _see(cache, go, answers):
+    go.wait(PATIENCE)
+    answers.put((hits(cache, key("a"), key("b")), len(getattr(cache, "_rows", ()))))
+
+
+@pytest.mark.slow  # starts a process
+def test_loader_processes_that_are_not_forked_see_what_is_stored_after_they_started(cache):
+    go, answers = CHILDREN.Event(), CHILDREN.Queue()
+    process = CHILDREN.Process(target=_see, args=(cache, go, answers))
+    process.start()
+    cache.store([key("a")], row(1))
+    go.set()
+    assert answers.get(timeout=PATIENCE) == ([True, False], 0)  # the table only, not the features
+    process.join()
+
+
+def test_a_plan_that_does_not_fit_into_memory_is_announced_with_its_size(caplog):
+    cache = MemoryCache(Half(), 10 * BYTES / 1e9)
+    cache.open("detector", [SHAPE])
+    cache.plan(10)
+    assert not caplog.records
+    cache.plan(1000)
+    assert "1000 images" in caplog.text
+    assert "1 %" in caplog.text
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_the_next_run_finds_what_is_on_the_disk_and_another_detector_codec_or_shape_shares_nothing(tmp_path):
     opened(tmp_path).store([key("a")], row(1))
     for options in ({"extractor": "other"}, {"codec": Int8()}, {"shape": (3, 3, 2)}):
         assert not opened(tmp_path, **options).get(key("a")).hit
@@ -107,16 +156,6 @@ def test_a_damaged_file_is_found_removed_and_made_anew(tmp_path, spoil, caplog):
     assert not cache.get(key("a")).hit
     cache.store([key("a")], row(1))
     assert cache.get(key("a")).hit
-
-
-def test_the_budget_is_kept_and_what_is_there_stays(tmp_path):
-    cache = opened(tmp_path, files=5)
-    for number in range(9):
-        cache.store([key(number)], row(number))
-    assert len(files(tmp_path)) == 5
-    assert hits(cache, *keys(9)) == [True] * 5 + [False] * 4
-    assert cache.counts["rejected"] == 4
-    assert opened(tmp_path, files=5).capacity(0) == 5 * FILE
 
 
 def test_another_extractors_files_make_room_the_oldest_first(tmp_path):
@@ -181,30 +220,6 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path):
         opened(tmp_path / "file")
 
 
-def _fill_and_read(folder, seed, answers):
-    cache = opened(folder, files=10_000)
-    wrong = 0
-    for number in np.random.default_rng(seed).permutation(200):
-        found = cache.get(key(int(number)))
-        if found.hit:
-            wrong += not (found.row == number % 251).all()
-        else:
-            cache.store([key(int(number))], row(int(number) % 251))
-    answers.put(wrong + cache.damaged)
-
-
-@pytest.mark.slow
-def test_processes_that_read_and_write_at_once_see_whole_files_only(tmp_path):
-    answers = CHILDREN.Queue()
-    processes = [CHILDREN.Process(target=_fill_and_read, args=(tmp_path, n, answers)) for n in range(2)]
-    for process in processes:
-        process.start()
-    assert [answers.get(timeout=PATIENCE) for _ in processes] == [0] * 2
-    for process in processes:
-        process.join()
-    assert len(files(tmp_path)) == 200
-
-
 def test_a_cache_that_is_deleted_while_in_use_is_filled_again(tmp_path):
     cache = opened(tmp_path / "cache")
     cache.store([key("a")], row(1))
@@ -216,28 +231,20 @@ def test_a_cache_that_is_deleted_while_in_use_is_filled_again(tmp_path):
     assert hits(cache, key("a"), key("b")) == [False, True]
 
 
-def test_opening_while_another_process_removes_is_no_error(tmp_path, monkeypatch):
-    iterdir = Path.iterdir
+def test_opening_and_counting_while_another_process_removes_is_no_error(tmp_path, monkeypatch):
+    iterdir, listdir = Path.iterdir, os.listdir
 
     def vanishing(folder):
         if len(folder.name) == 2:
             raise FileNotFoundError(2, "No such file or directory")
         return iterdir(folder)
 
-    monkeypatch.setattr(Path, "iterdir", vanishing)
-    cache = opened(tmp_path)
-    cache.store([key("a")], row(1))
-    assert cache.get(key("a")).hit
-
-
-def test_counting_while_another_process_removes_is_no_error(tmp_path, monkeypatch):
-    cache, listdir = opened(tmp_path), os.listdir
-
-    def vanishing(path):
-        shutil.rmtree(tmp_path, ignore_errors=True)
-        return listdir(path)
-
-    monkeypatch.setattr(folders.os, "listdir", vanishing)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", vanishing)
+        cache = opened(tmp_path)
+        cache.store([key("a")], row(1))
+        assert cache.get(key("a")).hit
+    monkeypatch.setattr(folders.os, "listdir", lambda path: shutil.rmtree(tmp_path, True) or listdir(path))
     assert cache.capacity(10 * FILE) >= 0
 
 
@@ -348,26 +355,27 @@ def test_an_extractors_folder_with_a_file_of_the_users_makes_no_room(tmp_path, c
     assert "notes.txt" in caplog.text
 
 
-def _fill(folder, first, start):
-    cache = opened(folder, files=200)
+def _fill_and_read(folder, seed, start, answers):
+    cache, wrong = opened(folder, files=200), 0
     start.wait(PATIENCE)
-    for number in range(100):
-        cache.store([key(first + number)], row(number))
+    for number in np.random.default_rng(seed).permutation(400).tolist():
+        found = cache.get(key(number))
+        if found.hit:
+            wrong += not (found.row == number % 251).all()
+        else:
+            cache.store([key(number)], row(number % 251))
+    answers.put(wrong + cache.damaged)
 
 
 @pytest.mark.slow
-def test_processes_that_fill_it_at_once_hardly_go_beyond_the_budget(tmp_path):
-    start = CHILDREN.Barrier(4)
-    processes = [CHILDREN.Process(target=_fill, args=(tmp_path, 1000 * n, start)) for n in range(4)]
+def test_processes_that_fill_and_read_at_once_see_whole_files_and_hardly_go_beyond_the_budget(tmp_path):
+    start, answers = CHILDREN.Barrier(4), CHILDREN.Queue()
+    processes = [
+        CHILDREN.Process(target=_fill_and_read, args=(tmp_path, n, start, answers)) for n in range(4)
+    ]
     for process in processes:
         process.start()
+    assert [answers.get(timeout=PATIENCE) for _ in processes] == [0] * 4
     for process in processes:
         process.join()
     assert 200 <= len(files(tmp_path)) <= 200 + 3 * (200 / 16 + 1)
-
-
-def test_a_loader_process_that_is_not_forked_gets_it_too(tmp_path):
-    cache = opened(tmp_path)
-    cache.store([key("a")], row(1))
-    there = pickle.loads(pickle.dumps(cache))
-    assert hits(there, key("a"), key("b")) == [True, False]
