@@ -1,7 +1,5 @@
 """What decoders inherit: frames, windows, reading logits on ROIs, what they must be told."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from helpers.decoders import IMAGE_SIZE, random_features
@@ -36,9 +34,6 @@ def random_map(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-# --- windows and shares ---------------------------------------------------------------------------
-
-
 def test_windows_are_the_rois_in_the_roi_frame_and_the_whole_input_in_the_image_frame():
     assert torch.equal(Blank("roi").extents(ROIS), ROIS[:, 1:])
     assert Blank("image").extents(ROIS).tolist() == [[0, 0, WIDTH, HEIGHT]] * len(ROIS)
@@ -59,9 +54,6 @@ def test_inside_is_the_share_of_each_cell_that_lies_in_the_roi(grid):
                 down = min((i + 1) * cell_h, y2) - max(i * cell_h, y1)
                 want = max(across, 0) * max(down, 0) / (cell_h * cell_w)
                 assert shares[i, j] == pytest.approx(want, abs=1e-5)
-
-
-# --- reading logits on a grid over each ROI -------------------------------------------------------
 
 
 @pytest.mark.parametrize(("grid", "size"), [((28, 28), (56, 56)), ((7, 14), (56, 21)), ((5, 3), (11, 9))])
@@ -106,9 +98,6 @@ def test_a_map_over_the_input_is_read_where_the_roi_is(grid, size):
 @pytest.mark.parametrize("size", [(6, 8), (12, 16), (3, 4)])
 def test_reading_the_logits_of_no_rois_gives_none(frame, size):
     assert Blank(frame).roi_logits(torch.zeros(0, 3, 6, 8), ROIS[:0], size).shape == (0, 3, *size)
-
-
-# --- what a decoder must be told ------------------------------------------------------------------
 
 
 class Around(Blank):
@@ -165,9 +154,6 @@ def test_the_detail_branch_reads_the_window_of_the_logits():
         features = random_features(decoder, 1)
         one, two = (decoder(features, roi, Context(image=image)).logits for image in (dark, spot))
         assert torch.equal(one, two) != seen
-
-
-# --- widths ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,8 @@
 """CondInstDecoder's own tests; what it shares with all decoders is in test_every_decoder.py."""
 
-from __future__ import annotations
-
 import pytest
 import torch
-from helpers.decoders import IMAGE_SIZE, random_features
+from helpers.decoders import IMAGE_SIZE, ROIS, random_features
 
 from roiseg.decoders.condinst import (
     CondInstDecoder,
@@ -14,7 +12,6 @@ from roiseg.decoders.condinst import (
     size_of_interest,
 )
 
-ROIS = torch.tensor([[0, 3.5, 4.25, 40.0, 60.0], [0, 30.0, 10.0, 95.5, 50.5], [1, -4.0, -6.0, 33.0, 30.0]])
 NARROW = {"mid_channels": 8, "mask_depth": 1, "roi_depth": 1}
 
 
@@ -50,21 +47,13 @@ def test_dynamic_head_equals_plain_loops(outputs):
     torch.testing.assert_close(dynamic_head(inputs, filters, outputs), expected, atol=1e-12, rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("width", "height", "size"),
-    [
-        (10, 20, 64),
-        (128, 100, 64),  # 64 pixels from the centre to the farthest edge: the end of the first level
-        (129, 10, 128),
-        (20, 256, 128),
-        (257, 256, 256),
-        (1024, 3, 512),
-        (1025, 3, 1024),
-        (9000, 9000, 1024),
-    ],
-)
-def test_size_of_interest_is_that_of_the_fcos_level(width, height, size):
-    assert size_of_interest(torch.tensor([[0.0, 5, 7, 5 + width, 7 + height]])).tolist() == [size]
+def test_size_of_interest_is_that_of_the_fcos_level():
+    """The first ends at 64 pixels from the centre to the farthest edge."""
+    sides = torch.tensor(
+        [[10, 20], [128, 100], [129, 10], [20, 256], [257, 256], [1024, 3], [1025, 3], [9000, 9000]]
+    )
+    rois = torch.cat([torch.zeros(8, 3), sides], dim=1)
+    assert size_of_interest(rois).tolist() == [64, 64, 128, 128, 256, 512, 1024, 1024]
 
 
 def test_coordinates_point_from_the_pixel_to_the_roi_centre_x_first():
@@ -83,7 +72,7 @@ def test_logits_are_those_of_the_head_enlarged_between_cell_borders():
     coarse = CondInstDecoder([6], [4], IMAGE_SIZE, upsample=1, **NARROW).eval()
     fine = CondInstDecoder([6], [4], IMAGE_SIZE, upsample=2, **NARROW).eval()
     fine.load_state_dict(coarse.state_dict())
-    features = random_features(coarse, 2)
+    features = random_features(coarse, 3)
     with torch.no_grad():
         small, large = (decoder(features, ROIS).logits for decoder in (coarse, fine))
     assert small.shape == (3, 3, 16, 24) and large.shape == (3, 3, 32, 48)

@@ -1,8 +1,7 @@
 """The detail branch: logits corrected by the image underneath."""
 
-from __future__ import annotations
-
 import torch
+from tiny_run import with_random_weights
 from torch.nn import functional as F
 
 from roiseg.decoders.layers.detail import DetailBranch
@@ -24,14 +23,6 @@ def coarse_logits(classes=3, seed=0):
     return F.interpolate(coarse, (16, 16), mode="bilinear", align_corners=False)
 
 
-def trained(branch):
-    """Weights well away from those it starts with."""
-    generator = torch.Generator().manual_seed(1)
-    for parameter in branch.parameters():
-        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
-    return branch
-
-
 def test_logits_start_out_almost_unchanged():
     logits = coarse_logits()
     corrected = make(width=16)(logits, picture(), WINDOWS)
@@ -41,7 +32,7 @@ def test_logits_start_out_almost_unchanged():
 
 
 def test_a_logit_depends_on_the_pixels_around_it_in_its_own_window_only():
-    branch, logits = trained(make()), coarse_logits()
+    branch, logits = with_random_weights(make(), 0.3, seed=1), coarse_logits()
     branch.colors = torch.nn.Identity()  # whose statistics, like those of the GroupNorms,
     branch.read[1] = branch.mix[1] = torch.nn.Identity()  # are of the whole crop
     image = picture()
@@ -82,7 +73,7 @@ def test_an_edge_of_the_picture_is_learned_that_the_logits_do_not_know():
 
 
 def test_windows_that_rois_share_are_read_once_and_equal_a_window_for_each():
-    branch, logits = trained(make()), coarse_logits()
+    branch, logits = with_random_weights(make(), 0.3, seed=1), coarse_logits()
     rows = torch.tensor([0, 2, 2])
     shared = branch(logits, picture(), WINDOWS, rows)
     torch.testing.assert_close(shared, branch(logits, picture(), WINDOWS[rows]), atol=1e-5, rtol=1e-5)

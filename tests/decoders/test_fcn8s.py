@@ -1,20 +1,15 @@
 """Fcn8sDecoder's own tests; what it shares with all decoders is in test_every_decoder.py."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from helpers.decoders import IMAGE_SIZE, random_features
+from tiny_run import with_random_weights
 from torch.nn import functional as F
 
 from roiseg.decoders.fcn8s import BilinearDoubling, Fcn8sDecoder
 from roiseg.geometry.roi_align import roi_align
 
-ROIS = torch.tensor([
-    [0, 3.5, 4.25, 40.0, 60.0],
-    [0, 30.0, 10.0, 95.5, 50.5],
-    [2, 50.0, 20.0, 54.0, 61.0],  # narrow
-])  # fmt: skip
+ROIS = torch.tensor([[0, 3.5, 4.25, 40.0, 60.0], [0, 30.0, 10.0, 95.5, 50.5], [2, 50.0, 20.0, 54.0, 61.0]])
 STRIDES = (4, 8, 16)
 
 
@@ -52,10 +47,7 @@ def test_the_last_upsampling_is_the_fixed_transposed_convolution_of_the_source_i
 
 @pytest.mark.parametrize(("at_once", "scales"), [(False, (1.0, 1.0)), (True, (0.0001, 0.01))])
 def test_logits_are_the_sum_written_out(at_once, scales):
-    decoder = narrow(at_once=at_once).double()
-    generator = torch.Generator().manual_seed(1)
-    for parameter in decoder.parameters():  # no fresh kernels
-        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    decoder = with_random_weights(narrow(at_once=at_once), 0.05, seed=1).double()  # no fresh kernels
     features = [10 * f.double() for f in random_features(decoder, 3)]
 
     def crop(layer, cells):

@@ -1,11 +1,10 @@
 """FiLM: features modulated by the pixel size."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
 import torch
+from tiny_run import with_random_weights
 
 from roiseg.decoders.layers.film import Film
 
@@ -20,16 +19,8 @@ def make(base=2.0, channels=(6, 10), seed=0, **options):
     return Film(channels, base, **options)
 
 
-def trained(film):
-    """Weights well away from those it starts with."""
-    generator = torch.Generator().manual_seed(1)
-    for parameter in film.parameters():
-        parameter.data += torch.randn(parameter.shape, generator=generator)
-    return film
-
-
 def test_equals_one_plus_gamma_times_the_feature_plus_beta_written_out():
-    film, sizes, given = trained(make()), torch.tensor([0.5, 2.0, 7.3]), features()
+    film, sizes, given = with_random_weights(make(), 1.0, seed=1), torch.tensor([0.5, 2.0, 7.3]), features()
     one, _, two = film.network
     got = film(given, sizes)
     for image, size in enumerate(sizes.tolist()):
@@ -52,23 +43,9 @@ def test_features_start_out_almost_unchanged(size):
         assert 0 < (got - before).abs().max() < 0.2 * (1 + abs(math.log(size / 2.0)))
 
 
-def test_it_learns_a_gain_that_depends_on_the_pixel_size():
-    """A task it alone can do: double the features of fine pixels, halve those of coarse ones."""
-    film, (given,) = make(base=1.0, channels=(4,)), features(2, (4,))
-    sizes = torch.tensor([0.5, 2.0])
-    want = given * torch.tensor([2.0, 0.5])[:, None, None, None]
-    optimizer = torch.optim.Adam(film.parameters(), lr=0.02)
-    for _ in range(200):
-        loss = (film([given], sizes)[0] - want).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss < 1e-3
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_features_stay_so(dtype):
-    film = trained(make()).to(dtype)
+    film = with_random_weights(make(), 1.0, seed=1).to(dtype)
     sizes = torch.tensor([0.5, 2.0, 7.3])
     got = film([f.to(dtype) for f in features()], sizes)
     assert {f.dtype for f in got} == {dtype}

@@ -1,7 +1,5 @@
 """GroupNorm in bfloat16 on a CPU: torch's values, and gradients as near to float32's as torch's own."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

@@ -1,10 +1,8 @@
 """What decoders share that draw on a map over the whole input."""
 
-from __future__ import annotations
-
 import pytest
 import torch
-from helpers.decoders import IMAGE_SIZE
+from helpers.decoders import IMAGE_SIZE, ROIS
 
 from roiseg.decoders.base import DecoderOutput
 from roiseg.decoders.layers.image_decoder import ImageDecoder
@@ -12,7 +10,6 @@ from roiseg.geometry.roi_align import roi_align
 
 STRIDE = 4
 MAP = (16, 24)  # IMAGE_SIZE / STRIDE
-ROIS = torch.tensor([[0, 3.5, 4.25, 40.0, 60.0], [0, 30.0, 10.0, 95.5, 50.5], [1, -4, -6, 33, 30]])
 
 
 class Prepared(ImageDecoder):
@@ -43,7 +40,7 @@ def drawn():
 
 
 def decode(drawn, frame, rois=ROIS, **options):
-    return Prepared(drawn, frame, **options)([torch.zeros(2, 4, 8, 12)], rois)
+    return Prepared(drawn, frame, **options)([torch.zeros(3, 4, 8, 12)], rois)
 
 
 def test_in_the_image_frame_the_map_itself_is_the_output(drawn):

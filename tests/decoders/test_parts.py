@@ -1,7 +1,5 @@
 """A decoder given many ROIs in parts says what it says given all of them."""
 
-from __future__ import annotations
-
 from unittest.mock import patch
 
 import pytest
@@ -80,10 +78,7 @@ def test_a_picture_of_300_persons_beside_one_of_1_reaches_the_decoder_in_bounded
     decoder = SMALL[0].make().train(training)
     given = crowd(decoder, (1, 300))
     seen = []
-    with (
-        patch.object(decoder, "decode", wraps=decoder.decode) as decode,
-        torch.set_grad_enabled(training),
-    ):
+    with patch.object(decoder, "decode", wraps=decoder.decode) as decode, torch.set_grad_enabled(training):
         output = decode_in_chunks(decoder, *given, 64)
         seen += [(len(call.args[1]), len(call.args[0][0])) for call in decode.call_args_list]
     assert seen == [(64, 2), (64, 1), (64, 1), (64, 1), (45, 1)]

@@ -1,19 +1,15 @@
 """PointRendDecoder's own tests; what it shares with all decoders is in test_every_decoder.py."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from helpers.bilinear import read
-from helpers.decoders import IMAGE_SIZE, random_features
+from helpers.decoders import IMAGE_SIZE, ROIS, random_features
 
 from roiseg.decoders.coarse import CoarseDecoder
 from roiseg.decoders.pointrend import PointRendDecoder
-
-ROIS = torch.tensor([[0, 3.5, 4.25, 40.0, 60.0], [2, 30.0, 10.0, 95.5, 50.5], [2, 2.0, 2.0, 33.0, 30.0]])
 
 
 def pointrend(coarse=CoarseDecoder, of_coarse=None, in_channels=(3,), strides=(4,), seed=0, **options):

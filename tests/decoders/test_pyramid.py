@@ -1,14 +1,11 @@
 """PyramidDecoder's own tests; what it shares with all decoders is in test_every_decoder.py."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from helpers.decoders import IMAGE_SIZE, random_features
 
 from roiseg.decoders.pyramid import PyramidDecoder
 
-ROIS = torch.tensor([[0, 30.0, 10.0, 62.0, 50.0], [1, 20.0, 12.0, 52.0, 44.0]])
 NARROW = {"mid_channels": 8, "min_channels": 8, "depth": 1}
 
 

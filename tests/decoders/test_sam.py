@@ -1,12 +1,10 @@
 """SamDecoder's own tests; what it shares with all decoders is in test_every_decoder.py."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
 import torch
-from helpers.decoders import IMAGE_SIZE, NARROW_SAM, random_features
+from helpers.decoders import IMAGE_SIZE, NARROW_SAM, ROIS, random_features
 from torch.nn import functional as F
 
 from roiseg.decoders.base import Context
@@ -17,8 +15,6 @@ from roiseg.losses.composite import CompositeLoss
 from roiseg.losses.cross_entropy import CrossEntropy
 from roiseg.losses.dice import Dice
 from roiseg.losses.multimask import IouScore, MultimaskMinimum
-
-ROIS = torch.tensor([[0, 3.5, 4.25, 40.0, 60.0], [0, 30.0, 10.0, 95.5, 50.5], [2, -4.0, -6.0, 33.0, 30.0]])
 
 
 def narrow(strides=(4,), **options):

@@ -1,7 +1,5 @@
 """Numbers of parameters as published or counted by hand, and options that cannot be."""
 
-from __future__ import annotations
-
 from functools import partial
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """UNetDecoder's own tests; what it shares with all decoders is in test_every_decoder.py."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -100,9 +98,6 @@ def test_a_prior_is_read_as_further_maps_and_matters():
         decoder(features, ROIS)
 
 
-# --- maps of where the ROI lies -------------------------------------------------------------------
-
-
 def naive_maps(rois, image_size, size):
     """The same in float64, a cell at a time; the share inside by counting 100 points an axis."""
     height, width = image_size
@@ -116,15 +111,9 @@ def naive_maps(rois, image_size, size):
                 points_y = (row + (np.arange(100) + 0.5) / 100) * cell_y
                 inside_x = ((points_x > x1) & (points_x < x2)).mean()
                 inside_y = ((points_y > y1) & (points_y < y2)).mean()
-                maps[n, :, row, column] = [
-                    inside_x * inside_y,
-                    x / width,
-                    y / height,
-                    (x2 - x1) / width,
-                    (y2 - y1) / height,
-                    min(4, max(-4, x / (x2 - x1))),
-                    min(4, max(-4, y / (y2 - y1))),
-                ]
+                relative = np.clip([x / (x2 - x1), y / (y2 - y1)], -4, 4)
+                scaled = [x / width, y / height, (x2 - x1) / width, (y2 - y1) / height]
+                maps[n, :, row, column] = [inside_x * inside_y, *scaled, *relative]
     return maps
 
 

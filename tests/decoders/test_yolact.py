@@ -1,19 +1,12 @@
 """YolactDecoder's own tests; what it shares with all decoders is in test_every_decoder.py."""
 
-from __future__ import annotations
-
 import pytest
 import torch
-from helpers.decoders import IMAGE_SIZE, random_features
+from helpers.decoders import IMAGE_SIZE, ROIS, random_features
 from torch import nn
 
-from roiseg.decoders.yolact import YolactDecoder, combine
+from roiseg.decoders.yolact import YolactDecoder
 
-ROIS = torch.tensor([
-    [0, 3.5, 4.25, 40.0, 60.0],
-    [0, 30.0, 10.0, 95.5, 50.5],
-    [2, -4.0, -6.0, 33.0, 30.0],  # over the border
-])  # fmt: skip
 NARROW = {"mid_channels": 8, "prototypes": 5, "roi_depth": 1}
 
 
@@ -28,21 +21,6 @@ def seen(decoder, features):
         logits = decoder(features, ROIS).logits
     coefficients = caught["coefficients"].reshape(len(ROIS), decoder.num_classes, -1)
     return logits, caught["prototypes"], coefficients
-
-
-def test_combine_equals_plain_loops():
-    generator = torch.Generator().manual_seed(0)
-    prototypes = torch.rand(3, 4, 2, 3, generator=generator, dtype=torch.float64)
-    coefficients = torch.randn(5, 3, 4, generator=generator, dtype=torch.float64)
-    image = torch.tensor([0, 0, 2, 2, 2])  # the middle image has no ROI
-    expected = torch.zeros(5, 3, 2, 3, dtype=torch.float64)
-    for r in range(5):
-        for k in range(3):
-            for p in range(4):
-                for y in range(2):
-                    for x in range(3):
-                        expected[r, k, y, x] += coefficients[r, k, p] * prototypes[image[r], p, y, x]
-    torch.testing.assert_close(combine(prototypes, coefficients, image), expected, atol=1e-12, rtol=1e-12)
 
 
 def test_logits_are_prototypes_weighted_by_coefficients_and_nothing_else():

@@ -1,12 +1,9 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
 from helpers.bilinear import read
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn import functional as F
 
 from roiseg.geometry.interpolation import point_sample
 
@@ -35,13 +32,6 @@ def test_equals_the_definition_also_beyond_the_border_and_on_maps_one_cell_wide(
     got = point_sample(maps, points, map_index)
     assert got.dtype == torch.float64
     torch.testing.assert_close(got, naive(maps, points, map_index), atol=1e-12, rtol=0)
-
-
-def test_equals_grid_sample_with_border_padding():
-    maps, points, map_index = example(3, 3, 2, 6, 5, 4, 20)
-    grid = 2 * points / torch.tensor([5, 6]) - 1
-    expected = F.grid_sample(maps[map_index], grid[:, None], padding_mode="border", align_corners=False)
-    torch.testing.assert_close(point_sample(maps, points, map_index), expected[:, :, 0].transpose(1, 2))
 
 
 def test_gradient_is_the_numeric_one():

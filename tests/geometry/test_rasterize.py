@@ -1,10 +1,8 @@
-from __future__ import annotations
-
 import tracemalloc
 
 import numpy as np
 import pytest
-from helpers import uncompressed_rle
+from helpers import inside_polygon, uncompressed_rle
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,15 +10,6 @@ from roiseg.geometry.rasterize import Grids, polygon_planes, run_planes, unpack
 
 # corners are whole numbers and no cell centre ever lies on a line between two of them
 NO_TIES = np.array([np.pi / 100, np.e / 100])
-
-
-def inside(polygon, x, y):
-    """Even-odd rule for one point, in plain Python."""
-    result = False
-    for (x1, y1), (x2, y2) in zip(polygon, [*polygon[1:], polygon[0]], strict=True):
-        if (y1 <= y) != (y2 <= y) and x < x1 + (y - y1) / (y2 - y1) * (x2 - x1):
-            result = not result
-    return result
 
 
 def centers(grids, g):
@@ -45,9 +34,8 @@ def assert_equals_a_loop(polygons, grids):
     got = rasterize(polygons, grids)
     assert got.shape == (len(grids), len(polygons), *grids.size)
     for g in range(len(grids)):
-        xs, ys = centers(grids, g)
         for n, polygon in enumerate(polygons):
-            np.testing.assert_array_equal(got[g, n], [[inside(polygon, x, y) for x in xs] for y in ys])
+            np.testing.assert_array_equal(got[g, n], inside_polygon(polygon, *centers(grids, g)))
 
 
 sides = st.sampled_from([1, 2, 7, 14, 30])
@@ -80,17 +68,13 @@ def test_grids_of_more_than_a_word_down(height):
 PIXELS = Grids(np.ones((1, 2)), np.zeros((1, 2)), (20, 30))
 
 
-@pytest.mark.parametrize(
-    "polygon",
-    [
-        [3, 3, 9, 3, 6, 3],
-        [3.3, 3, 9, 4.4, 20.7, 9.1, 9, 4.4],
-        [2, 2, 9.7, 17.3, 2, 2],
-        [5, 5, 5, 5, 5, 5],
-        [4.5, -9, 4.5, 40, 4.5, 3],
-    ],
-    ids=["level", "there and back", "a line twice", "a point", "upright through cell centres"],
-)
+LINES = {
+    "level": [3, 3, 9, 3, 6, 3], "there and back": [3.3, 3, 9, 4.4, 20.7, 9.1, 9, 4.4], "twice": [2, 2, 9.7, 17.3, 2, 2],
+    "a point": [5, 5, 5, 5, 5, 5], "upright through cell centres": [4.5, -9, 4.5, 40, 4.5, 3],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("polygon", LINES.values(), ids=LINES)
 def test_a_polygon_without_area_is_nowhere(polygon):
     assert not rasterize([polygon], PIXELS).any()
 

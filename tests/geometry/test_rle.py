@@ -1,9 +1,7 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from helpers import uncompressed_rle
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
@@ -44,27 +42,6 @@ def test_more_pixels_than_a_run_can_count_are_refused():
     size = (1 << 16, 1 << 16)
     with pytest.raises(ValueError, match="32-bit"):
         rle.checked_counts({"size": list(size), "counts": [1 << 32]}, size)
-
-
-@given(masks.filter(lambda m: m.size > 40), st.data())
-def test_a_truncated_string_is_refused(mask, data):
-    counts = coco_mask.encode(np.asfortranarray(mask))["counts"]
-    cut = counts[: data.draw(st.integers(0, len(counts) - 1))]
-    with pytest.raises(ValueError, match="RLE"):
-        rle.checked_counts({"size": list(mask.shape), "counts": cut}, mask.shape)
-
-
-CHARACTERS = st.characters(min_codepoint=48, max_codepoint=111)
-
-
-@settings(max_examples=200)
-@given(st.binary(max_size=30) | st.text(max_size=30) | st.text(CHARACTERS, max_size=30))
-def test_random_strings_are_refused_or_decode_within_the_image(counts):
-    try:
-        checked = rle.checked_counts({"size": [6, 7], "counts": counts}, (6, 7))
-    except ValueError:
-        return
-    assert rle.decode({"size": [6, 7], "counts": checked}).shape == (6, 7)
 
 
 def test_thousands_of_damaged_strings_never_crash():

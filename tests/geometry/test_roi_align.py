@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -140,8 +138,6 @@ def test_half_precision_features_work(dtype, tolerance, batch):
     assert result.dtype == dtype
     torch.testing.assert_close(result.float(), exact, atol=tolerance, rtol=0)
 
-
-# --- resample: each map read over its own box ------------------------------------------------------
 
 # on a map of 6 x 9 cells, in cells of it
 CELL_BOXES = {name: [v / 4 for v in box] for name, box in BOXES.items()}

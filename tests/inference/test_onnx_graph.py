@@ -143,10 +143,12 @@ def expected_masks(model, features, rois):
 # --- the decoder alone ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 7])
+@pytest.mark.parametrize("count", [2, 0, 1, 7])
 def test_any_number_of_rois_gives_the_masks_of_pytorch(count, alone, wide):
-    beyond = np.array([[-0.2, -0.3, 0.25, 0.5], [0.9, 0.9, 1.4, 1.2]], np.float32)  # the border
-    features, rois = features_of(wide, seed=count), np.concatenate([random_rois(count, seed=count), beyond])
+    odd = [[-0.2, -0.3, 0.25, 0.5], [0.9, 0.9, 1.4, 1.2], [-1, -1, 2, 2]]  # over the border
+    odd += [[2, 2, 3, 3], [0.3, 0.2, 0.3, 0.8], [0.6, 0.7, 0.2, 0.1]]  # outside, without width, inverted
+    features, rois = features_of(wide, seed=count), random_rois(count, seed=count)
+    rois = np.concatenate([rois, np.array(odd, np.float32)])
     rois = rois if count else rois[:0]
     (masks,) = session(alone[0]).run(["masks"], feed(wide, features, rois))
     assert masks.shape == (len(rois), *WIDE)

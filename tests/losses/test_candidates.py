@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -42,13 +40,8 @@ def minimum(**terms):
 def alone(terms, inputs, r, m):
     """The weighted sum on one candidate of one ROI."""
     emphasis = None if inputs.emphasis is None else inputs.emphasis[r : r + 1]
-    one = LossInput(
-        inputs.auxiliary["candidates"][r, m][None],
-        inputs.target[r : r + 1],
-        inputs.class_weights,
-        {},
-        emphasis,
-    )
+    logits, target = inputs.auxiliary["candidates"][r, m][None], inputs.target[r : r + 1]
+    one = LossInput(logits, target, inputs.class_weights, {}, emphasis)
     return sum(weight * term(one).item() for weight, term in terms)
 
 
@@ -130,33 +123,27 @@ def test_huge_logits_stay_finite(loss, dtype):
         ({"dice": {"weight": 0.0, "term": Dice()}}, "every term of the candidates term"),
         ({"dice": {"weight": 1.0, "term": Dice(), "from_epoch": 3}}, "dice of the candidates term"),
         ({"dice": {"term": Dice()}}, "dice of the candidates term"),
-        (
-            {"late": {"weight": 1.0, "term": PointCrossEntropy()}},
-            "late of the candidates term reads `points`",
-        ),
-        (
-            {"late": {"weight": 1.0, "term": DeepSupervision(Dice())}},
-            "late of the candidates term reads `first`",
-        ),
+        ({"late": {"weight": 1.0, "term": PointCrossEntropy()}}, "late of the candidates term reads `points`"),
+        ({"late": {"weight": 1.0, "term": DeepSupervision(Dice())}}, "late of the candidates term reads `first`"),
     ],
-)
+)  # fmt: skip
 def test_impossible_terms_are_user_errors(terms, message):
     with pytest.raises(UserError, match=message) as error:
         MultimaskMinimum(terms)
     assert "\n" not in str(error.value)
 
 
-def test_a_term_that_leaves_torch_is_a_user_error_that_names_it():
-    candidates, target = example()
-    with pytest.raises(UserError, match="loss: far of the candidates term") as error:
-        minimum(dice=(1.0, Dice()), far=(1.0, BoundaryDistance()))(given(candidates, target))
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        (BoundaryDistance(), "loss: far of the candidates term"),  # leaves torch
+        (FocalCrossEntropy(alpha=[1, 1, 1]), "alpha of the focal term has 3 numbers"),
+    ],
+)
+def test_a_term_that_cannot_be_computed_is_a_user_error_that_names_it(term, message):
+    with pytest.raises(UserError, match=message) as error:
+        minimum(dice=(1.0, Dice()), far=(1.0, term))(given(*example(classes=2)))
     assert "\n" not in str(error.value)
-
-
-def test_a_mistake_in_a_terms_own_options_is_reported_as_such():
-    candidates, target = example(classes=2)
-    with pytest.raises(UserError, match="alpha of the focal term has 3 numbers"):
-        minimum(focal=(1.0, FocalCrossEntropy(alpha=[1, 1, 1])))(given(candidates, target))
 
 
 def naive_iou(logits, target, emphasis=None):

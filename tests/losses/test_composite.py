@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -111,50 +109,31 @@ def test_no_term_that_can_be_measured_gives_zero_with_zero_gradients(dtype):
 
 def test_terms_count_from_their_epoch_on():
     output, target = example()
-    loss = CompositeLoss(
-        {
-            "ce": entry(CrossEntropy()),
-            "second": entry(Constant(2.0), from_epoch=2),
-            "fourth": entry(Constant(3.0), 2.0, from_epoch=4),
-        }
-    )
+    later = {"second": entry(Constant(2.0), from_epoch=2), "fourth": entry(Constant(3.0), 2.0, from_epoch=4)}
+    loss = CompositeLoss({"ce": entry(CrossEntropy())} | later)
     ce = CrossEntropy()(LossInput(output.logits, target.long())).item()
     assert loss.epoch == 1
-    for epoch, names, more in (
-        (1, ["ce"], 0.0),
-        (2, ["ce", "second"], 2.0),
-        (3, ["ce", "second"], 2.0),
-        (4, ["ce", "second", "fourth"], 8.0),
-        (9, ["ce", "second", "fourth"], 8.0),
-    ):
+    for epoch, count, more in ((1, 1, 0.0), (2, 2, 2.0), (3, 2, 2.0), (4, 3, 8.0), (9, 3, 8.0)):
         loss.epoch = epoch
         total, values = loss(output, target)
-        assert list(values) == names
+        assert list(values) == ["ce", "second", "fourth"][:count]
         assert total.item() == pytest.approx(ce + more, rel=1e-6)
 
 
 # --- fit of terms and decoder ---------------------------------------------------------------------
 
 
-def test_a_term_that_reads_what_the_model_does_not_give_is_a_user_error():
-    loss = CompositeLoss({"ce": entry(CrossEntropy()), "quality": entry(ReadsScore())})
+def test_terms_read_what_the_model_gives_and_all_that_it_must_learn_by():
+    decoder, ce = roialign(**NARROW)(), {"ce": entry(CrossEntropy())}
+    reads, off = (CompositeLoss(ce | {"quality": entry(ReadsScore(), weight)}) for weight in (1, 0))
     with pytest.raises(UserError, match=r"loss\.terms\.quality reads the output `score`.*has embeddings"):
-        loss.check(roialign(**NARROW)())
-    CompositeLoss({"ce": entry(CrossEntropy()), "quality": entry(ReadsScore(), 0)}).check(
-        roialign(**NARROW)()
-    )
-
-
-def test_an_output_the_model_must_learn_by_and_nothing_reads_is_a_user_error():
-    decoder = roialign(**NARROW)()
-    decoder.provides, decoder.needs = ("score",), ("score",)
-    for terms in (
-        {"ce": entry(CrossEntropy())},
-        {"ce": entry(CrossEntropy()), "off": entry(ReadsScore(), 0)},
-    ):
+        reads.check(decoder)
+    off.check(decoder)
+    decoder.provides = decoder.needs = ("score",)
+    for loss in (CompositeLoss(ce), off):
         with pytest.raises(UserError, match="output `score`, which no term of this loss reads"):
-            CompositeLoss(terms).check(decoder)
-    CompositeLoss({"ce": entry(CrossEntropy()), "score": entry(ReadsScore())}).check(decoder)
+            loss.check(decoder)
+    reads.check(decoder)
 
 
 # --- learned weights ------------------------------------------------------------------------------

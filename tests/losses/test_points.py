@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -10,7 +8,7 @@ from hypothesis import strategies as st
 from roiseg.common.classes import IGNORE
 from roiseg.losses.base import LossInput
 from roiseg.losses.cross_entropy import CrossEntropy
-from roiseg.losses.deep_supervision import PointCrossEntropy
+from roiseg.losses.deep_supervision import DeepSupervision, PointCrossEntropy
 
 
 def naive(points, coords, target, weights=None):
@@ -53,13 +51,9 @@ def loss(points, coords, target, weights=None, emphasis=None):
 
 
 @given(
-    st.integers(0, 10**6),
-    st.sampled_from([2, 3]),
-    st.integers(1, 3),
-    st.integers(1, 4),
-    st.floats(0, 1),
+    st.integers(0, 10**6), st.sampled_from([2, 3]), st.integers(1, 3), st.integers(1, 4), st.floats(0, 1),
     st.sampled_from([None, [0.5, 3.0, 1.0], [0.0, 1.0, 2.0]]),
-)
+)  # fmt: skip
 @settings(max_examples=30)
 def test_equals_the_definition(seed, classes, rois, side, ignored, weights):
     points, coords, target = example(rois, classes, (side, side + 1), 1 + seed % 5, seed, ignored)
@@ -81,16 +75,6 @@ def test_gradient_is_the_numeric_one(weights):
     assert torch.autograd.gradcheck(lambda z: loss(z, coords, target, weights), points.requires_grad_())
 
 
-def test_points_on_all_cell_centres_give_the_cross_entropy_of_the_grid():
-    target = example(size=(4, 5))[2]
-    logits = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    y, x = torch.meshgrid((torch.arange(4) + 0.5) / 4, (torch.arange(5) + 0.5) / 5, indexing="ij")
-    coords = torch.stack([x, y], dim=-1).reshape(1, 20, 2).expand(2, -1, -1).double()
-    expected = CrossEntropy()(LossInput(logits, target, torch.tensor([1.0, 2.0, 3.0])))
-    got = loss(logits.flatten(2), coords, target, [1.0, 2.0, 3.0])
-    assert got.item() == pytest.approx(expected.item(), rel=1e-6)
-
-
 def test_is_0_with_a_gradient_for_no_rois_and_where_all_is_ignored():
     for points, coords, target in (example(rois=0), example(ignored=1.1)):
         points.requires_grad_()
@@ -98,6 +82,13 @@ def test_is_0_with_a_gradient_for_no_rois_and_where_all_is_ignored():
         value.backward()
         assert value.item() == 0
         assert points.grad is not None and not points.grad.any()
+
+
+def test_a_first_stage_is_supervised_like_the_last():
+    logits, early = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    target, weights = torch.randint(0, 3, (2, 4, 4)), torch.tensor([1.0, 2.0, 3.0])
+    got = DeepSupervision(CrossEntropy())(LossInput(logits, target, weights, {"first": early}))
+    assert got.item() == CrossEntropy()(LossInput(early, target, weights)).item()
 
 
 def test_pixels_count_by_their_emphasis():

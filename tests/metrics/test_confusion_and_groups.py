@@ -1,7 +1,5 @@
 """Counts of cells, groups of instances and the quality of a mask, against plain loops."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

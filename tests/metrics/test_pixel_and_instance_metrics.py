@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import tracemalloc
 from dataclasses import replace
 
@@ -157,31 +155,6 @@ def test_instance_metrics_equal_those_of_full_naive_canvases_also_under_autocast
     assert got["boundary_iou"] == pytest.approx(boundary, abs=1e-6)
 
 
-def test_instance_metrics_are_means_over_the_instances_of_several_images():
-    images = [
-        (LETTERBOX, SIZE, [BOXES["inside"], BOXES["at the border"]], [disc(SIZE, 30, 24, 19)] * 2),
-        (LETTERBOX, SIZE, [], []),
-        (IDENTITY, (40, 90), [[3.3, 2.2, 70.1, 38.8]], [disc((40, 90), 35, 20, 15)]),
-    ]
-    probabilities = torch.stack([blob(8, 8, seed) for seed in range(3)])
-    pairs, maps = [], iter(probabilities.numpy().astype(float))
-    for transform, size, boxes, truths in images:
-        for box, truth in zip(boxes, truths, strict=True):
-            pairs.append((paste(next(maps), box, size, transform=transform) >= 0.5, truth))
-    wanted = {
-        "instance_iou": np.mean([coco_iou(*pair) for pair in pairs]),
-        "boundary_iou": np.mean([coco_iou(*map(naive_boundary, pair)) for pair in pairs]),
-    }
-    metrics = InstanceMetrics()
-    for parts in ([(0, 3)], [(0, 1), (1, 2), (2, 3)]):  # all images together, and one by one
-        metrics.reset()
-        for start, end in parts:
-            first, last = (sum(len(image[2]) for image in images[:n]) for n in (start, end))
-            metrics.update(measured(probabilities[first:last], batch_of(images[start:end])))
-        got = {name: float(metrics.compute()[name]) for name in wanted}
-        assert got == pytest.approx(wanted, abs=1e-6)
-
-
 def measure(probability, box, truth):
     metrics = InstanceMetrics()
     batch = batch_of([(IDENTITY, truth.shape, [box], [truth])])
@@ -189,16 +162,12 @@ def measure(probability, box, truth):
     return {name: float(value) for name, value in metrics.compute().items()}
 
 
-@pytest.mark.parametrize(("rows", "share"), [(3, 1), (2, 0)])
-def test_iou75_counts_instances_of_three_quarters_and_more(rows, share):
-    got = measure(torch.ones(2, 2), [0, 0, 4, rows], np.ones((4, 4), bool))
-    assert got["instance_iou75"] == share
-
-
-@pytest.mark.parametrize("value", [0.5, 0.4999])
-def test_a_probability_of_one_half_is_mask(value):
-    got = measure(torch.full((3, 3), value), [0, 0, 8, 8], np.ones((8, 8), bool))
-    assert got["instance_iou"] == (value >= 0.5)
+@pytest.mark.parametrize(
+    ("value", "rows", "iou", "counted"), [(0.5, 4, 1, 1), (0.4999, 4, 0, 0), (1, 3, 0.75, 1), (1, 2, 0.5, 0)]
+)
+def test_a_probability_of_one_half_is_mask_and_an_iou_of_three_quarters_counts(value, rows, iou, counted):
+    got = measure(torch.full((3, 3), value), [0, 0, 4, rows], np.ones((4, 4), bool))
+    assert (got["instance_iou"], got["instance_iou75"]) == (iou, counted)
 
 
 @pytest.mark.parametrize("box", [[-20, -20, -5, -3], [25, 2, 40, 9], [3, 100, 9, 120], [5, 5, 5, 5]])
@@ -206,7 +175,7 @@ def test_a_box_outside_the_image_or_without_area_scores_0(box):
     assert measure(torch.ones(3, 3), box, disc((20, 20), 8, 8, 5))["instance_iou"] == 0
 
 
-NOTHING = {"size": [10, 10], "counts": rle(np.zeros((10, 10)))["counts"]}
+NOTHING = {"image_id": 1, "segmentation": rle(np.zeros((10, 10))), "bbox": [0, 0, 0, 0]}
 
 
 def pixel_scores(predicted):
@@ -216,14 +185,7 @@ def pixel_scores(predicted):
 
 
 def precision_of(results):
-    truth = {
-        "image_id": 1,
-        "iscrowd": 0,
-        "category_id": 1,
-        "segmentation": NOTHING,
-        "area": 0,
-        "bbox": [0] * 4,
-    }
+    truth = {"category_id": 1, "iscrowd": 0, "area": 0, **NOTHING}
     return [value or 0 for value in average_precision([truth], results, [1]).values()]
 
 
@@ -240,9 +202,7 @@ SCORES_OF_AN_EMPTY_TRUTH = {
     "pixels, empty": lambda: pixel_scores(torch.tensor([0, 2, 0, 0]).expand(1, 2, 4)),
     "pixels, drawn": lambda: pixel_scores(torch.ones(1, 2, 4, dtype=torch.long)),
     "precision, nothing found": lambda: precision_of([]),
-    "precision, empty": lambda: precision_of(
-        [{"image_id": 1, "segmentation": NOTHING, "score": 1.0, "bbox": [0, 0, 0, 0]}]
-    ),
+    "precision, empty": lambda: precision_of([NOTHING | {"score": 1.0}]),
     "candidates, empty": lambda: score_of_candidates(0),
     "candidates, drawn": lambda: score_of_candidates(1),
 }

@@ -1,12 +1,9 @@
 """Counts at thresholds, against a loop over pixels and against torchmetrics."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torchmetrics.classification import BinaryPrecisionRecallCurve
 
 from roiseg.metrics.precision_recall import PrecisionRecallCurve
 
@@ -41,19 +38,3 @@ def test_counts_are_those_of_a_loop_over_thresholds_and_pixels(first, second, th
             "recall": called.count(1) / max(1, called.count(1) + left.count(1)),
         }  # fmt: skip
         assert {name: float(values[number]) for name, values in found.items()} == pytest.approx(expected)
-
-
-def test_the_curve_is_that_of_torchmetrics():
-    generator = torch.Generator().manual_seed(0)
-    probabilities = torch.rand(3, 20, 20, generator=generator)
-    truth = torch.randint(0, 2, (3, 20, 20), generator=generator, dtype=torch.uint8)
-    truth[0, :3] = 255
-    curve, reference = PrecisionRecallCurve(64), BinaryPrecisionRecallCurve(64, ignore_index=255)
-    for part, labels in zip(probabilities, truth, strict=True):
-        curve.update(part, labels)
-        reference.update(part.flatten(), labels.flatten().long())
-    precision, recall, limits = reference.compute()
-    found = curve.compute()
-    assert len(limits) == 64
-    assert torch.allclose(found["recall"], recall[:-1])
-    assert torch.allclose(found["precision"][:-1], precision[:-2])  # at 1.0 nothing is called target

@@ -1,7 +1,5 @@
 """The registry is the only list of metrics, and the documentation describes all of it."""
 
-from __future__ import annotations
-
 import ast
 import re
 from pathlib import Path
@@ -15,7 +13,7 @@ FILES = sorted([*(ROOT / "roiseg").rglob("*.py"), *(ROOT / "callbacks").glob("*.
 COMPUTED_IN = {"registry.py", "roi.py"}
 
 
-def listed(source: str) -> list[list[str]]:
+def listed(source):
     """Lists, tuples, sets and dicts of a source with two or more metric names."""
     found = []
     if sum(name in source for name in LABELS) < 2:
