@@ -69,19 +69,14 @@ def test_the_crop_shows_exactly_the_box_and_light_grey_outside_the_image(image):
     assert (half[4:-4, 84:] == 250).all()
 
 
-@pytest.mark.parametrize(
-    "box",
-    [
-        (5, 5, 5, 5),
-        (9, 9, 2, 2),
-        (np.nan, 0, 5, 5),
-        (500, 500, 600, 600),
-        (0, 0, 120, 0.1),
-        (-999, -999, 9999, 9999),
-    ],
-)
-def test_unusual_boxes_give_a_cell_of_the_usual_size(image, box):
-    assert roi_strip(image, box, labels(1)).shape == roi_strip(image, (0, 0, 50, 50), labels(1)).shape
+def test_unusual_boxes_give_a_cell_of_the_usual_size(image):
+    usual = roi_strip(image, (0, 0, 50, 50), labels(1)).shape
+    empty, beyond = (
+        [(5, 5, 5, 5), (9, 9, 2, 2), (0, 0, 120, 0.1)],
+        [(500, 500, 600, 600), (-999, -999, 9999, 9999)],
+    )
+    for box in (*empty, *beyond, (np.nan, 0, 5, 5)):
+        assert roi_strip(image, box, labels(1)).shape == usual
 
 
 def test_the_sheet_has_one_row_per_sample_and_a_legend(image):
@@ -102,9 +97,8 @@ def test_the_sheet_shows_at_most_max_rois(image):
     crops = [sheet[26:-40, -130:] for sheet in sheets]
     np.testing.assert_array_equal(*crops)
     for max_rois, count in ((1, 0), (1, 5), (2, 1), (3, 5)):  # every number fits
-        assert (
-            preview_sheet([sample(image, count), sample(image, 3)], max_rois=max_rois, cell=40).shape[1] > 40
-        )
+        samples = [sample(image, count), sample(image, 3)]
+        assert preview_sheet(samples, max_rois=max_rois, cell=40).shape[1] > 40
 
 
 def test_the_legend_wraps():
@@ -113,14 +107,3 @@ def test_the_legend_wraps():
     for width in (2000, 300, 150, 20):
         assert class_legend(width).shape[1] == width
         assert has(class_legend(width), ROI_RED)
-
-
-def test_labels_may_be_one_array_or_differ_in_size_and_images_in_shape(image):
-    boxes = np.array([[5, 5, 50, 50], [20, 20, 60, 90.0]])
-    wide, tall = np.zeros((10, 900, 3), dtype=np.uint8), np.zeros((900, 10, 3), dtype=np.uint8)
-    mixed = [labels(1, 14, 14), labels(255, 28, 7)]
-    samples = [
-        PreviewSample("a", image, boxes, np.ones((2, 14, 7), np.uint8)),
-        PreviewSample("b", image, boxes, mixed),
-    ]
-    assert preview_sheet([*samples, sample(wide, 1), sample(tall, 0)]).ndim == 3

@@ -1,7 +1,5 @@
 """The six-panel figure: what each panel shows."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given
