@@ -12,7 +12,6 @@ from rich import box
 from rich.table import Table
 
 from roiseg.common.console import console
-from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path, require_file
 from roiseg.common.outputs import check_output
 from roiseg.config.entry import command
@@ -31,7 +30,7 @@ class Options(TypedDict):
     crowd: Literal["region", "instance"]
     min_roi_size: Annotated[float, Field(ge=1)]
     grid: Annotated[int, Field(ge=8, le=512)]
-    output_dir: str | None
+    output_dir: Annotated[str, Field(min_length=1)]
     index_dir: str | None
 
 
@@ -41,9 +40,7 @@ def main(cfg: DictConfig) -> dict[str, Any]:
     validated(cfg, Options)
     hint = "give annotations=FILE, or create the default data set with `python -m roiseg.demo`"
     source = require_file(str(cfg.annotations or ""), "annotations", hint)
-    if not cfg.output_dir:
-        raise UserError("output_dir is not set; the default is data/analysis")
-    path = analysis_path(str(cfg.output_dir), source)
+    path = analysis_path(cfg.output_dir, source)
     picture = path.with_suffix(".png")
     check_output(path, is_analysis), check_output(picture)
     annotations = load_annotations(source, cfg.category_id, cfg.index_dir, cfg.crowd, instantiate(cfg.reader))

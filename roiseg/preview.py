@@ -24,15 +24,13 @@ class Options(TrainOptions):
 
     samples: Annotated[int, Field(ge=1, le=1000)]
     epoch: Annotated[int, Field(ge=0, le=10**9)]
-    output: str | None
+    output: Annotated[str, Field(pattern=r"\.png$")] | None
 
 
 def preview(cfg: DictConfig) -> Path:
     """Draw the first samples of an epoch as the trainer will see them; returns the image's path."""
     validated(cfg, Options)
     path = Path(cfg.output or Path(cfg.paths.output_dir) / "preview.png")
-    if path.suffix != ".png":
-        raise UserError(f"configuration `output` is {path}, it must end in .png")
     check_output(path)
     extractor = build.build_extractor(cfg)
     decoder = build.build_decoder(cfg, extractor)

@@ -13,7 +13,15 @@ import typing
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+)
 from typing_extensions import is_typeddict
 
 from roiseg.common.errors import UserError
@@ -25,6 +33,15 @@ Size = Annotated[Sequence[PositiveInt], Field(min_length=2, max_length=2)]  # (h
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # that numpy takes
 
 _STRICT = ConfigDict(arbitrary_types_allowed=True, strict=True, allow_inf_nan=False)
+
+
+def _ordered(values: Sequence[float]) -> Sequence[float]:
+    if values[0] > values[1]:
+        raise ValueError("be [low, high] with low <= high")
+    return values
+
+
+Range = Annotated[Sequence[PositiveFloat], Field(min_length=2, max_length=2), AfterValidator(_ordered)]
 
 
 def option_types(target: Any, modules: tuple[str, ...] = ("roiseg.",)) -> dict[str, Any]:
@@ -66,13 +83,13 @@ def check_value(value: Any, hint: Any, name: str) -> None:
     except ValidationError as error:
         problems = error.errors(include_url=False)
         texts = (problem["msg"].partition(" after validation")[0] for problem in problems)
-        wanted = list(dict.fromkeys(re.sub(r"^\w+ should (be )?", "", text) for text in texts))
+        wanted = list(dict.fromkeys(re.sub(r"^(\w+ should|Value error,) ", "", text) for text in texts))
         if type(None) in typing.get_args(hint):
             wanted.append("null")
         item = "".join(f"[{part}]" for part in problems[0]["loc"] if isinstance(part, int))
         subject = f"its item {item}" if item else "it"
-        verb = "must" if wanted[0].startswith("have") else "must be"
-        raise UserError(f"{name} is {value!r:.200}: {subject} {verb} {' or '.join(wanted)}") from None
+        must = " or ".join([wanted[0], *(each.removeprefix("be ") for each in wanted[1:])])
+        raise UserError(f"{name} is {value!r:.200}: {subject} must {must}") from None
 
 
 def builds_object(value: Any) -> bool:

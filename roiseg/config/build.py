@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from roiseg.common.errors import UserError
 from roiseg.data.analysis import analysis_path, load_or_make_analysis
-from roiseg.data.class_weights import KINDS
-from roiseg.data.class_weights import class_weights as recommended_weights
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.data.targets import TargetSpec
 from roiseg.decoders.base import Decoder
@@ -145,20 +142,14 @@ def class_weights(cfg: DictConfig, decoder: Decoder, data: RoiDataModule) -> lis
             raise UserError(
                 f"loss.class_weights has {len(wanted)} numbers, model.num_classes is {decoder.num_classes}"
             )
-        listed = list(wanted)
-        numbers = all(isinstance(weight, (int, float)) and 0 <= weight < math.inf for weight in listed)
-        if not numbers or not any(listed):
-            raise UserError(f"loss.class_weights must be numbers of 0 or more, and not all 0, got {listed}")
-        return [float(weight) for weight in listed]
-    if wanted not in KINDS:
-        raise UserError(
-            f"loss.class_weights must be null, {', '.join(KINDS)} or a list of numbers, got {wanted}"
-        )
+        if not any(wanted):
+            raise UserError("loss.class_weights are all 0: give one class a weight above 0")
+        return [float(weight) for weight in wanted]
     annotations = data.dataset("train").annotations
     folder = Path(cfg.paths.analysis_dir) / (data.folds.name if data.folds else "")
     path = analysis_path(folder, annotations.path)
     analysis = load_or_make_analysis(path, annotations, data.min_roi_size)
-    weights = recommended_weights(analysis, wanted, decoder.num_classes)
+    weights: list[float] = analysis["class_weights"][wanted][str(decoder.num_classes)]
     log.info("class weights (%s, %s): %s", wanted, path, ", ".join(f"{w:.3f}" for w in weights))
     return weights
 

@@ -24,8 +24,6 @@ from roiseg.data.categories import find_category
 
 # whose annotations can be trusted for values out of yaml; kornia wants tuples, which yaml does not have
 _CHECKED = ("roiseg.", "callbacks.", "lightning.")
-# what the program replaces before it builds the object: `log` becomes numbers
-_REPLACED = ("loss.class_weights",)
 # keys that take the name of a category, and the keys of the files that have it
 _CATEGORIES = {
     "data.category_id": ("data.train_annotations", "data.val_annotations"),
@@ -54,11 +52,18 @@ class OptimizerOptions(TypedDict, total=False):
     lr: float
 
 
+class LossOptions(TypedDict, total=False):
+    """Options of every loss; those of an analysis become numbers before the loss is built."""
+
+    class_weights: Literal["log", "inverse"] | list[NonNegativeFloat] | None
+
+
 class TrainOptions(TypedDict, total=False):
     """Keys of conf/train.yaml; preview and doctor extend it."""
 
     trainer: TrainerOptions
     optimizer: OptimizerOptions
+    loss: LossOptions
     seed: Seed
     max_rois: PositiveInt
     ckpt_path: str | None
@@ -138,7 +143,7 @@ def check_types(node: Any, path: str = "", options: Any = None) -> None:
     for key, value in node.items():
         where = f"{path}.{key}" if path else str(key)
         hint = hints.get(key, Any)
-        if where not in _REPLACED and not builds_object(value):
+        if not builds_object(value):
             check_value(value, dict if is_typeddict(hint) else hint, f"configuration `{where}`")
         check_types(value, where, hint)
 

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,17 @@ from numpy.typing import ArrayLike, NDArray
 from roiseg.common.errors import UserError
 from roiseg.common.files import file_digest, read_json, write_json
 from roiseg.data.annotations import Annotations
-from roiseg.data.class_weights import recommend_all
 from roiseg.data.roi_statistics import CLASSES, RoiStatistics, measure_rois
 
 log = logging.getLogger(__name__)
 
 CROWDED = 0.1
+_CLIP = (0.1, 10.0)  # class weights
+_LOG_OFFSET = 1.02  # keeps the logarithm above 0: raw weights lie within 1.4 (share 1) and 50 (share 0)
+_WEIGHTS: dict[str, Callable[[float], float]] = {
+    "inverse": lambda share: 1 / share,
+    "log": lambda share: 1 / math.log(_LOG_OFFSET + share),
+}
 _FORMAT = 2  # raise it to invalidate older files
 _BAND_EDGES = (0, 16, 32, 64, 96, 192, math.inf)  # sqrt(ROI area), original pixels
 _COCO_EDGES = (0, 32, 96, math.inf)
@@ -243,3 +249,38 @@ def _size_bands(rois: RoiStatistics, min_roi_size: float) -> dict[str, Any]:
         name = f"{low}+" if math.isinf(high) else f"{low}-{high}"
         bands[name] = {"rois": int(inside.sum()), **_pixels_and_shares(rois.counts[inside].sum(axis=0))}
     return bands
+
+
+def recommend(shares: Sequence[float], kind: str) -> list[float]:
+    """Return weights of mean 1 from the classes' shares of the pixels.
+
+    "inverse" is 1 / share; "log" is 1 / ln(1.02 + share) (ENet, Paszke et al., 2016), which is much
+    milder. Raw weights are divided by their mean over the classes that occur and clipped to 0.1..10;
+    a class that never occurs gets 10; finally all are divided by their mean.
+
+    Args:
+        shares: share of each class, 0..1.
+        kind: "inverse" or "log".
+    """
+    formula = _WEIGHTS[kind]
+    raw = [formula(share) if share > 0 else math.inf for share in shares]
+    occurring = [value for value in raw if math.isfinite(value)]
+    mean = sum(occurring) / max(1, len(occurring))
+    clipped = [_CLIP[1] if math.isinf(value) else min(max(value / mean, _CLIP[0]), _CLIP[1]) for value in raw]
+    return [value * len(clipped) / sum(clipped) for value in clipped]
+
+
+def recommend_all(background: float, target: float, non_target: float) -> dict[str, dict[str, list[float]]]:
+    """Return weights `{kind: {"2": [...], "3": [...]}}` by number of classes, from pixel counts or shares.
+
+    With 2 classes non-target pixels are background.
+    """
+    total = (background + target + non_target) or 1
+    shares = {
+        "2": [(background + non_target) / total, target / total],
+        "3": [background / total, target / total, non_target / total],
+    }
+    return {
+        kind: {number: [round(weight, 6) for weight in recommend(of, kind)] for number, of in shares.items()}
+        for kind in _WEIGHTS
+    }

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import nn
 
-from roiseg.common.errors import UserError
-from roiseg.common.types import Seed, Share
+from roiseg.common.types import Range, Seed, Share
 from roiseg.data.copy_paste import CopyPaste
 from roiseg.geometry import boxes as box_ops
 from roiseg.geometry.boxes import Boxes
@@ -37,15 +36,9 @@ class GeometricAugment:
     """
 
     flip: Share = 0.5
-    scale: Sequence[PositiveFloat] = (1.0, 1.0)
+    scale: Range = (1.0, 1.0)
     aspect: NonNegativeFloat = 0.0
     shift: Share = 1.0
-
-    def __post_init__(self) -> None:
-        if len(self.scale) != 2 or self.scale[0] > self.scale[1]:
-            raise UserError(
-                f"data.augment.geometric.scale must be [low, high] with low <= high, got {self.scale}"
-            )
 
     def sample(self, letterbox: Letterbox, size: tuple[int, int], rng: np.random.Generator) -> Transform:
         """Sample the transform for an image of `size` (H, W) original pixels."""

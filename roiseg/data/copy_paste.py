@@ -8,7 +8,6 @@ same height and on the same ground, so that boxes overlap and both target and no
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +17,8 @@ import xxhash
 from numpy.typing import NDArray
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from roiseg.common.errors import UserError
 from roiseg.common.files import image_path
-from roiseg.common.types import Share
+from roiseg.common.types import Range, Share
 from roiseg.data.annotations import Annotations
 from roiseg.data.images import image_digest, read_image
 from roiseg.geometry import rle
@@ -172,18 +170,12 @@ class CopyPaste:
     people: PositiveInt = 3
     near: Share = 0.8
     behind: Share = 0.3
-    scale: Sequence[PositiveFloat] = (0.7, 1.4)
+    scale: Range = (0.7, 1.4)
     max_zoom: PositiveFloat = 2.0
     flip: Share = 0.5
     tone: Share = 0.4
     min_size: NonNegativeFloat = 40
     min_visible: Share = 0.25
-
-    def __post_init__(self) -> None:
-        if len(self.scale) != 2 or self.scale[0] > self.scale[1]:
-            raise UserError(
-                f"data.augment.paste.scale must be [low, high] with low <= high, got {self.scale}"
-            )
 
     def sample(
         self, boxes: Boxes, size: tuple[int, int], image: int, cutouts: CutoutPool, rng: np.random.Generator

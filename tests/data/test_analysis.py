@@ -8,9 +8,8 @@ import pytest
 from helpers import hole_rle, rectangle, run_command, write_coco
 
 from roiseg.common.errors import UserError
-from roiseg.data.analysis import CLASSES, analysis_path, analyze, load_or_make_analysis
+from roiseg.data.analysis import CLASSES, analysis_path, analyze, load_or_make_analysis, recommend
 from roiseg.data.annotation_loading import load_annotations
-from roiseg.data.class_weights import class_weights, recommend
 
 GRID = 40  # every edge of SQUARES lies between two cells of this grid
 
@@ -106,12 +105,10 @@ def test_weights_are_those_of_hand_arithmetic(shares, kind, expected):
 def test_recommended_weights_leave_ignore_out_and_merge_non_target_into_background(squares):
     analysis = analyze(load_annotations(squares.json), grid=GRID)
     # 400, 3200, 800 cells: 1 / share = 11, 11/8, 11/2; two classes: 1200, 3200
-    assert class_weights(analysis, "inverse", 3) == pytest.approx([24 / 13, 3 / 13, 12 / 13], abs=1e-5)
-    assert class_weights(analysis, "inverse", 2) == pytest.approx([16 / 11, 6 / 11], abs=1e-5)
+    assert analysis["class_weights"]["inverse"]["3"] == pytest.approx([24 / 13, 3 / 13, 12 / 13], abs=1e-5)
+    assert analysis["class_weights"]["inverse"]["2"] == pytest.approx([16 / 11, 6 / 11], abs=1e-5)
     raw = [1 / math.log(1.02 + 3 / 11), 1 / math.log(1.02 + 8 / 11)]
-    assert class_weights(analysis, "log", 2) == pytest.approx([2 * r / sum(raw) for r in raw], abs=1e-5)
-    with pytest.raises(UserError, match="must be null, log, inverse or a list of numbers, got 'sqrt'"):
-        class_weights({}, "sqrt", 3)
+    assert analysis["class_weights"]["log"]["2"] == pytest.approx([2 * r / sum(raw) for r in raw], abs=1e-5)
 
 
 def test_analysis_is_made_once_and_again_when_anything_changed(squares, tmp_path, caplog):
