@@ -14,7 +14,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from roiseg.common.files import as_utf8
 from roiseg.config.private_api import write_summary
-from roiseg.metrics.precision_recall import PrecisionRecallCurve
+from roiseg.metrics.confusion import PrecisionRecallCurve
 from roiseg.metrics.roi import MeasuredBatch
 from roiseg.reporting.runs import flatten
 from roiseg.training.module import RoiSegModule

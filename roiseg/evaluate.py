@@ -24,8 +24,7 @@ from roiseg.config.run_summary import package_versions
 from roiseg.config.validation import check_onnx_options, validated
 from roiseg.evaluation import tables
 from roiseg.evaluation.detections import DetectionEvaluation, evaluate_detections
-from roiseg.evaluation.difference import difference
-from roiseg.evaluation.evaluator import Evaluation, Evaluator
+from roiseg.evaluation.evaluator import Evaluation, Evaluator, difference
 from roiseg.evaluation.result_files import write_as_run, write_instances
 
 

@@ -20,7 +20,7 @@ from typing_extensions import TypedDict, is_typeddict
 from roiseg.common.errors import UserError
 from roiseg.common.types import Seed, builds_object, check_value, option_types
 from roiseg.config.build import to_plain
-from roiseg.data.categories import find_category
+from roiseg.data.coco_reader import find_category
 
 # whose annotations can be trusted for values out of yaml; kornia wants tuples, which yaml does not have
 _CHECKED = ("roiseg.", "callbacks.", "lightning.")

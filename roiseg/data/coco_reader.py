@@ -1,4 +1,4 @@
-"""Read COCO instances json in one pass and validate every record.
+"""Read COCO instances json in one pass and validate every record; find its categories by name.
 
 A file of 64,000 images holds some 17 million numbers. They become arrays while the file is parsed, so
 that they never exist as Python objects all at once.
@@ -29,7 +29,6 @@ from roiseg.data.annotation_records import (
     record_name,
 )
 from roiseg.data.annotations import Annotations
-from roiseg.data.categories import known_categories
 from roiseg.geometry.rle import checked_counts
 
 _READ = frozenset(
@@ -219,3 +218,59 @@ def _is_numbers(value: Any) -> TypeGuard[list[float]]:
         and set(map(type, value)) <= {int, float}
         and all(-HUGE < v < HUGE for v in value)
     )
+
+
+_SHOWN = 20
+
+
+def find_category(name: str, path: str | Path, key: str) -> int:
+    """Return the id of the category of this name in a COCO file.
+
+    Args:
+        name: of the category.
+        path: the file.
+        key: of the configuration that gives the name, for messages.
+
+    Raises:
+        UserError: the file has no such category, or several (lists all).
+    """
+    kept = ("categories", "id", "name")
+    content = read_json(path, "annotations", each=lambda record: {k: record[k] for k in kept if k in record})
+    names = category_names(content)
+    found = [number for number, each in names.items() if each == name]
+    if len(found) == 1:
+        return found[0]
+    has = listed(names, names) if names else "no list of categories; give the number"
+    what = "several categories" if found else "no category"
+    raise UserError(f"configuration `{key}`: {what} {name!r} in {path}; it has {has}")
+
+
+def category_names(content: Any) -> dict[int, str]:
+    """Return the valid categories of a parsed file, id -> name."""
+    records = content.get("categories") if isinstance(content, dict) else None
+    return {
+        record["id"]: record["name"]
+        for record in (records if isinstance(records, list) else ())
+        if isinstance(record, dict) and type(record.get("id")) is int and isinstance(record.get("name"), str)
+    }
+
+
+def known_categories(content: Any, records: Sequence[Any]) -> str:
+    """List the categories that annotation records have, with their names if the file has them."""
+    used = {
+        repr(record.get("category_id")): record.get("category_id")
+        for record in records
+        if isinstance(record, dict)
+    }
+    return (
+        listed([used[text] for text in sorted(used)], category_names(content)) if used else "no annotations"
+    )
+
+
+def listed(ids: Any, names: dict[int, str]) -> str:
+    """List ids and names for a message: "1 (person), 3 (car)"."""
+    words = [
+        f"{number!r:.40}" + (f" ({names[number]:.40})" if type(number) is int and number in names else "")
+        for number in ids
+    ]
+    return ", ".join(words[:_SHOWN]) + (f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else "")

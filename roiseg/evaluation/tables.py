@@ -9,8 +9,7 @@ from rich.table import Table
 
 from roiseg.common.classes import CLASS_NAMES
 from roiseg.evaluation.detections import DetectionEvaluation
-from roiseg.evaluation.difference import ModelDifference, comparable_figures
-from roiseg.evaluation.evaluator import Evaluation
+from roiseg.evaluation.evaluator import Evaluation, ModelDifference, comparable_figures
 from roiseg.metrics.confusion import Confusion
 from roiseg.metrics.registry import ALL_INSTANCES, LABELS, labels
 

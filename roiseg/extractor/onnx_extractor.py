@@ -15,8 +15,7 @@ from torch import Tensor
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import DataSource
-from roiseg.extractor.external_data import model_digest
-from roiseg.extractor.graph import cut_graph, load_onnx
+from roiseg.extractor.graph import cut_graph, load_onnx, model_digest
 from roiseg.extractor.postprocess.base import Detections, Postprocessor
 from roiseg.extractor.postprocess.output import cut_with_head
 from roiseg.extractor.preprocess import Preprocess

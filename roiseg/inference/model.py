@@ -15,8 +15,7 @@ from torch import Tensor
 from roiseg.common.classes import NON_TARGET, TARGET
 from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiBatch, RoiPrediction
-from roiseg.decoders.base import Context, Decoder
-from roiseg.decoders.layers.chunked import decode_in_chunks
+from roiseg.decoders.base import Context, Decoder, decode_in_chunks
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.geometry.roi_align import resample

@@ -8,8 +8,7 @@ from pathlib import Path
 from onnx import ModelProto, TensorProto, compose, external_data_helper, helper, inliner, version_converter
 
 from roiseg.common.errors import UserError
-from roiseg.extractor import external_data
-from roiseg.extractor.graph import cut_graph, load_onnx
+from roiseg.extractor.graph import MAX_BYTES, cut_graph, full_size, load_onnx
 from roiseg.extractor.postprocess.output import cut_with_head
 from roiseg.onnx_export.boxes import RAW, BoxReader, export_boxes
 from roiseg.onnx_export.graph import IMAGE, PIXEL_SIZE, ROIS
@@ -63,11 +62,11 @@ def merge_with_extractor(
 
 def _self_contained(extractor: ModelProto, decoder_size: int, path: str) -> ModelProto:
     """Load the extractor's external weights and inline its local functions."""
-    size = external_data.full_size(extractor) + decoder_size
-    if size > external_data.MAX_BYTES:
+    size = full_size(extractor) + decoder_size
+    if size > MAX_BYTES:
         raise UserError(
             f"{path} and the decoder together are {size / 1e9:.1f} GB, more than one ONNX file can hold "
-            f"({external_data.MAX_BYTES / 1e9:.1f} GB): export the decoder alone (merged=false)"
+            f"({MAX_BYTES / 1e9:.1f} GB): export the decoder alone (merged=false)"
         )
     external_data_helper.load_external_data_for_model(extractor, str(Path(path).parent))
     return inliner.inline_local_functions(extractor) if extractor.functions else extractor

@@ -15,8 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiBatch, RoiPrediction
-from roiseg.decoders.base import Context, Decoder, DecoderOutput
-from roiseg.decoders.layers.chunked import decode_in_chunks
+from roiseg.decoders.base import Context, Decoder, DecoderOutput, decode_in_chunks
 from roiseg.inference.decision import Decision, Threshold
 from roiseg.inference.model import predict_rois
 from roiseg.losses.composite import CompositeLoss

@@ -4,7 +4,7 @@ import torch
 from tiny_run import with_random_weights
 from torch.nn import functional as F
 
-from roiseg.decoders.layers.detail import DetailBranch
+from roiseg.decoders.layers.extra_inputs import DetailBranch
 
 WINDOWS = torch.tensor([[0.0, 8, 4, 40, 36], [1, 0, 0, 64, 48], [1, 30, 10, 62, 42]])
 

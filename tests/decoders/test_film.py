@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_run import with_random_weights
 
-from roiseg.decoders.layers.film import Film
+from roiseg.decoders.layers.extra_inputs import Film
 
 
 def features(images=3, channels=(6, 10), seed=0):

@@ -6,8 +6,7 @@ import pytest
 import torch
 from helpers.decoders import CASES, IMAGE_SIZE, random_features
 
-from roiseg.decoders.base import Context
-from roiseg.decoders.layers.chunked import decode_in_chunks
+from roiseg.decoders.base import Context, decode_in_chunks
 from roiseg.losses.composite import CompositeLoss
 from roiseg.losses.cross_entropy import CrossEntropy
 from roiseg.losses.dice import Dice

@@ -13,8 +13,7 @@ from roiseg.decoders.cascade import CascadeDecoder
 from roiseg.decoders.coarse import CoarseDecoder
 from roiseg.decoders.condinst import CondInstDecoder, filter_count
 from roiseg.decoders.fcn8s import Fcn8sDecoder
-from roiseg.decoders.layers.detail import DetailBranch
-from roiseg.decoders.layers.film import Film
+from roiseg.decoders.layers.extra_inputs import DetailBranch, Film
 from roiseg.decoders.maskrcnn import MaskRcnnDecoder
 from roiseg.decoders.pointrend import PointRendDecoder
 from roiseg.decoders.pyramid import PyramidDecoder

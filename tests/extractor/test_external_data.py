@@ -7,8 +7,7 @@ from faults.bad_detectors import LAYER, external
 from helpers import make_onnx
 
 from roiseg.common.errors import UserError
-from roiseg.extractor.external_data import model_digest
-from roiseg.extractor.graph import load_onnx
+from roiseg.extractor.graph import load_onnx, model_digest
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
 

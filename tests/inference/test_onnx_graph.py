@@ -32,10 +32,10 @@ from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path
 from roiseg.decoders.base import target_probability
 from roiseg.decoders.roialign import RoiAlignDecoder
-from roiseg.extractor import external_data
 from roiseg.extractor.graph import load_onnx
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
+from roiseg.onnx_export import merge
 from roiseg.onnx_export.export import ExportOptions, export_model
 from roiseg.onnx_export.graph import save_onnx, simplify_graph
 from roiseg.onnx_export.merge import merge_with_extractor
@@ -309,7 +309,7 @@ def test_a_merged_file_that_would_be_too_large_is_refused_and_weights_are_not_re
     external("weights.bin", "weights.bin")(detector)
     assert load_onnx(detector).ByteSize() < (tmp_path / "weights.bin").stat().st_size
     decoder = onnx.load(str(alone[0]))
-    monkeypatch.setattr(external_data, "MAX_BYTES", decoder.ByteSize() + detector.stat().st_size)
+    monkeypatch.setattr(merge, "MAX_BYTES", decoder.ByteSize() + detector.stat().st_size)
     with pytest.raises(UserError, match=r"detector\.onnx .*more than one ONNX file can hold.*merged=false"):
         merge_with_extractor(decoder, str(detector), LAYERS)
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roiseg.metrics.precision_recall import PrecisionRecallCurve
+from roiseg.metrics.confusion import PrecisionRecallCurve
 
 pixels = st.lists(
     st.tuples(st.floats(0, 1, width=32) | st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.sampled_from([0, 1, 2, 255])),

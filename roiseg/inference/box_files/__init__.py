@@ -8,8 +8,7 @@ from roiseg.common.errors import UserError
 from roiseg.common.files import require_file
 from roiseg.inference.box_files.base import BoxFile
 from roiseg.inference.box_files.coco import CocoBoxes
-from roiseg.inference.box_files.csv_table import CsvBoxes
-from roiseg.inference.box_files.yolo import YoloBoxes
+from roiseg.inference.box_files.text_files import CsvBoxes, YoloBoxes
 
 
 def open_boxes(path: str | Path, category_id: int = 1, class_id: int = 0, crowd: str = "region") -> BoxFile:

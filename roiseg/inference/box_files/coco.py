@@ -10,7 +10,7 @@ from typing import Any
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import read_json
-from roiseg.data.categories import known_categories
+from roiseg.data.coco_reader import known_categories
 from roiseg.data.images import exif_rotated_size, rotation_mismatch
 from roiseg.inference.box_files.base import ImageBoxes, NamedBoxFile, Names, as_float32
 from roiseg.inference.sources.source import SourceImage, name_number
