@@ -156,13 +156,11 @@ class Canvas:
         radii: tuple[float, float],
         pattern: Pattern,
         part: Part,
-        *,
-        relief: float = 0.3,
     ) -> None:
         """Paint a rounded, tapered limb from `start` to `end` with a radius (statures) at each end."""
         outline = np.concatenate([disc(start, radii[0]), disc(end, radii[1])])
         hull = cv2.convexHull(outline.astype(np.float32))[:, 0].astype(float)
-        self.fill(hull, (start, end), max(radii), pattern, part, relief=relief)
+        self.fill(hull, (start, end), max(radii), pattern, part)
 
     def sprite(self, foot: tuple[float, float], grain: np.ndarray) -> Sprite:
         """Return the painted object at the final resolution.

@@ -65,13 +65,12 @@ def random_colour(rng: np.random.Generator) -> Colour:
     return 255 * red, 255 * green, 255 * blue
 
 
-def random_pattern(rng: np.random.Generator, colour: Colour | None = None) -> Pattern:
+def random_pattern(rng: np.random.Generator) -> Pattern:
     """Sample a surface, plain in half of the cases."""
     kind = str(
         rng.choice(["plain", "stripes", "bands", "checks", "gradient"], p=[0.5, 0.12, 0.14, 0.12, 0.12])
     )
-    first = colour or random_colour(rng)
-    return Pattern(kind, first, random_colour(rng), float(rng.uniform(0.035, 0.09)))
+    return Pattern(kind, random_colour(rng), random_colour(rng), float(rng.uniform(0.035, 0.09)))
 
 
 def random_outfit(rng: np.random.Generator, like: Outfit | None = None) -> Outfit:

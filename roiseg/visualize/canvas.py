@@ -103,21 +103,14 @@ def draw_text(canvas: Image, text: str, left: int, top: int, cap: int, color: Co
     cv2.putText(canvas, text, (left, top + cap), _FONT, scale, rgb(color), 1, cv2.LINE_AA)
 
 
-def text_strip(
-    text: str,
-    height: int,
-    width: int,
-    centre: bool = False,
-    background: Color = BACKGROUND,
-    ink: Color = INK,
-) -> Image:
+def text_strip(text: str, height: int, width: int, centre: bool = False) -> Image:
     """Return one line of text on a strip [height, width, 3]; text too long loses its middle."""
-    strip = blank(height, width, background)
+    strip = blank(height, width)
     cap = max(1, round(height * 0.42))
     margin = max(1, height // 5)
     text = shorten(ascii_text(text), width - 2 * margin, cap)
     left = (width - text_width(text, cap)) // 2 if centre else margin
-    draw_text(strip, text, left, (height - cap) // 2, cap, ink)
+    draw_text(strip, text, left, (height - cap) // 2, cap)
     return strip
 
 

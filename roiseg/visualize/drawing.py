@@ -10,8 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from roiseg.geometry.paste import back_to_front
 from roiseg.visualize.canvas import (
-    BACKGROUND,
-    INK,
     Color,
     Image,
     Mask,
@@ -29,17 +27,15 @@ def blend_masks(
     masks: Mask,
     colors: NDArray[np.uint8],
     alpha: float = 0.5,
-    outline: bool = True,
     areas: Sequence[int] | None = None,
 ) -> Image:
-    """Tint every mask with its colour; where masks overlap, the smallest is on top.
+    """Tint every mask and draw its border; where masks overlap, the smallest is on top.
 
     Args:
         image: RGB uint8 [H, W, 3].
         masks: bool [N, H, W].
         colors: RGB uint8 [N, 3] or more rows.
         alpha: weight of the colour, 0 to 1.
-        outline: also draw the border of each mask in its full colour.
         areas: see `blend_crops`.
 
     Returns:
@@ -48,7 +44,7 @@ def blend_masks(
     masks = np.asarray(masks, dtype=np.bool_)
     height, width = image.shape[:2]
     windows = [(0, 0, width, height)] * len(masks)
-    return blend_crops(image, list(masks), windows, colors, alpha, outline, areas)
+    return blend_crops(image, list(masks), windows, colors, alpha, areas)
 
 
 def blend_crops(
@@ -57,7 +53,6 @@ def blend_crops(
     windows: Sequence[tuple[int, int, int, int]],
     colors: NDArray[np.uint8],
     alpha: float = 0.5,
-    outline: bool = True,
     areas: Sequence[int] | None = None,
 ) -> Image:
     """Tint masks that are stored as crops, as `blend_masks` does.
@@ -68,7 +63,6 @@ def blend_crops(
         windows: N times x1, y1, x2, y2 in whole pixels within the image; masks are empty outside.
         colors: RGB uint8 [N, 3] or more rows.
         alpha: weight of the colour, 0 to 1.
-        outline: also draw the border of each mask in its full colour.
         areas: N mask areas that decide the order, see `back_to_front`; None: the areas of `crops`.
 
     Returns:
@@ -82,7 +76,7 @@ def blend_crops(
         tint = np.asarray(colors[index], dtype=np.float32) * alpha
         pixels = image[y1:y2, x1:x2][mask]
         result[y1:y2, x1:x2][mask] = np.rint(pixels * np.float32(1 - alpha) + tint)
-    for index in order if outline else ():
+    for index in order:
         thickness = max(1, round(min(image.shape[:2]) / 300))
         _outline(result, crops[index], colors[index], thickness, windows[index][:2])
     return result
@@ -169,15 +163,7 @@ def draw_labels(
     return result
 
 
-def add_caption(
-    image: Image,
-    text: str,
-    height: int,
-    below: bool = False,
-    centre: bool = False,
-    background: Color = BACKGROUND,
-    ink: Color = INK,
-) -> Image:
+def add_caption(image: Image, text: str, height: int, below: bool = False, centre: bool = False) -> Image:
     """Add a strip with one line of text; text too long loses its middle, non-ASCII becomes '?'.
 
     Args:
@@ -186,13 +172,11 @@ def add_caption(
         height: height of the strip in pixels.
         below: put the strip below the image instead of above.
         centre: centre the text instead of aligning it left.
-        background: RGB of the strip.
-        ink: RGB of the text.
 
     Returns:
         RGB uint8 [H + height, W, 3].
     """
-    strip = text_strip(text, height, image.shape[1], centre, background, ink)
+    strip = text_strip(text, height, image.shape[1], centre)
     return np.concatenate([image, strip] if below else [strip, image])
 
 

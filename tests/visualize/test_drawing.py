@@ -56,14 +56,12 @@ def test_masks_are_mixed_with_their_colour_and_outlined_in_it(image):
     masks = np.zeros((2, 60, 80), dtype=bool)
     masks[0, :10, :10] = masks[1, 30:40, 30:40] = True
     colors = instance_colors(2)
-    picture = blend_masks(image, masks, colors, alpha=0.25, outline=False)
-    for mask, color in zip(masks, colors, strict=True):
-        expected = np.broadcast_to(0.75 * np.array(GRAY) + 0.25 * color, (100, 3))
-        np.testing.assert_allclose(picture[mask], expected, atol=0.51)
+    picture = blend_masks(image, masks, colors, alpha=0.25)
+    for inside, color in zip((picture[1:9, 1:9], picture[31:39, 31:39]), colors, strict=True):
+        expected = np.broadcast_to(0.75 * np.array(GRAY) + 0.25 * color, inside.shape)
+        np.testing.assert_allclose(inside, expected, atol=0.51)
     assert not is_drawn(picture)[~masks.any(axis=0)].any()
-    outlined = blend_masks(image, masks, colors)
-    np.testing.assert_array_equal(outlined[30, 30:40], np.repeat(colors[1:], 10, axis=0))
-    assert (outlined[35, 35] != colors[1]).any()
+    np.testing.assert_array_equal(picture[30, 30:40], np.repeat(colors[1:], 10, axis=0))
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

@@ -69,10 +69,10 @@ class _Normalize(torch.autograd.Function):
         return of_x, of_weight.sum(0).flatten(), of_bias.sum(0).flatten(), None, None
 
 
-def conv_norm_relu(in_channels: int, out_channels: int, kernel: int = 3) -> nn.Sequential:
-    """Build convolution, GroupNorm (Wu & He, 2018) and ReLU; the size does not change."""
+def conv_norm_relu(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Build a 3x3 convolution, GroupNorm (Wu & He, 2018) and ReLU; the size does not change."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False),
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
         GroupNorm(group_count(out_channels), out_channels),
         nn.ReLU(inplace=True),
     )
