@@ -21,6 +21,17 @@ from roiseg.training.module import RoiSegModule
 
 Value = str | float | int | bool
 
+# what TensorBoard's HPARAMS tab shows of a run
+_GROUPS = (
+    "experiment", "model", "loss", "data", "data/augment", "data/augment/paste", "tta", "decision",
+    "extractor", "optimizer", "scheduler",
+)  # fmt: skip
+_KEYS = (
+    "seed", "model.num_classes", "model.film", "model.detail", "data.batch_size", "data.folds.held_out",
+    "optimizer.lr", "trainer.max_epochs", "trainer.precision",
+)  # fmt: skip
+_LEFT_OUT = ("paths", "callbacks", "logger", "ckpt_path")
+
 
 def writers(trainer: L.Trainer) -> list[SummaryWriter]:
     """Return the writer of every TensorBoard logger; on other processes than the first, an empty list."""
@@ -83,26 +94,16 @@ class PrCurve(L.Callback):
 class HyperParameters(L.Callback):
     """Adds the run to TensorBoard's HPARAMS tab: a row with its settings and the last value of every scalar.
 
-    Settings are the choices of some configuration groups, the values of some keys, and all overrides on the
-    command line. Columns are not declared: TensorBoard then shows those of all runs, whereas a declaration in
-    one run's file would hide settings that only other runs have.
-
-    Args:
-        groups: configuration groups whose choice is shown (`model`, `data/augment`).
-        keys: configuration keys whose value is shown (`seed`).
-        left_out: prefixes of overridden keys that are not shown.
+    Settings are the choices of `_GROUPS`, the values of `_KEYS`, and all overrides on the command line but
+    those below `_LEFT_OUT`. Columns are not declared: TensorBoard then shows those of all runs, whereas a
+    declaration in one run's file would hide settings that only other runs have.
     """
-
-    def __init__(self, groups: Sequence[str], keys: Sequence[str], left_out: Sequence[str] = ()) -> None:
-        self.groups = groups
-        self.keys = keys
-        self.left_out = left_out
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the settings."""
         assert isinstance(pl_module, RoiSegModule)
         config = flatten(pl_module.description.get("config", {}))
-        settings = {**self._choices(), **values_of(config, [*self.keys, *self._overridden()])}
+        settings = {**_choices(), **values_of(config, [*_KEYS, *_overridden()])}
         _, start, _ = hparams(settings, {})
         self._write(trainer, start)
 
@@ -115,19 +116,20 @@ class HyperParameters(L.Callback):
         for writer in writers(trainer):
             write_summary(writer, summary)
 
-    def _choices(self) -> dict[str, Value]:
-        if not HydraConfig.initialized():  # composed in Python
-            return {}
-        choices = HydraConfig.get().runtime.choices
-        return {group: choices[group] for group in self.groups if choices.get(group) is not None}
 
-    def _overridden(self) -> list[str]:
-        """Return the overridden keys that are shown."""
-        overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-        keys = [override.lstrip("+").partition("=")[0] for override in overrides]
-        return [
-            key for key in keys if not any(key == out or key.startswith(f"{out}.") for out in self.left_out)
-        ]
+def _choices() -> dict[str, Value]:
+    """Return the choices of configuration groups."""
+    if not HydraConfig.initialized():  # composed in Python
+        return {}
+    choices = HydraConfig.get().runtime.choices
+    return {group: choices[group] for group in _GROUPS if choices.get(group) is not None}
+
+
+def _overridden() -> list[str]:
+    """Return the overridden keys that are shown."""
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    keys = [override.lstrip("+").partition("=")[0] for override in overrides]
+    return [key for key in keys if not any(key == out or key.startswith(f"{out}.") for out in _LEFT_OUT)]
 
 
 def values_of(config: dict[str, Any], keys: Sequence[str]) -> dict[str, Value]:
