@@ -59,9 +59,9 @@ def _explain_one(error: BaseException, log: str | None) -> str | None:
     if worker := _WORKER.search(text):
         how = f"was killed ({worker[3]})" if worker[3] else "has ended"
         return f"loader process {worker[1].strip()} {how}, probably because memory ran out: {_LESS_MEMORY}"
-    if _out_of_files(error):
+    if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE) or "Too many open files" in text:
         return "too many open files: lower data.num_workers, or raise the limit (ulimit -n 65536)"
-    if _out_of_processes(error):
+    if isinstance(error, BlockingIOError) or "can't start new thread" in text:
         return "no more processes or threads can be started: lower data.num_workers, or raise ulimit -u"
     if out_of_memory(error):
         return f"out of memory ({_first_line(text) or type(error).__name__}): {_LESS_MEMORY}"
@@ -81,16 +81,6 @@ def _passes_batches(error: BaseException) -> bool:
     """Return whether the error arose where Python makes queues between processes."""
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     return bool(frames) and frames[-1].startswith("multiprocessing.")
-
-
-def _out_of_files(error: BaseException) -> bool:
-    return getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE) or "Too many open files" in str(
-        error
-    )
-
-
-def _out_of_processes(error: BaseException) -> bool:
-    return isinstance(error, BlockingIOError) or "can't start new thread" in str(error)
 
 
 def _first_line(text: str) -> str:

@@ -139,7 +139,9 @@ def check_types(node: Any, path: str = "", options: Any = None) -> None:
             check_types(item, f"{path}[{number}]")
     if not isinstance(node, dict):
         return
-    hints = _target_types(node.get("_target_", "")) | _nested_types(node, options)
+    target = node.get("_target_", "")
+    hints = option_types(get_object(target), _CHECKED) if target.startswith(_CHECKED) else {}
+    hints |= _nested_types(node, options)
     for key, value in node.items():
         where = f"{path}.{key}" if path else str(key)
         hint = hints.get(key, Any)
@@ -168,7 +170,3 @@ def _nested_types(node: dict[str, Any], hint: Any) -> dict[str, Any]:
     if is_typeddict(hint) or inspect.isfunction(hint) or dataclasses.is_dataclass(hint):
         return typing.get_type_hints(hint, include_extras=True)
     return {}
-
-
-def _target_types(target: str) -> dict[str, Any]:
-    return option_types(get_object(target), _CHECKED) if target.startswith(_CHECKED) else {}

@@ -142,7 +142,8 @@ def build_annotations(path: Path, images: list[ImageRecord], instances: list[Ins
     _check_points(instances, images, path)
     total = len(instances)
     instances = [instance for instance in instances if not instance.empty]
-    without_area = total - len(instances)
+    if without_area := total - len(instances):
+        warning = f"{without_area:,} instances without area left out: check their `segmentation` and `bbox`"
     instances.sort(key=lambda instance: instance.image)  # stable: in the order of the file
     polygons = [instance.polygons for instance in instances]
     lengths = [len(part) // 2 for group in polygons for part in group]
@@ -173,9 +174,5 @@ def build_annotations(path: Path, images: list[ImageRecord], instances: list[Ins
         points=points,
         runs=np.frombuffer(b"".join(instance.counts for instance in instances), np.uint8),
         run_ends=ends([len(instance.counts) for instance in instances]),
-        warnings=() if not without_area else (_without_area(without_area),),
+        warnings=(warning,) if without_area else (),
     )
-
-
-def _without_area(number: int) -> str:
-    return f"{number:,} instances without area left out: check their `segmentation` and `bbox`"

@@ -163,7 +163,7 @@ class SceneComposer:
                 paste.place,
                 paste.mirrored,
                 paste.tone,
-                _digest(mask),
+                xxhash.xxh3_128_hexdigest(np.packbits(mask).tobytes()),
             )
             for paste, _, mask in scene.pasted
         )
@@ -237,10 +237,6 @@ class _Person:
         if self.box is None:
             return bounds.astype(np.float32)
         return np.where(bounds == self.window, self.box, bounds).astype(np.float32)
-
-
-def _digest(mask: NDArray[np.bool_]) -> str:
-    return xxhash.xxh3_128_hexdigest(np.packbits(mask).tobytes())
 
 
 def _common(a: Window, b: Window) -> Window:

@@ -46,8 +46,8 @@ def _required(wanted: list[Requirement]) -> Iterator[Finding]:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         version = installed(requirement.name)
-        if version is None and (other := _other_runtime(requirement.name)):
-            version = installed(other)
+        if version is None and requirement.name in _RUNTIMES:
+            version = next(filter(None, map(installed, _RUNTIMES)), None)
         if version is None:
             yield Finding("packages", "error", f"{requirement.name} is not installed", _install(requirement))
         elif not requirement.specifier.contains(version, prereleases=True):
@@ -59,9 +59,7 @@ def _install(requirement: Requirement) -> str:
     return f"pip install '{requirement.name}{requirement.specifier}'"
 
 
-def _other_runtime(name: str) -> str | None:
-    """Return the same runtime under the name of its other build."""
-    return {"onnxruntime-gpu": "onnxruntime", "onnxruntime": "onnxruntime-gpu"}.get(name)
+_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")  # two builds of one
 
 
 def _extras(wanted: list[Requirement]) -> Iterator[Finding]:

@@ -106,7 +106,7 @@ def remote_size(url: str) -> int:
             return 0
         raise _refused(url, error) from None
     except (OSError, HTTPException) as error:
-        raise UserError(f"cannot reach {_host(url)} ({_reason(error)}): {_ALTERNATIVES}") from None
+        raise UserError(f"cannot reach {urlsplit(url).netloc} ({_reason(error)}): {_ALTERNATIVES}") from None
 
 
 def fetch(url: str, path: Path, md5: str) -> None:
@@ -226,10 +226,6 @@ def _refused(url: str, error: HTTPError) -> UserError:
 def _reason(error: Exception) -> str:
     cause = error.reason if isinstance(error, URLError) else error
     return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-
-
-def _host(url: str) -> str:
-    return urlsplit(url).netloc
 
 
 def _size(path: Path) -> int:
