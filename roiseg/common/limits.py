@@ -18,6 +18,7 @@ MAX_RESAMPLES = 1_000_000  # of a bootstrap
 PAGE_BOXES = 500  # per request to the page
 PAGE_PIXELS = 1_000_000_000  # total area of the boxes of one request
 PAGE_IMAGES = 500_000_000  # bytes of the decoded images that the page keeps, beside the newest
+PAGE_ANSWERS = 1_000_000_000  # bytes of the answers that are being sent, if there are several
 PAGE_CONNECTIONS = 32  # simultaneous
 IDLE_SECONDS = 30.0  # until a connection without progress is closed
 

@@ -1,4 +1,4 @@
-"""The models and images behind the page; calls are serialized."""
+"""The models and images behind the page; the application serializes the calls."""
 
 from __future__ import annotations
 
@@ -97,10 +97,6 @@ class ImageStore:
             return self._images.get(name)
 
 
-# one lock for all models: they share cores, memory and GPU
-LOCK = threading.Lock()
-
-
 @dataclass
 class Model:
     """A predictor and the image it is set to.
@@ -125,22 +121,20 @@ class Model:
         Raises:
             UserError: the predictor has no detector.
         """
-        with LOCK:
-            self._read(image)
-            found = self.predictor.detect()
+        self._read(image)
+        found = self.predictor.detect()
         return np.asarray(found.boxes, np.float32), np.asarray(found.scores, np.float32)
 
     def predict(self, image: RgbImage, query: Query) -> tuple[Prediction, float]:
-        """Return the masks of the query's boxes and the seconds they took, without waiting for the lock.
+        """Return the masks of the query's boxes, and the seconds they took.
 
         The first masks of an image include the detector. Clicks are ignored by models that do not read them.
         """
         points = query.points if self.takes_points else None
-        with LOCK:
-            start = perf_counter()
-            self._read(image)
-            prediction = self.predictor.predict(query.boxes, query.scores, points, query.threshold)
-            return prediction, perf_counter() - start
+        start = perf_counter()
+        self._read(image)
+        prediction = self.predictor.predict(query.boxes, query.scores, points, query.threshold)
+        return prediction, perf_counter() - start
 
     def _read(self, image: RgbImage) -> None:
         if self._image is not image:
