@@ -14,6 +14,8 @@ from roiseg.common.console import console
 from roiseg.config.build import require_device
 from roiseg.config.entry import command
 from roiseg.config.validation import validated
+from roiseg.data.tta import TTA
+from roiseg.extractor.postprocess.base import Postprocessor
 from roiseg.inference.predictor import Predictor
 from roiseg.web.application import Application
 from roiseg.web.models import Limits, Model
@@ -24,6 +26,8 @@ from roiseg.web.server import listen
 class Options(TypedDict):
     """Keys of conf/app.yaml."""
 
+    tta: TTA | None
+    postprocess: Postprocessor | None
     ckpt: str
     compare: str | None
     onnx_path: str | None

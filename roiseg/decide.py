@@ -35,6 +35,7 @@ from roiseg.reporting.variants import Variant, find_variants
 class Options(TypedDict):
     """Keys of conf/decide.yaml."""
 
+    rules: Mapping[str, Decision]
     write: str | None
     output_dir: str
 

@@ -21,16 +21,25 @@ from roiseg.config.entry import command
 from roiseg.config.evaluation_setup import Evaluated, open_models
 from roiseg.config.run_dir import create_unique_dir
 from roiseg.config.run_summary import package_versions
-from roiseg.config.validation import check_onnx_options, validated
+from roiseg.config.validation import PathOptions, check_onnx_options, validated
+from roiseg.data.datamodule import RoiDataModule
+from roiseg.data.tta import TTA
 from roiseg.evaluation import tables
 from roiseg.evaluation.detections import DetectionEvaluation, evaluate_detections
 from roiseg.evaluation.evaluator import Evaluation, Evaluator, difference
 from roiseg.evaluation.result_files import write_as_run, write_instances
+from roiseg.extractor.postprocess.base import Postprocessor
+from roiseg.inference.decision import Decision
 
 
 class Options(TypedDict):
     """Keys of conf/evaluate.yaml."""
 
+    paths: PathOptions
+    data: RoiDataModule
+    tta: TTA | None
+    decision: Decision | None
+    postprocess: Postprocessor | None
     ckpt: str | None
     onnx: str | None
     onnx_path: str | None

@@ -16,7 +16,9 @@ from roiseg.common.outputs import check_output
 from roiseg.config.build import given_decision, to_plain
 from roiseg.config.entry import command
 from roiseg.config.validation import validated
+from roiseg.extractor.postprocess.base import Postprocessor
 from roiseg.inference.checkpoint import load_model
+from roiseg.inference.decision import Decision
 from roiseg.onnx_export.check import FileCheck, check_file, open_extractor, validation_samples
 from roiseg.onnx_export.export import ExportOptions, export_model
 from roiseg.onnx_export.verify import OnnxCheck
@@ -25,6 +27,8 @@ from roiseg.onnx_export.verify import OnnxCheck
 class Options(TypedDict):
     """Keys of conf/export.yaml."""
 
+    decision: Decision | None
+    postprocess: Postprocessor | None
     ckpt: str | None
     output: str | None
     merged: bool

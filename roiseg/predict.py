@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,17 @@ from roiseg.common.console import console
 from roiseg.common.errors import UserError
 from roiseg.common.outputs import check_folder, inside
 from roiseg.common.types import PositiveShare, Share
-from roiseg.config.build import given_decision, require_device
+from roiseg.config.build import given_decision, object_nodes, require_device
 from roiseg.config.checkpoint_options import trusted_values
 from roiseg.config.entry import command
 from roiseg.config.run_dir import claimed
-from roiseg.config.validation import check_onnx_options, validated
+from roiseg.config.validation import Builds, check_onnx_options, validated
+from roiseg.data.tta import TTA
+from roiseg.extractor.postprocess.base import Postprocessor
 from roiseg.inference.box_files import open_boxes
 from roiseg.inference.box_files.base import BoxFile
 from roiseg.inference.checkpoint import read_checkpoint
+from roiseg.inference.decision import Decision
 from roiseg.inference.image_predictions import ImagePredictions, PredictionCounts, knows_any
 from roiseg.inference.model import open_model
 from roiseg.inference.predictor import Predictor
@@ -39,6 +43,10 @@ log = logging.getLogger(__name__)
 class Options(TypedDict):
     """Keys of conf/predict.yaml."""
 
+    decision: Decision | None
+    postprocess: Postprocessor | None
+    tta: TTA | None
+    writers: Mapping[str, Annotated[Any, Builds(Writer)]]
     source: str | list[str]
     ckpt: str | None
     onnx: str | None
@@ -51,7 +59,7 @@ class Options(TypedDict):
     pixel_size: PositiveFloat
     on_error: Literal["raise", "skip"]
     category_id: int | None
-    crowd: Literal["region", "instance"]
+    crowd: Literal["region", "instance"] | None
     class_id: Annotated[int, Field(ge=0, lt=2**31)]
     label: str
     output_dir: str
@@ -73,14 +81,15 @@ def predict(cfg: DictConfig) -> Run:
     Raises:
         UserError: a mistake in the configuration or a file; no image could be read.
     """
-    if cfg.crowd is None:
-        cfg.crowd = str(trained_on(cfg.ckpt).get("crowd", "region"))
     content = validated(cfg, Options)
     check(content)
     check_folder(content["output_dir"], "output_dir")
+    if content["crowd"] is None:
+        content["crowd"] = str(trained_on(content["ckpt"]).get("crowd", "region"))
     decision = given_decision(cfg)
     source = open_source(content["source"])
-    writers: dict[str, Writer] = instantiate(cfg.writers, _convert_="all")
+    nodes = object_nodes(cfg, "writers")
+    writers: dict[str, Writer] = {name: instantiate(node, _convert_="all") for name, node in nodes.items()}
     model = open_model(
         content["ckpt"], content["onnx"], content["onnx_path"], require_device(content["device"]),
         content["postprocess"], decision,
@@ -108,7 +117,7 @@ def check(content: dict[str, Any]) -> None:
     Raises:
         UserError: names the key.
     """
-    if not content.get("writers"):
+    if not any(content.get("writers", {}).values()):
         raise UserError("writers is empty: choose some of conf/writers, 'writers=[coco,overlay]'")
     check_onnx_options(content, ("tta", "device", "decision"))
 

@@ -34,9 +34,9 @@ from roiseg.config.help import help_text
 from roiseg.config.resource_errors import resource_error_message
 
 
-def _run_name(output_dir: str) -> str:
+def _run_name(output_dir: Any) -> str:
     """Name the run that writes to `output_dir` by its last part; in a sweep with the sweep's before it."""
-    path = Path(output_dir)
+    path = Path(str(output_dir))  # validation tells a wrong type
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     return f"{path.parent.name}_{path.name}" if in_sweep else path.name
 

@@ -7,20 +7,31 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import pydoc
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+import lightning as L
 import torch
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from typing_extensions import TypedDict, is_typeddict
+from typing_extensions import TypedDict, get_protocol_members, is_typeddict
 
 from roiseg.common.errors import UserError
 from roiseg.common.types import Seed, builds_object, check_value, option_types
 from roiseg.config.build import to_plain
 from roiseg.data.coco_reader import find_category
+from roiseg.data.datamodule import RoiDataModule
+from roiseg.data.tta import TTA
+from roiseg.decoders.base import Decoder
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.inference.decision import Decision
+from roiseg.losses.composite import CompositeLoss
+from roiseg.training.clicks import Clicks
 
 # whose annotations can be trusted for values out of yaml; kornia wants tuples, which yaml does not have
 _CHECKED = ("roiseg.", "callbacks.", "lightning.")
@@ -29,6 +40,26 @@ _CATEGORIES = {
     "data.category_id": ("data.train_annotations", "data.val_annotations"),
     "category_id": ("annotations", "boxes"),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Builds:
+    """Annotates a node whose `_target_`, if it has one, must be a `kind` or a function that returns one."""
+
+    kind: type
+
+
+class PathOptions(TypedDict, total=False):
+    """Keys of conf/paths."""
+
+    root_dir: str
+    output_dir: str
+    checkpoint_dir: str
+    data_dir: str
+    extractor_dir: str
+    analysis_dir: str
+    index_dir: str | None
+    cache_dir: str
 
 
 class TrainerOptions(TypedDict, total=False):
@@ -61,9 +92,19 @@ class LossOptions(TypedDict, total=False):
 class TrainOptions(TypedDict, total=False):
     """Keys of conf/train.yaml; preview and doctor extend it."""
 
-    trainer: TrainerOptions
-    optimizer: OptimizerOptions
-    loss: LossOptions
+    paths: PathOptions
+    data: RoiDataModule
+    extractor: OnnxExtractor
+    model: Decoder
+    loss: Annotated[LossOptions, Builds(CompositeLoss)]
+    optimizer: Annotated[OptimizerOptions, Builds(torch.optim.Optimizer)]
+    scheduler: Annotated[dict[str, Any] | None, Builds(torch.optim.lr_scheduler.LRScheduler)]
+    decision: Decision
+    tta: TTA | None
+    clicks: Clicks | None
+    trainer: Annotated[TrainerOptions, Builds(L.Trainer)]
+    callbacks: Mapping[str, Annotated[Any, Builds(L.Callback)]] | None
+    logger: Mapping[str, Annotated[Any, Builds(Logger)]] | None
     seed: Seed
     max_rois: PositiveInt
     ckpt_path: str | None
@@ -136,18 +177,99 @@ def check_types(node: Any, path: str = "", options: Any = None) -> None:
     """
     if isinstance(node, list):
         for number, item in enumerate(node):
-            check_types(item, f"{path}[{number}]")
+            where = f"{path}[{number}]"
+            if builds_object(node):
+                _check(item, _item_type(options), where)
+            check_types(item, where, _item_type(options))
     if not isinstance(node, dict):
         return
-    target = node.get("_target_", "")
-    hints = option_types(get_object(target), _CHECKED) if target.startswith(_CHECKED) else {}
-    hints |= _nested_types(node, options)
-    for key, value in node.items():
+    hints = _target_types(node.get("_target_")) | _nested_types(node, options)
+    for key, value in sorted(node.items(), key=_order):
         where = f"{path}.{key}" if path else str(key)
         hint = hints.get(key, Any)
-        if not builds_object(value):
-            check_value(value, dict if is_typeddict(hint) else hint, f"configuration `{where}`")
+        _check(value, hint, where)
         check_types(value, where, hint)
+
+
+def _order(item: tuple[str, Any]) -> tuple[bool, bool]:
+    """Sort what others are interpolations of first, so that the message names the key that was given."""
+    key, value = item
+    return isinstance(value, (dict, list)), key != "paths"
+
+
+def _check(value: Any, hint: Any, where: str) -> None:
+    """Check one value, not what is below it."""
+    if isinstance(value, dict) and "_target_" in value:
+        partial = value.get("_partial_") and _without_marks(hint) is hint  # then the key is for the function
+        return _check_target(value["_target_"], Any if partial else hint, where)
+    kind = _without_marks(hint)
+    object_wanted = inspect.isclass(kind) and bool(_kinds(kind)) and not dataclasses.is_dataclass(kind)
+    if object_wanted or not builds_object(value):
+        check_value(value, dict if is_typeddict(kind) else kind, f"configuration `{where}`")
+
+
+def _check_target(target: Any, hint: Any, where: str) -> None:
+    """Check that a `_target_` exists and makes what the key is for, before it is called.
+
+    Raises:
+        UserError: it does not.
+    """
+    name = f"configuration `{where}._target_` is {target!r:.200}: it must"
+    if not isinstance(target, str):
+        raise UserError(f"{name} be the name of a class with its modules, package.module.Class")
+    try:
+        found = pydoc.locate(target)
+    except pydoc.ErrorDuringImport as error:
+        raise UserError(f"{name} be importable ({error.value})") from None
+    if found is None:
+        raise UserError(f"{name} be the name of a class with its modules, and there is no such class")
+    kinds = _kinds(hint)
+    if not callable(found) or (kinds and not any(_makes(found, kind) for kind in kinds)):
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise UserError(
+            f"{name} {f'make objects of type {wanted}' if wanted else 'be a class or a function'}"
+        )
+
+
+def _makes(found: Any, kind: type) -> bool:
+    """Tell whether a call of `found` returns a `kind`."""
+    if not inspect.isclass(found):
+        try:
+            found = typing.get_type_hints(found).get("return")
+        except (TypeError, NameError, AttributeError):  # as functions written in C
+            return False
+    if not inspect.isclass(found):
+        return False
+    try:
+        return issubclass(found, kind)
+    except TypeError:  # a protocol
+        return all(hasattr(found, name) for name in get_protocol_members(kind))
+
+
+def _kinds(hint: Any) -> list[type]:
+    """Return the classes in an annotation whose objects a `_target_` may build."""
+    if typing.get_origin(hint) is Annotated:
+        marks = [mark.kind for mark in hint.__metadata__ if isinstance(mark, Builds)]
+        return marks or _kinds(typing.get_args(hint)[0])
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return [kind for member in typing.get_args(hint) for kind in _kinds(member)]
+    plain = ("builtins", "typing", "typing_extensions", "collections.abc", "pathlib", "datetime")
+    is_kind = inspect.isclass(hint) and not is_typeddict(hint) and hint.__module__ not in plain
+    return [hint] if is_kind else []
+
+
+def _without_marks(hint: Any) -> Any:
+    """Return an annotation without `Builds`."""
+    marked = typing.get_origin(hint) is Annotated and any(isinstance(m, Builds) for m in hint.__metadata__)
+    return typing.get_args(hint)[0] if marked else hint
+
+
+def _item_type(hint: Any) -> Any:
+    """Return the annotation of the items of a list; Any if there is none."""
+    for member in (hint, *typing.get_args(hint)):
+        if typing.get_origin(member) in (list, Sequence):
+            return typing.get_args(member)[0]
+    return Any
 
 
 def check_optimizer(cfg: DictConfig) -> None:
@@ -165,8 +287,15 @@ def check_optimizer(cfg: DictConfig) -> None:
 
 def _nested_types(node: dict[str, Any], hint: Any) -> dict[str, Any]:
     """Return the annotations of the keys of `node`, which is itself annotated with `hint`."""
-    if typing.get_origin(hint) is Mapping:
-        return dict.fromkeys(node, typing.get_args(hint)[1])
+    hint = _without_marks(hint)
+    for member in (hint, *typing.get_args(hint)):  # X | None
+        if typing.get_origin(member) is Mapping:
+            return dict.fromkeys(node, typing.get_args(member)[1])
     if is_typeddict(hint) or inspect.isfunction(hint) or dataclasses.is_dataclass(hint):
         return typing.get_type_hints(hint, include_extras=True)
     return {}
+
+
+def _target_types(target: Any) -> dict[str, Any]:
+    known = isinstance(target, str) and target.startswith(_CHECKED)
+    return option_types(pydoc.locate(target), _CHECKED) if known else {}

@@ -121,16 +121,16 @@ def run_train(tiny_overrides):
 
 @pytest.fixture
 def run_main(monkeypatch, capfd, tmp_path):
-    """Run a command's `main` in this process as from a shell in tmp_path: returns (exit code, stderr).
+    """Run a command's `main` in this process as from a shell in tmp_path, or `folder`: returns (exit code, stderr).
 
     `run_main.printed` is what it wrote to stdout.
     """
     # it composes once more, for hydra.mode, which no test sets
     monkeypatch.setattr(Hydra, "get_mode", lambda *args, **options: None)
 
-    def run(module, *arguments):
+    def run(module, *arguments, folder=tmp_path):
         GlobalHydra.instance().clear()
-        monkeypatch.chdir(tmp_path)
+        monkeypatch.chdir(folder)
         for name in ("HYDRA_FULL_ERROR", "ROISEG_FULL_ERROR"):  # what main sets is gone with the test
             monkeypatch.setenv(name, "")
             monkeypatch.delenv(name)

@@ -208,3 +208,31 @@ def test_an_option_of_a_class_of_the_data_out_of_range_is_named(target):
 def test_values_that_do_not_go_together_are_refused(target, options, field):
     with pytest.raises(UserError, match=field):
         get_object(target)(**options)
+
+
+def read(path, category_id) -> dict:
+    """An annotation reader that is a function."""
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("key", "node", "said"),
+    [
+        ("reader", {"_target_": f"{__name__}.read", "_partial_": True}, None),
+        ("reader", {"_target_": f"{__name__}.read"}, "it must make objects of type AnnotationReader"),
+        ("reader", {"_target_": "roiseg.data.coco_reader.CocoReader"}, None),
+        ("reader", {"_target_": "roiseg.data.coco_reader.Coco"}, "no such class"),
+        ("reader", {"_target_": f"{__name__}.BAD"}, "it must make objects of type AnnotationReader"),
+        ("sampler", {"_target_": "roiseg.data.tta.TTA"}, "it must make objects of type RoiSampler"),
+        ("sampler", {"_target_": None}, "the name of a class"),
+        ("sampler", {"rois_per_image": 3}, "an instance of RoiSampler"),
+        ("tta", {"_target_": "roiseg.data.tta.TTA"}, None),
+    ],
+)
+def test_what_a_node_builds_is_of_the_kind_that_its_key_is_for(key, node, said):
+    content = {"_target_": "roiseg.data.datamodule.RoiDataModule", key: node}
+    if said is None:
+        return check_types(content, "data")
+    message = user_error(check_types, content, "data")
+    assert message.startswith(f"configuration `data.{key}")
+    assert said in message
