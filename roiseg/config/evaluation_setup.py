@@ -103,17 +103,19 @@ def open_models(cfg: DictConfig) -> dict[str, Evaluated]:
         UserError: a file that cannot be used, or data that cannot be read.
     """
     models: dict[str, Evaluated] = {}
+    file = None if cfg.onnx is None else OnnxFile(cfg.onnx)
     adapter = None if cfg.postprocess is None else to_plain(cfg)["postprocess"]
     trained = None if cfg.ckpt is None else load_model(cfg.ckpt)
     if trained is not None:
         extractor = trained.extractor(cfg.onnx_path, adapter)
         precision = cfg.precision or _precision(cfg, trained)
         model = TorchModel(trained, extractor, require_device(cfg.device), precision, given_decision(cfg))
+    if file is not None:  # opened before the data, which leave an index behind
+        exported = OnnxModel(file, file.extractor(_detector_file(cfg, file, trained), adapter))
+    if trained is not None:
         own_grid = trained.decoder.output_size if trained.decoder.frame == "roi" else None
         models["checkpoint"] = Evaluated(model, _data(cfg, model, own_grid, model.device), trained)
-    if cfg.onnx is not None:
-        file = OnnxFile(cfg.onnx)
-        exported = OnnxModel(file, file.extractor(_detector_file(cfg, file, trained), adapter))
+    if file is not None:
         models["onnx"] = Evaluated(exported, _data(cfg, exported, None, torch.device("cpu")))
         origin = file.metadata.get("checkpoint")
         if trained is not None and origin != as_utf8(trained.path.name):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -75,15 +75,41 @@ def load_annotations(
     Raises:
         UserError: the file is missing, broken, or a record is wrong.
     """
+    return open_annotations(path, category_id, index_dir, crowd, reader).keep()
+
+
+@dataclass(frozen=True)
+class OpenedAnnotations:
+    """Annotations that are read and checked, and the index that they are not in yet.
+
+    Attributes:
+        content: the annotations.
+        index: to write; None if there is nothing to write.
+    """
+
+    content: Annotations
+    index: Index | None
+
+    def keep(self) -> Annotations:
+        """Write the index and return the annotations, mapped from it if possible; logs their warnings."""
+        for warning in self.content.warnings:
+            log.warning("%s: %s", self.content.path, warning)
+        return self.content if self.index is None else self.index.write(self.content)
+
+
+def open_annotations(
+    path: str | Path,
+    category_id: int = 1,
+    index_dir: str | Path | None = None,
+    crowd: Literal["region", "instance"] = "region",
+    reader: AnnotationReader | None = None,
+) -> OpenedAnnotations:
+    """Do what `load_annotations` does without writing anything."""
     path, reader = require_file(path, "annotations"), reader or CocoReader()
-    if index_dir is None:
-        annotations = _read(path, category_id, crowd, reader)
-    else:
-        index = Index.of(path, category_id, crowd, repr(reader), index_dir)
-        annotations = index.open() or index.write(_read(path, category_id, crowd, reader))
-    for warning in annotations.warnings:
-        log.warning("%s: %s", path, warning)
-    return annotations
+    index = None if index_dir is None else Index.of(path, category_id, crowd, repr(reader), index_dir)
+    if index is not None and (found := index.open()) is not None:
+        return OpenedAnnotations(found, None)
+    return OpenedAnnotations(_read(path, category_id, crowd, reader), index)
 
 
 def _read(path: Path, category_id: int, crowd: str, reader: AnnotationReader) -> Annotations:

@@ -15,11 +15,11 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from roiseg.common.errors import UserError
 from roiseg.common.files import DataSource
 from roiseg.common.types import Size
-from roiseg.data.annotation_loading import AnnotationReader, load_annotations
+from roiseg.data.annotation_loading import AnnotationReader, OpenedAnnotations, open_annotations
 from roiseg.data.annotations import Annotations
 from roiseg.data.augment import Augment, AugmentationPool, Views
 from roiseg.data.batch import RoiBatch, RoiSample, collate
-from roiseg.data.dataset import RoiDataset
+from roiseg.data.dataset import RoiDataset, check_image_files
 from roiseg.data.feature_loader import FeatureLoader, FeatureSource, SkippedImages
 from roiseg.data.folds import Folds, join_annotations
 from roiseg.data.samplers import EpochSampler, RoiSampler
@@ -128,6 +128,7 @@ class RoiDataModule(L.LightningDataModule):
         self.device = torch.device("cpu")  # where batches are prepared without a trainer
         # where a resumed run starts: loader processes start before Lightning sets the sampler's epoch
         self.first_epoch, self.first_batch = 0, 0
+        self._opened: dict[str, OpenedAnnotations] = {}
         self._sets: dict[str, RoiDataset] = {}
         self._features: FeatureSource | None = None
 
@@ -140,10 +141,13 @@ class RoiDataModule(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read and check both annotation files, so that mistakes are found before training starts.
 
-        With `stage` "test", which reads every image once, only that of the test is read.
+        With `stage` "test", which reads every image once, only that of the test is read. Nothing is written
+        until all files are checked.
         """
         if self._features is not None:
             return
+        for split in ("train", "val") if stage != "test" or self.folds is not None else ("val",):
+            self._opened[split] = self._open(split)
         self._features = FeatureSource(self.extractor, self.cache)
         if stage == "test":
             self.dataset("val")
@@ -179,9 +183,14 @@ class RoiDataModule(L.LightningDataModule):
         return self.folds.split(joined)[split], images
 
     def _load(self, split: str) -> tuple[Annotations, Path]:
-        annotations, images = self.paths[split]
-        found = load_annotations(annotations, self.category_id, self.index_dir, self.crowd, self.reader)
-        return found, Path(images)
+        opened = self._opened.pop(split, None) or self._open(split)
+        return opened.keep(), Path(self.paths[split][1])
+
+    def _open(self, split: str) -> OpenedAnnotations:
+        path, images = self.paths[split]
+        opened = open_annotations(path, self.category_id, self.index_dir, self.crowd, self.reader)
+        check_image_files(opened.content, images, self.min_roi_size, self.on_error == "skip")
+        return opened
 
     def train_dataloader(self) -> FeatureLoader:
         """Return batches of images with K sampled ROIs each."""

@@ -26,6 +26,31 @@ from roiseg.extractor.cache.base import CacheKey, CacheResult, FeatureCache
 from roiseg.geometry import boxes as box_ops
 
 
+def check_image_files(
+    annotations: Annotations, image_dir: str | Path, min_roi_size: float, skip_damaged: bool
+) -> Path:
+    """Check that the images with ROIs exist; returns their folder.
+
+    Args:
+        annotations: of the images.
+        image_dir: folder that their file names are relative to.
+        min_roi_size: see `RoiDataset`.
+        skip_damaged: some of them may be missing.
+
+    Raises:
+        UserError: the folder or an image is missing.
+    """
+    folder = require_dir(image_dir, "image", "set data.train_images / data.val_images")
+    names = annotations.file_names[np.flatnonzero(annotations.eligible_counts(min_roi_size))].tolist()
+    missing = missing_files(folder, names)
+    if missing and not (skip_damaged and len(missing) < len(names)):
+        raise UserError(
+            f"{len(missing)} of {len(names)} images of {annotations.path} are not in "
+            f"{folder}, the first is {missing[0]}: check the image folder"
+        )
+    return folder
+
+
 class RoiDataset(Dataset[RoiSample]):
     """Images with at least one instance large enough to be a ROI.
 
@@ -67,7 +92,7 @@ class RoiDataset(Dataset[RoiSample]):
         skip_damaged: bool = False,
     ) -> None:
         self.annotations = annotations
-        self.image_dir = require_dir(image_dir, "image", "set data.train_images / data.val_images")
+        self.image_dir = check_image_files(annotations, image_dir, min_roi_size, skip_damaged)
         self.views = views
         self.spec = spec
         self.min_roi_size = min_roi_size
@@ -86,16 +111,6 @@ class RoiDataset(Dataset[RoiSample]):
                 "lower data.min_roi_size or give another file"
             )
         self.scenes = SceneComposer(annotations, self.image_dir, min_roi_size, views.augment.paste)
-        self._check_files()
-
-    def _check_files(self) -> None:
-        names = self.annotations.file_names[self.images].tolist()
-        missing = missing_files(self.image_dir, names)
-        if missing and not (self.skip_damaged and len(missing) < len(names)):
-            raise UserError(
-                f"{len(missing)} of {len(names)} images of {self.annotations.path} are not in "
-                f"{self.image_dir}, the first is {missing[0]}: check the image folder"
-            )
 
     def __len__(self) -> int:
         return len(self.images)

@@ -35,7 +35,7 @@ def load_onnx(path: str | Path) -> ModelProto:
     """
     path = require_file(path, "extractor ONNX", "set extractor.onnx_path")
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = onnx.load(str(path), "protobuf", load_external_data=False)  # whatever its suffix
         onnx.checker.check_model(str(path) if external_tensors(model) else model)
         load_small(model, path)
     except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
@@ -187,7 +187,7 @@ def model_digest(path: str | Path) -> str:
     Raises:
         UserError: one of these files lies outside the model's folder, or is not a regular file.
     """
-    model = onnx.load(str(path), load_external_data=False)
+    model = onnx.load(str(path), "protobuf", load_external_data=False)
     files = sorted({_location(tensor) for tensor in external_tensors(model)})
     folder = Path(path).absolute().parent
     for name in files:

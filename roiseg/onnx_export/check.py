@@ -13,7 +13,7 @@ import onnxruntime as ort
 
 from roiseg.common.console import track
 from roiseg.common.errors import UserError
-from roiseg.common.files import utf8_path
+from roiseg.common.files import require_file, utf8_path
 from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.augment import Augment, Views
 from roiseg.data.batch import RoiSample
@@ -61,6 +61,8 @@ def check_file(
         UserError: roiseg did not export it, or it is damaged or does not give what it promises.
     """
     file = OnnxFile(path)
+    if ckpt is not None:  # refused before the file is timed
+        require_file(ckpt, "checkpoint")
     try:
         with utf8_path(file.path) as readable:
             onnx.checker.check_model(readable, full_check=True)
@@ -92,7 +94,7 @@ def compare_with_checkpoint(file: OnnxFile, ckpt: str, onnx_path: str | None) ->
         model = model.with_postprocess(postprocess)
     extractor = open_extractor(model, onnx_path, required=file.merged)
     samples = [] if extractor is None else validation_samples(model, extractor)
-    tolerance = allowed_difference(onnx.load(str(file.path)))
+    tolerance = allowed_difference(onnx.load(str(file.path), "protobuf"))
     return compare(file.path, model, tolerance, extractor, samples, file.merged, file.finds_boxes)
 
 

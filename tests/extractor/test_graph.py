@@ -132,3 +132,12 @@ def test_randomly_damaged_files_give_a_graph_or_a_clear_error(tmp_path, onnx_fil
             data[rng.integers(min(len(data), 3000))] = rng.integers(256)
         path.write_bytes(bytes(data))
         assert "\n" not in user_error(lambda: cut_graph(load_onnx(path), ["/model.3/Concat_output_0"]))
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.txt", "x.textproto", "x.onnx"])
+def test_a_file_is_read_as_onnx_whatever_its_suffix(onnx_file, tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(onnx_file.read_bytes())
+    assert load_onnx(path).graph.name == load_onnx(onnx_file).graph.name
+    path.write_text("hello")
+    assert name in user_error(load_onnx, path)
