@@ -11,7 +11,7 @@ from rich.table import Table
 
 from roiseg.common.console import console
 from roiseg.common.files import read_json
-from roiseg.common.outputs import check_folder
+from roiseg.common.outputs import check_folder, check_output, never
 from roiseg.config.entry import command
 from roiseg.config.validation import validated
 from roiseg.synthetic import SyntheticPeople, TinyDetector
@@ -59,6 +59,10 @@ def main(cfg: DictConfig) -> None:
     validated(cfg, Options)
     if "detector" in cfg.make:
         check_folder(Path(cfg.output).parent, f"output {cfg.output}: folder")
+        if not Path(cfg.output).is_file():
+            check_output(cfg.output, never)
+    if "data" in cfg.make:
+        SyntheticPeople(cfg.root, cfg.train_images, cfg.val_images, cfg.seed).check()
     for part in cfg.make:
         _PARTS[part](cfg)
 

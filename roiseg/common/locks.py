@@ -42,7 +42,7 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
         OSError: the file cannot be created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    holder = _read_holder(path)
+    holder = check_lock(path)
     lock = FileLock(path, poll_interval=0.01)
     try:
         lock.acquire(blocking=False)
@@ -66,11 +66,18 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
         lock.release()
 
 
-def _read_holder(path: Path) -> str:
+def check_lock(path: Path) -> str:
+    """Return the holder that a lock file names; "" if there is no file or it names none.
+
+    Raises:
+        UserError: the file has other content than a lock has.
+    """
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return ""
+    except IsADirectoryError:
+        content = b"a folder"
     if not _HOLDER.fullmatch(content):
         raise UserError(f"{path} is not a lock file of roiseg, which needs that name: rename it")
     return content.decode()

@@ -10,17 +10,18 @@ from typing import Annotated, Any
 
 import cv2
 import numpy as np
+import xxhash
 from pydantic import Field, PositiveInt
 
 from roiseg.common.console import track
 from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path, read_json, write_json
-from roiseg.common.locks import locked
-from roiseg.common.outputs import check_folder, inside, never, own, remove
+from roiseg.common.locks import check_lock, locked
+from roiseg.common.outputs import check_folder, check_output, check_replaceable, inside, never, remove
 from roiseg.common.package_files import package_file
 from roiseg.common.types import Seed
 from roiseg.synthetic.scene import PEOPLE_CYCLE, Scene, render_scene
-from roiseg.visualize.canvas import write_image
+from roiseg.visualize.canvas import encode_image
 
 # boundary edges of a pixel, walked with the mask on the right hand. Direction (dx, dy): (row and column of
 # the pixel beyond the edge, row and column of the corner where the edge starts), relative to the pixel
@@ -190,11 +191,13 @@ class SyntheticPeople:
         wait.
 
         Raises:
-            UserError: the folder has images or annotations that this class did not create.
+            UserError: see `check`.
         """
         root = Path(self.root)
         if not all(self._complete(split) for split in FIRST_ID):
-            self._mark_root()
+            self.check()
+            if not self._is_marked():
+                write_json(root / MARKER, _MARK, never)
             with locked(root / ".lock", wait=True):
                 for split in FIRST_ID:
                     if not self._complete(split):  # another process may have created it
@@ -223,8 +226,12 @@ class SyntheticPeople:
         folder = self.images_dir(split)
         return all((folder / image["file_name"]).is_file() for image in content["images"])
 
-    def _mark_root(self) -> None:
-        """Mark the root as ours; refuse a folder with other content."""
+    def check(self) -> None:
+        """Check that nothing is in the way of the files that are missing.
+
+        Raises:
+            UserError: a file is there that this class did not write, or that was changed since.
+        """
         root = check_folder(self.root, "synthetic data: root")
         for folder in (root / "images", root / "annotations"):
             used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
@@ -232,26 +239,33 @@ class SyntheticPeople:
                 raise UserError(
                     f"synthetic data: {folder} exists and was not created by roiseg: give another root"
                 )
-        own(root)
+        check_lock(root / ".lock")
         if not self._is_marked():
-            write_json(root / MARKER, _MARK, never)
+            check_output(root / MARKER, never)
         for split in FIRST_ID:
+            if self._complete(split):
+                continue
             self._image_names(split)
+            for index in range(self._count(split)):
+                check_replaceable(self._image_path(split, index), _is_drawn)
 
     def _image_names(self, split: str) -> set[str]:
         """Return the image names in annotations that this class wrote with any parameters.
 
         Raises:
-            UserError: the annotations were not written by this class.
+            UserError: the annotations were not written by this class, or were changed since.
         """
         path = self.annotation_file(split)
         if not path.exists():
             return set()
-        content = read_json(path, "synthetic annotations")
-        info = content.get("info") if isinstance(content, dict) else None
-        if not isinstance(info, dict) or info.get("description") != self._info(split)["description"]:
-            raise UserError(f"synthetic data: roiseg did not create {path}: give another root, or remove it")
-        return {image["file_name"] for image in content["images"]}
+        if not _is_annotated(path):
+            raise UserError(
+                f"synthetic data: roiseg did not write {path} as it is: give another root, or remove it"
+            )
+        return {image["file_name"] for image in read_json(path, "synthetic annotations")["images"]}
+
+    def _image_path(self, split: str, index: int) -> Path:
+        return self.images_dir(split) / f"{FIRST_ID[split] + index:012d}.jpg"
 
     def _is_marked(self) -> bool:
         path = Path(self.root) / MARKER
@@ -259,28 +273,27 @@ class SyntheticPeople:
 
     def _make(self, split: str) -> None:
         before = self._image_names(split)
-        remove(self.annotation_file(split))
+        remove(self.annotation_file(split), _is_annotated)
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for index in track(range(self._count(split)), f"drawing {split} images"):
             scene = synthetic_scene(self.seed, split, index)
             image_id = FIRST_ID[split] + index
-            name = f"{image_id:012d}.jpg"
-            path = self.images_dir(split) / name
-            write_image(path, scene.image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+            path = self._image_path(split, index)
+            _write_jpeg(path, scene.image)
             height, width = scene.instances.shape
-            images.append({"id": image_id, "file_name": name, "width": width, "height": height})
+            images.append({"id": image_id, "file_name": path.name, "width": width, "height": height})
             annotations += _annotate(scene, image_id, len(annotations) + FIRST_ID[split])
         for name in before - {image["file_name"] for image in images}:
-            remove(inside(self.images_dir(split), name))
+            remove(inside(self.images_dir(split), name), _is_drawn)
         content = {
             "info": self._info(split),
             "images": images,
             "categories": [{"id": 1, "name": "person", "supercategory": "person"}],
             "annotations": annotations,
         }
-        with atomic_path(self.annotation_file(split)) as temporary:  # not indented, since outlines are long
-            temporary.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+        with atomic_path(self.annotation_file(split), _is_annotated) as temporary:
+            temporary.write_text(_compact({**content, _DIGEST: _digest(content)}), encoding="utf-8")
 
 
 def _annotate(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:
@@ -299,3 +312,43 @@ def _annotate(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]
             }
         )
     return annotations
+
+
+_DIGEST = "digest"  # key of the annotations' digest
+
+
+def _compact(content: dict[str, Any]) -> str:
+    """Return JSON that is not indented, since outlines are long."""
+    return json.dumps(content, separators=(",", ":"))
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return xxhash.xxh3_128_hexdigest(_compact(content).encode())
+
+
+def _is_annotated(path: Path) -> bool:
+    """Tell whether `path` holds annotations as this class wrote them."""
+    try:
+        content = read_json(path, "synthetic annotations")
+    except UserError:
+        return False
+    return isinstance(content, dict) and content.pop(_DIGEST, None) == _digest(content)
+
+
+def _signed(jpeg: bytes) -> bytes:
+    """Return a JPEG with a comment that has the digest of the rest."""
+    comment = b"roiseg synthetic people " + xxhash.xxh3_128_hexdigest(jpeg).encode()
+    return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[2:]
+
+
+def _is_drawn(path: Path) -> bool:
+    """Tell whether `path` holds an image as this class wrote it."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[4:6], "big")  # of the comment
+    return _signed(content[:2] + content[4 + length :]) == content
+
+
+def _write_jpeg(path: Path, image: np.ndarray) -> None:
+    encoded = encode_image(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    with atomic_path(path, _is_drawn) as temporary:
+        temporary.write_bytes(_signed(encoded))

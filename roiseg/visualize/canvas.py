@@ -141,10 +141,18 @@ def write_image(
         parameters: of OpenCV's encoder.
     """
     path = Path(path)
-    content = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
-    done, encoded = cv2.imencode(path.suffix, content, parameters)
-    if not done:
-        raise ValueError(f"OpenCV cannot encode an image of shape {image.shape} as {path.suffix}")
+    encoded = encode_image(image, path.suffix, parameters)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(encoded.tobytes())
+        temporary.write_bytes(encoded)
     return path
+
+
+def encode_image(
+    image: NDArray[np.uint8] | NDArray[np.uint16], suffix: str, parameters: Sequence[int] = ()
+) -> bytes:
+    """Return an image as the content of a file, see `write_image`."""
+    content = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    done, encoded = cv2.imencode(suffix, content, parameters)
+    if not done:
+        raise ValueError(f"OpenCV cannot encode an image of shape {image.shape} as {suffix}")
+    return encoded.tobytes()

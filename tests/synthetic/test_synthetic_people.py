@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -112,7 +113,7 @@ def test_ensure_repairs_an_interrupted_run_and_leaves_a_whole_one_alone(tmp_path
     made(tmp_path, 3, 2)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == times
     data.annotation_file("train").unlink()
-    (data.images_dir("train") / "000000000002.jpg").write_bytes(b"half an image")
+    (data.images_dir("train") / "000000000002.jpg").unlink()
     (data.images_dir("val") / "000001000001.jpg").unlink()
     data.ensure()
     assert digests(data) == whole
@@ -138,9 +139,42 @@ def test_images_and_annotations_of_the_users_are_never_touched(tmp_path):
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [foreign]
     data = made(tmp_path / "b", 1, 1)
     data.annotation_file("train").write_text('{"info": {"description": "mine"}, "images": []}')
-    with pytest.raises(UserError, match="did not create"):
+    with pytest.raises(UserError, match="did not write"):
         data.ensure()
     assert "mine" in data.annotation_file("train").read_text()
+
+
+@pytest.mark.parametrize(
+    "name", ["images/train2017/000000000001.jpg", "annotations/instances_val2017_person_only_no_crowd.json"]
+)
+@pytest.mark.parametrize("change", ["replaced", "edited"])
+def test_a_file_that_the_user_changed_is_not_replaced_when_the_data_are_made_anew(
+    tmp_path: Path, name: str, change: str
+) -> None:
+    SyntheticPeople(tmp_path, 2, 1).ensure()
+    path = tmp_path / name
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"person", b"people") + b" " if change == "edited" else b"{}")
+    if name.endswith("json") and change == "edited":
+        path.write_bytes(whole.replace(b'"iscrowd":0', b'"iscrowd":1'))
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(UserError, match=path.name):
+        SyntheticPeople(tmp_path, 2, 1, seed=1).ensure()
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    path.unlink()
+    SyntheticPeople(tmp_path, 2, 1, seed=1).ensure()
+    assert path.read_bytes() != before[path]
+
+
+@pytest.mark.parametrize("name", [".lock", "synthetic.json", "images", "annotations", "images/train2017"])
+def test_a_file_of_the_users_in_the_way_of_the_data_stays(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "data" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"mine")
+    with pytest.raises(UserError, match=re.escape(str(path).removesuffix("/train2017"))):
+        SyntheticPeople(tmp_path / "data", 1, 1).ensure()
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
+    assert path.read_bytes() == b"mine"
 
 
 def ensure_at_once(root, start, drawn):
