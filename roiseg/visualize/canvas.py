@@ -130,10 +130,15 @@ def legend(width: int, entries: Iterable[tuple[str, Image]]) -> Image:
     return np.concatenate(lines)
 
 
+_JPEG_SIDE = 65_500
+
+
 def write_image(
     path: str | Path, image: NDArray[np.uint8] | NDArray[np.uint16], parameters: Sequence[int] = ()
 ) -> Path:
     """Write an image atomically, in the format of the path's suffix, and return the path.
+
+    What exceeds the 65,500 pixels of a JPEG's side is scaled down.
 
     Args:
         path: the file.
@@ -152,6 +157,10 @@ def encode_image(
 ) -> bytes:
     """Return an image as the content of a file, see `write_image`."""
     content = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    if suffix == ".jpg" and max(image.shape) > _JPEG_SIDE:
+        scale = _JPEG_SIDE / max(image.shape)
+        size = [max(1, int(side * scale)) for side in image.shape[1::-1]]
+        content = cv2.resize(content, size, interpolation=cv2.INTER_AREA)
     done, encoded = cv2.imencode(suffix, content, parameters)
     if not done:
         raise ValueError(f"OpenCV cannot encode an image of shape {image.shape} as {suffix}")

@@ -46,8 +46,8 @@ _ROOM_CHECK = 50  # frames between checks of the free space
 class OverlayWriter(Writer):
     """Masks, ROI boxes in red and numbers, at the image's own size.
 
-    A video becomes an mp4 (MPEG-4 part 2) of the same frame rate, without sound and without the last column
-    or row of an odd size.
+    An image of more than 65,500 pixels on a side, which no JPEG has, is scaled down. A video becomes an mp4
+    (MPEG-4 part 2) of the same frame rate, without sound and without the last column or row of an odd size.
 
     Args:
         folder: of the images, and suffix of the video's name.

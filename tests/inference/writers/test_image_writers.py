@@ -14,6 +14,7 @@ from writer_cases import BOXES, SIZE, Pictures, disc, masks, nobody, result, wri
 
 from roiseg.inference.sources.source import Video
 from roiseg.inference.writers.image import LabelPngWriter, OverlayWriter, SixPanelWriter
+from roiseg.visualize.canvas import write_image
 from roiseg.visualize.drawing import blend_masks
 from roiseg.visualize.palette import ROI_RED, instance_colors
 from roiseg.web.models import mask_png
@@ -114,3 +115,13 @@ def test_a_small_instance_in_front_of_a_large_one_shows_in_every_output(tmp_path
     panels = cv2.imread(str(tmp_path / "six_panel/x/a.png"))[..., ::-1].astype(int)
     dark = np.rint(np.array((32, 34, 40)) * np.float32(0.15) + color * np.float32(0.85))
     assert (np.abs(panels - dark).max(axis=-1) <= 1).sum() > 50
+
+
+@pytest.mark.parametrize("shape", [(2, 70_000, 3), (70_000, 1, 3), (3, 65_500, 3)])
+def test_an_image_that_is_too_long_for_a_jpeg_is_scaled_down(tmp_path, shape):
+    image = np.full(shape, 90, np.uint8)
+    write_image(tmp_path / "long.jpg", image)
+    height, width = cv2.imread(str(tmp_path / "long.jpg")).shape[:2]
+    assert max(height, width) == 65_500
+    write_image(tmp_path / "long.png", image)
+    assert cv2.imread(str(tmp_path / "long.png")).shape == shape
