@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+import shutil
 
 import pytest
 from composing import command_configuration, composed
@@ -74,3 +76,14 @@ def test_an_unknown_rule_is_refused(runs, tmp_path):
         decide(
             command_configuration("decide", f"output_dir={tmp_path}/out", f"runs=[{runs[0]}]", "write=vote")
         )
+
+
+def test_runs_of_two_sweeps_with_equal_folder_names_are_kept_apart(runs, tmp_path):
+    sweeps = [runs[0], tmp_path / "again"]
+    shutil.copytree(*sweeps)
+    for path in (*sweeps[1].glob("*/config.yaml"), *sweeps[1].glob("*/summary.json")):
+        path.write_text(re.sub(r'(?m)^( *"?seed"?): 0\b', r"\1: 7", path.read_text()))
+    given = ",".join(map(str, sweeps))
+    folder = decide(command_configuration("decide", f"output_dir={tmp_path}/out", f"runs=[{given}]"))
+    for place in (*(folder / rule for rule in RULES), folder / "checkpoints"):
+        assert sorted(path.name for path in place.iterdir()) == ["0_0", "1_1", "2_0", "3_1"]

@@ -267,3 +267,13 @@ def test_a_file_with_a_free_batch_trains_like_a_static_one(run_train, finished, 
     path = make_onnx(tmp_path / "free.onnx", batch="N")
     free = run_train(tmp_path, *finished.overrides, f"extractor.onnx_path={path}")
     assert free["final"]["val/loss"] == pytest.approx(finished.summary["final"]["val/loss"], abs=1e-5)
+
+
+def test_a_resumed_run_is_tested_with_its_own_decision(finished, tmp_path):
+    """The checkpoint that it resumes was fitted with another one."""
+    assert finished.summary["test"]["test/instance_iou"] > 0
+    own = ["decision=target", "decision.threshold=0.999", f"ckpt_path={finished.checkpoint}"]
+    overrides = [*finished.overrides, *own, "~callbacks.onnx_export"]
+    summary = train(composed(overrides, tmp_path)).content()
+    assert summary["decision"]["threshold"] == 0.999
+    assert summary["test"]["test/instance_iou"] == 0
