@@ -1,4 +1,4 @@
-"""Every decoder as an ONNX file against PyTorch, with any number of ROIs."""
+"""Every decoder as an ONNX file against PyTorch, with any number of ROIs; test_onnx_graph.py does so in short."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tiny_run import with_random_weights
 from roiseg.onnx_export.graph import FeatureInput, export_decoder, save_onnx
 from roiseg.onnx_export.verify import CheckInput, largest_difference, random_rois
 
-pytestmark = [pytest.mark.slow_except("roialign"), pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.small], ids=lambda case: case.name)
