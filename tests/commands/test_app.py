@@ -132,7 +132,6 @@ def test_more_looks_can_be_averaged(checkpoints, run_main, monkeypatch):
         ([], "ckpt"),
         (["ckpt=nothing.pth"], "nothing.pth"),
         (["ckpt={}", "compare=nothing.pth"], "nothing.pth"),
-        (["ckpt={}", "port=70000"], "`port` is 70000"),
         (["ckpt={}", "limits.megabytes=0"], "limits.megabytes"),
         (["ckpt={}", "limits.megapixels=many"], "limits.megapixels"),
         (["ckpt={}", "host=192.0.2.1"], "host=192.0.2.1"),

@@ -38,17 +38,6 @@ def test_the_second_run_finds_the_features_of_the_first_and_learns_the_same(
     assert written["feature_cache"] == warm["feature_cache"]
 
 
-def test_runs_of_another_seed_find_the_features_too(run_train, tmp_path):
-    options = ("data/augment=null", "data/cache=disk", f"paths.cache_dir={tmp_path}/cache")
-    run_train(tmp_path / "first", *options, "seed=1")
-    assert run_train(tmp_path / "second", *options, "seed=2")["feature_cache"]["computed"] == 0
-
-
-def test_kept_features_and_a_decoder_that_reads_pictures(run_train, tmp_path):
-    summary = run_train(tmp_path, "data/augment=null", "data/cache=memory", "model.detail=4")
-    assert summary["feature_cache"]["computed"] == 5
-
-
 def test_processes_of_one_run_share_the_cache_and_leave_it_to_the_next(tiny_overrides, run_train, tmp_path):
     options = ["data/augment=null", "data/cache=disk", f"paths.cache_dir={tmp_path}/cache"]
     common = [o for o in tiny_overrides if not o.startswith("trainer=")]

@@ -107,12 +107,6 @@ def test_data_and_detector_that_training_makes_are_no_error(run_main, tmp_path):
     assert {path.name for path in tmp_path.glob("[!.]*")} == {"doctor.json"}
 
 
-def test_a_variable_that_is_not_set_is_named(run_main, monkeypatch):
-    monkeypatch.delenv("ROISEG_REALDATA", raising=False)
-    code, stderr = run_main(roiseg.doctor, "experiment=coco128_yolox", "output=doctor.json")
-    assert code == 2 and not stderr
-
-
 def test_tensors_by_pattern(doctor):
     _, _, printed = doctor("tensors=*Concat*")
     assert "/model.3/Concat_output_0" in printed and "/model.6/Concat_output_0" in printed

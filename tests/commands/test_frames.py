@@ -82,11 +82,3 @@ def test_the_preview_shows_targets_over_each_roi_whatever_the_decoders_frame(
     model = {"_target_": "helpers.image_decoder.TinyImageDecoder", "map_stride": stride}
     image = previewed(tiny_overrides, tmp_path, model)
     np.testing.assert_array_equal(image, roi)  # both on data.metric_size=[56,56]
-
-
-def test_the_preview_draws_on_the_metric_grid(tiny_overrides, tmp_path):
-    fine, coarse = (
-        previewed([*tiny_overrides, f"data.metric_size={size}"], tmp_path) for size in ("[56,56]", "[4,4]")
-    )
-    assert fine.shape == coarse.shape
-    assert (fine != coarse).any()

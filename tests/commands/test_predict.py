@@ -231,9 +231,6 @@ MISTAKES = {
     "crops that shrink": (
         ["source={images}", "writers=[crops]", "writers.crops.ratio=0.5"], ["crops", "ratio", "0.5"],
     ),
-    "policy": (["source={images}", "on_error=stop"], ["on_error", "'raise' or 'skip'", "stop"]),
-    "threshold": (["source={images}", "threshold=50"], ["threshold", "less than or equal to 1", "50"]),
-    "no threshold": (["source={images}", "threshold=0"], ["threshold", "greater than 0"]),
     "augmented file": (["source={images}", "ckpt=null", "onnx=x.onnx", "tta=hflip"], ["tta", "ckpt="]),
     "device of a file": (["source={images}", "ckpt=null", "onnx=x.onnx", "device=cpu"], ["device", "onnx=..."]),
     "unknown key": (["source={images}", "thresold=0.5"], ["thresold", "threshold"]),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
 from helpers import ROOT
 
-from roiseg.common.errors import UserError
 from roiseg.config.build import to_plain
 from roiseg.config.compose import compose_run
 
@@ -27,14 +25,3 @@ def test_an_absolute_folder_stays_and_configurations_do_not_mix(tmp_path):
     )
     assert to_plain(first)["paths"]["output_dir"] == str(tmp_path / "a")
     assert (first.seed, second.seed, "samples" in first, "samples" in second) == (1, 2, False, True)
-
-
-@pytest.mark.parametrize(
-    ("override", "named"),
-    [("model.num_clases=2", "num_classes"), ("model=unett", "unet"), ("seed=[1", "seed=[1")],
-)
-def test_a_mistake_is_one_line_that_names_it(override, named, tmp_path):
-    with pytest.raises(UserError) as caught:
-        compose_run(tmp_path, override)
-    assert named in str(caught.value)
-    assert "\n" not in str(caught.value)

@@ -120,16 +120,18 @@ BAD = {
     },
     "app": {"port": ["http", 65536]},
     "analyze": {"grid": [7], "min_roi_size": [0]},
-    "report": {"sizes": ["garbage"], "resamples": [1e3, 99]},
+    "report": {"sizes": ["garbage"], "resamples": [1e3, 99, 10**9]},
     "demo": {"val_images": [0], "train_images": ["all"]},
     "prepare": {"seed": ["x"]},
-    "preview": {"samples": ["all", 0], "seed": [-1]},
+    "preview": {"samples": ["all", 0], "epoch": [-1], "seed": [-1]},
     "doctor": {"seed": [2**32], "decoders": [3]},
     "train": {
-        "test": ["garbage"], "seed": [True], "optimized_metric": [1], "trainer.precision": ["64-true"],
-        "trainer.accumulate_grad_batches": [0], "trainer.val_check_interval": [0, -0.5],
-        "trainer.gradient_clip_val": [math.inf], "trainer.log_every_n_steps": [-1],
-        "trainer.num_sanity_val_steps": [-2], "trainer.limit_train_batches": [0], "optimizer.lr": ["fast"],
+        "test": ["garbage"], "test_best": ["perhaps"], "seed": [True, 10**14], "optimized_metric": [1],
+        "trainer.precision": ["64-true", "bf16-true", "16-true", "transformer-engine", "3-bit"],
+        "trainer.accumulate_grad_batches": [0, -1], "trainer.val_check_interval": [0, -0.5],
+        "trainer.gradient_clip_val": [math.inf, -1, "much"], "trainer.log_every_n_steps": [-1],
+        "trainer.num_sanity_val_steps": [-2], "trainer.limit_train_batches": [0, -0.5],
+        "trainer.limit_test_batches": [0], "trainer.check_val_every_n_epoch": [0], "optimizer.lr": ["fast"],
     },
 }  # fmt: skip
 COMMANDS = [
@@ -172,7 +174,7 @@ OUT_OF_RANGE = {
     "roiseg.inference.writers.image.OverlayWriter": {"alpha": [1.5]},
     "roiseg.inference.writers.image.SixPanelWriter": {"panel_width": [0]},
     "roiseg.data.datamodule.RoiDataModule": {
-        "batch_size": [0], "val_batch_size": [0, 1.5], "num_workers": [-1], "min_roi_size": [-1, "big"],
+        "batch_size": [0], "val_batch_size": [0, 1.5], "num_workers": [-1], "min_roi_size": [-1, "big", math.nan],
         "metric_size": [[0, 5], [-1, 5], [5], [5, 5, 5], []], "on_error": ["ignore"], "crowd": ["both"],
     },
     "roiseg.data.augment.GeometricAugment": {

@@ -18,8 +18,6 @@ from roiseg.inference.predictor import Predictor
 
 pytestmark = pytest.mark.slow
 
-RUN = ["first-hour.md", "choosing-a-tensor.md", "ablations.md", "deploy.md", "extending.md"]
-
 
 @pytest.fixture
 def reader(your_files, run_main, monkeypatch):
@@ -127,8 +125,3 @@ def test_every_page_is_in_the_index_and_links_lead_somewhere():
     for page in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")]:
         for link in re.findall(r"\]\(([\w./-]+\.(?:md|png|jpg))\)", page.read_text()):
             assert (page.parent / link).is_file(), f"{page}: {link}"
-
-
-@pytest.mark.parametrize("page", RUN)
-def test_there_is_something_to_run(page):
-    assert any(language == "bash" for language, _ in blocks(page))

@@ -11,66 +11,25 @@ TRAIN = {
     "an unknown sampler option": (["+data.sampler.rois=4"], ["data.sampler", "rois"]),
     "an unknown class": (["optimizer._target_=torch.optim.Adamm"], ["optimizer", "Adamm"]),
     "a policy in numbers": (["data.on_error=0"], ["data.on_error"]),
-    "batch_size null": (["data.batch_size=null"], ["data.batch_size"]),
-    "val_batch_size of nothing": (["data.val_batch_size=0"], ["data.val_batch_size"]),
-    "num_workers below 0": (["data.num_workers=-1"], ["data.num_workers", "-1"]),
-    "min_roi_size nan": (["data.min_roi_size=nan"], ["data.min_roi_size"]),
     "a category that does not exist": (["data.category_id=cow"], ["data.category_id", "no category 'cow'", "1 (person), 18 (dog)"]),
     "a category in fractions": (["data.category_id=1.5"], ["data.category_id", "1.5"]),
-    "a category nobody has": (["data.category_id=77"], ["category_id 77", "it has 1 (person)"]),
-    "metric_size below 0": (["data.metric_size=[-5,5]"], ["data.metric_size"]),
-    "no rois": (["data.sampler.rois_per_image=0"], ["rois_per_image", "0"]),
-    "jitter for more than all": (["data.sampler.jitter_share=1.5"], ["jitter_share", "1.5"]),
-    "hard_weight below 0": (["data.sampler.hard_weight=-3"], ["hard_weight"]),
-    "flip twice": (["data.augment.geometric.flip=2"], ["flip", "2"]),
-    "scale upside down": (["data.augment.geometric.scale=[2,1]"], ["scale", "2"]),
-    "scale of nothing": (["data.augment.geometric.scale=[0,1]"], ["scale"]),
-    "aspect below 0": (["data.augment.geometric.aspect=-1"], ["aspect"]),
-    "paste more often than always": (
-        ["data/augment/paste=people", "data.augment.paste.probability=3"], ["data.augment.paste.probability"],
-    ),
     "nobody large enough to paste": (
         ["data/augment/paste=people", "data.augment.paste.min_size=5000"], ["data.augment.paste.min_size"],
     ),
     "folds of a set with itself": (["data/folds=five"], ["image id", "share no image"]),
-    "a fold that is not there": (["data/folds=five", "data.folds.held_out=9"], ["held_out", "9"]),
-    "crops that are not larger": (["tta=crops", "tta.crop_scales=[0.5]"], ["tta.crop_scales"]),
-    "a pool that is renewed every 0 epochs": (
-        ["data/cache=memory", "data/pool=augmented", "data.pool.refresh=0"], ["data.pool"],
-    ),
     "a cache below 0": (["data/cache=disk", "data.cache.budget_gb=-1"], ["data.cache.budget_gb"]),
-    "output_size in words": (["model.output_size=[a,b]"], ["model.output_size"]),
-    "depth below 0": (["model.depth=-1"], ["model", "depth"]),
-    "no channels": (["model.mid_channels=0"], ["mid_channels"]),
     "an unknown term": (["loss.terms.magic.weight=1"], ["loss.terms.magic"]),
-    "a weight that is not a number": (["loss.terms.ce.weight=nan"], ["loss.terms.ce.weight"]),
     "class weights below 0": (["loss.class_weights=[1,-1,1]"], ["loss.class_weights"]),
     "class weights of nothing": (["loss.class_weights=[0,0,0]"], ["loss.class_weights"]),
     "class weights that are not numbers": (["loss.class_weights=[nan,1,1]"], ["loss.class_weights"]),
-    "focal below 0": (["loss=focal", "loss.terms.focal.term.gamma=-2"], ["gamma"]),
     "lr nan": (["optimizer.lr=nan"], ["optimizer", "nan"]),
     "weight_decay below 0": (["optimizer.weight_decay=-1"], ["optimizer", "weight_decay"]),
-    "warmup longer than the run": (["scheduler.warmup=2"], ["scheduler", "warmup"]),
     "max_epochs below -1": (["trainer.max_epochs=-5"], ["trainer", "max_epochs"]),
-    "an unknown precision": (["trainer.precision=3-bit"], ["trainer.precision"]),
     "an unknown accelerator": (["trainer.accelerator=abacus"], ["trainer", "abacus"]),
     "no devices": (["trainer.devices=0"], ["trainer"]),
     "devices in words": (["trainer.devices=all"], ["trainer", "devices"]),
-    "limit of half a batch": (["+trainer.limit_train_batches=-0.5"], ["limit_train_batches"]),
-    **{
-        f"precision {name}": ([f"trainer.precision={name}"], ["trainer.precision", "bf16-mixed"])
-        for name in ("bf16-true", "16-true", "64-true", "transformer-engine")
-    },
-    **{
-        f"{key}={value}": ([f"++trainer.{key}={value}"], [f"trainer.{key}"])
-        for key, value in {
-            "accumulate_grad_batches": -1, "gradient_clip_val": -1, "log_every_n_steps": -1, "val_check_interval": 0,
-            "num_sanity_val_steps": -5, "limit_train_batches": 0, "limit_test_batches": 0,
-        }.items()
-    },
     "less than a batch of this set": (["+trainer.limit_train_batches=0.01"], ["limit_train_batches"]),
     "validation after more batches than there are": (["+trainer.val_check_interval=10000"], ["val_check_interval"]),
-    "clipping in words": (["trainer.gradient_clip_val=much"], ["trainer.gradient_clip_val"]),
     "an unknown strategy": (["+trainer.strategy=magic"], ["trainer", "magic"]),
     **{
         f"{group}=null": ([f"{group}=null"], [f"{group}=null"])
@@ -85,10 +44,7 @@ TRAIN = {
             ("barebones", "true", "barebones"),
         ]
     },
-    "validation every 0 epochs": (["trainer.check_val_every_n_epoch=0"], ["check_val_every_n_epoch"]),
-    "a seed beyond what generators take": (["seed=99999999999999"], ["seed"]),
     "an unknown logger": (["logger=[paper]"], ["logger", "paper"]),
-    "overlays of no height": (["callbacks.overlays.row_height=0"], ["row_height"]),
     "an output folder that TensorBoard cannot name": (["paths.output_dir=runs\udcff"], ["paths.output_dir", "UTF-8"]),
     **{
         f"{key}=5": ([f"++{key}=5"], [f"`{key}`", "5"])
@@ -96,7 +52,6 @@ TRAIN = {
     },
     "a number among callbacks": (["callbacks=[default,3]"], ["callbacks=3", "minimal"]),
     "a number for a group": (["optimizer=5"], ["optimizer=5", "adamw"]),
-    "an output folder in a file": (["paths.output_dir=/dev/null/run"], ["/dev/null/run"]),
     "an output folder nobody may make": (["paths.output_dir=/proc/run"], ["/proc/run"]),
     "a checkpoint folder in a file": (["paths.checkpoint_dir=/dev/null/run"], ["/dev/null/run"]),
     "a folder in place of a checkpoint": (["ckpt_path=."], ["checkpoint", "is a folder"]),
@@ -104,22 +59,13 @@ TRAIN = {
     "images in place of annotations": (["data.train_annotations=${data.train_images}"], ["is a folder"]),
     "annotations in place of images": (["data.train_images=${data.train_annotations}"], ["is a file"]),
     "an interpolation of nothing": (["data.train_images=${data.nothing}"], ["data.nothing"]),
-    "test of a text": (["test_best=perhaps"], ["test_best", "perhaps"]),
-    "an optimised metric in numbers": (["optimized_metric=5"], ["optimized_metric"]),
 }  # fmt: skip
 
 OTHERS = {
-    "preview of nothing": ("preview", ["samples=0"], ["samples"]),
-    "preview in words": ("preview", ["samples=few"], ["samples", "few"]),
-    "preview of an epoch below 0": ("preview", ["epoch=-1"], ["epoch"]),
-    "preview into a file": ("preview", ["output=/dev/null/x.png"], ["/dev/null/x.png"]),
     "preview as a text": ("preview", ["output=x.txt"], ["x.txt"]),
     "analyze without a file": ("analyze", ["annotations="], ["annotations"]),
     "analyze of no file": ("analyze", ["annotations=/nowhere.json"], ["/nowhere.json"]),
     "analyze into nothing": ("analyze", ["output_dir="], ["output_dir"]),
-    "analyze into a file": ("analyze", ["output_dir=/dev/null/x"], ["/dev/null/x"]),
-    "analyze on no grid": ("analyze", ["grid=0"], ["grid", "0"]),
-    "analyze of rois below 0": ("analyze", ["min_roi_size=-1"], ["min_roi_size"]),
     "analyze of rois too large": ("analyze", ["min_roi_size=9000"], ["min_roi_size"]),
     "analyze of nobody": ("analyze", ["category_id=77"], ["category_id 77"]),
     "analyze of a category in words": ("analyze", ["category_id=cow"], ["category_id", "cow", "18 (dog)"]),
@@ -128,7 +74,6 @@ OTHERS = {
     "export of no file": ("export", ["ckpt=/nowhere.pth"], ["/nowhere.pth"]),
     "export of a folder": ("export", ["ckpt=."], ["is a folder"]),
     "export with an unknown key": ("export", ["ckpts=x"], ["ckpts", "ckpt"]),
-    "demo into a file": ("demo", ["output=/dev/null/x.onnx"], ["/dev/null/x.onnx"]),
     "analyze with a reader that is a number": ("analyze", ["annotations=x.json", "reader=5"], ["`reader`", "5"]),
     "app with limits that are a number": ("app", ["ckpt=x", "limits=5"], ["`limits`", "5"]),
     "prepare of no folder": ("prepare", ["source=/nowhere"], ["/nowhere"]),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 
 import numpy as np
 import pytest
-from faults.bad_annotations import ANNOTATIONS, SOUND
+from faults.bad_annotations import ANNOTATIONS
 from PIL import Image
 
 from roiseg.common.errors import UserError
@@ -72,9 +71,3 @@ def test_an_annotation_file(tmp_path, pictures, caplog, name):
         for box, outline in zip(annotations.pixel_boxes(0), [annotations.outlines(0).rle(0)], strict=True):
             assert box.tolist() == [10, 10, 40, 50]
             assert outline["size"] == [64, 80]
-
-
-def test_the_sound_file_is_sound(tmp_path, pictures):
-    (tmp_path / "instances.json").write_text(json.dumps(SOUND))
-    _, samples, _ = use(tmp_path / "instances.json", pictures)
-    assert len(samples) == 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tools.fuzz import run
 
-EACH = 8  # cases per format
+EACH = 4  # cases per format
 
 
 def test_readers_succeed_or_say_what_is_wrong(tmp_path):
