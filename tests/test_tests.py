@@ -10,7 +10,7 @@ import pytest
 
 TESTS = Path(__file__).parent
 WAITS = "child_processes.py"  # the one place that sleeps
-ALLOWED = {"common/test_locks.py": {"fork"}, "common/test_signals.py": {"fork"}}  # what a fork inherits
+ALLOWED = {"common/test_locks.py": {"fork"}}  # what a fork inherits
 
 
 def faults(source: str) -> set[str]:

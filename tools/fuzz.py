@@ -35,16 +35,20 @@ from roiseg import report
 from roiseg.callbacks.checkpoints import EpochCheckpoint
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
+from roiseg.common.files import read_json
 from roiseg.config.checkpoint_options import trusted_node, trusted_values
 from roiseg.config.entry import user_message
 from roiseg.data.analysis import load_or_make_analysis
 from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.class_weights import class_weights
 from roiseg.data.images import read_image
+from roiseg.data.prepare.persons import person_only
 from roiseg.data.scene_composer import SceneComposer
+from roiseg.data.targets import TargetSpec, rasterize_targets
 from roiseg.extractor.cache.base import CacheKey
 from roiseg.extractor.cache.codec import Half
 from roiseg.extractor.cache.disk import DiskCache
+from roiseg.geometry.transform import Letterbox
 from roiseg.inference.box_files import open_boxes
 from roiseg.inference.checkpoint import load_model, newest_checkpoint, read_checkpoint
 from roiseg.inference.model import OnnxModel
@@ -310,6 +314,15 @@ def formats(folder: Path) -> dict[str, Format]:
             assert np.isfinite(scene.boxes).all()
             for position in range(len(scene.outlines)):
                 scene.outlines.rle(position)
+            spec, transform = (
+                TargetSpec("roi", (7, 9), 3, (64, 64)),
+                Letterbox((64, 64)).fit(*found.size(index)),
+            )
+            boxes = transform.boxes(scene.boxes)[scene.eligible]
+            rasterize_targets(spec, scene.outlines, scene.crowd, transform, boxes, scene.eligible)
+
+    def read_persons(path: Path) -> None:
+        person_only(read_json(path, "annotations"), path.name)
 
     def read_boxes(path: Path) -> None:
         boxes = open_boxes(path)
@@ -380,6 +393,7 @@ def formats(folder: Path) -> dict[str, Format]:
         "checkpoint": Format(copied(checkpoint), spoil_checkpoint, read_model),
         "exported": Format(copied(exported), spoil_metadata, read_exported),
         "annotations": Format(copied(coco.json), spoil_json, read_annotations),
+        "persons": Format(copied(coco.json), spoil_json, read_persons),
         "index": Format(make_index, spoil_index, read_index),
         "cache": Format(make_entry, spoil_bytes, read_entry),
         "boxes-csv": Format(written("boxes.csv", lines), spoil_words, read_boxes),

@@ -8,7 +8,7 @@ EACH = 4  # cases per format
 
 
 def test_readers_succeed_or_say_what_is_wrong(tmp_path):
-    outcomes = run(16 * EACH, 3, [], tmp_path)
+    outcomes = run(17 * EACH, 3, [], tmp_path)
     assert {name: outcome.failures for name, outcome in outcomes.items() if outcome.failures} == {}
     assert {name: outcome.counts.total() for name, outcome in outcomes.items()} == dict.fromkeys(
         outcomes, EACH
