@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from benchmarks import cache
-from roiseg.extractor.cache.codec import Int8
 
 pytestmark = pytest.mark.slow
 
@@ -23,9 +21,3 @@ def test_bare_reads_read_whole_files(tmp_path):
     buffer = bytearray(paths[0].stat().st_size)
     cache.bare(paths, buffer)
     assert bytes(buffer) == paths[-1].read_bytes()
-
-
-def test_the_cost_of_a_codec_is_in_milliseconds_an_image():
-    encode, decode = cache.cost(Int8(), torch.rand(2, 8, 6, 6))
-    assert float(encode) < 1000
-    assert float(decode) < 1000

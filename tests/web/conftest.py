@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from predictors import EllipsePredictor
+from site_driver import Site
 
 from roiseg.web.application import Application
 from roiseg.web.models import Limits, Model
@@ -54,3 +56,24 @@ def browser():
         running = playwright.chromium.launch(executable_path=path, args=sandbox)
         yield running
         running.close()
+
+
+@pytest.fixture
+def visit(browser, serve):
+    """`visit(predictor, ...)` opens the page of these models; its errors fail the test."""
+    with ExitStack() as stack:
+        sites = []
+
+        def open_site(*predictors, limits=None):
+            server = stack.enter_context(serve(*(predictors or [EllipsePredictor()]), limits=limits))
+            page = browser.new_page(viewport={"width": 1200, "height": 800})
+            stack.callback(page.close)
+            sites.append(Site(page, server))
+            return sites[-1]
+
+        yield open_site
+        for site in sites:
+            refused = [said for said in site.complaints if "Failed to load resource" not in said]
+            assert not refused
+            own = f"http://127.0.0.1:{site.server.port}/"
+            assert not [url for url in site.asked if not url.startswith((own, "data:", "blob:"))]
