@@ -6,6 +6,11 @@ import numpy as np
 import torch
 from helpers import save_onnx
 from onnx import TensorProto, helper, numpy_helper
+from tiny_run import tiny_config
+
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.extractor.postprocess.rows import Rows
+from roiseg.extractor.preprocess import Preprocess
 
 LAYER = "/model.34/Concat_output_0"
 HEAD = "batchno_classid_score_x1y1x2y2"
@@ -64,3 +69,19 @@ def red_picture(*cells):
     for row, column in cells:
         picture[0, row * 8 : row * 8 + 8, column * 8 : column * 8 + 8, 0] = 255
     return picture
+
+
+def wholebody_extractor(folder):
+    """The extractor of such a file, which reads its boxes."""
+    path = wholebody_file(folder / "wholebody.onnx")
+    return OnnxExtractor(str(path), [LAYER], Preprocess(SIZE), threads=1, postprocess=Rows(COLUMNS))
+
+
+def wholebody_config(extractor):
+    """The configuration of a decoder on this extractor, as a checkpoint carries it."""
+    config = tiny_config(extractor.onnx_path, [LAYER])
+    config["extractor"]["postprocess"] = {
+        "_target_": "roiseg.extractor.postprocess.rows.Rows", "columns": COLUMNS,
+    }  # fmt: skip
+    config["extractor"]["preprocess"] |= {"image_size": list(SIZE), "color": "rgb"}
+    return config

@@ -9,13 +9,10 @@ import pytest
 import torch
 from helpers import user_error
 from onnx import numpy_helper
-from tiny_run import one_thread, tiny_config, tiny_decoder
-from wholebody import COLUMNS, LAYER, SIZE, wholebody_file
+from tiny_run import one_thread, tiny_decoder
+from wholebody import wholebody_config, wholebody_extractor
 
 from roiseg import export
-from roiseg.extractor.onnx_extractor import OnnxExtractor
-from roiseg.extractor.postprocess.rows import Rows
-from roiseg.extractor.preprocess import Preprocess
 from roiseg.inference.checkpoint import checkpoint_metadata, load_model
 from roiseg.inference.onnx_file import OnnxFile
 from roiseg.onnx_export.export import ExportOptions, export_model
@@ -32,17 +29,13 @@ FORMS = {
 
 @pytest.fixture(scope="module")
 def extractor(tmp_path_factory):
-    path = wholebody_file(tmp_path_factory.mktemp("wholebody") / "wholebody.onnx")
-    return OnnxExtractor(str(path), [LAYER], Preprocess(SIZE), threads=1, postprocess=Rows(COLUMNS))
+    return wholebody_extractor(tmp_path_factory.mktemp("wholebody"))
 
 
 @pytest.fixture(scope="module")
 def checkpoint(extractor, coco_set, tmp_path_factory):
     """A checkpoint of an untrained decoder, whose validation images are there."""
-    config = tiny_config(extractor.onnx_path, [LAYER])
-    reader = {"_target_": "roiseg.extractor.postprocess.rows.Rows", "columns": COLUMNS}
-    config["extractor"]["postprocess"] = reader
-    config["extractor"]["preprocess"] |= {"image_size": list(SIZE), "color": "rgb"}
+    config = wholebody_config(extractor)
     config["data"] |= {
         "val_annotations": str(coco_set.json), "val_images": str(coco_set.images), "category_id": 1,
         "min_roi_size": 4,

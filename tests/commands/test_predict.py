@@ -249,32 +249,3 @@ def test_mistakes_are_one_line_and_leave_nothing(refused, checkpoint, coco_set, 
     given = [one.format(images=coco_set.images, table=table, plain=plain) for one in given]
     refused(roiseg.predict, ["output_dir=out", f"ckpt={checkpoint}", *given], *words)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["boxes.csv", "void"]
-
-
-@pytest.mark.realdata
-def test_real_people_are_found_with_their_own_boxes_and_given_ones(run_main, run_train, realdata, tmp_path):
-    """On real images, with a real detector: every format, boxes of the detector and of the annotations."""
-    folder = realdata / "coco128_person"
-    kind = "instances_val2017_person_only_no_crowd.json"
-    trained = run_train(
-        tmp_path / "run", *SHORT, f"extractor.onnx_path={realdata / 'yolox_nano.onnx'}",
-        "extractor.layers=['952']", "extractor.preprocess.image_size=[416,416]",
-        "extractor.preprocess.align=topleft", "extractor.preprocess.divisor=1", "postprocess@extractor.postprocess=yolox",
-    )  # fmt: skip
-    arguments = [f"source={folder}/images/val2017", f"ckpt={trained['best_checkpoint']}", "writers=[all]"]
-    given = [f"boxes={folder}/annotations/{kind}", "output_dir=given"]
-    assert run_main(roiseg.predict, *arguments, *given) == (0, "")
-    assert run_main(roiseg.predict, *arguments, "output_dir=own", "writers=[coco,six_panel]") == (0, "")
-    truth = json.loads((folder / "annotations" / kind).read_text())
-    boxes = {(r["image_id"], *r["bbox"]) for r in results(tmp_path / "given")}
-    assert len(boxes) == len(truth["annotations"])
-    assert {r["image_id"] for r in results(tmp_path / "given")} == {
-        a["image_id"] for a in truth["annotations"]
-    }
-    assert len(list((tmp_path / "own/six_panel").iterdir())) == len(truth["images"])
-    reader = COCO(str(folder / "annotations" / kind))
-    measure = COCOeval(reader, reader.loadRes(str(tmp_path / "own/coco_results.json")), "bbox")
-    measure.evaluate()
-    measure.accumulate()
-    measure.summarize()
-    assert measure.stats[1] > 0.4  # the boxes of YOLOX-Nano, AP at 0.5

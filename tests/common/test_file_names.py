@@ -57,16 +57,6 @@ def test_every_spelling_of_a_name_is_found(tmp_path, on_disk, listed):
         np.testing.assert_allclose(boxes.find(frame, (64, 80)).boxes, [[10, 10, 40, 50]], atol=1e-3)
 
 
-def test_a_picture_of_the_same_name_in_another_folder_is_another(tmp_path):
-    for folder in ("day1", "day2"):
-        (tmp_path / folder).mkdir()
-        Image.new("RGB", (80, 64)).save(tmp_path / folder / "a.png")
-    for source, found in (("day1", 1), ("day2", 0), ("", 1)):
-        for boxes in box_files(tmp_path, "day1/a.png"):
-            frames = open_source(str(tmp_path / source))
-            assert sum(boxes.find(frame, (64, 80)) is not None for frame in frames) == found
-
-
 @pytest.mark.parametrize("orientation", [3, 6])
 @pytest.mark.parametrize("size", [(64, 80), (80, 80)])
 def test_boxes_of_a_photograph_as_stored_are_not_taken_for_those_of_the_turned_one(

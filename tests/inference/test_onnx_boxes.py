@@ -10,8 +10,8 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import helper, numpy_helper
-from tiny_run import tiny_config, tiny_decoder, trained_model, with_random_weights
-from wholebody import COLUMNS, LAYER, SIZE, red_picture, wholebody_file
+from tiny_run import tiny_decoder, trained_model, with_random_weights
+from wholebody import COLUMNS, LAYER, SIZE, red_picture, wholebody_config, wholebody_extractor
 
 from roiseg.common.errors import UserError
 from roiseg.extractor.onnx_extractor import OnnxExtractor
@@ -98,18 +98,14 @@ def test_the_graph_finds_what_the_adapter_finds(postprocess, heads):
 
 @pytest.fixture(scope="module")
 def extractor(tmp_path_factory):
-    path = wholebody_file(tmp_path_factory.mktemp("wholebody") / "wholebody.onnx")
-    return OnnxExtractor(str(path), [LAYER], Preprocess(SIZE), threads=1, postprocess=Rows(COLUMNS))
+    return wholebody_extractor(tmp_path_factory.mktemp("wholebody"))
 
 
 @pytest.fixture(scope="module")
 def model(extractor):
     torch.manual_seed(0)
-    node = {"_target_": "roiseg.extractor.postprocess.rows.Rows", "columns": COLUMNS}
-    config = tiny_config(extractor.onnx_path, [LAYER])
-    config["extractor"] |= {"postprocess": node}
-    config["extractor"]["preprocess"] |= {"image_size": list(SIZE), "color": "rgb"}
-    return trained_model(with_random_weights(tiny_decoder(extractor)), extractor, config)
+    decoder = with_random_weights(tiny_decoder(extractor))
+    return trained_model(decoder, extractor, wholebody_config(extractor))
 
 
 @pytest.fixture(scope="module")

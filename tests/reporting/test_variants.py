@@ -122,12 +122,6 @@ def test_by_a_group(made):
     assert names(made(([], {}), HEAVY, ([], {"seed": 1})), ["data/augment"]) == ["base", "data/augment=heavy"]
 
 
-def test_by_a_key_that_is_nowhere(made):
-    text = user_error(find_variants, made(([], {})), ["model.num_class"])
-    assert "model.num_class" in text
-    assert "model.num_classes" in text
-
-
 def test_two_unlike_runs_of_one_seed_and_fold_are_refused(made, tmp_path):
     same = made(([], {"fold": 1}), ([], {"fold": 1}))
     (only,), _ = find_variants(same)

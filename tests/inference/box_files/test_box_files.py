@@ -119,14 +119,6 @@ def test_crowds_and_other_categories_are_left_out_and_boxes_without_area_counted
         open_boxes(path)
 
 
-def test_frames_of_a_video_are_found_by_their_key(tmp_path):
-    boxes = open_boxes(write_csv(tmp_path / "x.csv", "clip.v1_000012"))
-    assert len(boxes.find(frame("clip.v1_000012", 12), SIZE).boxes) == 3
-    assert boxes.find(frame("clip.v1_000011", 11), SIZE) is None
-    folder = write_yolo(tmp_path / "labels", "clip.v1_000012").parent
-    assert len(open_boxes(folder).find(frame("clip.v1_000012", 12), SIZE).boxes) == 3
-
-
 def test_a_picture_of_another_size_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"x\.json says a\.jpg is 200x100 pixels, a\.jpg is 100x100"):
         open_boxes(write_coco(tmp_path / "x.json")).find(frame(), (100, 100))
