@@ -68,8 +68,9 @@ def test_every_way_to_read_a_detectors_boxes_can_be_built(composing, choice):
 
 
 @pytest.mark.parametrize("level", [*choices("data/augment"), "null"])
-def test_pasting_is_added_to_any_augmentation(composing, level):
+def test_every_augmentation_builds_and_pasting_is_added_to_it(composing, level):
     alone = to_plain(composing(f"data/augment={level}"))["data"]["augment"]
+    assert (instantiate(alone, _convert_="all").photometric is None) == (level == "null")
     pasted = to_plain(composing("data/augment/paste=people", f"data/augment={level}"))["data"]["augment"]
     assert alone.pop("paste") is None
     assert isinstance(instantiate(pasted.pop("paste"), _convert_="all"), CopyPaste)
@@ -118,12 +119,6 @@ def test_every_optimizer_steps_with_every_schedule(composing, optimizer, schedul
     steps.step()
     schedule.step()
     assert (parameter < 1).all()
-
-
-@pytest.mark.parametrize("level", [*choices("data/augment"), "null"])
-def test_every_augmentation_level_builds(composing, level):
-    augment = instantiate(composing(f"data/augment={level}").data.augment, _convert_="all")
-    assert (augment.photometric is None) == (level == "null")
 
 
 @pytest.mark.parametrize("path", sorted(CONF_DIR.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONF_DIR)))

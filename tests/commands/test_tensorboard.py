@@ -1,43 +1,23 @@
-"""What TensorBoard finds in the event files of real runs, and what it makes of them."""
+"""What TensorBoard finds in the event files of real runs."""
 
 from __future__ import annotations
 
-import json
-import re
-import subprocess
-import sys
-import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 
-import hydra.core.hydra_config
 import numpy as np
 import pytest
 import torch
-from child_processes import wait_until
 from helpers import ROOT
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams import metadata
+from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.util import tensor_util
+from tiny_run import tiny_decoder, tiny_extractor
 
 from roiseg.callbacks.model_summary import describe_model
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def chosen(monkeypatch):
-    """Say what the command line chose and overrode, as Hydra does."""
-
-    def choose(choices, overrides):
-        node = OmegaConf.create(
-            {"runtime": {"choices": choices}, "overrides": {"task": overrides}, "mode": None}
-        )
-        monkeypatch.setattr(hydra.core.hydra_config.HydraConfig, "initialized", staticmethod(lambda: True))
-        monkeypatch.setattr(hydra.core.hydra_config.HydraConfig, "get", staticmethod(lambda: node))
-
-    return choose
 
 
 def events(summary):
@@ -51,13 +31,6 @@ def events(summary):
 def size(summary):
     """Bytes of the event files."""
     return sum(p.stat().st_size for p in (Path(summary["output_dir"]) / "tensorboard").glob("events.*"))
-
-
-def settings(found):
-    """The hyper-parameters entered."""
-    content = found.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
-    values = metadata.parse_session_start_info_plugin_data(content).hparams
-    return {name: getattr(value, value.WhichOneof("kind")) for name, value in values.items()}
 
 
 def text(found, tag):
@@ -87,94 +60,36 @@ def test_precision_and_recall_are_there_for_every_epoch(run_train, tmp_path):
         assert iou == pytest.approx(epoch["val/target_iou"], abs=0.1)
 
 
-def test_the_table_of_hyper_parameters_shows_the_settings_and_the_test_of_each_run(
-    run_train, tmp_path, chosen
+def test_the_tab_of_hyper_parameters_gets_settings_scalars_and_the_end_of_a_run(
+    run_train, tmp_path, monkeypatch
 ):
-    choices = {
-        "model": "roialign",
-        "loss": "ce_dice",
-        "data/augment": "light",
-        "experiment": None,
-        "paths": "default",
-    }
-    summaries = {}
-    for classes, rate in ((3, 0.001), (2, 0.002)):
-        overrides = [
-            f"model.num_classes={classes}",
-            f"optimizer.lr={rate}",
-            "loss.terms.dice.term.classes=[1,2]",
-        ]
-        only = ["data.sampler.jitter_share=0.25"] if classes == 2 else []
-        chosen(
-            choices, [*overrides, *only, f"paths.output_dir={tmp_path}/{classes}", "~callbacks.onnx_export"]
-        )
-        summaries[classes] = run_train(tmp_path, *overrides, *only, f"paths.output_dir={tmp_path}/{classes}")
-    found = events(summaries[2])
-    assert settings(found) == {
+    choices = {"model": "roialign", "loss": "ce_dice", "data/augment": "light", "experiment": None}
+    overrides = [
+        "model.num_classes=2", "optimizer.lr=0.002", "loss.terms.dice.term.classes=[1,2]",
+        "data.sampler.jitter_share=0.25",
+    ]  # fmt: skip
+    task = [*overrides, f"paths.output_dir={tmp_path}/2", "~callbacks.onnx_export"]
+    node = OmegaConf.create({"runtime": {"choices": choices}, "overrides": {"task": task}, "mode": None})
+    monkeypatch.setattr(HydraConfig, "initialized", staticmethod(lambda: True))
+    monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: node))
+    summary = run_train(tmp_path, *overrides)
+    found = events(summary)
+    start, end = (
+        found.SummaryMetadata(tag).plugin_data.content
+        for tag in (metadata.SESSION_START_INFO_TAG, metadata.SESSION_END_INFO_TAG)
+    )
+    entered = metadata.parse_session_start_info_plugin_data(start).hparams
+    assert {name: getattr(value, value.WhichOneof("kind")) for name, value in entered.items()} == {
         "model": "roialign", "loss": "ce_dice", "data/augment": "light", "seed": 0, "model.num_classes": 2,
         "optimizer.lr": 0.002, "loss.terms.dice.term.classes": "[1, 2]", "data.sampler.jitter_share": 0.25,
         "data.batch_size": 2, "trainer.max_epochs": 2, "trainer.precision": "32-true",
     }  # fmt: skip
-
-    with served_by_tensorboard(tmp_path, tmp_path / "tensorboard.log") as url:
-        rows = table_of_tensorboard(url, sum(len(summary["test"]) for summary in summaries.values()))
-    assert len(rows) == 2
-    for row in rows:
-        summary = summaries[row["hparams"]["model.num_classes"]]
-        assert row["status"] == "STATUS_SUCCESS"
-        for name, value in summary["test"].items():
-            assert row["metrics"][name] == pytest.approx(value, abs=1e-6), name
-    (of_two,) = [row for row in rows if row["hparams"]["model.num_classes"] == 2]
-    assert of_two["hparams"]["data.sampler.jitter_share"] == 0.25
-
-
-@contextmanager
-def served_by_tensorboard(folder, log):
-    """The address of a TensorBoard of these runs, in a process of its own: its threads never end."""
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--host", "localhost"]
-    options = ["--port", "0", "--load_fast", "false", "--reload_interval", "1"]
-    with log.open("w") as stream, subprocess.Popen([*command, *options], stderr=stream) as server:
-        try:
-            address = re.compile(r" at (http://\S+)")
-            wait_until(lambda: address.search(log.read_text()), lambda: server.poll() is None)
-            yield address.search(log.read_text())[1]
-        finally:
-            server.terminate()
-
-
-def table_of_tensorboard(url, figures):
-    """Rows of the tab HPARAMS as TensorBoard itself serves them, once it has read that many `figures` of tests."""
-
-    def ask(route, question):
-        request = urllib.request.Request(
-            f"{url}data/plugin/hparams/{route}", json.dumps(question).encode(), {"Content-Type": "application/json"}
-        )  # fmt: skip
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return json.load(answer)
-
-    groups = []
-
-    def all_read():  # it reads the files in the background
-        groups[:] = ask("session_groups", every(ask("experiment", {}))).get("sessionGroups", [])
-        tags = [value["name"]["tag"] for group in groups for value in group["metricValues"]]
-        return sum(tag.startswith("test/") for tag in tags) == figures
-
-    wait_until(all_read)
-    return [
-        {
-            "hparams": group["hparams"],
-            "metrics": {value["name"]["tag"]: value["value"] for value in group["metricValues"]},
-            "status": group["sessions"][0]["status"],
-        }
-        for group in groups
-    ]
-
-
-def every(experiment):
-    columns = [{"hparam": info["name"]} for info in experiment.get("hparamInfos", ())]
-    columns += [{"metric": info["name"]} for info in experiment.get("metricInfos", ())]
-    return {"startIndex": 0, "sliceSize": 100, "allowedStatuses": [
-        "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING", "STATUS_UNKNOWN"], "colParams": columns}  # fmt: skip
+    assert metadata.parse_session_end_info_plugin_data(end).status == api_pb2.STATUS_SUCCESS
+    assert metadata.EXPERIMENT_TAG not in found.PluginTagToContent(
+        "hparams"
+    )  # would hide what other runs have
+    for name, value in summary["test"].items():
+        assert found.Scalars(name)[-1].value == pytest.approx(value, abs=1e-6), name
 
 
 def test_the_model_is_described_and_measuring_it_changes_nothing(run_train, finished, tmp_path):
@@ -189,8 +104,6 @@ def test_the_model_is_described_and_measuring_it_changes_nothing(run_train, fini
 
 
 def test_parts_add_up_to_the_whole(onnx_file):
-    from tiny_run import tiny_decoder, tiny_extractor
-
     extractor = tiny_extractor(onnx_file)
     decoder = tiny_decoder(extractor, detail=4).train()
     before = torch.get_rng_state()

@@ -6,7 +6,6 @@ Each case changes a sound file of two images (ids 7 and 8, 80x64 pixels) with a 
 from __future__ import annotations
 
 import copy
-import gzip
 import json
 import math
 from collections.abc import Callable
@@ -83,19 +82,11 @@ BBOX, POLYGON, NAME = (
 
 TEXTS = {
     "empty file": text("", NO_JSON),
-    "one bracket": text("{", NO_JSON),
     **{f"cut at {share} %": text(WHOLE[: len(WHOLE) * share // 100], NO_JSON) for share in (10, 50, 90, 99)},
-    "a comma too many": text(WHOLE[:-1] + ",}", NO_JSON, "line 1"),
     "two documents": text(WHOLE + WHOLE, NO_JSON),
     "a record a line": text("\n".join(map(json.dumps, SOUND["annotations"])), NO_JSON),
     "comment": text("// people\n" + WHOLE, NO_JSON, "line 1"),
-    "single quotes": text(str(SOUND), NO_JSON),
-    "yaml": text("images:\n  - id: 7\n", NO_JSON),
-    "csv": text("id,image_id,bbox\n3,7,1\n", NO_JSON),
-    "web page": text("<html>404</html>", NO_JSON),
-    "packed": text(gzip.compress(WHOLE.encode()), NO_JSON),
     "latin-1": text(WHOLE.replace("a.jpg", "ü.jpg").encode("latin-1"), NO_JSON),
-    "zeros": text(bytes(1000), NO_JSON),
     "nested 100,000 deep": text("[" * 100_000, NO_JSON),
     "a number of 10,000 digits": text('{"images": ' + "9" * 10_000 + "}", NO_JSON),
     "utf-8 with a mark": text(b"\xef\xbb\xbf" + WHOLE.encode()),
@@ -106,14 +97,11 @@ TEXTS = {
 
 SCHEMAS = {
     "null": text("null", NO_COCO),
-    "list": text("[]", NO_COCO),
     "nothing in it": text("{}", NO_COCO),
-    "a text": text('"instances"', NO_COCO),
     "list of detections": text('[{"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]', NO_COCO),
     "images by name": changed(lambda c: c.update(images={"a.jpg": {}}), NO_COCO),
     "no annotations": changed(lambda c: c.pop("annotations"), NO_COCO, "annotations"),
     "annotations null": changed(lambda c: c.update(annotations=None), NO_COCO),
-    "via": text('{"_via_img_metadata": {"a.jpg123": {"regions": []}}}', NO_COCO),
     "labelme": text('{"shapes": [], "imagePath": "a.jpg", "imageHeight": 64}', NO_COCO),
     "panoptic": changed(
         lambda c: c.update(annotations=[{"image_id": 7, "segments_info": []}]), "no instance of category_id 1"
@@ -201,7 +189,6 @@ OUTLINES = {
         for value in (None, 5, "polygon", [5], SQUARE, ["abc"], [None], [[[10, 10], [40, 10], [40, 50]]], [{"counts": [1]}])
     },
     "odd polygon": shape([10, 10, 40, 10, 40], words=POLYGON),
-    "odd polygon of seven": shape([*SQUARE, 3], words=POLYGON),
     **{
         f"polygon with {value!r:.20}": shape([10, 10, 40, value, 40, 50], words=POLYGON)
         for value in (math.nan, math.inf, -math.inf, None, "1", True, HUGE, 1e9, -1e9, 1e308)
@@ -209,16 +196,12 @@ OUTLINES = {
     "no polygon": shape(warning=LEFT_OUT),
     "empty polygon": shape([], warning=LEFT_OUT),
     "polygon of a point": shape([10, 10], warning=LEFT_OUT),
-    "polygon of two points": shape([10, 10, 40, 50], warning=LEFT_OUT),
     "polygon outside the image": shape(rectangle(200, 10, 240, 50), warning=LEFT_OUT),
-    "polygon above the image": shape(rectangle(10, -50, 40, -10), warning=LEFT_OUT),
     "polygon on a line": shape([10, 10, 20, 10, 40, 10], warning=LEFT_OUT),
-    "polygon on an upright line": shape([10, 10, 10, 30, 10, 50], warning=LEFT_OUT),
     "polygon of one place": shape([10, 10] * 4, warning=LEFT_OUT),
     "second polygon outside the image": shape(SQUARE, rectangle(200, 10, 240, 50)),
     "second polygon of two points": shape(SQUARE, [1, 1, 2, 2]),
     "polygon that crosses itself": shape([10, 10, 40, 50, 40, 10, 10, 50]),
-    "polygon twice": shape(SQUARE, SQUARE),
     "polygon partly outside": shape(rectangle(-20, -20, 40, 50), warning=UNFIT),
     "polygon around the image": shape(rectangle(-700, -600, 780, 630), warning=UNFIT),
     "polygon of 20,000 points": shape([float(10 + n % 30 + (n // 2 % 2)) for n in range(40_000)]),
@@ -229,19 +212,16 @@ OUTLINES = {
     "rle of a wrong size": rle([64, 81], [64 * 81], words=(*POLYGON, "RLE size")),
     "rle of the size exchanged": rle([80, 64], [64 * 80], words=(*POLYGON, "RLE size")),
     "rle without a size": person(POLYGON, segmentation={"counts": [5120]}),
-    "rle without counts": person(POLYGON, segmentation={"size": [64, 80]}),
     "rle of size null": rle(None, [5120], words=POLYGON),
     "rle of a size in fractions": rle([64.5, 80], [5120], words=POLYGON),
     "rle too short": rle([64, 80], [10, 20], words=(*POLYGON, "add up to 30")),
     "rle too long": rle([64, 80], [5000, 5000], words=(*POLYGON, "add up to 10000")),
     "rle with a negative run": rle([64, 80], [-10, 5130], words=POLYGON),
     "rle with fractions": rle([64, 80], [10.5, 5109.5], words=POLYGON),
-    "rle with texts": rle([64, 80], ["5120"], words=POLYGON),
     "rle with a run of 400 digits": rle([64, 80], [HUGE], words=POLYGON),
     "rle of runs that wrap around": rle([64, 80], [2**32 + 5120], words=POLYGON),
     "rle that is a number": rle([64, 80], 5, words=POLYGON),
     "rle of strange characters": rle([64, 80], "~~~", words=POLYGON),
-    "rle in other letters": rle([64, 80], "人", words=POLYGON),
     "rle that ends in the middle": rle([64, 80], "oo", words=POLYGON),
     "rle of one endless number": rle([64, 80], "o" * 500 + "0", words=POLYGON),
     "rle of an empty text": rle([64, 80], "", words=POLYGON),

@@ -17,7 +17,6 @@ TRAIN = {
         ["data/augment/paste=people", "data.augment.paste.min_size=5000"], ["data.augment.paste.min_size"],
     ),
     "folds of a set with itself": (["data/folds=five"], ["image id", "share no image"]),
-    "a cache below 0": (["data/cache=disk", "data.cache.budget_gb=-1"], ["data.cache.budget_gb"]),
     "an unknown term": (["loss.terms.magic.weight=1"], ["loss.terms.magic"]),
     "class weights below 0": (["loss.class_weights=[1,-1,1]"], ["loss.class_weights"]),
     "class weights of nothing": (["loss.class_weights=[0,0,0]"], ["loss.class_weights"]),

@@ -5,7 +5,6 @@ The set they belong to says 80x64 pixels (width x height), 64x80 where a case gi
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from collections.abc import Callable
@@ -132,35 +131,22 @@ GREY = np.asarray(picture("L"))
 
 PICTURES = {
     "empty": BadPicture(data(b"")),
-    "one byte": BadPicture(data(b"\xff")),
-    "zeros": BadPicture(data(bytes(5000))),
     "text": BadPicture(data(b"this is no image\n" * 50)),
-    "web page": BadPicture(data(b"<!DOCTYPE html><html><body>404 Not Found</body></html>")),
-    "svg": BadPicture(data(b'<svg xmlns="http://www.w3.org/2000/svg" width="80" height="64"/>')),
-    "pdf": BadPicture(saved("PDF")),
-    "postscript": BadPicture(saved("EPS")),
     "postscript that would run": BadPicture(
         data(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 80 64\n(%pipe%touch owned) (w) file\n%%EOF\n")
     ),
-    "icon": BadPicture(saved("ICO", size=(32, 32))),
-    "video": BadPicture(data(b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" + bytes(500))),
     "photoshop": BadPicture(data(b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 64, 80, 8, 3) + bytes(50))),
     "git lfs pointer": BadPicture(data(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")),
     "folder": BadPicture(folder),
     "absent": BadPicture(Path.unlink, "a.jpg"),
     "dangling link": BadPicture(dangling, "image not found"),
     "link to itself": BadPicture(loop, "a.jpg"),
-    "jpeg cut at 1 %": BadPicture(cut(0.01)),
     "jpeg cut at 50 %": BadPicture(cut(0.5)),
     "jpeg cut at 95 %": BadPicture(cut(0.95)),
     "png cut at 50 %": BadPicture(cut(0.5, "PNG")),
-    "webp cut at 50 %": BadPicture(cut(0.5, "WEBP")),
-    "tiff cut at 50 %": BadPicture(cut(0.5, "TIFF")),
-    "bmp cut at 50 %": BadPicture(cut(0.5, "BMP")),
     "cmyk cut at 50 %": BadPicture(cut(0.5, "JPEG", "CMYK")),
     "png with a wrong checksum": BadPicture(wrong_checksum),
     "png without pixels": BadPicture(data(png(WIDTH, HEIGHT))),
-    "png of nothing": BadPicture(data(png(0, 0, chunk(b"IDAT", zlib.compress(b""))))),
     "png whose text unpacks to 200 MB": BadPicture(
         data(png(WIDTH, HEIGHT, chunk(b"zTXt", b"bomb\0\0" + zlib.compress(bytes(200_000_000), 9))))
     ),
@@ -172,8 +158,6 @@ PICTURES = {
     "32-bit whole numbers": BadPicture(array(GREY.astype(np.int32) * 1000, "TIFF"), "32 bits"),
     "another size": BadPicture(saved("JPEG", size=(70, 64)), "is 70x64 pixels, its annotation record says 80x64"),
     "width and height exchanged": BadPicture(saved("JPEG", size=(HEIGHT, WIDTH)), "is 64x80 pixels"),
-    "one pixel": BadPicture(saved("PNG", size=(1, 1)), "is 1x1 pixels"),
-    "thumbnail": BadPicture(saved("JPEG", size=(40, 32)), "is 40x32 pixels"),
     # a turned image is taken where the record says that its annotations are turned, too
     **{
         f"exif {n}, annotated upright": BadPicture(turned(n), None, (HEIGHT, WIDTH)) for n in (5, 6, 7, 8)
@@ -183,7 +167,6 @@ PICTURES = {
     "exif 6, another size": BadPicture(turned(6, (70, 64)), "is 64x70 pixels"),
     "exif 1": BadPicture(turned(1), None),
     "exif 0": BadPicture(turned(0), None),
-    "exif 99": BadPicture(turned(99), None),
     "broken exif": BadPicture(broken_exif, None),
     "cmyk": BadPicture(saved("JPEG", "CMYK", quality=95), None),
     "cmyk tiff": BadPicture(saved("TIFF", "CMYK"), None),
@@ -208,9 +191,3 @@ PICTURES = {
     "webp called jpg": BadPicture(saved("WEBP", lossless=True), None),
     "jpeg 2000 called jpg": BadPicture(saved("JPEG2000"), None),
 }  # fmt: skip
-
-
-def as_bytes(file_format: str) -> bytes:
-    stream = io.BytesIO()
-    picture().save(stream, file_format)
-    return stream.getvalue()

@@ -131,33 +131,24 @@ def test_find_last_finds_the_same_configuration_beside_it(content, config, tmp_p
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "same"),
     [
-        {"seed": 1},
-        {"model__mid_channels": 16},
-        {"trainer__precision": "bf16-mixed"},
-        {"callbacks": {"checkpoint": {}, "ema": {}}},
+        ({"seed": 1}, False),
+        ({"model__mid_channels": 16}, False),
+        ({"trainer__precision": "bf16-mixed"}, False),
+        ({"callbacks": {"checkpoint": {}, "ema": {}}}, False),
+        ({"trainer__max_epochs": 99}, True),
+        ({"trainer__default_root_dir": "elsewhere"}, True),
+        ({"paths": {"output_dir": "elsewhere"}}, True),
+        ({"callbacks": {"history": {"x": 1}, "checkpoint": {"dirpath": "elsewhere"}}}, True),
     ],
     ids=str,
 )
-def test_find_last_passes_over_other_runs(change, content, config, tmp_path):
-    place(content, tmp_path / "other", **change)
-    assert find_last(tmp_path / "new", config) is None
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"trainer__max_epochs": 99},
-        {"trainer__default_root_dir": "elsewhere"},
-        {"paths": {"output_dir": "elsewhere"}},
-        {"callbacks": {"history": {"x": 1}, "checkpoint": {"dirpath": "elsewhere"}}},
-    ],
-    ids=str,
-)
-def test_find_last_does_not_mind_where_and_how_long_a_run_writes(change, content, config, tmp_path):
-    path = place(content, tmp_path / "same", **change)
-    assert find_last(tmp_path / "new", config) == path
+def test_find_last_passes_over_other_runs_wherever_and_however_long_they_write(
+    change, same, content, config, tmp_path
+):
+    path = place(content, tmp_path / "other", **change)
+    assert find_last(tmp_path / "new", config) == (path if same else None)
 
 
 def test_find_last_passes_over_damaged_and_foreign_files(content, config, tmp_path):
