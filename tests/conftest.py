@@ -18,6 +18,8 @@ import roiseg  # noqa: F401  before ONNX Runtime, whose telemetry it turns off
 settings.register_profile("roiseg", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("roiseg")
 
+pytest_plugins = ["helpers.commands"]
+
 STALE_MARKS = pytest.StashKey[set[tuple[str, str]]]()
 
 

@@ -322,7 +322,7 @@ def formats(folder: Path) -> dict[str, Format]:
             rasterize_targets(spec, scene.outlines, scene.crowd, transform, boxes, scene.eligible)
 
     def read_persons(path: Path) -> None:
-        person_only(read_json(path, "annotations"), path.name)
+        person_only(read_json(path, "annotations"), str(path))
 
     def read_boxes(path: Path) -> None:
         boxes = open_boxes(path)

@@ -7,7 +7,6 @@ import signal
 import types
 
 import pytest
-from commands.conftest import run_main  # noqa: F401
 
 from roiseg.common.files import atomic_path
 from roiseg.common.signals import stoppable
@@ -21,7 +20,7 @@ BLOCKS = {
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("told", BLOCKS)
-def test_one_line_and_nothing_half_written(run_main, tmp_path, number, told):  # noqa: F811
+def test_one_line_and_nothing_half_written(run_main, tmp_path, number, told):
     before = signal.getsignal(number)
 
     @command("demo")

@@ -6,7 +6,6 @@ import json
 import shutil
 
 import pytest
-from commands.conftest import run_main, tiny_overrides  # noqa: F401
 from helpers import make_onnx
 
 CAR = 3

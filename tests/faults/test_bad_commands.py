@@ -14,7 +14,6 @@ import re
 import shutil
 
 import pytest
-from commands.conftest import checkpoint, finished, run_main, tiny_overrides  # noqa: F401
 from faults.bad_annotations import ANNOTATIONS
 from faults.bad_checkpoints import CHECKPOINTS, FILE
 from faults.bad_configurations import CONFIGURATIONS
@@ -57,7 +56,7 @@ def assert_refused(outcome, words, folder, inputs=()):
 
 
 @pytest.fixture
-def run(run_main, tiny_overrides, tmp_path):  # noqa: F811
+def run(run_main, tiny_overrides, tmp_path):
     """Run a command on the tiny set with some overrides."""
 
     def start(command, *overrides):
@@ -128,7 +127,7 @@ def test_a_detector(run, tmp_path, name):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", sample(CHECKPOINTS))
-def test_a_checkpoint(run, checkpoint, tmp_path, name):  # noqa: F811
+def test_a_checkpoint(run, checkpoint, tmp_path, name):
     path = tmp_path / "given" / FILE
     path.parent.mkdir()
     shutil.copy(checkpoint, path)

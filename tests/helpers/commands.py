@@ -18,11 +18,11 @@ import pytest
 from child_processes import wait_until
 from composing import composed
 from filelock import FileLock
-from helpers import ROOT, make_onnx, tiny_coco
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from tiny_run import one_thread
 
+from helpers import ROOT, make_onnx, tiny_coco
 from roiseg.inference.checkpoint import load_model, newest_checkpoint
 from roiseg.onnx_export.export import ExportOptions, export_model
 from roiseg.train import train
