@@ -161,7 +161,7 @@ def test_a_run_with_mirrored_test_trains_the_same_and_measures_the_average(run_t
 
 def test_last_finds_the_same_run_among_others_and_goes_on_in_its_folders(run_train, tmp_path, caplog):
     def run(name, *overrides):
-        quick = ["callbacks=minimal", "test=false"]
+        quick = ["test=false", "~callbacks.overlays", "~callbacks.model_text"]
         return run_train(tmp_path, f"paths.output_dir={tmp_path}/outputs/{name}", *quick, *overrides)
 
     mine = run("mine", "trainer.max_epochs=1", "seed=3", "ckpt_path=last")
