@@ -265,7 +265,6 @@ def test_real_images_and_a_real_detector_train_draw_and_export(realdata, tmp_pat
     assert Path(summary["last_overlay"]).is_file()
 
 
-
 def test_a_resumed_run_is_tested_with_its_own_decision(finished, tmp_path):
     """The checkpoint that it resumes was fitted with another one."""
     assert finished.summary["test"]["test/instance_iou"] > 0
