@@ -12,6 +12,7 @@ from rich.table import Table
 from roiseg.common.console import console
 from roiseg.common.files import read_json
 from roiseg.common.outputs import check_folder, check_output, never
+from roiseg.common.types import Share
 from roiseg.config.entry import command
 from roiseg.config.validation import validated
 from roiseg.synthetic import SyntheticPeople, TinyDetector
@@ -19,7 +20,7 @@ from roiseg.synthetic import SyntheticPeople, TinyDetector
 
 def make_data(cfg: DictConfig) -> SyntheticPeople:
     """Create the data set if it is missing, and print its content."""
-    data = SyntheticPeople(cfg.root, cfg.train_images, cfg.val_images, cfg.seed)
+    data = SyntheticPeople(cfg.root, cfg.train_images, cfg.val_images, cfg.seed, cfg.crowding)
     data.ensure()
     table = Table("split", "images", "persons", "persons per image", "annotations")
     for split in ("train", "val"):
@@ -44,6 +45,7 @@ class Options(TypedDict):
 
     make: list[Literal["data", "detector"]]
     seed: NonNegativeInt
+    crowding: Share
     root: str
     train_images: PositiveInt
     val_images: PositiveInt

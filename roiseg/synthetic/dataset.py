@@ -19,7 +19,7 @@ from roiseg.common.files import atomic_path, read_json, write_json
 from roiseg.common.locks import check_lock, locked
 from roiseg.common.outputs import check_folder, check_output, check_replaceable, inside, never, remove
 from roiseg.common.package_files import package_file
-from roiseg.common.types import Seed
+from roiseg.common.types import Seed, Share
 from roiseg.synthetic.scene import PEOPLE_CYCLE, Scene, render_scene
 from roiseg.visualize.canvas import encode_image
 
@@ -130,10 +130,11 @@ FIRST_ID = {"train": 1, "val": 1_000_001}
 JPEG_QUALITY = 95
 
 
-def synthetic_scene(seed: int, split: str, index: int) -> Scene:
-    """Render image `index` of a split, which depends only on the three arguments."""
+def synthetic_scene(seed: int, split: str, index: int, crowding: float = 0.0) -> Scene:
+    """Render image `index` of a split, which depends only on the arguments; see `render_scene`."""
     rng = np.random.default_rng([seed, SPLITS[split], index])
-    return render_scene(rng, PEOPLE_CYCLE[index % len(PEOPLE_CYCLE)])
+    people = PEOPLE_CYCLE[index % len(PEOPLE_CYCLE)]
+    return render_scene(rng, people + round(crowding), crowding)
 
 
 @dataclass(frozen=True)
@@ -164,12 +165,14 @@ class SyntheticPeople:
         train_images: number of images in the split train2017.
         val_images: number of images in the split val2017.
         seed: 0 or greater; another seed gives other images.
+        crowding: 0 to 1: how closely people stand; at 1 there are also 2 to 7 per image instead of 1 to 6.
     """
 
     root: str | Path
     train_images: Annotated[PositiveInt, Field(le=999_999)] = 240
     val_images: Annotated[PositiveInt, Field(le=999_999)] = 40
     seed: Seed = 0
+    crowding: Share = 0.0
 
     def images_dir(self, split: str) -> Path:
         """Return the image folder of "train" or "val"."""
@@ -214,6 +217,7 @@ class SyntheticPeople:
             "seed": self.seed,
             "split": split,
             "images": self._count(split),
+            **({"crowding": self.crowding} if self.crowding else {}),
         }
 
     def _complete(self, split: str) -> bool:
@@ -277,7 +281,7 @@ class SyntheticPeople:
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for index in track(range(self._count(split)), f"drawing {split} images"):
-            scene = synthetic_scene(self.seed, split, index)
+            scene = synthetic_scene(self.seed, split, index, self.crowding)
             image_id = FIRST_ID[split] + index
             path = self._image_path(split, index)
             _write_jpeg(path, scene.image)

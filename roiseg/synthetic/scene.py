@@ -145,10 +145,16 @@ class _Item:
         return (slice(y1, y2), slice(x1, x2)), inner
 
 
-def render_scene(rng: np.random.Generator, people: int) -> Scene:
+def render_scene(rng: np.random.Generator, people: int, crowding: float = 0.0) -> Scene:
     """Render an image with `people` persons, each visible to at least half of its pixels and 150 of them.
 
     If no arrangement shows everyone, hidden people are removed, so that every person has a mask.
+
+    Args:
+        rng: source of randomness.
+        people: number of persons.
+        crowding: 0 to 1; at 1 everyone stands close to another person, and a third of a person is enough to
+            be visible.
     """
     size = SIZES[rng.integers(len(SIZES))]
     horizon = size[0] * rng.uniform(0.15, 0.55)
@@ -159,13 +165,13 @@ def render_scene(rng: np.random.Generator, people: int) -> Scene:
         for stature in rng.uniform(50, 210, int(rng.integers(0, 5)))
     ]
     for _ in range(LAYOUT_ATTEMPTS):
-        items = _arrange(rng, sprites, props, size)
-        hidden = _hidden(items, size)
+        items = _arrange(rng, sprites, props, size, crowding)
+        hidden = _hidden(items, size, crowding)
         if not hidden:
             break
     while hidden:
         items = [item for item in items if item not in hidden]
-        hidden = _hidden(items, size)
+        hidden = _hidden(items, size, crowding)
     return _compose(rng, items, size, horizon)
 
 
@@ -185,16 +191,21 @@ def _paint_people(
 
 
 def _arrange(
-    rng: np.random.Generator, people: list[tuple[Sprite, float]], props: list[_Item], size: tuple[int, int]
+    rng: np.random.Generator,
+    people: list[tuple[Sprite, float]],
+    props: list[_Item],
+    size: tuple[int, int],
+    crowding: float,
 ) -> list[_Item]:
-    """Place all items: 60 % of the people beside, in front of or behind an earlier one."""
+    """Place all items: 60 % of the people (all, if crowded) beside, in front of or behind an earlier one."""
     height, width = size
     items: list[_Item] = []
     spots: list[tuple[float, float, float]] = []
     for sprite, stature in people:
-        if spots and rng.random() < 0.6:
+        if spots and rng.random() < 0.6 + 0.4 * crowding:
             near_x, near_y, near_stature = spots[rng.integers(len(spots))]
-            x = near_x + rng.choice([-1, 1]) * rng.uniform(0.22, 0.55) * max(stature, near_stature)
+            side, distance = rng.choice([-1, 1]), rng.uniform(0.22, 0.55) * (1 - 0.6 * crowding)
+            x = near_x + side * distance * max(stature, near_stature)
             y = near_y + (stature - near_stature) * rng.uniform(0.2, 0.8) + rng.normal(0, 0.04) * stature
         else:
             x = rng.uniform(0.02, 0.98) * width
@@ -220,13 +231,14 @@ def _visible_items(items: list[_Item], size: tuple[int, int]) -> np.ndarray:
     return indices
 
 
-def _hidden(items: list[_Item], size: tuple[int, int]) -> list[_Item]:
+def _hidden(items: list[_Item], size: tuple[int, int], crowding: float) -> list[_Item]:
     """Return the persons of whom too little is visible."""
+    share = MIN_VISIBLE_SHARE * (1 - crowding / 3)
     visible = np.bincount(_visible_items(items, size).ravel(), minlength=len(items) + 1)[1:]
     return [
         item
         for item, pixels in zip(items, visible, strict=True)
-        if item.person and pixels < max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE * item.sprite.solid.sum())
+        if item.person and pixels < max(MIN_VISIBLE_PIXELS, share * item.sprite.solid.sum())
     ]
 
 

@@ -99,6 +99,23 @@ def test_people_overlap_are_cut_off_and_come_in_every_number(data):
     assert cut > 0.05 * len(boxes)
 
 
+def test_crowded_people_overlap_more_and_each_stays_visible():
+    shares = {}
+    for crowding in (0.0, 1.0):
+        found = []
+        for index in range(8):
+            scene = synthetic_scene(3, "train", index, crowding)
+            for person in range(1, scene.people + 1):
+                x1, y1, x2, y2 = mask_bounds(scene.instances == person)
+                inside = scene.instances[y1:y2, x1:x2]
+                found.append(np.mean((inside != 0) & (inside != person)))
+        shares[crowding] = np.mean(np.array(found) > 0.1)
+    assert shares[1.0] > shares[0.0] + 0.2
+    assert (
+        synthetic_scene(3, "train", 0, 0.0).image.tobytes() == synthetic_scene(3, "train", 0).image.tobytes()
+    )
+
+
 def test_an_image_depends_on_seed_split_and_index_only(data, tmp_path):
     again = made(tmp_path, 3, 2, seed=3)
     whole = digests(data)
@@ -120,7 +137,7 @@ def test_ensure_repairs_an_interrupted_run_and_leaves_a_whole_one_alone(tmp_path
 
 
 def test_other_parameters_make_the_data_anew(tmp_path):
-    made(tmp_path / "a", 3, 2)
+    made(tmp_path / "a", 3, 2, crowding=0.5)
     smaller = SyntheticPeople(tmp_path / "a", 2, 1, seed=1)
     users = smaller.images_dir("train") / "000000000139.jpg"
     users.write_bytes(b"mine")
