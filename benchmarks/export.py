@@ -75,7 +75,7 @@ def ways(decoder: Decoder, extractor: OnnxExtractor, target: Path) -> dict[str, 
 
     def eager(rois: NDArray[np.float32]) -> Tensor:
         with torch.inference_mode():
-            return graph(extractor.run(picture), torch.from_numpy(rois))
+            return graph(extractor.run(picture), torch.from_numpy(rois))[0]
 
     def runs(path: Path, given: Mapping[str, NDArray[np.float32]]) -> Way:
         session = opened(path)

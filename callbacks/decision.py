@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class FitDecision(L.Callback, SummaryCallback):
-    """Fits the numbers of `decision` that are null, and writes them to the checkpoint that is tested.
+    """Fits the numbers of `decision` that are null, and calibrates the mask scores, in the tested checkpoint.
 
     They are fitted on the validation images. With folds they stay as they are, since the held-out images
     measure the run: `python -m roiseg.decide` fits them on the other folds.
@@ -44,7 +44,9 @@ class FitDecision(L.Callback, SummaryCallback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, RoiDataModule) and isinstance(pl_module, RoiSegModule)
         checkpoint = tested_checkpoint(trainer.checkpoint_callback, self.best)
-        if checkpoint is None or data.folds or not pl_module.decision.unfitted or not trainer.is_global_zero:
+        decision = pl_module.decision
+        nothing = not decision.unfitted and decision.score_slope is not None
+        if checkpoint is None or data.folds or nothing or not trainer.is_global_zero:
             return
         own = Path(str(trainer.checkpoint_callback.dirpath))  # type: ignore[union-attr]
         if checkpoint.absolute().parent != own.absolute():  # resumed from elsewhere: never change its files
@@ -55,7 +57,7 @@ class FitDecision(L.Callback, SummaryCallback):
             fit.update(batch)
             if fit.rois >= self.max_rois:
                 break
-        decision = fit_decision(pl_module.decision, [fit])
+        decision = fit_decision(decision, [fit])
         write_decision(checkpoint, decision)
         pl_module.decision = decision
         self.fitted_on = f"fitted on {fit.rois} ROIs of the validation images"

@@ -28,6 +28,7 @@ from roiseg.evaluation.result_files import write_as_run, write_table
 from roiseg.inference.checkpoint import newest_checkpoint, write_decision
 from roiseg.inference.decision import Decision
 from roiseg.metrics.instance import InstanceRecord, measure_instances
+from roiseg.metrics.mask_score import calibration_error
 from roiseg.reporting.runs import Run, read_runs
 from roiseg.reporting.variants import Variant, find_variants
 
@@ -111,7 +112,15 @@ def compare(
 ) -> Table:
     """Measure every rule on every fold, fitted on the other folds; write the runs and return a table."""
     table = Table(title=variant.name)
-    for column in ("decision", "instance IoU", "crowded", "overlapping", "shared pixels", "numbers"):
+    for column in (
+        "decision",
+        "instance IoU",
+        "crowded",
+        "overlapping",
+        "shared pixels",
+        "score error",
+        "numbers",
+    ):
         table.add_column(column, justify="left" if column in ("decision", "numbers") else "right")
     overlapping = np.concatenate([one.fit.overlapping() for one in predicted])
     for name, rule in track(list(rules.items()), f"fitting {variant.name}"):
@@ -128,8 +137,19 @@ def compare(
         values = np.array([record.iou for record in records])
         crowded = np.array([record.non_target_share > CROWDED for record in records])
         means = (f"{values[chosen].mean():.4f}" if chosen.any() else "" for chosen in (crowded, overlapping))
-        table.add_row(name, f"{values.mean():.4f}", *means, f"{shared:,}", "; ".join(dict.fromkeys(numbers)))
-    table.caption = f"{len(values)} ROIs, {crowded.sum()} crowded, {overlapping.sum()} with overlapping boxes"
+        error = calibration_error([record.mask_score for record in records], values)
+        cells = [
+            f"{values.mean():.4f}",
+            *means,
+            f"{shared:,}",
+            f"{error:.4f}",
+            "; ".join(dict.fromkeys(numbers)),
+        ]
+        table.add_row(name, *cells)
+    table.caption = (
+        f"{len(values)} ROIs, {crowded.sum()} crowded, {overlapping.sum()} with overlapping boxes; "
+        "score error: calibration error of the mask scores"
+    )
     return table
 
 

@@ -45,7 +45,6 @@ class Options(TypedDict):
     onnx_path: str | None
     boxes: Literal["annotations", "detector"]
     min_score: ShareBelowOne
-    mask_quality: bool
     worst: NonNegativeInt
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None
     device: str | None
@@ -122,9 +121,7 @@ def on_annotations(cfg: DictConfig, models: Mapping[str, Evaluated]) -> dict[str
 
 def measure(cfg: DictConfig, name: str, model: Evaluated) -> Evaluation:
     """Measure one model on annotated boxes, under a progress bar."""
-    evaluator = Evaluator(
-        model.model, model.data.dataset("val"), cfg.worst, cfg.mask_quality, model.data.category_id
-    )
+    evaluator = Evaluator(model.model, model.data.dataset("val"), cfg.worst, model.data.category_id)
     batches = model.data.test_dataloader()
     for batch in track(batches, f"measuring the {name}", total=len(batches)):
         evaluator.update(batch)
@@ -137,7 +134,7 @@ def on_detector(cfg: DictConfig, models: Mapping[str, Evaluated]) -> dict[str, A
     for name, model in models.items():
         dataset, predictor = model.data.dataset("val"), model.predictor(cfg.min_score)
         found[name] = evaluate_detections(
-            predictor, dataset.annotations, dataset.image_dir, cfg.mask_quality, model.data.category_id
+            predictor, dataset.annotations, dataset.image_dir, model.data.category_id
         )
     console.print(tables.detections_table(found))
     folder = create_unique_dir(cfg.output_dir)

@@ -163,6 +163,7 @@ class RoiPrediction:
         grid_classes: int64 [R, *metric_size] most probable class there.
         votes: [R, 3, h, w] what the other ROIs say, for `Votes`; None: computed when a decision needs them.
         decided: [R, h, w] values of a `Decision`; None: no decision was made.
+        scores: [R] predicted IoU of the masks, 0 to 1, if a decision was made.
         exclusive: each pixel of an image belongs to one mask at most.
     """
 
@@ -173,6 +174,7 @@ class RoiPrediction:
     grid_classes: Tensor
     votes: Tensor | None = None
     decided: Tensor | None = None
+    scores: Tensor | None = None
     exclusive: bool = False
 
     @property

@@ -13,6 +13,7 @@ from roiseg.geometry.boxes import iou
 from roiseg.inference.decision import Decision, with_votes
 from roiseg.inference.model import RoiModel
 from roiseg.metrics.instance import PastedMask, instance_iou, paste_masks
+from roiseg.metrics.mask_score import fit_calibration
 
 
 class DecisionFit:
@@ -78,7 +79,16 @@ def shared_pixels(masks: Sequence[PastedMask]) -> int:
 
 
 def fit_decision(decision: Decision, fits: Sequence[DecisionFit]) -> Decision:
-    """Return the decision whose None numbers give the largest mean IoU; unchanged without ROIs."""
+    """Return the decision whose None numbers give the largest mean IoU; unchanged without ROIs.
+
+    The mask scores are calibrated on the same ROIs, if they are not yet.
+    """
     if not sum(fit.rois for fit in fits):
         return decision
-    return decision.fitted(lambda candidate: float(np.concatenate([f.ious(candidate) for f in fits]).mean()))
+    fitted = decision.fitted(
+        lambda candidate: float(np.concatenate([f.ious(candidate) for f in fits]).mean())
+    )
+    if decision.score_slope is not None:
+        return fitted
+    scores = [mask.score for fit in fits for mask in fit.masks(fitted)]
+    return fitted.calibrate(fit_calibration(scores, np.concatenate([fit.ious(fitted) for fit in fits])))

@@ -14,7 +14,6 @@ from roiseg.data.annotations import Annotations
 from roiseg.data.images import read_image
 from roiseg.inference.predictor import Predictor
 from roiseg.metrics.average_precision import average_precision, coco_result, gt_records
-from roiseg.metrics.instance import mask_quality
 
 
 @dataclass(frozen=True)
@@ -24,14 +23,20 @@ class DetectionEvaluation:
     Attributes:
         images: number of images.
         persons: number of annotated persons, crowds excluded.
-        masks: COCO figures of the masks, see `average_precision`.
-        boxes: the same for the detector's boxes.
+        masks: COCO figures of the masks, see `average_precision`, ranked by the detector's score times the
+            mask's score.
+        masks_by_box: the same, ranked by the detector's score.
+        boundary: as `masks`, but masks match if the IoU of their boundaries is large enough, too (Cheng et
+            al., 2021).
+        boxes: of the detector's boxes.
         results: every mask as a COCO result.
     """
 
     images: int
     persons: int
     masks: dict[str, float | None]
+    masks_by_box: dict[str, float | None]
+    boundary: dict[str, float | None]
     boxes: dict[str, float | None]
     results: list[dict[str, Any]]
 
@@ -42,15 +47,22 @@ class DetectionEvaluation:
             "persons": self.persons,
             "detections": len(self.results),
             "average_precision": self.masks,
+            "average_precision_ranked_by_box_score": self.masks_by_box,
+            "boundary_average_precision": self.boundary,
             "average_precision_of_boxes": self.boxes,
+            "mask_ap_over_box_ap": self.mask_share,
         }
+
+    @property
+    def mask_share(self) -> float | None:
+        """Return the AP of the masks divided by that of the boxes they were predicted in; None if it is 0."""
+        return self.masks["AP"] / self.boxes["AP"] if self.masks["AP"] and self.boxes["AP"] else None
 
 
 def evaluate_detections(
     predictor: Predictor,
     annotations: Annotations,
     image_dir: Path,
-    by_quality: bool = True,
     category_id: int = 1,
 ) -> DetectionEvaluation:
     """Detect and segment the persons in all images, with a progress bar; masks are kept as RLE.
@@ -61,8 +73,6 @@ def evaluate_detections(
         predictor: predictor with a detector.
         annotations: ground truth.
         image_dir: folder of the images.
-        by_quality: rank masks by the detector's score times `mask_quality`; False: by the score alone, as
-            boxes always are.
         category_id: category of the annotations and of the results.
     """
     masks: list[dict[str, Any]] = []
@@ -73,11 +83,11 @@ def evaluate_detections(
         image = read_image(image_path(image_dir, str(annotations.file_names[index])), size)
         predictor.set_image(image, float(annotations.pixel_sizes[index]))
         prediction = predictor.predict()
-        for number, (box, score) in enumerate(zip(prediction.boxes, prediction.scores.tolist(), strict=True)):
-            result = coco_result(image_id, category_id, box, score, prediction.rle(number))
-            quality = mask_quality(prediction.probabilities[number]) if by_quality else 1.0
-            boxes.append(result)
-            masks.append({**result, "score": round(score * quality, 6)})
+        scores = zip(prediction.scores.tolist(), prediction.mask_scores.tolist(), strict=True)
+        for number, (score, mask_score) in enumerate(scores):
+            box, rle = prediction.boxes[number], prediction.rle(number)
+            boxes.append(coco_result(image_id, category_id, box, score, rle))
+            masks.append(coco_result(image_id, category_id, box, score * mask_score, rle))
         persons = np.flatnonzero(~annotations.crowd[annotations.instances(index)])
         ground_truth += gt_records(annotations, index, persons.tolist())
     image_ids = annotations.image_ids.tolist()
@@ -85,6 +95,8 @@ def evaluate_detections(
         len(image_ids),
         sum(not record["iscrowd"] for record in ground_truth),
         average_precision(ground_truth, masks, image_ids),
+        average_precision(ground_truth, boxes, image_ids),
+        average_precision(ground_truth, masks, image_ids, kind="boundary"),
         average_precision(ground_truth, boxes, image_ids, kind="bbox"),
         masks,
     )

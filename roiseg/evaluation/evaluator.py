@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from roiseg.common.classes import TARGET
 from roiseg.data.batch import RoiBatch
 from roiseg.data.dataset import RoiDataset
 from roiseg.evaluation.ranking import RankedInstance, Ranking
@@ -13,6 +14,7 @@ from roiseg.metrics.average_precision import average_precision, gt_records, mask
 from roiseg.metrics.confusion import Confusion
 from roiseg.metrics.instance import InstanceRecord
 from roiseg.metrics.instance_groups import InstanceGroup, group_instances
+from roiseg.metrics.mask_score import calibration_error
 from roiseg.metrics.registry import INSTANCE_METRICS
 from roiseg.metrics.roi import RoiMetrics
 
@@ -23,7 +25,10 @@ class Evaluation:
 
     Attributes:
         test: the figures that a training's test logs, under the same names (`test/miou` ...), without losses.
-        precision: COCO figures, see `average_precision`.
+        precision: COCO figures of the masks, ranked by their score, see `average_precision`.
+        grid_iou: mean over ROIs of the target's IoU on the metric grid (`data.metric_size`), by most probable
+            class; None without ROIs.
+        calibration_error: of the mask scores, see `roiseg.metrics.mask_score`.
         groups: instance metrics by area, ROI size and crowding.
         classes: confusion of true and most probable class; with two classes, of target and rest.
         target: confusion of true class and whether the target's probability is 0.5 or more.
@@ -34,6 +39,8 @@ class Evaluation:
 
     test: dict[str, float]
     precision: dict[str, float | None]
+    grid_iou: float | None
+    calibration_error: float | None
     groups: list[InstanceGroup]
     classes: Confusion
     target: Confusion
@@ -46,6 +53,8 @@ class Evaluation:
         return {
             "test": self.test,
             "average_precision": self.precision,
+            "grid_iou": self.grid_iou,
+            "mask_score_calibration_error": self.calibration_error,
             "groups": [group.summary() for group in self.groups],
             "confusion": {"classes": self.classes.summary(), "target": self.target.summary()},
             "rates": self.target.rates(),
@@ -59,7 +68,6 @@ class Evaluator:
         model: the model to measure.
         dataset: the data set with three classes that the batches come from.
         worst: number of worst instances to keep for a sheet.
-        by_quality: rank masks by `PastedMask.quality` for average precision; False: do not rank them.
         category_id: category of the annotations and of the results.
     """
 
@@ -68,12 +76,10 @@ class Evaluator:
         model: RoiModel,
         dataset: RoiDataset,
         worst: int = 20,
-        by_quality: bool = True,
         category_id: int = 1,
     ) -> None:
         self.model = model
         self.dataset = dataset
-        self.by_quality = by_quality
         self.category_id = category_id
         self._metrics = RoiMetrics(model.num_classes)
         self._classes, self._target = Confusion(model.num_classes), Confusion(2)
@@ -81,6 +87,7 @@ class Evaluator:
         self._records: list[InstanceRecord] = []
         self._results: list[dict[str, Any]] = []
         self._sides: list[float] = []
+        self._grid_ious: list[float] = []
         self._images: list[int] = []  # indices in the annotations
 
     def update(self, batch: RoiBatch) -> None:
@@ -91,10 +98,12 @@ class Evaluator:
         truth = batch.metric_targets.cpu().long()
         self._classes.update(prediction.grid_classes, truth)
         self._target.update(prediction.grid_target >= 0.5, truth)
+        ours, theirs = prediction.grid_classes == TARGET, truth == TARGET
+        both, either = ((ours & theirs).sum(dim=(1, 2)), (ours | theirs).sum(dim=(1, 2)))
+        self._grid_ious += (both / either.clamp(min=1)).tolist()
         for pasted, record in zip(measured.masks, measured.records, strict=True):
             self._ranking.add(pasted, record)
-            score = pasted.quality if self.by_quality else 1.0
-            self._results.append(mask_result(pasted, self.category_id, score))
+            self._results.append(mask_result(pasted, self.category_id, pasted.score))
         self._records += measured.records
         self._images += [sample.image_index for sample in batch.samples if not sample.skipped]
         width, height = (batch.rois[:, 3:] - batch.rois[:, 1:3]).double().cpu().unbind(dim=1)
@@ -106,6 +115,8 @@ class Evaluator:
         return Evaluation(
             {f"test/{name}": float(value) for name, value in figures.items()},
             _precision(self.dataset, self._images, self._results),
+            sum(self._grid_ious) / len(self._grid_ious) if self._grid_ious else None,
+            calibration_error([r.mask_score for r in self._records], [r.iou for r in self._records]),
             group_instances(self._records, self._sides),
             self._classes,
             self._target,
@@ -181,4 +192,5 @@ def comparable_figures(evaluation: Evaluation, other: Evaluation) -> dict[str, f
     test = {
         name: value for name, value in evaluation.test.items() if same_classes or name in INSTANCE_FIGURES
     }
-    return test | evaluation.precision | evaluation.target.rates()
+    own = {"grid_iou": evaluation.grid_iou, "mask_score_calibration_error": evaluation.calibration_error}
+    return test | own | evaluation.precision | evaluation.target.rates()

@@ -16,6 +16,8 @@ from roiseg.metrics.registry import ALL_INSTANCES, LABELS, labels
 _FIGURES = {
     name: label for name, label in labels("test", tuple(LABELS)).items() if not name.endswith("_dice")
 }
+_GRID = {"grid_iou": "target IoU on the metric grid, mean over ROIs"}
+_SCORES = {"mask_score_calibration_error": "calibration error of the mask scores"}
 _RATES = {
     "target_recall": "target cells predicted as target",
     "non_target_as_target": "other persons' cells predicted as target",
@@ -52,7 +54,7 @@ def figures_table(evaluations: Mapping[str, Evaluation], difference: ModelDiffer
     columns = {name: comparable_figures(evaluation, first) for name, evaluation in evaluations.items()}
     table = _table("annotated boxes as ROIs", "figure", *columns, *(["difference"] if difference else []))
     precision = {name: f"mask {name.replace('_', ' ')}" for name in first.precision if "R" not in name}
-    for key, label in (_FIGURES | precision | _RATES).items():
+    for key, label in (_FIGURES | _GRID | precision | _SCORES | _RATES).items():
         values = [figures.get(key) for figures in columns.values()]
         if all(value is None for value in values):
             continue
@@ -93,13 +95,15 @@ def confusion_table(confusion: Confusion) -> Table:
 
 
 def detections_table(evaluations: Mapping[str, DetectionEvaluation]) -> Table:
-    """Return the COCO figures of masks and boxes."""
+    """Return the COCO figures of masks, ranked in two ways, of their boundaries and of boxes."""
     first = next(iter(evaluations.values()))
-    heads = [f"{name}: {kind}" for name in evaluations for kind in ("masks", "boxes")]
+    kinds = ("masks", "masks by box score", "boundaries", "boxes")
+    heads = [f"{name}: {kind}" for name in evaluations for kind in kinds]
     title = f"the detector's boxes: {first.persons:,} persons in {first.images:,} images"
     table = _table(title, "figure", *heads)
     for key in first.masks:
-        values = [v for e in evaluations.values() for v in (e.masks[key], e.boxes[key])]
+        columns = [c for e in evaluations.values() for c in (e.masks, e.masks_by_box, e.boundary, e.boxes)]
+        values = [column[key] for column in columns]
         table.add_row(key.replace("_", " "), *map(_number, values))
     return table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any
 
 import torch
@@ -15,6 +15,7 @@ from typing_extensions import Self
 from roiseg.data.batch import RoiPrediction
 from roiseg.geometry.interpolation import centers_inside, crop_weights, paste_weights
 from roiseg.geometry.roi_align import crop_rois
+from roiseg.metrics.mask_score import LEAST_SCORE, Calibration
 
 _LEAST = 1e-6  # probability of a ROI's own class
 _LEAST_VOTE = 1e-3  # the same of the other ROIs, so that none of them outvotes all the rest
@@ -48,14 +49,29 @@ class Decision(ABC):
 
     Attributes:
         exclusive: each pixel of an image belongs to one mask at most, to that of the largest value.
+        score_slope, score_offset: calibration of the mask scores, see `mask_scores`. None: to be fitted, 1
+            and 0 until then.
     """
 
     exclusive: bool = False
+    score_slope: Annotated[float, Field(ge=0, le=20)] | None = field(default=None, kw_only=True)
+    score_offset: Annotated[float, Field(ge=-20, le=20)] | None = field(default=None, kw_only=True)
 
     @property
     def unfitted(self) -> list[str]:
-        """Return the names of the numbers that are None, and so are to be fitted."""
-        return [entry.name for entry in fields(self) if getattr(self, entry.name) is None]
+        """Return the names of the numbers that are None, and so are to be fitted; without the calibration."""
+        names = (entry.name for entry in fields(self) if not entry.name.startswith("score_"))
+        return [name for name in names if getattr(self, name) is None]
+
+    @property
+    def calibration(self) -> Calibration:
+        """Return the calibration of the mask scores."""
+        slope, offset = self.score_slope, self.score_offset
+        return Calibration(1.0 if slope is None else slope, offset or 0.0)
+
+    def calibrate(self, calibration: Calibration) -> Self:
+        """Return the decision with another calibration of the mask scores."""
+        return replace(self, score_slope=calibration.slope, score_offset=calibration.offset)
 
     def node(self) -> dict[str, Any]:
         """Return the decision as a `_target_` dict of plain values."""
@@ -63,17 +79,24 @@ class Decision(ABC):
         return {"_target_": f"{type(self).__module__}.{type(self).__name__}", **values}
 
     def __call__(self, prediction: RoiPrediction, rois: Tensor, image_size: tuple[int, int]) -> RoiPrediction:
-        """Return the prediction with its masks decided.
+        """Return the prediction with its masks decided and scored.
 
         Args:
-            prediction: of all ROIs of its images.
+            prediction: of all ROIs of its images; returned unchanged if its masks are decided, as those of an
+                exported file are.
             rois: [R, 5] image index, x1, y1, x2, y2 in input pixels, sorted by image.
             image_size: (H, W) of the input.
         """
+        if prediction.decided is not None:
+            return prediction
         with torch.autocast(prediction.target.device.type, enabled=False):
-            decided = [self.of_image(one) for one in _images(prediction, rois, image_size)]
-        masks = torch.cat(decided) if decided else prediction.target
-        return replace(prediction, decided=masks, exclusive=self.exclusive)
+            images = list(_images(prediction, rois, image_size))
+            decided = [self.of_image(one) for one in images]
+            scores = [mask_scores(*pair, self.calibration) for pair in zip(images, decided, strict=True)]
+        if not images:
+            return replace(prediction, decided=prediction.target, scores=prediction.target.new_zeros(0))
+        masks = torch.cat(decided)
+        return replace(prediction, decided=masks, scores=torch.cat(scores), exclusive=self.exclusive)
 
     @abstractmethod
     def of_image(self, rois: ImageRois) -> Tensor:
@@ -148,6 +171,42 @@ class Votes(Decision):
             if self.weight is None:
                 best = _best((replace(best, weight=step / 10) for step in range(11)), score)
         return best
+
+
+def mask_scores(rois: ImageRois, decided: Tensor, calibration: Calibration) -> Tensor:
+    """Return the score of each mask, [R]: its predicted IoU with the true mask, 0 to 1; 0 if it is empty.
+
+    It is the expected intersection of the mask with the true one, divided by their expected union, if the
+    probability of the target is taken at its word; its logit is then calibrated. Exportable to ONNX.
+
+    Args:
+        rois: the ROIs of an image; cells of their grids count if their centre is inside the ROI.
+        decided: [R, h, w] from `Decision.of_image`.
+        calibration: fitted to annotated ROIs.
+    """
+    rows, columns = (
+        _inside(rois.extents[:, axis::2], rois.boxes[:, axis::2], decided.shape[2 - axis]) for axis in (1, 0)
+    )
+    inside = (rows[:, :, None] & columns[:, None]).float()
+    target, mask = rois.probabilities[:, 1] * inside, (decided >= 0.5).float() * inside
+    intersection = (target * mask).sum(dim=(1, 2))
+    union = (mask + target * (1 - mask)).sum(dim=(1, 2)).clamp(min=LEAST_SCORE)
+    expected = intersection / union
+    odds = expected.clamp(LEAST_SCORE, 1 - LEAST_SCORE).logit()
+    return (odds * calibration.slope + calibration.offset).sigmoid() * (expected > 0)
+
+
+def _inside(extents: Tensor, boxes: Tensor, cells: int) -> Tensor:
+    """Return which cells of one axis have their centre inside the ROI, [R, cells].
+
+    Args:
+        extents: [R, 2] start and end of each grid.
+        boxes: [R, 2] start and end of each ROI.
+        cells: of the grid.
+    """
+    start, end = extents[:, :1], extents[:, 1:]
+    centers = start + (end - start) * (torch.arange(cells, device=extents.device) + 0.5) / cells
+    return (centers >= boxes[:, :1]) & (centers <= boxes[:, 1:])
 
 
 def with_votes(prediction: RoiPrediction, rois: Tensor, image_size: tuple[int, int]) -> RoiPrediction:

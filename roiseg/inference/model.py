@@ -190,15 +190,17 @@ class OnnxModel:
         if points is not None:
             raise UserError(f"{self.path} reads no points: use a checkpoint of model=sam")
         height, width = self.image_size
-        masks = [self._image(batch, index) for index in range(len(batch.samples))]
-        target = torch.cat(masks) if masks else torch.zeros(0, height, width)
+        target, scores = map(
+            torch.cat, zip(*(self._image(batch, i) for i in range(len(batch.samples))), strict=True)
+        )
         extents = torch.tensor([0.0, 0.0, width, height]).expand(len(target), 4)
         size = batch.metric_size
         samples = max(1, math.ceil(max(height / size[0], width / size[1])))
         grid_target = resample(target[:, None], batch.rois[:, 1:].cpu(), size, samples)[:, 0]
-        return RoiPrediction(target, None, extents, grid_target, (grid_target >= 0.5).long())
+        classes = (grid_target >= 0.5).long()
+        return RoiPrediction(target, None, extents, grid_target, classes, decided=target, scores=scores)
 
-    def _image(self, batch: RoiBatch, index: int) -> Tensor:
+    def _image(self, batch: RoiBatch, index: int) -> tuple[Tensor, Tensor]:
         height, width = self.image_size
         rois = batch.rois[batch.rois[:, 0] == index, 1:].cpu() / torch.tensor([width, height, width, height])
         assert batch.inputs is not None

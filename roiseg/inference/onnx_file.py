@@ -21,7 +21,7 @@ from roiseg.extractor.preprocess import Preprocess
 from roiseg.extractor.session import default_providers
 from roiseg.inference.checkpoint import check_same_file, checked_category
 from roiseg.inference.rebuild import rebuild_as
-from roiseg.onnx_export.graph import IMAGE, MASKS, PIXEL_SIZE, ROIS, seal
+from roiseg.onnx_export.graph import IMAGE, MASK_SCORES, MASKS, PIXEL_SIZE, ROIS, seal
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -92,6 +92,8 @@ class OnnxFile:
             return f"names layers {self.layers}, the graph reads {sorted(shapes)}"
         if not images <= shapes.keys():
             return f"names the input {images.pop()}, the graph reads {sorted(shapes)}"
+        if MASK_SCORES not in outputs:
+            return f"is of a file with `{MASK_SCORES}`, which the graph does not give"
         if list(self.preprocess.image_size) != size:
             return f"says image_size {size} and preprocess {list(self.preprocess.image_size)}"
         for name, shape in {MASKS: outputs.get(MASKS), **{name: shapes[name] for name in images}}.items():
@@ -134,8 +136,10 @@ class OnnxFile:
         check_same_file(extractor, self._sha256, self.path)
         return extractor
 
-    def run(self, inputs: Tensor, features: Sequence[Tensor], rois: Tensor, pixel_size: Tensor) -> Tensor:
-        """Compute the masks of the ROIs of one image.
+    def run(
+        self, inputs: Tensor, features: Sequence[Tensor], rois: Tensor, pixel_size: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the masks of the ROIs of one image, and their scores.
 
         Args:
             inputs: [1, 3, H, W] the detector's input tensor.
@@ -144,7 +148,7 @@ class OnnxFile:
             pixel_size: [1] size of an input pixel, see `RoiSample`.
 
         Returns:
-            [N, H, W] probability of the target, on the CPU.
+            On the CPU: masks [N, H, W], 0.5 or more inside; [N] their predicted IoU, 0 to 1.
         """
         known = {
             ROIS: rois,
@@ -155,8 +159,11 @@ class OnnxFile:
         if self.merged:  # the image input has the detector's name
             known |= {name: inputs for name in self._types if name not in known}
         given = {name: known[name].cpu().numpy().astype(dtype) for name, dtype in self._types.items()}
-        (masks,) = self.session.run([MASKS], given)
-        return finite(torch.from_numpy(masks.astype(np.float32)), self.path)
+        masks, scores = (
+            finite(torch.from_numpy(output.astype(np.float32)), self.path)
+            for output in self.session.run([MASKS, MASK_SCORES], given)
+        )
+        return masks, scores
 
     def _read(self, key: str, kind: type | tuple[type, ...]) -> Any:
         """Read an entry of the metadata; raise KeyError, TypeError or ValueError if invalid."""

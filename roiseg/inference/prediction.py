@@ -36,6 +36,7 @@ class Prediction:
         size: (H, W) of the image.
         boxes: [N, 4] x1, y1, x2, y2 in pixels of the image; a mask never extends beyond its box.
         scores: [N] 0..1 of the detector; 1 for boxes of other origin.
+        mask_scores: [N] 0..1, the predicted IoU of the masks (at threshold 0.5).
         windows: N times x1, y1, x2, y2 in whole pixels, within the image.
         probabilities: N times [y2 - y1, x2 - x1], 0..1, 0.5 or more inside the mask: the probability of the
             target, corrected by the model's decision (`roiseg.inference.decision`).
@@ -48,6 +49,7 @@ class Prediction:
     size: tuple[int, int]
     boxes: Boxes
     scores: NDArray[np.float32]
+    mask_scores: NDArray[np.float32]
     windows: Sequence[Window]
     probabilities: Sequence[Probabilities]
     non_targets: Sequence[Probabilities] | None = None
@@ -132,7 +134,7 @@ class Prediction:
         return labels
 
     def to_coco(self, image_id: int, category_id: int | None = None) -> list[dict[str, Any]]:
-        """Return COCO results; `bbox` is the box [x, y, width, height], `score` its score.
+        """Return COCO results; `bbox` is the box [x, y, width, height], `score` its score; also `mask_score`.
 
         Args:
             image_id: of the image.
@@ -145,6 +147,7 @@ class Prediction:
                 "category_id": self.category_id if category_id is None else category_id,
                 "bbox": [round(float(value), 2) for value in corners[i]],
                 "score": round(float(self.scores[i]), 5),
+                "mask_score": round(float(self.mask_scores[i]), 5),
                 "segmentation": self.rle(i),
             }
             for i in range(len(self))
@@ -170,5 +173,6 @@ class Prediction:
             xyxy=self.boxes.copy(),
             mask=self.masks(),
             confidence=self.scores.copy(),
+            data={"mask_score": self.mask_scores.copy()},
             class_id=np.zeros(len(self), int),
         )

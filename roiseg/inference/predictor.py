@@ -193,9 +193,10 @@ class Predictor:
         grids = list(self._grids(sample, wanted, clicks))
         size = sample.original_size
         windows = [paste_window(grid.roi, size) for grid in grids]
+        scores_of_masks = np.array([grid.score for grid in grids], np.float32)
         complete = grids and grids[0].non_target is not None
         return Prediction(
-            size, wanted, weights.astype(np.float32), windows,
+            size, wanted, weights.astype(np.float32), scores_of_masks, windows,
             LazyArrays(len(grids), lambda i: grids[i].paste(grids[i].mask, size), MASK_BYTES),
             LazyArrays(len(grids), lambda i: grids[i].paste(grids[i].non_target, size)) if complete else None,
             threshold, self.model.category_id, self.model.decision.exclusive,
@@ -213,10 +214,11 @@ class Predictor:
         whole = collate([replace(sample, rois=sample.transform.boxes(boxes))])
         found = RoiPrediction.map_tensors(torch.cat, *parts)
         found = self.model.decision(found, whole.rois, self.model.image_size)
-        (extents,) = whole.original_boxes(found.extents)
+        (extents,), scores = whole.original_boxes(found.extents), found.scores
+        assert scores is not None
         for index, (roi, extent) in enumerate(zip(boxes, extents, strict=True)):
             other = None if found.non_target is None else found.non_target[index]
-            yield _Grid(roi, extent, found.masks[index], other)
+            yield _Grid(roi, extent, found.masks[index], other, float(scores[index]))
 
     def _batch(self, sample: RoiSample, boxes: Boxes, tta: TTA | None) -> RoiBatch:
         """Return a batch with the image, its cached features and the ROIs; crops are always computed."""
@@ -267,6 +269,7 @@ class _Grid:
     extent: NDArray[np.float32]
     mask: Tensor
     non_target: Tensor | None
+    score: float
 
     def paste(self, mask: Tensor | None, size: tuple[int, int]) -> NDArray[np.float32]:
         """Paste into the window that the box touches, at the image's resolution."""

@@ -29,6 +29,7 @@ class InstanceRecord(NamedTuple):
         non_target_share: share of the ROI's cells that other annotated persons cover, 0 to 1.
         iou: IoU of predicted and annotated mask; 0 if the annotated mask is empty.
         boundary_iou: IoU of the pixels near the edges of both masks (Cheng et al., 2021).
+        mask_score: predicted IoU.
     """
 
     image_id: int
@@ -42,6 +43,7 @@ class InstanceRecord(NamedTuple):
     non_target_share: float
     iou: float
     boundary_iou: float
+    mask_score: float
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class PastedMask:
         roi: [4] box in original pixels; the mask is empty outside it.
         mask: [y2 - y1, x2 - x1] within `window`.
         window: x1, y1, x2, y2 in original pixels; the mask is empty outside it.
-        quality: see `mask_quality`.
+        score: predicted IoU with the annotation, 0 to 1; 1 if no decision was made.
     """
 
     sample: RoiSample
@@ -62,7 +64,7 @@ class PastedMask:
     roi: NDArray[np.float32]
     mask: NDArray[np.bool_]
     window: Window
-    quality: float
+    score: float
 
     def canvas(self) -> NDArray[np.bool_]:
         """Return the mask [H, W] of the whole image."""
@@ -72,22 +74,10 @@ class PastedMask:
         return canvas
 
 
-def mask_quality(values: NDArray[np.float32], threshold: float = 0.5) -> float:
-    """Return the mean probability over a mask's pixels; 0 if it is empty.
-
-    This is `maskness` of Wang et al. (SOLOv2, 2020).
-
-    Args:
-        values: [h, w] probabilities.
-        threshold: pixels with this probability or more are mask.
-    """
-    inside = values[values >= threshold]
-    return float(inside.mean(dtype=np.float64)) if inside.size else 0.0
-
-
 def paste_masks(prediction: RoiPrediction, batch: RoiBatch) -> list[PastedMask]:
     """Paste predicted masks at the resolution of the original images, in the order of the batch."""
     maps = iter(prediction.masks.detach().float().cpu())
+    scores = iter([1.0] * len(prediction.masks) if prediction.scores is None else prediction.scores.tolist())
     pasted = []
     boxes = zip(batch.samples, batch.original_boxes(), batch.original_boxes(prediction.extents), strict=True)
     for sample, rois, extents in boxes:
@@ -101,7 +91,7 @@ def paste_masks(prediction: RoiPrediction, batch: RoiBatch) -> list[PastedMask]:
         owners = largest(crops, sample.original_size) if prediction.exclusive else None
         for index, (roi, (values, window)) in enumerate(zip(rois, crops, strict=True)):
             mask = owned(index, values, window, owners)
-            pasted.append(PastedMask(sample, index, roi, mask, window, mask_quality(values)))
+            pasted.append(PastedMask(sample, index, roi, mask, window, next(scores)))
     return pasted
 
 
@@ -124,7 +114,7 @@ def _measure(pasted: PastedMask, boundary_width: float) -> InstanceRecord:
     return InstanceRecord(
         sample.image_id, sample.file_name, int(sample.truth.annotation_ids[index]), x1, y1, x2, y2,
         int(np.count_nonzero(truth)), float(sample.truth.non_target_shares[index]),
-        _iou(prediction, truth), _iou(*boundaries),
+        _iou(prediction, truth), _iou(*boundaries), round(pasted.score, 5),
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from roiseg.inference.checkpoint import TrainedModel, load_model
 from roiseg.inference.onnx_file import OnnxFile
 from roiseg.onnx_export.boxes import BOXES, SCORES
 from roiseg.onnx_export.export import allowed_difference
-from roiseg.onnx_export.graph import MASKS, PIXEL_SIZE, ROIS
+from roiseg.onnx_export.graph import MASK_SCORES, MASKS, PIXEL_SIZE, ROIS
 from roiseg.onnx_export.verify import OnnxCheck, compare, random_rois
 
 _CHECK_IMAGES = 3
@@ -150,7 +150,7 @@ def time_file(file: OnnxFile, count: int, runs: int) -> Timing:
         UserError: it does not run, or its outputs contradict its metadata.
     """
     inputs = {given.name: _noise(given, count) for given in file.session.get_inputs()}
-    outputs = [BOXES, SCORES, MASKS] if file.finds_boxes else [MASKS]
+    outputs = [*([BOXES, SCORES] if file.finds_boxes else []), MASKS, MASK_SCORES]
     try:
         found = dict(zip(outputs, file.session.run(outputs, inputs), strict=True))
         for _ in range(_WARM_UP if runs else 0):
@@ -162,6 +162,7 @@ def time_file(file: OnnxFile, count: int, runs: int) -> Timing:
     masks = found[MASKS]
     number = len(found[BOXES]) if file.finds_boxes else count
     _expect(file, MASKS, masks, (number, *file.image_size), 1)
+    _expect(file, MASK_SCORES, found[MASK_SCORES], (number,), 1)
     if file.finds_boxes:
         _expect(file, BOXES, found[BOXES], (number, 4), max(file.image_size))
         _expect(file, SCORES, found[SCORES], (number,), 1)

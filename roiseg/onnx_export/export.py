@@ -19,6 +19,7 @@ from roiseg.inference.checkpoint import TrainedModel
 from roiseg.onnx_export.boxes import BOXES, SCORES, BoxReader
 from roiseg.onnx_export.graph import (
     IMAGE,
+    MASK_SCORES,
     MASKS,
     MASKS_TEXT,
     PIXEL_SIZE,
@@ -40,6 +41,7 @@ _TENSORS = {
     BOXES: "float32 [N, 4] x1, y1, x2, y2 in pixels of the input, by descending score, after NMS",
     SCORES: "float32 [N] scores of the boxes, 0..1",
     MASKS: MASKS_TEXT,
+    MASK_SCORES: "float32 [N] predicted IoU of the masks with the true ones, 0..1",
 }
 
 

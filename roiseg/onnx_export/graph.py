@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from roiseg.decoders.base import Context, Decoder
 from roiseg.geometry.paste import paste_masks
-from roiseg.inference.decision import Decision, ImageRois, Threshold
+from roiseg.inference.decision import Decision, ImageRois, Threshold, mask_scores
 
-ROIS, MASKS, IMAGE, PIXEL_SIZE = "rois", "masks", "image", "pixel_size"
+ROIS, MASKS, MASK_SCORES, IMAGE, PIXEL_SIZE = "rois", "masks", "mask_scores", "image", "pixel_size"
 MASKS_TEXT = "float32 [N, H, W] at input resolution, 0.5 or more inside the mask, 0 outside the ROI"
 _PROBABILITY = Threshold()  # leaves the probability of the target
 
@@ -56,8 +56,8 @@ class MaskGraph(nn.Module):
         rois: Tensor,
         image: Tensor | None = None,
         pixel_size: Tensor | None = None,
-    ) -> Tensor:
-        """Decode, decide and paste.
+    ) -> tuple[Tensor, Tensor]:
+        """Decode, decide, paste and score.
 
         Args:
             features: [1, C_l, H_l, W_l] per layer.
@@ -66,7 +66,7 @@ class MaskGraph(nn.Module):
             pixel_size: [1] size of an input pixel, if the decoder has FiLM.
 
         Returns:
-            [N, H, W] masks, see `MASKS_TEXT`.
+            [N, H, W] masks, see `MASKS_TEXT`; [N] predicted IoU of each with the true mask, 0 to 1.
         """
         height, width = self.image_size
         boxes = rois * torch.tensor([width, height, width, height], dtype=rois.dtype, device=rois.device)
@@ -74,11 +74,11 @@ class MaskGraph(nn.Module):
         context = Context(None if image is None else image.to(self.dtype), pixel_size)
         logits = self.decoder([feature.to(self.dtype) for feature in features], indexed, context).logits
         windows = self.decoder.extents(indexed)
-        decided = self.decision.of_image(
-            ImageRois(logits.float().softmax(dim=1), windows, boxes, self.image_size)
-        )
+        found = ImageRois(logits.float().softmax(dim=1), windows, boxes, self.image_size)
+        decided = self.decision.of_image(found)
         masks = paste_masks(decided, windows, self.image_size, within=boxes)
-        return only_largest(masks) if self.decision.exclusive else masks
+        scores = mask_scores(found, decided, self.decision.calibration)
+        return only_largest(masks) if self.decision.exclusive else masks, scores
 
 
 def only_largest(masks: Tensor) -> Tensor:
@@ -117,7 +117,8 @@ def export_decoder(
 
     Returns:
         A model with inputs `<feature names>`, `rois` [N, 4] (normalized x1, y1, x2, y2), where the decoder
-        needs them `image` and `pixel_size` (see `MaskGraph`), and output `masks` [N, H, W], see `MASKS_TEXT`.
+        needs them `image` and `pixel_size`, and outputs `masks` [N, H, W] and `mask_scores` [N], see
+        `MaskGraph`.
     """
     dtype = torch.float16 if half else torch.float32
     graph = MaskGraph(_portable(decoder).cpu(), image_size, dtype, decision).eval()
@@ -130,7 +131,7 @@ def export_decoder(
             (blanks, rois),
             kwargs=context,
             input_names=[*(feature.name for feature in features), ROIS, *context],
-            output_names=[MASKS],
+            output_names=[MASKS, MASK_SCORES],
             dynamic_shapes={
                 "features": tuple({} for _ in blanks),
                 "rois": {0: torch.export.Dim("num_rois")},

@@ -139,18 +139,22 @@ def _differences(
     for given in inputs:
         rois = given.rois
         if given.detections is None:
-            (masks,) = _run(session, ["masks"], given)
+            masks, mask_scores = _run(session, ["masks", "mask_scores"], given)
         else:
-            boxes, scores, masks = _run(session, ["boxes", "scores", "masks"], given)
+            names = ["boxes", "scores", "masks", "mask_scores"]
+            boxes, scores, masks, mask_scores = _run(session, names, given)
             rois = boxes / np.array([width, height, width, height], np.float32)
             boxes_worst = max(boxes_worst, _difference(path, "boxes", boxes, given.detections.boxes))
             masks_worst = max(masks_worst, _difference(path, "scores", scores, given.detections.scores))
         assert rois is not None
         with torch.no_grad():
-            expected = graph(list(given.features), torch.from_numpy(rois), **given.context).numpy()
+            outputs = graph(list(given.features), torch.from_numpy(rois), **given.context)
+        expected, expected_scores = (output.numpy() for output in outputs)
         if exclusive and masks.shape == expected.shape:
             expected = _exclusive(masks, expected)
         masks_worst = max(masks_worst, _difference(path, "masks", masks, expected))
+        scores_worst = _difference(path, "mask_scores", mask_scores, expected_scores)
+        masks_worst = max(masks_worst, scores_worst)
     return masks_worst, boxes_worst
 
 

@@ -24,7 +24,7 @@ from roiseg.metrics.instance import InstanceRecord
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-HEADER = "image_id,file_name,annotation_id,x1,y1,x2,y2,area,non_target_share,iou,boundary_iou"
+HEADER = "image_id,file_name,annotation_id,x1,y1,x2,y2,area,non_target_share,iou,boundary_iou,mask_score"
 
 
 class Watched(InstanceSheets):
@@ -154,7 +154,7 @@ def test_cases_show_picture_annotations_and_prediction_around_the_roi(run, coco_
 
 
 def record(image_id=1, annotation_id=1, file_name="a.jpg", iou=0.5):
-    return InstanceRecord(image_id, file_name, annotation_id, 1.00001, 2, 3.5, 4, 9, 1 / 3, iou, 0.25)
+    return InstanceRecord(image_id, file_name, annotation_id, 1.00001, 2, 3.5, 4, 9, 1 / 3, iou, 0.25, 0.5)
 
 
 def test_names_with_commas_and_accents_survive_and_numbers_are_exact(tmp_path):

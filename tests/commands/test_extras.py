@@ -55,5 +55,5 @@ def test_an_export_that_is_simplified(monkeypatch):
 
 def test_a_conversion_to_supervision(monkeypatch):
     monkeypatch.setitem(sys.modules, "supervision", None)
-    prediction = Prediction((4, 4), np.zeros((0, 4)), np.zeros(0), [], [])
+    prediction = Prediction((4, 4), np.zeros((0, 4)), np.zeros(0), np.zeros(0), [], [])
     assert user_error(prediction.to_supervision) == f"to_supervision {told('supervision')}"

@@ -112,7 +112,7 @@ def test_sound_configurations_pass(composed, overrides):
 BAD = {
     "export": {"merged": ["garbage"], "half": [1], "opset": ["new"], "rois": [5], "runs": [0]},
     "evaluate": {
-        "mask_quality": ["garbage"], "worst": [True, -1], "min_score": [1], "precision": ["64"], "boxes": ["some"],
+        "worst": [True, -1], "min_score": [1], "precision": ["64"], "boxes": ["some"],
     },
     "predict": {
         "class_id": ["person"], "threshold": [0], "min_score": [1.1], "pixel_size": [0.0], "max_boxes": [0],

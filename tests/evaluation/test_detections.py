@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from helpers import segmentation_mask
@@ -19,6 +20,7 @@ class KnownPredictor:
         self.images = iter(content["images"])
         self.annotations = [a for a in content["annotations"] if a["id"] in found]
         self.scores, self.sure = scores or {}, sure
+        self.sure_of, self.change = {}, lambda mask: mask
 
     def set_image(self, image, pixel_size):
         self.image = next(self.images)
@@ -28,10 +30,11 @@ class KnownPredictor:
         size = self.image["height"], self.image["width"]
         here = [a for a in self.annotations if a["image_id"] == self.image["id"]]
         boxes = [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in here)]
-        masks = [segmentation_mask(a["segmentation"], *size).astype(np.float32) * self.sure for a in here]
+        masks = [self.change(segmentation_mask(a["segmentation"], *size).astype(np.float32)) for a in here]
         scores = [self.scores.get(a["id"], 0.5) for a in here]
         return Prediction(
             size, np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32),
+            np.array([self.sure_of.get(a["id"], self.sure) for a in here], np.float32),
             [(0, 0, size[1], size[0])] * len(here), masks,
         )  # fmt: skip
 
@@ -66,10 +69,26 @@ def test_another_category_is_wrong_and_ranks_by_its_score(coco_set, persons):
     assert first.masks["AP"] < 0.95
 
 
-def test_scores_are_the_detectors_times_how_sure_the_mask_is(coco_set, persons):
-    for by_quality, expected in ((True, 0.5 * 0.75), (False, 0.5)):
-        found = run(coco_set, KnownPredictor(coco_set, persons, sure=0.75), by_quality=by_quality)
-        assert [one["score"] for one in found.results] == pytest.approx([expected] * len(persons))
+def test_masks_rank_by_the_detectors_score_times_their_own(coco_set, persons):
+    found = run(coco_set, KnownPredictor(coco_set, persons, sure=0.75))
+    assert [one["score"] for one in found.results] == pytest.approx([0.5 * 0.75] * len(persons))
+    dog = next(a["id"] for a in coco_set.content()["annotations"] if a["category_id"] == 18)
+    unsure = KnownPredictor(coco_set, [*persons, dog], {dog: 0.9})
+    unsure.sure_of = {dog: 0.1}
+    found = run(coco_set, unsure)
+    assert found.masks["AP"] == pytest.approx(1) and found.masks_by_box["AP"] < 0.95
+    assert found.boxes == run(coco_set, KnownPredictor(coco_set, [*persons, dog], {dog: 0.9})).boxes
+
+
+def test_boundaries_match_less_well_than_masks(coco_set, persons):
+    exact = run(coco_set, KnownPredictor(coco_set, persons))
+    assert exact.boundary["AP"] == pytest.approx(1) and exact.mask_share == pytest.approx(1)
+    eroded = KnownPredictor(coco_set, persons)
+    eroded.change = lambda mask: cv2.erode(mask, np.ones((5, 5), np.uint8))
+    found = run(coco_set, eroded)
+    assert found.boundary["AP"] < found.masks["AP"] < 1
+    assert found.mask_share == pytest.approx(found.masks["AP"])
+    assert run(coco_set, KnownPredictor(coco_set, [])).mask_share is None
 
 
 def test_nothing_found(coco_set):

@@ -20,9 +20,10 @@ from roiseg.evaluation.decision_fit import DecisionFit
 from roiseg.geometry.paste import largest, owned
 from roiseg.inference import decision as module
 from roiseg.inference.checkpoint import load_model
-from roiseg.inference.decision import Threshold, Votes
+from roiseg.inference.decision import ImageRois, Threshold, Votes, mask_scores
 from roiseg.inference.model import TorchModel, open_model
 from roiseg.inference.predictor import Predictor
+from roiseg.metrics.mask_score import Calibration
 from roiseg.onnx_export.export import ExportOptions, export_model
 
 SIZE = (24, 32)  # (H, W) of the input
@@ -126,6 +127,25 @@ def test_a_fit_finds_the_numbers_with_the_largest_score():
     assert Votes().fitted(lambda votes: 0.0) == Votes(weight=0.0, bias=0.0)  # of equal ones the plainest
 
 
+def test_a_mask_score_is_the_expected_iou_within_the_roi():
+    found, rois = prediction(3)
+    rois[:, 1] += 2  # the grids are wider than the ROIs
+    mask = np.random.default_rng(0).random((len(CORNERS), SIDE, SIDE)) > 0.4
+    mask[-1] = False
+    image = ImageRois(found.classes(), found.extents, rois[:, 1:], SIZE)
+    for calibration in (Calibration(), Calibration(0.4, 0.7)):
+        got = mask_scores(image, torch.from_numpy(mask).float(), calibration)
+        for roi in range(len(CORNERS) - 1):
+            shares, inside = found.target[roi, :, 2:].numpy().astype(float), mask[roi, :, 2:]
+            expected = shares[inside].sum() / (inside.sum() + shares[~inside].sum())
+            logit = calibration.slope * math.log(expected / (1 - expected)) + calibration.offset
+            assert got[roi] == pytest.approx(1 / (1 + math.exp(-logit)), abs=1e-5)
+        assert got[-1] == 0  # an empty mask
+    decided = Votes(weight=0.3, bias=0.2, score_slope=0.4, score_offset=0.7)(found, rois, SIZE)
+    wanted = mask_scores(image, decided.masks, Calibration(0.4, 0.7))
+    torch.testing.assert_close(decided.scores, wanted)
+
+
 def test_exclusive_masks_share_no_pixel_and_leave_none_out():
     rng = np.random.default_rng(0)
     crops = [(rng.random((SIDE, SIDE), np.float32), (x, y, x + SIDE, y + SIDE)) for x, y in CORNERS]
@@ -155,6 +175,7 @@ def test_a_fitted_decision_is_in_the_checkpoint(fitted, coco_set):
     checkpoint, callback = fitted
     decision = load_model(checkpoint).decision
     assert decision.unfitted == [] and decision.exclusive
+    assert decision.score_slope is not None and decision.score_offset is not None
     assert callback.fitted_on == "fitted on 10 ROIs of the validation images"
     assert open_model(checkpoint).decision == decision
     assert open_model(checkpoint, decision=Threshold()).decision == Threshold()
@@ -164,7 +185,7 @@ def test_a_fitted_decision_is_in_the_checkpoint(fitted, coco_set):
     ("decision", "classes"),
     [
         pytest.param(Threshold(threshold=0.3), 2, marks=pytest.mark.slow),
-        (Votes(exclusive=True, weight=0.5, bias=0.2), 3),
+        (Votes(exclusive=True, weight=0.5, bias=0.2, score_slope=0.4, score_offset=0.7), 3),
     ],
 )
 def test_an_exported_file_decides_alike(decision, classes, onnx_file, fitted, tmp_path):

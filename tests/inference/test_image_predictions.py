@@ -34,7 +34,7 @@ class Recorder:
     def predict(self, boxes, scores, threshold):
         self.asked.append((self.value, boxes.tolist(), threshold))
         windows = [(0, 0, 1, 1)] * len(boxes)
-        return Prediction((8, 8), boxes, scores, windows, [np.zeros((1, 1), np.float32)] * len(boxes))
+        return Prediction((8, 8), boxes, scores, scores, windows, [np.zeros((1, 1), np.float32)] * len(boxes))
 
 
 class Numbers(Source):

@@ -119,8 +119,8 @@ def exported(model, extractor, tmp_path_factory):
 def test_the_file_equals_the_adapter_followed_by_the_decoder(cells, exported, model, extractor):
     """Zero detections are fine."""
     image = extractor.preprocess(red_picture(*cells))
-    boxes, scores, masks = session(str(exported[0])).run(
-        ["boxes", "scores", "masks"], {"images": image.numpy()}
+    boxes, scores, masks, mask_scores = session(str(exported[0])).run(
+        ["boxes", "scores", "masks", "mask_scores"], {"images": image.numpy()}
     )
     features, (found,) = extractor.run_with_detections(image)
     assert len(found) == len(cells)
@@ -128,9 +128,10 @@ def test_the_file_equals_the_adapter_followed_by_the_decoder(cells, exported, mo
     np.testing.assert_allclose(scores, found.scores, atol=1e-6)
     rois = torch.from_numpy(found.boxes / np.array([96, 64, 96, 64], np.float32))
     with torch.no_grad():
-        wanted = MaskGraph(model.decoder, SIZE)(features, rois).numpy()
+        wanted, wanted_scores = (value.numpy() for value in MaskGraph(model.decoder, SIZE)(features, rois))
     assert masks.shape == (len(cells), *SIZE)
     np.testing.assert_allclose(masks, wanted, atol=1e-4)
+    np.testing.assert_allclose(mask_scores, wanted_scores, atol=1e-4)
     assert all(mask.max() > 0.05 for mask in masks)
 
 
@@ -139,7 +140,7 @@ def test_the_file_says_what_it_takes_and_gives(exported, model):
     run = session(str(path))
     assert [given.name for given in run.get_inputs()] == ["images"]
     outputs = {output.name: output.shape[1:] for output in run.get_outputs()}
-    assert outputs == {"boxes": [4], "scores": [], "masks": list(SIZE)}
+    assert outputs == {"boxes": [4], "scores": [], "masks": list(SIZE), "mask_scores": []}
     assert all(isinstance(output.shape[0], str) for output in run.get_outputs())
     assert check.passed
     assert 0 <= check.boxes <= 1e-2
@@ -196,7 +197,7 @@ def test_heads_of_several_tensors_are_joined_in_the_file(model, tmp_path):
     )
     path = tmp_path / "model.onnx"
     assert export_model(model, path, ExportOptions(merged=True, boxes=True), extractor).passed
-    found, scores, masks = session(str(path)).run(None, {"images": np.zeros((1, 3, *SIZE), np.float32)})
+    found, scores, masks, _ = session(str(path)).run(None, {"images": np.zeros((1, 3, *SIZE), np.float32)})
     assert found.tolist() == boxes[0, [1, 0]].tolist()
     np.testing.assert_allclose(scores, [0.9, 0.6])
     assert masks.shape == (2, *SIZE)

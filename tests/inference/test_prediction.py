@@ -20,7 +20,7 @@ def make(windows, seed=0, scores=None, size=SIZE, threshold=0.5):
     crops = [rng.random((y2 - y1, x2 - x1), np.float32) for x1, y1, x2, y2 in windows]
     boxes = np.array(windows, np.float32).reshape(-1, 4)
     scores = np.ones(len(windows), np.float32) if scores is None else np.array(scores, np.float32)
-    return Prediction(size, boxes, scores, windows, crops, None, threshold)
+    return Prediction(size, boxes, scores, scores / 2, windows, crops, None, threshold)
 
 
 def painted(prediction, index):
@@ -46,7 +46,12 @@ def test_polygons_are_the_mask_when_filled():
     y, x = np.mgrid[:30, :40]
     round_ones = ((y - 10) ** 2 + (x - 9) ** 2 < 64) | ((y - 20) ** 2 + (x - 30) ** 2 < 36)
     prediction = Prediction(
-        SIZE, prediction.boxes, prediction.scores, prediction.windows, [round_ones.astype(np.float32)]
+        SIZE,
+        prediction.boxes,
+        prediction.scores,
+        prediction.scores,
+        prediction.windows,
+        [round_ones.astype(np.float32)],
     )
     (pieces,) = prediction.to_polygons()
     assert len(pieces) == 2

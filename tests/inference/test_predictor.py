@@ -141,6 +141,8 @@ def test_an_exported_file_gives_the_same(merged, exported, finished, checkpoint,
     one, other = predictions
     assert one.non_targets is None
     assert one.windows == other.windows
+    np.testing.assert_allclose(one.mask_scores, other.mask_scores, atol=1e-4)
+    assert ((other.mask_scores > 0) & (other.mask_scores < 1)).all()
     for index in range(2):
         mask, wanted = one.mask(index), other.mask(index)
         assert wanted.any() and not wanted.all()

@@ -1,4 +1,4 @@
-"""Counts of cells, groups of instances and the quality of a mask, against plain loops."""
+"""Counts of cells, groups of instances, against plain loops."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roiseg.metrics.confusion import Confusion
-from roiseg.metrics.instance import InstanceRecord, mask_quality
+from roiseg.metrics.instance import InstanceRecord
 from roiseg.metrics.instance_groups import group_instances
 from roiseg.metrics.loss_means import WeightedMean
 from roiseg.metrics.registry import ALL_INSTANCES
@@ -44,7 +44,7 @@ def test_every_instance_is_in_one_group_of_each_criterion_and_means_are_right():
     areas_and_shares = [(10, 0.0), (1023, 0.1), (1024, 0.11), (9215, 0.5), (9216, 0.0), (5 * 10**5, 0.2)]
     ious = rng.uniform(0, 1, len(areas_and_shares)).tolist()
     records = [
-        InstanceRecord(1, "a.jpg", n, 0, 0, 9, 9, area, share, iou, iou / 2)
+        InstanceRecord(1, "a.jpg", n, 0, 0, 9, 9, area, share, iou, iou / 2, 0.5)
         for n, ((area, share), iou) in enumerate(zip(areas_and_shares, ious, strict=True))
     ]
     groups = group_instances(records, [15.9, 16.0, 31.0, 64.0, 500.0, 191.0])
@@ -60,12 +60,6 @@ def test_every_instance_is_in_one_group_of_each_criterion_and_means_are_right():
     sides = {name for criterion, name in by_name if criterion == "ROI side, input"}
     assert sides == {"0-16 px", "16-32 px", "64-96 px", "96-192 px", "192+ px"}
     assert group_instances([], []) == []
-
-
-def test_quality_is_the_mean_probability_inside_the_mask():
-    values = np.array([[0.1, 0.5, 0.9], [0.49, 1.0, 0.0]], np.float32)
-    assert mask_quality(values) == pytest.approx((0.5 + 0.9 + 1.0) / 3)
-    assert mask_quality(values * 0.4) == 0
 
 
 def test_a_weighted_mean_counts_weights_and_shows_what_is_not_a_number():

@@ -230,7 +230,7 @@ def test_instances_of_a_huge_image_are_measured_in_the_window_they_fill():
 def test_crowded_iou_is_the_mean_where_others_cover_more_than_a_tenth():
     shares_and_ious = [(0.0, 0.9), (0.1, 0.8), (0.1001, 0.3), (0.7, 0.5)]
     records = [
-        InstanceRecord(1, "x.jpg", 1, 0, 0, 9, 9, 50, share, iou, 0.5) for share, iou in shares_and_ious
+        InstanceRecord(1, "x.jpg", 1, 0, 0, 9, 9, 50, share, iou, 0.5, 0.5) for share, iou in shares_and_ious
     ]
     metrics = InstanceMetrics()
     metrics.update(records[:3])

@@ -64,6 +64,7 @@ class EllipsePredictor:
         with self._counting:
             self.running -= 1
         return Prediction(
-            (height, width), np.asarray(boxes, np.float32), np.asarray(scores, np.float32), windows, targets,
+            (height, width), np.asarray(boxes, np.float32), np.asarray(scores, np.float32),
+            np.full(len(boxes), 0.5, np.float32), windows, targets,
             others if self.tells_others else None, threshold,
         )  # fmt: skip

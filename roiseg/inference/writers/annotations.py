@@ -87,19 +87,18 @@ class LabelmeWriter(FileWriter):
         write_json(path, {**content, "imageData": image, **size})
 
     def _shapes(self, result: ImageResult) -> list[dict[str, Any]]:
+        found = result.prediction
         return [
             {
                 "label": self.label,
                 "points": (part + 0.5).tolist(),
                 "group_id": number,
-                "description": f"score {score:.3f}",
+                "description": f"score {score:.3f}, mask score {found.mask_scores[number - 1]:.3f}",
                 "shape_type": "polygon",
                 "flags": {},
                 "mask": None,
             }
-            for number, (parts, score) in enumerate(
-                zip(result.prediction.to_polygons(), result.prediction.scores, strict=True), 1
-            )
+            for number, (parts, score) in enumerate(zip(found.to_polygons(), found.scores, strict=True), 1)
             for part in parts
         ]
 

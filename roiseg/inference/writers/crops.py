@@ -69,6 +69,7 @@ class CropsWriter(Writer):
             "file": file,
             "label": self.label,
             "score": round(float(result.prediction.scores[index]), 5),
+            "mask_score": round(float(result.prediction.mask_scores[index]), 5),
             "image": result.source_image.name,
             "image_id": result.image_id,
             "instance": index + 1,

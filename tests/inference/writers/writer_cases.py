@@ -52,9 +52,8 @@ def predicted(shapes, boxes, scores=None, size=SIZE):
         for shape, (x1, y1, x2, y2) in zip(shapes, windows, strict=True)
     ]
     scores = np.linspace(0.9, 0.6, len(shapes)) if scores is None else scores
-    return Prediction(
-        size, np.asarray(boxes, np.float32).reshape(-1, 4), np.asarray(scores, np.float32), windows, shares
-    )
+    scores = np.asarray(scores, np.float32)
+    return Prediction(size, np.asarray(boxes, np.float32).reshape(-1, 4), scores, scores / 2, windows, shares)
 
 
 def result(shapes=None, boxes=BOXES, key="x/a", path=None, number=0, size=SIZE):

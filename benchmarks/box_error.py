@@ -1,0 +1,97 @@
+"""Instance IoU against the error of the boxes: `python -m benchmarks.box_error CHECKPOINT ...`.
+
+Each checkpoint predicts the images of its own test, such as the held-out fold of its run, in annotated boxes
+that were changed: every edge moved at random, all boxes enlarged, shrunk, or one side cut off. A mask cannot
+extend beyond its box. Without test-time augmentation.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.report import show
+from roiseg.common.console import track
+from roiseg.config.checkpoint_options import register_checkpoint_data
+from roiseg.config.compose import compose_run
+from roiseg.config.evaluation_setup import open_models
+from roiseg.metrics.instance import instance_iou, paste_masks
+
+AMOUNTS = (0.05, 0.1, 0.2, 0.3)  # of the box's width and height
+
+Change = Callable[[Tensor, Tensor, float], Tensor]  # boxes [R, 4], random numbers -1 ... 1 [R, 4], amount
+
+
+def _sides(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+
+
+def _outwards(boxes: Tensor, amount: float) -> Tensor:
+    return boxes + _sides(boxes) * amount / 2 * torch.tensor([-1.0, -1.0, 1.0, 1.0])
+
+
+def _cut(boxes: Tensor, random: Tensor, amount: float) -> Tensor:
+    inwards = torch.tensor([1.0, 1.0, -1.0, -1.0])
+    one = torch.nn.functional.one_hot(random.argmax(dim=1), 4)
+    return boxes + _sides(boxes) * amount * inwards * one
+
+
+CHANGES: dict[str, Change] = {
+    "every edge moved at random, up to": lambda boxes, random, amount: (
+        boxes + _sides(boxes) * amount * random
+    ),
+    "box larger by": lambda boxes, random, amount: _outwards(boxes, amount),
+    "box smaller by": lambda boxes, random, amount: _outwards(boxes, -amount),
+    "one side cut off by": _cut,
+}
+
+
+def measure(checkpoint: str, cases: list[tuple[str, float]]) -> list[list[float]]:
+    """Return the instance IoU of every ROI for every case, and for the boxes as annotated."""
+    register_checkpoint_data([f"ckpt={checkpoint}"])
+    model = open_models(compose_run("outputs", f"ckpt={checkpoint}", "tta=null", config="evaluate"))[
+        "checkpoint"
+    ]
+    height, width = model.model.image_size
+    limits = torch.tensor([width, height, width, height], dtype=torch.float32)
+    found: list[list[float]] = [[] for _ in range(len(cases) + 1)]
+    generator = torch.Generator().manual_seed(0)
+    for batch in track(model.data.test_dataloader(), checkpoint):
+        boxes = batch.rois[:, 1:].cpu()
+        random = 2 * torch.rand(boxes.shape, generator=generator) - 1
+        changed = [boxes, *(CHANGES[name](boxes, random, amount) for name, amount in cases)]
+        for ious, some in zip(found, changed, strict=True):
+            rois = torch.cat([batch.rois[:, :1].cpu(), some.clamp(min=0).minimum(limits)], dim=1)
+            given = replace(batch, rois=rois.to(batch.rois.device))
+            prediction = model.model.predict(given)
+            decided = model.model.decision(prediction, given.rois, model.model.image_size)
+            ious += [instance_iou(mask) for mask in paste_masks(decided, given)]
+    return found
+
+
+def main() -> None:
+    """Measure the checkpoints of the command line, ROIs pooled."""
+    if not sys.argv[1:]:
+        sys.exit(
+            "give checkpoints: python -m benchmarks.box_error checkpoints/RUN/checkpoint_epoch_0060_*.pth"
+        )
+    cases = [(name, amount) for name in CHANGES for amount in AMOUNTS]
+    measured = [measure(checkpoint, cases) for checkpoint in sys.argv[1:]]
+    exact, *ious = [
+        np.array([iou for one in measured for iou in one[case]]) for case in range(len(cases) + 1)
+    ]
+    rows = [["as annotated", "", f"{exact.mean():.3f}", ""]]
+    for (name, amount), values in zip(cases, ious, strict=True):
+        rows.append([name, f"{amount:.0%}", f"{values.mean():.3f}", f"{(values - exact).mean():+.3f}"])
+    show(
+        f"{len(exact)} ROIs, {len(measured)} checkpoints", ["boxes", "amount", "instance IoU", "change"], rows
+    )
+
+
+if __name__ == "__main__":
+    main()
