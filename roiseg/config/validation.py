@@ -235,11 +235,11 @@ def _makes(found: Any, kind: type) -> bool:
     """Tell whether a call of `found` returns a `kind`."""
     if not inspect.isclass(found):
         try:
-            found = typing.get_type_hints(found).get("return")
+            found = typing.get_type_hints(found).get("return", Any)
         except (TypeError, NameError, AttributeError):  # as functions written in C
             return False
-    if not inspect.isclass(found):
-        return False
+    if not inspect.isclass(found):  # a function that does not say what it returns
+        return True
     try:
         return issubclass(found, kind)
     except TypeError:  # a protocol
