@@ -18,9 +18,14 @@ from roiseg.config.validation import validated
 from roiseg.synthetic import SyntheticPeople, TinyDetector
 
 
+def synthetic_people(cfg: DictConfig) -> SyntheticPeople:
+    """Return the data set that the configuration describes."""
+    return SyntheticPeople(cfg.root, cfg.train_images, cfg.val_images, cfg.seed, cfg.crowding)
+
+
 def make_data(cfg: DictConfig) -> SyntheticPeople:
     """Create the data set if it is missing, and print its content."""
-    data = SyntheticPeople(cfg.root, cfg.train_images, cfg.val_images, cfg.seed, cfg.crowding)
+    data = synthetic_people(cfg)
     data.ensure()
     table = Table("split", "images", "persons", "persons per image", "annotations")
     for split in ("train", "val"):
@@ -64,7 +69,7 @@ def main(cfg: DictConfig) -> None:
         if not Path(cfg.output).is_file():
             check_output(cfg.output, never)
     if "data" in cfg.make:
-        SyntheticPeople(cfg.root, cfg.train_images, cfg.val_images, cfg.seed).check()
+        synthetic_people(cfg).check()
     for part in cfg.make:
         _PARTS[part](cfg)
 
