@@ -40,7 +40,6 @@ from roiseg.config.checkpoint_options import trusted_node, trusted_values
 from roiseg.config.entry import user_message
 from roiseg.data.analysis import load_or_make_analysis
 from roiseg.data.annotation_loading import load_annotations
-from roiseg.data.class_weights import class_weights
 from roiseg.data.images import read_image
 from roiseg.data.prepare.persons import person_only
 from roiseg.data.scene_composer import SceneComposer
@@ -373,7 +372,7 @@ def formats(folder: Path) -> dict[str, Format]:
     def read_analysis(path: Path) -> None:
         found = load_or_make_analysis(path, sound)
         for kind in ("log", "inverse"):
-            assert np.isfinite(class_weights(found, kind, 3)).all()
+            assert np.isfinite(found["class_weights"][kind]["3"]).all()
 
     def image(suffix: str) -> Format:
         def make(place: Path) -> Path:

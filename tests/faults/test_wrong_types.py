@@ -8,7 +8,6 @@ import random
 
 import pytest
 import werkzeug.serving
-from commands.conftest import finished, run_main  # noqa: F401
 from composing import command_configuration
 from omegaconf import OmegaConf
 
