@@ -66,7 +66,7 @@ def keys(command):
 
 
 @pytest.fixture
-def run(run_main, finished, tmp_path, monkeypatch):  # noqa: F811
+def run(run_main, finished, tmp_path, monkeypatch):
     """Run a command with an override: (code, lines on stderr, what it left in its folder)."""
     files = {override.split("=")[0]: override.split("=", 1)[1] for override in finished.overrides}
     annotations, images = (files[f"data.train_{kind}"] for kind in ("annotations", "images"))

@@ -164,6 +164,7 @@ def test_fp16_file_is_near_pytorch_and_smaller(alone, half, model, extractor):
     assert any(isinstance(m, torch.nn.GroupNorm) for m in model.decoder.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [2000, 0, 1])
 def test_fp16_file_stands_large_features_where_all_arithmetic_is_fp16(scale, half, model, extractor):
     """GroupNorm squares what it gets, and 256 squared is more than fp16 holds.

@@ -84,7 +84,8 @@ def test_probabilities_are_averaged_over_all_looks(name, tta, cached, extractor,
         np.testing.assert_allclose(outputs.prediction.target, expected[:, 1], atol=2e-3 if cached else 2e-4)
         windows = decoder.extents(batch.rois) if grid is None else batch.rois[:, 1:]
         assert torch.equal(outputs.prediction.extents, windows)
-        assert measured(outputs.prediction.target, batch, windows) == outputs.records
+        records = [record._replace(mask_score=1.0) for record in outputs.records]  # scores: test_decision
+        assert measured(outputs.prediction.target, batch, windows) == records
         ious += [record.iou for record in measured(torch.from_numpy(expected[:, 1]), batch, windows)]
         truth = batch.metric_targets.numpy()
         if decoder.frame == "roi":

@@ -44,7 +44,9 @@ class GreyPredictor(EllipsePredictor):
         ellipses = super().predict(boxes, scores, points, threshold)
         grey = np.float32(self._image[0, 0, 0] / 255)
         targets = [np.full_like(target, grey) for target in ellipses.probabilities]
-        made = _Tracked(ellipses.size, ellipses.boxes, ellipses.scores, ellipses.windows, targets)
+        made = _Tracked(
+            ellipses.size, ellipses.boxes, ellipses.scores, ellipses.scores, ellipses.windows, targets
+        )
         self.most_alive = max(self.most_alive, len(self._alive) + 1)
         self._alive.add(made)
         return made
