@@ -125,5 +125,6 @@ def choose_items(dataset: RoiDataset, images: Mapping[str, int]) -> list[int]:
             chosen.append(named[name])
         elif free:
             chosen.append(min(free, key=lambda item: (abs(counts[item] - persons), item)))
-            log.info("overlays: %s is not in the data set, using %s", name, names[chosen[-1]])
+            if named:  # else the configuration is for another data set
+                log.info("overlays: %s is not in the data set, using %s", name, names[chosen[-1]])
     return chosen

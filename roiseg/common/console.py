@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,6 +15,18 @@ from rich.text import Text
 console = Console(markup=False, emoji=False)  # file names may look like markup
 
 T = TypeVar("T")
+
+
+class StdoutHandler(logging.StreamHandler):
+    """Writes log lines to what `sys.stdout` is at the time, so that rich puts them above a progress bar."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        """Return the stream."""
+        return sys.stdout
 
 
 def status(text: str) -> Status:

@@ -151,30 +151,30 @@ def print_summary(summary: RunSummary) -> None:
             cells = [f"{epoch[key]:.4f}" if key in epoch else "" for key in shown]
             table.add_row(str(int(epoch["epoch"])), *cells, style=style)
         console.print(table)
-    console.print(_places(summary))
+    for name, value in _places(summary).items():
+        console.print(f"{name}: {value}", soft_wrap=True, highlight=False)  # paths that can be copied
 
 
 def _decision(summary: RunSummary) -> str:
     values = {name: value for name, value in summary.decision.items() if name != "_target_"}
     kind = summary.decision["_target_"].rpartition(".")[2].lower()
     numbers = (f"{name} {value}" for name, value in sorted(values.items()) if value not in (None, False))
-    fitted = "not fitted" if None in values.values() else summary.decision_fit
+    missing = [name for name, value in values.items() if value is None and not name.startswith("score_")]
+    fitted = "not fitted" if missing else summary.decision_fit
     return ", ".join(filter(None, (kind, *numbers, fitted)))
 
 
-def _places(summary: RunSummary) -> Table:
-    places = Table(title="results", show_header=False)
-    places.add_column(style="bold")
-    places.add_column(overflow="fold")
+def _places(summary: RunSummary) -> dict[str, str]:
+    """Return what is printed below the table, by name."""
     test = ", ".join(
         f"{label} {summary.test[key]:.4f}"
         for key, label in labels("test", SHORT).items()
         if key in summary.test
     )
-    onnx_file = summary.onnx or "none"
+    parity = None
     if check := summary.onnx_check:
         worst = max(check["random"], check["real"] or 0.0)
-        onnx_file += f"\nONNX Runtime differs from PyTorch by {worst:.1e} (allowed {check['tolerance']:.0e})"
+        parity = f"differs from PyTorch by {worst:.1e} (allowed {check['tolerance']:.0e})"
     data, parameters = summary.data, summary.parameters
     rows = {
         f"epoch {summary.tested_epoch}, measured again": test,
@@ -182,7 +182,8 @@ def _places(summary: RunSummary) -> Table:
         "best checkpoint": summary.best_checkpoint,
         "overlay images": summary.last_overlay,
         "TensorBoard": f"tensorboard --logdir {summary.output_dir}",
-        "ONNX": onnx_file,
+        "ONNX": summary.onnx,
+        "ONNX check": parity,
         "summary": str(Path(summary.output_dir) / "summary.json"),
         "decision": _decision(summary),
         "decoder": f"{parameters['trainable']:,} trainable parameters",
@@ -194,6 +195,4 @@ def _places(summary: RunSummary) -> Table:
         counts = (f"{number:,} {name}" for name, number in summary.feature_cache.items())
         rows["feature cache, images"] = ", ".join(counts)
     here = f"{Path.cwd()}/"
-    for name, value in rows.items():
-        places.add_row(name, (value or "none").replace(here, ""))
-    return places
+    return {name: (value or "none").replace(here, "") for name, value in rows.items()}
