@@ -189,10 +189,10 @@ def show(run: Run) -> None:
     counts, table = run.counts, Table(title="prediction", show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    table.add_row("images", f"{counts.images:,} ({counts.empty:,} without persons)")
+    table.add_row("images", f"{counts.images:,} ({counts.empty:,} without instances)")
     if counts.skipped:
         table.add_row("skipped", f"{len(counts.skipped):,}")
-    table.add_row("persons", f"{counts.instances:,}")
+    table.add_row("instances", f"{counts.instances:,}")
     each = (seconds / max(counts.images, 1) for seconds in (counts.seconds, run.seconds))
     table.add_row("seconds per image", "{:.3f}, with reading and writing {:.3f}".format(*each))
     here = f"{Path.cwd()}/"

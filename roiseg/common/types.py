@@ -79,7 +79,7 @@ def check_value(value: Any, hint: Any, name: str) -> None:
             raise UserError(f"{name} is {value!r:.200}: it must be an instance of {hint.__name__}")
         return
     try:
-        TypeAdapter(hint, config=_STRICT).validate_python(value)
+        TypeAdapter(hint, config=_STRICT).validate_python(_as_utf8(value))
     except ValidationError as error:
         problems = error.errors(include_url=False)
         texts = (problem["msg"].partition(" after validation")[0] for problem in problems)
@@ -90,6 +90,15 @@ def check_value(value: Any, hint: Any, name: str) -> None:
         subject = f"its item {item}" if item else "it"
         must = " or ".join([wanted[0], *(each.removeprefix("be ") for each in wanted[1:])])
         raise UserError(f"{name} is {value!r:.200}: {subject} must {must}") from None
+
+
+def _as_utf8(value: Any) -> Any:
+    """Replace what is not UTF-8 in strings, as file names may hold and pydantic refuses."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, dict):
+        return {_as_utf8(key): _as_utf8(entry) for key, entry in value.items()}
+    return [_as_utf8(entry) for entry in value] if isinstance(value, list) else value
 
 
 def builds_object(value: Any) -> bool:

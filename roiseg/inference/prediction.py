@@ -25,7 +25,7 @@ Probabilities = NDArray[np.float32]
 _MOST_LABELS = np.iinfo(np.uint16).max
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """N instances of one image, in pixels of the image.
 
@@ -59,6 +59,10 @@ class Prediction:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        return f"Prediction({len(self)} instances in an image of {width}x{height} pixels)"
 
     def crop(self, index: int) -> NDArray[np.bool_]:
         """Return the mask of an instance inside its window."""

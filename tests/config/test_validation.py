@@ -16,6 +16,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from roiseg.common.errors import UserError
+from roiseg.common.types import check_value
 from roiseg.config.build import to_plain
 from roiseg.config.entry import CONF_DIR
 from roiseg.config.validation import TrainOptions, check_types
@@ -143,6 +144,12 @@ def options_of(name):
     """What a command checks its own keys against."""
     module = importlib.import_module(f"roiseg.{name}")
     return getattr(module, {"train": "TrainOptions", "prepare": "prepare"}.get(name, "Options"))
+
+
+def test_file_names_that_are_not_utf8_are_texts():
+    name = b"caf\xe9.png".decode(errors="surrogateescape")
+    for hint, value in ((str | None, name), (list[str], [name]), (dict[str, int], {name: 1})):
+        check_value(value, hint, "a file")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -122,7 +122,9 @@ def test_a_detector(run, tmp_path, name):
     case.spoil(path)
     options = [f"extractor.{key}={value}" for key, value in case.options.items()]
     outcome = run("train", f"extractor.onnx_path={path}", *options)
-    assert_refused(outcome, case.words, tmp_path, [tmp_path / "nets", tmp_path / "secret.bin"])
+    assert_refused(
+        outcome, case.words, tmp_path, [tmp_path / name for name in ("nets", "secret.bin", "weights.bin")]
+    )
 
 
 @pytest.mark.filterwarnings("ignore")

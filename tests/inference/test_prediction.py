@@ -35,6 +35,10 @@ def painted(prediction, index):
 WINDOWS = [(3, 4, 20, 30), (10, 0, 60, 40), (59, 39, 60, 40), (5, 5, 5, 9)]
 
 
+def test_it_prints_as_one_line():
+    assert repr(make(WINDOWS)) == f"Prediction(4 instances in an image of {SIZE[1]}x{SIZE[0]} pixels)"
+
+
 def test_more_instances_than_a_label_map_can_number_are_refused():
     with pytest.raises(UserError, match=r"65,536 instances are more than a 16-bit label map"):
         make([(0, 0, 1, 1)] * 65_536).label_map()
