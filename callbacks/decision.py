@@ -53,7 +53,7 @@ class FitDecision(L.Callback, SummaryCallback):
             log.warning("decision: not fitted, since the best checkpoint is of another run: %s", checkpoint)
             return
         fit = DecisionFit(TorchModel(load_model(checkpoint), data.extractor, pl_module.device))
-        for batch in data.test_dataloader():
+        for batch in data.test_dataloader(shared=False):
             fit.update(batch)
             if fit.rois >= self.max_rois:
                 break

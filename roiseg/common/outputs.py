@@ -209,7 +209,10 @@ def _digest(path: Path) -> str:
 def _resolved(path: Path) -> Path:
     """Return a path with links and `..` of its folders resolved, and the last part unchanged."""
     path = path.absolute()
-    return path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
+    try:
+        return path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
+    except RuntimeError:  # Python before 3.13
+        raise UserError(f"{path} is a link that leads to itself: give another path") from None
 
 
 def absent_folders(folder: Path) -> list[Path]:

@@ -200,15 +200,23 @@ class RoiDataModule(L.LightningDataModule):
         """Return batches of images with every eligible annotated box as a ROI."""
         return self._loader(self.dataset("val"), self._prepare, "val")
 
-    def test_dataloader(self) -> FeatureLoader:
-        """Return the validation images again, on which the best checkpoint is tested."""
+    def test_dataloader(self, shared: bool = True) -> FeatureLoader:
+        """Return the validation images again, on which the best checkpoint is tested.
+
+        Args:
+            shared: among the processes of a distributed run; False: all images for this one.
+        """
         dataset = self.dataset("val")
         if self.tta is None:
-            return self._loader(dataset, self._prepare, "test")
-        return self._loader(dataset.for_test(self.tta), self._prepare_test, "test")
+            return self._loader(dataset, self._prepare, "test", shared)
+        return self._loader(dataset.for_test(self.tta), self._prepare_test, "test", shared)
 
     def _loader(
-        self, dataset: RoiDataset, prepare: Callable[[RoiBatch], RoiBatch], stage: str
+        self,
+        dataset: RoiDataset,
+        prepare: Callable[[RoiBatch], RoiBatch],
+        stage: str,
+        shared: bool = True,
     ) -> FeatureLoader:
         training = stage == "train"
         start = (self.first_epoch, self.first_batch * self.batch_size) if training else (0, 0)
@@ -218,7 +226,7 @@ class RoiDataModule(L.LightningDataModule):
             ahead=_batches_ahead(self._device()),
             skipped=self.skipped[stage],
             batch_size=self.batch_size if training else self.val_batch_size,
-            sampler=EpochSampler(len(dataset), self.seed, training, *start),
+            sampler=EpochSampler(len(dataset), self.seed, training, *start, shared=shared),
             collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

@@ -82,14 +82,24 @@ class EpochSampler(Sampler[tuple[int, int]]):
         first_epoch: epoch of the first iteration.
         done: positions of this process's share that the first epoch skips because an earlier run has visited
             them. The length stays that of the whole epoch.
+        shared: among the processes; False: this one takes all positions.
     """
 
-    def __init__(self, length: int, seed: int, shuffle: bool, first_epoch: int = 0, done: int = 0) -> None:
+    def __init__(
+        self,
+        length: int,
+        seed: int,
+        shuffle: bool,
+        first_epoch: int = 0,
+        done: int = 0,
+        shared: bool = True,
+    ) -> None:
         self.length = length
         self.seed = seed
         self.shuffle = shuffle
         self.epoch = first_epoch
         self._done = {first_epoch: done}
+        self.shared = shared
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration (called by Lightning)."""
@@ -98,7 +108,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
     @property
     def idle(self) -> bool:
         """Tell whether this process has no image to evaluate; it then visits one that must not be counted."""
-        rank, _ = _rank_and_world()
+        rank, _ = self._rank_and_world()
         return not self.shuffle and rank >= self.length
 
     def __len__(self) -> int:
@@ -114,11 +124,14 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def _share(self) -> list[int]:
         """Return the positions of the order that this process visits."""
-        rank, world = _rank_and_world()
+        rank, world = self._rank_and_world()
         if self.shuffle or self.idle:  # Lightning needs a batch on every process
             rounds = -(-self.length // world)
             return [position % self.length for position in range(rank, rounds * world, world)]
         return list(range(rank, self.length, world))
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        return _rank_and_world() if self.shared else (0, 1)
 
 
 def _rank_and_world() -> tuple[int, int]:

@@ -219,3 +219,10 @@ def test_a_checkpoint_beside_a_run_does_not_decide_where_it_writes(run_train, fi
     assert [p.name for p in thesis.iterdir()] == ["config.yaml"]
     assert (thesis / "config.yaml").read_text() == "mine"
     assert [p.read_bytes() for p in copied.parent.iterdir()] == [before]
+
+
+def test_a_link_that_leads_to_itself_is_named(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(UserError, match=r"loop"):
+        write_json(tmp_path / "loop/index.json", {})
+    assert (tmp_path / "loop").is_symlink()

@@ -81,3 +81,8 @@ def test_a_resumed_epoch_continues_with_the_same_images(monkeypatch, length, wor
                 sampler.set_epoch(5)
             assert list(rest) == list(whole)
             whole.set_epoch(4)
+
+
+@pytest.mark.parametrize(("length", "world"), SIZES)
+def test_an_order_that_is_not_shared_is_whole_on_every_process(length, world, shares):
+    assert shares(world, length, 3, shuffle=False, shared=False) == [(False, list(range(length)))] * world
