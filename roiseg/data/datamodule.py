@@ -224,7 +224,7 @@ class RoiDataModule(L.LightningDataModule):
             dataset,
             prepare,
             ahead=_batches_ahead(self._device()),
-            skipped=self.skipped[stage],
+            skipped=self.skipped[stage] if shared else SkippedImages(stage),  # counted once, by the test
             batch_size=self.batch_size if training else self.val_batch_size,
             sampler=EpochSampler(len(dataset), self.seed, training, *start, shared=shared),
             collate_fn=collate,

@@ -62,5 +62,8 @@ def test_a_missing_or_wrong_file_leaves_nothing(
             )
             assert code == 2, (option, wrong, stderr)
             assert command == "doctor" or stderr.count("\n") == 1, (option, wrong, stderr)
-            assert list(work.rglob("*")) == [], (option, wrong)
+            left = list(work.rglob("*"))
+            if command == "doctor":  # goes on with the other files, and keeps the index of one that is right
+                left = [path for path in left if path.is_file() and path.suffix != ".index"]
+            assert left == [], (option, wrong)
             assert (tree(inputs), tree(finished.root)) == before, (option, wrong)
