@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from roiseg.config.run_summary import RunSummary, SummaryCallback
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.evaluation.decision_fit import DecisionFit, fit_decision
 from roiseg.inference.checkpoint import load_model, write_decision
+from roiseg.inference.decision import Decision
 from roiseg.inference.model import TorchModel
 from roiseg.training.module import RoiSegModule
 
@@ -23,8 +25,9 @@ log = logging.getLogger(__name__)
 class FitDecision(L.Callback, SummaryCallback):
     """Fits the numbers of `decision` that are null, and calibrates the mask scores, in the tested checkpoint.
 
-    They are fitted on the validation images. With folds they stay as they are, since the held-out images
-    measure the run: `python -m roiseg.decide` fits them on the other folds.
+    They are fitted on the validation images; a run that only tests the checkpoint of another run takes over
+    what that run fitted. With folds they stay as they are, since the held-out images measure the run:
+    `python -m roiseg.decide` fits them on the other folds.
 
     Args:
         best: fit the best checkpoint; False: the newest.
@@ -50,7 +53,13 @@ class FitDecision(L.Callback, SummaryCallback):
             return
         own = Path(str(trainer.checkpoint_callback.dirpath))  # type: ignore[union-attr]
         if checkpoint.absolute().parent != own.absolute():  # resumed from elsewhere: never change its files
-            log.warning("decision: not fitted, since the best checkpoint is of another run: %s", checkpoint)
+            known = load_model(checkpoint).decision
+            if known.unfitted or not _completes(known, decision):
+                log.warning(
+                    "decision: not fitted, since the best checkpoint is of another run: %s", checkpoint
+                )
+                return
+            pl_module.decision, self.fitted_on = known, f"fitted by the run of {checkpoint}"
             return
         fit = DecisionFit(TorchModel(load_model(checkpoint), data.extractor, pl_module.device))
         for batch in data.test_dataloader(shared=False):
@@ -66,3 +75,11 @@ class FitDecision(L.Callback, SummaryCallback):
     def add_to_summary(self, summary: RunSummary) -> None:
         """Set what the decision was fitted on."""
         summary.decision_fit = self.fitted_on
+
+
+def _completes(known: Decision, wanted: Decision) -> bool:
+    """Tell whether a decision is the wanted one with numbers in place of those that are None."""
+    given = {entry.name: getattr(wanted, entry.name) for entry in fields(wanted)}
+    return type(known) is type(wanted) and all(
+        value is None or value == getattr(known, name) for name, value in given.items()
+    )

@@ -36,3 +36,13 @@ def test_the_checkpoint_of_another_run_that_is_resumed_is_never_changed(
     FitDecision().on_fit_end(trainer, module)
     assert not module.decision.unfitted
     assert load_model(own).decision == module.decision
+
+    # a run that tests it again, in a folder of its own, decides as the run that fitted it
+    shutil.copy(own, other)
+    fitted, before = module.decision, other.read_bytes()
+    checkpoints.best_model_path = str(other)
+    for decision, found in ((Votes(), fitted), (Votes(exclusive=True), Votes(exclusive=True))):
+        module.decision = decision
+        FitDecision().on_fit_end(trainer, module)
+        assert module.decision == found
+        assert other.read_bytes() == before
