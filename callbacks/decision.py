@@ -47,6 +47,8 @@ class FitDecision(L.Callback, SummaryCallback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, RoiDataModule) and isinstance(pl_module, RoiSegModule)
         checkpoint = tested_checkpoint(trainer.checkpoint_callback, self.best)
+        if checkpoint is None and trainer.checkpoint_callback is not None and trainer.ckpt_path is not None:
+            checkpoint = Path(trainer.ckpt_path)  # resumed where it ended: no epoch was left
         decision = pl_module.decision
         nothing = not decision.unfitted and decision.score_slope is not None
         if checkpoint is None or data.folds or nothing or not trainer.is_global_zero:
