@@ -216,13 +216,13 @@ def _check_target(target: Any, hint: Any, where: str) -> None:
     """
     name = f"configuration `{where}._target_` is {target!r:.200}: it must"
     if not isinstance(target, str):
-        raise UserError(f"{name} be the name of a class with its modules, package.module.Class")
+        raise UserError(f"{name} be the name of a class, package.module.Class")
     try:
         found = pydoc.locate(target)
     except pydoc.ErrorDuringImport as error:
         raise UserError(f"{name} be importable ({error.value})") from None
     if found is None:
-        raise UserError(f"{name} be the name of a class with its modules, and there is no such class")
+        raise UserError(f"{name} be the name of an existing class, package.module.Class")
     kinds = _kinds(hint)
     if not callable(found) or (kinds and not any(_makes(found, kind) for kind in kinds)):
         wanted = " or ".join(kind.__name__ for kind in kinds)

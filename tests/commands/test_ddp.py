@@ -1,4 +1,4 @@
-"""Several processes: as right as one, in one set of folders, whoever starts them, and ending as one."""
+"""Runs on several processes give the results of one, share one set of folders, and end together."""
 
 from __future__ import annotations
 

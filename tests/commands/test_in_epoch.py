@@ -1,4 +1,4 @@
-"""A training that is told to end ends between two steps, and goes on there exactly."""
+"""A terminated training stops between two steps and resumes exactly there."""
 
 from __future__ import annotations
 

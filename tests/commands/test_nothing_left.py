@@ -63,7 +63,7 @@ def test_a_missing_or_wrong_file_leaves_nothing(
             assert code == 2, (option, wrong, stderr)
             assert command == "doctor" or stderr.count("\n") == 1, (option, wrong, stderr)
             left = list(work.rglob("*"))
-            if command == "doctor":  # goes on with the other files, and keeps the index of one that is right
+            if command == "doctor":  # checks the other files too, and keeps the index of a valid one
                 left = [path for path in left if path.is_file() and path.suffix != ".index"]
             assert left == [], (option, wrong)
             assert (tree(inputs), tree(finished.root)) == before, (option, wrong)

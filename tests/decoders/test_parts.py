@@ -12,7 +12,7 @@ from roiseg.losses.cross_entropy import CrossEntropy
 from roiseg.losses.dice import Dice
 
 SMALL = [case for case in CASES if case.small]
-# fcn8s has dropout, and PointRend draws its training points: what is drawn hangs on the parts
+# without PointRend, whose random training points depend on how the ROIs are split
 FIXED = [case for case in SMALL if "points" not in case.terms]
 PERSONS = (1, 0, 9, 3)  # of four images
 

@@ -39,7 +39,7 @@ def naive_label(decoder, fine, box, coarse, x, y):
 
 
 def naive_refine(decoder, fine, box, coarse, size, points):
-    """Double the grid until `size`; label the least certain cells of each anew, whole grids if few enough."""
+    """Double the grid up to `size`; at each size label the least certain cells again, or all if they are few."""
     logits, doubled = coarse, False
     while True:
         h, w = logits.shape[1:]
