@@ -104,6 +104,8 @@ def open_models(cfg: DictConfig) -> dict[str, Evaluated]:
     """
     models: dict[str, Evaluated] = {}
     file = None if cfg.onnx is None else OnnxFile(cfg.onnx)
+    if file is not None and file.finds_boxes:
+        raise UserError(f"onnx: {file.path} finds the boxes itself: evaluate a file without boxes=true")
     adapter = None if cfg.postprocess is None else to_plain(cfg)["postprocess"]
     trained = None if cfg.ckpt is None else load_model(cfg.ckpt)
     if trained is not None:
@@ -134,7 +136,7 @@ def _detector_file(cfg: DictConfig, file: OnnxFile, trained: TrainedModel | None
     """Return the detector's path if the exported file or the options need it."""
     if cfg.onnx_path is not None or trained is None or (file.merged and cfg.boxes == "annotations"):
         return cfg.onnx_path
-    return trained.config["extractor"]["onnx_path"]
+    return trained.detector_path
 
 
 def _data(

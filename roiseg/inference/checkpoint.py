@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,16 +13,18 @@ import torch
 
 import roiseg
 from roiseg.common.errors import UserError
-from roiseg.common.files import atomic_path, require_file
+from roiseg.common.files import atomic_path, read_json, require_file
 from roiseg.common.outputs import remove
 from roiseg.decoders.base import Decoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.inference.decision import Decision, Threshold
 from roiseg.inference.rebuild import rebuild_as
 
+log = logging.getLogger(__name__)
+
 FORMAT = 2  # raised whenever older checkpoints no longer load
 _KEYS = {"config", "layers", "shapes", "strides", "image_size", "extractor_sha256"}
-_NAME = re.compile(r"checkpoint_epoch_(\d{4,})_\d+x\d+_\d{4,5}\.pth")
+_NAME = re.compile(r"checkpoint_epoch_(\d{4,})_\d+x\d+_(\d{4,5})\.pth")
 _IN_EPOCH = re.compile(r"checkpoint_in_epoch_(\d{4,})\.pth")
 
 
@@ -35,10 +38,11 @@ def checkpoint_metadata(
         extractor: the run's extractor.
         decision: how masks follow from probabilities; None: a threshold of 0.5.
     """
+    detector = str(Path(extractor.onnx_path).absolute())  # inference may have another working directory
     return {
         "format": FORMAT,
         "version": roiseg.__version__,
-        "config": config,
+        "config": {**config, "extractor": {**config["extractor"], "onnx_path": detector}},
         "layers": list(extractor.layers),
         "shapes": [list(shape) for shape in extractor.shapes],
         "strides": list(extractor.strides),
@@ -67,6 +71,13 @@ class TrainedModel:
         """Return the COCO category that it was trained on; 1 if unknown."""
         return checked_category((self.config.get("data") or {}).get("category_id", 1), self.path)
 
+    @property
+    def detector_path(self) -> str:
+        """Return the detector's path in training, or the file of that name beside the checkpoint."""
+        trained = Path(str(self.config["extractor"].get("onnx_path")))
+        beside = self.path.parent / trained.name
+        return str(beside if beside.is_file() and not trained.is_file() else trained)
+
     def with_postprocess(self, postprocess: dict[str, Any]) -> TrainedModel:
         """Return the model with another `extractor.postprocess`."""
         extractor = {**self.config["extractor"], "postprocess": postprocess}
@@ -78,17 +89,21 @@ class TrainedModel:
         """Open the extractor that the decoder was trained on.
 
         Args:
-            onnx_path: path of the detector; None: the path in training.
+            onnx_path: path of the detector; None: see `detector_path`.
             postprocess: configuration that reads the detector's boxes; None: the one in training.
 
         Raises:
             UserError: it cannot be opened, or it is not the file used in training.
         """
         node = {**self.config["extractor"], "source": None}  # inference does not create the detector
-        if onnx_path is not None:
-            node["onnx_path"] = onnx_path
+        node["onnx_path"] = onnx_path or self.detector_path
         if postprocess is not None:
             node["postprocess"] = postprocess
+        if not Path(node["onnx_path"]).is_file():
+            raise UserError(
+                f"checkpoint {self.path}: its detector {node['onnx_path']} is missing: copy it beside the "
+                "checkpoint, or give its path as onnx_path=FILE"
+            )
         try:
             extractor = rebuild_as(OnnxExtractor, node)
         except UserError as error:
@@ -121,13 +136,45 @@ def check_same_file(extractor: OnnxExtractor, sha256: str, path: Path) -> None:
         )
 
 
+def checkpoint_file(path: str | Path) -> Path:
+    """Return a checkpoint that is given as a file, or the best one of a folder.
+
+    The folder holds checkpoints, and the one of the highest validation mIoU, which is part of the name, is
+    the best; or it is the folder of a finished run, whose summary names the best.
+
+    Raises:
+        UserError: there is no such file or no checkpoint in the folder.
+    """
+    hint = "give a .pth file written by `python -m roiseg.train`, or its folder"
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        return require_file(path, "checkpoint", hint)
+    named = [(match, file) for file in folder.glob("*.pth") if (match := _NAME.fullmatch(file.name))]
+    best: Path | None
+    if named:
+        best = max(named, key=lambda found: (int(found[0][2]), -int(found[0][1])))[1]
+    else:
+        summary = read_json(folder / "summary.json", "summary") if (folder / "summary.json").is_file() else {}
+        best = Path(str(summary["best_checkpoint"])) if _names_checkpoint(summary) else None
+    if best is None:
+        raise UserError(f"folder {folder} has no checkpoint of an epoch: {hint}")
+    return require_file(best, "checkpoint", hint)
+
+
+def _names_checkpoint(summary: Any) -> bool:
+    return isinstance(summary, dict) and isinstance(summary.get("best_checkpoint"), str)
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Load a checkpoint without executing anything in it.
+
+    Args:
+        path: a file, or a folder, see `checkpoint_file`.
 
     Raises:
         UserError: missing, damaged, or not written by roiseg.
     """
-    path = require_file(path, "checkpoint", "give a .pth file written by `python -m roiseg.train`")
+    path = checkpoint_file(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # a damaged file raises almost any error, from struct.error to AssertionError
@@ -200,9 +247,15 @@ def _is_in_epoch_state(value: Any) -> bool:
 def load_model(path: str | Path) -> TrainedModel:
     """Build the decoder of a checkpoint, in evaluation mode on the CPU.
 
+    Args:
+        path: a file, or a folder, see `checkpoint_file`.
+
     Raises:
         UserError: see `read_checkpoint`; also if weights and configuration do not match.
     """
+    given, path = Path(path).expanduser(), checkpoint_file(path)
+    if path != given:
+        log.info("best checkpoint of %s: %s", given, path)
     content = read_checkpoint(path)
     metadata = content["roiseg"]
     shapes = [(int(c), int(h), int(w)) for c, h, w in metadata["shapes"]]
@@ -229,7 +282,7 @@ def load_model(path: str | Path) -> TrainedModel:
         raise UserError(f"checkpoint {path}: weight `{lost[0]}` is nan or infinite: use an earlier one")
     height, width = metadata["image_size"]
     return TrainedModel(
-        path=Path(path),
+        path=path,
         decoder=decoder.eval(),
         config=metadata["config"],
         layers=metadata["layers"],

@@ -13,14 +13,14 @@ import onnxruntime as ort
 
 from roiseg.common.console import track
 from roiseg.common.errors import UserError
-from roiseg.common.files import require_file, utf8_path
+from roiseg.common.files import utf8_path
 from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.augment import Augment, Views
 from roiseg.data.batch import RoiSample
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.targets import TargetSpec
 from roiseg.extractor.onnx_extractor import OnnxExtractor
-from roiseg.inference.checkpoint import TrainedModel, load_model
+from roiseg.inference.checkpoint import TrainedModel, checkpoint_file, load_model
 from roiseg.inference.onnx_file import OnnxFile
 from roiseg.onnx_export.boxes import BOXES, SCORES
 from roiseg.onnx_export.export import allowed_difference
@@ -62,7 +62,7 @@ def check_file(
     """
     file = OnnxFile(path)
     if ckpt is not None:  # refused before the file is timed
-        require_file(ckpt, "checkpoint")
+        ckpt = str(checkpoint_file(ckpt))
     try:
         with utf8_path(file.path) as readable:
             onnx.checker.check_model(readable, full_check=True)

@@ -127,7 +127,7 @@ FILES = {
     **{f"cut at {share} %": bytes_of(lambda b, s=share: b[: len(b) * s // 100]) for share in (1, 25, 50, 75, 99)},
     "its second half": bytes_of(lambda b: b[len(b) // 2 :]),
     "absent": BadCheckpoint(Path.unlink, (FILE, "not found")),
-    "folder": BadCheckpoint(lambda path: (path.unlink(), path.mkdir()), (FILE, "is a folder")),
+    "folder": BadCheckpoint(lambda path: (path.unlink(), path.mkdir()), (FILE, "has no checkpoint")),
     "zip of something else": BadCheckpoint(zip_of_something, DAMAGED),
     "zip with a path that leaves its folder": BadCheckpoint(zip_that_leaves, DAMAGED),
     "torchscript": BadCheckpoint(torchscript, (FILE,)),

@@ -71,7 +71,7 @@ OTHERS = {
     "analyze with an unknown key": ("analyze", ["grids=3"], ["grids", "grid"]),
     "export of nothing": ("export", [], ["ckpt"]),
     "export of no file": ("export", ["ckpt=/nowhere.pth"], ["/nowhere.pth"]),
-    "export of a folder": ("export", ["ckpt=."], ["is a folder"]),
+    "export of a folder": ("export", ["ckpt=."], ["folder .", "has no checkpoint"]),
     "export with an unknown key": ("export", ["ckpts=x"], ["ckpts", "ckpt"]),
     "analyze with a reader that is a number": ("analyze", ["annotations=x.json", "reader=5"], ["`reader`", "5"]),
     "app with limits that are a number": ("app", ["ckpt=x", "limits=5"], ["`limits`", "5"]),

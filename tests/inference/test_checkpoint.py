@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -11,7 +12,7 @@ from tiny_run import LAYER, tiny_extractor
 
 from roiseg.common.errors import UserError
 from roiseg.common.outputs import own
-from roiseg.inference.checkpoint import load_model, newest_checkpoint, remove_outdated
+from roiseg.inference.checkpoint import checkpoint_file, load_model, newest_checkpoint, remove_outdated
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -70,6 +71,49 @@ def test_code_in_the_configuration_of_the_extractor_is_not_called(content, tmp_p
     model = load_model(save(content, tmp_path / "extractor.pth"))
     assert "not trusted" in user_error(model.extractor)
     assert not (tmp_path / "trace").exists()
+
+
+def test_finds_its_detector_from_any_working_directory(checkpoint, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert load_model(checkpoint).extractor().identity
+
+
+def test_finds_its_detector_beside_itself_if_it_is_gone_elsewhere(checkpoint, onnx_file, tmp_path, content):
+    content["roiseg"]["config"]["extractor"]["onnx_path"] = f"/nowhere/{onnx_file.name}"
+    moved = save(content, tmp_path / "renamed.pth")
+    shutil.copy(onnx_file, tmp_path)
+    assert load_model(moved).extractor().onnx_path == str(tmp_path / onnx_file.name)
+
+
+@pytest.mark.parametrize(
+    ("names", "best"),
+    [
+        (["0001_64x64_5000", "0002_64x64_7012", "0003_64x64_6999"], "0002_64x64_7012"),
+        (["0009_64x64_9999", "0010_64x64_10000"], "0010_64x64_10000"),
+        (["0002_64x64_7000", "0001_64x64_7000"], "0001_64x64_7000"),
+    ],
+    ids=["highest mIoU", "mIoU of 1", "the first of equals"],
+)
+def test_folder_of_checkpoints_stands_for_the_best(names, best, tmp_path):
+    for name in names:
+        (tmp_path / f"checkpoint_epoch_{name}.pth").touch()
+    (tmp_path / "checkpoint_in_epoch_0011.pth").touch()
+    (tmp_path / "mine_9999.pth").touch()
+    assert checkpoint_file(tmp_path).name == f"checkpoint_epoch_{best}.pth"
+
+
+def test_folder_of_a_run_stands_for_the_checkpoint_that_its_summary_names(checkpoint, tmp_path, caplog):
+    (tmp_path / "summary.json").write_text(json.dumps({"best_checkpoint": str(checkpoint)}))
+    with caplog.at_level("INFO"):
+        assert load_model(tmp_path).path == checkpoint
+    assert f"best checkpoint of {tmp_path}: {checkpoint}" in caplog.text
+
+
+@pytest.mark.parametrize("summary", [None, "[]", '{"best_checkpoint": null}'])
+def test_folder_without_a_checkpoint_is_refused(summary, tmp_path):
+    if summary:
+        (tmp_path / "summary.json").write_text(summary)
+    assert f"folder {tmp_path} has no checkpoint" in user_error(checkpoint_file, tmp_path)
 
 
 def test_newest_is_the_highest_epoch_by_number(tmp_path):
