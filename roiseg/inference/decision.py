@@ -255,15 +255,20 @@ def count_votes(rois: ImageRois) -> Tensor:
     """
     said, extents, boxes, image_size = _said(rois.probabilities), rois.extents, rois.boxes, rois.image_size
     grid = (said.shape[2], said.shape[3])
+
+    def axes(part: slice) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        return _axes(extents[part], boxes[part], image_size, grid)
+
     # the number of ROIs is a plain int except during export
     parts = [slice(None)]
     if type(boxes.shape[0]) is int:
         parts = [slice(start, start + _AT_ONCE) for start in range(0, max(1, len(boxes)), _AT_ONCE)]
-    sums = (_on_image(said[part], extents[part], boxes[part], image_size) for part in parts)
+    kept = axes(parts[0]) if len(parts) == 1 else None  # of many ROIs they are large, and computed twice
+    sums = (_on_image(said[part], *(kept or axes(part))) for part in parts)
     total = sum(sums, start=said.new_zeros(()))
     votes = []
     for part in parts:
-        (rows, read_rows), (columns, read_columns) = _axes(extents[part], boxes[part], image_size, grid)
+        (rows, read_rows), (columns, read_columns) = kept or axes(part)
         own = (read_rows @ rows)[:, None] @ said[part] @ (read_columns @ columns)[:, None].mT
         votes.append(crop_rois(total[None], boxes[part], read_rows, read_columns) - own)
     person, not_target, nobody, others = torch.cat(votes).unbind(1)
@@ -279,11 +284,10 @@ def _said(probabilities: Tensor) -> Tensor:
     return torch.stack([person, not_target, log[:, 0], torch.ones_like(person)], dim=1)
 
 
-def _on_image(said: Tensor, extents: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+def _on_image(said: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]) -> Tensor:
     """Return the sum over the ROIs of their maps [R, C, h, w] on the image, [C, H, W]."""
-    (rows, _), (columns, _) = _axes(extents, boxes, image_size, (said.shape[2], said.shape[3]))
-    bands = rows[:, None] @ said  # [R, C, H, w]
-    return bands.permute(1, 2, 0, 3).flatten(2) @ columns.mT.flatten(0, 1)
+    bands = rows[0][:, None] @ said  # [R, C, H, w]
+    return bands.permute(1, 2, 0, 3).flatten(2) @ columns[0].mT.flatten(0, 1)
 
 
 def _axes(

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,9 @@ from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiBatch, RoiPrediction
 from roiseg.decoders.base import Context, Decoder, decode_in_chunks
 from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.extractor.postprocess.base import Detections
 from roiseg.extractor.preprocess import Preprocess
+from roiseg.geometry.boxes import clip, normalize
 from roiseg.geometry.roi_align import resample
 from roiseg.inference.checkpoint import TrainedModel, load_model
 from roiseg.inference.decision import Decision, Threshold
@@ -25,6 +28,7 @@ from roiseg.inference.onnx_file import OnnxFile, finite
 from roiseg.inference.tta import average_views
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # Lightning's names; the mixed ones are autocast
+_SAME_BOX = 1e-4  # largest difference of normalized corners; the same box is stored in two units
 _AT_ONCE = 128  # ROIs decoded at a time, as in training
 
 
@@ -74,8 +78,8 @@ class RoiModel(Protocol):
     decision: Decision
 
     @property
-    def extractor(self) -> OnnxExtractor | None:
-        """Return the detector it was trained on; None for an ONNX file that contains it."""
+    def extractor(self) -> OnnxExtractor | FileDetector | None:
+        """Return what finds boxes: the detector, or the file itself; None for a file with neither."""
 
     def prepare(self, batch: RoiBatch) -> RoiBatch:
         """Return the batch with the input tensor and, unless the file contains the detector, features."""
@@ -156,7 +160,7 @@ class OnnxModel:
 
     Args:
         file: the exported file.
-        extractor: the detector, for a file that does not contain it.
+        extractor: the detector, for a file that does not contain it, or a `FileDetector`.
     """
 
     prompts: tuple[str, ...] = ()
@@ -164,7 +168,7 @@ class OnnxModel:
     precision = "the file's"
     decision: Decision = Threshold()
 
-    def __init__(self, file: OnnxFile, extractor: OnnxExtractor | None) -> None:
+    def __init__(self, file: OnnxFile, extractor: OnnxExtractor | FileDetector | None) -> None:
         self.file = file
         self.path = file.path
         self.category_id = file.category_id
@@ -203,10 +207,61 @@ class OnnxModel:
     def _image(self, batch: RoiBatch, index: int) -> tuple[Tensor, Tensor]:
         height, width = self.image_size
         rois = batch.rois[batch.rois[:, 0] == index, 1:].cpu() / torch.tensor([width, height, width, height])
+        if self.file.finds_boxes:
+            return self._found(batch, index, rois)
         assert batch.inputs is not None
         one = slice(index, index + 1)
         features = [feature[one] for feature in batch.features]
         return self.file.run(batch.inputs[one], features, rois, batch.pixel_sizes[one])
+
+    def _found(self, batch: RoiBatch, index: int, rois: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the masks that the file has found for these ROIs, [N, 4] normalized."""
+        sample = batch.samples[index]
+        boxes, masks, scores = (feature[index] for feature in batch.features)
+        inside = clip(sample.transform.inverse().boxes(boxes.numpy()), sample.original_size)
+        found = torch.from_numpy(normalize(sample.transform.boxes(inside), self.image_size))
+        distance = (rois[:, None] - found[None]).abs().amax(dim=2)
+        if len(rois) and (not len(found) or bool((distance.amin(dim=1) > _SAME_BOX).any())):
+            raise UserError(
+                f"{self.path} takes no boxes because it detects them itself: leave them out, or export it "
+                "without boxes=true"
+            )
+        chosen = distance.argmin(dim=1) if len(rois) else torch.zeros(0, dtype=torch.long)
+        return masks[chosen], scores[chosen]
+
+
+class FileDetector:
+    """The detector in an exported file that finds the boxes itself; its features are the boxes and masks.
+
+    Args:
+        file: with `finds_boxes`.
+
+    Raises:
+        UserError: the file also reads the size of a pixel, which its boxes do not need.
+    """
+
+    identity = ""
+    shapes: Sequence[tuple[int, int, int]] = ()
+
+    def __init__(self, file: OnnxFile) -> None:
+        if file.reads_pixel_size:
+            raise UserError(f"{file.path} reads a pixel size: export it without boxes=true to open it here")
+        self.file = file
+        self.onnx_path = str(file.path)
+        self.preprocess = file.preprocess
+        self.postprocess = file.box_reader()
+
+    def run(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return boxes [1, N, 4], masks [1, N, H, W] and mask scores [1, N] of one image."""
+        return self.run_with_detections(inputs)[0]
+
+    def run_with_detections(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], list[Detections]]:
+        """Return what `run` does, and the boxes in input pixels with their scores."""
+        boxes, scores, masks, mask_scores = self.file.detect(inputs, torch.ones(1))
+        labels = np.zeros(len(boxes), np.int64)
+        return (boxes[None], masks[None], mask_scores[None]), [
+            Detections(boxes.numpy(), scores.numpy(), labels)
+        ]
 
 
 class MergedExtractor:
@@ -255,10 +310,10 @@ def open_model(
         return TorchModel(model, model.extractor(onnx_path, postprocess), device, decision=decision)
     assert onnx is not None
     file = OnnxFile(onnx)
-    return OnnxModel(file, file.extractor(onnx_path, postprocess))
+    return OnnxModel(file, FileDetector(file) if file.finds_boxes else file.extractor(onnx_path, postprocess))
 
 
-def with_features(batch: RoiBatch, extractor: OnnxExtractor) -> RoiBatch:
+def with_features(batch: RoiBatch, extractor: OnnxExtractor | FileDetector) -> RoiBatch:
     """Return the batch with the detector's input tensor and features, on the device of the batch."""
     inputs = extractor.preprocess(batch.images)
     return replace(batch, inputs=inputs, features=extractor.run(inputs))

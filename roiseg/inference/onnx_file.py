@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -21,6 +21,7 @@ from roiseg.extractor.preprocess import Preprocess
 from roiseg.extractor.session import default_providers
 from roiseg.inference.checkpoint import check_same_file, checked_category
 from roiseg.inference.rebuild import rebuild_as
+from roiseg.onnx_export.boxes import BOXES, SCORES
 from roiseg.onnx_export.graph import IMAGE, MASK_SCORES, MASKS, PIXEL_SIZE, ROIS, seal
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -36,6 +37,7 @@ class OnnxFile:
         metadata: written by the export.
         merged: the file contains the extractor and reads the image.
         finds_boxes: the file finds the boxes itself.
+        reads_pixel_size: the file has the input `pixel_size`.
         image_size: (H, W) of the detector's input and of the masks.
         preprocess: from image to the detector's input tensor.
         postprocess: configuration that reads the detector's boxes, if known.
@@ -63,6 +65,7 @@ class OnnxFile:
         if self.metadata.get("seal") != seal(self.metadata, [*self._types, *outputs]):
             raise self._differs("was changed, or was written by another version of roiseg")
         self.finds_boxes = ROIS not in self._types
+        self.reads_pixel_size = PIXEL_SIZE in self._types
         try:
             self.merged: bool = self._read("merged", bool)
             self.layers: list[str] = self._read("layers", list)
@@ -117,24 +120,28 @@ class OnnxFile:
         Raises:
             UserError: the detector is missing, cannot be opened, or is not the one in training.
         """
-        if self.finds_boxes:
-            raise UserError(
-                f"{self.path} takes no boxes because it detects them itself: export it without boxes=true"
-            )
         if onnx_path is None:
             if self.merged:
                 return None
             raise UserError(
                 f"{self.path} contains only the decoder: give the detector in training as onnx_path"
             )
-        node = postprocess if postprocess is not None else self.postprocess
-        try:
-            reader = None if node is None else rebuild_as(Postprocessor, node)  # type: ignore[type-abstract]
-        except UserError as error:
-            raise UserError(f"{self.path}: {error}") from None
+        reader = self.box_reader(postprocess)
         extractor = OnnxExtractor(onnx_path, self.layers, self.preprocess, postprocess=reader)
         check_same_file(extractor, self._sha256, self.path)
         return extractor
+
+    def box_reader(self, postprocess: dict[str, Any] | None = None) -> Postprocessor | None:
+        """Build what reads the detector's boxes.
+
+        Args:
+            postprocess: its configuration; None: the exported one, if any.
+        """
+        node = postprocess if postprocess is not None else self.postprocess
+        try:
+            return None if node is None else rebuild_as(Postprocessor, node)  # type: ignore[type-abstract]
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from None
 
     def run(
         self, inputs: Tensor, features: Sequence[Tensor], rois: Tensor, pixel_size: Tensor
@@ -150,20 +157,30 @@ class OnnxFile:
         Returns:
             On the CPU: masks [N, H, W], 0.5 or more inside; [N] their predicted IoU, 0 to 1.
         """
-        known = {
-            ROIS: rois,
-            IMAGE: inputs,
-            PIXEL_SIZE: pixel_size,
-            **dict(zip(self.layers, features, strict=False)),
-        }
-        if self.merged:  # the image input has the detector's name
-            known |= {name: inputs for name in self._types if name not in known}
-        given = {name: known[name].cpu().numpy().astype(dtype) for name, dtype in self._types.items()}
-        masks, scores = (
-            finite(torch.from_numpy(output.astype(np.float32)), self.path)
-            for output in self.session.run([MASKS, MASK_SCORES], given)
-        )
+        known = {ROIS: rois, PIXEL_SIZE: pixel_size, **dict(zip(self.layers, features, strict=False))}
+        masks, scores = self._outputs([MASKS, MASK_SCORES], inputs, known)
         return masks, scores
+
+    def detect(self, inputs: Tensor, pixel_size: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Compute the boxes and masks of one image, with a file that finds the boxes itself.
+
+        Args:
+            inputs, pixel_size: see `run`.
+
+        Returns:
+            On the CPU: boxes [N, 4] in input pixels, by descending score; their scores [N]; masks [N, H, W]
+            and their predicted IoU [N], see `run`.
+        """
+        boxes, scores, masks, mask_scores = self._outputs(
+            [BOXES, SCORES, MASKS, MASK_SCORES], inputs, {PIXEL_SIZE: pixel_size}
+        )
+        return boxes, scores, masks, mask_scores
+
+    def _outputs(self, names: Sequence[str], inputs: Tensor, known: dict[str, Tensor]) -> Iterator[Tensor]:
+        known |= {name: inputs for name in self._types if name not in known}  # of any name in a merged file
+        given = {name: known[name].cpu().numpy().astype(dtype) for name, dtype in self._types.items()}
+        for output in self.session.run(names, given):
+            yield finite(torch.from_numpy(output.astype(np.float32)), self.path)
 
     def _read(self, key: str, kind: type | tuple[type, ...]) -> Any:
         """Read an entry of the metadata; raise KeyError, TypeError or ValueError if invalid."""

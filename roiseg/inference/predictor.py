@@ -23,7 +23,7 @@ from roiseg.geometry.boxes import Boxes, as_boxes, clip
 from roiseg.geometry.paste import paste_crop, paste_window
 from roiseg.geometry.transform import Letterbox
 from roiseg.inference.decision import Decision
-from roiseg.inference.model import RoiModel, open_model
+from roiseg.inference.model import FileDetector, RoiModel, open_model
 from roiseg.inference.prediction import Prediction
 
 _CHUNK = 64  # ROIs per run of the decoder, which bounds its memory
@@ -87,7 +87,8 @@ class Predictor:
         """Open a file of `python -m roiseg.export`.
 
         Args:
-            path: the decoder, alone or merged with the detector.
+            path: the decoder, alone or merged with the detector. A file that was exported with boxes=true
+                finds the boxes itself and takes no others.
             onnx_path: the detector; needed if the file does not contain it, and for the detector's boxes.
             postprocess: see `from_checkpoint`.
 
@@ -252,7 +253,7 @@ class Predictor:
             raise UserError("no image is set: call set_image first")
         return self._sample
 
-    def _require_extractor(self) -> OnnxExtractor:
+    def _require_extractor(self) -> OnnxExtractor | FileDetector:
         extractor = self.model.extractor
         if extractor is None:
             raise UserError(

@@ -18,7 +18,9 @@ from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.postprocess.rows import BoxesAndScores, EfficientNms, Rows
 from roiseg.extractor.postprocess.yolo import Yolo, Yolox
 from roiseg.extractor.preprocess import Preprocess
+from roiseg.inference.model import TorchModel, open_model
 from roiseg.inference.onnx_file import OnnxFile
+from roiseg.inference.predictor import Predictor
 from roiseg.onnx_export.boxes import BoxReader, export_boxes
 from roiseg.onnx_export.export import ExportOptions, export_model
 from roiseg.onnx_export.graph import MaskGraph
@@ -156,9 +158,22 @@ def test_the_file_says_what_it_takes_and_gives(exported, model):
     assert stored.postprocess == model.config["extractor"]["postprocess"]
 
 
-def test_it_takes_no_boxes_and_says_so(exported):
-    with pytest.raises(UserError, match="detects them itself: export it without boxes=true"):
-        OnnxFile(exported[0]).extractor()
+def test_predictor_gives_the_boxes_and_masks_of_the_file(exported, model, extractor):
+    image = np.kron(red_picture((2, 3), (4, 5), (7, 11))[0].numpy(), np.ones((2, 2, 1), np.uint8))
+    found, expected = (Predictor(one) for one in (open_model(onnx=exported[0]), TorchModel(model, extractor)))
+    for predictor in (found, expected):
+        predictor.set_image(image)
+    ours, theirs = found.predict(), expected.predict()
+    assert len(ours) == 3
+    np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=1e-2)
+    np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)
+    np.testing.assert_allclose(ours.mask_scores, theirs.mask_scores, atol=0.02)
+    assert (ours.masks() == theirs.masks()).mean() > 0.99
+    some = found.predict(ours.boxes[-1:])
+    assert (some.masks() == ours.masks()[-1:]).all()
+    assert len(found.predict(np.zeros((0, 4)))) == 0
+    with pytest.raises(UserError, match="takes no boxes because it detects them itself"):
+        found.predict(ours.boxes[:1] + 3)
 
 
 def test_a_wrong_adapter_is_found_out_by_the_check(model, extractor, tmp_path, monkeypatch):

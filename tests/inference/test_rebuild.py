@@ -54,7 +54,7 @@ UNTRUSTED = {
     "a function that writes files": "roiseg.common.files.write_json",
     "hydra, imported by a command": "roiseg.config.build.instantiate",
     "the trainer": "roiseg.train.train",
-    "a class that can write files": "roiseg.synthetic.dataset.TinyDetector",
+    "a class that can write files": "roiseg.common.package_files.ShippedFile",
     "dots only": "...",
 }
 
