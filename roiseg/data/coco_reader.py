@@ -56,6 +56,11 @@ class CocoReader:
             instances = _read_instances(content["annotations"], path, images, category_id)
             annotations = build_annotations(path, images, instances)
         if not len(annotations.ids):
+            if own := sum(record.get("category_id") == category_id for record in content["annotations"]):
+                raise UserError(
+                    f"annotations file {path}: none of its {own:,} instances of category_id {category_id} "
+                    "has a mask (`segmentation` is empty): training needs masks, boxes are not enough"
+                )
             known = known_categories(content, content["annotations"])
             raise UserError(
                 f"annotations file {path} has no instance of category_id {category_id} (it has {known}): "
@@ -200,6 +205,8 @@ def _read_segmentation(segmentation: Any, where: str, image: ImageRecord) -> tup
             return [], counts if coco_mask.area({"size": size, "counts": counts}) else b""
         except ValueError as error:
             raise UserError(f"{where}: `segmentation`: {error}") from None
+    if segmentation is None:
+        raise UserError(f"{where} has no `segmentation`: training needs masks, boxes are not enough")
     if not isinstance(segmentation, list):
         raise UserError(f"{where}: `segmentation` must be a list of polygons or an RLE, got {segmentation!r}")
     for part in segmentation:
