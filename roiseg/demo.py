@@ -12,10 +12,11 @@ from rich.table import Table
 from roiseg.common.console import console
 from roiseg.common.files import read_json
 from roiseg.common.outputs import check_folder, check_output, never
+from roiseg.common.package_files import ShippedFile
 from roiseg.common.types import Share
 from roiseg.config.entry import command
 from roiseg.config.validation import validated
-from roiseg.synthetic import SyntheticPeople, TinyDetector
+from roiseg.synthetic import SyntheticPeople
 
 
 def synthetic_people(cfg: DictConfig) -> SyntheticPeople:
@@ -40,7 +41,7 @@ def make_data(cfg: DictConfig) -> SyntheticPeople:
 def make_detector(cfg: DictConfig) -> Path:
     """Copy the detector if it is missing; returns the ONNX file."""
     kept = Path(cfg.output).exists()
-    path = TinyDetector(cfg.output).ensure()
+    path = ShippedFile(cfg.output, "ext_extractor/tiny_person_256.onnx").ensure()
     console.print(f"{path}: {path.stat().st_size / 1000:.0f} kB{', left as it was' if kept else ''}")
     return path
 

@@ -1,9 +1,8 @@
-"""The embedded data set and detector on disk: synthetic images in COCO format, created once."""
+"""The embedded data set on disk: synthetic images in COCO format, created once."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,108 +17,10 @@ from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path, read_json, write_json
 from roiseg.common.locks import check_lock, locked
 from roiseg.common.outputs import check_folder, check_output, check_replaceable, inside, never, remove
-from roiseg.common.package_files import package_file
 from roiseg.common.types import Seed, Share
+from roiseg.synthetic.outlines import bounding_box, segmentation
 from roiseg.synthetic.scene import PEOPLE_CYCLE, Scene, render_scene
 from roiseg.visualize.canvas import encode_image
-
-# boundary edges of a pixel, walked with the mask on the right hand. Direction (dx, dy): (row and column of
-# the pixel beyond the edge, row and column of the corner where the edge starts), relative to the pixel
-_EDGES = {
-    (1, 0): ((-1, 0), (0, 0)),
-    (0, 1): ((0, 1), (0, 1)),
-    (-1, 0): ((1, 0), (1, 1)),
-    (0, -1): ((0, -1), (1, 0)),
-}
-
-
-def segmentation(mask: np.ndarray) -> list[list[int]] | dict[str, Any]:
-    """Return a COCO segmentation that pycocotools decodes to exactly `mask`.
-
-    Args:
-        mask: bool `[H, W]`, not empty.
-
-    Returns:
-        Polygons along the pixels' edges, one for each connected part; where a part has a hole, which
-        polygons cannot express, an uncompressed RLE `{"counts": [...], "size": [H, W]}`.
-    """
-    return rle(mask) if has_hole(mask) else polygons(mask)
-
-
-def bounding_box(mask: np.ndarray) -> list[int]:
-    """Return the tight `[x, y, width, height]` of a mask that is not empty."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    x, y = int(columns[0]), int(rows[0])
-    return [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y]
-
-
-def has_hole(mask: np.ndarray) -> bool:
-    """Tell whether the mask encloses background (also connected across corners)."""
-    outside = np.pad(~mask, 1, constant_values=True).astype(np.uint8)
-    return cv2.connectedComponents(outside, connectivity=8)[0] > 2
-
-
-def rle(mask: np.ndarray) -> dict[str, Any]:
-    """Encode a mask as uncompressed run lengths, column by column, starting with background."""
-    flat = np.concatenate([[False], mask.ravel(order="F")])
-    changes = np.flatnonzero(flat[1:] != flat[:-1])
-    counts = np.diff(np.concatenate([[0], changes, [mask.size]]))
-    return {"counts": counts.tolist(), "size": list(mask.shape)}
-
-
-def polygons(mask: np.ndarray) -> list[list[int]]:
-    """Trace the edges of the mask's pixels; flat `[x1, y1, x2, y2, ...]` for each part."""
-    following = _edges(mask)
-    traced = []
-    while following:
-        start = next(iter(following))
-        direction = following[start][0]
-        corner, corners = start, list[tuple[int, int]]()
-        while corner in following:
-            heading = _take(following, corner, direction)
-            if heading != direction or not corners:
-                corners.append(corner)
-            direction = heading
-            corner = (corner[0] + heading[0], corner[1] + heading[1])
-            if corner == start and _closed(following, corner, direction):
-                break
-        traced.append([value for corner in corners for value in corner])
-    return traced
-
-
-def _edges(mask: np.ndarray) -> dict[tuple[int, int], list[tuple[int, int]]]:
-    """Map each corner (x, y) to the directions of the boundary edges that start there."""
-    padded = np.pad(mask, 1)
-    starts: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    height, width = mask.shape
-    for direction, ((beyond_y, beyond_x), (corner_y, corner_x)) in _EDGES.items():
-        beyond = padded[1 + beyond_y : 1 + beyond_y + height, 1 + beyond_x : 1 + beyond_x + width]
-        rows, columns = np.nonzero(mask & ~beyond)
-        for x, y in zip((columns + corner_x).tolist(), (rows + corner_y).tolist(), strict=True):
-            starts.setdefault((x, y), []).append(direction)
-    return starts
-
-
-def _take(
-    following: dict[tuple[int, int], list[tuple[int, int]]], corner: tuple[int, int], heading: tuple[int, int]
-) -> tuple[int, int]:
-    """Remove and return the next edge; where two parts touch, turn right to stay on the same pixel."""
-    choices = following[corner]
-    right = (-heading[1], heading[0])
-    chosen = right if right in choices else choices[0]
-    choices.remove(chosen)
-    if not choices:
-        del following[corner]
-    return chosen
-
-
-def _closed(
-    following: dict[tuple[int, int], list[tuple[int, int]]], corner: tuple[int, int], heading: tuple[int, int]
-) -> bool:
-    """Tell whether the loop that has returned to its start ends here."""
-    right = (-heading[1], heading[0])
-    return right not in following.get(corner, [])
-
 
 RENDERER_VERSION = 3  # raise it when a seed gives other images
 MARKER = "synthetic.json"  # marks a folder that this class may write to
@@ -135,25 +36,6 @@ def synthetic_scene(seed: int, split: str, index: int, crowding: float = 0.0) ->
     rng = np.random.default_rng([seed, SPLITS[split], index])
     people = PEOPLE_CYCLE[index % len(PEOPLE_CYCLE)]
     return render_scene(rng, people + round(crowding), crowding)
-
-
-@dataclass(frozen=True)
-class TinyDetector:
-    """The embedded detector: a copy of the file that ships with roiseg, see `ext_extractor/README.md`."""
-
-    path: str | Path
-
-    def makes(self, path: str | Path) -> bool:
-        """Tell whether `path` is its file."""
-        return Path(path).absolute() == Path(self.path).absolute()
-
-    def ensure(self) -> Path:
-        """Copy the file if it is missing, and return its path."""
-        path = Path(self.path)
-        if not path.is_file():
-            with atomic_path(path) as temporary:
-                shutil.copyfile(package_file("ext_extractor") / "tiny_person_256.onnx", temporary)
-        return path
 
 
 @dataclass(frozen=True)

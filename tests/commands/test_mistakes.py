@@ -58,7 +58,7 @@ MISTAKES = {
         ["loss.emphasis.inside=0", "loss.emphasis.outside=0"], ["loss.emphasis", "both 0"],
     ),
     "missing value": (["data.train_images=???"], ["data.train_images"]),
-    "unset environment variable": (["extractor=yolox"], ["ROISEG_REALDATA"]),
+    "unset environment variable": (["data.train_images=${oc.env:NOT_SET}"], ["NOT_SET"]),
 }  # fmt: skip
 # those that `python -m roiseg.doctor` finds, too
 FOUND_BY_DOCTOR = (
@@ -70,13 +70,10 @@ FOUND_BY_DOCTOR = (
 
 def given(name, tiny_overrides, monkeypatch):
     """The command line of a mistake."""
-    monkeypatch.delenv("ROISEG_REALDATA", raising=False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     replaced = {argument.split("=")[0] for argument in MISTAKES[name][0]}
     if "model=fcn8s" in MISTAKES[name][0]:
         replaced |= {"model.mid_channels", "model.min_channels", "model.depth"}
-    if name == "unset environment variable":
-        replaced.add("extractor.onnx_path")
     return [*(o for o in tiny_overrides if o.split("=")[0] not in replaced), *MISTAKES[name][0]]
 
 

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 
 from roiseg.common.errors import UserError
 from roiseg.synthetic import SyntheticPeople, dataset, synthetic_scene
-from roiseg.synthetic.dataset import has_hole, rle, segmentation
+from roiseg.synthetic.outlines import has_hole, rle, segmentation
 
 TRAIN, VAL = 4, 24
 

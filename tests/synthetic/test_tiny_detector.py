@@ -4,12 +4,12 @@ import pytest
 import torch
 from helpers import ROOT, run_onnx
 
-from roiseg.common.package_files import package_file
+from roiseg.common.package_files import ShippedFile, package_file
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.postprocess.yolo import Yolox
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.geometry import boxes as box_ops
-from roiseg.synthetic import TinyDetector, synthetic_scene
+from roiseg.synthetic import synthetic_scene
 from tools.tiny_detector import training
 from tools.tiny_detector.network import IMAGE_SIZE, TinyPersonNet, person_boxes
 from tools.tiny_detector.training import (
@@ -102,7 +102,7 @@ def test_the_program_trains_and_exports(tmp_path, monkeypatch):
 
 
 def test_the_committed_file_is_copied_where_it_is_wanted_and_missing(tmp_path):
-    source = TinyDetector(tmp_path / "sub/tiny.onnx")
+    source = ShippedFile(tmp_path / "sub/tiny.onnx", "ext_extractor/tiny_person_256.onnx")
     assert source.makes(str(tmp_path / "sub/tiny.onnx"))
     assert not source.makes(str(tmp_path / "other.onnx"))
     made = source.ensure()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,10 +13,12 @@ from pydantic import PositiveInt
 from roiseg.common.errors import UserError
 from roiseg.common.locks import locked
 from roiseg.common.outputs import check_folder
+from roiseg.data.prepare.example import prepare_example
 from roiseg.data.prepare.persons import (
     SPLITS,
     FileReport,
     Layout,
+    Prepared,
     layout_of,
     subset,
     write_if_different,
@@ -25,19 +26,6 @@ from roiseg.data.prepare.persons import (
 from roiseg.data.prepare.sources import FolderSource, WebSource
 
 ImageMode = Literal["link", "copy", "skip"]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """The result of a run.
-
-    Attributes:
-        reports: one per annotation file.
-        made: the files and folders written; empty if everything existed.
-    """
-
-    reports: list[FileReport]
-    made: list[Path]
 
 
 def prepare(
@@ -48,8 +36,9 @@ def prepare(
     images: ImageMode,
     base_url: str,
     md5: Mapping[str, str],
+    example: bool = False,
 ) -> Prepared:
-    """Create the images and person annotations of COCO 2017.
+    """Create the images and person annotations of COCO 2017, or the example's.
 
     Args:
         output_dir: folder that gets `images/` and `annotations/`.
@@ -59,10 +48,13 @@ def prepare(
         images: "link" or "copy" those of `source`, or "skip" them.
         base_url: where the archives are downloaded from.
         md5: checksums of the archives `train2017`, `val2017` and `annotations`.
+        example: create only the example, see `prepare_example`.
 
     Raises:
         UserError: something is missing, unreachable, broken, or does not fit on the disk.
     """
+    if example:
+        return prepare_example(output_dir, base_url)
     layout = layout_of(output_dir, sizes)
     check_folder(layout.root, "output_dir")
     try:

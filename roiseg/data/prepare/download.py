@@ -109,19 +109,19 @@ def remote_size(url: str) -> int:
         raise UserError(f"cannot reach {urlsplit(url).netloc} ({_reason(error)}): {_ALTERNATIVES}") from None
 
 
-def fetch(url: str, path: Path, md5: str) -> None:
+def fetch(url: str, path: Path, checksum: str) -> None:
     """Download `url` to `path` through `<path>.part`, resuming an earlier attempt.
 
     Args:
         url: the source.
         path: the file; an existing one is only verified.
-        md5: required checksum, hexadecimal.
+        checksum: its MD5 or SHA-256, hexadecimal.
 
     Raises:
         UserError: the server refuses or cannot be reached, or the checksum differs.
     """
     if path.exists():
-        _verify(path, path, md5)
+        _verify(path, path, checksum)
         return
     part = path.with_name(path.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ def fetch(url: str, path: Path, md5: str) -> None:
             wait = 2**failures - 1
             console.print(f"connection lost ({_reason(error)}); retrying in {wait} s", soft_wrap=True)
             time.sleep(wait)
-    _verify(part, path, md5)
+    _verify(part, path, checksum)
     record(path, part)
     part.replace(path)
 
@@ -190,16 +190,17 @@ def _write(stream: BinaryIO, block: bytes) -> None:
         raise UserError(f"cannot write {stream.name}: {error.strerror}") from None
 
 
-def _verify(file: Path, target: Path, md5: str) -> None:
-    digest = hashlib.md5(usedforsecurity=False)
+def _verify(file: Path, target: Path, checksum: str) -> None:
+    name = "sha256" if len(checksum) == 64 else "md5"
+    digest = hashlib.new(name, usedforsecurity=False)
     with transfer_bar() as bar, file.open("rb") as stream:
         task = bar.add_task(f"verifying {target.name}", total=_size(file))
         while block := stream.read(1 << 20):
             digest.update(block)
             bar.advance(task, len(block))
-    if digest.hexdigest() == md5.lower():
+    if digest.hexdigest() == checksum.lower():
         return
-    found = f"{target.name} has md5 {digest.hexdigest()} instead of {md5}"
+    found = f"{target.name} has {name} {digest.hexdigest()} instead of {checksum}"
     if file == target:
         raise UserError(f"{found}: remove {file} and run prepare again")
     file.unlink()

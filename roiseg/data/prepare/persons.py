@@ -176,6 +176,19 @@ class FileReport:
         return cls(path, len(coco["images"]), len(coco["annotations"]), path.stat().st_size)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """The result of a run.
+
+    Attributes:
+        reports: one per annotation file.
+        made: the files and folders written; empty if everything existed.
+    """
+
+    reports: list[FileReport]
+    made: list[Path]
+
+
 def require_images(coco: Coco, folder: Path) -> None:
     """Raise a UserError that counts the image files missing in `folder` and names the first."""
     if missing := missing_images(coco, folder):
