@@ -33,8 +33,8 @@ _MIN_ROW_HEIGHT = 32  # pixels
 class ValidationOverlays(L.Callback, SummaryCallback):
     """Writes `validation_all_images_epoch_{epoch:04d}.png` after every validation.
 
-    Top row: ground truth with the ROI boxes in red, instance numbers and annotated masks. Bottom row:
-    predicted masks. TensorBoard gets the same image, but increasingly rarely in a long run: each takes
+    Top row: annotated masks with the ROI boxes in red and instance numbers. Bottom row: predicted masks.
+    TensorBoard gets the same image, but increasingly rarely in a long run: each takes
     about a megabyte of the event file.
 
     Args:

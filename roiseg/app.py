@@ -44,9 +44,10 @@ def app(cfg: DictConfig) -> BaseWSGIServer:
     options = {key: content[key] for key in ("onnx_path", "postprocess")}
     options["device"] = require_device(content["device"])
     options["tta"] = instantiate(cfg.tta, _convert_="all")
+    predictors = [Predictor.from_checkpoint(path, **options) for path in paths]
     models = [
-        Model(name, Predictor.from_checkpoint(path, **options))
-        for name, path in zip(short_names(paths), paths, strict=True)
+        Model(name, predictor, predictor.model.summary)
+        for name, predictor in zip(short_names(paths), predictors, strict=True)
     ]
     limits = instantiate(cfg.limits)
     return listen(Application(models, limits, content["host"]), content["host"], content["port"])

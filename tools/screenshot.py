@@ -18,7 +18,6 @@ def shoot(url: str, image: str, person: str) -> bytes:
         page.set_default_timeout(300_000)
         page.goto(url)
         page.set_input_files("#file", image)
-        page.click("#detect:enabled")
         page.wait_for_selector("#people li")
         page.wait_for_selector("body:not(.busy)")
         page.get_by_role("button", name=f"{person} · detected").click()

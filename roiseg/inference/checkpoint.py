@@ -19,6 +19,7 @@ from roiseg.decoders.base import Decoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.inference.decision import Decision, Threshold
 from roiseg.inference.rebuild import rebuild_as
+from roiseg.metrics.registry import labels
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,13 @@ class TrainedModel:
     extractor_sha256: str
     epoch: int  # 1-based
     decision: Decision = field(default_factory=Threshold)
+    validation: str = ""  # IoU of this epoch with its label; empty if unknown
+
+    @property
+    def summary(self) -> str:
+        """Return decoder, epoch and validation IoU, such as "pyramid, epoch 160, instance IoU 0.75"."""
+        decoder = type(self.decoder).__module__.rsplit(".", 1)[-1]
+        return ", ".join(filter(None, (decoder, f"epoch {self.epoch}", self.validation)))
 
     @property
     def category_id(self) -> int:
@@ -291,7 +299,19 @@ def load_model(path: str | Path) -> TrainedModel:
         extractor_sha256=metadata["extractor_sha256"],
         epoch=int(content["epoch"]) + 1,
         decision=_decision(metadata, path),
+        validation=_validation(content),
     )
+
+
+def _validation(content: dict[str, Any]) -> str:
+    """Return the validation IoU of a checkpoint's epoch with its label; empty if it has none."""
+    try:
+        last = content["callbacks"]["History"]["epochs"][-1]
+        name = "val/instance_iou" if "val/instance_iou" in last else "val/miou"
+        known = last["epoch"] == content["epoch"] + 1 and 0 <= last[name] <= 1
+        return f"{labels('val')[name]} {last[name]:.2f}" if known else ""
+    except (IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        return ""
 
 
 def _decision(metadata: dict[str, Any], path: str | Path) -> Decision:

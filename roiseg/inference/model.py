@@ -66,6 +66,7 @@ class RoiModel(Protocol):
         num_classes: number of classes in `RoiPrediction.grid_classes`.
         precision: description of its arithmetic.
         decision: makes masks of its predictions for all ROIs of an image.
+        summary: decoder, epoch and validation IoU in words, as far as they are known.
     """
 
     path: Path
@@ -76,6 +77,7 @@ class RoiModel(Protocol):
     num_classes: int
     precision: str
     decision: Decision
+    summary: str
 
     @property
     def extractor(self) -> OnnxExtractor | FileDetector | None:
@@ -128,6 +130,7 @@ class TorchModel:
         self.num_classes = self.decoder.num_classes
         self.precision = precision
         self.decision = decision or model.decision
+        self.summary = model.summary
 
     def prepare(self, batch: RoiBatch) -> RoiBatch:
         """Run the detector; see `RoiModel`."""
@@ -167,6 +170,7 @@ class OnnxModel:
     num_classes = 2
     precision = "the file's"
     decision: Decision = Threshold()
+    summary = ""
 
     def __init__(self, file: OnnxFile, extractor: OnnxExtractor | FileDetector | None) -> None:
         self.file = file

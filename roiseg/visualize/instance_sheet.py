@@ -1,4 +1,4 @@
-"""A sheet of single instances: annotated mask, predicted mask and other persons."""
+"""A sheet of single instances: annotated mask, predicted mask and non-target (other persons)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from roiseg.common.classes import NON_TARGET, TARGET
 from roiseg.geometry.paste import Window
 from roiseg.visualize.canvas import (
     Image,
@@ -24,16 +23,9 @@ from roiseg.visualize.canvas import (
     text_strip,
 )
 from roiseg.visualize.drawing import blend_masks, draw_boxes, draw_outlines
-from roiseg.visualize.palette import CLASS_COLORS, ROI_RED
+from roiseg.visualize.palette import COLORS, ROI_RED
 
-PREDICTED = (30, 144, 255)
-
-_LEGEND = {
-    "annotated": CLASS_COLORS[TARGET],
-    "predicted": PREDICTED,
-    "other persons": CLASS_COLORS[NON_TARGET],
-    "ROI": ROI_RED,
-}
+_LEGEND = {name: COLORS[name] for name in ("annotated", "predicted", "non-target")} | {"ROI": ROI_RED}
 _STRIP = 20  # height of a line of text, pixels
 _GAP = 6  # between cells, pixels
 
@@ -95,10 +87,10 @@ def _draw_cell(cell: SheetCell, side: int) -> Image:
     truth, prediction = resize_mask(cell.truth, size), resize_mask(cell.prediction, size)
     others = np.array([resize_mask(mask, size) for mask in cell.others], bool).reshape(-1, *truth.shape)
     image = blend_masks(
-        resize_image(cell.image, size), prediction[None], np.array([PREDICTED], np.uint8), 0.45
+        resize_image(cell.image, size), prediction[None], np.array([COLORS["predicted"]], np.uint8), 0.45
     )
     image = draw_boxes(image, scale_boxes(cell.box, cell.image.shape, size), ROI_RED, thickness=1)
-    image = draw_outlines(image, others, CLASS_COLORS[NON_TARGET])
-    image = draw_outlines(image, truth[None], CLASS_COLORS[TARGET], thickness=2)
+    image = draw_outlines(image, others, COLORS["non-target"])
+    image = draw_outlines(image, truth[None], COLORS["annotated"], thickness=2)
     title, footer = (text_strip(text, _STRIP, side, centre=True) for text in (cell.title, cell.footer))
     return np.concatenate([title, center(image, side, side), footer])

@@ -1,4 +1,4 @@
-"""Two-row overlay: ground truth with ROI boxes above, prediction below; one column per image."""
+"""Two-row overlay: annotated masks with ROI boxes above, predicted masks below; one column per image."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class OverlayColumn:
 
 
 def two_row_overlay(columns: Sequence[OverlayColumn], row_height: int = 480) -> Image:
-    """Draw ground truth (masks, ROI boxes in red, numbers) above the prediction (masks only).
+    """Draw annotated masks (ROI boxes in red, numbers) above predicted masks.
 
     An instance has the same colour in both rows. Each image is scaled to `row_height`, keeping its aspect;
     columns are at most 2.5 and at least 0.5 row heights wide.
@@ -69,7 +69,7 @@ def two_row_overlay(columns: Sequence[OverlayColumn], row_height: int = 480) -> 
 
 
 def _draw_column(column: OverlayColumn, row_height: int, title_height: int) -> Image:
-    """Stack title, ground truth, separator and prediction of one image."""
+    """Stack title, annotated masks, separator and predicted masks of one image."""
     height, width = column.image.shape[:2]
     size = fitted_size(width, height, round(_WIDEST * row_height), row_height)
     image = resize_image(column.image, size)
@@ -97,6 +97,6 @@ def _resized(masks: Mask, size: tuple[int, int]) -> Mask:
 
 def _row_labels(row_height: int, width: int) -> Image:
     """Return the strip on the left with the names of the rows, reading upwards."""
-    names = ("ground truth", "prediction")
+    names = ("annotated", "predicted")
     top, bottom = (np.rot90(text_strip(name, width, row_height, centre=True)) for name in names)
     return np.concatenate([blank(width, width), top, blank(_LINE, width, SEPARATOR), bottom])

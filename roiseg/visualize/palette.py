@@ -1,4 +1,4 @@
-"""Colours of classes and instances; instance colours are distinct, stable and never near ROI red."""
+"""Colours of what is shown and of instances; instance colours are distinct, stable and never near ROI red."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from roiseg.common.classes import NON_TARGET, TARGET
 
 ROI_RED = (255, 0, 0)
-CLASS_COLORS = {TARGET: (0, 210, 60), NON_TARGET: (255, 140, 0)}
+COLORS = {  # the page's are in roiseg/web/static/style.css
+    "target": (0, 200, 220),
+    "non-target": (255, 140, 0),
+    "annotated": (0, 210, 60),
+    "predicted": (30, 144, 255),
+}
+CLASS_COLORS = {TARGET: COLORS["target"], NON_TARGET: COLORS["non-target"]}
 HATCH_GRAY = (128, 128, 128)  # ignored pixels
 
 _FIRST = [

@@ -70,7 +70,7 @@ def roi_strip(
     Args:
         image: RGB uint8 [H, W, 3].
         box: x1, y1, x2, y2 in pixels of `image`; parts outside the image are grey.
-        labels: uint8 [h, w]: 1 target (green), 2 non-target (orange), 255 ignore (grey hatch), 0 untouched.
+        labels: uint8 [h, w]: 1 target, 2 non-target, 255 ignore (grey hatch), 0 untouched.
         cell: side in pixels of the square that the crop is fitted into, keeping the box's aspect.
         text: the caption.
         alpha: weight of the class colours, 0 to 1.

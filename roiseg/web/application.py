@@ -33,7 +33,7 @@ class Application:
     | request | answer |
     | --- | --- |
     | `GET /`, `GET /<file>` | the page, its script and style |
-    | `GET /models` | names and abilities of the models, and limits |
+    | `GET /models` | names, summaries and abilities of the models, and limits |
     | `POST /images` (a JPEG or PNG file) | `image` (its name), `width`, `height` |
     | `POST /detections` (JSON, see `Query`) | `boxes`, `scores` of the detector |
     | `POST /predictions` (JSON) | probabilities and COCO results, see `models.to_json`, and `milliseconds` |
@@ -95,7 +95,10 @@ class Application:
     def _models(self, request: Request) -> Response:
         return _json(
             {
-                "models": [{"name": model.name, "points": model.takes_points} for model in self.models],
+                "models": [
+                    {"name": model.name, "summary": model.summary, "points": model.takes_points}
+                    for model in self.models
+                ],
                 "detector": self._with_detector() is not None,
                 "colors": instance_colors(64).tolist(),
                 "max_megabytes": self.limits.megabytes,

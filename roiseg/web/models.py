@@ -104,10 +104,12 @@ class Model:
     Attributes:
         name: shown above its image.
         predictor: computes the masks.
+        summary: shown beside the name.
     """
 
     name: str
     predictor: Predictor
+    summary: str = ""
     _image: RgbImage | None = field(default=None, repr=False)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from typing import Any
@@ -58,11 +59,12 @@ def listen(application: Application, host: str, port: int) -> BaseWSGIServer:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as listening:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if os.name == "posix":  # elsewhere it would share a port that is in use
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(address)
             listening.listen(64)
             return _Server(str(address[0]), port, application, _Quiet, fd=listening.fileno())
     except OSError as error:
         raise UserError(
-            f"cannot listen on host={host} port={port} ({error.strerror}): port=0 takes a free port"
+            f"cannot listen on host={host} port={port} ({error.strerror}): port=0 picks a free one"
         ) from None

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -14,6 +15,7 @@ import urllib.request
 import numpy as np
 import pytest
 from helpers import ROOT
+from omegaconf import OmegaConf
 from PIL import Image
 from werkzeug.serving import BaseWSGIServer
 
@@ -45,7 +47,7 @@ def serve(tmp_path):
 
     def start(*arguments):
         process = subprocess.Popen(
-            [sys.executable, "-m", "roiseg.app", *map(str, arguments)],
+            [sys.executable, "-m", "roiseg.app", "port=0", *map(str, arguments)],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "300"},
             stdout=subprocess.PIPE,
@@ -74,7 +76,7 @@ def post(url, content):
         return json.load(response)
 
 
-def test_the_page_gives_what_the_predictor_gives(checkpoints, serve, tmp_path):
+def test_the_page_gives_what_the_predictor_gives(checkpoints, finished, serve, tmp_path):
     process, printed, url = serve(f"ckpt={checkpoints[0]}", f"compare={checkpoints[1]}")
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
     assert "Warning" not in printed
@@ -82,6 +84,10 @@ def test_the_page_gives_what_the_predictor_gives(checkpoints, serve, tmp_path):
         models = json.load(response)["models"]
     name = checkpoints[0].name
     assert [model["name"] for model in models] == [f"first/{name}", f"other/{name}"]
+    history = finished.summary["history"]
+    assert [model["summary"] for model in models] == [
+        f"roialign, epoch {epoch['epoch']}, instance IoU {epoch['val/instance_iou']:.2f}" for epoch in history
+    ]
 
     stream = io.BytesIO()
     Image.fromarray(PICTURE).save(stream, "PNG")
@@ -111,7 +117,7 @@ def test_another_address_than_this_machine_alone_is_warned_of(
 ):
     monkeypatch.setattr(BaseWSGIServer, "serve_forever", BaseWSGIServer.server_close)
     with app.console.capture() as captured:
-        code, _ = run_main(app, f"ckpt={checkpoints[0]}", f"host={host}")
+        code, _ = run_main(app, f"ckpt={checkpoints[0]}", f"host={host}", "port=0")
     assert code == 0
     assert ("without a password" in captured.get()) is warned
     assert "http://" in captured.get()
@@ -120,7 +126,7 @@ def test_another_address_than_this_machine_alone_is_warned_of(
 def test_more_looks_can_be_averaged(checkpoints, run_main, monkeypatch):
     served = []
     monkeypatch.setattr(BaseWSGIServer, "serve_forever", lambda server: served.append(server))
-    run_main(app, f"ckpt={checkpoints[0]}", "tta=full")
+    run_main(app, f"ckpt={checkpoints[0]}", "tta=full", "port=0")
     served[0].server_close()
     (model,) = served[0].app.models
     assert model.predictor.tta.hflip and model.predictor.tta.crop_scales
@@ -140,6 +146,16 @@ def test_more_looks_can_be_averaged(checkpoints, run_main, monkeypatch):
 )
 def test_a_mistake_ends_in_one_line(checkpoints, refused, arguments, said):
     refused(app, [argument.format(checkpoints[0]) for argument in arguments], said)
+
+
+def test_a_taken_port_ends_in_one_line(checkpoints, refused):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused(app, [f"ckpt={checkpoints[0]}", f"port={port}"], f"port={port} ", "port=0 picks a free one")
+
+
+def test_the_address_of_the_page_is_the_same_every_time():
+    assert OmegaConf.load(ROOT / "conf/app.yaml").port == 8040
 
 
 @pytest.mark.parametrize(

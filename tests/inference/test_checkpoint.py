@@ -52,6 +52,26 @@ def test_needs_nothing_but_the_file(checkpoint, tmp_path, content):
         load_model(moved).extractor()
 
 
+def test_the_summary_tells_decoder_epoch_and_validation_iou_if_the_checkpoint_has_them(tmp_path, content):
+    def summary(epochs):
+        content["callbacks"] = {} if epochs is None else {"History": {"epochs": epochs}}
+        return load_model(save(content, tmp_path / "renamed.pth")).summary
+
+    epochs = [{"epoch": 1, "val/miou": 0.25}, {"epoch": 2, "val/miou": 0.751}]
+    assert summary(epochs) == "roialign, epoch 2, mIoU 0.75"
+    assert summary([{**epochs[1], "val/instance_iou": 0.5}]) == "roialign, epoch 2, instance IoU 0.50"
+    for unknown in (
+        None,
+        [],
+        epochs[:1],
+        [{"epoch": 2}],
+        [{"epoch": 2, "val/miou": float("nan")}],
+        [7],
+        "text",
+    ):
+        assert summary(unknown) == "roialign, epoch 2"
+
+
 def test_opens_the_extractor_it_was_trained_on_and_no_other(checkpoint, onnx_file, tmp_path):
     moved = tmp_path / "elsewhere.onnx"
     shutil.copy(onnx_file, moved)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from roiseg.visualize.instance_sheet import PREDICTED, SheetCell, crop_window, instance_sheet
-from roiseg.visualize.palette import CLASS_COLORS, ROI_RED
+from roiseg.visualize.instance_sheet import SheetCell, crop_window, instance_sheet
+from roiseg.visualize.palette import COLORS, ROI_RED
 
 CELL = 200
 LEFT, TOP = 6, 28 + 20  # of the first image: a gap; the title and a line of text
@@ -40,22 +40,23 @@ def test_cells_stand_in_rows_under_the_title_and_above_the_legend(count, rows):
     sheet = instance_sheet("worst", [cell()] * count, columns=3, side=CELL)
     assert sheet.shape == (28 + rows * (CELL + 2 * 20 + 6) + 30, 3 * (CELL + 6) + 6, 3)
     legend = sheet[-30:]
-    assert all(where(legend, color).any() for color in (*CLASS_COLORS.values(), PREDICTED, ROI_RED))
+    told = {name for name, color in {**COLORS, "ROI": ROI_RED}.items() if where(legend, color).any()}
+    assert told == {"annotated", "predicted", "non-target", "ROI"}
 
 
 def test_the_annotation_is_an_outline_the_prediction_a_tint_the_roi_a_red_box():
     picture = shown()
-    green = where(picture, CLASS_COLORS[1])
+    green = where(picture, COLORS["annotated"])
     assert green[20:80, 40].all() and green[20, 40:98].all()
     assert (picture[45:55, 60:80] == 100).all()  # inside the annotation the image is as it was
-    assert (picture[50, 120] == np.rint(0.55 * 100 + 0.45 * np.array(PREDICTED))).all()
+    assert (picture[50, 120] == np.rint(0.55 * 100 + 0.45 * np.array(COLORS["predicted"]))).all()
     red = where(picture, ROI_RED)
     assert red[20, 110:158].all() and red[79, 110:158].all()
-    assert not where(picture, CLASS_COLORS[2]).any()
+    assert not where(picture, COLORS["non-target"]).any()
 
 
 def test_other_persons_are_outlined():
-    orange = where(shown(others=2), CLASS_COLORS[2])
+    orange = where(shown(others=2), COLORS["non-target"])
     assert orange[88, 5:195].any()
     assert not orange[:86].any()
 

@@ -24,7 +24,7 @@ _NAMES = (
 @contextmanager
 def serving(*predictors, limits=None, host="127.0.0.1"):
     """A running server on a free port; yields it."""
-    models = [Model(f"model {i}", predictor) for i, predictor in enumerate(predictors)]
+    models = [Model(f"model {i}", each, each.model.summary) for i, each in enumerate(predictors)]
     server = listen(Application(models, limits or Limits(), host), host, 0)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
@@ -64,9 +64,9 @@ def visit(browser, serve):
     with ExitStack() as stack:
         sites = []
 
-        def open_site(*predictors, limits=None):
+        def open_site(*predictors, limits=None, width=1200, **options):
             server = stack.enter_context(serve(*(predictors or [EllipsePredictor()]), limits=limits))
-            page = browser.new_page(viewport={"width": 1200, "height": 800})
+            page = browser.new_page(viewport={"width": width, "height": 800}, **options)
             stack.callback(page.close)
             sites.append(Site(page, server))
             return sites[-1]

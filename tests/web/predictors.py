@@ -21,11 +21,12 @@ class EllipsePredictor:
 
     height: float = 1.0  # of the ellipse, as a share of the box's
     tells_others: bool = True
-    found: tuple = ((4, 4, 20, 30), (30, 10, 60, 40))
+    found: tuple | None = None  # the detector's boxes; None: there is no detector
     reads_points: bool = False
+    summary: str = ""
 
     def __post_init__(self):
-        self.model = SimpleNamespace(prompts=("points",) if self.reads_points else ())
+        self.model = SimpleNamespace(prompts=("points",) if self.reads_points else (), summary=self.summary)
         self.images = []
         self.points = None
         self.running = 0

@@ -44,6 +44,18 @@ class Site:
         self.page.set_input_files("#file", file)
         self.settle()
 
+    def hold(self, address):
+        """Hold back the next request to an address; returns a function that has it answered."""
+        held = []
+
+        def answer():
+            (route,) = held
+            route.fulfill(response=route.fetch())
+            self.settle()
+
+        self.page.route(address, lambda route: held.append(route), times=1)
+        return answer
+
     def at(self, x, y, pane=0):
         """Where a pixel of the image lies on the screen."""
         return self.page.evaluate(
@@ -57,11 +69,25 @@ class Site:
         )
 
     def drag(self, box=BOX, pane=0):
+        """Drag with the mouse from x1, y1 to x2, y2."""
         self.page.mouse.move(*self.at(*box[:2], pane))
         self.page.mouse.down()
         self.page.mouse.move(*self.at((box[0] + box[2]) / 2, box[3], pane))
         self.page.mouse.move(*self.at(*box[2:], pane))
         self.page.mouse.up()
+        self.settle()
+
+    def swipe(self, x1, y1, x2, y2):
+        """Drag with a finger."""
+        touch = self.page.context.new_cdp_session(self.page)
+        for kind, points in (
+            ("touchStart", [(x1, y1)]),
+            ("touchMove", [((x1 + x2) / 2, y2)]),
+            ("touchMove", [(x2, y2)]),
+            ("touchEnd", []),
+        ):
+            places = [dict(zip("xy", self.at(*point), strict=True)) for point in points]
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": places})
         self.settle()
 
     def click(self, x, y, pane=0, key=None):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import threading
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 from predictors import EllipsePredictor
 from werkzeug.test import Client, EnvironBuilder
 
+from roiseg.visualize.palette import COLORS, ROI_RED
 from roiseg.web import requests
 from roiseg.web.application import STATIC, Application
 from roiseg.web.models import Limits, Model
@@ -76,6 +78,14 @@ def test_nothing_on_the_page_comes_from_elsewhere():
     assert "http" not in policy
 
 
+def test_the_pages_colours_are_those_of_the_figures():
+    style = (STATIC / "style.css").read_text()
+    for name in ("target", "non-target"):
+        (color,) = re.findall(rf"--{name}: rgb\((\d+) (\d+) (\d+)\)", style)
+        assert tuple(map(int, color)) == COLORS[name]
+    assert len(set(COLORS.values()) | {ROI_RED}) == len(COLORS) + 1
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -90,10 +100,13 @@ def test_no_other_file_is_served(path):
 
 
 def test_the_models_are_told():
-    told = client(EllipsePredictor(reads_points=True), EllipsePredictor(found=None)).get("/models").json
-    assert told["models"] == [{"name": "model 0", "points": True}, {"name": "model 1", "points": False}]
+    told = client(EllipsePredictor(reads_points=True), EllipsePredictor(found=())).get("/models").json
+    assert told["models"] == [
+        {"name": "model 0", "summary": "", "points": True},
+        {"name": "model 1", "summary": "", "points": False},
+    ]
     assert told["detector"] is True
-    assert client(EllipsePredictor(found=None)).get("/models").json["detector"] is False
+    assert client(EllipsePredictor()).get("/models").json["detector"] is False
 
 
 # --- images -------------------------------------------------------------------------------------
@@ -169,11 +182,11 @@ def test_masks_are_saved_as_png(two):
 
 
 def test_the_detector_proposes_boxes_or_the_page_says_that_there_is_none():
-    page = client(EllipsePredictor(found=None), EllipsePredictor(found=((1, 2, 3, 4),)))
+    page = client(EllipsePredictor(), EllipsePredictor(found=((1, 2, 3, 4),)))
     answer = page.post("/detections", json={"image": opened(page)}).json
     assert answer["boxes"] == [[1, 2, 3, 4]]
     assert answer["scores"] == pytest.approx([0.9])
-    page = client(EllipsePredictor(found=None))
+    page = client()
     response = page.post("/detections", json={"image": opened(page)})
     assert response.status_code == 400
     assert "detector" in response.json["error"]

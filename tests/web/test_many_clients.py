@@ -222,7 +222,7 @@ def test_large_answers_that_slow_clients_do_not_read_are_bounded(monkeypatch):
 @pytest.mark.parametrize("path", ["/predictions", "/masks", "/detections"])
 def test_a_request_that_waits_for_the_models_keeps_no_image(path):
     """Else 32 requests would keep as many images as there are connections, whatever the store forgets."""
-    page = application.Application([models.Model("model", GreyPredictor())])
+    page = application.Application([models.Model("model", GreyPredictor(found=()))])
     image = np.zeros((20, 30, 3), np.uint8)
     name, alive = page._images.add(image), weakref.ref(image)
     del image

@@ -12,12 +12,15 @@ from PIL import Image
 from predictors import EllipsePredictor
 from site_driver import BOX, GREY, encoded
 
+from roiseg.visualize.palette import COLORS, instance_colors
 from roiseg.web.models import Limits
 
 pytestmark = pytest.mark.slow_except("test_a_box_is_dragged")
 
 OPACITY = 0.65
-TARGET, OTHER = (30, 144, 255), (255, 110, 30)
+SUMMARY = "pyramid, epoch 160, instance IoU 0.75"
+TARGET, OTHER = COLORS["target"], COLORS["non-target"]
+FIRST, SECOND = instance_colors(2)
 
 
 def over(color, probability, ground=(128, 128, 128)):
@@ -60,30 +63,36 @@ def test_several_people_are_shown_together_or_alone(visit):
     assert site.color(160, 150) == [128, 128, 128]  # the second alone
     site.page.get_by_role("button", name="Everybody", exact=True).click()
     site.settle()
-    np.testing.assert_allclose(site.color(160, 150), over(TARGET, 1), atol=3)
-    np.testing.assert_allclose(site.color(300, 120), over((255, 210, 0), 1), atol=3)
+    np.testing.assert_allclose(site.color(160, 150), over(FIRST, 1), atol=3)
+    np.testing.assert_allclose(site.color(300, 120), over(SECOND, 1), atol=3)
     assert site.color(110, 230) == [128, 128, 128]  # non-target of the one is target of the other
     site.click(160, 150)
     assert site.color(300, 120) == [128, 128, 128]
     site.click(380, 290)  # beside all boxes: everybody again
-    np.testing.assert_allclose(site.color(300, 120), over((255, 210, 0), 1), atol=3)
+    np.testing.assert_allclose(site.color(300, 120), over(SECOND, 1), atol=3)
     site.page.get_by_role("button", name="Remove person 1").click()
     assert site.people() == ["2 · your box"]
     site.settle()
     assert site.color(160, 150) == [128, 128, 128]
 
 
-def test_the_detector_proposes_people(visit):
-    site = visit(EllipsePredictor(found=((20, 20, 120, 220), (200, 30, 330, 280))))
+FOUND = ((20, 20, 120, 220), (200, 30, 330, 280))
+DETECTED = ["Everybody", "1 · detected 0.90", "2 · detected 0.50"]
+
+
+def test_people_are_detected_when_an_image_is_opened_and_again_with_the_button(visit):
+    site = visit(EllipsePredictor(found=FOUND))
     detect = site.page.get_by_role("button", name="Detect people")
     assert detect.is_disabled()
     site.open()
-    detect.click()
-    site.settle()
-    assert site.people() == ["Everybody", "1 · detected 0.90", "2 · detected 0.50"]
-    np.testing.assert_allclose(site.color(70, 120), over(TARGET, 1), atol=3)
+    assert site.people() == DETECTED
+    np.testing.assert_allclose(site.color(70, 120), over(FIRST, 1), atol=3)
     _, content, _ = site.saved(".save-json")
     assert [result["score"] for result in json.loads(content)] == [0.9, 0.5]
+    site.page.get_by_role("button", name="Remove person 1").click()
+    detect.click()
+    site.settle()
+    assert site.people() == DETECTED
 
 
 @pytest.mark.parametrize("found", [(), None])
@@ -92,10 +101,192 @@ def test_nobody_is_no_error_and_no_detector_no_button(visit, found):
     site.open()
     detect = site.page.get_by_role("button", name="Detect people")
     assert detect.is_disabled() == (found is None)
-    if found is not None:
-        detect.click()
-        site.settle()
-        assert "finds no one" in site.message()
+    assert ("finds no one" in site.message()) == (found is not None)
+
+
+@pytest.fixture
+def held(visit):
+    """A site with an image open whose detection waits for `answer()`."""
+    site = visit(EllipsePredictor(found=FOUND))
+    site.answer = site.hold("**/detections")
+    with site.page.expect_request("**/detections"):
+        site.page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": encoded()})
+    return site
+
+
+def test_a_late_detection_does_not_reach_the_next_image(held):
+    held.open()
+    held.page.get_by_role("button", name="Remove person 1").click()
+    held.answer()
+    assert held.people() == ["2 · detected 0.50"]
+    assert not held.message()
+
+
+@pytest.mark.parametrize("how", ["button", "Escape"])
+def test_a_cancelled_detection_adds_nobody(held, how):
+    if how == "button":
+        held.page.get_by_role("button", name="Cancel").click()
+    else:
+        held.page.keyboard.press("Escape")
+    held.settle()  # at once, without the answer
+    held.answer()
+    assert held.people() == []
+    assert not held.message()
+    held.page.get_by_role("button", name="Detect people").click()
+    held.settle()
+    assert held.people() == DETECTED
+
+
+def test_a_box_drawn_during_the_detection_stays_selected(held):
+    held.page.mouse.move(*held.at(*BOX[:2]))
+    held.page.mouse.down()
+    held.page.mouse.move(*held.at(*BOX[2:]))
+    held.page.mouse.up()
+    held.page.wait_for_selector(".pick")
+    held.answer()
+    assert held.people() == ["Everybody", "1 · your box", "2 · detected 0.90", "3 · detected 0.50"]
+    pick = held.page.get_by_role("button", name="1 · your box")
+    assert pick.get_attribute("aria-pressed") == "true"
+    np.testing.assert_allclose(held.color(160, 150), over(TARGET, 1), atol=3)
+
+
+# --- resizing ---------------------------------------------------------------------------------------
+
+
+def cursor(site, x, y):
+    site.page.mouse.move(*site.at(x, y))
+    return site.page.locator(".stage canvas").evaluate("canvas => getComputedStyle(canvas).cursor")
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "box", "shown"),
+    [
+        ((220, 240), (300, 280), (100, 60, 300, 280), "nwse-resize"),
+        ((220, 60), (300, 20), (100, 20, 300, 240), "nesw-resize"),
+        ((100, 150), (40, 152), (40, 60, 220, 240), "ew-resize"),
+        ((160, 60), (160, 20), (100, 20, 220, 240), "ns-resize"),
+        ((220, 240), (20, 260), (20, 60, 100, 260), "nwse-resize"),  # beyond the opposite side
+    ],
+)
+def test_a_dragged_corner_or_side_resizes_the_selected_box(visit, start, end, box, shown):
+    site = visit()
+    site.open()
+    site.drag()
+    assert cursor(site, *start) == shown
+    assert cursor(site, 160, 150) == cursor(site, 380, 280) == "crosshair"
+    before = len(site.asked)
+    with site.page.expect_request("**/predictions") as request:
+        site.drag((*start, *end))
+    assert len(site.asked) == before + 1  # when the drag ends, not on its way
+    np.testing.assert_allclose(request.value.post_data_json["boxes"], [box], atol=1)
+    assert site.people() == ["1 · your box"]
+    middle = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    np.testing.assert_allclose(site.color(*middle), over(TARGET, 1), atol=3)
+
+
+def test_a_finger_resizes_the_selected_box_and_draws_others(visit):
+    site = visit(width=390, has_touch=True, is_mobile=True)
+    site.open()
+    site.swipe(*BOX)
+    assert site.people() == ["1 · your box"]
+    for start, end in (((230, 250), (310, 290)), ((300, 20), (380, 100))):
+        with site.page.expect_request("**/predictions") as request:
+            site.swipe(*start, *end)
+        box = (100, 60, 300, 280) if start[0] == 230 else (*start, *end)
+        np.testing.assert_allclose(request.value.post_data_json["boxes"], [box], atol=2)
+    assert site.people() == ["Everybody", "1 · your box", "2 · your box"]
+
+
+def test_a_detected_box_becomes_the_users_when_it_is_resized(visit):
+    site = visit(EllipsePredictor(found=FOUND))
+    site.open()
+    site.click(70, 120)
+    site.drag((120, 220, 150, 250))
+    assert site.people() == ["Everybody", "1 · your box", "2 · detected 0.50"]
+
+
+def test_a_resize_is_cancelled_with_escape_and_undone_if_it_fails(visit):
+    site = visit()
+    site.open()
+    site.drag()
+    before = len(site.asked)
+    site.page.mouse.move(*site.at(*BOX[2:]))
+    site.page.mouse.down()
+    site.page.mouse.move(*site.at(300, 280))
+    site.page.keyboard.press("Escape")
+    site.page.mouse.up()
+    site.settle()
+    assert len(site.asked) == before
+    assert site.page.get_by_role("button", name="1 · your box").get_attribute("aria-pressed") == "true"
+    site.server.shutdown()
+    site.server.server_close()
+    site.drag((*BOX[2:], 300, 280))
+    assert "does not answer" in site.message()
+    assert cursor(site, *BOX[2:]) == "nwse-resize"
+    assert cursor(site, 300, 280) == "crosshair"
+
+
+def test_a_late_answer_to_an_earlier_size_is_dropped(visit):
+    site = visit()
+    site.open()
+    site.drag()
+    answer = site.hold("**/predictions")
+    site.page.mouse.move(*site.at(*BOX[2:]))
+    site.page.mouse.down()
+    site.page.mouse.move(*site.at(390, 290))
+    site.page.mouse.up()
+    site.page.mouse.down()
+    with site.page.expect_response("**/predictions"):
+        site.page.mouse.move(*site.at(240, 260))
+        site.page.mouse.up()
+    answer()
+    assert site.color(340, 270) == [128, 128, 128]  # inside the earlier box only
+    np.testing.assert_allclose(site.color(170, 160), over(TARGET, 1), atol=3)
+
+
+def test_numbers_change_the_selected_box(visit):
+    site = visit()
+    site.open()
+    site.drag()
+    site.page.locator("summary").click()
+    assert float(site.page.locator("input[name=x2]").input_value()) == pytest.approx(220, abs=1)
+    site.page.locator("input[name=x2]").fill("300")
+    with site.page.expect_request("**/predictions") as request:
+        site.page.get_by_role("button", name="Change selected").click()
+    site.settle()
+    np.testing.assert_allclose(request.value.post_data_json["boxes"], [[100, 60, 300, 240]], atol=1)
+    assert site.people() == ["1 · your box"]
+    site.page.keyboard.press("Escape")
+    site.click(380, 290)
+    assert site.page.get_by_role("button", name="Change selected").is_disabled()
+    assert site.page.locator("input[name=x2]").input_value() == ""
+
+
+# --- layout -----------------------------------------------------------------------------------------
+
+
+def test_the_image_comes_first_on_a_phone_and_nothing_scrolls_sideways(visit):
+    models = EllipsePredictor(found=FOUND, summary=SUMMARY), EllipsePredictor(summary=SUMMARY)
+    site = visit(*models, width=390)
+    site.open()
+    site.click(70, 120)
+    assert site.page.locator(".tiles").first.is_visible()
+    top = [site.page.locator(name).first.bounding_box()["y"] for name in (".stage canvas", ".controls")]
+    assert top[0] < 200 < top[1]
+    beyond = """() => [...document.querySelectorAll("body *")]
+        .filter(each => each.getBoundingClientRect().right > innerWidth + 0.5 && each.checkVisibility())
+        .map(each => each.outerHTML.slice(0, 80))"""
+    assert site.page.evaluate(beyond) == []
+    assert site.page.evaluate("document.documentElement.scrollWidth") == 390
+    site.page.set_viewport_size({"width": 1280, "height": 800})
+    left = [site.page.locator(name).first.bounding_box()["x"] for name in (".controls", ".stage canvas")]
+    assert left[0] < 100 < left[1]
+
+
+def test_the_caption_tells_what_the_checkpoint_is(visit):
+    site = visit(EllipsePredictor(summary=SUMMARY), EllipsePredictor())
+    assert site.page.locator("figcaption .name").all_inner_texts() == ["model 0", "model 1"]
+    assert site.page.locator("figcaption .summary").all_inner_texts() == [SUMMARY, ""]
 
 
 def test_a_bad_file_gives_a_message_and_leaves_the_image_before(visit):

@@ -48,6 +48,7 @@ def test_a_taken_port_ends_in_one_line(serve):
     with serve(ELLIPSE) as server:
         message = user_error(listen, server.app, "127.0.0.1", server.port)
     assert f"port={server.port}" in message
+    assert message.endswith("port=0 picks a free one")
     assert "\n" not in message
 
 

@@ -5,17 +5,22 @@ import { Pane } from "./pane.js";
 import * as server from "./server.js";
 
 const id = (name) => document.getElementById(name);
+const SIDES = ["x1", "y1", "x2", "y2"];
 
 const state = {
   image: null, // {key, name, imageId, bitmap, width, height}
-  people: [], // {number, box, score, color, points, layers: one per model}
+  // {number, box, score, color, points, layers: one per model, shown: box and score of the layers, turn: their request}
+  people: [],
   selected: null, // one of them; null: all are shown
-  rubber: null, // the box being dragged
+  rubber: null, // the box being drawn or resized
   view: {},
 };
 let setup; // the answer of /models
 let panes = [];
 let numbers = 0;
+let opening = null; // AbortController of the image being opened
+let detecting = null; // AbortController of the detection in progress
+let filled; // the box in the form
 let busy = 0;
 let frame = 0;
 
@@ -40,9 +45,11 @@ function refresh() {
   };
   for (const name of ["opacity", "threshold"]) id(`${name}-value`).textContent = state.view[name].toFixed(2);
   id("detect").disabled = !(state.image && setup.detector);
+  id("detect").textContent = detecting ? "Cancel" : "Detect people";
   id("nobody").hidden = state.people.length > 0;
   id("point-hint").hidden = !(state.selected && setup.models.some((model) => model.points));
   listPeople();
+  fillForm();
   for (const pane of panes) {
     const done = state.people.length > 0 && state.people.every((person) => person.layers[pane.index]);
     for (const name of [".save-all", ".save-json"]) pane.find(name).disabled = !done;
@@ -81,6 +88,15 @@ function listAll() {
   return row;
 }
 
+// Write the selected box into the form, where it can be changed.
+function fillForm() {
+  id("change").disabled = !state.selected;
+  const box = state.selected?.box;
+  if (box === filled) return;
+  filled = box;
+  SIDES.forEach((name, i) => (id("numbers").elements[name].value = box ? Number(box[i].toFixed(1)) : ""));
+}
+
 function say(text) {
   id("message").textContent = text;
   id("message").hidden = !text;
@@ -95,7 +111,7 @@ async function during(text, task) {
   try {
     return await task();
   } catch (error) {
-    say(error.message);
+    if (error.name !== "AbortError") say(error.message);
   } finally {
     if (--busy === 0) {
       id("status").textContent = "";
@@ -119,6 +135,7 @@ function drop(person) {
 }
 
 function clear() {
+  detecting?.abort();
   state.people = [];
   state.selected = null;
   numbers = 0;
@@ -126,7 +143,7 @@ function clear() {
 }
 
 // Add boxes with their scores (null: drawn by hand) and ask every model for their masks.
-async function add(boxes, scores) {
+async function add(boxes, scores, signal) {
   const added = boxes.map((box, i) => ({
     number: ++numbers,
     box,
@@ -136,22 +153,33 @@ async function add(boxes, scores) {
     layers: [],
   }));
   state.people.push(...added);
-  if (added.length) await segment(added);
-  return added;
+  if (added.length) await segment(added, signal);
 }
 
-async function segment(people) {
+// Ask every model for these people's masks. Answers for another image or to an earlier request are dropped; if the
+// request fails, a person without masks is removed and a resized box gets its earlier sides back.
+async function segment(people, signal) {
   const { image } = state;
-  await Promise.all(panes.map(async (pane) => {
-    const answer = await server.predict(query(pane.index, people));
-    const layers = await read(answer);
-    people.forEach((person, i) => (person.layers[pane.index] = layers[i]));
-    pane.find(".time").textContent = `${answer.milliseconds} ms`;
-    if (image === state.image) refresh();
-  })).catch((error) => {
-    for (const person of people) if (person.layers.filter(Boolean).length < panes.length) drop(person);
+  const turn = {};
+  const asked = people.map(({ box, score }) => ({ box, score }));
+  for (const person of people) person.turn = turn;
+  try {
+    const answers = await Promise.all(panes.map((pane) => server.predict(query(pane.index, people), signal)));
+    const layers = await Promise.all(answers.map(read));
+    signal?.throwIfAborted();
+    if (image !== state.image) return;
+    panes.forEach((pane, i) => (pane.find(".time").textContent = `${answers[i].milliseconds} ms`));
+    people.forEach((person, i) => {
+      if (person.turn === turn) Object.assign(person, { layers: layers.map((each) => each[i]), shown: asked[i] });
+    });
+  } catch (error) {
+    if (image !== state.image) return;
+    for (const person of people.filter((each) => each.turn === turn)) {
+      if (person.shown) Object.assign(person, person.shown);
+      else drop(person);
+    }
     throw error;
-  });
+  }
 }
 
 // What the server is asked about these people.
@@ -175,6 +203,11 @@ const onPane = {
     select(state.people.at(-1));
     await task;
   }),
+  resize(person, box) {
+    Object.assign(person, { box, score: null });
+    refresh();
+    return during("Segmenting…", () => segment([person]));
+  },
   pick(x, y) {
     const area = ({ box: [x1, y1, x2, y2] }) => (x2 - x1) * (y2 - y1);
     const inside = ({ box: [x1, y1, x2, y2] }) => x >= x1 && x < x2 && y >= y1 && y < y2;
@@ -196,13 +229,16 @@ const onPane = {
 // --- controls -------------------------------------------------------------------------------------
 
 function openImage(file) {
+  opening?.abort();
+  const { signal } = (opening = new AbortController());
   return during("Opening…", async () => {
     if (file.size > setup.max_megabytes * 1e6) {
       throw new Error(`${file.name} is larger than ${setup.max_megabytes} MB: scale it down`);
     }
-    const opened = await server.open(file);
+    const opened = await server.open(file, signal);
     const stem = file.name.replace(/\.[^.]*$/, "");
     const bitmap = await createImageBitmap(file);
+    signal.throwIfAborted();
     clear();
     state.image = {
       key: opened.image,
@@ -213,16 +249,23 @@ function openImage(file) {
       height: opened.height,
     };
     for (const pane of panes) pane.find(".time").textContent = "";
+    if (setup.detector) await detect();
   });
 }
 
 function detect() {
+  const mine = (detecting = new AbortController());
   return during("Detecting…", async () => {
-    const { boxes, scores } = await server.detect({ image: state.image.key });
+    refresh();
+    const { boxes, scores } = await server.detect({ image: state.image.key }, mine.signal);
     state.people = state.people.filter((person) => person.score === null);
-    state.selected = null;
+    numbers = Math.max(0, ...state.people.map((person) => person.number));
+    if (!state.people.includes(state.selected)) state.selected = null;
     if (!boxes.length) say("The detector finds no one in this image: drag a box.");
-    await add(boxes, scores);
+    await add(boxes, scores, mine.signal);
+  }).finally(() => {
+    if (detecting === mine) detecting = null;
+    refresh();
   });
 }
 
@@ -245,17 +288,20 @@ function save(pane, what) {
 function listen() {
   id("open").onclick = () => id("file").click();
   id("file").onchange = ({ target }) => {
-    if (target.files.length) openImage(target.files[0]).then(() => (target.value = ""));
+    const [file] = target.files;
+    target.value = ""; // the same file can be chosen again
+    if (file) openImage(file);
   };
-  id("detect").onclick = detect;
+  id("detect").onclick = () => (detecting ? detecting.abort() : detect());
   for (const input of document.querySelectorAll("fieldset input[type=radio], fieldset input[type=checkbox], input[type=range]")) {
     input.oninput = refresh;
   }
   id("numbers").onsubmit = (event) => {
     event.preventDefault();
     if (!state.image) return say("Open an image first.");
-    const given = new FormData(event.target);
-    onPane.box(["x1", "y1", "x2", "y2"].map((name) => Number(given.get(name))));
+    const box = SIDES.map((name) => Number(event.target.elements[name].value));
+    if (event.submitter?.id === "change") onPane.resize(state.selected, box);
+    else onPane.box(box);
   };
   addEventListener("dragover", (event) => event.preventDefault());
   addEventListener("drop", (event) => {
@@ -265,7 +311,8 @@ function listen() {
   });
   addEventListener("keydown", ({ key, target }) => {
     if (target.matches("input")) return;
-    if (key === "Escape" && !state.rubber) select(null);
+    if (key === "Escape" && detecting) detecting.abort();
+    else if (key === "Escape") select(null);
     if (key === "Delete" && state.selected) drop(state.selected);
   });
   addEventListener("resize", redraw);
@@ -273,7 +320,7 @@ function listen() {
 
 await during("Loading…", async () => {
   setup = await server.models();
-  panes = setup.models.map((model, i) => new Pane(i, model.name, onPane));
+  panes = setup.models.map((model, i) => new Pane(i, model, onPane));
   id("panes").replaceChildren(...panes.map((pane) => pane.figure));
   for (const pane of panes) {
     pane.find(".save-all").onclick = () => save(pane, "all");

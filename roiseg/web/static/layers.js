@@ -1,7 +1,7 @@
 // Probabilities of one window: out of the server's grey PNGs, into coloured images.
 
-const TARGET = [30, 144, 255];
-const OTHER = [255, 110, 30];
+const root = getComputedStyle(document.documentElement);
+const [TARGET, OTHER] = ["--target", "--non-target"].map((name) => root.getPropertyValue(name).match(/\d+/g).map(Number));
 // viridis at 0, 1/4, 1/2, 3/4, 1
 const HEAT = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
 

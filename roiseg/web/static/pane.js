@@ -3,10 +3,12 @@
 import { area, at, heat, overlay } from "./layers.js";
 
 const CLICK = 4; // a drag shorter than this many screen pixels is a click
+const REACH = { mouse: 8, pen: 12, touch: 22 }; // of a box's sides for the pointer, screen pixels
 
 export class Pane {
-  // `on` has the functions box([x1, y1, x2, y2]), pick(x, y), point(x, y, label), rubber(box or null)
-  constructor(index, name, on) {
+  // `on` has the functions box([x1, y1, x2, y2]), resize(person, box), pick(x, y), point(x, y, label),
+  // rubber(box or null)
+  constructor(index, { name, summary }, on) {
     const figure = document.getElementById("pane").content.cloneNode(true).firstElementChild;
     this.find = (selector) => figure.querySelector(selector);
     this.index = index;
@@ -14,6 +16,7 @@ export class Pane {
     this.figure = figure;
     this.canvas = this.find(".stage canvas");
     Object.assign(this.find(".name"), { textContent: name, title: name });
+    this.find(".summary").textContent = summary;
     this.#listen();
   }
 
@@ -74,7 +77,21 @@ export class Pane {
     this.#frame(context, person.box, color, chosen ? 2.5 : 1.75, []);
     this.#tag(context, person, color);
     context.globalAlpha = 1;
-    if (chosen) for (const point of person.points) this.#dot(context, point);
+    if (!chosen) return;
+    this.#drawCorners(context, person.box);
+    for (const point of person.points) this.#dot(context, point);
+  }
+
+  #drawCorners(context, [x1, y1, x2, y2]) {
+    const side = Math.min(8 * devicePixelRatio, (Math.min(x2 - x1, y2 - y1) * this.scale) / 3);
+    for (const [x, y] of [[x1, y1], [x2, y1], [x1, y2], [x2, y2]]) {
+      const place = [x * this.scale - side / 2, y * this.scale - side / 2, side, side];
+      context.fillStyle = "#fff";
+      context.fillRect(...place);
+      context.lineWidth = devicePixelRatio;
+      context.strokeStyle = "#000";
+      context.strokeRect(...place);
+    }
   }
 
   #frame(context, box, color, width, dashes) {
@@ -145,23 +162,27 @@ export class Pane {
     let start = null;
     const box = (event) => {
       const [x, y] = this.#where(event);
-      return [Math.min(start.x, x), Math.min(start.y, y), Math.max(start.x, x), Math.max(start.y, y)];
+      const [x1, y1, x2, y2] = start.sides.length ? this.#resized(start, x, y) : [start.x, start.y, x, y];
+      return [Math.min(x1, x2), Math.min(y1, y2), Math.max(x1, x2), Math.max(y1, y2)];
     };
     this.canvas.addEventListener("pointerdown", (event) => {
-      if (event.button !== 0) return;
+      if (event.button !== 0 || !event.isPrimary) return;
       const [x, y] = this.#where(event);
-      start = { x, y, left: event.clientX, top: event.clientY };
+      start = { x, y, left: event.clientX, top: event.clientY, sides: this.#sides(event), person: this.state.selected };
       this.canvas.setPointerCapture(event.pointerId);
     });
     this.canvas.addEventListener("pointermove", (event) => {
+      if (!event.isPrimary) return;
       this.#read(...this.#where(event));
-      if (start && moved(start, event)) this.on.rubber(box(event));
+      if (!start) this.canvas.style.cursor = cursor(this.#sides(event));
+      else if (moved(start, event)) this.on.rubber(box(event));
     });
     this.canvas.addEventListener("pointerup", (event) => {
-      if (!start) return;
+      if (!start || !event.isPrimary) return;
       const drawn = moved(start, event) ? box(event) : null;
       this.on.rubber(null);
-      if (drawn) this.on.box(drawn);
+      if (drawn && start.sides.length) this.on.resize(start.person, drawn);
+      else if (drawn) this.on.box(drawn);
       else if (event.shiftKey || event.altKey) this.on.point(start.x, start.y, event.shiftKey ? 1 : 0);
       else this.on.pick(start.x, start.y);
       start = null;
@@ -171,8 +192,32 @@ export class Pane {
       this.on.rubber(null);
     };
     this.canvas.addEventListener("pointercancel", stop);
-    addEventListener("keydown", (event) => event.key === "Escape" && start && stop());
+    addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || !start) return;
+      event.stopImmediatePropagation();
+      stop();
+    });
     this.canvas.addEventListener("pointerleave", () => (this.find(".readout").textContent = ""));
+  }
+
+  // The sides of the selected box that the pointer reaches, as indices of x1, y1, x2, y2: none, one, or two at a corner.
+  #sides(event) {
+    const box = this.state.selected?.box;
+    if (!box) return [];
+    const scale = this.canvas.getBoundingClientRect().width / this.state.image.width;
+    const reach = (REACH[event.pointerType] ?? REACH.mouse) / scale;
+    const where = this.#where(event);
+    if (where.some((v, i) => v < box[i] - reach || v > box[i + 2] + reach)) return [];
+    const away = (side) => Math.abs(where[side % 2] - box[side]);
+    return [0, 1].map((i) => (away(i) <= away(i + 2) ? i : i + 2)).filter((side) => away(side) <= reach);
+  }
+
+  // The selected box after its sides have followed the pointer to x, y; kept within the image.
+  #resized(start, x, y) {
+    const { width, height } = this.state.image;
+    const [by, limits] = [[x - start.x, y - start.y], [width, height]];
+    return start.person.box.map((value, i) =>
+      start.sides.includes(i) ? Math.min(Math.max(value + by[i % 2], 0), limits[i % 2]) : value);
   }
 
   // The pointer in pixels of the image, kept within it.
@@ -197,6 +242,13 @@ export class Pane {
   }
 }
 
-function moved(start, event) {
-  return Math.abs(event.clientX - start.left) >= CLICK && Math.abs(event.clientY - start.top) >= CLICK;
+function moved({ left, top, sides }, event) {
+  const way = [Math.abs(event.clientX - left), Math.abs(event.clientY - top)];
+  return (sides.length ? Math.max(...way) : Math.min(...way)) >= CLICK;
+}
+
+function cursor([first, second]) {
+  if (first === undefined) return "";
+  if (second === undefined) return first % 2 ? "ns-resize" : "ew-resize";
+  return second - first === 1 ? "nwse-resize" : "nesw-resize";
 }

@@ -1,10 +1,11 @@
-// Requests to the server. A failure throws an Error with a message for the user.
+// Requests to the server. A failure throws an Error with a message for the user, an aborted one an AbortError.
 
 async function ask(path, options) {
   let response;
   try {
     response = await fetch(path, options);
-  } catch {
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
     throw new Error("The server does not answer: is it still running?");
   }
   if (response.ok) return response;
@@ -12,18 +13,19 @@ async function ask(path, options) {
   throw new Error(error ?? `The server answered ${response.status} ${response.statusText}`);
 }
 
-function post(path, content) {
+function post(path, content, signal) {
   return ask(path, {
     method: "POST",
+    signal,
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(content),
   });
 }
 
 export const models = async () => (await ask("models")).json();
-export const open = async (file) => (await ask("images", { method: "POST", body: file })).json();
-export const detect = async (query) => (await post("detections", query)).json();
-export const predict = async (query) => (await post("predictions", query)).json();
+export const open = async (file, signal) => (await ask("images", { method: "POST", body: file, signal })).json();
+export const detect = async (query, signal) => (await post("detections", query, signal)).json();
+export const predict = async (query, signal) => (await post("predictions", query, signal)).json();
 export const mask = async (query) => (await post("masks", query)).blob();
 
 export function save(blob, name) {
