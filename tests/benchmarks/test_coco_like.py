@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 from collections import Counter
 
@@ -62,8 +60,7 @@ def test_outlines_fill_their_boxes_and_stay_in_the_image(content):
         points = np.concatenate([np.reshape(part, (-1, 2)) for part in record["segmentation"]])
         x, y, w, h = record["bbox"]
         np.testing.assert_allclose([*points.min(0), *points.max(0)], [x, y, x + w, y + h], atol=0.03)
-        assert (points >= 0).all()
-        assert (points <= sizes[record["image_id"]]).all()
+        assert (points >= 0).all() and (points <= sizes[record["image_id"]]).all()
 
 
 def test_the_same_seed_gives_the_same_file(made, tmp_path):

@@ -1,7 +1,5 @@
 """The table of figures, of the checkout it runs in."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

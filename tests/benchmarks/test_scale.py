@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import sys
 
 import cv2
@@ -56,9 +54,6 @@ def test_an_epoch_counts_images_and_memory_three_times(given):
     assert seconds > 0
     assert len(memory) == 2  # of three batches the tenth is the last
     assert all(found.own > 50 for found in memory)
-
-
-# --- memory ---------------------------------------------------------------------------------------
 
 
 def allocate(megabytes):

@@ -21,20 +21,14 @@ def test_every_value_of_four_decimals_is_named_exactly(as_logged):
         assert checkpoint_name(10000, [64, 64], miou) == f"checkpoint_epoch_10000_64x64_{digits}.pth"
 
 
-def test_names_are_those_a_resumed_run_looks_for(tmp_path):
+def test_names_are_those_a_resumed_run_looks_for_and_count_epochs_from_1(tmp_path):
     for epoch, miou in ((1, 0.0), (2, 1.0), (12345, 0.5)):
         path = tmp_path / checkpoint_name(epoch, (480, 640), miou)
         path.touch()
         assert newest_checkpoint(tmp_path) == path
-
-
-def test_the_callback_counts_epochs_from_1_and_takes_the_monitored_metric(tmp_path):
     callback = EpochCheckpoint(tmp_path, (480, 640), monitor="val/target_iou")
-    metrics = {
-        "epoch": torch.tensor(0), "step": torch.tensor(30), "val/miou": torch.tensor(0.1),
-        "val/target_iou": torch.tensor(0.8551),
-    }  # fmt: skip
-    path = callback.format_checkpoint_name(metrics)
+    metrics = {"epoch": 0, "step": 30, "val/miou": 0.1, "val/target_iou": 0.8551}
+    path = callback.format_checkpoint_name({name: torch.tensor(value) for name, value in metrics.items()})
     assert path == str(tmp_path / "checkpoint_epoch_0001_480x640_8551.pth")
 
 

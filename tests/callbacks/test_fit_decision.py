@@ -1,7 +1,5 @@
 """The decision that is fitted when training ends."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 
@@ -13,13 +11,10 @@ from roiseg.inference.checkpoint import load_model
 from roiseg.inference.decision import Votes
 
 
-def test_the_checkpoint_of_another_run_that_is_resumed_is_never_changed(
-    coco_set, onnx_file, tmp_path, caplog
-):
+def test_the_checkpoint_of_another_run_is_never_changed(coco_set, onnx_file, tmp_path, caplog):
     checkpoints = EpochCheckpoint(tmp_path / "own", (64, 64), monitor="val/miou")
-    trainer, module, _, _ = tiny_run.fit(
-        coco_set, onnx_file, tmp_path, [checkpoints], decision=Votes(), max_epochs=1
-    )
+    given = {"decision": Votes(), "max_epochs": 1}
+    trainer, module, _, _ = tiny_run.fit(coco_set, onnx_file, tmp_path, [checkpoints], **given)
     own, other = checkpoints.best_model_path, tmp_path / "other/best.pth"
     other.parent.mkdir()
     shutil.copy(own, other)

@@ -47,9 +47,8 @@ def run(request, coco_set, onnx_file, tmp_path_factory):
     module, callback = tiny_module(decoder), Watched(folder, count=5)
     sheets, draw = {}, ranking_module.instance_sheet
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            ranking_module, "instance_sheet", lambda t, cells: sheets.update({t: cells}) or draw(t, cells)
-        )
+        kept = lambda title, cells: sheets.update({title: cells}) or draw(title, cells)  # noqa: E731
+        patch.setattr(ranking_module, "instance_sheet", kept)
         tiny_trainer(folder, max_epochs=15, limit_val_batches=0).fit(module, datamodule=data)
         trainer = tiny_trainer(folder, [callback, InstanceTable(folder / "new/instances.csv")])
         logged = [trainer.test(module, datamodule=data, verbose=False)[0] for _ in range(2)]
@@ -72,9 +71,8 @@ def annotations(coco_set):
 
 def rows_of(path):
     with open(path, newline="", encoding="utf-8") as stream:
-        return [
-            {k: v if k == "file_name" else float(v) for k, v in r.items()} for r in csv.DictReader(stream)
-        ]
+        rows = csv.DictReader(stream)
+        return [{k: v if k == "file_name" else float(v) for k, v in row.items()} for row in rows]
 
 
 def test_rows_are_the_eligible_annotations_in_order(run, annotations):
@@ -92,9 +90,8 @@ def test_rows_are_the_eligible_annotations_in_order(run, annotations):
         record, image, mask = annotations[row["annotation_id"]]
         x, y, width, height = record["bbox"]
         assert row["file_name"] == image["file_name"]
-        assert [row[side] for side in ("x1", "y1", "x2", "y2")] == [
-            pytest.approx(side, abs=6e-4) for side in (x, y, x + width, y + height)
-        ]
+        box = [row[side] for side in ("x1", "y1", "x2", "y2")]
+        assert box == pytest.approx([x, y, x + width, y + height], abs=6e-4)
         assert row["area"] == mask.sum()
 
 
@@ -130,16 +127,16 @@ def test_cases_show_picture_annotations_and_prediction_around_the_roi(run, coco_
             picture = cv2.imread(str(coco_set.images / image["file_name"]))[:, :, ::-1]
             x, y, width, height = annotation["bbox"]
             left, top = round(x - case.box[0]), round(y - case.box[1])
-            assert max(0, x - 0.15 * width) - 1.001 < left <= max(0, x - 0.15 * width) + 0.001
-            assert max(0, y - 0.15 * height) - 1.001 < top <= max(0, y - 0.15 * height) + 0.001
             right, bottom = left + case.image.shape[1], top + case.image.shape[0]
-            assert -0.001 < right - min(mask.shape[1], x + 1.15 * width) < 1.001
-            assert -0.001 < bottom - min(mask.shape[0], y + 1.15 * height) < 1.001
-            part = np.s_[top : top + case.image.shape[0], left : left + case.image.shape[1]]
+            for low, high, start, side, end in (
+                (left, right, x, width, mask.shape[1]), (top, bottom, y, height, mask.shape[0]),
+            ):  # fmt: skip
+                assert -1.001 < low - max(0, start - 0.15 * side) <= 0.001
+                assert -0.001 < high - min(end, start + 1.15 * side) < 1.001
+            part = np.s_[top:bottom, left:right]
             np.testing.assert_array_equal(case.image, picture[part])
-            np.testing.assert_allclose(
-                case.box, [x - left, y - top, x - left + width, y - top + height], atol=1e-3
-            )
+            box = [x - left, y - top, x - left + width, y - top + height]
+            np.testing.assert_allclose(case.box, box, atol=1e-3)
             np.testing.assert_array_equal(case.truth, mask[part])
             np.testing.assert_array_equal(case.prediction, decode(one.mask)[part])
             others = [
@@ -178,9 +175,7 @@ def test_a_table_that_cannot_be_finished_leaves_the_old_one(tmp_path):
 def _hold(rank, folder):
     store = f"file://{folder}/meet"
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    held = gather_from_all(
-        [record(image_id=rank, annotation_id=n) for n in range(3 * rank)]
-    )  # the first has none
+    held = gather_from_all([record(rank, n) for n in range(3 * rank)])  # the first has none
     write_table(folder / f"{rank}.csv", held)
     distributed.destroy_process_group()
 

@@ -8,21 +8,10 @@ from helpers import rectangle, write_coco
 from helpers.image_decoder import TinyImageDecoder
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_dataset import make
 from tiny_run import fit, tiny_data, tiny_extractor, tiny_module, tiny_trainer
 
 from roiseg.callbacks.overlays import ValidationOverlays, choose_items
-from roiseg.data.annotation_loading import load_annotations
-from roiseg.data.augment import Augment, Views
-from roiseg.data.dataset import RoiDataset
-from roiseg.data.targets import TargetSpec
-from roiseg.geometry.transform import Letterbox
-
-
-def dataset(coco):
-    spec = TargetSpec("roi", (14, 14), 3, (64, 64))
-    return RoiDataset(
-        load_annotations(coco.json, 1), coco.images, Views(Letterbox((64, 64)), Augment()), spec
-    )
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +19,11 @@ def crowd(tmp_path_factory):
     """Images with 1, 2, 2, 3, 5 and 5 persons that can be ROIs, one without, and some too small to count."""
     counts = {"one.jpg": 1, "two.jpg": 2, "two_more.jpg": 2, "none.jpg": 0, "three.jpg": 3, "five.jpg": 5,
               "sub/five_more.jpg": 5}  # fmt: skip
-    instances = [
-        {"file": file, "segmentation": rectangle(2 + 20 * n, 10, 20 + 20 * n, 40)}
-        for file, count in counts.items()
-        for n in range(count)
-    ]
-    instances += [
-        {"file": "one.jpg", "segmentation": rectangle(30 + 8 * n, 10, 36 + 8 * n, 20)} for n in range(5)
-    ]
+    boxes = [(file, 2 + 20 * n, 10, 20 + 20 * n, 40) for file, count in counts.items() for n in range(count)]
+    boxes += [("one.jpg", 30 + 8 * n, 10, 36 + 8 * n, 20) for n in range(5)]
+    instances = [{"file": file, "segmentation": rectangle(*box)} for file, *box in boxes]
     folder = tmp_path_factory.mktemp("crowd")
-    return dataset(write_coco(folder, dict.fromkeys(counts, (50, 110)), instances))
+    return make(write_coco(folder, dict.fromkeys(counts, (50, 110)), instances))
 
 
 def choose(crowd, images):
@@ -47,21 +31,18 @@ def choose(crowd, images):
     return [names[item] for item in choose_items(crowd, images)]
 
 
-@pytest.mark.parametrize(
-    ("images", "chosen"),
-    [
-        ({"three.jpg": 1, "one.jpg": 9}, ["three.jpg", "one.jpg"]),  # named, whatever their person count
-        ({"five_more.jpg": 5}, ["sub/five_more.jpg"]),
-        ({"a.jpg": 1, "b.jpg": 2, "c.jpg": 3, "d.jpg": 5}, ["one.jpg", "two.jpg", "three.jpg", "five.jpg"]),
-        ({"a.jpg": 6}, ["five.jpg"]),  # one.jpg has six outlines, one of them large
-        ({"a.jpg": 4}, ["three.jpg"]),  # the nearest count
-        ({"a.jpg": 100}, ["five.jpg"]),
-        ({"none.jpg": 0}, ["one.jpg"]),  # an image without a ROI is not drawn
-        ({"a.jpg": 2, "b.jpg": 2, "c.jpg": 2}, ["two.jpg", "two_more.jpg", "one.jpg"]),
-        ({"absent.jpg": 1, "one.jpg": 1}, ["two.jpg", "one.jpg"]),  # a named file stands in for no other
-        ({}, []),
-    ],
-)
+@pytest.mark.parametrize(("images", "chosen"), [
+    ({"three.jpg": 1, "one.jpg": 9}, ["three.jpg", "one.jpg"]),  # named, whatever their person count
+    ({"five_more.jpg": 5}, ["sub/five_more.jpg"]),
+    ({"a.jpg": 1, "b.jpg": 2, "c.jpg": 3, "d.jpg": 5}, ["one.jpg", "two.jpg", "three.jpg", "five.jpg"]),
+    ({"a.jpg": 6}, ["five.jpg"]),  # one.jpg has six outlines, one of them large
+    ({"a.jpg": 4}, ["three.jpg"]),  # the nearest count
+    ({"a.jpg": 100}, ["five.jpg"]),
+    ({"none.jpg": 0}, ["one.jpg"]),  # an image without a ROI is not drawn
+    ({"a.jpg": 2, "b.jpg": 2, "c.jpg": 2}, ["two.jpg", "two_more.jpg", "one.jpg"]),
+    ({"absent.jpg": 1, "one.jpg": 1}, ["two.jpg", "one.jpg"]),  # a named file stands in for no other
+    ({}, []),
+])  # fmt: skip
 def test_named_files_are_drawn_and_unused_ones_of_the_nearest_count_stand_in(images, chosen, crowd):
     assert choose(crowd, images) == chosen
 
@@ -74,7 +55,7 @@ def test_no_image_is_drawn_twice_when_more_are_asked_for_than_there_are(crowd):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("most", "every", "shown"), [(2, 1, [1, 2, 4, 8]), (2, 3, [3, 6]), (0, 4, [])])
-def test_a_run_leaves_an_image_a_validation_and_tensorboard_gets_fewer_and_fewer(
+def test_a_run_leaves_an_image_a_validation_and_fewer_in_tensorboard(
     coco_set, onnx_file, tmp_path, most, every, shown
 ):
     overlays = ValidationOverlays(tmp_path, {"a.jpg": 1}, row_height=32, in_tensorboard=most)
@@ -109,9 +90,7 @@ class Watched(ValidationOverlays):
     ("frame", "options", "precision"),
     [("roi", {}, "32-true"), ("image", {"film": 1.0, "detail": 4}, "bf16-mixed")],
 )
-def test_the_masks_drawn_are_those_that_are_measured(
-    frame, options, precision, coco_set, onnx_file, tmp_path
-):
+def test_the_masks_drawn_are_those_measured(frame, options, precision, coco_set, onnx_file, tmp_path):
     extractor = tiny_extractor(onnx_file)
     torch.manual_seed(0)
     decoder = TinyImageDecoder(extractor.channels, extractor.strides, (64, 64), frame=frame, **options)
@@ -128,9 +107,8 @@ def test_the_masks_drawn_are_those_that_are_measured(
     ious = []
     for column in columns:
         y, x = np.mgrid[: column.image.shape[0], : column.image.shape[1]] + 0.5
-        for (x1, y1, x2, y2), truth, prediction in zip(
-            column.boxes, column.truth, column.prediction, strict=True
-        ):
+        rows = zip(column.boxes, column.truth, column.prediction, strict=True)
+        for (x1, y1, x2, y2), truth, prediction in rows:
             inside = (x >= x1 - 1e-3) & (x < x2 + 1e-3) & (y >= y1 - 1e-3) & (y < y2 + 1e-3)
             assert not prediction[~inside].any()
             ious.append((prediction & truth).sum() / (prediction | truth).sum())

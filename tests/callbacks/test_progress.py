@@ -1,7 +1,5 @@
 """What a terminal shows while a model trains."""
 
-from __future__ import annotations
-
 import io
 import logging
 

@@ -1,7 +1,5 @@
 """An image is found by its name however the list that names it was written: by training and by boxes files."""
 
-from __future__ import annotations
-
 import json
 import unicodedata
 
@@ -59,9 +57,7 @@ def test_every_spelling_of_a_name_is_found(tmp_path, on_disk, listed):
 
 @pytest.mark.parametrize("orientation", [3, 6])
 @pytest.mark.parametrize("size", [(64, 80), (80, 80)])
-def test_boxes_of_a_photograph_as_stored_are_not_taken_for_those_of_the_turned_one(
-    tmp_path, orientation, size
-):
+def test_boxes_of_a_photograph_as_stored_are_not_those_of_the_turned_one(tmp_path, orientation, size):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.new("RGB", size[::-1]).save(tmp_path / "a.png", exif=exif)

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import os
 
 import pytest
@@ -16,15 +14,12 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("names", "missing"),
-    [
-        ([], []),
-        (["a.jpg", "below/a.jpg", "below/deep/c.jpg", "./a.jpg", "below//a.jpg", "below/./a.jpg"], []),
-        (["c.jpg", "a.jpg", "below/b.jpg", "none/a.jpg", "a.jpg/a.jpg"],
-         ["c.jpg", "below/b.jpg", "none/a.jpg", "a.jpg/a.jpg"]),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("names", "missing"), [
+    ([], []),
+    (["a.jpg", "below/a.jpg", "below/deep/c.jpg", "./a.jpg", "below//a.jpg", "below/./a.jpg"], []),
+    (["c.jpg", "a.jpg", "below/b.jpg", "none/a.jpg", "a.jpg/a.jpg"],
+     ["c.jpg", "below/b.jpg", "none/a.jpg", "a.jpg/a.jpg"]),
+])  # fmt: skip
 def test_missing_files_are_told_in_their_order(folder, names, missing):
     assert missing_files(folder, names) == missing
 

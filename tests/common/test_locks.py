@@ -1,7 +1,5 @@
 """A lock keeps other processes out as long as its holder lives, and no longer."""
 
-from __future__ import annotations
-
 import errno
 import os
 import signal

@@ -1,10 +1,9 @@
 """How a block ends that is told to."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -14,16 +13,9 @@ from roiseg.common.signals import Stopped, stoppable
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_block_is_left_in_order_and_the_process_as_it_was(number, capsys):
     before, left = signal.getsignal(number), []
-
-    def block():
-        with stoppable(lambda: "all is kept"):
-            try:
-                signal.raise_signal(number)
-            finally:
-                left.append(True)
-
-    with pytest.raises(Stopped) as stopped:
-        block()
+    with pytest.raises(Stopped) as stopped, stoppable(lambda: "all is kept"), ExitStack() as stack:  # noqa: PT012
+        stack.callback(left.append, True)
+        signal.raise_signal(number)
     assert left
     assert stopped.value.code == 128 + number
     assert capsys.readouterr().err == f"roiseg: stopped by {signal.Signals(number).name}: all is kept\n"
@@ -46,16 +38,12 @@ def test_only_an_error_that_the_signal_has_caused_is_not_told(capsys):
 
 
 def test_a_deferred_signal_waits_for_its_moment(capsys):
-    def block():
-        with stoppable(lambda: "all is kept") as stop:
-            stop.deferred = True
-            signal.raise_signal(signal.SIGTERM)
-            signal.raise_signal(signal.SIGTERM)  # at once: from the launcher, which got the same
-            assert stop.came == signal.SIGTERM
-            stop.now()
-
-    with pytest.raises(Stopped) as stopped:
-        block()
+    with pytest.raises(Stopped) as stopped, stoppable(lambda: "all is kept") as stop:  # noqa: PT012
+        stop.deferred = True
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # at once: from the launcher, which got the same
+        assert stop.came == signal.SIGTERM
+        stop.now()
     assert stopped.value.code == 143
     first, second = capsys.readouterr().err.splitlines()
     assert first == "roiseg: SIGTERM: stopping after this step or validation (repeat to stop immediately)"
@@ -64,29 +52,20 @@ def test_a_deferred_signal_waits_for_its_moment(capsys):
 
 def test_a_second_signal_a_while_after_ends_at_once(monkeypatch):
     left = []
-
-    def block():
-        with stoppable(str) as stop:
-            stop.deferred = True
-            signal.raise_signal(signal.SIGINT)
-            since = time.monotonic()
-            monkeypatch.setattr(time, "monotonic", lambda: since + 2)
-            signal.raise_signal(signal.SIGTERM)
-            left.append(True)
-
-    with pytest.raises(Stopped):
-        block()
+    with pytest.raises(Stopped), stoppable(str) as stop:  # noqa: PT012
+        stop.deferred = True
+        signal.raise_signal(signal.SIGINT)
+        since = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: since + 2)
+        signal.raise_signal(signal.SIGTERM)
+        left.append(True)
     assert not left
 
 
 def test_another_process_may_have_been_told(capsys):
-    def block():
-        with stoppable(str) as stop:
-            stop.quiet = True
-            stop.now()
-
-    with pytest.raises(Stopped) as stopped:
-        block()
+    with pytest.raises(Stopped) as stopped, stoppable(str) as stop:  # noqa: PT012
+        stop.quiet = True
+        stop.now()
     assert stopped.value.code == 143
     assert not capsys.readouterr().err
 
@@ -110,12 +89,8 @@ def test_a_signal_that_somebody_handles_is_left_to_them_in_the_same_moment(numbe
 
 
 def test_a_forked_process_leaves_the_first_to_its_owner(monkeypatch):
-    def block():
-        with stoppable(str):
-            monkeypatch.setattr(os, "getpid", lambda: -1)  # as in a data loader's process
+    with pytest.raises(Stopped), stoppable(str):  # noqa: PT012
+        monkeypatch.setattr(os, "getpid", lambda: -1)  # as in a data loader's process
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
-            with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGTERM)
-
-    with pytest.raises(Stopped):
-        block()

@@ -39,6 +39,8 @@ def test_windows_are_the_rois_in_the_roi_frame_and_the_whole_input_in_the_image_
     assert Blank("image").extents(ROIS).tolist() == [[0, 0, WIDTH, HEIGHT]] * len(ROIS)
     for frame in ("roi", "image"):
         assert Blank(frame).extents(ROIS[:0]).shape == (0, 4)
+        for size in ((6, 8), (12, 16), (3, 4)):
+            assert Blank(frame).roi_logits(torch.zeros(0, 3, 6, 8), ROIS[:0], size).shape == (0, 3, *size)
 
 
 @pytest.mark.parametrize("grid", [(8, 12), (16, 24), (6, 8), (1, 1)])
@@ -56,20 +58,15 @@ def test_inside_is_the_share_of_each_cell_that_lies_in_the_roi(grid):
                 assert shares[i, j] == pytest.approx(want, abs=1e-5)
 
 
-@pytest.mark.parametrize(("grid", "size"), [((28, 28), (56, 56)), ((7, 14), (56, 21)), ((5, 3), (11, 9))])
-def test_logits_on_a_finer_grid_are_interpolated_bilinearly(grid, size):
-    logits = random_map(len(ROIS), 3, *grid)
-    want = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-    got = Blank("roi", grid).roi_logits(logits, ROIS, size)
-    torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize(("grid", "factor"), [((112, 112), 2), ((56, 84), 4), ((6, 9), 3)])
-def test_logits_on_a_coarser_grid_are_averaged_over_its_cells(grid, factor):
-    logits = random_map(2, 3, *grid)
-    size = (grid[0] // factor, grid[1] // factor)
-    got = Blank("roi", grid).roi_logits(logits, ROIS[:2], size)
-    torch.testing.assert_close(got, F.avg_pool2d(logits, factor), atol=1e-4, rtol=0)
+def test_logits_are_interpolated_on_a_finer_grid_and_averaged_on_a_coarser_one():
+    for grid, size in (((28, 28), (56, 56)), ((7, 14), (56, 21)), ((5, 3), (11, 9))):
+        logits = random_map(len(ROIS), 3, *grid)
+        want = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+        torch.testing.assert_close(Blank("roi", grid).roi_logits(logits, ROIS, size), want, atol=1e-4, rtol=0)
+    for grid, factor in (((112, 112), 2), ((56, 84), 4), ((6, 9), 3)):
+        logits = random_map(2, 3, *grid)
+        got = Blank("roi", grid).roi_logits(logits, ROIS[:2], (grid[0] // factor, grid[1] // factor))
+        torch.testing.assert_close(got, F.avg_pool2d(logits, factor), atol=1e-4, rtol=0)
 
 
 def ramp(decoder):
@@ -94,12 +91,6 @@ def test_a_map_over_the_input_is_read_where_the_roi_is(grid, size):
         torch.testing.assert_close(values[1], y[:, None].expand(size), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("frame", ["roi", "image"])
-@pytest.mark.parametrize("size", [(6, 8), (12, 16), (3, 4)])
-def test_reading_the_logits_of_no_rois_gives_none(frame, size):
-    assert Blank(frame).roi_logits(torch.zeros(0, 3, 6, 8), ROIS[:0], size).shape == (0, 3, *size)
-
-
 class Around(Blank):
     """A decoder within a decoder."""
 
@@ -108,15 +99,10 @@ class Around(Blank):
         self.parts = nn.ModuleList([nn.Identity(), nn.Sequential(inner)])
 
 
-@pytest.mark.parametrize(
-    ("options", "wanted"),
-    [
-        ({}, ()),
-        ({"film": 1.0}, ("pixel_size",)),
-        ({"detail": 4}, ("image",)),
-        ({"film": 0.5, "detail": 4}, ("image", "pixel_size")),
-    ],
-)
+@pytest.mark.parametrize(("options", "wanted"), [
+    ({}, ()), ({"film": 1.0}, ("pixel_size",)), ({"detail": 4}, ("image",)),
+    ({"film": 0.5, "detail": 4}, ("image", "pixel_size")),
+])  # fmt: skip
 def test_context_inputs_name_what_its_options_read_also_of_decoders_within(options, wanted):
     assert Blank(**options).context_inputs == wanted
     assert Around(Blank(**options)).context_inputs == wanted
@@ -125,15 +111,12 @@ def test_context_inputs_name_what_its_options_read_also_of_decoders_within(optio
 
 
 @pytest.mark.parametrize("make", [Blank, lambda **shared: RoiAlignDecoder([4], [8], IMAGE_SIZE, **shared)])
-@pytest.mark.parametrize(
-    ("options", "known", "words"),
-    [
-        ({"film": 1.0}, {}, r"`film` needs context\.pixel_size"),
-        ({"detail": 4}, {}, r"`detail` needs context\.image"),
-        ({"film": 1.0, "detail": 4}, {"image": torch.zeros(2, 3, *IMAGE_SIZE)}, "pixel_size"),
-        ({"film": 1.0, "detail": 4}, {"pixel_size": torch.ones(2)}, "image"),
-    ],
-)
+@pytest.mark.parametrize(("options", "known", "words"), [
+    ({"film": 1.0}, {}, r"`film` needs context\.pixel_size"),
+    ({"detail": 4}, {}, r"`detail` needs context\.image"),
+    ({"film": 1.0, "detail": 4}, {"image": torch.zeros(2, 3, *IMAGE_SIZE)}, "pixel_size"),
+    ({"film": 1.0, "detail": 4}, {"pixel_size": torch.ones(2)}, "image"),
+])  # fmt: skip
 def test_what_is_missing_is_named(make, options, known, words):
     decoder = make(**options)
     features = random_features(decoder, 2)
@@ -142,7 +125,6 @@ def test_what_is_missing_is_named(make, options, known, words):
 
 
 def test_the_detail_branch_reads_the_window_of_the_logits():
-    """In the image frame the image of the whole input, in the roi frame that of the ROI."""
     dark = torch.zeros(1, 3, *IMAGE_SIZE)
     dark[..., ::2, :] = 1  # so that the crop's colours have a spread
     spot = dark.clone()
@@ -161,13 +143,11 @@ def test_the_detail_branch_reads_the_window_of_the_logits():
     [(128, 32, [64, 32, 32]), (16, 32, [16, 16, 16]), (12, 1, [6, 3, 1]), (1, 1, [1, 1, 1])],
 )
 def test_upsampling_halves_the_width_down_to_min_channels(mid, least, widths):
-    decoder = RoiAlignDecoder(
-        [4], [8], IMAGE_SIZE, roi_size=(7, 7), mid_channels=mid, min_channels=least, depth=0
-    )
+    given = {"roi_size": (7, 7), "mid_channels": mid, "min_channels": least, "depth": 0}
+    decoder = RoiAlignDecoder([4], [8], IMAGE_SIZE, **given)
     convolutions = [m for m in decoder.upsample.modules() if isinstance(m, nn.Conv2d)]
     assert [c.out_channels for c in convolutions] == widths
 
 
-@pytest.mark.parametrize(("channels", "groups"), [(128, 8), (12, 4), (6, 2), (7, 1), (1, 1), (8, 8)])
-def test_groups_divide_the_channels(channels, groups):
-    assert group_count(channels) == groups
+def test_groups_divide_the_channels():
+    assert [group_count(channels) for channels in (128, 12, 6, 7, 1, 8)] == [8, 4, 2, 1, 1, 8]

@@ -14,9 +14,8 @@ from roiseg.decoders.roialign import RoiAlignDecoder
 def test_the_second_decoder_gets_the_first_ones_probabilities_and_its_logits_come_on_the_final_grid():
     torch.manual_seed(0)
     first = partial(RoiAlignDecoder, output_size=(28, 28), **NARROW)
-    decoder = builder(CascadeDecoder)(
-        first=first, second=partial(RoiAlignDecoder, prior=True, **NARROW)
-    )().eval()
+    second = partial(RoiAlignDecoder, prior=True, **NARROW)
+    decoder = builder(CascadeDecoder)(first=first, second=second)().eval()
     features = random_features(decoder, 3)
     output, early = decoder(features, ROIS), decoder.first(features, ROIS).logits
     expected = decoder.second(features, ROIS, Context(prior=early.softmax(1)))

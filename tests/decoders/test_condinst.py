@@ -29,10 +29,8 @@ def naive_head(inputs, filters, outputs):
                     biases = [next(numbers) for _ in range(rows)]
                     if layer:
                         values = [max(v, 0.0) for v in values]
-                    values = [
-                        sum(w * v for w, v in zip(row, values, strict=True)) + b
-                        for row, b in zip(weights, biases, strict=True)
-                    ]
+                    sums = [sum(w * v for w, v in zip(row, values, strict=True)) for row in weights]
+                    values = [total + bias for total, bias in zip(sums, biases, strict=True)]
                 assert next(numbers, None) is None
                 result[r, :, y, x] = torch.tensor(values, dtype=inputs.dtype)
     return result
@@ -49,10 +47,8 @@ def test_dynamic_head_equals_plain_loops(outputs):
 
 def test_size_of_interest_is_that_of_the_fcos_level():
     """The first ends at 64 pixels from the centre to the farthest edge."""
-    sides = torch.tensor(
-        [[10, 20], [128, 100], [129, 10], [20, 256], [257, 256], [1024, 3], [1025, 3], [9000, 9000]]
-    )
-    rois = torch.cat([torch.zeros(8, 3), sides], dim=1)
+    sides = [(10, 20), (128, 100), (129, 10), (20, 256), (257, 256), (1024, 3), (1025, 3), (9000, 9000)]
+    rois = torch.cat([torch.zeros(8, 3), torch.tensor(sides)], dim=1)
     assert size_of_interest(rois).tolist() == [64, 64, 128, 128, 256, 512, 1024, 1024]
 
 
@@ -69,24 +65,21 @@ def test_coordinates_point_from_the_pixel_to_the_roi_centre_x_first():
 
 def test_logits_are_those_of_the_head_enlarged_between_cell_borders():
     torch.manual_seed(0)
-    coarse = CondInstDecoder([6], [4], IMAGE_SIZE, upsample=1, **NARROW).eval()
-    fine = CondInstDecoder([6], [4], IMAGE_SIZE, upsample=2, **NARROW).eval()
+    coarse, fine = (CondInstDecoder([6], [4], IMAGE_SIZE, upsample=n, **NARROW).eval() for n in (1, 2))
     fine.load_state_dict(coarse.state_dict())
     features = random_features(coarse, 3)
     with torch.no_grad():
         small, large = (decoder(features, ROIS).logits for decoder in (coarse, fine))
     assert small.shape == (3, 3, 16, 24) and large.shape == (3, 3, 32, 48)
-    torch.testing.assert_close(large[0, 0, 0, 0], small[0, 0, 0, 0])
-    expected = (
-        9 * small[0, 0, 3, 4] + 3 * small[0, 0, 3, 5] + 3 * small[0, 0, 4, 4] + small[0, 0, 4, 5]
-    ) / 16
-    torch.testing.assert_close(large[0, 0, 7, 9], expected, atol=1e-6, rtol=1e-5)
+    s, large = small[0, 0], large[0, 0]
+    torch.testing.assert_close(large[0, 0], s[0, 0])
+    expected = (9 * s[3, 4] + 3 * s[3, 5] + 3 * s[4, 4] + s[4, 5]) / 16
+    torch.testing.assert_close(large[7, 9], expected, atol=1e-6, rtol=1e-5)
 
 
 def test_filters_start_as_large_as_the_source_s_would_and_biases_at_zero():
     torch.manual_seed(0)
     decoder = CondInstDecoder([8], [4], IMAGE_SIZE, mid_channels=256)
-    assert float(decoder.controller.weight.detach().std()) == pytest.approx(
-        0.03, rel=0.02
-    )  # 0.01 * 3: 1 cell, not 9
+    spread = float(decoder.controller.weight.detach().std())
+    assert spread == pytest.approx(0.03, rel=0.02)  # 0.01 * 3: 1 cell, not 9
     assert not decoder.controller.bias.any()

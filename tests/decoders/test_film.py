@@ -26,12 +26,9 @@ def test_equals_one_plus_gamma_times_the_feature_plus_beta_written_out():
     for image, size in enumerate(sizes.tolist()):
         hidden = (one.weight.double()[:, 0] * math.log(size / 2.0) + one.bias.double()).clamp(min=0)
         values = two.weight.double() @ hidden + two.bias.double()
-        gamma, beta = values[:16], values[16:]
+        gamma, beta = values.reshape(2, 16, 1, 1)
         for layer, channels in ((0, slice(0, 6)), (1, slice(6, 16))):
-            want = (
-                given[layer][image].double() * (1 + gamma[channels])[:, None, None]
-                + beta[channels][:, None, None]
-            )
+            want = given[layer][image].double() * (1 + gamma[channels]) + beta[channels]
             torch.testing.assert_close(got[layer][image].double(), want, atol=1e-4, rtol=1e-5)
 
 

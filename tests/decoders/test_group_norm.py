@@ -36,11 +36,9 @@ def gradients(apply, x, *parameters):
 @pytest.mark.parametrize("offset", [0.0, 3.0])
 def test_values_are_torchs_and_gradients_as_near_to_float32(shape, offset):
     ours, torchs = pair(4, shape[1])
-    exact = gradients(
-        torchs, maps(shape, torch.bfloat16, offset).detach().float().requires_grad_(), *torchs.parameters()
-    )
-    theirs = gradients(torchs, maps(shape, torch.bfloat16, offset), *torchs.parameters())
-    got = gradients(ours, maps(shape, torch.bfloat16, offset), *ours.parameters())
+    given = maps(shape, torch.bfloat16, offset)
+    exact = gradients(torchs, given.detach().float().requires_grad_(), *torchs.parameters())
+    theirs, got = (gradients(norm, given, *norm.parameters()) for norm in (torchs, ours))
     assert torch.equal(got[0], theirs[0])
     for value, other, true in zip(got[1:], theirs[1:], exact[1:], strict=True):
         error, usual = ((t - true).abs().max() / true.abs().max() for t in (value, other))
@@ -53,8 +51,7 @@ def test_the_formula_is_the_derivative(groups, channels):
     x = x.contiguous(memory_format=torch.channels_last).float().requires_grad_()
     _, torchs = pair(groups, channels)
     want = gradients(torchs, x, *torchs.parameters())
-    got = gradients(
-        lambda x: _Normalize.apply(x, torchs.weight, torchs.bias, groups, torchs.eps), x, *torchs.parameters()
-    )
+    formula = lambda x: _Normalize.apply(x, torchs.weight, torchs.bias, groups, torchs.eps)  # noqa: E731
+    got = gradients(formula, x, *torchs.parameters())
     for value, true in zip(got, want, strict=True):
         torch.testing.assert_close(value, true, atol=1e-5, rtol=1e-5)

@@ -49,7 +49,6 @@ def test_weights_start_as_published():
 
 
 def test_the_head_labels_each_crop_cell_by_cell_as_the_definition_says():
-    """Convolutions and the transposed convolution as loops over cells, in float64."""
     torch.manual_seed(0)
     decoder = MaskRcnnDecoder([3], [4], IMAGE_SIZE, roi_size=(3, 4), mid_channels=2, depth=1).double()
     decoder.head[-1].weight.data.normal_()

@@ -76,10 +76,9 @@ def test_parts_give_the_gradients_of_the_whole(case):
 def test_a_picture_of_300_persons_beside_one_of_1_reaches_the_decoder_in_bounded_parts(training):
     decoder = SMALL[0].make().train(training)
     given = crowd(decoder, (1, 300))
-    seen = []
     with patch.object(decoder, "decode", wraps=decoder.decode) as decode, torch.set_grad_enabled(training):
         output = decode_in_chunks(decoder, *given, 64)
-        seen += [(len(call.args[1]), len(call.args[0][0])) for call in decode.call_args_list]
+    seen = [(len(call.args[1]), len(call.args[0][0])) for call in decode.call_args_list]
     assert seen == [(64, 2), (64, 1), (64, 1), (64, 1), (45, 1)]
     assert len(output.logits) == 301
 

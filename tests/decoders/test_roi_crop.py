@@ -74,32 +74,24 @@ def counted(order, count, learns, feature_learns):
 
 
 @pytest.mark.parametrize("count", [2, 9])
-@pytest.mark.parametrize(
-    ("learns", "feature_learns"), [(False, False), (True, False), (True, True), (False, True)]
-)
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("feature_learns", [False, True])
 def test_the_count_is_that_of_the_products_and_convolutions_that_run(count, learns, feature_learns):
     got = order_macs(3, count, (6, 12, 16), (5, 7, 5), learns, feature_learns)
-    want = tuple(
-        counted(order, count, learns, feature_learns) for order in (reduce_then_crop, crop_then_reduce)
-    )
-    assert got == want
+    orders = (reduce_then_crop, crop_then_reduce)
+    assert got == tuple(counted(order, count, learns, feature_learns) for order in orders)
 
 
-@pytest.mark.parametrize(
-    ("channels", "count", "size", "first"),
-    [
-        (1024, 1, 14, False),  # one ROI: reducing 80 x 80 cells for it is a waste
-        (1024, 40, 14, True),  # many: RoIAlign of 1024 channels for each is
-        (128, 1, 14, False),
-        (128, 4, 56, True),
-    ],
-)
+@pytest.mark.parametrize(("channels", "count", "size", "first"), [
+    (1024, 1, 14, False),  # one ROI: reducing 80 x 80 cells for it is a waste
+    (1024, 40, 14, True),  # many: RoIAlign of 1024 channels for each is
+    (128, 1, 14, False), (128, 4, 56, True),
+])  # fmt: skip
 def test_the_cheaper_order_is_taken(monkeypatch, channels, count, size, first):
     taken = []
     for order in (reduce_then_crop, crop_then_reduce):
-        monkeypatch.setattr(
-            roi_crop, order.__name__, lambda *args, order=order: taken.append(order) or order(*args)
-        )
+        noted = lambda *args, order=order: taken.append(order) or order(*args)  # noqa: E731
+        monkeypatch.setattr(roi_crop, order.__name__, noted)
     rois = torch.tensor([[0, 4.0, 4, 200, 300]]).repeat(count, 1)
     with torch.no_grad():
         RoiCrop([channels], [8], 32, (size, size), 2)([torch.zeros(1, channels, 80, 80)], rois)

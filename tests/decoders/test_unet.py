@@ -59,9 +59,9 @@ def test_the_first_convolution_equals_one_over_features_and_roi_maps_together():
     fusion, convolution = decoder.read_features
     weight = torch.cat([convolution.weight, decoder.read_rois.weight], dim=1)
     for number, roi in enumerate(ROIS):
-        image = int(roi[0])
-        coarse = F.conv2d(features[0][image][None], fusion.reduce[0].weight, fusion.reduce[0].bias)
-        fine = F.conv2d(features[1][image][None], fusion.reduce[1].weight, fusion.reduce[1].bias)
+        image = slice(int(roi[0]), int(roi[0]) + 1)
+        maps = zip(features, fusion.reduce, strict=True)
+        coarse, fine = (F.conv2d(feature[image], layer.weight, layer.bias) for feature, layer in maps)
         fused = fine + F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
         together = torch.cat([fused, roi_maps(roi[None], IMAGE_SIZE, (16, 24)).double()], dim=1)
         expected = F.conv2d(together, weight, decoder.read_rois.bias, padding=1)[0]

@@ -12,15 +12,13 @@ NARROW = {"mid_channels": 8, "prototypes": 5, "roi_depth": 1}
 
 def seen(decoder, features):
     """Logits, prototypes [B, P, h, w] and coefficients [R, K, P] of one run."""
-    caught = {}
-    decoder.protonet.register_forward_hook(lambda module, given, result: caught.update(prototypes=result))
-    decoder.coefficients.register_forward_hook(
-        lambda module, given, result: caught.update(coefficients=result.tanh())
-    )
+    caught = []
+    for part in (decoder.protonet, decoder.coefficients):
+        part.register_forward_hook(lambda module, given, result: caught.append(result))
     with torch.no_grad():
         logits = decoder(features, ROIS).logits
-    coefficients = caught["coefficients"].reshape(len(ROIS), decoder.num_classes, -1)
-    return logits, caught["prototypes"], coefficients
+    prototypes, coefficients = sorted(caught, key=lambda tensor: -tensor.ndim)
+    return logits, prototypes, coefficients.tanh().reshape(len(ROIS), decoder.num_classes, -1)
 
 
 def test_logits_are_prototypes_weighted_by_coefficients_and_nothing_else():
@@ -39,9 +37,7 @@ def test_protonet_has_no_norms_xavier_weights_and_zero_biases():
     convolutions = [m for m in decoder.protonet.modules() if isinstance(m, nn.Conv2d)]
     assert [(c.out_channels, c.kernel_size) for c in convolutions] == 4 * [(64, (3, 3))] + [(32, (1, 1))]
     for convolution in convolutions:
-        inputs, outputs = (
-            n * convolution.kernel_size[0] ** 2 for n in (convolution.in_channels, convolution.out_channels)
-        )
-        limit = (6 / (inputs + outputs)) ** 0.5
+        ends = convolution.in_channels + convolution.out_channels
+        limit = (6 / (ends * convolution.kernel_size[0] ** 2)) ** 0.5
         assert float(convolution.weight.detach().abs().max()) == pytest.approx(limit, rel=0.01)
         assert not convolution.bias.any()

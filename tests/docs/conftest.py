@@ -1,7 +1,5 @@
 """The files that the pages speak of, small and drawn."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

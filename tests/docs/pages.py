@@ -1,7 +1,5 @@
 """Run a page of docs/ as its readers do: block by block, in one folder."""
 
-from __future__ import annotations
-
 import importlib
 import re
 import shutil
@@ -99,8 +97,7 @@ class Reader:
         return program != "node" or (self.folder / "node_modules" / "onnxruntime-node").is_dir()
 
     def shell(self, line):
-        done = subprocess.run(
-            ["bash", "-c", line], cwd=self.folder, capture_output=True, text=True, timeout=300
-        )
+        given = ["bash", "-c", line]
+        done = subprocess.run(given, cwd=self.folder, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
         return done.stdout

@@ -1,7 +1,5 @@
 """Every block of the pages is executed, top to bottom, and its results are checked."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -76,9 +74,8 @@ def test_the_exported_file_gives_the_same_masks_without_roiseg(reader):
     reader.read("deploy.md")
     folder = reader.folder
     (checkpoint,) = folder.glob("checkpoints/cars/*.pth")
-    predictor = Predictor.from_checkpoint(
-        checkpoint, onnx_path=str(folder / "my_detector.onnx"), device="cpu"
-    )
+    detector = str(folder / "my_detector.onnx")
+    predictor = Predictor.from_checkpoint(checkpoint, onnx_path=detector, device="cpu")
     predictor.set_image(cv2.imread(str(folder / "street.jpg"))[..., ::-1].copy())
     prediction = predictor.predict([[10, 12, 48, 70], [36, 12, 80, 68]])
     written = ["mask"] if reader.left_out else ["mask", "js_mask"]

@@ -1,7 +1,5 @@
 """Every error line of docs/troubleshooting.md is one that roiseg really prints."""
 
-from __future__ import annotations
-
 import json
 import re
 
@@ -21,8 +19,7 @@ CROWDS = {**SOUND, "annotations": [{**record, "iscrowd": 1} for record in SOUND[
 # how each line is provoked: overrides of a training on the tiny set
 MISTAKES = {
     "annotations file not found": ["data.train_annotations=/nowhere/a.json"],
-    "are not in": ["data.train_images=."],
-    "has no instance": ["data.category_id=77"],
+    "are not in": ["data.train_images=."], "has no instance": ["data.category_id=77"],
     "so none is a ROI": ["data.train_annotations=crowds.json"],
     "no instance in": ["data.min_roi_size=5000"],
     "has no tensor": ["extractor.layers=[/model.6/Conct_output_0]"],
@@ -30,13 +27,11 @@ MISTAKES = {
     "does not fit the input": ["extractor.preprocess.image_size=[96,96]"],
     "not a usable ONNX": ["extractor.onnx_path=broken.onnx"],
     "environment variable": ["experiment=coco128_yolox", "data.train_annotations=${oc.env:NO_SUCH_PLACE}"],
-    "must be given": ["data.val_images=???"],
-    "no such configuration key": ["trainer.max_epoch=3"],
-    "no such choice": ["model=unett"],
-    "it must be": ["trainer.max_epochs=many"],
+    "must be given": ["data.val_images=???"], "no such configuration key": ["trainer.max_epoch=3"],
+    "no such choice": ["model=unett"], "it must be": ["trainer.max_epochs=many"],
     "numbers, model.num_classes is": ["loss.class_weights=[1,2]"],
     "clicks are": ["clicks=random"],
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("line", LINES)

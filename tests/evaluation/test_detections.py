@@ -1,7 +1,5 @@
 """What is counted of a detector's finds, with one whose finds are known."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest
@@ -44,35 +42,35 @@ def persons(coco_set):
     return [a["id"] for a in coco_set.content()["annotations"] if a["category_id"] == 1 and not a["iscrowd"]]
 
 
-def run(coco_set, predictor, **options):
-    return evaluate_detections(predictor, load_annotations(coco_set.json), coco_set.images, **options)
+@pytest.fixture
+def dog(coco_set):
+    return next(a["id"] for a in coco_set.content()["annotations"] if a["category_id"] == 18)
 
 
-def test_all_persons_found_exactly_small_ones_and_empty_images_included(coco_set, persons):
+def run(coco_set, predictor):
+    return evaluate_detections(predictor, load_annotations(coco_set.json), coco_set.images)
+
+
+def test_all_persons_or_some_found_exactly_small_ones_and_empty_images_included(coco_set, persons):
     found = run(coco_set, KnownPredictor(coco_set, persons))
     assert (found.images, found.persons, len(found.results)) == (6, len(persons), len(persons))
     for name in ("AP", "AP50", "AP75", "AR"):
         assert found.masks[name] == pytest.approx(1) and found.boxes[name] == pytest.approx(1)
-
-
-def test_recall_is_the_share_that_was_found(coco_set, persons):
     found = run(coco_set, KnownPredictor(coco_set, persons[:3]))
     assert found.masks["AR"] == pytest.approx(3 / len(persons))
     assert found.masks["AP"] == pytest.approx(np.mean(np.linspace(0, 1, 101) <= 3 / len(persons)))
 
 
-def test_another_category_is_wrong_and_ranks_by_its_score(coco_set, persons):
-    dog = next(a["id"] for a in coco_set.content()["annotations"] if a["category_id"] == 18)
+def test_another_category_is_wrong_and_ranks_by_its_score(coco_set, persons, dog):
     last = run(coco_set, KnownPredictor(coco_set, [*persons, dog], {dog: 0.1}))
     first = run(coco_set, KnownPredictor(coco_set, [*persons, dog], {dog: 0.9}))
     assert last.masks["AP"] == pytest.approx(1)
     assert first.masks["AP"] < 0.95
 
 
-def test_masks_rank_by_the_detectors_score_times_their_own(coco_set, persons):
+def test_masks_rank_by_the_detectors_score_times_their_own(coco_set, persons, dog):
     found = run(coco_set, KnownPredictor(coco_set, persons, sure=0.75))
     assert [one["score"] for one in found.results] == pytest.approx([0.5 * 0.75] * len(persons))
-    dog = next(a["id"] for a in coco_set.content()["annotations"] if a["category_id"] == 18)
     unsure = KnownPredictor(coco_set, [*persons, dog], {dog: 0.9})
     unsure.sure_of = {dog: 0.1}
     found = run(coco_set, unsure)
@@ -80,7 +78,7 @@ def test_masks_rank_by_the_detectors_score_times_their_own(coco_set, persons):
     assert found.boxes == run(coco_set, KnownPredictor(coco_set, [*persons, dog], {dog: 0.9})).boxes
 
 
-def test_boundaries_match_less_well_than_masks(coco_set, persons):
+def test_boundaries_match_less_well_than_masks_and_nothing_found_scores_0(coco_set, persons):
     exact = run(coco_set, KnownPredictor(coco_set, persons))
     assert exact.boundary["AP"] == pytest.approx(1) and exact.mask_share == pytest.approx(1)
     eroded = KnownPredictor(coco_set, persons)
@@ -88,9 +86,5 @@ def test_boundaries_match_less_well_than_masks(coco_set, persons):
     found = run(coco_set, eroded)
     assert found.boundary["AP"] < found.masks["AP"] < 1
     assert found.mask_share == pytest.approx(found.masks["AP"])
-    assert run(coco_set, KnownPredictor(coco_set, [])).mask_share is None
-
-
-def test_nothing_found(coco_set):
     found = run(coco_set, KnownPredictor(coco_set, []))
-    assert found.results == [] and found.masks["AP"] == 0 and found.boxes["AR"] == 0
+    assert found.mask_share is None and found.results == [] and found.masks["AP"] == found.boxes["AR"] == 0

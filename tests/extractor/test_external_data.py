@@ -12,14 +12,10 @@ from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
 
 LOCATIONS = {
-    "an absolute path": "{folder}/outside/w.bin",
-    "an absolute path beside it": "{folder}/nets/w.bin",
-    "..": "../outside/w.bin",
-    "a folder and ..": "inner/../../outside/w.bin",
-    "a link to a file": "link.bin",
-    "a link to a folder": "link/w.bin",
-    "a pipe": "pipe",
-}
+    "an absolute path": "{folder}/outside/w.bin", "an absolute path beside it": "{folder}/nets/w.bin",
+    "..": "../outside/w.bin", "a folder and ..": "inner/../../outside/w.bin", "a link to a file": "link.bin",
+    "a link to a folder": "link/w.bin", "a pipe": "pipe",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("location", LOCATIONS.values(), ids=LOCATIONS)

@@ -26,12 +26,10 @@ def extractor_of(path, layers, size=SIZE, **options):
     return OnnxExtractor(str(path), layers, Preprocess(size, **options), threads=1)
 
 
-def direct(path, images, layers, input_name="images"):
+def direct(path, images, layers):
     """The whole detector, image by image, with the tensors as additional outputs."""
-    feeds = [
-        image[None].astype(np.float32).transpose(0, 3, 1, 2) / np.float32(255) for image in images.numpy()
-    ]
-    runs = [run_onnx(path, {input_name: feed}, layers) for feed in feeds]
+    feeds = np.float32(images.numpy()).transpose(0, 3, 1, 2)[:, None] / np.float32(255)
+    runs = [run_onnx(path, {"images": feed}, layers) for feed in feeds]
     return [np.concatenate(parts) for parts in zip(*runs, strict=True)]
 
 
@@ -45,22 +43,18 @@ def naive_tensor(images, color, divisor, mean, std):
 
 
 @pytest.mark.parametrize("color", ["rgb", "bgr"])
-@pytest.mark.parametrize(
-    ("divisor", "mean", "std"),
-    [
-        (255.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # YOLOv5 to v9
-        (1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # YOLOX
-        (255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        (1.0, (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)),
-        (127.5, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)),
-    ],
-)
+@pytest.mark.parametrize(("divisor", "mean", "std"), [
+    (255.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # YOLOv5 to v9
+    (1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # YOLOX
+    (255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    (1.0, (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)),
+    (127.5, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)),
+])  # fmt: skip
 def test_the_input_tensor_is_what_naive_arithmetic_gives(color, divisor, mean, std):
     images = pictures(2, (5, 7))
     before = images.clone()
     tensor = Preprocess((5, 7), color=color, divisor=divisor, mean=mean, std=std)(images)
-    assert tensor.dtype == torch.float32
-    assert tensor.is_contiguous()
+    assert tensor.dtype == torch.float32 and tensor.is_contiguous()
     assert torch.equal(images, before)
     want = naive_tensor(images.numpy(), color, divisor, mean, std)
     np.testing.assert_allclose(tensor.numpy(), want, atol=1e-5, rtol=1e-6)
@@ -112,8 +106,7 @@ def test_the_file_is_not_touched(tmp_path):
     before, stamp = path.read_bytes(), path.stat().st_mtime_ns
     extractor = extractor_of(path, LAYERS)
     extractor(pictures(2))
-    assert path.read_bytes() == before
-    assert path.stat().st_mtime_ns == stamp
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == (before, stamp)
     assert extractor.digest == hashlib.sha256(before).hexdigest()
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
 
@@ -131,11 +124,8 @@ def test_what_makes_the_file_runs_before_it_is_read(tmp_path):
     assert OnnxExtractor(str(path), LAYERS[0], Preprocess(SIZE), source=Source()).channels == (12,)
 
 
-def test_a_map_of_one_cell_is_a_map(onnx_file):
+def test_a_map_of_one_cell_is_a_map_and_cells_that_do_not_tile_the_input_are_refused(onnx_file, tmp_path):
     assert extractor_of(onnx_file, "/model.7/GlobalAveragePool_output_0").strides == (64,)
-
-
-def test_cells_that_do_not_tile_the_input_are_refused(tmp_path):
     weights = {"w": np.ones((4, 3, 3, 3), np.float32)}
     nodes = [helper.make_node("Conv", ["images", "w"], ["valid"]), helper.make_node("Relu", ["valid"], ["o"])]
     path = small_onnx(tmp_path / "m.onnx", nodes, weights, {"o": [1, 4, 62, 62]}, size=(64, 64))

@@ -33,7 +33,7 @@ def test_shapes_are_those_of_a_run(tensors):
     assert [tensor.shape for tensor in found] == [array.shape for array in arrays]
 
 
-def test_maps_have_their_stride_and_the_others_say_why_not(tensors):
+def test_maps_have_their_stride_or_say_why_not_and_cost_is_the_share_of_the_convolutions_before(tensors):
     found = by_name(tensors[1])
     for name, (channels, stride) in ONNX_LAYERS.items():
         assert found[name].shape[1] == channels
@@ -41,10 +41,6 @@ def test_maps_have_their_stride_and_the_others_say_why_not(tensors):
     flat, whole = found["/model.7/Flatten_output_0"], found["/model.7/Shape_output_0"]
     assert flat.stride is None and "C, h, w" in flat.obstacle
     assert whole.stride is None and "int64" in whole.obstacle
-
-
-def test_cost_is_the_share_of_the_convolutions_before_a_tensor(tensors):
-    found = by_name(tensors[1])
     assert found["/model.1/act/Relu_output_0"].cost == pytest.approx(MACS[0] / sum(MACS))
     assert found["/model.3/Concat_output_0"].cost == pytest.approx(sum(MACS[:3]) / sum(MACS))
     assert found["/model.5/act/Relu_output_0"].cost == pytest.approx(sum(MACS[:4]) / sum(MACS))
@@ -52,7 +48,6 @@ def test_cost_is_the_share_of_the_convolutions_before_a_tensor(tensors):
 
 
 def test_a_branch_costs_what_it_needs_itself(tmp_path):
-    """Two convolutions side by side: neither pays for the other."""
     weights = {f"w{c}": np.ones((c, 3, 1, 1), np.float32) for c in (1, 3)}
     nodes = [helper.make_node("Conv", ["images", f"w{c}"], [f"out{c}"]) for c in (1, 3)]
     path = small_onnx(tmp_path / "two.onnx", nodes, weights, {f"out{c}": [1, c, 8, 8] for c in (1, 3)})
@@ -87,26 +82,20 @@ def test_what_inference_cannot_tell_a_run_does(tmp_path):
 
 def test_constants_are_no_features(tmp_path):
     value = onnx.numpy_helper.from_array(np.ones((1, 1, 8, 8), np.float32))
-    nodes = [
-        helper.make_node("Constant", [], ["grid"], value=value),
-        helper.make_node("Add", ["images", "grid"], ["output"]),
-    ]
+    constant = helper.make_node("Constant", [], ["grid"], value=value)
+    nodes = [constant, helper.make_node("Add", ["images", "grid"], ["output"])]
     path = small_onnx(tmp_path / "grid.onnx", nodes, {}, {"output": [1, 3, 8, 8]})
     found = by_name(list_tensors(load_onnx(path), (8, 8)))
     assert found["grid"].stride is None and "image" in found["grid"].obstacle
     assert found["output"].stride == 1
 
 
-@pytest.mark.parametrize(
-    ("pattern", "names"),
-    [
-        ("Concat", ["/model.3/Concat_output_0", "/model.6/Concat_output_0"]),
-        ("*concat_output_?", ["/model.3/Concat_output_0", "/model.6/Concat_output_0"]),
-        ("GlobalAverage*", ["/model.7/GlobalAveragePool_output_0"]),  # the operator's name
-        ("output", None),
-        ("*", None),
-    ],
-)
+@pytest.mark.parametrize(("pattern", "names"), [
+    ("Concat", ["/model.3/Concat_output_0", "/model.6/Concat_output_0"]),
+    ("*concat_output_?", ["/model.3/Concat_output_0", "/model.6/Concat_output_0"]),
+    ("GlobalAverage*", ["/model.7/GlobalAveragePool_output_0"]),  # the operator's name
+    ("output", None), ("*", None),
+])  # fmt: skip
 def test_select_by_part_or_pattern(tensors, pattern, names):
     found = [tensor.name for tensor in select(tensors[1], pattern)]
     assert found == (names or [tensor.name for tensor in tensors[1]])

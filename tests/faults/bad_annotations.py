@@ -3,8 +3,6 @@
 Each case changes a sound file of two images (ids 7 and 8, 80x64 pixels) with a person each (ids 3 and 4).
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import math
@@ -16,6 +14,7 @@ from helpers import hole_rle, rectangle, uncompressed_rle
 
 SQUARE = rectangle(10, 10, 40, 50)
 HUGE = 10**400
+NO_SIDES = (0, -64, 64.5, "64", None, math.nan, math.inf, 2**31, HUGE)
 
 PERSON = {"category_id": 1, "bbox": [10, 10, 30, 40], "iscrowd": 0, "segmentation": [SQUARE]}
 SOUND: dict[str, Any] = {
@@ -27,17 +26,11 @@ SOUND: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class BadAnnotations:
-    """A file and what becomes of it.
-
-    Args:
-        content: the file's bytes.
-        words: of the line that refuses it; empty: it is taken.
-        warning: what a warning says where it is taken; empty: there is none.
-    """
+    """A file and what becomes of it."""
 
     content: bytes
-    words: tuple[str, ...] = ()
-    warning: str = ""
+    words: tuple[str, ...] = ()  # of the line that refuses it; empty: it is taken
+    warning: str = ""  # what a warning says where it is taken; empty: there is none
 
 
 def changed(change: Callable[[dict[str, Any]], object], *words: str, warning: str = "") -> BadAnnotations:
@@ -70,15 +63,17 @@ def text(content: str | bytes, *words: str) -> BadAnnotations:
     return BadAnnotations(content.encode() if isinstance(content, str) else content, words)
 
 
+def each(name, make, *values):
+    """Cases that differ in one value."""
+    return {f"{name} {value!r:.30}": make(value) for value in values}
+
+
 WHOLE = json.dumps(SOUND)
 NO_JSON, NO_COCO = "not valid json", "it is not in COCO format"
 LEFT_OUT, CROWD = "1 instances without area left out", "1 of 2 instances are marked `iscrowd`"
 UNFIT = "1 of 2 outlines do not fit their boxes, such as annotation 4 of b.jpg"
-BBOX, POLYGON, NAME = (
-    ("annotations[1]", "`bbox`"),
-    ("annotations[1]", "`segmentation`"),
-    ("images[1]", "file_name"),
-)
+BBOX, POLYGON = ("annotations[1]", "`bbox`"), ("annotations[1]", "`segmentation`")
+NAME = ("images[1]", "file_name")
 
 TEXTS = {
     "empty file": text("", NO_JSON),
@@ -96,16 +91,13 @@ TEXTS = {
 }  # fmt: skip
 
 SCHEMAS = {
-    "null": text("null", NO_COCO),
-    "nothing in it": text("{}", NO_COCO),
+    "null": text("null", NO_COCO), "nothing in it": text("{}", NO_COCO),
     "list of detections": text('[{"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]', NO_COCO),
     "images by name": changed(lambda c: c.update(images={"a.jpg": {}}), NO_COCO),
     "no annotations": changed(lambda c: c.pop("annotations"), NO_COCO, "annotations"),
     "annotations null": changed(lambda c: c.update(annotations=None), NO_COCO),
     "labelme": text('{"shapes": [], "imagePath": "a.jpg", "imageHeight": 64}', NO_COCO),
-    "panoptic": changed(
-        lambda c: c.update(annotations=[{"image_id": 7, "segments_info": []}]), "no instance of category_id 1"
-    ),
+    "panoptic": changed(lambda c: c.update(annotations=[{"image_id": 7, "segments_info": []}]), "no instance of category_id 1"),
     "an image that is null": changed(lambda c: c["images"].append(None), "images[2]", "not an object"),
     "an annotation that is a list": changed(lambda c: c["annotations"].append([]), "annotations[2]", "not an object"),
     "no images at all": changed(lambda c: c["images"].clear(), "annotations[0]", "image_id"),
@@ -119,82 +111,50 @@ SCHEMAS = {
 
 IMAGES = {
     **{f"image without {field}": without("images", field) for field in ("id", "width", "height", "file_name")},
-    **{
-        f"image id {value!r:.20}": image(("images[1]", "`id`"), id=value)
-        for value in (None, "8", 8.0, True, [8], HUGE, math.nan)
-    },
+    **each("image id", lambda v: image(("images[1]", "`id`"), id=v), None, "8", 8.0, True, [8], HUGE, math.nan),
     "image id twice": image(("images[1]", "id 7 occurs twice"), id=7),
-    **{
-        f"{side} {value!r:.20}": image(("images[1]", f"`{side}`"), **{side: value})
-        for side in ("width", "height")
-        for value in (0, -64, 64.5, "64", None, math.nan, math.inf, 2**31, HUGE)
-    },
-    "a record of 2,000,000,000 pixels a side": image(
-        ("images[1]", "100,000,000"), width=2_000_000_000, height=2_000_000_000
-    ),
-    **{
-        f"file_name {value!r:.24}": image(NAME, file_name=value)
-        for value in (
-            None, "", 5, ["b.jpg"], "../b.jpg", "sub/../../b.jpg", "/etc/passwd", "..", "..\\b.jpg", "C:\\b.jpg",
-            "\\\\host\\b.jpg", "file:///b.jpg", "b\0.jpg",
-        )
-    },
-    **{
-        f"file_name that is not there {number}": image(("1 of 2 images",), file_name=value)
-        for number, value in enumerate(("c.jpg", "~/b.jpg", "b\n.jpg", "b.jpg\x1b[2J", "b" * 5000, "\ud800.jpg"))
-    },
-    "file_name with a dot": image(file_name="./b.jpg"),
-    "file_name with a slash": image(file_name="b.jpg/"),
+    **each("width", lambda v: image(("images[1]", "`width`"), width=v), *NO_SIDES),
+    **each("height", lambda v: image(("images[1]", "`height`"), height=v), *NO_SIDES),
+    "a record of 2,000,000,000 pixels a side": image(("images[1]", "100,000,000"), width=2 * 10**9, height=2 * 10**9),
+    **each("file_name", lambda v: image(NAME, file_name=v),
+           None, "", 5, ["b.jpg"], "../b.jpg", "sub/../../b.jpg", "/etc/passwd", "..", "..\\b.jpg", "C:\\b.jpg",
+           "\\\\host\\b.jpg", "file:///b.jpg", "b\0.jpg"),
+    **each("file_name that is not there", lambda v: image(("1 of 2 images",), file_name=v),
+           "c.jpg", "~/b.jpg", "b\n.jpg", "b.jpg\x1b[2J", "b" * 5000, "\ud800.jpg"),
+    "file_name with a dot": image(file_name="./b.jpg"), "file_name with a slash": image(file_name="b.jpg/"),
     "file_name in other letters": image(file_name="ü ñ 人 🧍.jpg"),
     "file_name twice": image(file_name="a.jpg"),
-    **{
-        f"pixel_size_um {value!r:.20}": image(("images[1]", "`pixel_size_um`"), pixel_size_um=value)
-        for value in (0, -1, "1", math.nan, math.inf, HUGE)
-    },
+    **each("pixel_size_um", lambda v: image(("images[1]", "`pixel_size_um`"), pixel_size_um=v),
+           0, -1, "1", math.nan, math.inf, HUGE),
     "pixel_size_um of one image only": image(("images[0]", "pixel_size_um"), pixel_size_um=0.5),
 }  # fmt: skip
 
 PEOPLE = {
     **{f"person without {field}": without("annotations", field) for field in ("id", "image_id", "bbox", "segmentation")},
-    **{f"id {value!r:.20}": person(("annotations[1]", "`id`"), id=value) for value in (None, "4", 4.5, False, HUGE)},
+    **each("id", lambda v: person(("annotations[1]", "`id`"), id=v), None, "4", 4.5, False, HUGE),
     "id twice": person(("annotations[1]", "id 3 occurs twice"), id=3),
-    **{
-        f"image_id {value!r:.20}": person(("annotations[1]", "`image_id`"), image_id=value)
-        for value in (None, 9, -1, "8", 8.0, [8], {}, HUGE)
-    },
-    **{
-        f"bbox {value!r:.30}": person(BBOX, bbox=value)
-        for value in (
-            None, [], [1, 2, 3], [1, 2, 3, 4, 5], "1 2 3 4", {"x": 1}, [1, 2, 3, "4"], [1, 2, 3, None],
-            [math.nan, 10, 30, 40], [10, 10, math.inf, 40], [10, 10, 30, -math.inf], [HUGE, 0, 1, 1], [True, 10, 30, 40],
-            [[10, 10], [30, 40]],
-        )
-    },
-    **{
-        f"bbox without area {value}": person(bbox=value, warning=LEFT_OUT)
-        for value in ([10, 10, 0, 40], [10, 10, 30, 0], [10, 10, -30, 40], [10, 10, -30, -40], [90, 10, 20, 20],
-                      [-50, 10, 20, 20], [10, 64, 5, 5], [0, 0, 0, 0], [1e29, 1e29, 1, 1])
-    },
+    **each("image_id", lambda v: person(("annotations[1]", "`image_id`"), image_id=v), None, 9, -1, "8", 8.0, [8], {}, HUGE),
+    **each("bbox", lambda v: person(BBOX, bbox=v),
+           None, [], [1, 2, 3], [1, 2, 3, 4, 5], "1 2 3 4", {"x": 1}, [1, 2, 3, "4"], [1, 2, 3, None], [[10, 10], [30, 40]],
+           [math.nan, 10, 30, 40], [10, 10, math.inf, 40], [10, 10, 30, -math.inf], [HUGE, 0, 1, 1], [True, 10, 30, 40]),
+    **each("bbox without area", lambda v: person(bbox=v, warning=LEFT_OUT),
+           [10, 10, 0, 40], [10, 10, 30, 0], [10, 10, -30, 40], [10, 10, -30, -40], [90, 10, 20, 20], [-50, 10, 20, 20],
+           [10, 64, 5, 5], [0, 0, 0, 0], [1e29, 1e29, 1, 1]),
     "bbox that leaves the image": person(bbox=[-1000, -1000, 5000, 5000], warning=UNFIT),
     "bbox of a hundredth of a pixel": person(bbox=[10, 10, 0.01, 0.01], warning=UNFIT),
-    **{f"iscrowd {value!r}": person(("annotations[1]", "`iscrowd`"), iscrowd=value) for value in (2, -1, "0", None, [])},
+    **each("iscrowd", lambda v: person(("annotations[1]", "`iscrowd`"), iscrowd=v), 2, -1, "0", None, []),
     "a crowd": person(iscrowd=1, warning=CROWD),
     "crowds only": changed(lambda c: [a.update(iscrowd=1) for a in c["annotations"]], "all 2", "data.crowd=instance"),
     "iscrowd true": person(iscrowd=True, warning=CROWD),
 }  # fmt: skip
 
 OUTLINES = {
-    **{
-        f"segmentation {value!r:.30}": person(POLYGON, segmentation=value)
-        for value in (None, 5, "polygon", [5], SQUARE, ["abc"], [None], [[[10, 10], [40, 10], [40, 50]]], [{"counts": [1]}])
-    },
+    **each("segmentation", lambda v: person(POLYGON, segmentation=v),
+           None, 5, "polygon", [5], SQUARE, ["abc"], [None], [[[10, 10], [40, 10], [40, 50]]], [{"counts": [1]}]),
     "odd polygon": shape([10, 10, 40, 10, 40], words=POLYGON),
-    **{
-        f"polygon with {value!r:.20}": shape([10, 10, 40, value, 40, 50], words=POLYGON)
-        for value in (math.nan, math.inf, -math.inf, None, "1", True, HUGE, 1e9, -1e9, 1e308)
-    },
-    "no polygon": shape(warning=LEFT_OUT),
-    "empty polygon": shape([], warning=LEFT_OUT),
+    **each("polygon with", lambda v: shape([10, 10, 40, v, 40, 50], words=POLYGON),
+           math.nan, math.inf, -math.inf, None, "1", True, HUGE, 1e9, -1e9, 1e308),
+    "no polygon": shape(warning=LEFT_OUT), "empty polygon": shape([], warning=LEFT_OUT),
     "polygon of a point": shape([10, 10], warning=LEFT_OUT),
     "polygon outside the image": shape(rectangle(200, 10, 240, 50), warning=LEFT_OUT),
     "polygon on a line": shape([10, 10, 20, 10, 40, 10], warning=LEFT_OUT),

@@ -3,8 +3,6 @@
 Each case changes what a sound checkpoint holds, or the file itself.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import pickle
@@ -19,15 +17,10 @@ import torch
 
 @dataclass(frozen=True)
 class BadCheckpoint:
-    """A checkpoint and what becomes of it.
+    """A checkpoint and what becomes of it."""
 
-    Args:
-        spoil: gets the path of a sound file.
-        words: of the line that refuses it; empty: it is read.
-    """
-
-    spoil: Callable[[Path], object]
-    words: tuple[str, ...]
+    spoil: Callable[[Path], object]  # gets the path of a sound file
+    words: tuple[str, ...]  # of the line that refuses it; empty: it is read
 
 
 class Runs:
@@ -38,10 +31,8 @@ class Runs:
 
 
 FILE = "damaged.pth"
-DAMAGED, FOREIGN = (
-    (FILE, "is damaged or contains more than"),
-    (FILE, "was not written by `python -m roiseg.train`"),
-)
+DAMAGED = (FILE, "is damaged or contains more than")
+FOREIGN = (FILE, "was not written by `python -m roiseg.train`")
 
 
 def bytes_of(change: Callable[[bytes], bytes]) -> BadCheckpoint:
@@ -82,41 +73,12 @@ def weight(change: Callable[[torch.Tensor], torch.Tensor], *words: str) -> BadCh
     return content(replace, *words)
 
 
-def with_code(path):
-    loaded = torch.load(path, weights_only=True)
-    torch.save({**loaded, "callbacks": Runs()}, path)
+def zipped(mode, name):
+    def spoil(path):
+        with zipfile.ZipFile(path, mode) as archive:
+            archive.writestr(name, "no weights")
 
-
-def with_code_in_the_description(path):
-    loaded = torch.load(path, weights_only=True)
-    loaded["roiseg"]["config"]["model"]["depth"] = Runs()
-    torch.save(loaded, path)
-
-
-def plain_pickle(path):
-    path.write_bytes(pickle.dumps({"state_dict": Runs()}))
-
-
-def old_format(path):
-    torch.save({"state_dict": Runs()}, path, _use_new_zipfile_serialization=False)
-
-
-def zip_of_something(path):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("readme.txt", "no weights")
-
-
-def zip_that_leaves(path):
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("../../owned", "x")
-
-
-def torchscript(path):
-    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(path))
-
-
-def drop_weight(loaded):
-    loaded["state_dict"].pop(next(iter(loaded["state_dict"])))
+    return BadCheckpoint(spoil, DAMAGED)
 
 
 FITS = "its weights do not fit its own configuration"
@@ -128,16 +90,17 @@ FILES = {
     "its second half": bytes_of(lambda b: b[len(b) // 2 :]),
     "absent": BadCheckpoint(Path.unlink, (FILE, "not found")),
     "folder": BadCheckpoint(lambda path: (path.unlink(), path.mkdir()), (FILE, "has no checkpoint")),
-    "zip of something else": BadCheckpoint(zip_of_something, DAMAGED),
-    "zip with a path that leaves its folder": BadCheckpoint(zip_that_leaves, DAMAGED),
-    "torchscript": BadCheckpoint(torchscript, (FILE,)),
-    "code beside the weights": BadCheckpoint(with_code, DAMAGED),
-    "code in the description": BadCheckpoint(with_code_in_the_description, DAMAGED),
-    "code in a plain pickle": BadCheckpoint(plain_pickle, DAMAGED),
-    "code in torch's old format": BadCheckpoint(old_format, DAMAGED),
+    "zip of something else": zipped("w", "readme.txt"),
+    "zip with a path that leaves its folder": zipped("a", "../../owned"),
+    "torchscript": BadCheckpoint(lambda p: torch.jit.script(torch.nn.Linear(2, 2)).save(str(p)), (FILE,)),
+    "code beside the weights": BadCheckpoint(content(lambda c: c.update(callbacks=Runs())).spoil, DAMAGED),
+    "code in the description": BadCheckpoint(modelled(depth=Runs()).spoil, DAMAGED),
+    "code in a plain pickle": BadCheckpoint(lambda path: path.write_bytes(pickle.dumps({"state_dict": Runs()})), DAMAGED),
+    "code in torch's old format": BadCheckpoint(
+        lambda path: torch.save({"state_dict": Runs()}, path, _use_new_zipfile_serialization=False), DAMAGED
+    ),
     "a whole module": whole(lambda: torch.nn.Linear(2, 2), DAMAGED),
-    "a tensor": whole(lambda: torch.zeros(3)),
-    "nothing": whole(dict),
+    "a tensor": whole(lambda: torch.zeros(3)), "nothing": whole(dict),
     "bare weights": whole(lambda: torch.nn.Linear(2, 2).state_dict()),
     "another program's": whole(lambda: {"state_dict": {}, "epoch": 3, "hyper_parameters": {"lr": 1.0}}),
     "another program's with our name": whole(lambda: {"state_dict": {}, "epoch": 3, "roiseg": "0.1"}),
@@ -154,9 +117,7 @@ DESCRIPTIONS = {
     "without weights": BadCheckpoint(content(lambda c: c.pop("state_dict")).spoil, FOREIGN),
     "an epoch in words": content(lambda c: c.update(epoch="ten"), "epoch"),
     "within an epoch, without batches": content(lambda c: c.update(in_epoch={"steps": 5, "losses": {}}), "in_epoch"),
-    "within an epoch, after its last step": content(
-        lambda c: c.update(in_epoch={"batches": 5, "steps": 5, "losses": {}}), "in_epoch"
-    ),
+    "within an epoch, after its last step": content(lambda c: c.update(in_epoch={"batches": 5, "steps": 5, "losses": {}}), "in_epoch"),
     "an epoch below 0": content(lambda c: c.update(epoch=-3), "epoch"),
     "config of a text": described("config", "none", "config"),
     "config without a model": content(lambda c: c["roiseg"]["config"].pop("model"), "config"),
@@ -191,13 +152,12 @@ MODELS = {
     "another decoder": modelled((), _target_="roiseg.decoders.unet.UNetDecoder"),
     "another class count": modelled((FITS,), num_classes=2),
     "a class count of nothing": modelled((), num_classes=0),
-    "another depth": modelled((FITS,), depth=2),
-    "a depth in words": modelled((), depth="deep"),
+    "another depth": modelled((FITS,), depth=2), "a depth in words": modelled((), depth="deep"),
     "a depth below 0": modelled((), depth=-1),
     "an option of a later version": modelled(("do not fit",), holograms=3),
     "an output grid out of reach": modelled((), output_size=[13, 17]),
     "an output grid of a number": modelled((), output_size=14),
-    "a weight too few": content(drop_weight, FITS),
+    "a weight too few": content(lambda c: c["state_dict"].popitem(), FITS),
     "a weight too many": content(lambda c: c["state_dict"].update({"decoder.more": torch.zeros(3)}), FITS),
     "weights with a prefix of torch.compile": content(
         lambda c: c.update(state_dict={f"_orig_mod.{k}": v for k, v in c["state_dict"].items()}), FITS

@@ -3,8 +3,6 @@
 For `train` and `preview` the overrides are added to a small run that does work.
 """
 
-from __future__ import annotations
-
 TRAIN = {
     "an unknown key that is added": (["+data.batchsize=4"], ["data", "batchsize"]),
     "an unknown group": (["decoder=unet"], ["decoder"]),
@@ -13,9 +11,7 @@ TRAIN = {
     "a policy in numbers": (["data.on_error=0"], ["data.on_error"]),
     "a category that does not exist": (["data.category_id=cow"], ["data.category_id", "no category 'cow'", "1 (person), 18 (dog)"]),
     "a category in fractions": (["data.category_id=1.5"], ["data.category_id", "1.5"]),
-    "nobody large enough to paste": (
-        ["data/augment/paste=people", "data.augment.paste.min_size=5000"], ["data.augment.paste.min_size"],
-    ),
+    "nobody large enough to paste": (["data/augment/paste=people", "data.augment.paste.min_size=5000"], ["data.augment.paste.min_size"]),
     "folds of a set with itself": (["data/folds=five"], ["image id", "share no image"]),
     "an unknown term": (["loss.terms.magic.weight=1"], ["loss.terms.magic"]),
     "class weights below 0": (["loss.class_weights=[1,-1,1]"], ["loss.class_weights"]),

@@ -4,8 +4,7 @@ Each case gets the path of a sound detector (`helpers.make_onnx`), may spoil it,
 `OnnxExtractor` (`onnx_path`, `layers`) and `Preprocess` (the rest) that differ from the usual.
 """
 
-from __future__ import annotations
-
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,25 +20,15 @@ LAYER = "/model.6/Concat_output_0"
 
 @dataclass(frozen=True)
 class BadDetector:
-    """A detector and what becomes of it.
+    """A detector and what becomes of it."""
 
-    Args:
-        spoil: gets the path of a sound file.
-        words: of the line that refuses it; empty: it is read.
-        options: that differ from the usual.
-    """
-
-    spoil: Callable[[Path], object]
-    words: tuple[str, ...] = ()
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-def nothing(path):
-    """The file is sound."""
+    spoil: Callable[[Path], object]  # gets the path of a sound file
+    words: tuple[str, ...] = ()  # of the line that refuses it; empty: it is read
+    options: dict[str, Any] = field(default_factory=dict)  # that differ from the usual
 
 
 def option(*words, **options):
-    return BadDetector(nothing, words, options)
+    return BadDetector(lambda path: None, words, options)
 
 
 def data(content: bytes):
@@ -47,9 +36,7 @@ def data(content: bytes):
 
 
 def cut(share):
-    return BadDetector(
-        lambda path: path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)]), (FILE,)
-    )
+    return BadDetector(lambda path: os.truncate(path, int(path.stat().st_size * share)), (FILE,))
 
 
 def model(change: Callable[[onnx.ModelProto], object], *words: str, **options: Any) -> BadDetector:
@@ -77,14 +64,6 @@ def with_weights(change):
         weight.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(weight).copy()), weight.name))
 
     return replace
-
-
-def cyclic(loaded):
-    loaded.graph.node[0].input[0] = LAYER
-
-
-def unknown_operator(loaded):
-    loaded.graph.node[0].op_type = "Consolution"
 
 
 def foreign_operator(loaded):
@@ -134,8 +113,7 @@ def renamed(old: str, new: str):
     """Give a tensor another name."""
 
     def rename(loaded):
-        values = [*loaded.graph.output, *loaded.graph.value_info]
-        for value in values:
+        for value in (*loaded.graph.output, *loaded.graph.value_info):
             value.name = new if value.name == old else value.name
         for node in loaded.graph.node:
             for names in (node.input, node.output):
@@ -166,23 +144,20 @@ def one_image_inside(mixed: bool):
         shapes = {"inner": [32, -1, 64] if mixed else [1, 32, 8, 8], "outer": [-1, 32, 8, 8]}
         for name, shape in shapes.items():
             loaded.graph.initializer.append(numpy_helper.from_array(np.array(shape), f"{name} shape"))
-        source = "plain"
-        for kind, shape, target in [
-            ("Reshape", "inner shape", "inner"),
-            ("Transpose", "", "turned"),
-            ("Reshape", "outer shape", LAYER),
-        ]:
-            options = {"perm": [1, 0, 2] if mixed else [0, 1, 2, 3]} if kind == "Transpose" else {}
-            inputs = [source, shape] if shape else [source]
-            nodes.insert(place, helper.make_node(kind, inputs, [target], **options))
-            source, place = target, place + 1
+        more = [
+            helper.make_node("Reshape", ["plain", "inner shape"], ["inner"]),
+            helper.make_node("Transpose", ["inner"], ["turned"], perm=[1, 0, 2] if mixed else [0, 1, 2, 3]),
+            helper.make_node("Reshape", ["turned", "outer shape"], [LAYER]),
+        ]
+        for number, node in enumerate(more):
+            nodes.insert(place + number, node)
         path.write_bytes(loaded.SerializeToString())
 
     return spoil
 
 
-def output_type(elem_type):
-    return model(lambda m: setattr(m.graph.output[0].type.tensor_type, "elem_type", elem_type))
+def element_type(end, kind, *words):
+    return model(lambda m: setattr(getattr(m.graph, end)[0].type.tensor_type, "elem_type", kind), *words)
 
 
 def sequence_output(loaded):
@@ -210,13 +185,10 @@ FILES = {
     "no graph": model(lambda m: m.ClearField("graph"), FILE),
     "no nodes": model(lambda m: m.graph.ClearField("node"), FILE),
     "no opset": model(lambda m: m.ClearField("opset_import"), FILE),
-    "opset 5": opset(5, FILE),
-    "opset 11": opset(11),
-    "opset 13": opset(13),
-    "opset 99": opset(99, FILE),
+    "opset 5": opset(5, FILE), "opset 11": opset(11), "opset 13": opset(13), "opset 99": opset(99, FILE),
     "format 99": model(lambda m: setattr(m, "ir_version", 99), FILE),
-    "a loop": model(cyclic, FILE),
-    "an unknown operator": model(unknown_operator, FILE),
+    "a loop": model(lambda m: m.graph.node[0].input.__setitem__(0, LAYER), FILE),
+    "an unknown operator": model(lambda m: setattr(m.graph.node[0], "op_type", "Consolution"), FILE),
     "an operator of another maker": model(foreign_operator, FILE),
     "weights of another shape": model(with_weights(lambda w: w[:, :2]), FILE),
     "weights that are not numbers": model(with_weights(lambda w: w * np.nan), FILE, LAYER, "nan"),
@@ -250,32 +222,24 @@ TENSORS = {
 }  # fmt: skip
 
 INPUTS = {
-    "free batch": made(batch="N"),
-    "fixed batch of 1": made(batch=1),
+    "free batch": made(batch="N"), "fixed batch of 1": made(batch=1),
     "fixed batch of 4": made(FILE, "fixed batch of 4", batch=4),
-    "everything free": model(free_sides),
-    "half precision": made(dtype="float16"),
+    "everything free": model(free_sides), "half precision": made(dtype="float16"),
     "another input size": made("image_size", FILE, size=(32, 32)),
     "an input of four channels": made("image_size", FILE, color_channels=4),
     "two inputs": model(second_input, FILE, "scale"),
     "no input": model(lambda m: m.graph.ClearField("input"), FILE),
-    "an input of whole numbers": model(
-        lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", TensorProto.UINT8), FILE
-    ),
-    "an input in double precision": model(
-        lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", TensorProto.DOUBLE), FILE
-    ),
+    "an input of whole numbers": element_type("input", TensorProto.UINT8, FILE),
+    "an input in double precision": element_type("input", TensorProto.DOUBLE, FILE),
     "an input without a shape": model(lambda m: m.graph.input[0].type.tensor_type.ClearField("shape"), FILE),
     "an input of two dimensions": model(lambda m: m.graph.input[0].type.tensor_type.shape.dim.pop(), FILE),
     "image_size of nothing": option("image_size", image_size=[0, 64]),
     "image_size of one number": option("image_size", image_size=[64]),
     "image_size of three": option("image_size", image_size=[64, 64, 3]),
     "image_size of the other side": option("image_size", image_size=[64, 32]),
-    "color in the middle": option("color", color="hsv"),
-    "divisor of nothing": option("divisor", divisor=0),
+    "color in the middle": option("color", color="hsv"), "divisor of nothing": option("divisor", divisor=0),
     "divisor nan": option("divisor", divisor=float("nan")),
-    "mean of two": option("mean", mean=[0.5, 0.5]),
-    "std of nothing": option("std", std=[0, 1, 1]),
+    "mean of two": option("mean", mean=[0.5, 0.5]), "std of nothing": option("std", std=[0, 1, 1]),
     "align nowhere": option("align", align="left"),
     "grey beyond white": option("pad_value", pad_value=300),
     "unknown provider": option("extractor.providers", "NoneProvider", providers=["NoneProvider"]),
@@ -286,9 +250,9 @@ ODD = {
     "a free batch that is one inside": BadDetector(one_image_inside(mixed=False)),
     "a free batch whose images are mixed up inside": BadDetector(one_image_inside(mixed=True)),
     "local functions": model(local_functions),
-    "an output without a type": output_type(TensorProto.UNDEFINED),
-    "an output of words": output_type(TensorProto.STRING),
-    "an output in 8 bits": output_type(TensorProto.FLOAT8E4M3FN),
+    "an output without a type": element_type("output", TensorProto.UNDEFINED),
+    "an output of words": element_type("output", TensorProto.STRING),
+    "an output in 8 bits": element_type("output", TensorProto.FLOAT8E4M3FN),
     "an output that is a sequence": model(sequence_output),
     "no output": model(lambda m: m.graph.ClearField("output")),
     "a negative side": model(lambda m: setattr(m.graph.output[0].type.tensor_type.shape.dim[0], "dim_value", -1)),

@@ -1,7 +1,5 @@
 """Each wrong checkpoint ends in one line; nothing in it is run."""
 
-from __future__ import annotations
-
 import shutil
 
 import pytest
@@ -26,14 +24,18 @@ def checkpoint(coco_set, onnx_file, tmp_path_factory):
     return newest_checkpoint(folder)
 
 
+@pytest.fixture
+def description(onnx_file):
+    return checkpoint_metadata(tiny_config(onnx_file), tiny_extractor(onnx_file))
+
+
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_a_checkpoint(checkpoint, onnx_file, tmp_path, monkeypatch, name):
+def test_a_checkpoint(checkpoint, description, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     case = CHECKPOINTS[name]
     path = shutil.copy(checkpoint, tmp_path / FILE)
     case.spoil(tmp_path / FILE)
     before = sorted(tmp_path.parent.rglob("*"))
-    description = checkpoint_metadata(tiny_config(onnx_file), tiny_extractor(onnx_file))
     if not case.words:
         model = load_model(path)
         assert all(torch.isfinite(p).all() for p in model.decoder.parameters())
@@ -41,23 +43,16 @@ def test_a_checkpoint(checkpoint, onnx_file, tmp_path, monkeypatch, name):
         with pytest.raises(UserError) as caught:
             load_model(path)
         line = user_message(caught.value)
-        assert line.isprintable()
-        assert FILE in line
-        for word in case.words:
-            assert word in line
-    assert "\n" not in user_error(
-        check_resumable, path, description
-    )  # a run goes on from it or is told why not
+        assert line.isprintable() and all(word in line for word in (FILE, *case.words)), line
+    # a run goes on from it or is told why not
+    assert "\n" not in user_error(check_resumable, path, description)
     assert sorted(tmp_path.parent.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", RESUMED)
-def test_a_checkpoint_to_go_on_from(checkpoint, onnx_file, tmp_path, name):
-    path = tmp_path / FILE
-    shutil.copy(checkpoint, path)
+def test_a_checkpoint_to_go_on_from(checkpoint, description, tmp_path, name):
+    path = shutil.copy(checkpoint, tmp_path / FILE)
     RESUMED[name].spoil(path)
     assert load_model(path)  # good enough for inference
-    line = user_error(
-        check_resumable, path, checkpoint_metadata(tiny_config(onnx_file), tiny_extractor(onnx_file))
-    )
+    line = user_error(check_resumable, path, description)
     assert all(word in line for word in RESUMED[name].words)

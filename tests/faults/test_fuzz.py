@@ -4,8 +4,6 @@
 for whole files.
 """
 
-from __future__ import annotations
-
 import os
 
 import numpy as np
@@ -41,10 +39,9 @@ def test_any_run_lengths(counts, size, fits):
         taken = rle.checked_counts({"size": list(size), "counts": counts}, size)
     except ValueError:  # what the loader words as a UserError
         return
-    mask = coco_mask.decode({"size": list(size), "counts": taken})
-    np.testing.assert_array_equal(
-        rle.decode_window({"size": list(size), "counts": taken}, (0, 0, size[1], size[0])), mask
-    )
+    encoded = {"size": list(size), "counts": taken}
+    mask = coco_mask.decode(encoded)
+    np.testing.assert_array_equal(rle.decode_window(encoded, (0, 0, size[1], size[0])), mask)
     if isinstance(counts, list):
         want = np.repeat(np.arange(len(counts)) % 2, counts)
         np.testing.assert_array_equal(mask.T.ravel(), want)

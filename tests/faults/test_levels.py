@@ -1,7 +1,5 @@
 """Would growth be seen?"""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -54,15 +52,11 @@ def test_a_slope_is_that_of_the_second_half_and_its_interval_covers_the_truth():
     assert 180 <= covered <= 198
 
 
-@pytest.mark.parametrize(
-    ("values", "flat"),
-    [
-        ([3] + [9] * 20, True),  # the first is before everything has started
-        (np.tile([5, 6, 7], 7), True),
-        (np.arange(21), False),
-        (np.arange(21) // 5 * 3 + np.tile([0, 1, 2], 7), False),  # grows now and then
-        ([9] * 10 + [4] * 10, True),
-    ],
-)
+@pytest.mark.parametrize(("values", "flat"), [
+    ([3] + [9] * 20, True),  # the first is before everything has started
+    (np.tile([5, 6, 7], 7), True), (np.arange(21), False),
+    (np.arange(21) // 5 * 3 + np.tile([0, 1, 2], 7), False),  # grows now and then
+    ([9] * 10 + [4] * 10, True),
+])  # fmt: skip
 def test_a_count_that_goes_up_and_down_is_told_from_one_that_grows(values, flat):
     assert is_flat(levels(values), own) == flat

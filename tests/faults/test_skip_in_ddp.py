@@ -1,7 +1,5 @@
 """Images that cannot be used on one of two processes: no one waits for ever, and the figures are one process's."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -57,9 +55,8 @@ def results(summary):
 
 def test_two_processes_leave_out_as_one_does(overrides, tmp_path):
     with one_thread():
-        alone = results(
-            train(composed([*overrides, "trainer=cpu", "data.batch_size=2"], tmp_path / "alone")).content()
-        )
+        given = [*overrides, "trainer=cpu", "data.batch_size=2"]
+        alone = results(train(composed(given, tmp_path / "alone")).content())
     done = run_command(
         ["roiseg.train", *overrides, "trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=1",
          f"paths.output_dir={tmp_path}/out", f"paths.checkpoint_dir={tmp_path}/ckpt"],

@@ -1,7 +1,5 @@
 """Any key of any command given a value of a wrong type works, or ends in one line that names it and nothing else."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import random
@@ -19,17 +17,8 @@ VALUES = ("[1]", "3", "null", "x", "{}")
 TARGETS = (*VALUES, "os.system", "roiseg.nothing", "collections.OrderedDict")
 # keys whose line names the file that was given
 FILES = {
-    "ckpt",
-    "compare",
-    "onnx",
-    "onnx_path",
-    "check",
-    "source",
-    "boxes",
-    "annotations",
-    "runs",
-    "ckpt_path",
-}
+    "ckpt", "compare", "onnx", "onnx_path", "check", "source", "boxes", "annotations", "runs", "ckpt_path",
+}  # fmt: skip
 COMMANDS = (
     "analyze", "app", "decide", "demo", "doctor", "evaluate", "export", "predict", "prepare", "preview", "report", "train",
 )  # fmt: skip
@@ -72,19 +61,16 @@ def run(run_main, finished, tmp_path, monkeypatch):
     annotations, images = (files[f"data.train_{kind}"] for kind in ("annotations", "images"))
     training = [*finished.overrides, "trainer.max_epochs=1", "~callbacks.onnx_export"]
     given = {
-        "analyze": [f"annotations={annotations}"],
-        "app": [f"ckpt={finished.checkpoint}"],
+        "analyze": [f"annotations={annotations}"], "app": [f"ckpt={finished.checkpoint}"],
         "decide": [f"runs=[{finished.output}]"],
         "demo": ["train_images=1", "val_images=1", "output=made/x.onnx", "root=made/data"],
-        "doctor": training,
-        "evaluate": [f"ckpt={finished.checkpoint}"],
+        "doctor": training, "evaluate": [f"ckpt={finished.checkpoint}"],
         "export": [f"ckpt={finished.checkpoint}", "output=made.onnx"],
         "predict": [f"ckpt={finished.checkpoint}", f"source={images}", "boxes=coco"],
-        "prepare": ["source=/nowhere"],
-        "preview": [*training, "samples=1"],
+        "prepare": ["source=/nowhere"], "preview": [*training, "samples=1"],
         "report": [f"runs=[{finished.output}]", "resamples=100"],
         "train": [*training, "test=false"],
-    }
+    }  # fmt: skip
 
     def trained(*arguments):
         raise SystemExit(0)
@@ -115,12 +101,7 @@ def problem(command, override, outcome):
         return None  # the value is accepted, and the rest is not
     if left:
         return f"wrote {left[:3]}"
-    names = {
-        key,
-        key.replace(".", "/"),
-        key.removesuffix("._target_"),
-        *([f"{value}"] if key in FILES else []),
-    }
+    names = [key, key.replace(".", "/"), key.removesuffix("._target_"), *[value] * (key in FILES)]
     return None if any(name in lines[0] for name in names) else f"does not name the key: {lines}"
 
 

@@ -11,20 +11,13 @@ from roiseg.geometry.paste import paste_crop, paste_masks
 
 SIZE = (20, 26)
 BOXES = {
-    "inside": [3.2, 4.7, 20.3, 15.1],
-    "whole pixels": [2, 3, 12, 9],
-    "the whole canvas": [0, 0, 26, 20],
+    "inside": [3.2, 4.7, 20.3, 15.1], "whole pixels": [2, 3, 12, 9], "the whole canvas": [0, 0, 26, 20],
     "over the left and top border": [-8.3, -5.5, 9.4, 7.7],
-    "over the right and bottom border": [15, 11, 40, 33],
-    "larger than the canvas": [-30, -40, 60, 50],
-    "outside to the right": [30, 2, 50, 10],
-    "outside to the left": [-50, 2, -30, 10],
-    "below": [2, 25, 10, 40],
-    "between two pixel centres": [4.6, 4.6, 5.4, 5.4],
-    "one pixel": [7, 8, 8, 9],
-    "without width": [4.5, 2, 4.5, 9],
-    "inverted": [20.3, 15.1, 3.2, 4.7],
-}
+    "over the right and bottom border": [15, 11, 40, 33], "larger than the canvas": [-30, -40, 60, 50],
+    "outside to the right": [30, 2, 50, 10], "outside to the left": [-50, 2, -30, 10],
+    "below": [2, 25, 10, 40], "between two pixel centres": [4.6, 4.6, 5.4, 5.4], "one pixel": [7, 8, 8, 9],
+    "without width": [4.5, 2, 4.5, 9], "inverted": [20.3, 15.1, 3.2, 4.7],
+}  # fmt: skip
 
 
 def random_mask(*shape, seed=0):

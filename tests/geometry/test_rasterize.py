@@ -66,8 +66,6 @@ def test_grids_of_more_than_a_word_down(height):
 
 
 PIXELS = Grids(np.ones((1, 2)), np.zeros((1, 2)), (20, 30))
-
-
 LINES = {
     "level": [3, 3, 9, 3, 6, 3], "there and back": [3.3, 3, 9, 4.4, 20.7, 9.1, 9, 4.4], "twice": [2, 2, 9.7, 17.3, 2, 2],
     "a point": [5, 5, 5, 5, 5, 5], "upright through cell centres": [4.5, -9, 4.5, 40, 4.5, 3],
@@ -104,9 +102,8 @@ def look_up(mask, grids, g):
 def several_masks(draw):
     size = draw(st.tuples(st.integers(1, 25), st.integers(1, 25)))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
-    masks = [
-        rng.random(size) < draw(st.sampled_from([0.02, 0.5, 0.98, 1])) for _ in range(draw(st.integers(1, 4)))
-    ]
+    shares = draw(st.lists(st.sampled_from([0.02, 0.5, 0.98, 1]), min_size=1, max_size=4))
+    masks = [rng.random(size) < share for share in shares]
     return [mask for mask in masks if mask.any()], size
 
 

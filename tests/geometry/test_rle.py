@@ -25,14 +25,11 @@ def test_encoding_equals_pycocotools_and_decodes_back(mask):
         assert rle.checked_counts(form, mask.shape) == counts
 
 
-@pytest.mark.parametrize(
-    "counts",
-    [
-        [], [5], [4, 2, 7], [6, -6, 12], [-1, 13], [3, 3, 3, 3, 1], [12.0], ["12"], [None], [[12]],
-        [True, 11], [2**32 + 12], [2**64, -(2**64), 12], [10**400],
-        "é", "<é", "12ü", "\ud800", " ", "\0", "p", "<\n", "ooooooooo0",  # characters that no encoder writes
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("counts", [
+    [], [5], [4, 2, 7], [6, -6, 12], [-1, 13], [3, 3, 3, 3, 1], [12.0], ["12"], [None], [[12]],
+    [True, 11], [2**32 + 12], [2**64, -(2**64), 12], [10**400],
+    "é", "<é", "12ü", "\ud800", " ", "\0", "p", "<\n", "ooooooooo0",  # characters that no encoder writes
+])  # fmt: skip
 def test_counts_that_do_not_fit_the_image_are_refused(counts):
     with pytest.raises(ValueError, match="RLE"):
         rle.checked_counts({"size": [3, 4], "counts": counts}, (3, 4))
@@ -109,7 +106,6 @@ def test_a_window_is_encoded_and_decoded_as_part_of_the_whole_image(case):
 def test_bounds_hold_all_of_the_mask_and_no_more_columns(mask):
     x1, y1, x2, y2 = rle.bounds(rle.encode(mask))
     assert mask.sum() == mask[y1:y2, x1:x2].sum()
-    assert 0 <= x1 <= x2 <= mask.shape[1]
-    assert 0 <= y1 <= y2 <= mask.shape[0]
+    assert 0 <= x1 <= x2 <= mask.shape[1] and 0 <= y1 <= y2 <= mask.shape[0]
     if mask.any():
         assert mask[:, x1].any() and mask[:, x2 - 1].any()

@@ -52,21 +52,15 @@ def random_map(batch, channels, height, width, seed=0):
 
 # on a map of 6 x 9 cells at stride 4: 24 x 36 input pixels
 BOXES = {
-    "inside": [5.3, 4.1, 22.7, 19.9],
-    "whole cells": [4, 8, 20, 16],
-    "the whole map": [0, 0, 36, 24],
+    "inside": [5.3, 4.1, 22.7, 19.9], "whole cells": [4, 8, 20, 16], "the whole map": [0, 0, 36, 24],
     "over the left and top border": [-7.5, -9.25, 12, 11],
-    "over the right and bottom border": [20, 13, 44.5, 33],
-    "larger than the map": [-20, -20, 60, 50],
+    "over the right and bottom border": [20, 13, 44.5, 33], "larger than the map": [-20, -20, 60, 50],
     "far outside": [100, 100, 140, 130],
     "far outside on the other side": [-300, -200, -260, -150],
-    "just outside": [36.1, 3, 39.9, 20],
-    "tiny": [10.01, 10.02, 10.03, 10.05],
-    "without width": [10, 4, 10, 20],
-    "a point": [17, 9, 17, 9],
-    "inverted": [22.7, 19.9, 5.3, 4.1],
+    "just outside": [36.1, 3, 39.9, 20], "tiny": [10.01, 10.02, 10.03, 10.05],
+    "without width": [10, 4, 10, 20], "a point": [17, 9, 17, 9], "inverted": [22.7, 19.9, 5.3, 4.1],
     "inverted along one axis": [22.7, 4.1, 5.3, 19.9],
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("output_size", [(1, 1), (1, 5), (7, 2), (4, 4)])
@@ -77,12 +71,10 @@ def test_equals_the_naive_reference_on_any_grid_and_stride(output_size, stride, 
     compare(random_map(1, 2, 6, 9), rois, output_size, stride, sampling_ratio)
 
 
-@given(
-    st.lists(st.tuples(*[st.floats(-60, 90, width=32)] * 4), min_size=1, max_size=4),
-    st.integers(1, 4),
-    st.integers(1, 5),
-    st.integers(1, 5),
-)
+boxes_ = st.lists(st.tuples(*[st.floats(-60, 90, width=32)] * 4), min_size=1, max_size=4)
+
+
+@given(boxes_, st.integers(1, 4), st.integers(1, 5), st.integers(1, 5))
 @settings(max_examples=40)
 def test_equals_the_naive_reference_for_any_box(boxes, sampling_ratio, out_h, out_w):
     # a whole number of 1/8 pixels: no sample falls within rounding of the cut one cell outside the map

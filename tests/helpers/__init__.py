@@ -3,8 +3,6 @@
 Importable as ``from helpers import ...`` from any test (`pythonpath` in pyproject.toml).
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -115,18 +113,11 @@ class CocoSet:
 
 
 def write_coco(folder, images, instances, name="instances.json"):
-    """Write images and their COCO instances file; the images show the instances.
+    """Write images and their COCO instances file, `name`; the images show the instances.
 
-    Args:
-        folder: where `images/` and the json go.
-        images: {file name: (height, width)}; image ids are 1, 2, ... in this order.
-        instances: one dict each: `file` (a key of `images`) and `segmentation` (a polygon, a list of
-            polygons, or an RLE); optional `iscrowd`, `category_id`. `id`, `bbox` and `area` are
-            computed from the outline; any other key is written as it is (and overrides these).
-        name: the json's file name.
-
-    Returns:
-        CocoSet with the paths `json` and `images`.
+    `images` is {file name: (height, width)}; the ids are 1, 2, ... in this order. `instances` are dicts: `file`
+    (a key of `images`) and `segmentation` (a polygon, a list of polygons, or an RLE). `id`, `bbox` and `area`
+    are computed from the outline; any other key is written as it is and overrides these.
     """
     folder = Path(folder)
     ids = {file: number for number, file in enumerate(images, 1)}
@@ -215,17 +206,8 @@ def make_onnx(path, size=(64, 64), batch=1, dtype="float32", color_channels=3):
     """Write a tiny convolutional "detector" with random fixed weights.
 
     Input `images` [batch, 3, *size], output `output` [batch, 5]; inner tensors `ONNX_LAYERS` (float
-    maps at stride 4 and 8), `/model.7/Flatten_output_0` (2-D) and `/model.7/Shape_output_0` (int64).
-
-    Args:
-        path: where to write it.
-        size: (H, W), multiples of 8.
-        batch: a number, or a name such as "N" for a free batch.
-        dtype: "float32" or "float16".
-        color_channels: channels of the input.
-
-    Returns:
-        The path.
+    maps at stride 4 and 8), `/model.7/Flatten_output_0` (2-D) and `/model.7/Shape_output_0` (int64). `size` is
+    (H, W), multiples of 8; a name as `batch`, such as "N", makes it free. Returns the path.
     """
     kind = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}[dtype]
     rng = np.random.default_rng(7)
@@ -259,13 +241,9 @@ def make_onnx(path, size=(64, 64), batch=1, dtype="float32", color_channels=3):
     op("Shape", ["/model.7/Flatten_output_0"], "/model.7/Shape_output_0")
     op("Reshape", ["/model.7/Flatten_output_0", "/model.7/Shape_output_0"], "/model.7/Reshape_output_0")
     op("Sigmoid", ["/model.7/Reshape_output_0"], "output")
-    return save_onnx(
-        path,
-        nodes,
-        inputs=[helper.make_tensor_value_info("images", kind, [batch, color_channels, *size])],
-        outputs=[helper.make_tensor_value_info("output", kind, [batch, 5])],
-        weights=weights,
-    )
+    image = helper.make_tensor_value_info("images", kind, [batch, color_channels, *size])
+    output = helper.make_tensor_value_info("output", kind, [batch, 5])
+    return save_onnx(path, nodes, [image], [output], weights)
 
 
 def small_onnx(path, nodes, weights, outputs, inputs=("images",), size=(8, 8)):
@@ -286,21 +264,20 @@ def save_onnx(path, nodes, inputs, outputs, weights=()):
 
 
 def run_onnx(path, feed, outputs):
-    """Run a whole ONNX file, uncut, with inner tensors `outputs` made outputs as well.
-
-    Args:
-        path: the file.
-        feed: {input name: array}.
-        outputs: names of the tensors to return.
-    """
+    """Run a whole ONNX file, uncut, with inner tensors `outputs` made outputs as well."""
     model = onnx.load(str(path))
     have = {output.name for output in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in have)
+    return onnx_session(model).run(list(outputs), feed)
+
+
+def onnx_session(model):
+    """A quiet session on one thread for an ONNX model, or the path of its file."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(list(outputs), feed)
+    given = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
+    return ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
 
 
 # --- mistakes -------------------------------------------------------------------------------------
@@ -321,25 +298,13 @@ def user_error(function, *args):
 def run_command(
     args: Sequence[str], cwd: str | Path | None = None, env: Mapping[str, str] | None = None, timeout=300
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m ARGS...` in a process of its own and wait for it.
+    """Run `python -m ARGS...` in a process of its own and wait for it; nothing is raised for a failing command.
 
-    Args:
-        args: the module and its arguments, such as ["roiseg.train", "model=roialign"].
-        cwd: working folder; the repository by default.
-        env: environment variables to add or replace; `PYTHONPATH` always holds the repository.
-        timeout: seconds.
-
-    Returns:
-        The finished process with `returncode`, `stdout` and `stderr` as text; nothing is raised for a
-        failing command.
+    `cwd` is the repository by default; `env` adds to the environment, whose `PYTHONPATH` holds the repository.
     """
     path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
     return subprocess.run(
-        [sys.executable, "-m", *map(str, args)],
-        cwd=cwd or ROOT,
+        [sys.executable, "-m", *map(str, args)], cwd=cwd or ROOT,
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **(env or {})},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+        capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip

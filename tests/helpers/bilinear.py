@@ -1,7 +1,5 @@
 """Bilinear reading and pasting in plain loops, the reference of all that do it faster."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from roiseg.geometry.transform import Transform

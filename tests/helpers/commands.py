@@ -1,7 +1,5 @@
 """Commands in this process on the tiny set, and one finished run for all tests."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -31,23 +29,13 @@ from roiseg.train import train
 def overrides_of(coco_set, onnx_file):
     """Command-line overrides that make training run on a set and the tiny detector in a second or two."""
     return [
-        f"data.train_annotations={coco_set.json}",
-        f"data.train_images={coco_set.images}",
-        f"data.val_annotations={coco_set.json}",
-        f"data.val_images={coco_set.images}",
-        "data.source=null",
-        "data.num_workers=0",
-        "data.batch_size=2",
-        f"extractor.onnx_path={onnx_file}",
-        "extractor.layers=[/model.6/Concat_output_0]",
-        "extractor.source=null",
-        "extractor.preprocess.image_size=[64,64]",
-        "model.mid_channels=16",
-        "model.min_channels=8",
-        "model.depth=1",
-        "trainer=cpu",
-        "trainer.max_epochs=2",
-    ]
+        f"data.train_annotations={coco_set.json}", f"data.train_images={coco_set.images}",
+        f"data.val_annotations={coco_set.json}", f"data.val_images={coco_set.images}", "data.source=null",
+        "data.num_workers=0", "data.batch_size=2", f"extractor.onnx_path={onnx_file}",
+        "extractor.layers=[/model.6/Concat_output_0]", "extractor.source=null",
+        "extractor.preprocess.image_size=[64,64]", "model.mid_channels=16", "model.min_channels=8",
+        "model.depth=1", "trainer=cpu", "trainer.max_epochs=2",
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 """Decoders under test; a new decoder joins by a line in CASES."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,12 +32,8 @@ ROIS = torch.tensor([
     [0, 30.0, 10.0, 95.5, 50.5],
     [2, -4.0, -6.0, 33.0, 30.0],  # over the border; the second of three images has none
 ])  # fmt: skip
-ELLIPSES = [
-    (24, 30, 14, 22),
-    (41, 33, 12, 20),
-    (60, 46, 16, 14),
-    (83, 20, 9, 15),
-]  # cx, cy, rx, ry; 1-3 overlap
+# cx, cy, rx, ry; 1-3 overlap
+ELLIPSES = [(24, 30, 14, 22), (41, 33, 12, 20), (60, 46, 16, 14), (83, 20, 9, 15)]
 
 
 def mirror_symmetric(decoder):
@@ -51,24 +45,15 @@ def mirror_symmetric(decoder):
 
 @dataclass(frozen=True)
 class Case:
-    """A decoder to test.
-
-    Attributes:
-        name: shown by pytest.
-        make: builds it.
-        small: cheap enough to be trained in a test.
-        symmetric: gives it weights with which mirrored input gives mirrored logits; None where no
-            weights do.
-        terms: loss terms it learns by beside those of every decoder.
-        steps, rate: how long and how fast it is trained to learn a batch by heart.
-    """
+    """A decoder to test."""
 
     name: str
     make: Callable[[], Decoder]
-    small: bool = False
+    small: bool = False  # cheap enough to be trained in a test
+    # gives it weights with which mirrored input gives mirrored logits; None where no weights do
     symmetric: Callable[[Decoder], None] | None = mirror_symmetric
-    terms: Mapping[str, Any] = field(default_factory=dict)
-    steps: int = 300
+    terms: Mapping[str, Any] = field(default_factory=dict)  # it learns by, beside those of every decoder
+    steps: int = 300  # to learn a batch by heart
     rate: float = 1e-2
 
 
@@ -99,11 +84,8 @@ NARROW = {"mid_channels": 16, "min_channels": 16, "depth": 2}
 
 
 def cascade(**options):
-    stages = {
-        "first": partial(RoiAlignDecoder, **NARROW),
-        "second": partial(RoiAlignDecoder, prior=True, **NARROW),
-    }
-    return builder(CascadeDecoder)(**stages, **options)
+    first, second = (partial(RoiAlignDecoder, **NARROW, **more) for more in ({}, {"prior": True}))
+    return builder(CascadeDecoder)(first=first, second=second, **options)
 
 
 def unet_symmetric(decoder):
@@ -115,8 +97,6 @@ def unet_symmetric(decoder):
 
 
 SMALL_UNET = {"channels": 8, "depth": 2}
-
-
 FIRST_STAGE = {"first": {"term": DeepSupervision(CrossEntropy()), "weight": 0.5}}
 NARROW_CONDINST = {"mid_channels": 16, "mask_depth": 1, "roi_depth": 1}
 NARROW_YOLACT = {"mid_channels": 16, "prototypes": 12, "roi_depth": 1}
@@ -144,17 +124,11 @@ def coarse_symmetric(decoder):
 NARROW_COARSE = {"mid_channels": 12, "hidden": 32}
 NARROW_POINTS = {"mid_channels": 16, "depth": 2, "subdivision_points": 196}
 POINTS = {"points": {"term": PointCrossEntropy(), "weight": 1.0}}
-
-
 NARROW_SAM = {"stride": 8, "dim": 32, "heads": 4, "mlp_width": 64, "candidates": 2}
-BEST_CANDIDATE = {
-    "focal": {"term": FocalCrossEntropy(), "weight": 20.0},
-    "dice": {"term": Dice(), "weight": 1.0},
-}
+BEST = {"focal": {"term": FocalCrossEntropy(), "weight": 20.0}, "dice": {"term": Dice(), "weight": 1.0}}
 CANDIDATES = {
-    "candidates": {"term": MultimaskMinimum(BEST_CANDIDATE), "weight": 1.0},
-    "iou": {"term": IouScore(), "weight": 1.0},
-}
+    "candidates": {"term": MultimaskMinimum(BEST), "weight": 1.0}, "iou": {"term": IouScore(), "weight": 1.0},
+}  # fmt: skip
 
 CASES = [
     Case("roialign", roialign()),
@@ -250,9 +224,7 @@ def ellipse_scene(decoder) -> Scene:
     for noise, stride in zip(random_features(decoder, 1), decoder.strides, strict=True):
         mix = torch.randn(noise.shape[1], len(ELLIPSES), generator=generator)
         features.append(torch.einsum("ce,behw->bchw", mix, F.avg_pool2d(pixels[None], stride)) + 0.05 * noise)
-    rois = torch.tensor(
-        [[0, x - rx, y - ry, x + rx, y + ry] for x, y, rx, ry in ELLIPSES], dtype=torch.float32
-    )
+    rois = torch.tensor([[0.0, x - rx, y - ry, x + rx, y + ry] for x, y, rx, ry in ELLIPSES])
     h, w = decoder.output_size
     targets = []
     for number, (_, x1, y1, x2, y2) in enumerate(rois.tolist()):
@@ -288,6 +260,5 @@ def learned_target_iou(decoder, loss, steps, rate, context=None):
 
 def _inside(x, y):
     """[4, len(y), len(x)]: which ellipses hold each point of a grid."""
-    return torch.stack(
-        [((x - cx) / rx)[None, :] ** 2 + ((y - cy) / ry)[:, None] ** 2 <= 1 for cx, cy, rx, ry in ELLIPSES]
-    )
+    y = y[:, None]
+    return torch.stack([((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 <= 1 for cx, cy, rx, ry in ELLIPSES])

@@ -1,7 +1,5 @@
 """The smallest decoder that draws on a map over the whole input, for tests of that frame."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

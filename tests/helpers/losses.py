@@ -1,7 +1,5 @@
 """What tests of several loss terms need; a new term joins by a line in TERMS."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -16,18 +14,13 @@ from roiseg.losses.dice import BceDice, Dice, Tversky
 from roiseg.losses.lovasz import LovaszSoftmax
 
 TERMS = {
-    "ce": CrossEntropy(0.1),
-    "dice": Dice([1, 2]),
-    "focal": FocalCrossEntropy(),
-    "focal-half": FocalCrossEntropy(0.5),
-    "tversky": Tversky([1, 2]),
-    "lovasz": LovaszSoftmax([1, 2]),
+    "ce": CrossEntropy(0.1), "dice": Dice([1, 2]), "focal": FocalCrossEntropy(),
+    "focal-half": FocalCrossEntropy(0.5), "tversky": Tversky([1, 2]), "lovasz": LovaszSoftmax([1, 2]),
     "bce_dice": BceDice(),
     "bce_dice-squared": BceDice(0.0, 1.0, squared=True, smooth=1e-5),
-    "boundary": BoundaryDistance(),
-    "boundary_edge": BoundaryCrossEntropy(),
+    "boundary": BoundaryDistance(), "boundary_edge": BoundaryCrossEntropy(),
     "contrastive": Contrastive(negatives=[0, 2]),
-}
+}  # fmt: skip
 
 
 def example(rois=3, classes=3, size=(5, 4), seed=0, ignored=0.2):

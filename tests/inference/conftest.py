@@ -1,7 +1,5 @@
 """A finished run of two epochs."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

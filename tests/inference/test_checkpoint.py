@@ -1,7 +1,5 @@
 """Reading checkpoints; which is the newest."""
 
-from __future__ import annotations
-
 import json
 import shutil
 
@@ -30,11 +28,8 @@ def test_load_model_gives_back_the_decoder_and_what_belongs_to_it(run, checkpoin
     trained = module.decoder.state_dict()
     assert model.decoder.state_dict().keys() == trained.keys()
     assert all(torch.equal(value, trained[name]) for name, value in model.decoder.state_dict().items())
-    assert model.path == checkpoint
-    assert model.epoch == 2
-    assert list(model.layers) == [LAYER]
-    assert list(model.shapes) == [(20, 16, 16)]
-    assert model.image_size == (64, 64)
+    assert (model.path, model.epoch, list(model.layers)) == (checkpoint, 2, [LAYER])
+    assert (list(model.shapes), model.image_size) == ([(20, 16, 16)], (64, 64))
     assert model.extractor_sha256 == extractor.digest
     features = extractor(torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8))
     rois = torch.tensor([[0, 3.0, 4, 50, 60]])
@@ -43,8 +38,7 @@ def test_load_model_gives_back_the_decoder_and_what_belongs_to_it(run, checkpoin
         torch.testing.assert_close(model.decoder(features, rois).logits, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_needs_nothing_but_the_file(checkpoint, tmp_path, content):
-    """Neither detector nor data need to be where they were."""
+def test_needs_neither_detector_nor_data(tmp_path, content):
     content["roiseg"]["config"]["extractor"]["onnx_path"] = "/nowhere/detector.onnx"
     moved = save(content, tmp_path / "renamed.pth")
     assert load_model(moved).epoch == 2
@@ -85,9 +79,8 @@ def test_opens_the_extractor_it_was_trained_on_and_no_other(checkpoint, onnx_fil
 
 
 def test_code_in_the_configuration_of_the_extractor_is_not_called(content, tmp_path):
-    content["roiseg"]["config"]["extractor"]["preprocess"] = {
-        "_target_": "os.mkdir", "path": str(tmp_path / "trace"),
-    }  # fmt: skip
+    hostile = {"_target_": "os.mkdir", "path": str(tmp_path / "trace")}
+    content["roiseg"]["config"]["extractor"]["preprocess"] = hostile
     model = load_model(save(content, tmp_path / "extractor.pth"))
     assert "not trusted" in user_error(model.extractor)
     assert not (tmp_path / "trace").exists()
@@ -163,13 +156,10 @@ def test_what_was_saved_within_an_epoch_is_newer_than_the_epoch_before_and_older
         assert len(list(tmp_path.glob("checkpoint_epoch*"))) == (position + 1) // 2
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "last.pth", "checkpoint_epoch_0001_64x64_0500.onnx", "checkpoint_epoch_0001_64x64_0500.pth.tmp",
-        ".checkpoint_epoch_0001_64x64_0500-x.pth", "checkpoint_epoch_1_64x64_0500.pth",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("name", [
+    "last.pth", "checkpoint_epoch_0001_64x64_0500.onnx", "checkpoint_epoch_0001_64x64_0500.pth.tmp",
+    ".checkpoint_epoch_0001_64x64_0500-x.pth", "checkpoint_epoch_1_64x64_0500.pth",
+])  # fmt: skip
 def test_newest_sees_only_checkpoints(name, tmp_path):
     (tmp_path / name).touch()
     assert newest_checkpoint(tmp_path) is None

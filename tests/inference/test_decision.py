@@ -1,16 +1,14 @@
 """From class probabilities to masks, against a definition pixel by pixel."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from dataclasses import replace
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 import torch
-from tiny_run import fit, tiny_data, tiny_decoder, tiny_extractor
+from helpers import onnx_session
+from tiny_run import fit, tiny_data, tiny_decoder, tiny_extractor, with_random_weights
 
 from roiseg.callbacks.checkpoints import EpochCheckpoint
 from roiseg.callbacks.decision import FitDecision
@@ -28,6 +26,7 @@ from roiseg.onnx_export.export import ExportOptions, export_model
 
 SIZE = (24, 32)  # (H, W) of the input
 SIDE = 8  # of every ROI, in pixels and in cells, so that grids and image agree
+VOTES = Votes(exclusive=True, weight=0.5, bias=0.2, score_slope=0.4, score_offset=0.7)
 CORNERS = [(2, 4), (6, 4), (6, 8), (20, 2)]  # the first three overlap, the last is alone
 
 
@@ -71,12 +70,6 @@ def test_votes_follow_their_definition(classes, weight, bias):
     np.testing.assert_allclose(got, votes_by_pixel(found.classes().numpy(), weight, bias), atol=1e-4)
 
 
-def test_without_votes_and_bias_the_most_probable_class_wins():
-    found, rois = prediction(3)
-    got = Votes(weight=0.0, bias=0.0)(found, rois, SIZE).masks
-    assert torch.equal(got >= 0.5, found.classes().argmax(dim=1) == 1)
-
-
 @pytest.mark.parametrize("threshold", [0.2, 0.5, 0.7])
 def test_a_threshold_is_one_of_the_probability(threshold):
     found, rois = prediction(3)
@@ -85,28 +78,16 @@ def test_a_threshold_is_one_of_the_probability(threshold):
     assert (threshold != 0.5) or torch.equal(got, found.target)
 
 
-def test_a_roi_without_others_has_no_votes():
-    found, rois = prediction(3, corners=CORNERS[-1:])
-    with_votes, without = (Votes(weight=w, bias=0.2)(found, rois, SIZE).masks for w in (1.0, 0.0))
-    torch.testing.assert_close(with_votes, without, atol=1e-5, rtol=0)
-
-
-def test_images_do_not_vote_for_each_other():
+def test_images_do_not_vote_for_each_other_and_many_rois_are_added_up_in_parts(monkeypatch):
     (a, rois), (b, _) = prediction(3, 0), prediction(3, 1)
     both = RoiPrediction.map_tensors(torch.cat, a, b)
-    second = rois.clone()
-    second[:, 0] = 2  # image 1 has no ROI
+    second = rois + torch.tensor([2.0, 0, 0, 0, 0])  # image 1 has no ROI
     vote = Votes(weight=0.5, bias=0.1)
-    got = vote(both, torch.cat([rois, second]), SIZE).masks
     wanted = torch.cat([vote(one, rois, SIZE).masks for one in (a, b)])
-    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
-
-
-def test_many_rois_are_added_up_in_parts(monkeypatch):
-    found, rois = prediction(3)
-    whole = Votes(weight=0.5, bias=0.1)(found, rois, SIZE).masks
-    monkeypatch.setattr(module, "_AT_ONCE", 3)
-    torch.testing.assert_close(Votes(weight=0.5, bias=0.1)(found, rois, SIZE).masks, whole, atol=1e-5, rtol=0)
+    for at_once in (module._AT_ONCE, 3):
+        monkeypatch.setattr(module, "_AT_ONCE", at_once)
+        got = vote(both, torch.cat([rois, second]), SIZE).masks
+        torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("decision", [Threshold(), Votes(weight=0.4, bias=0.3), Votes(exclusive=True)])
@@ -158,9 +139,6 @@ def test_exclusive_masks_share_no_pixel_and_leave_none_out():
     assert np.array_equal(count == 1, plain)
 
 
-# --- with a model -----------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def fitted(coco_set, onnx_file, tmp_path_factory):
     """A run that fits its decision: (checkpoint, callback)."""
@@ -181,37 +159,26 @@ def test_a_fitted_decision_is_in_the_checkpoint(fitted, coco_set):
     assert open_model(checkpoint, decision=Threshold()).decision == Threshold()
 
 
-@pytest.mark.parametrize(
-    ("decision", "classes"),
-    [
-        pytest.param(Threshold(threshold=0.3), 2, marks=pytest.mark.slow),
-        (Votes(exclusive=True, weight=0.5, bias=0.2, score_slope=0.4, score_offset=0.7), 3),
-    ],
-)
+@pytest.mark.slow  # exports; in short in test_onnx_boxes.py
+@pytest.mark.parametrize(("decision", "classes"), [(Threshold(threshold=0.3), 2), (VOTES, 3)])
 def test_an_exported_file_decides_alike(decision, classes, onnx_file, fitted, tmp_path):
     model = load_model(fitted[0])
-    decoder = tiny_decoder(tiny_extractor(onnx_file), num_classes=classes).eval()
-    for parameter in decoder.parameters():
-        parameter.data += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    decoder = with_random_weights(tiny_decoder(tiny_extractor(onnx_file), num_classes=classes).eval(), 0.2)
     model = replace(model, decoder=decoder, decision=decision)
     check = export_model(model, tmp_path / "model.onnx", ExportOptions())  # with 0, 1 and 3 random ROIs
     assert check.random <= 1e-4
-    session = ort.InferenceSession(str(tmp_path / "model.onnx"))
-    shapes = {given.name: given.shape for given in session.get_inputs()}
+    session = onnx_session(tmp_path / "model.onnx")
     rois = np.float32([[0.1, 0.1, 0.6, 0.9], [0.3, 0.2, 0.9, 0.8], [0.2, 0.1, 0.8, 1.0]])
-    rng = np.random.default_rng(0)
-    given = {
-        name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items() if name != "rois"
-    }
-    masks = session.run(None, {**given, "rois": rois})[0] >= 0.5
+    (feature,) = (one for one in session.get_inputs() if one.name != "rois")
+    values = np.random.default_rng(0).normal(size=feature.shape).astype(np.float32)
+    masks = session.run(None, {feature.name: values, "rois": rois})[0] >= 0.5
     assert not decision.exclusive or masks.sum(axis=0).max() <= 1
 
 
 def test_the_predictor_decides_over_all_boxes_of_an_image(fitted, coco_set, monkeypatch):
-    image = read_image(coco_set.images / "a.jpg")
     boxes = [[10, 12, 49, 70], [36, 12, 80, 68], [20, 5, 70, 75]]
     predictor = Predictor.from_checkpoint(fitted[0], decision=Votes(True, 0.5, 0.2))
-    predictor.set_image(image)
+    predictor.set_image(read_image(coco_set.images / "a.jpg"))
     masks = predictor.predict(boxes).masks()
     assert masks.sum(axis=0).max() <= 1
     monkeypatch.setattr("roiseg.inference.predictor._CHUNK", 1)

@@ -1,10 +1,8 @@
 """Every decoder as an ONNX file against PyTorch, with any number of ROIs; test_onnx_graph.py does so in short."""
 
-from __future__ import annotations
-
-import onnxruntime as ort
 import pytest
 import torch
+from helpers import onnx_session
 from helpers.decoders import CASES, IMAGE_SIZE, random_features
 from tiny_run import with_random_weights
 
@@ -28,5 +26,4 @@ def test_onnx_equals_pytorch_for_any_number_of_rois(case, tmp_path):
     arrays = {name: f.numpy() for name, f in zip(names, features, strict=True)}
     given = [CheckInput(arrays, features, random_rois(count), known) for count in (0, 1, 2, 7)]
     assert largest_difference(path, decoder, IMAGE_SIZE, given) <= 1e-4
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    assert [i.name for i in session.get_inputs()] == [*names, "rois", *known]
+    assert [i.name for i in onnx_session(path).get_inputs()] == [*names, "rois", *known]

@@ -1,14 +1,13 @@
 """The detector's own boxes inside the exported file."""
 
-from __future__ import annotations
-
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
+from helpers import onnx_session
 from onnx import helper, numpy_helper
 from tiny_run import tiny_decoder, trained_model, with_random_weights
 from wholebody import COLUMNS, LAYER, SIZE, red_picture, wholebody_config, wholebody_extractor
@@ -18,6 +17,7 @@ from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.postprocess.rows import BoxesAndScores, EfficientNms, Rows
 from roiseg.extractor.postprocess.yolo import Yolo, Yolox
 from roiseg.extractor.preprocess import Preprocess
+from roiseg.inference.decision import Votes
 from roiseg.inference.model import TorchModel, open_model
 from roiseg.inference.onnx_file import OnnxFile
 from roiseg.inference.predictor import Predictor
@@ -25,16 +25,8 @@ from roiseg.onnx_export.boxes import BoxReader, export_boxes
 from roiseg.onnx_export.export import ExportOptions, export_model
 from roiseg.onnx_export.graph import MaskGraph
 
+VOTES = Votes(exclusive=True, weight=0.5, bias=0.2, score_slope=0.4, score_offset=0.7)
 pytestmark = [pytest.mark.slow_except, pytest.mark.filterwarnings("ignore")]
-
-
-def session(model):
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-# --- decoding and NMS against the adapter ---------------------------------------------------------
 
 
 def yolox_head(rng, classes=3):
@@ -44,17 +36,15 @@ def yolox_head(rng, classes=3):
 
 
 def yolo_head(rng):
-    return np.concatenate(
-        [rng.uniform(-10, 100, (2, 126)), rng.uniform(2, 60, (2, 126)), rng.random((3, 126))]
-    )[None]
+    boxes = [rng.uniform(-10, 100, (2, 126)), rng.uniform(2, 60, (2, 126))]
+    return np.concatenate([*boxes, rng.random((3, 126))])[None]
 
 
 def rows(rng, count):
     corner = rng.uniform(-10, 80, (count, 2))
-    boxes = np.concatenate([corner, corner + rng.uniform(5, 40, (count, 2))], 1)
-    return np.concatenate(
-        [np.zeros((count, 1)), rng.integers(0, 3, (count, 1)), rng.random((count, 1)), boxes], 1
-    )
+    boxes = [corner, corner + rng.uniform(5, 40, (count, 2))]
+    label, score = rng.integers(0, 3, (count, 1)), rng.random((count, 1))
+    return np.concatenate([np.zeros((count, 1)), label, score, *boxes], 1)
 
 
 CASES = {
@@ -81,7 +71,7 @@ def test_the_graph_finds_what_the_adapter_finds(postprocess, heads):
     rng = np.random.default_rng(0)
     model = export_boxes(BoxReader(postprocess, "head", heads[0](rng).shape, SIZE), opset=18)
     onnx.checker.check_model(model, full_check=True)
-    run = session(model.SerializeToString())
+    run = onnx_session(model)
     counts = []
     for head in heads:
         raw = head(rng).astype(np.float32)
@@ -95,9 +85,6 @@ def test_the_graph_finds_what_the_adapter_finds(postprocess, heads):
     assert max(counts) > 2
 
 
-# --- image in, boxes and masks out --------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def extractor(tmp_path_factory):
     return wholebody_extractor(tmp_path_factory.mktemp("wholebody"))
@@ -106,8 +93,8 @@ def extractor(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(extractor):
     torch.manual_seed(0)
-    decoder = with_random_weights(tiny_decoder(extractor))
-    return trained_model(decoder, extractor, wholebody_config(extractor))
+    decoder = with_random_weights(tiny_decoder(extractor), 0.2)
+    return replace(trained_model(decoder, extractor, wholebody_config(extractor)), decision=VOTES)
 
 
 @pytest.fixture(scope="module")
@@ -119,18 +106,17 @@ def exported(model, extractor, tmp_path_factory):
 
 @pytest.mark.parametrize("cells", [[], [(2, 3)], [(0, 0), (7, 11), (4, 4), (4, 5)]], ids=len)
 def test_the_file_equals_the_adapter_followed_by_the_decoder(cells, exported, model, extractor):
-    """Zero detections are fine."""
     image = extractor.preprocess(red_picture(*cells))
-    boxes, scores, masks, mask_scores = session(str(exported[0])).run(
-        ["boxes", "scores", "masks", "mask_scores"], {"images": image.numpy()}
-    )
+    outputs = ["boxes", "scores", "masks", "mask_scores"]
+    given = {"images": image.numpy()}
+    boxes, scores, masks, mask_scores = onnx_session(exported[0]).run(outputs, given)
     features, (found,) = extractor.run_with_detections(image)
     assert len(found) == len(cells)
     np.testing.assert_allclose(boxes, found.boxes, atol=1e-3)
     np.testing.assert_allclose(scores, found.scores, atol=1e-6)
     rois = torch.from_numpy(found.boxes / np.array([96, 64, 96, 64], np.float32))
     with torch.no_grad():
-        wanted, wanted_scores = (value.numpy() for value in MaskGraph(model.decoder, SIZE)(features, rois))
+        wanted, wanted_scores = MaskGraph(model.decoder, SIZE, decision=VOTES)(features, rois)
     assert masks.shape == (len(cells), *SIZE)
     np.testing.assert_allclose(masks, wanted, atol=1e-4)
     np.testing.assert_allclose(mask_scores, wanted_scores, atol=1e-4)
@@ -139,18 +125,15 @@ def test_the_file_equals_the_adapter_followed_by_the_decoder(cells, exported, mo
 
 def test_the_file_says_what_it_takes_and_gives(exported, model):
     path, check = exported
-    run = session(str(path))
+    run = onnx_session(path)
     assert [given.name for given in run.get_inputs()] == ["images"]
     outputs = {output.name: output.shape[1:] for output in run.get_outputs()}
     assert outputs == {"boxes": [4], "scores": [], "masks": list(SIZE), "mask_scores": []}
     assert all(isinstance(output.shape[0], str) for output in run.get_outputs())
-    assert check.passed
-    assert 0 <= check.boxes <= 1e-2
-    assert check.detections > 5
-    assert check.summary()["boxes"] == check.boxes
+    assert check.passed and check.detections > 5
+    assert 0 <= check.boxes == check.summary()["boxes"] <= 1e-2
     stored = OnnxFile(path)
-    assert stored.finds_boxes
-    assert stored.merged
+    assert stored.finds_boxes and stored.merged
     assert "pixels of the input" in stored.metadata["boxes"]
     assert "scores" in stored.metadata["scores"]
     assert "rois" not in stored.metadata
@@ -177,7 +160,6 @@ def test_predictor_gives_the_boxes_and_masks_of_the_file(exported, model, extrac
 
 
 def test_a_wrong_adapter_is_found_out_by_the_check(model, extractor, tmp_path, monkeypatch):
-    """The file is made with other thresholds than the comparison reads with."""
     honest = Rows.__call__
 
     def greedier(self, raw, image_size):
@@ -198,24 +180,22 @@ def test_heads_of_several_tensors_are_joined_in_the_file(model, tmp_path):
         "det_classes": np.zeros((1, 3), np.int32),
     }  # fmt: skip
     whole = onnx.load(str(model.config["extractor"]["onnx_path"]))
+    del whole.graph.output[1:]
     for name, value in tensors.items():
         whole.graph.initializer.append(numpy_helper.from_array(value, f"{name} value"))
         whole.graph.node.append(helper.make_node("Identity", [f"{name} value"], [name]))
-    kinds = {name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in tensors.items()}
-    del whole.graph.output[1:]
-    whole.graph.output.extend(
-        helper.make_tensor_value_info(name, kinds[name], value.shape) for name, value in tensors.items()
-    )
+        kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+        whole.graph.output.append(helper.make_tensor_value_info(name, kind, value.shape))
     onnx.save(whole, tmp_path / "detector.onnx")
-    extractor = OnnxExtractor(
-        str(tmp_path / "detector.onnx"), [LAYER], Preprocess(SIZE), threads=1, postprocess=EfficientNms()
-    )
+    given = str(tmp_path / "detector.onnx"), [LAYER], Preprocess(SIZE)
+    extractor = OnnxExtractor(*given, threads=1, postprocess=EfficientNms())
     path = tmp_path / "model.onnx"
     assert export_model(model, path, ExportOptions(merged=True, boxes=True), extractor).passed
-    found, scores, masks, _ = session(str(path)).run(None, {"images": np.zeros((1, 3, *SIZE), np.float32)})
+    found, scores, masks, _ = onnx_session(path).run(None, {"images": np.zeros((1, 3, *SIZE), np.float32)})
     assert found.tolist() == boxes[0, [1, 0]].tolist()
     np.testing.assert_allclose(scores, [0.9, 0.6])
     assert masks.shape == (2, *SIZE)
+    assert (masks >= 0.5).sum(axis=0).max() == 1  # the boxes overlap, the masks do not
 
 
 def test_boxes_need_the_detector_inside_and_an_adapter(model, tmp_path):

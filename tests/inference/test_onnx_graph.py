@@ -1,7 +1,5 @@
 """Exported files against PyTorch. Exports cost seconds each, so few are made and shared."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math
@@ -9,12 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from faults.bad_detectors import external, local_functions, renamed
 from faults.bad_detectors import model as changed
-from helpers import ROOT, make_onnx
+from helpers import ROOT, make_onnx, onnx_session
 from helpers.bilinear import paste
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
@@ -90,13 +87,6 @@ def merged(export, model, extractor, coco_set):
     return export(samples, merged=True, simplify=True)
 
 
-def session(path):
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
 def example(extractor, rois=2, pixel_size=1.0, scale=1.0):
     """A random image, its features (times `scale`), ROIs or a number of random ones, and a pixel size."""
     image = torch.rand(1, 3, *SIZE, generator=torch.Generator().manual_seed(0))
@@ -115,7 +105,7 @@ def feed(running, given):
 
 
 def run(path, given):
-    running = session(path)
+    running = onnx_session(path)
     return running.run(["masks"], feed(running, given))[0]
 
 
@@ -129,9 +119,6 @@ def by_pytorch(model, given):
     return np.array([paste(*one, SIZE) for one in zip(maps, boxes, strict=True)]).reshape(-1, *SIZE)
 
 
-# --- the masks ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("count", "pixel_size"), [(7, 12.0), (0, 1.5), (1, 0.3), (2, 1.0)])
 def test_any_number_of_rois_gives_the_masks_of_pytorch(count, pixel_size, alone, model, extractor):
     odd = [[-0.2, -0.3, 0.25, 0.5], [0.9, 0.9, 1.4, 1.2], [-1, -1, 2, 2]]  # over the border
@@ -140,16 +127,18 @@ def test_any_number_of_rois_gives_the_masks_of_pytorch(count, pixel_size, alone,
     rois = np.concatenate([rois, np.array(odd, np.float32)]) if count else rois
     given = example(extractor, rois, pixel_size)
     masks = run(alone[0], given)
-    assert masks.shape == (len(rois), *SIZE)
-    assert masks.dtype == np.float32
+    assert masks.shape == (len(rois), *SIZE) and masks.dtype == np.float32
     assert count == 0 or 0 <= masks.min() < masks.max() <= 1
     np.testing.assert_allclose(masks, by_pytorch(model, given), atol=1e-4)
 
 
-@pytest.mark.parametrize("count", [4, 0])
-def test_merged_file_equals_the_extractor_followed_by_the_decoder(count, merged, model, extractor):
-    given = example(extractor, count, 2.5)
-    np.testing.assert_allclose(run(merged[0], given), by_pytorch(model, given), atol=1e-4)
+def test_merged_file_equals_extractor_and_decoder_without_what_lies_behind_them(merged, model, extractor):
+    path, check = merged
+    for count in (4, 0):
+        given = example(extractor, count, 2.5)
+        np.testing.assert_allclose(run(path, given), by_pytorch(model, given), atol=1e-4)
+    assert not [name for node in onnx.load(str(path)).graph.node for name in node.output if "model.7" in name]
+    assert 0 <= check.real <= 1e-4  # on real images
 
 
 @pytest.mark.slow
@@ -172,18 +161,15 @@ def test_fp16_file_stands_large_features_where_all_arithmetic_is_fp16(scale, hal
     ONNX Runtime computes in float32 on CPUs and would not show it; onnx's own evaluator does as it is told.
     """
     given = example(extractor, 3, scale=scale)
-    (masks,) = ReferenceEvaluator(str(half[0])).run(["masks"], feed(session(half[0]), given))
+    (masks,) = ReferenceEvaluator(str(half[0])).run(["masks"], feed(onnx_session(half[0]), given))
     np.testing.assert_allclose(masks, by_pytorch(model, given), atol=2e-2)
-
-
-# --- what the files take and say ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("file", ["alone", "merged", "half"])
 def test_a_file_is_portable_and_says_what_a_program_must_know(file, request, model):
     """Opset 18 without GridSample, no weights beside it, no path of the machine that wrote it."""
     path, check = request.getfixturevalue(file)
-    loaded, running = onnx.load(str(path)), session(path)
+    loaded, running = onnx.load(str(path)), onnx_session(path)
     onnx.checker.check_model(loaded, full_check=True)
     versions = {entry.domain: entry.version for entry in loaded.opset_import}
     assert versions.get("", versions.get("ai.onnx")) == 18
@@ -203,31 +189,19 @@ def test_a_file_is_portable_and_says_what_a_program_must_know(file, request, mod
     assert outputs == {"masks": list(SIZE), "mask_scores": []}
 
     stored = {p.key: p.value for p in loaded.metadata_props}
-    assert stored["producer"] == "roiseg"
-    assert stored["checkpoint"] == model.path.name
-    assert stored["epoch"] == str(model.epoch)
-    assert json.loads(stored["image_size"]) == list(SIZE)
-    assert json.loads(stored["layers"]) == list(LAYERS)
-    assert json.loads(stored["merged"]) == (file == "merged")
-    assert stored["extractor_sha256"] == model.extractor_sha256
+    assert stored.items() >= {
+        "producer": "roiseg", "checkpoint": model.path.name, "epoch": str(model.epoch),
+        "image_size": json.dumps(SIZE), "layers": json.dumps(LAYERS), "merged": json.dumps(file == "merged"),
+        "extractor_sha256": model.extractor_sha256,
+    }.items()  # fmt: skip
     assert json.loads(stored["preprocess"]).items() >= {"color": "bgr", "image_size": list(SIZE)}.items()
-    assert "0..1" in stored["rois"]
-    assert "[N, H, W]" in stored["masks"]
-    assert "micrometres" in stored["pixel_size"]
+    for name, words in {"rois": "0..1", "masks": "[N, H, W]", "pixel_size": "micrometres"}.items():
+        assert words in stored[name]
     image = json.loads(stored["image_input"]) or "image"
     assert "[1, 3, H, W]" in stored[image]
     assert ("image" in stored) == (image == "image") == (file != "merged")
     assert check.passed
     assert max(check.random, check.real or 0) <= check.tolerance
-
-
-def test_merged_file_leaves_out_what_lies_behind_the_layers_and_is_checked_on_real_images(merged):
-    path, check = merged
-    assert not [name for node in onnx.load(str(path)).graph.node for name in node.output if "model.7" in name]
-    assert 0 <= check.real <= 1e-4
-
-
-# --- merging --------------------------------------------------------------------------------------
 
 
 def test_simplifying_removes_redundant_nodes():
@@ -254,34 +228,28 @@ def call_the_input_image(path):
     onnx.save(loaded, str(path))
 
 
-@pytest.mark.parametrize(
-    ("options", "tolerance"),
-    [
-        ({}, 1e-4),
-        ({"batch": "N"}, 1e-4),
-        ({"dtype": "float16"}, 2e-2),
-        ({"spoil": external("weights.bin", "weights.bin")}, 1e-4),
-        ({"spoil": changed(local_functions).spoil}, 1e-4),
-        ({"spoil": call_the_input_image}, 1e-4),
-    ],
-    ids=["static", "free batch", "fp16", "external weights", "local functions", "input called image"],
-)
-def test_extractors_of_every_kind_can_be_merged(options, tolerance, alone, model, tmp_path):
-    """The decoder's file of `alone` is used again."""
-    sound = {key: value for key, value in options.items() if key != "spoil"}
-    detector = make_onnx(tmp_path / "detector.onnx", size=SIZE, **sound)
-    options.get("spoil", lambda path: None)(detector)
+KINDS = {
+    "static": {}, "free batch": {"batch": "N"}, "fp16": {"dtype": "float16"},
+    "external weights": external("weights.bin", "weights.bin"),
+    "local functions": changed(local_functions).spoil, "input called image": call_the_input_image,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_extractors_of_every_kind_can_be_merged(kind, alone, model, tmp_path):
+    options = KINDS[kind]
+    detector = make_onnx(tmp_path / "detector.onnx", SIZE, **(options if isinstance(options, dict) else {}))
+    if callable(options):
+        options(detector)
     extractor = OnnxExtractor(str(detector), list(LAYERS), Preprocess(SIZE), threads=1)
     joined = merge_with_extractor(onnx.load(str(alone[0])), str(detector), LAYERS)
     save_onnx(joined, tmp_path / "merged.onnx", {})
     given = example(extractor, 3, 2.0)
     masks = run(tmp_path / "merged.onnx", given)
-    np.testing.assert_allclose(masks, by_pytorch(model, given), atol=tolerance)
+    np.testing.assert_allclose(masks, by_pytorch(model, given), atol=2e-2 if kind == "fp16" else 1e-4)
 
 
-def test_a_merged_file_that_would_be_too_large_is_refused_and_weights_are_not_read(
-    alone, tmp_path, monkeypatch
-):
+def test_a_merged_file_that_is_too_large_is_refused_with_weights_unread(alone, tmp_path, monkeypatch):
     """The limit of 2 GB, lowered: external weights stay outside until they are merged."""
     detector = make_onnx(tmp_path / "detector.onnx", size=SIZE)
     external("weights.bin", "weights.bin")(detector)
@@ -292,24 +260,13 @@ def test_a_merged_file_that_would_be_too_large_is_refused_and_weights_are_not_re
         merge_with_extractor(decoder, str(detector), LAYERS)
 
 
-# --- the check ------------------------------------------------------------------------------------
-
-
-def test_a_check_reports_its_numbers(alone):
-    check = alone[1]
-    assert 0 <= check.random <= 1e-4
-    assert check.summary() == {"tolerance": 1e-4, "random": check.random, "real": None, "passed": True}
-
-
-@pytest.mark.parametrize(
-    ("random", "real", "passed"),
-    [
-        (0.0, None, True), (1e-4, 1e-4, True), (2e-4, 0.0, False), (0.0, 2e-4, False),
-        (math.inf, None, False), (math.nan, None, False), (0.0, math.inf, False),
-    ],
-)  # fmt: skip
-def test_a_check_passes_only_within_tolerance(random, real, passed):
-    assert OnnxCheck(1e-4, random, real).passed is passed
+@pytest.mark.parametrize(("random", "real", "passed"), [
+    (0.0, None, True), (1e-4, 1e-4, True), (2e-4, 0.0, False), (0.0, 2e-4, False),
+    (math.inf, None, False), (math.nan, None, False), (0.0, math.inf, False),
+])  # fmt: skip
+def test_a_check_passes_only_within_tolerance_and_reports_its_numbers(random, real, passed):
+    summary = {"tolerance": 1e-4, "random": random, "real": real, "passed": passed}
+    assert OnnxCheck(1e-4, random, real).summary() == summary
 
 
 def test_the_check_sees_a_weight_that_differs_or_is_nan_and_masks_of_another_size(alone, model, extractor):

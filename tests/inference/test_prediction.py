@@ -1,11 +1,11 @@
 """Masks of one image, and the forms others want them in."""
 
-from __future__ import annotations
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
@@ -35,28 +35,17 @@ def painted(prediction, index):
 WINDOWS = [(3, 4, 20, 30), (10, 0, 60, 40), (59, 39, 60, 40), (5, 5, 5, 9)]
 
 
-def test_it_prints_as_one_line():
+def test_it_prints_as_one_line_and_refuses_a_label_map_of_more_instances_than_can_be_numbered():
     assert repr(make(WINDOWS)) == f"Prediction(4 instances in an image of {SIZE[1]}x{SIZE[0]} pixels)"
-
-
-def test_more_instances_than_a_label_map_can_number_are_refused():
     with pytest.raises(UserError, match=r"65,536 instances are more than a 16-bit label map"):
         make([(0, 0, 1, 1)] * 65_536).label_map()
 
 
 def test_polygons_are_the_mask_when_filled():
     """cv2.fillPoly draws the pixels a contour goes through, too."""
-    prediction = make([(5, 5, 45, 35)])
     y, x = np.mgrid[:30, :40]
     round_ones = ((y - 10) ** 2 + (x - 9) ** 2 < 64) | ((y - 20) ** 2 + (x - 30) ** 2 < 36)
-    prediction = Prediction(
-        SIZE,
-        prediction.boxes,
-        prediction.scores,
-        prediction.scores,
-        prediction.windows,
-        [round_ones.astype(np.float32)],
-    )
+    prediction = replace(make([(5, 5, 45, 35)]), probabilities=[round_ones.astype(np.float32)])
     (pieces,) = prediction.to_polygons()
     assert len(pieces) == 2
     assert cv2.contourArea(pieces[0]) > cv2.contourArea(pieces[1])
@@ -65,24 +54,18 @@ def test_polygons_are_the_mask_when_filled():
     np.testing.assert_array_equal(canvas.astype(bool), prediction.mask(0))
 
 
-def test_nobody_is_nobody_in_every_form():
+def test_nobody_and_an_empty_mask_are_such_in_every_form():
     nobody = make([])
     assert len(nobody) == 0 and nobody.masks().shape == (0, *SIZE)
     assert not nobody.label_map().any() and nobody.to_coco(1) == [] and nobody.to_polygons() == []
+    empty = make([(2, 2, 9, 9)], threshold=1.5)
+    assert coco_mask.area(empty.rle(0)) == 0 and empty.polygons(0) == []
 
 
-def test_an_empty_mask_has_an_encoding_and_no_polygon():
-    prediction = make([(2, 2, 9, 9)], threshold=1.5)
-    assert coco_mask.area(prediction.rle(0)) == 0
-    assert prediction.polygons(0) == []
+corners = st.tuples(st.integers(0, 59), st.integers(0, 39), st.integers(1, 60), st.integers(1, 40))
 
 
-@settings(max_examples=50, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 59), st.integers(0, 39), st.integers(1, 60), st.integers(1, 40)), max_size=5
-    )
-)
+@given(st.lists(corners, max_size=5))
 def test_masks_lie_in_any_windows_and_their_encodings_are_read_by_pycocotools(corners):
     windows = [(x, y, min(60, x + w), min(40, y + h)) for x, y, w, h in corners]
     prediction = make(windows)

@@ -1,7 +1,5 @@
 """What a run may go on from, and where it is found."""
 
-from __future__ import annotations
-
 import copy
 import os
 
@@ -28,46 +26,32 @@ def put(config, key, value):
     config[last] = value
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("trainer.max_epochs", 50),
-        ("trainer.accelerator", "gpu"),
-        ("data.num_workers", 7),
-        ("data.train_images", "moved/images"),
-        ("data.cache", {"_target_": "roiseg.extractor.cache.disk.DiskCache"}),
-        ("extractor.onnx_path", "moved/tiny.onnx"),
-        ("extractor.postprocess", {"_target_": "roiseg.extractor.postprocess.yolo.Yolo"}),
-        ("callbacks", {"history": {"x": 1}}),
-        ("logger", {"wandb": {}}),
-        ("paths.output_dir", "elsewhere"),
-        ("optimized_metric", "val/miou"),
-    ],
-)
+@pytest.mark.parametrize(("key", "value"), [
+    ("trainer.max_epochs", 50), ("trainer.accelerator", "gpu"), ("data.num_workers", 7),
+    ("data.train_images", "moved/images"),
+    ("data.cache", {"_target_": "roiseg.extractor.cache.disk.DiskCache"}),
+    ("extractor.onnx_path", "moved/tiny.onnx"),
+    ("extractor.postprocess", {"_target_": "roiseg.extractor.postprocess.yolo.Yolo"}),
+    ("callbacks", {"history": {"x": 1}}), ("logger", {"wandb": {}}), ("paths.output_dir", "elsewhere"),
+    ("optimized_metric", "val/miou"),
+])  # fmt: skip
 def test_what_a_resumed_run_honours_may_change(checkpoint, description, key, value):
     put(description["config"], key, value)
     check_resumable(checkpoint, description)
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "field"),
-    [
-        ("model.num_classes", 2, "model.num_classes=3"),
-        ("model._target_", "roiseg.decoders.other.Other", "model._target_=roiseg.decoders.roialign.RoiAlign"),
-        ("model.new_option", 3, "model.new_option=None"),
-        ("optimizer.lr", 0.5, "optimizer.lr=0.01"),
-        ("scheduler", None, "scheduler={"),
-        ("loss.terms.ce.weight", 2.0, "loss.terms.ce.weight=1.0"),
-        ("data.batch_size", 9, "data.batch_size=2"),
-        ("data.folds", {"held_out": 2}, "data.folds=None"),
-        ("extractor.preprocess.divisor", 1.0, "extractor.preprocess.divisor=255.0"),
-        ("trainer.accumulate_grad_batches", 4, "trainer.accumulate_grad_batches=None"),
-        ("trainer.devices", 2, "trainer.devices=None"),
-        ("callbacks.ema", {"decay": 0.9}, "callbacks.ema=None"),
-        ("seed", 5, "seed=0"),
-        ("clicks", {"positive": 2}, "clicks=None"),
-    ],
-)
+@pytest.mark.parametrize(("key", "value", "field"), [
+    ("model.num_classes", 2, "model.num_classes=3"),
+    ("model._target_", "roiseg.decoders.other.Other", "model._target_=roiseg.decoders.roialign.RoiAlign"),
+    ("model.new_option", 3, "model.new_option=None"), ("optimizer.lr", 0.5, "optimizer.lr=0.01"),
+    ("scheduler", None, "scheduler={"),
+    ("loss.terms.ce.weight", 2.0, "loss.terms.ce.weight=1.0"),
+    ("data.batch_size", 9, "data.batch_size=2"), ("data.folds", {"held_out": 2}, "data.folds=None"),
+    ("extractor.preprocess.divisor", 1.0, "extractor.preprocess.divisor=255.0"),
+    ("trainer.accumulate_grad_batches", 4, "trainer.accumulate_grad_batches=None"),
+    ("trainer.devices", 2, "trainer.devices=None"), ("callbacks.ema", {"decay": 0.9}, "callbacks.ema=None"),
+    ("seed", 5, "seed=0"), ("clicks", {"positive": 2}, "clicks=None"),
+])  # fmt: skip
 def test_what_it_cannot_honour_is_refused_by_name(checkpoint, description, key, value, field):
     put(description["config"], key, value)
     message = user_error(check_resumable, checkpoint, description)
@@ -96,11 +80,7 @@ def place(content, folder, epoch=1, age=0, **config):
     """Save a checkpoint with a changed configuration, `age` seconds old; dotted keys with __."""
     content = copy.deepcopy(content)
     for key, value in config.items():
-        *parents, last = key.split("__")
-        node = content["roiseg"]["config"]
-        for parent in parents:
-            node = node[parent]
-        node[last] = value
+        put(content["roiseg"]["config"], key.replace("__", "."), value)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"checkpoint_epoch_{epoch:04d}_64x64_5000.pth"
     torch.save(content, path)
@@ -144,9 +124,7 @@ def test_find_last_finds_the_same_configuration_beside_it(content, config, tmp_p
     ],
     ids=str,
 )
-def test_find_last_passes_over_other_runs_wherever_and_however_long_they_write(
-    change, same, content, config, tmp_path
-):
+def test_find_last_passes_over_other_runs_wherever_they_write(change, same, content, config, tmp_path):
     path = place(content, tmp_path / "other", **change)
     assert find_last(tmp_path / "new", config) == (path if same else None)
 

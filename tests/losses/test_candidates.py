@@ -32,9 +32,7 @@ def given(candidates, target, iou=None, class_weights=None, emphasis=None):
 
 
 def minimum(**terms):
-    return MultimaskMinimum(
-        {name: {"weight": weight, "term": term} for name, (weight, term) in terms.items()}
-    )
+    return MultimaskMinimum({name: {"weight": w, "term": term} for name, (w, term) in terms.items()})
 
 
 def alone(terms, inputs, r, m):
@@ -81,8 +79,6 @@ def test_the_best_candidate_of_each_roi_and_only_that_gets_a_gradient():
 
 
 BOTH = [minimum(focal=(20.0, FocalCrossEntropy()), dice=(1.0, Dice())), IouScore(), IouScore(squared=True)]
-
-
 both = pytest.mark.parametrize("loss", BOTH, ids=["minimum", "iou", "iou-squared"])
 
 
@@ -116,34 +112,28 @@ def test_huge_logits_stay_finite(loss, dtype):
         assert got.dtype == torch.promote_types(dtype, torch.float32)
 
 
-@pytest.mark.parametrize(
-    ("terms", "message"),
-    [
-        ({}, "every term of the candidates term"),
-        ({"dice": {"weight": 0.0, "term": Dice()}}, "every term of the candidates term"),
-        ({"dice": {"weight": 1.0, "term": Dice(), "from_epoch": 3}}, "dice of the candidates term"),
-        ({"dice": {"term": Dice()}}, "dice of the candidates term"),
-        ({"late": {"weight": 1.0, "term": PointCrossEntropy()}}, "late of the candidates term reads `points`"),
-        ({"late": {"weight": 1.0, "term": DeepSupervision(Dice())}}, "late of the candidates term reads `first`"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("terms", "message"), [
+    ({}, "every term of the candidates term"),
+    ({"dice": {"weight": 0.0, "term": Dice()}}, "every term of the candidates term"),
+    ({"dice": {"weight": 1.0, "term": Dice(), "from_epoch": 3}}, "dice of the candidates term"),
+    ({"dice": {"term": Dice()}}, "dice of the candidates term"),
+    ({"late": {"weight": 1.0, "term": PointCrossEntropy()}}, "late of the candidates term reads `points`"),
+    ({"late": {"weight": 1.0, "term": DeepSupervision(Dice())}}, "late of the candidates term reads `first`"),
+])  # fmt: skip
 def test_impossible_terms_are_user_errors(terms, message):
     with pytest.raises(UserError, match=message) as error:
         MultimaskMinimum(terms)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("term", "message"),
-    [
+def test_a_term_that_cannot_be_computed_is_a_user_error_that_names_it():
+    for term, message in (
         (BoundaryDistance(), "loss: far of the candidates term"),  # leaves torch
         (FocalCrossEntropy(alpha=[1, 1, 1]), "alpha of the focal term has 3 numbers"),
-    ],
-)
-def test_a_term_that_cannot_be_computed_is_a_user_error_that_names_it(term, message):
-    with pytest.raises(UserError, match=message) as error:
-        minimum(dice=(1.0, Dice()), far=(1.0, term))(given(*example(classes=2)))
-    assert "\n" not in str(error.value)
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            minimum(dice=(1.0, Dice()), far=(1.0, term))(given(*example(classes=2)))
+        assert "\n" not in str(error.value)
 
 
 def naive_iou(logits, target, emphasis=None):

@@ -17,8 +17,6 @@ from roiseg.losses.cross_entropy import CrossEntropy, FocalCrossEntropy
 from roiseg.losses.dice import BceDice, Dice, Tversky
 from roiseg.losses.lovasz import LovaszSoftmax
 
-# --- definitions: functions of logits, target, class weights and emphasis -------------------------
-
 
 def cross_entropy(logits, target, weights, emphasis, smoothing=0.0, emphasise=lambda pixels, y, x: 1.0):
     total = mass = 0.0
@@ -162,15 +160,13 @@ def pair(term, definition, *options):
     return term(*options), partial(definition, **dict(zip(definition.__code__.co_varnames[4:], options)))  # noqa: B905
 
 
+TVERSKY = [((1,), 0.3, 0.7, 1.0), ((1, 2), 1.0, 0.0, 1e-3), ((0, 2), 0.0, 2.0, 1.0)]
 PAIRS = [
     (CrossEntropy(0.1), partial(cross_entropy, smoothing=0.1)),
     (CrossEntropy(), cross_entropy),
     *(pair(FocalCrossEntropy, focal, gamma) for gamma in (0.0, 0.5, 2.0)),
     *(pair(Dice, dice, *options) for options in (((1,), 1.0), ((2, 0, 1), 1e-3))),
-    *(
-        pair(Tversky, tversky, *options)
-        for options in (((1,), 0.3, 0.7, 1.0), ((1, 2), 1.0, 0.0, 1e-3), ((0, 2), 0.0, 2.0, 1.0))
-    ),
+    *(pair(Tversky, tversky, *options) for options in TVERSKY),
     *(pair(LovaszSoftmax, lovasz, classes) for classes in ((1,), (0, 1, 2))),
     *(
         pair(BceDice, bce_dice, *options)
@@ -212,16 +208,13 @@ def test_the_instance_logit_is_the_log_odds_of_the_targets_probability():
     torch.testing.assert_close(LossInput(logits, target).instance_logits, torch.log(p / (1 - p)))
 
 
-def test_outline_distances_are_exact_on_larger_maps():
+def test_outline_distances_are_exact_on_larger_maps_and_ignored_cells_make_no_outline():
     rows, columns = torch.meshgrid(torch.arange(24), torch.arange(17), indexing="ij")
     target = (((rows - 11) / 8) ** 2 + ((columns - 6) / 5) ** 2 <= 1).long()[None]
     target[0, 15:19, 9:14] = IGNORE
     got = outline_distances(target)[0]
     for (y, x), distance in distances_to_outline(target, 0).items():
         assert got[y, x].item() == pytest.approx(distance, abs=1e-5)
-
-
-def test_ignored_cells_make_no_outline():
     distances = outline_distances(torch.tensor([[[1, 1, IGNORE, IGNORE, 0]]]))[0, 0]
     assert distances[[0, 1, 4]].tolist() == [3.5, 2.5, 2.5]
 

@@ -43,10 +43,8 @@ def test_every_instance_is_in_one_group_of_each_criterion_and_means_are_right():
     rng = np.random.default_rng(0)
     areas_and_shares = [(10, 0.0), (1023, 0.1), (1024, 0.11), (9215, 0.5), (9216, 0.0), (5 * 10**5, 0.2)]
     ious = rng.uniform(0, 1, len(areas_and_shares)).tolist()
-    records = [
-        InstanceRecord(1, "a.jpg", n, 0, 0, 9, 9, area, share, iou, iou / 2, 0.5)
-        for n, ((area, share), iou) in enumerate(zip(areas_and_shares, ious, strict=True))
-    ]
+    given = enumerate(zip(areas_and_shares, ious, strict=True))
+    records = [InstanceRecord(1, "a.jpg", n, 0, 0, 9, 9, *of, iou, iou / 2, 0.5) for n, (of, iou) in given]
     groups = group_instances(records, [15.9, 16.0, 31.0, 64.0, 500.0, 191.0])
     for criterion in {group.criterion for group in groups}:
         assert sum(group.instances for group in groups if group.criterion == criterion) == len(records)
@@ -54,9 +52,8 @@ def test_every_instance_is_in_one_group_of_each_criterion_and_means_are_right():
     for key, members in {("annotated area", "small"): (0, 1), ("crowding", "crowded"): (2, 3, 5)}.items():
         chosen, group = [records[i] for i in members], by_name[key]
         assert group.instances == len(members)
-        assert group.means == pytest.approx(
-            {metric.name: np.mean([metric.value(one) for one in chosen]) for metric in ALL_INSTANCES}
-        )
+        means = {metric.name: np.mean([metric.value(one) for one in chosen]) for metric in ALL_INSTANCES}
+        assert group.means == pytest.approx(means)
     sides = {name for criterion, name in by_name if criterion == "ROI side, input"}
     assert sides == {"0-16 px", "16-32 px", "64-96 px", "96-192 px", "192+ px"}
     assert group_instances([], []) == []

@@ -1,7 +1,5 @@
 """Calibration of mask scores, against its definition."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -31,13 +29,10 @@ def test_a_fit_finds_the_calibration_that_the_ious_follow():
     assert fit_calibration([*scores, 0.0, 0.0], [*ious, 0.0, 1.0]) == found  # empty masks do not count
 
 
-def test_few_masks_change_little():
+def test_few_masks_change_little_and_scores_that_say_nothing_become_the_mean_iou():
     assert fit_calibration([], []) == Calibration()
     slope, offset = fit_calibration([0.9], [0.1])
     assert 0 < slope < 1 and -1 < offset < 0
-
-
-def test_scores_that_say_nothing_become_the_mean_iou():
     slope, offset = fit_calibration(np.linspace(0.1, 0.9, 100), np.linspace(0.8, 0.4, 100))
     assert slope == 0 and 1 / (1 + np.exp(-offset)) == pytest.approx(0.6, abs=1e-3)
 

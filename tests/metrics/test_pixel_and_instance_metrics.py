@@ -17,8 +17,6 @@ from roiseg.metrics.average_precision import average_precision
 from roiseg.metrics.instance import InstanceMetrics, InstanceRecord
 from roiseg.metrics.roi import PixelMetrics
 
-# --- pixels ---------------------------------------------------------------------------------------
-
 
 def confusion_scores(predicted, truth, classes):
     """The metrics out of a confusion matrix, in numpy."""
@@ -32,11 +30,9 @@ def confusion_scores(predicted, truth, classes):
     dice = np.divide(2 * hit, true + said, out=np.zeros(classes), where=occurs)
     recall = np.divide(hit, true, out=np.zeros(classes), where=true > 0)
     scores = {
-        "miou": iou[occurs].mean(),
-        "dice": dice[occurs].mean(),
-        "mean_pixel_accuracy": recall[occurs].mean(),
-        "pixel_accuracy": hit.sum() / matrix.sum(),
-    }
+        "miou": iou[occurs].mean(), "dice": dice[occurs].mean(),
+        "mean_pixel_accuracy": recall[occurs].mean(), "pixel_accuracy": hit.sum() / matrix.sum(),
+    }  # fmt: skip
     for name, i, d in zip(CLASS_NAMES, iou, dice, strict=False):
         scores |= {f"{name}_iou": i, f"{name}_dice": d}
     return scores
@@ -73,9 +69,6 @@ def test_pixels_are_pooled_over_batches():
     for start, end in ((0, 0), (0, 1), (1, 4), (4, 4), (4, 6)):  # batches without ROIs among them, one first
         parts.update(predicted[start:end], truth[start:end])
     assert scalars(parts) == scalars(whole)
-
-
-# --- instances ------------------------------------------------------------------------------------
 
 
 def naive_boundary(mask, ratio=0.02):
@@ -128,12 +121,10 @@ LETTERBOX = Transform(0.83, 0.79, 5.0, 3.0)
 MIRROR = Transform(-0.83, 0.79, 58.7, 3.0)
 SIZE = (61, 64)  # original pixels; boundaries are 2 px wide
 BOXES = {
-    "inside": [12.3, 9.2, 44.6, 41.7],
-    "at the border": [4.9, 2.8, 30.3, 51.4],
-    "over the border": [-9.4, -12.3, 35.6, 33.3],
+    "inside": [12.3, 9.2, 44.6, 41.7], "at the border": [4.9, 2.8, 30.3, 51.4],
+    "over the border": [-9.4, -12.3, 35.6, 33.3], "thin": [20.3, 5.1, 22.9, 48.6],
     "the whole image and more": [-20.2, -15.7, 90.3, 80.1],
-    "thin": [20.3, 5.1, 22.9, 48.6],
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("transform", [LETTERBOX, MIRROR], ids=["letterbox", "mirrored"])
@@ -228,17 +219,11 @@ def test_instances_of_a_huge_image_are_measured_in_the_window_they_fill():
 
 
 def test_crowded_iou_is_the_mean_where_others_cover_more_than_a_tenth():
-    shares_and_ious = [(0.0, 0.9), (0.1, 0.8), (0.1001, 0.3), (0.7, 0.5)]
-    records = [
-        InstanceRecord(1, "x.jpg", 1, 0, 0, 9, 9, 50, share, iou, 0.5, 0.5) for share, iou in shares_and_ious
-    ]
+    given = [(0.0, 0.9), (0.1, 0.8), (0.1001, 0.3), (0.7, 0.5)]  # shares, IoUs
+    records = [InstanceRecord(1, "x.jpg", 1, 0, 0, 9, 9, 50, *one, 0.5, 0.5) for one in given]
     metrics = InstanceMetrics()
     metrics.update(records[:3])
     metrics.update(records[3:])
     assert float(metrics.compute()["crowded_iou"]) == pytest.approx(0.4)
     assert float(metrics.compute()["instance_iou"]) == pytest.approx(2.5 / 4)
-
-
-def test_states_are_of_types_every_device_has():
-    """Apple's MPS has no float64."""
-    assert {v.dtype for v in InstanceMetrics().metric_state.values()} == {torch.float32}
+    assert {v.dtype for v in metrics.metric_state.values()} == {torch.float32}  # Apple's MPS has no float64

@@ -16,10 +16,8 @@ pixels = st.lists(
 def counted(*batches, thresholds):
     curve = PrecisionRecallCurve(thresholds)
     for batch in batches:
-        curve.update(
-            torch.tensor([p for p, _ in batch]).float(),
-            torch.tensor([t for _, t in batch], dtype=torch.uint8),
-        )
+        labels = torch.tensor([t for _, t in batch], dtype=torch.uint8)
+        curve.update(torch.tensor([p for p, _ in batch]).float(), labels)
     return curve.compute()
 
 

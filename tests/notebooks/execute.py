@@ -5,8 +5,6 @@ then lose a request (ipython/ipykernel#1554, and kernels of before) and wait for
 left is written, too; it ends the run with code 1.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os
@@ -27,9 +25,7 @@ outputs: list[nbformat.NotebookNode] = []  # of the cell that runs
 
 def keep(kind, data, metadata):
     """Add an output of the cell that runs; images are text in notebooks."""
-    text = {
-        name: b64encode(value).decode() if isinstance(value, bytes) else value for name, value in data.items()
-    }
+    text = {name: b64encode(v).decode() if isinstance(v, bytes) else v for name, v in data.items()}
     outputs.append(new_output(kind, text, metadata=metadata or {}))
 
 

@@ -31,16 +31,13 @@ def test_boxes_cover_exactly_their_border_pixels(image):
     np.testing.assert_array_equal(red, expected)
 
 
-@pytest.mark.parametrize(
-    ("box", "extent"),
-    [
-        ([10, 10, 11, 11], (10, 10, 11, 11)),
-        ([10.2, 10.2, 10.4, 10.4], (10, 10, 11, 11)),  # less than a pixel
-        ([10, 10, 10, 10], (10, 10, 11, 11)),  # nothing
-        ([70, 50, 500, 500], (70, 50, 80, 60)),  # partly outside
-        ([-9, -9, 3, 3], (0, 0, 3, 3)),
-    ],
-)
+@pytest.mark.parametrize(("box", "extent"), [
+    ([10, 10, 11, 11], (10, 10, 11, 11)),
+    ([10.2, 10.2, 10.4, 10.4], (10, 10, 11, 11)),  # less than a pixel
+    ([10, 10, 10, 10], (10, 10, 11, 11)),  # nothing
+    ([70, 50, 500, 500], (70, 50, 80, 60)),  # partly outside
+    ([-9, -9, 3, 3], (0, 0, 3, 3)),
+])  # fmt: skip
 def test_extent_of_small_and_cut_boxes(image, box, extent):
     ys, xs = np.nonzero(is_red(draw_boxes(image, [box], thickness=1)))
     assert (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1) == extent
@@ -86,22 +83,21 @@ def test_nothing_to_draw_gives_an_equal_copy(image):
         assert picture is not image
 
 
-@pytest.mark.parametrize(
-    "box", [[0, 0, 1, 1], [79, 59, 80, 60], [-5, -5, 4, 4], [76, 0, 90, 5], [0, 58, 2, 70], [40, 30, 41, 31]]
-)
-def test_a_label_lies_wholly_inside_the_image(image, box):
-    middle = draw_labels(image, [[40, 30, 50, 40]], [12], instance_colors(1))
-    picture = draw_labels(image, [box], [12], instance_colors(1))
-    assert is_drawn(picture).sum() == is_drawn(middle).sum()
-
-
-@pytest.mark.parametrize(
-    "box", [[40, 30, 42, 32], [40, 1, 42, 3], [0, 0, 2, 2], [77, 1, 79, 3], [1, 57, 3, 59]]
-)
-def test_the_label_of_a_tiny_box_does_not_hide_it(image, box):
-    drawn = is_drawn(draw_labels(image, [box], [3], instance_colors(1)))
-    assert drawn.any()
-    assert not drawn[box[1] : box[3], box[0] : box[2]].any()
+def test_a_label_lies_wholly_inside_the_image_and_does_not_hide_a_tiny_box(image):
+    colors = instance_colors(1)
+    middle = is_drawn(draw_labels(image, [[40, 30, 50, 40]], [12], colors)).sum()
+    for box in (
+        [0, 0, 1, 1],
+        [79, 59, 80, 60],
+        [-5, -5, 4, 4],
+        [76, 0, 90, 5],
+        [0, 58, 2, 70],
+        [40, 30, 41, 31],
+    ):
+        assert is_drawn(draw_labels(image, [box], [12], colors)).sum() == middle
+    for x1, y1, x2, y2 in ([40, 30, 42, 32], [40, 1, 42, 3], [0, 0, 2, 2], [77, 1, 79, 3], [1, 57, 3, 59]):
+        drawn = is_drawn(draw_labels(image, [[x1, y1, x2, y2]], [3], colors))
+        assert drawn.any() and not drawn[y1:y2, x1:x2].any()
 
 
 def test_a_label_inside_a_large_box_leaves_its_lines_free(image):
@@ -161,8 +157,7 @@ def test_a_one_pixel_mask_survives_scaling(size):
 @pytest.mark.parametrize(("width", "height"), [(10, 10), (10000, 1), (1, 10000), (0.3, 0.2), (641, 427)])
 def test_fitted_size_keeps_the_limits(width, height):
     fitted = fitted_size(width, height, 300, 200)
-    assert 1 <= fitted[0] <= 300
-    assert 1 <= fitted[1] <= 200
+    assert 1 <= fitted[0] <= 300 and 1 <= fitted[1] <= 200
     assert fitted[0] == 300 or fitted[1] == 200
 
 
@@ -175,15 +170,11 @@ def test_a_colour_does_not_depend_on_n_and_the_caller_cannot_spoil_it(n):
     np.testing.assert_array_equal(instance_colors(n), before)
 
 
-def test_200_colours_are_distinct():
+def test_200_colours_are_distinct_and_none_is_near_the_red_of_roi_boxes():
     colors = instance_colors(200).astype(int)
     distance = np.abs(colors[:, None] - colors[None]).sum(axis=-1)
     np.fill_diagonal(distance, 999)
     assert distance.min() >= 17
-    first = distance[:12, :12]
-    assert first.min() >= 60
-
-
-def test_no_colour_is_near_the_red_of_roi_boxes():
+    assert distance[:12, :12].min() >= 60
     difference = np.abs(instance_colors(1000).astype(int) - np.array(ROI_RED)).max(axis=-1)
     assert difference.min() > 40

@@ -44,7 +44,7 @@ def test_cells_stand_in_rows_under_the_title_and_above_the_legend(count, rows):
     assert told == {"annotated", "predicted", "non-target", "ROI"}
 
 
-def test_the_annotation_is_an_outline_the_prediction_a_tint_the_roi_a_red_box():
+def test_the_annotation_is_an_outline_the_prediction_a_tint_the_roi_a_red_box_and_others_are_outlined():
     picture = shown()
     green = where(picture, COLORS["annotated"])
     assert green[20:80, 40].all() and green[20, 40:98].all()
@@ -53,9 +53,6 @@ def test_the_annotation_is_an_outline_the_prediction_a_tint_the_roi_a_red_box():
     red = where(picture, ROI_RED)
     assert red[20, 110:158].all() and red[79, 110:158].all()
     assert not where(picture, COLORS["non-target"]).any()
-
-
-def test_other_persons_are_outlined():
     orange = where(shown(others=2), COLORS["non-target"])
     assert orange[88, 5:195].any()
     assert not orange[:86].any()
@@ -68,14 +65,9 @@ def test_tiny_and_extreme_pictures_fit_their_cell():
         assert instance_sheet("t", [one], columns=1, side=CELL).shape[1] == CELL + 12
 
 
-@pytest.mark.parametrize(
-    ("box", "window"),
-    [
-        ((40, 20, 60, 60), (37, 14, 63, 66)),
-        ((40.5, 20, 60.5, 60), (37, 14, 64, 66)),
-        ((0, 0, 20, 40), (0, 0, 23, 46)),
-        ((-5, 70, 110, 90), (0, 67, 100, 80)),
-    ],
-)
+@pytest.mark.parametrize(("box", "window"), [
+    ((40, 20, 60, 60), (37, 14, 63, 66)), ((40.5, 20, 60.5, 60), (37, 14, 64, 66)),
+    ((0, 0, 20, 40), (0, 0, 23, 46)), ((-5, 70, 110, 90), (0, 67, 100, 80)),
+])  # fmt: skip
 def test_surroundings_grow_the_sides_by_three_tenths_and_stay_in_the_image(box, window):
     assert crop_window(box, (80, 100)) == window

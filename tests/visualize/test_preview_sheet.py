@@ -71,11 +71,8 @@ def test_the_crop_shows_exactly_the_box_and_light_grey_outside_the_image(image):
 
 def test_unusual_boxes_give_a_cell_of_the_usual_size(image):
     usual = roi_strip(image, (0, 0, 50, 50), labels(1)).shape
-    empty, beyond = (
-        [(5, 5, 5, 5), (9, 9, 2, 2), (0, 0, 120, 0.1)],
-        [(500, 500, 600, 600), (-999, -999, 9999, 9999)],
-    )
-    for box in (*empty, *beyond, (np.nan, 0, 5, 5)):
+    empty = [(5, 5, 5, 5), (9, 9, 2, 2), (0, 0, 120, 0.1)]
+    for box in (*empty, (500, 500, 600, 600), (-999, -999, 9999, 9999), (np.nan, 0, 5, 5)):
         assert roi_strip(image, box, labels(1)).shape == usual
 
 
@@ -87,8 +84,7 @@ def test_the_sheet_has_one_row_per_sample_and_a_legend(image):
     np.testing.assert_array_equal(two[:row], two[row : 2 * row])
     np.testing.assert_array_equal(two[row:], one)
     assert one.dtype == np.uint8
-    assert has(one[row:], ROI_RED)  # the legend's ROI box
-    assert has(one[:row], ROI_RED)
+    assert has(one[row:], ROI_RED) and has(one[:row], ROI_RED)  # the legend's ROI box, and the ROI's
 
 
 def test_the_sheet_shows_at_most_max_rois(image):

@@ -20,12 +20,9 @@ def picture():
 
 def panels(figure, height=120, width=160):
     """Input, boxes, masks, tinted, labelled, all."""
-    found = []
-    for row in range(2):
-        for column in range(3):
-            y, x = row * (height + STRIP + LINE) + STRIP, column * (width + LINE)
-            found.append(figure[y : y + height, x : x + width])
-    return found
+    rows = [row * (height + STRIP + LINE) + STRIP for row in range(2)]
+    columns = [column * (width + LINE) for column in range(3)]
+    return [figure[y : y + height, x : x + width] for y in rows for x in columns]
 
 
 def test_panels_go_from_the_picture_to_everything(picture):

@@ -117,11 +117,7 @@ def test_a_plan_that_does_not_fit_into_memory_is_announced_with_its_size(caplog)
     cache.plan(10)
     assert not caplog.records
     cache.plan(1000)
-    assert "1000 images" in caplog.text
-    assert "1 %" in caplog.text
-
-
-# --- files ----------------------------------------------------------------------------------------
+    assert "1000 images" in caplog.text and "1 %" in caplog.text
 
 
 def test_the_next_run_finds_what_is_on_the_disk_and_another_detector_codec_or_shape_shares_nothing(tmp_path):
@@ -135,24 +131,19 @@ def flipped(position):
     return lambda content: content[:position] + bytes([content[position] ^ 128]) + content[position + 1 :]
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        *(lambda content, size=size: content[:size] for size in (0, 1, 31, 32, 33, FILE - 1)),
-        lambda content: content + b"x",
-        *(flipped(position) for position in (0, 7, 24, 31, 32, 50, FILE - 1)),
-        lambda content: bytes(FILE),  # what some file systems leave after a power cut
-    ],
-)
+@pytest.mark.parametrize("spoil", [
+    *(lambda content, size=size: content[:size] for size in (0, 1, 31, 32, 33, FILE - 1)),
+    lambda content: content + b"x",
+    *(flipped(position) for position in (0, 7, 24, 31, 32, 50, FILE - 1)),
+    lambda content: bytes(FILE),  # what some file systems leave after a power cut
+])  # fmt: skip
 def test_a_damaged_file_is_found_removed_and_made_anew(tmp_path, spoil, caplog):
     cache = opened(tmp_path)
     cache.store([key("a")], row(1))
     [path] = files(tmp_path)
     path.write_bytes(spoil(path.read_bytes()))
-    assert not cache.get(key("a")).hit
-    assert cache.damaged == 1
-    assert str(path) in caplog.text
-    assert not path.exists()
+    assert not cache.get(key("a")).hit and cache.damaged == 1
+    assert str(path) in caplog.text and not path.exists()
     assert not cache.get(key("a")).hit
     cache.store([key("a")], row(1))
     assert cache.get(key("a")).hit
@@ -175,10 +166,12 @@ def test_another_extractors_files_make_room_the_oldest_first(tmp_path):
     assert len(files(tmp_path)) == 10
 
 
-def test_files_of_an_extractor_count_for_all(tmp_path):
+def test_files_of_an_extractor_count_for_all_and_room_on_the_disk_limits_the_budget(tmp_path, monkeypatch):
     for name in ("first", "second"):
         opened(tmp_path, files=6, extractor=name).store(keys(4), rows(*range(4)))
     assert len(files(tmp_path)) == 6
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1_000_000_000}))
+    assert opened(tmp_path).capacity(100) == 0
 
 
 def test_a_full_disk_ends_the_storing_not_the_run(tmp_path, monkeypatch, caplog):
@@ -196,13 +189,10 @@ def test_a_full_disk_ends_the_storing_not_the_run(tmp_path, monkeypatch, caplog)
     assert cache.get(key("a")).hit
 
 
-def test_room_on_the_disk_limits_the_budget(tmp_path, monkeypatch):
-    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1_000_000_000}))
-    cache = opened(tmp_path)
-    assert cache.capacity(100) == 0
-
-
-def test_what_killed_writers_left_is_removed_what_others_write_now_is_not(tmp_path):
+def test_what_killed_processes_wrote_or_removed_is_removed_what_others_write_now_is_not(tmp_path):
+    old = opened(tmp_path, extractor="old")
+    old.store([key("a")], row(1))
+    aside = old._path.rename(tmp_path / f"removed-{'0' * 32}")
     own = opened(tmp_path)._path
     name = f"{'1' * 32}-0.tmp"
     old, fresh, users = own / "00" / f"aa.{name}", own / "00" / f"bb.{name}", own / "00" / "notes.tmp"
@@ -211,7 +201,7 @@ def test_what_killed_writers_left_is_removed_what_others_write_now_is_not(tmp_pa
     for path in (old, users):
         os.utime(path, (time.time() - 7200,) * 2)
     opened(tmp_path)
-    assert [path.exists() for path in (old, fresh, users)] == [False, True, True]
+    assert [path.exists() for path in (aside, old, fresh, users)] == [False, False, True, True]
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path):
@@ -263,14 +253,6 @@ def test_a_folder_that_makes_room_goes_as_a_whole_with_what_is_written_to_it_jus
     assert all((path / "about.json").is_file() for path in tmp_path.iterdir())  # nothing uncounted is left
 
 
-def test_what_a_killed_process_was_removing_is_removed(tmp_path):
-    old = opened(tmp_path, extractor="old")
-    old.store([key("a")], row(1))
-    aside = old._path.rename(tmp_path / f"removed-{'0' * 32}")
-    opened(tmp_path)
-    assert not aside.exists()
-
-
 def users_photos(folder, name, about):
     """A folder of the user's whose name, and a file of whose, could be the cache's."""
     path = folder / name / "00" / ("a" * 30)
@@ -303,17 +285,11 @@ def test_a_users_folder_that_the_cache_lives_in_keeps_everything(tmp_path, name,
 
 
 HOSTILE = {
-    **{
-        str(size): json.dumps({"file_bytes": size}) for size in (10**4000, -(10**400), 1e308, math.nan, [[1]])
-    },
-    "endless digits": '{"file_bytes": ' + "9" * 5000 + "}",
-    "nested": '{"identity":' + "[" * 100_000,
-    "a lone surrogate": '{"identity": "\\ud800"}',
-    "an identity that is a number": '{"identity": 5}',
-    "a list": "[]",
-    "a long file": " " * 2_000_000,
-    "not text": "\udcff",
-}
+    **{str(size): json.dumps({"file_bytes": size}) for size in (10**4000, -(10**400), 1e308, math.nan, [[1]])},
+    "endless digits": '{"file_bytes": ' + "9" * 5000 + "}", "nested": '{"identity":' + "[" * 100_000,
+    "a lone surrogate": '{"identity": "\\ud800"}', "an identity that is a number": '{"identity": 5}',
+    "a list": "[]", "a long file": " " * 2_000_000, "not text": "\udcff",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("identity", [False, True], ids=["alone", "with an identity"])
@@ -370,9 +346,8 @@ def _fill_and_read(folder, seed, start, answers):
 @pytest.mark.slow
 def test_processes_that_fill_and_read_at_once_see_whole_files_and_hardly_go_beyond_the_budget(tmp_path):
     start, answers = CHILDREN.Barrier(4), CHILDREN.Queue()
-    processes = [
-        CHILDREN.Process(target=_fill_and_read, args=(tmp_path, n, start, answers)) for n in range(4)
-    ]
+    given = [(tmp_path, n, start, answers) for n in range(4)]
+    processes = [CHILDREN.Process(target=_fill_and_read, args=one) for one in given]
     for process in processes:
         process.start()
     assert [answers.get(timeout=PATIENCE) for _ in processes] == [0] * 4

@@ -23,9 +23,8 @@ LAYER = "features"
 
 def head_file(path, tensors):
     """A detector whose head gives `tensors` (name -> array) times the image's mean: of white itself."""
-    weights = {"weight": np.full((2, 3, 8, 8), 1 / 192, np.float32), "flat": np.array([1], np.int64)} | {
-        f"{name} value": value for name, value in tensors.items()
-    }
+    weights = {"weight": np.full((2, 3, 8, 8), 1 / 192, np.float32), "flat": np.array([1], np.int64)}
+    weights |= {f"{name} value": value for name, value in tensors.items()}
     nodes = [
         helper.make_node("Conv", ["images", "weight"], [LAYER], strides=[8, 8]),
         helper.make_node("ReduceMean", ["images"], ["mean"], keepdims=0),
@@ -38,9 +37,8 @@ def head_file(path, tensors):
         nodes.append(helper.make_node("Mul", [f"{name} value", f"{name} light"], [name]))
         outputs.append(helper.make_tensor_value_info(name, kind, value.shape))
     image = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, *SIZE])
-    return save_onnx(
-        path, nodes, [image], outputs, [numpy_helper.from_array(v, n) for n, v in weights.items()]
-    )
+    constants = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    return save_onnx(path, nodes, [image], outputs, constants)
 
 
 def adapter(name, tmp_path, **options):
@@ -77,13 +75,11 @@ def heads():
         "rtdetr": {"pred_boxes": cxcywh(boxes)[None], "logits": logits(shares)[None]},
         "yolo_nas": {"913": boxes[None], "904": shares[None]},
         "efficient_nms": {
-            "num_dets": np.array([[15]], np.int32),
-            "det_boxes": boxes[None],
-            "det_scores": best[None],
+            "num_dets": np.array([[15]], np.int32), "det_boxes": boxes[None], "det_scores": best[None],
             "det_classes": label.astype(np.int32)[None],
         },
         "torchvision": {"boxes": boxes, "labels": label, "scores": best},
-    }
+    }  # fmt: skip
     return {
         name: {key: v.astype(np.float32) if v.dtype == float else v for key, v in tensors.items()}
         for name, tensors in raw.items()
@@ -119,17 +115,15 @@ def with_size_input(path, name, dtype, width_first):
     model = onnx.load(str(path))
     sides = numpy_helper.from_array(np.array([0, 1, 0, 1] if width_first else [1, 0, 1, 0]), "sides")
     model.graph.initializer.append(sides)
-    model.graph.input.append(
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), ["N", 2])
-    )
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    model.graph.input.append(helper.make_tensor_value_info(name, kind, ["N", 2]))
     model.graph.node[-5].output[0] = "shares"
     assert model.graph.node[-5].op_type == "Mul"
-    for node in (
+    model.graph.node.extend([
         helper.make_node("Cast", [name], ["sizes"], to=TensorProto.FLOAT),
         helper.make_node("Gather", ["sizes", "sides"], ["corners"], axis=1),
         helper.make_node("Mul", ["shares", "corners"], ["boxes"]),
-    ):
-        model.graph.node.append(node)
+    ])  # fmt: skip
     path.write_bytes(model.SerializeToString())
     return path
 
@@ -162,9 +156,8 @@ def test_tensors_of_one_shape_are_told_apart_by_name_or_named(tmp_path):
     """Four classes: scores have the shape of the boxes."""
     boxes = cxcywh(truth()[0])[None].astype(np.float32)
     path = head_file(tmp_path / "d.onnx", {"a": boxes * 0 - 5, "b": boxes})
-    with pytest.raises(
-        UserError, match=r"cannot be distinguished .*a \[1, 20, 4\], b .*extractor\.postprocess\.output"
-    ):
+    words = r"cannot be distinguished .*a \[1, 20, 4\], b .*extractor\.postprocess\.output"
+    with pytest.raises(UserError, match=words):
         opened(path, adapter("rtdetr", tmp_path)).head()
     named = opened(path, adapter("rtdetr", tmp_path, output="[b,a]"))
     assert named.head() == (HEAD, (ROWS, 8))
@@ -172,16 +165,13 @@ def test_tensors_of_one_shape_are_told_apart_by_name_or_named(tmp_path):
     assert opened(path, adapter("rtdetr", tmp_path)).head() == (HEAD, (ROWS, 8))
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "words"),
-    [
-        ("rtdetr", {}, r"boxes, class scores are not all among the outputs .*num_dets \[1, 1\]"),
-        ("rtdetr", {"output": "[det_boxes]"}, r"output must name 2 \(boxes, class scores\)"),
-        ("rtdetr", {"output": "[det_boxes,nothing]"}, r"output: .*no tensor `nothing`"),
-        ("rtdetr", {"output": "[det_boxes,det_scores]"}, r"class scores do not fit .*det_scores \[1, 20\]"),
-        ("yolo", {"output": "[det_boxes,det_scores]"}, r"output must name 1 \(boxes\)"),
-    ],
-)
+@pytest.mark.parametrize(("name", "options", "words"), [
+    ("rtdetr", {}, r"boxes, class scores are not all among the outputs .*num_dets \[1, 1\]"),
+    ("rtdetr", {"output": "[det_boxes]"}, r"output must name 2 \(boxes, class scores\)"),
+    ("rtdetr", {"output": "[det_boxes,nothing]"}, r"output: .*no tensor `nothing`"),
+    ("rtdetr", {"output": "[det_boxes,det_scores]"}, r"class scores do not fit .*det_scores \[1, 20\]"),
+    ("yolo", {"output": "[det_boxes,det_scores]"}, r"output must name 1 \(boxes\)"),
+])  # fmt: skip
 def test_a_head_that_is_another_is_refused(name, options, words, tmp_path):
     path = head_file(tmp_path / "d.onnx", heads()["efficient_nms"])
     with pytest.raises(Exception, match=words) as caught:

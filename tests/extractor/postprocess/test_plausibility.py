@@ -29,9 +29,7 @@ CASES = {
         BoxesAndScores(normalized=True), BoxesAndScores(normalized=False),
         np.concatenate([boxes() / SHARES, FEW], axis=1),
     ),
-    "pixels as boxes in 0..1": (
-        Rows(CORNERS), Rows(CORNERS, normalized=True), np.concatenate([corners(), FEW], axis=1),
-    ),
+    "pixels as boxes in 0..1": (Rows(CORNERS), Rows(CORNERS, normalized=True), np.concatenate([corners(), FEW], axis=1)),
     "a decoded YOLOX head": (Yolo(objectness=True), Yolox(), DECODED),
     "logits as probabilities": (
         BoxesAndScores(activation="sigmoid"), BoxesAndScores(),
@@ -55,12 +53,9 @@ def test_a_misread_head_is_told_once(name, caplog):
     assert "misread" in record.message and "conf/postprocess" in record.message
 
 
-@pytest.mark.parametrize(
-    ("labels", "category", "doubt"),
-    [
-        ([0], 1, False), ([0], 0, False), ([1], 1, False), ([2], 3, False), (None, 3, False),
-        ([0, 1], 3, False), ([0], 3, True), ([1], 3, True),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("labels", "category", "doubt"), [
+    ([0], 1, False), ([0], 0, False), ([1], 1, False), ([2], 3, False), (None, 3, False),
+    ([0, 1], 3, False), ([0], 3, True), ([1], 3, True),
+])  # fmt: skip
 def test_persons_for_another_category_are_doubted(labels, category, doubt):
     assert bool(Yolo(labels=labels).label_warning(category)) == doubt

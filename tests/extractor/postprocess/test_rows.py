@@ -37,10 +37,8 @@ def test_batch_number_class_score_and_corners(batched):
 def test_every_kind_of_box_in_any_order_of_columns(form, normalized):
     boxes, scores, labels = people(1)
     x1, y1, x2, y2 = boxes.T
-    values = {
-        "x1": x1, "y1": y1, "x2": x2, "y2": y2, "cx": (x1 + x2) / 2, "cy": (y1 + y2) / 2, "w": x2 - x1,
-        "h": y2 - y1, "score": scores, "label": labels,
-    }  # fmt: skip
+    values = {"x1": x1, "y1": y1, "x2": x2, "y2": y2, "score": scores, "label": labels}
+    values |= {"cx": (x1 + x2) / 2, "cy": (y1 + y2) / 2, "w": x2 - x1, "h": y2 - y1}
     columns = ["label", *reversed(form.split()), "score"]
     scale = {"x1": 128, "x2": 128, "cx": 128, "w": 128, "y1": 96, "y2": 96, "cy": 96, "h": 96}
     raw = np.stack([values[c] / (scale.get(c, 1) if normalized else 1) for c in columns], 1)
@@ -78,17 +76,13 @@ def test_another_number_of_columns_is_refused(shape):
         Rows(WHOLEBODY)(np.zeros(shape, np.float32), SIZE)
 
 
-@pytest.mark.parametrize(
-    ("columns", "words"),
-    [
-        (["x1", "y1", "x2", "y2", "scores"], "`scores` is not known .*score"),
-        (["x1", "y1", "x2", "y2"], "must name score"),
-        (["x1", "y1", "w", "y2", "score"], "one kind of box"),
-        (["x1", "y1", "x2", "y2", "w", "h", "score"], "one kind of box"),
-        (["x1", "y1", "x2", "y2", "score", "score"], "each once"),
-        ([], "must name score"),
-    ],
-)
+@pytest.mark.parametrize(("columns", "words"), [
+    (["x1", "y1", "x2", "y2", "scores"], "`scores` is not known .*score"),
+    (["x1", "y1", "x2", "y2"], "must name score"), (["x1", "y1", "w", "y2", "score"], "one kind of box"),
+    (["x1", "y1", "x2", "y2", "w", "h", "score"], "one kind of box"),
+    (["x1", "y1", "x2", "y2", "score", "score"], "each once"),
+    ([], "must name score"),
+])  # fmt: skip
 def test_columns_of_which_no_box_can_be_made_are_refused(columns, words):
     with pytest.raises(UserError, match=rf"extractor\.postprocess\.columns.*{words}"):
         Rows(columns)

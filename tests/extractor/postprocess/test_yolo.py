@@ -44,14 +44,11 @@ def test_objectness_multiplies():
     assert_found(found, [(box, score, 1) for box, score, _ in wanted])
 
 
-def test_mask_coefficients_after_the_classes_do_no_harm_where_labels_are_named():
+def test_mask_coefficients_after_named_classes_do_no_harm_and_a_class_the_head_lacks_is_named():
     raw = yolo_head(2)
     longer = np.concatenate([raw, np.full((1, 32, 252), 50, np.float32)], 1)
     detector = Yolo(labels=[0, 4])
     assert np.array_equal(detector(raw, SIZE).boxes, detector(longer, SIZE).boxes)
-
-
-def test_a_class_the_head_does_not_have_is_named():
     with pytest.raises(UserError, match=r"5 classes from 0 on: extractor\.postprocess\.labels names 5"):
         Yolo(labels=[5])(yolo_head(0), SIZE)
 
@@ -86,14 +83,13 @@ def test_numbers_that_overflow_give_no_box_or_one_cut_to_the_input():
         Yolox([8])(raw, (32, 32))
 
 
-@pytest.mark.parametrize(
-    ("detector", "shapes", "words"),
-    [
-        (Yolo(), [(2, 84, 8400), (84, 8400), (1, 4, 8400), (1, 84, 80, 80)], r"\[1, 4 \+ classes, cells\]"),
-        (Yolox(), [(1, 83, 6), (2, 84, 6), (84, 6), (1, 84, 5), (1, 6, 84)], r"\[1, 84, 5 \+ classes\]"),
-    ],
-    ids=["yolo", "yolox"],
-)
+OTHER_SHAPES = [
+    (Yolo(), [(2, 84, 8400), (84, 8400), (1, 4, 8400), (1, 84, 80, 80)], r"\[1, 4 \+ classes, cells\]"),
+    (Yolox(), [(1, 83, 6), (2, 84, 6), (84, 6), (1, 84, 5), (1, 6, 84)], r"\[1, 84, 5 \+ classes\]"),
+]
+
+
+@pytest.mark.parametrize(("detector", "shapes", "words"), OTHER_SHAPES, ids=["yolo", "yolox"])
 def test_another_shape_is_refused_with_both(detector, shapes, words):
     for shape in shapes:
         with pytest.raises(UserError, match=words) as caught:

@@ -1,7 +1,5 @@
 """What a user writes as `source`, and the images that are meant."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,9 +17,8 @@ def save(path, size=(6, 4), value=0, **options):
 
 @pytest.fixture
 def folder(tmp_path):
-    for number, name in enumerate(
-        ["b.jpg", "a.PNG", "deep/c.bmp", "deep/er/d.webp", ".hidden.jpg", ".git/e.jpg"]
-    ):
+    names = ["b.jpg", "a.PNG", "deep/c.bmp", "deep/er/d.webp", ".hidden.jpg", ".git/e.jpg"]
+    for number, name in enumerate(names):
         save(tmp_path / name, value=number)
     (tmp_path / "notes.txt").write_text("no image")
     return tmp_path
@@ -37,8 +34,7 @@ def test_a_folder_is_read_with_its_sub_folders_and_without_what_is_hidden(folder
     assert list(source.names()) == ["a.PNG", "b.jpg", "deep/c.bmp", "deep/er/d.webp"]
     assert [frame.name for frame in source] == list(source.names())
     assert [frame.number for frame in source] == [0, 1, 2, 3]
-    assert len(source) == 4
-    assert source.video is None
+    assert len(source) == 4 and source.video is None
 
 
 def test_what_a_folder_holds_besides_images_is_counted(folder, caplog):
@@ -64,8 +60,7 @@ def test_an_image_is_read_as_rgb_and_upright(tmp_path):
     path = save(tmp_path / "x.png", size=(6, 4), value=200, exif=exif)
     (frame,) = open_source(str(path))
     image = frame.read()
-    assert image.shape == (6, 4, 3)
-    assert image.dtype == np.uint8
+    assert image.shape == (6, 4, 3) and image.dtype == np.uint8
     assert image[0, 0].tolist() == [200, 0, 255]
     assert (frame.key, frame.name, frame.path) == ("x", "x.png", path)
 
@@ -77,17 +72,13 @@ def test_images_that_differ_in_suffix_only_do_not_share_a_key(tmp_path):
     assert keys(open_source(str(tmp_path / "y[1].jpg"))) == ["y[1]"]  # a name that looks like a glob
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ("{}/none.jpg", ["none.jpg", "not found"]),
-        ("{}/empty", ["empty", "no image in this folder"]),
-        ("{}/*.gif", ["*.gif", "matches nothing"]),
-        ("{}/*.txt", ["*.txt", "1 files, none of them an image"]),
-        ("{}/notes.txt", ["notes.txt", "neither an image nor a video", "mp4"]),
-        ([], ["source", "give images"]),
-    ],
-)
+@pytest.mark.parametrize(("given", "words"), [
+    ("{}/none.jpg", ["none.jpg", "not found"]), ("{}/empty", ["empty", "no image in this folder"]),
+    ("{}/*.gif", ["*.gif", "matches nothing"]),
+    ("{}/*.txt", ["*.txt", "1 files, none of them an image"]),
+    ("{}/notes.txt", ["notes.txt", "neither an image nor a video", "mp4"]),
+    ([], ["source", "give images"]),
+])  # fmt: skip
 def test_mistakes(folder, given, words, capfd):
     (folder / "empty").mkdir()
     with pytest.raises(UserError) as caught:

@@ -1,7 +1,5 @@
 """Frames of videos that the test writes."""
 
-from __future__ import annotations
-
 import socket
 
 import pytest
@@ -18,9 +16,8 @@ def test_every_frame_comes_once_in_order_as_rgb(tmp_path, suffix, codec):
     assert len(source) == 12
     for expected, frame in enumerate(source):
         image = frame.read()
-        assert frame.number == expected
+        assert (frame.number, frame.path) == (expected, None)
         assert frame.key == frame.name == f"clip.v1_{expected:06d}"
-        assert frame.path is None
         assert image.shape == (48, 64, 3)
         assert abs(float(image[:, :28].mean()) - 20 * expected) < 4
         assert image[:, 40:].reshape(-1, 3).mean(0) == pytest.approx([255, 0, 0], abs=12)
@@ -38,29 +35,22 @@ def test_a_video_that_ends_early_is_told(tmp_path, caplog):
     assert f"ends after {number} of 60 frames" in caplog.text
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 5000, b"not a video"])
-def test_a_file_that_is_no_video_is_refused_in_one_line(tmp_path, content, capfd):
-    (tmp_path / "x.mp4").write_bytes(content)
-    with pytest.raises(UserError, match=r"x\.mp4 is neither an image nor a video"):
-        open_source(str(tmp_path / "x.mp4"))
+def test_a_file_that_is_no_video_and_two_videos_are_refused_in_one_line(tmp_path, capfd):
+    for content in (b"", b"\0" * 5000, b"not a video"):
+        (tmp_path / "x.mp4").write_bytes(content)
+        with pytest.raises(UserError, match=r"x\.mp4 is neither an image nor a video"):
+            open_source(str(tmp_path / "x.mp4"))
     assert capfd.readouterr().err == ""
-
-
-def test_a_video_stands_alone(tmp_path):
     path = str(write_video(tmp_path / "x.mp4", count=2))
     with pytest.raises(UserError, match="a single video"):
         open_source([path, path])
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "#EXTM3U\n#EXTINF:1,\nhttp://{}/a.ts\n#EXT-X-ENDLIST\n",
-        "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1,\n{}/x.avi\n#EXT-X-ENDLIST\n",
-        "ffconcat version 1.0\nfile tcp://{}\n",
-        None,
-    ],
-)
+@pytest.mark.parametrize("content", [
+    "#EXTM3U\n#EXTINF:1,\nhttp://{}/a.ts\n#EXT-X-ENDLIST\n",
+    "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1,\n{}/x.avi\n#EXT-X-ENDLIST\n",
+    "ffconcat version 1.0\nfile tcp://{}\n", None,
+])  # fmt: skip
 def test_no_file_or_name_leads_elsewhere(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -1,7 +1,5 @@
 """Every choice of conf/writers composes, builds, and leaves what it says."""
 
-from __future__ import annotations
-
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate

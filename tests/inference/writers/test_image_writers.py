@@ -1,7 +1,5 @@
 """Label maps, overlays, videos and figures, read by Pillow and OpenCV."""
 
-from __future__ import annotations
-
 import dataclasses
 import resource
 
@@ -65,8 +63,7 @@ def test_a_video_becomes_a_video(tmp_path, fps):
     assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(fps, abs=0.01)
     for frame in frames:
         found, picture = video.read()
-        assert found
-        assert picture.shape == (*SIZE, 3)
+        assert found and picture.shape == (*SIZE, 3)
         assert np.abs(picture[:, :, ::-1].astype(int) - writer.draw(frame)).mean() < 12
     assert not video.read()[0]
 
@@ -110,8 +107,7 @@ def test_a_small_instance_in_front_of_a_large_one_shows_in_every_output(tmp_path
     page = cv2.imdecode(np.frombuffer(mask_png(one.prediction, None), np.uint8), cv2.IMREAD_UNCHANGED)
     assert page[30, 40] == small + 1
     assert np.abs(OverlayWriter(boxes=False, alpha=1.0).draw(one)[30, 40] - color).max() <= 1
-    figure = SixPanelWriter()
-    write(figure, tmp_path, [one])
+    write(SixPanelWriter(), tmp_path, [one])
     panels = cv2.imread(str(tmp_path / "six_panel/x/a.png"))[..., ::-1].astype(int)
     dark = np.rint(np.array((32, 34, 40)) * np.float32(0.15) + color * np.float32(0.85))
     assert (np.abs(panels - dark).max(axis=-1) <= 1).sum() > 50

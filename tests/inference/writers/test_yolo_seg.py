@@ -1,7 +1,5 @@
 """Outlines as a training tool reads them, drawn by OpenCV, against the masks."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 from hypothesis import given
@@ -15,16 +13,18 @@ def drawn(line):
     """Class and mask [H, W] of a line, by a reader that truncates as ultralytics' does."""
     words = line.split()
     points = np.array(words[1:], float).reshape(-1, 2) * (SIZE[1], SIZE[0])
-    canvas = np.zeros(SIZE, np.uint8)
-    cv2.fillPoly(canvas, [points.astype(np.int32)], 1)
-    return int(words[0]), canvas.astype(bool)
+    return int(words[0]), filled([points])
 
 
-def without_holes(mask):
+def filled(outlines):
     canvas = np.zeros(SIZE, np.uint8)
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(canvas, contours, -1, 1, cv2.FILLED)
+    for outline in outlines:
+        cv2.fillPoly(canvas, [outline.astype(np.int32)], 1)
     return canvas.astype(bool)
+
+
+def contours_of(mask):
+    return cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
 
 
 def test_a_line_an_instance_that_fills_to_its_mask(tmp_path):
@@ -34,7 +34,7 @@ def test_a_line_an_instance_that_fills_to_its_mask(tmp_path):
     first, ring, two, _ = masks()
     assert drawn(lines[0])[0] == 5
     assert np.array_equal(drawn(lines[0])[1], first)
-    assert np.array_equal(drawn(lines[1])[1], without_holes(ring))
+    assert np.array_equal(drawn(lines[1])[1], filled(contours_of(ring)))  # its hole, too
     bridge = drawn(lines[2])[1] & ~two
     assert not (two & ~drawn(lines[2])[1]).any()
     assert 0 < bridge.sum() <= 12  # a pixel wide, from one disc to the other
@@ -44,15 +44,11 @@ def test_a_line_an_instance_that_fills_to_its_mask(tmp_path):
 @given(st.lists(st.tuples(st.integers(5, 75), st.integers(5, 55), st.integers(2, 9)), min_size=1, max_size=6))
 def test_joined_pieces_fill_to_all_of_them(discs):
     mask = np.any([disc(*one) for one in discs], axis=0)
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    pieces = [contour.reshape(-1, 2).astype(np.float32) for contour in contours]
+    pieces = [contour.reshape(-1, 2).astype(np.float32) for contour in contours_of(mask)]
     outline = join_outlines(pieces)
-    canvas = np.zeros(SIZE, np.uint8)
-    cv2.fillPoly(canvas, [outline.astype(np.int32)], 1)
-    filled = canvas.astype(bool)
-    whole = without_holes(mask)
-    assert not (whole & ~filled).any()
+    got, whole = filled([outline]), filled(pieces)
+    assert not (whole & ~got).any()
     lines = np.zeros(SIZE, np.uint8)
     cv2.polylines(lines, [outline.astype(np.int32)], True, 1)
-    assert not (filled & ~whole & ~lines.astype(bool)).any()  # nothing but bridges is added
+    assert not (got & ~whole & ~lines.astype(bool)).any()  # nothing but bridges is added
     assert {tuple(p) for p in outline.tolist()} == {tuple(p) for piece in pieces for p in piece.tolist()}

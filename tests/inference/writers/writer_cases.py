@@ -1,7 +1,5 @@
 """Results that tests of writers write."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

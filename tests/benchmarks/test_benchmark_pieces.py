@@ -1,0 +1,184 @@
+"""The benchmarks' pieces, on small numbers: what they compare is the same, what they count is right."""
+
+import os
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import cache, coco_cost, ddp, export, gpu, head_quality
+from benchmarks.coco_cost import Assumptions
+from benchmarks.decoder_step import ONE_LAYER, configured, step_of
+from benchmarks.paste import WAYS, agreement, persons
+from benchmarks.real import yolox
+from benchmarks.reference_head import ReferenceHead
+from benchmarks.roi_align import Setting, example, roi_align_on_grid_sample, ways
+from roiseg.decoders.roialign import RoiAlignDecoder
+from roiseg.geometry.roi_align import roi_align
+
+pytestmark = pytest.mark.slow
+
+SMALL = {"roi_size": (4, 4), "output_size": (4, 4), "mid_channels": 4}
+
+
+@pytest.mark.parametrize(("size", "ratio"), [(7, 1), (4, 2), (5, 4)])
+def test_roi_align_on_grid_sample_is_roi_align(size, ratio):
+    features, rois = example(Setting(6, 20, size, ratio))
+    usual = roi_align_on_grid_sample(features, rois, (size, size), 8, ratio)
+    torch.testing.assert_close(usual, roi_align(features, rois, (size, size), 8, ratio), atol=1e-4, rtol=1e-4)
+
+
+def test_both_ways_of_roi_align_have_the_same_gradient():
+    ours, usual = (way() for way in ways(Setting(3, 16, 4, 2), backward=True).values())
+    torch.testing.assert_close(ours, usual, atol=1e-4, rtol=1e-4)
+
+
+def test_the_reference_head_has_the_sizes_of_its_model():
+    head = ReferenceHead([128], [8], (416, 416))
+    assert sum(p.numel() for p in head.parameters()) == 5_562_179
+    features = [torch.randn(2, 128, 52, 52)]
+    rois = torch.tensor([[0, 10.0, 20, 100, 300], [1, 50, 60, 200, 400]])
+    with torch.no_grad():
+        assert head(features, rois[:1]).logits.shape == (1, 3, 56, 56)
+        assert head(features, rois[:0]).logits.shape == (0, 3, 56, 56)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_changes_the_weights_and_its_operations_are_counted(dtype):
+    torch.manual_seed(0)
+    decoder = RoiAlignDecoder([4], [16], (64, 64), **SMALL, depth=1)
+    before = [p.clone() for p in decoder.parameters()]
+    step = step_of(decoder, dtype)
+    after = [p.clone() for p in decoder.parameters()]
+    step.run()
+    moved = [(a != b).any() for a, b in zip(after, decoder.parameters(), strict=True)]
+    assert all(moved) and not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    convolution = 2 * 16 * (4 * 4) * 4 * 4 * 9  # 16 ROIs; forward, and back to weights and input
+    assert step.flops > 3 * convolution
+    assert step.parameters == sum(p.numel() for p in decoder.parameters())
+
+
+def test_bytes_of_a_step_are_those_of_the_optimiser_and_the_features():
+    decoder = RoiAlignDecoder([4], [16], (64, 64), **SMALL, depth=0)
+    parameters = (4 * 4 + 4) + (4 * 3 + 3)
+    features = [torch.zeros(2, 3), torch.zeros(5, dtype=torch.float16)]
+    assert gpu.moved_bytes(decoder, features) == 4 * 8 * parameters + 24 + 10
+
+
+def test_two_pieces_of_work_run_at_the_same_time():
+    meeting = threading.Barrier(2, timeout=20)  # raises in a thread that stays alone
+    arrived = []
+
+    def run():
+        meeting.wait()
+        arrived.append(1)
+
+    assert gpu.at_once(run, run, repeats=3, gpu=False) > 0
+    assert len(arrived) == 6
+
+
+@pytest.mark.realdata
+def test_exported_ways_give_the_masks_that_pytorch_gives(realdata, tmp_path):
+    extractor = yolox(threads=1)
+    torch.manual_seed(0)
+    decoder = configured("roialign", ONE_LAYER, ["mid_channels=16", "depth=1"])
+    found = export.ways(decoder, extractor, tmp_path)
+    rois = export.person_rois(2)
+    assert rois.dtype == np.float32 and (rois[:, 2:] <= 1).all() and (rois[:, 2:] > rois[:, :2]).all()
+    expected = found.pop(export.EAGER)(rois).numpy()
+    found.pop(export.EXTRACTOR)
+    assert len(found) == 4
+    for name, way in found.items():
+        np.testing.assert_allclose(way(rois), expected, atol=2e-2 if "16" in name else 1e-4, err_msg=name)
+
+
+@pytest.mark.realdata
+def test_both_heads_train_on_the_same_rois(realdata, tmp_path):
+    results = head_quality.compare(tmp_path, steps=2, rois=2)
+    for decoder, result in results.values():
+        assert len(result.batches) == 2
+        assert result.speed > 0
+        assert 0 <= result.metrics["val/target_iou"] <= 1
+        assert {b.targets.shape[1:] for b in result.batches} == {decoder.output_size}
+
+
+def test_features_take_what_their_numbers_take():
+    assumed = Assumptions(images=1000, views=3)
+    assert coco_cost.feature_gb(assumed, 2) == pytest.approx(1000 * 3 * 1024 * 80 * 80 * 2 / 1e9)
+    assert coco_cost.feature_gb(assumed, 1) == coco_cost.feature_gb(assumed, 2) / 2
+
+
+def test_an_epoch_takes_as_long_as_its_slowest_part():
+    assumed = Assumptions(
+        images=3_600_000, extractor_gflops=100, extractor_tflops=100, extractor_efficiency=0.5, loader_ms=8, cores=8,
+        disk_gbs=13.1072,
+    )  # fmt: skip
+    assert coco_cost.extraction_ms(assumed) == 2
+    fast = coco_cost.epoch(assumed, gpus=1, step_ms=0.5)  # extraction 2 ms, reading 1 ms
+    assert (fast.online, fast.cached) == (pytest.approx(2), pytest.approx(1))
+    assert fast.disk_to_gain == pytest.approx(13.1072 / 2)
+    assert fast.disk_to_wait_never == pytest.approx(13.1072 / 0.5)
+    slow = coco_cost.epoch(assumed, gpus=4, step_ms=8.0)  # the decoder sets the pace both ways
+    assert slow.online == slow.cached == pytest.approx(2)
+    shared = coco_cost.epoch(assumed, gpus=4, step_ms=0.5)  # one disk for four GPUs
+    assert shared.online == pytest.approx(0.5)
+    assert shared.cached == pytest.approx(1)
+
+
+def test_every_assumption_is_printed_with_its_source_and_can_be_given(capsys):
+    coco_cost.main(["--images", "1234", "--model", "coarse", "--disk-gbs", "7.5"])
+    printed = capsys.readouterr().out
+    assert "1,234" in printed and "7.5" in printed and "coarse" in printed
+    assert set(coco_cost._SOURCES) == set(Assumptions.__dataclass_fields__)
+
+
+def test_a_step_costs_three_times_its_forward():
+    decoder = coco_cost.build_decoder("coarse")
+    one, nine = (coco_cost.decoder_gflops(Assumptions(rois=n), decoder) for n in (1, 9))
+    cost = coco_cost.measure_cost(decoder, [coco_cost.SHAPE])
+    assert nine - one == pytest.approx(8 * 6 * cost.roi_macs / 1e9)
+
+
+def test_epochs_are_timed_from_checkpoint_to_checkpoint(tmp_path):
+    (tmp_path / "ckpt").mkdir()
+    for number, time in enumerate((10.0, 12.0, 15.0)):
+        path = tmp_path / "ckpt" / f"checkpoint_epoch_{number:04d}_64x64_0000.pth"
+        path.touch()
+        os.utime(path, (time, time))
+    assert ddp.epoch_seconds(tmp_path) == [2.0, 3.0]
+
+
+def test_runs_are_compared_epoch_by_epoch():
+    first, second = (
+        [{"epoch": n, "val/miou": miou, "train/loss": loss} for n, miou, loss in run]
+        for run in ([(1, 0.5, 1.0), (2, 0.6, 0.5)], [(1, 0.5, 3.0), (2, 0.5, 0.5)])
+    )
+    assert ddp.furthest(first, second, "val/miou") == pytest.approx(0.1)
+    assert ddp.furthest(first, second, "train/loss") == 2.0
+
+
+def test_every_stored_row_is_read_back_in_every_round(tmp_path):
+    held, keys = cache.fill(tmp_path, (4, 5, 6), images=7)
+    for cold in (False, True):
+        floor, ours = cache.against_bare_reads(held, keys, rounds=2, cold=cold)
+        assert len(floor) == len(ours) == 2
+        assert min(floor + ours) > 0
+
+
+def test_bare_reads_read_whole_files(tmp_path):
+    held, keys = cache.fill(tmp_path, (4, 5, 6), images=3)
+    paths = [held.path(key) for key in keys]
+    buffer = bytearray(paths[0].stat().st_size)
+    cache.bare(paths, buffer)
+    assert bytes(buffer) == paths[-1].read_bytes()
+
+
+def test_all_ways_paste_the_same_masks():
+    size = (90, 120)
+    masks, boxes = persons(5, size)
+    results = {name: list(way(masks, boxes, size)) for name, way in WAYS.items()}
+    exact = results.pop("all canvases at once")
+    for found in results.values():
+        assert agreement(found, exact) > 0.99
+    assert results["one canvas after another"] == results["ours: windows"]
