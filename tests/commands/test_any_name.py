@@ -1,7 +1,5 @@
 """Names of folders and files reach every command as a shell passes them, whatever they hold."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import os
@@ -36,11 +34,8 @@ def test_every_command_takes_any_name(run_main, tiny_overrides, coco_set, onnx_f
     given |= {"extractor.onnx_path": f"[/x]/{name}.onnx", "paths.root_dir": str(root)}
     usual = [f"{key}={value}" for key, value in given.items()]
     usual_run = [
-        *usual,
-        "~callbacks.onnx_export",
-        "paths.output_dir=[/x]/run",
-        "paths.checkpoint_dir=[/x]/ckpt",
-    ]
+        *usual, "~callbacks.onnx_export", "paths.output_dir=[/x]/run", "paths.checkpoint_dir=[/x]/ckpt",
+    ]  # fmt: skip
     run("train", *usual_run, "trainer.max_epochs=1")
     run("train", *usual_run, "trainer.max_epochs=2", "ckpt_path=last")
     *_, checkpoint = sorted(root.glob("ckpt/checkpoint*.pth"))

@@ -1,20 +1,16 @@
-from __future__ import annotations
-
 import io
 import json
-import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, start_command
 from omegaconf import OmegaConf
 from PIL import Image
 from werkzeug.serving import BaseWSGIServer
@@ -46,13 +42,8 @@ def serve(tmp_path):
     running = []
 
     def start(*arguments):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "roiseg.app", "port=0", *map(str, arguments)],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "300"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+        process = start_command(
+            ["roiseg.app", "port=0", *arguments], tmp_path, {"COLUMNS": "300"}, stderr=subprocess.STDOUT
         )
         running.append(process)
         printed = ""
@@ -112,9 +103,7 @@ def test_the_page_gives_what_the_predictor_gives(checkpoints, finished, serve, t
 
 
 @pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)])
-def test_another_address_than_this_machine_alone_is_warned_of(
-    checkpoints, run_main, monkeypatch, host, warned
-):
+def test_an_address_open_to_others_is_warned_of(checkpoints, run_main, monkeypatch, host, warned):
     monkeypatch.setattr(BaseWSGIServer, "serve_forever", BaseWSGIServer.server_close)
     with app.console.capture() as captured:
         code, _ = run_main(app, f"ckpt={checkpoints[0]}", f"host={host}", "port=0")

@@ -1,7 +1,5 @@
 """Runs with a feature cache: what they find, and that they learn the same."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -19,9 +17,7 @@ def weights(summary):
 
 
 @pytest.mark.parametrize(("codec", "pasted"), [("Half", ()), ("Int8", ()), ("Half", PASTE)])
-def test_the_second_run_finds_the_features_of_the_first_and_learns_the_same(
-    run_train, tmp_path, codec, pasted
-):
+def test_the_second_run_finds_the_features_and_learns_the_same(run_train, tmp_path, codec, pasted):
     options = (
         *POOL, *pasted, "data/cache=disk", f"paths.cache_dir={tmp_path}/cache",
         f"data.cache.codec._target_=roiseg.extractor.cache.codec.{codec}",
@@ -42,11 +38,9 @@ def test_processes_of_one_run_share_the_cache_and_leave_it_to_the_next(tiny_over
     options = ["data/augment=null", "data/cache=disk", f"paths.cache_dir={tmp_path}/cache"]
     common = [o for o in tiny_overrides if not o.startswith("trainer=")]
     two = [
-        "trainer=ddp",
-        "trainer.accelerator=cpu",
-        f"paths.output_dir={tmp_path}/two",
+        "trainer=ddp", "trainer.accelerator=cpu", f"paths.output_dir={tmp_path}/two",
         "~callbacks.onnx_export",
-    ]
+    ]  # fmt: skip
     done = run_command(["roiseg.train", *common, *options, *two], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     first = json.loads((tmp_path / "two/summary.json").read_text())["feature_cache"]

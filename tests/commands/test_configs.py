@@ -1,7 +1,5 @@
 """Every file in conf/ composes, and what it names can be built."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Decisions fitted on the held-out folds of finished runs."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import re
@@ -9,6 +7,7 @@ import shutil
 
 import pytest
 from composing import command_configuration, composed
+from helpers import halves
 
 from roiseg.common.errors import UserError
 from roiseg.decide import decide
@@ -25,19 +24,13 @@ RULES = ("target", "argmax", "threshold", "bias", "votes", "exclusive")
 def runs(coco_set, onnx_file, tiny_overrides, tmp_path_factory):
     """Two runs on two folds: (their folder, their summaries)."""
     root = tmp_path_factory.mktemp("folds")
-    content = json.loads(coco_set.json.read_text())
-    for split, part in (("train", content["images"][::2]), ("val", content["images"][1::2])):
-        ids = {image["id"] for image in part}
-        annotations = [record for record in content["annotations"] if record["image_id"] in ids]
-        text = json.dumps({**content, "images": part, "annotations": annotations})
-        (root / f"{split}.json").write_text(text)
+    halves(coco_set, root)
     summaries = []
     for fold in (0, 1):
         overrides = [
             *tiny_overrides, "data/folds=five", "data.folds.number=2", f"data.folds.held_out={fold}",
             f"data.train_annotations={root}/train.json", f"data.val_annotations={root}/val.json",
-            "callbacks=[minimal]",
-            f"paths.output_dir={root}/runs/{fold}",
+            "callbacks=[minimal]", f"paths.output_dir={root}/runs/{fold}",
         ]  # fmt: skip
         summaries.append(train(composed(overrides, root)).content())
     return root / "runs", summaries
@@ -60,22 +53,22 @@ def test_every_rule_becomes_a_run_that_the_report_reads(runs, tmp_path, capsys):
     copies = {load_model(copy).decision for copy in folder.glob("checkpoints/*/*.pth")}
     assert len(list(folder.glob("checkpoints/*/*.pth"))) == 2 and len(copies) == 1
     assert isinstance(copies.pop(), Votes)
-    assert [load_model(summary["best_checkpoint"]).decision.unfitted for summary in runs[1]] == [
-        ["weight", "bias"]
-    ] * 2
+    unfitted = [load_model(summary["best_checkpoint"]).decision.unfitted for summary in runs[1]]
+    assert unfitted == [["weight", "bias"]] * 2
 
 
-def test_one_fold_is_not_enough(runs, tmp_path):
-    with pytest.raises(UserError, match="runs of two folds or more are needed"):
-        decide(command_configuration("decide", f"output_dir={tmp_path}/out", f"runs=[{runs[0]}/0]"))
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["runs=[{}/0]"], "runs of two folds or more are needed"),
+        (["runs=[{}]", "write=vote"], r"there is no rule `vote`.*votes"),
+    ],
+)
+def test_one_fold_and_an_unknown_rule_are_refused(runs, tmp_path, given, message):
+    overrides = [word.format(runs[0]) for word in given]
+    with pytest.raises(UserError, match=message):
+        decide(command_configuration("decide", f"output_dir={tmp_path}/out", *overrides))
     assert not (tmp_path / "out").exists()
-
-
-def test_an_unknown_rule_is_refused(runs, tmp_path):
-    with pytest.raises(UserError, match=r"there is no rule `vote`.*votes"):
-        decide(
-            command_configuration("decide", f"output_dir={tmp_path}/out", f"runs=[{runs[0]}]", "write=vote")
-        )
 
 
 def test_runs_of_two_sweeps_with_equal_folder_names_are_kept_apart(runs, tmp_path):

@@ -1,15 +1,13 @@
 """`python -m roiseg.evaluate` from end to end: a run's own test again, exported files, mistakes."""
 
-from __future__ import annotations
-
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from composing import composed
+from helpers import halves
+from helpers.commands import changed_checkpoint
 from tiny_run import one_thread
 
 import roiseg.evaluate
@@ -84,7 +82,7 @@ def test_a_runs_own_test_is_measured_again_to_the_same_figures(run_of, finished,
 
 def test_data_and_looks_are_overridden_one_by_one(checkpoint, evaluate, coco_set, tmp_path):
     config = {"tta": WITH_LOOKS, "trainer": {"precision": "bf16-mixed"}}
-    ckpt = f"ckpt={changed(checkpoint, tmp_path / 'x.pth', config, min_roi_size=40)}"
+    ckpt = f"ckpt={changed_checkpoint(checkpoint, tmp_path / 'x.pth', config, min_roi_size=40)}"
     with_looks, _ = evaluate(ckpt)
     once, _ = evaluate(ckpt, "tta=null", "precision=32-true", "data.min_roi_size=16")
     other = [f"{key}={getattr(coco_set, name)}" for key, name in (
@@ -98,15 +96,7 @@ def test_data_and_looks_are_overridden_one_by_one(checkpoint, evaluate, coco_set
 
 
 def test_a_fold_is_the_checkpoints_unless_there_are_other_files(run_of, evaluate, coco_set, tmp_path):
-    content = coco_set.content()
-    part = [image["id"] for image in content["images"]][3:]
-    for name, keep in (("first", lambda i: i not in part), ("second", lambda i: i in part)):
-        kept = {
-            "images": [image for image in content["images"] if keep(image["id"])],
-            "annotations": [a for a in content["annotations"] if keep(a["image_id"])],
-        }
-        (tmp_path / f"{name}.json").write_text(json.dumps(content | kept))
-    files = [f"data.train_annotations={tmp_path}/first.json", f"data.val_annotations={tmp_path}/second.json"]
+    files = [f"data.{path.stem}_annotations={path}" for path in halves(coco_set, tmp_path)]
     summary = run_of(*SMALL, *files, "data/folds=five", "data.folds.number=2")
     ckpt = f"ckpt={summary['best_checkpoint']}"
     held_out, folder = evaluate(ckpt)
@@ -120,7 +110,7 @@ def test_a_fold_is_the_checkpoints_unless_there_are_other_files(run_of, evaluate
 @pytest.mark.parametrize("merged", [False, True])
 def test_an_exported_file_beside_its_checkpoint(finished, evaluate, tmp_path, merged):
     file = finished.exported(merged)
-    ckpt = changed(finished.checkpoint, tmp_path / finished.checkpoint.name, {"tta": WITH_LOOKS})
+    ckpt = changed_checkpoint(finished.checkpoint, tmp_path / finished.checkpoint.name, {"tta": WITH_LOOKS})
     told, folder = evaluate(f"ckpt={ckpt}", f"onnx={file}")
     assert told["data"]["tta"] is None
     first, second = rows(folder / "checkpoint"), rows(folder / "onnx")
@@ -148,15 +138,6 @@ def test_evaluations_are_runs_to_the_report(checkpoint, run_main, evaluate, tmp_
 
 
 WITH_LOOKS = {"_target_": "roiseg.data.tta.TTA", "hflip": True, "crop_scales": [1.5], "max_crop_share": 0.4}
-
-
-def changed(checkpoint, path, config=None, **data):
-    """A copy of a checkpoint with other sections in its configuration, and other keys of `data`."""
-    content = torch.load(checkpoint, weights_only=True)
-    content["roiseg"]["config"] |= config or {}
-    content["roiseg"]["config"]["data"] |= data
-    torch.save(content, path)
-    return path
 
 
 MISTAKES = {
@@ -189,8 +170,8 @@ def test_a_mistake_ends_in_one_line(checkpoint, refused, tmp_path, onnx_file, ar
 
 def test_a_foreign_source_or_cache_in_a_checkpoint_is_not_even_looked_at(checkpoint, evaluate, tmp_path):
     evil = {"_target_": "os.mkdir", "path": str(tmp_path / "made")}
-    path = changed(checkpoint, tmp_path / "evil.pth", source=evil, sampler=evil, augment=evil, pool=evil)
-    evaluate(f"ckpt={path}")
+    nodes = dict.fromkeys(("source", "sampler", "augment", "pool"), evil)
+    evaluate(f"ckpt={changed_checkpoint(checkpoint, tmp_path / 'evil.pth', **nodes)}")
     assert not (tmp_path / "made").exists()
 
 

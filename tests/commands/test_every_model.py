@@ -1,7 +1,5 @@
 """Every choice of `model=` through the real command: one batch of training and validation each."""
 
-from __future__ import annotations
-
 import pytest
 
 import roiseg.train

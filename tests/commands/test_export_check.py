@@ -1,7 +1,5 @@
 """`python -m roiseg.export check=FILE` on files made for the purpose."""
 
-from __future__ import annotations
-
 import json
 
 import onnx
@@ -100,12 +98,6 @@ def test_the_command_prints_tensors_metadata_and_figures(files, checkpoint, run_
     assert not list(tmp_path.iterdir())
 
 
-def test_without_a_checkpoint_the_file_alone_is_checked(files, run_check):
-    code, _, report = run_check(f"check={files['alone']}")
-    assert code == 0
-    assert report.parity is None
-
-
 def changed(path, target, change):
     """A copy of a file whose largest weight is changed."""
     model = onnx.load(str(path))
@@ -145,22 +137,8 @@ def test_another_models_checkpoint_is_refused(files, checkpoint, refused_check, 
     refused_check(*words, check=files["alone"], ckpt=tmp_path / "other.pth")
 
 
-@pytest.mark.parametrize("content", ["a detector", "garbage", "nothing"])
-def test_what_is_no_exported_file_is_refused(content, onnx_file, refused_check, tmp_path):
-    path = tmp_path / "x.onnx"
-    path.write_bytes({"a detector": onnx_file.read_bytes(), "garbage": b"abc", "nothing": b""}[content])
-    refused_check("x.onnx", check=path)
-
-
 def test_a_merged_file_whose_detector_is_gone_says_so(files, checkpoint, refused_check, tmp_path):
     refused_check("gone.onnx", check=files["merged"], ckpt=checkpoint, onnx_path=tmp_path / "gone.onnx")
-
-
-def test_a_checkpoint_or_a_file_must_be_given(refused_check):
-    refused_check("`ckpt` must be given", "check=FILE")
-
-
-# --- metadata that is not the graph's -------------------------------------------------------------
 
 
 def with_metadata(path, target, sealed=False, **entries):

@@ -1,7 +1,5 @@
 """A feature whose extra is not installed names the command that installs it."""
 
-from __future__ import annotations
-
 import re
 import sys
 

@@ -1,7 +1,5 @@
 """A terminated training stops between two steps and resumes exactly there."""
 
-from __future__ import annotations
-
 import json
 import signal
 
@@ -74,12 +72,10 @@ def assert_same_state(found, expected):
 
 
 RECIPES = {
-    "plain": [],
-    "averaged": ["callbacks=[minimal,ema]"],
+    "plain": [], "averaged": ["callbacks=[minimal,ema]"],
     "points at random": ["model=pointrend", "loss=pointrend"],
-    "accumulated": ["trainer.accumulate_grad_batches=2"],
-    "loader processes": ["data.num_workers=2"],
-}
+    "accumulated": ["trainer.accumulate_grad_batches=2"], "loader processes": ["data.num_workers=2"],
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -118,9 +114,7 @@ def test_a_stopped_run_goes_on_within_the_epoch_bit_for_bit(tiny_overrides, run_
     assert not list((tmp_path / "stopped/ckpt").glob("*in_epoch*"))
 
 
-def test_told_in_the_last_step_or_the_validation_the_epoch_is_finished_and_logged_first(
-    tiny_overrides, run_main, stop, tmp_path
-):
+def test_an_epoch_in_its_last_step_is_finished_first(tiny_overrides, run_main, stop, tmp_path):
     command = [*tiny_overrides, *SMALL, *folders(tmp_path)]
     stop("training_step", 5, *command)
     stop("validation_step", 1, *command)
@@ -134,9 +128,7 @@ def test_told_in_the_last_step_or_the_validation_the_epoch_is_finished_and_logge
     assert len(results(tmp_path)[0]["history"]) == 2
 
 
-def test_every_so_many_steps_there_is_a_checkpoint_to_go_on_from(
-    tiny_overrides, run_main, monkeypatch, tmp_path
-):
+def test_a_run_resumes_from_the_checkpoint_of_a_step(tiny_overrides, run_main, monkeypatch, tmp_path):
     command = [*tiny_overrides, *SMALL]
     assert run_main(roiseg.train, *command, *folders(tmp_path / "whole"))[0] == 0
     command += [*folders(tmp_path / "crashed"), "callbacks.in_epoch.every_n_steps=2", "ckpt_path=last"]

@@ -1,11 +1,9 @@
 """Every mistake in a training ends in one line that names what to mend, exit code 2, and nothing half-written."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
-from helpers import run_command, write_coco
+from helpers import run_command
 
 import roiseg.doctor
 import roiseg.export
@@ -79,11 +77,8 @@ def given(name, tiny_overrides, monkeypatch):
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_named_in_one_line(refused, tiny_overrides, tmp_path, monkeypatch, name):
-    refused(
-        roiseg.train,
-        [*given(name, tiny_overrides, monkeypatch), "~callbacks.onnx_export"],
-        *MISTAKES[name][1],
-    )
+    arguments = [*given(name, tiny_overrides, monkeypatch), "~callbacks.onnx_export"]
+    refused(roiseg.train, arguments, *MISTAKES[name][1])
     if name != "unknown metric":
         left = [p for p in tmp_path.rglob("*") if p.is_file() and "coco" not in str(p)]
         assert not [p for p in left if p.parent != tmp_path / "data/index"]  # good for the next try
@@ -96,71 +91,6 @@ def test_the_doctor_finds_it_before(run_main, tiny_overrides, tmp_path, monkeypa
     errors = " ".join(f"{f['text']} {f['todo']}" for f in findings if f["state"] == "error")
     assert code == 2
     assert all(word in errors for word in MISTAKES[name][1]), errors
-
-
-def broken_set(folder, change):
-    people = [{"file": "a.jpg", "segmentation": [10, 10, 50, 10, 50, 60]}]
-    coco = write_coco(folder, {"a.jpg": (64, 64)}, people)
-    content = coco.content()
-    change(content, coco)
-    coco.json.write_text(json.dumps(content))
-    return coco
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2])
-
-
-SETS = {
-    "no person": (lambda c, s: c["annotations"].clear(), ["category_id 1"]),
-    "box of three": (lambda c, s: c["annotations"][0].update(bbox=[1, 2, 3]), ["annotations[0]", "bbox"]),
-    "odd polygon": (lambda c, s: c["annotations"][0].update(segmentation=[[1, 2, 3]]), ["annotations[0]", "segmentation"]),
-    "path out of the folder": (lambda c, s: c["images"][0].update(file_name="../a.jpg"), ["images[0]", "../a.jpg"]),
-    "no image": (lambda c, s: (s.images / "a.jpg").unlink(), ["a.jpg"]),
-    "truncated image": (lambda c, s: truncate(s.images / "a.jpg"), ["a.jpg"]),
-    "not an image": (lambda c, s: (s.images / "a.jpg").write_text("hello"), ["a.jpg"]),
-    "another size": (lambda c, s: c["images"][0].update(width=80), ["a.jpg", "80x64"]),
-}  # fmt: skip
-
-
-@pytest.mark.slow_except
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("name", SETS)
-def test_a_broken_data_set_is_named_in_one_line(refused, tiny_overrides, tmp_path, name, workers):
-    if workers and name not in ("not an image", "another size"):
-        pytest.skip("found before the loader starts")
-    change, expected = SETS[name]
-    coco = broken_set(tmp_path / "coco", change)
-    kept = [o for o in tiny_overrides if not o.startswith(("data.train_", "data.num_workers"))]
-    files = [f"data.train_annotations={coco.json}", f"data.train_images={coco.images}"]
-    refused(roiseg.train, [*kept, *files, f"data.num_workers={workers}", "~callbacks.onnx_export"], *expected)
-
-
-def test_a_broken_json_is_named_with_its_line(refused, tiny_overrides, tmp_path):
-    path = tmp_path / "broken.json"
-    path.write_text('{"images": [\n{"id": 1,]}')
-    refused(roiseg.train, [*tiny_overrides, f"data.val_annotations={path}"], path, "line 2")
-
-
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        ("model.num_classes=2", ["model.num_classes=3", "2"]),
-        ("model.depth=2", ["model.depth=1", "2"]),
-        ("extractor.layers=[/model.5/act/Relu_output_0]", ["layers", "/model.3/Concat_output_0"]),
-    ],
-)
-def test_a_checkpoint_of_another_model_is_refused(refused, finished, override, words):
-    given = [*finished.overrides, override, f"ckpt_path={finished.checkpoint}"]
-    refused(roiseg.train, given, finished.checkpoint, *words)
-
-
-def test_a_damaged_checkpoint_is_refused(refused, checkpoint, tiny_overrides, tmp_path):
-    damaged = tmp_path / "damaged.pth"
-    damaged.write_bytes(checkpoint.read_bytes()[:3000])
-    refused(roiseg.train, [*tiny_overrides, f"ckpt_path={damaged}"], damaged)
-    refused(roiseg.export, [f"ckpt={damaged}"], damaged)
-    assert not list(tmp_path.glob("*.onnx"))
 
 
 @pytest.mark.slow

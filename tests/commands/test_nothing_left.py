@@ -1,7 +1,5 @@
 """A command given a missing or wrong file leaves nothing: no results, folders, indices or locks."""
 
-from __future__ import annotations
-
 import importlib
 
 import pytest
@@ -35,9 +33,7 @@ def tree(folder):
 
 @pytest.mark.slow_except("evaluate")
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_missing_or_wrong_file_leaves_nothing(
-    command, run_main, finished, tiny_overrides, coco_set, tmp_path
-):
+def test_a_wrong_file_leaves_nothing(command, run_main, finished, tiny_overrides, coco_set, tmp_path):
     given, options = COMMANDS[command]
     known = {"CHECKPOINT": finished.checkpoint, "IMAGES": coco_set.images, "ANNOTATIONS": coco_set.json}
     words = []

@@ -1,7 +1,6 @@
 """`python -m roiseg.predict`, in this process, on tiny checkpoints: images in, files out."""
 
-from __future__ import annotations
-
+import itertools
 import json
 import shutil
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import ROOT
+from helpers.commands import changed_checkpoint
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -51,19 +51,6 @@ def table(tmp_path):
     return path
 
 
-def changed(checkpoint, path, **data):
-    """A copy of a checkpoint with other keys of `data`."""
-    content = torch.load(checkpoint, weights_only=True)
-    content["roiseg"]["config"]["data"] |= data
-    torch.save(content, path)
-    return path
-
-
-SHORT = [
-    "trainer.max_epochs=1", "+trainer.limit_train_batches=1", "+trainer.limit_val_batches=1", "test=false",
-]  # fmt: skip
-
-
 def results(folder):
     return json.loads((folder / "coco_results.json").read_text())
 
@@ -103,9 +90,8 @@ def test_a_folder_with_annotated_boxes_in_every_format(run, coco_set, checkpoint
 def test_one_image_and_a_table(run, coco_set, table, tmp_path):
     for _ in range(2):  # no run writes over another
         run(f"source={coco_set.images}/a.jpg", f"boxes={table}")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.name[0] != ".") == [
-        "coco_images.json", "coco_results.json", "overlays",
-    ]  # fmt: skip
+    names = sorted(path.name for path in (tmp_path / "out").glob("[!.]*"))
+    assert names == ["coco_images.json", "coco_results.json", "overlays"]
     assert [record["score"] for record in results(tmp_path / "out")] == [1, 1]
     assert results(tmp_path / "out") == results(tmp_path / "out-2")
 
@@ -124,11 +110,8 @@ def test_a_video_in_and_a_video_out(run, tmp_path):
     (tmp_path / "boxes.csv").write_text("\n".join(["file,x1,y1,x2,y2", *rows]))
     run(f"source={source}", "boxes=boxes.csv", "writers=[overlay,coco,crops]")
     video = cv2.VideoCapture(str(tmp_path / "out/clip_overlays.mp4"))
-    frames = []
-    while (read := video.read())[0]:
-        frames.append(read[1])
-    assert len(frames) == 7
-    assert frames[0].shape == (64, 96, 3)
+    frames = list(itertools.takewhile(lambda read: read[0], iter(video.read, None)))
+    assert [frame.shape for _, frame in frames] == [(64, 96, 3)] * 7
     assert video.get(cv2.CAP_PROP_FPS) == 10
     assert [record["image_id"] for record in results(tmp_path / "out")] == [1, 2, 3, 4, 6]
     assert len(json.loads((tmp_path / "out/crops/crops.json").read_text())) == 5
@@ -138,7 +121,8 @@ def test_the_detectors_own_boxes(refused, run_train, run, tmp_path):
     """The embedded detector finds drawn people; its boxes and features are of one run."""
     trained = run_train(
         tmp_path, f"extractor.onnx_path={ROOT / 'ext_extractor/tiny_person_256.onnx'}",
-        "extractor.layers=[features_s4]", "extractor.preprocess.image_size=[256,256]", *SHORT,
+        "extractor.layers=[features_s4]", "extractor.preprocess.image_size=[256,256]", "trainer.max_epochs=1",
+        "+trainer.limit_train_batches=1", "+trainer.limit_val_batches=1", "test=false",
     )["best_checkpoint"]  # fmt: skip
     (tmp_path / "pictures").mkdir()
     image, _, _ = letterbox_scene(synthetic_scene(0, "val", 1))
@@ -156,8 +140,8 @@ def test_the_detectors_own_boxes(refused, run_train, run, tmp_path):
 
 
 def test_the_annotations_of_the_training(run, checkpoint, coco_set, table, tmp_path):
-    of_others = str(table)  # does not know the image
-    changed(checkpoint, tmp_path / "x.pth", val_annotations=of_others, train_annotations=str(coco_set.json))
+    data = {"val_annotations": str(table), "train_annotations": str(coco_set.json)}  # one knows the image
+    changed_checkpoint(checkpoint, tmp_path / "x.pth", **data)
     run(f"source={coco_set.images}/d.jpg", "boxes=coco", ckpt="x.pth")
     assert len(results(tmp_path / "out")) == 2
 
@@ -171,17 +155,15 @@ def test_the_annotations_of_the_training(run, checkpoint, coco_set, table, tmp_p
         ({"val_annotations": "${oc.env:HOME}"}, "is not trusted"),
     ],
 )
-def test_what_a_checkpoint_tells_of_its_data_is_not_believed_blindly(
-    refused, checkpoint, coco_set, tmp_path, data, words
-):
-    path = changed(checkpoint, tmp_path / "x.pth", **data)
+def test_invalid_data_of_a_checkpoint_are_refused(refused, checkpoint, coco_set, tmp_path, data, words):
+    path = changed_checkpoint(checkpoint, tmp_path / "x.pth", **data)
     given = [f"ckpt={path}", f"source={coco_set.images}/d.jpg", "boxes=coco", "output_dir=out"]
     refused(roiseg.predict, given, words)
     assert not (tmp_path / "out").exists()
 
 
 def test_the_category_is_the_checkpoints_unless_another_is_given(run, checkpoint, coco_set, tmp_path):
-    changed(checkpoint, tmp_path / "x.pth", category_id=18)
+    changed_checkpoint(checkpoint, tmp_path / "x.pth", category_id=18)
     given = [f"source={coco_set.images}", f"boxes={coco_set.json}", "writers=[coco]"]
     for arguments, category in (([], 18), (["category_id=1"], 1)):
         run(*given, *arguments, f"output_dir=out{category}", ckpt="x.pth")

@@ -1,7 +1,5 @@
 """The commands that README and pages show compose, and the README's Python runs."""
 
-from __future__ import annotations
-
 import importlib
 import re
 import shlex

@@ -1,7 +1,5 @@
 """`python -m roiseg.report`, in this process and once in its own."""
 
-from __future__ import annotations
-
 import csv
 import json
 

@@ -1,18 +1,15 @@
 """Sweeps in a SLURM queue: by submitit's local executor, and by its SLURM executor on a stand-in for SLURM."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from child_processes import wait_until
-from helpers import ROOT, run_command
+from helpers import run_command, start_command
 
 import roiseg.train
 
@@ -61,10 +58,8 @@ def summaries(folder):
 
 
 def test_jobs_by_the_local_executor_have_folders_of_their_own_and_one_may_fail(tiny_overrides, tmp_path):
-    done = run_command(
-        ["roiseg.train", "-m", "sweep=submitit_local", *tiny_overrides, *QUICK, "model.num_classes=2,7"],
-        cwd=tmp_path,
-    )
+    arguments = ["-m", "sweep=submitit_local", *tiny_overrides, *QUICK, "model.num_classes=2,7"]
+    done = run_command(["roiseg.train", *arguments], cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.strip().endswith("`model.num_classes` is 7: it must be less than or equal to 3")
     assert "Traceback" not in done.stderr
@@ -78,12 +73,8 @@ def test_a_preempted_job_is_queued_again_and_goes_on(tiny_overrides, slurm, tmp_
         "-m", "sweep=slurm", "hydra.launcher.partition=gpu", "hydra.launcher.timeout_min=90", *tiny_overrides,
         "callbacks=minimal", "trainer.max_epochs=40", "ckpt_path=last", "seed=1,2",
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    environment["PATH"] = f"{slurm}:{environment['PATH']}"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "roiseg.train", *arguments],
-        cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    path = {"PATH": f"{slurm}:{os.environ['PATH']}"}
+    process = start_command(["roiseg.train", *arguments], tmp_path, path, stdout=subprocess.DEVNULL)
     saved = "checkpoints/*_0_roialign_ce_dice/*.pth"
     wait_until(lambda: list(tmp_path.glob(saved)), lambda: process.poll() is None)
     os.kill(int((slurm / "pid0").read_text()), signal.SIGUSR2)  # what SLURM sends before the time is up
@@ -92,15 +83,8 @@ def test_a_preempted_job_is_queued_again_and_goes_on(tiny_overrides, slurm, tmp_
     queued = sorted((slurm / "queued").read_text().splitlines())
     assert queued == ["requeue 77_0", "requeue 77_0", "requeue 77_1"]
     script = (slurm / "script.sh").read_text()
-    for option in (
-        "partition=gpu",
-        "time=90",
-        "gpus-per-node=1",
-        "cpus-per-task=8",
-        "array=0-1%2",
-        "signal=USR2@120",
-    ):
-        assert f"#SBATCH --{option}\n" in script
+    options = "partition=gpu time=90 gpus-per-node=1 cpus-per-task=8 array=0-1%2 signal=USR2@120"
+    assert all(f"#SBATCH --{option}\n" in script for option in options.split())
     preempted, other = summaries(tmp_path)
     assert Path(preempted["resumed_from"]).parent == Path(preempted["checkpoint_dir"])
     assert other["resumed_from"] is None

@@ -1,7 +1,5 @@
 """Ctrl-C and SIGTERM end a training in order, wherever it is."""
 
-from __future__ import annotations
-
 import os
 import signal
 
@@ -13,9 +11,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 2)])
-def test_a_training_that_is_told_to_end_says_what_is_kept(
-    tiny_overrides, start_train, tmp_path, number, workers
-):
+def test_a_terminated_training_says_what_is_kept(tiny_overrides, start_train, tmp_path, number, workers):
     arguments = [
         *tiny_overrides, "trainer.max_epochs=1000", f"data.num_workers={workers}", "~callbacks.overlays",
         f"paths.output_dir={tmp_path}/out", f"paths.checkpoint_dir={tmp_path}/ckpt",

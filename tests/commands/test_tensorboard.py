@@ -1,7 +1,5 @@
 """What TensorBoard finds in the event files of real runs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +20,8 @@ pytestmark = pytest.mark.slow
 
 def events(summary):
     """The event files of a run, read whole."""
-    found = EventAccumulator(
-        str(Path(summary["output_dir"]) / "tensorboard"), size_guidance={"images": 0, "tensors": 0, "scalars": 0}
-    )  # fmt: skip
-    return found.Reload()
+    everything = {"images": 0, "tensors": 0, "scalars": 0}
+    return EventAccumulator(f"{summary['output_dir']}/tensorboard", size_guidance=everything).Reload()
 
 
 def size(summary):
@@ -38,8 +34,8 @@ def text(found, tag):
     return tensor_util.make_ndarray(event.tensor_proto).item().decode()
 
 
-def test_precision_and_recall_are_there_for_every_epoch(run_train, tmp_path):
-    summary = run_train(tmp_path)
+def test_precision_and_recall_are_there_for_every_epoch(finished):
+    summary = finished.summary
     found = events(summary)
     assert found.SummaryMetadata("target").plugin_data.plugin_name == "pr_curves"
     curves = found.Tensors("target")
@@ -60,9 +56,7 @@ def test_precision_and_recall_are_there_for_every_epoch(run_train, tmp_path):
         assert iou == pytest.approx(epoch["val/target_iou"], abs=0.1)
 
 
-def test_the_tab_of_hyper_parameters_gets_settings_scalars_and_the_end_of_a_run(
-    run_train, tmp_path, monkeypatch
-):
+def test_the_tab_of_hyper_parameters_gets_settings_and_scalars(run_train, tmp_path, monkeypatch):
     choices = {"model": "roialign", "loss": "ce_dice", "data/augment": "light", "experiment": None}
     overrides = [
         "model.num_classes=2", "optimizer.lr=0.002", "loss.terms.dice.term.classes=[1,2]",
@@ -85,9 +79,8 @@ def test_the_tab_of_hyper_parameters_gets_settings_scalars_and_the_end_of_a_run(
         "data.batch_size": 2, "trainer.max_epochs": 2, "trainer.precision": "32-true",
     }  # fmt: skip
     assert metadata.parse_session_end_info_plugin_data(end).status == api_pb2.STATUS_SUCCESS
-    assert metadata.EXPERIMENT_TAG not in found.PluginTagToContent(
-        "hparams"
-    )  # would hide what other runs have
+    # else what other runs have would be hidden
+    assert metadata.EXPERIMENT_TAG not in found.PluginTagToContent("hparams")
     for name, value in summary["test"].items():
         assert found.Scalars(name)[-1].value == pytest.approx(value, abs=1e-6), name
 
@@ -111,13 +104,9 @@ def test_parts_add_up_to_the_whole(onnx_file):
     assert torch.equal(torch.get_rng_state(), before)
     assert decoder.training
     start = lines.index(["part", "type", "parameters"]) + 2
-    counts = []
-    while lines[start][0] != "all":
-        counts.append(int(lines[start][-1].replace(",", "")))
-        start += 1
-    assert (
-        sum(counts) == int(lines[start][-1].replace(",", "")) == sum(p.numel() for p in decoder.parameters())
-    )
+    end = next(n for n in range(start, len(lines)) if lines[n][0] == "all")
+    *counts, total = (int(line[-1].replace(",", "")) for line in lines[start : end + 1])
+    assert sum(counts) == total == sum(p.numel() for p in decoder.parameters())
 
 
 def test_the_graph_is_drawn_where_it_is_asked_for(run_train, tmp_path):

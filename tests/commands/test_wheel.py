@@ -1,7 +1,5 @@
 """The built wheel predicts and trains outside the checkout, with nothing of ours but `roiseg` in site-packages."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -37,12 +35,9 @@ def wheel(tmp_path_factory):
 
 def run(wheel, folder, code, *words):
     done = subprocess.run(
-        [sys.executable, "-c", ISOLATED + code, *words],
-        cwd=folder,
-        env=dict(os.environ, PYTHONPATH=str(wheel)),
-        capture_output=True,
-        text=True,
-    )
+        [sys.executable, "-c", ISOLATED + code, *words], cwd=folder,
+        env=dict(os.environ, PYTHONPATH=str(wheel)), capture_output=True, text=True,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
 

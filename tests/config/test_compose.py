@@ -1,7 +1,5 @@
 """The configuration that Python gets is that of the command line."""
 
-from __future__ import annotations
-
 from helpers import ROOT
 
 from roiseg.config.build import to_plain

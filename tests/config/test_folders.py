@@ -1,7 +1,5 @@
 """Folders of runs: each its own, and one process at a time goes on in them."""
 
-from __future__ import annotations
-
 import pytest
 from child_processes import CHILDREN, PATIENCE
 
@@ -46,8 +44,3 @@ def test_another_process_is_kept_out_with_one_line_until_the_run_ends(tmp_path):
     process.join()
     with lock_run_dir(folder):
         assert create_unique_dir(tmp_path / "run").name == "run-2"
-
-
-def test_an_error_within_passes_through(tmp_path):
-    with pytest.raises(OSError, match="of the block"), lock_run_dir(tmp_path):
-        raise OSError("of the block")

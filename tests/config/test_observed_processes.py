@@ -1,7 +1,5 @@
 """Processes that Lightning starts: a port from the first moment on, and time to end after a failure."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,18 +1,14 @@
 """Private names of other packages: used in one file only, and still what that file expects."""
 
-from __future__ import annotations
-
 import ast
 from types import SimpleNamespace
 
-import pytest
 from helpers import ROOT
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import scalar
 
-from roiseg.config.private_api import parse_command_line, raw_value, stop_child_observers, write_summary
+from roiseg.config.private_api import stop_child_observers, write_summary
 
 FILES = sorted(path for folder in ("roiseg", "callbacks") for path in (ROOT / folder).rglob("*.py"))
 PUBLIC = {"_replace", "_asdict", "_fields"}  # of named tuples
@@ -52,18 +48,6 @@ def test_private_names_of_other_packages_are_in_one_file():
         if (names := set(foreign_private_names(tree, own - {"_child_processes"})))
     }
     assert set(found) == {"roiseg/config/private_api.py"}, found
-
-
-def test_the_command_line_is_parsed_as_hydra_does():
-    arguments = parse_command_line(["a=1", "b=2", "--multirun", "--cfg", "job"])
-    assert (arguments.overrides, arguments.multirun, arguments.cfg) == (["a=1", "b=2"], True, "job")
-
-
-@pytest.mark.parametrize(
-    ("text", "kind"), [("a='x'", "QuotedString"), ("a=x", "str"), ("a=null", "NoneType")]
-)
-def test_a_quoted_value_is_told_from_a_plain_one(text, kind):
-    assert type(raw_value(OverridesParser.create().parse_override(text))).__name__ == kind
 
 
 def test_a_summary_goes_to_the_runs_own_file(tmp_path):

@@ -1,7 +1,5 @@
 """Every command ends in order when it is told to."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import types

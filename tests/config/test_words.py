@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser

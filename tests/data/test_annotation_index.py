@@ -86,9 +86,7 @@ def test_each_category_and_each_file_has_an_index_of_its_own(source, folder, tmp
     assert len(parses) == len(list(folder.iterdir())) == 3
 
 
-def test_a_file_keeps_its_index_whatever_its_time_and_however_it_is_named(
-    source, folder, tmp_path, monkeypatch, parses
-):
+def test_a_file_keeps_its_index_whatever_its_time_and_name(source, folder, tmp_path, monkeypatch, parses):
     for number in range(3):
         os.utime(source, ns=(0, number))
         load_annotations(source, index_dir=folder)
@@ -199,26 +197,6 @@ def test_a_file_of_the_users_in_the_place_of_the_index_stays(source, folder, cap
         load_annotations(source, index_dir=folder)
     assert only_file(folder).read_text() == "my notes about the index"
     assert "did not write it" in caplog.text
-
-
-def test_the_parses_warning_is_said_at_every_opening(source, folder, caplog):
-    content = json.loads(source.read_text())
-    content["annotations"][0]["bbox"][2] = 0
-    source.write_text(json.dumps(content))
-    for _ in range(2):
-        caplog.clear()
-        with caplog.at_level(logging.WARNING):
-            assert len(load_annotations(source, index_dir=folder).ids) == 11
-        (record,) = caplog.records
-        assert "1 instances without area left out" in record.message
-
-
-def test_a_wrong_file_leaves_no_index_and_stays_wrong(source, folder):
-    source.write_text("{}")
-    for _ in range(2):
-        with pytest.raises(UserError, match="no list `images`"):
-            load_annotations(source, index_dir=folder)
-    assert not folder.exists()
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])

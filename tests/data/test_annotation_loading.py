@@ -58,9 +58,7 @@ def test_a_sound_file_is_not_doubted(made, caplog):
 
 
 @pytest.mark.parametrize(("field", "reason", "change"), MISTAKES)
-def test_outlines_that_do_not_fit_their_boxes_are_told_with_count_example_and_reason(
-    made, caplog, field, reason, change
-):
+def test_outlines_that_do_not_fit_their_boxes_are_told_with_a_reason(made, caplog, field, reason, change):
     def spoil(record):
         if field == "bbox":
             record["bbox"] = change(*record["bbox"])

@@ -187,9 +187,7 @@ def test_training_on_a_cold_a_warm_and_a_damaged_cache_gives_the_same_weights(bu
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_loader_processes_and_features_made_in_the_background_train_the_same(
-    build, tmp_path, monkeypatch, cached
-):
+def test_loader_processes_and_background_features_train_the_same(build, tmp_path, monkeypatch, cached):
     def run(workers):
         kept = {"cache": MemoryCache(Half(), 1), "pool": AugmentationPool(2)} if cached else {}
         return trained_weights(build(num_workers=workers, augment=COLOUR, **kept), tmp_path)

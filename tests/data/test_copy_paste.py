@@ -33,9 +33,7 @@ def crowd_of_cutouts(tmp_path_factory):
 @pytest.mark.parametrize(
     ("image", "height", "donors"), [(0, 0.0, {2, 3, 9}), (1, 0.0, {1, 9}), (0, 100.0, {3}), (0, 9999.0, {3})]
 )
-def test_donors_are_large_uncovered_persons_of_other_images_as_tall_as_asked(
-    crowd_of_cutouts, image, height, donors
-):
+def test_donors_are_large_uncovered_persons_of_other_images(crowd_of_cutouts, image, height, donors):
     rng = np.random.default_rng(0)
     drawn = {crowd_of_cutouts.sample(image, height, rng) for _ in range(300)} - {None}
     assert {int(crowd_of_cutouts.annotations.ids[n]) for n in drawn} == donors

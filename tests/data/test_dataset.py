@@ -9,7 +9,6 @@ import torch
 from helpers import person, write_coco
 from tiny_dataset import IMAGE_FRAME, METRIC, SIZE, SPEC, assert_same_item, make
 
-from roiseg.common.errors import UserError
 from roiseg.data.augment import Augment, GeometricAugment
 from roiseg.data.batch import collate
 from roiseg.data.samplers import RoiSampler
@@ -73,11 +72,6 @@ def test_the_least_roi_size_decides_what_is_an_item(coco_set, least, images, roi
     dataset = make(coco_set, min_roi_size=least)
     assert len(dataset) == images
     assert dataset.num_rois == rois == sum(len(dataset[n].rois) for n in range(images))
-
-
-def test_a_set_without_a_large_enough_person_says_so(coco_set):
-    with pytest.raises(UserError, match=r"both sides of 500 pixels.*data\.min_roi_size"):
-        make(coco_set, min_roi_size=500)
 
 
 SAME_SIZE = replace(IMAGE_FRAME, size=(20, 12))  # a map over the input that is as large as the metric grid

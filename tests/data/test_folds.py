@@ -38,12 +38,9 @@ def content(annotations):
         outlines = annotations.outlines(index)
         own = annotations.instances(index)
         found[image_id] = (
-            annotations.size(index),
-            annotations.ids[own].tolist(),
-            annotations.crowd[own].tolist(),
-            annotations.pixel_boxes(index).tolist(),
-            [outlines.rle(k) for k in range(len(outlines))],
-        )
+            annotations.size(index), annotations.ids[own].tolist(), annotations.crowd[own].tolist(),
+            annotations.pixel_boxes(index).tolist(), [outlines.rle(k) for k in range(len(outlines))],
+        )  # fmt: skip
     return found
 
 

@@ -163,9 +163,7 @@ def test_a_pasted_person_shows_its_own_pixels(scenes, files, paste):
         assert np.abs(after[y, x] - want).max() <= 1
 
 
-def test_a_polygons_box_moves_only_where_it_was_cut_and_who_is_not_touched_stays(
-    tmp_path,
-):
+def test_a_polygons_box_moves_only_where_it_was_cut(tmp_path):
     instances = [
         {"file": "a.png", "segmentation": rectangle(10.3, 12.4, 40.6, 70.2)},
         {"file": "a.png", "segmentation": ellipse(85.2, 40.3, 20.1, 28.4)},

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import CocoSet
-from tiny_dataset import assert_same_weights, epoch, trained_weights
+from tiny_dataset import epoch
 from tiny_run import tiny_data, tiny_decoder, tiny_extractor, tiny_module
 
 from roiseg.common.errors import UserError
-from roiseg.data import datamodule
 from roiseg.data.augment import Augment, AugmentationPool, GeometricAugment
 from roiseg.data.batch import collate
 from roiseg.data.copy_paste import CopyPaste
@@ -146,19 +145,6 @@ def test_samples_to_draw_are_those_that_can_be_used(build):
     data = build("a.jpg", "c.jpg")
     assert [sample.file_name for sample in data.samples("val", [0, 1])] == ["b.jpg", "d.jpg"]
     assert [sample.file_name for sample in data.samples("val", [4])] == ["e.jpg"]
-
-
-def test_batches_made_ready_in_the_background_train_the_same_weights(build, tmp_path, monkeypatch):
-    augment = Augment(GeometricAugment(flip=0.5), paste=CopyPaste(probability=1.0, min_size=16))
-    damaged = ("a.jpg", "b.jpg", "d.jpg")
-    in_turn, data = (
-        trained_weights(build(*damaged, augment=augment), tmp_path),
-        build(*damaged, num_workers=2, augment=augment),
-    )
-    monkeypatch.setattr(datamodule, "_batches_ahead", lambda device: 2)
-    assert_same_weights(in_turn, trained_weights(data, tmp_path))
-    assert data.skipped["train"].count >= 6
-    assert all(torch.isfinite(value).all() for value in in_turn.values())
 
 
 def test_an_image_of_another_size_than_its_record_is_skipped_or_ends_the_run(build):

@@ -116,9 +116,6 @@ def test_targets_of_real_persons_are_exact(realdata, frame, grid):
     assert compare_set(path, spec, Letterbox((640, 640)), samples=1) < 1e-5
 
 
-# --- many instances, many ROIs --------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def crowded(tmp_path_factory):
     """120 persons on one image, every tenth of them run-length encoded."""
@@ -162,9 +159,6 @@ def test_memory_stays_near_that_of_the_result(crowded, frame):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 * result.nbytes  # a plane of bytes for each ROI and instance would be 120 times
-
-
-# --- the rules ------------------------------------------------------------------------------------
 
 
 @pytest.fixture

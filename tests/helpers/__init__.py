@@ -149,6 +149,17 @@ def write_coco(folder, images, instances, name="instances.json"):
     return CocoSet(path, folder / "images")
 
 
+def halves(coco_set, folder):
+    """Write every other image of a set into `train.json`, the rest into `val.json`; returns the two paths."""
+    whole, paths = coco_set.content(), [folder / "train.json", folder / "val.json"]
+    for number, path in enumerate(paths):
+        images = whole["images"][number::2]
+        ids = {image["id"] for image in images}
+        kept = [record for record in whole["annotations"] if record["image_id"] in ids]
+        path.write_text(json.dumps(whole | {"images": images, "annotations": kept}))
+    return paths
+
+
 def tiny_coco(folder):
     """Write the tiny set: 6 images of 64 to 100 px, 12 persons; see `TINY_INSTANCES`."""
     return write_coco(folder, TINY_IMAGES, TINY_INSTANCES)
@@ -302,9 +313,19 @@ def run_command(
 
     `cwd` is the repository by default; `env` adds to the environment, whose `PYTHONPATH` holds the repository.
     """
+    process = start_command(args, cwd or ROOT, env)
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def start_command(args, cwd, env=None, **options) -> subprocess.Popen[str]:
+    """Start `python -m ARGS...`; stdout and stderr are pipes of text unless `options` of Popen say otherwise."""
     path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
-    return subprocess.run(
-        [sys.executable, "-m", *map(str, args)], cwd=cwd or ROOT,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **(env or {})},
-        capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
+    variables = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **(env or {})}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    words = [sys.executable, "-m", *map(str, args)]
+    return subprocess.Popen(words, cwd=cwd, env=variables, **{**pipes, **options})

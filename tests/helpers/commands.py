@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx
 import pytest
+import torch
 from child_processes import wait_until
 from composing import composed
 from filelock import FileLock
@@ -20,7 +21,7 @@ from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from tiny_run import one_thread
 
-from helpers import ROOT, make_onnx, tiny_coco
+from helpers import make_onnx, start_command, tiny_coco
 from roiseg.inference.checkpoint import load_model, newest_checkpoint
 from roiseg.onnx_export.export import ExportOptions, export_model
 from roiseg.train import train
@@ -100,6 +101,15 @@ def checkpoint(finished):
     return finished.checkpoint
 
 
+def changed_checkpoint(checkpoint, path, config=None, **data):
+    """Copy a checkpoint with other sections in its configuration and other keys of `data`; returns the path."""
+    content = torch.load(checkpoint, weights_only=True)
+    content["roiseg"]["config"] |= config or {}
+    content["roiseg"]["config"]["data"] |= data
+    torch.save(content, path)
+    return path
+
+
 @pytest.fixture
 def run_train(tiny_overrides):
     """Train in this process: `run_train(root, *overrides)` returns the summary; ONNX export is off."""
@@ -168,11 +178,8 @@ def start_train(tmp_path):
     """Train in a process and process group of its own; returns the process once it has saved a checkpoint."""
 
     def start(arguments):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "roiseg.train", *arguments],
-            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
+        own = {"stdout": subprocess.DEVNULL, "start_new_session": True}
+        process = start_command(["roiseg.train", *arguments], tmp_path, **own)
         wait_until(lambda: newest_checkpoint(tmp_path / "ckpt") is not None, lambda: process.poll() is None)
         return process
 

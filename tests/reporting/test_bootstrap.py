@@ -1,7 +1,5 @@
 """The bootstrap against loops, formulas, and data whose true mean is known."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np
@@ -87,10 +85,8 @@ def test_a_figure_that_only_some_have(tmp_path):
 
 def test_differences_and_their_absence_are_found(tmp_path):
     cross_validated(tmp_path, {
-        THREE: (0.60, {}),
-        TWO: (0.60, {"model__num_classes": 2}),
-        "model.film=1.0": (0.63, {"model__film": 1.0}),
-        "loss=focal": (0.57, {"loss__terms": {"focal": 1}}),
+        THREE: (0.60, {}), TWO: (0.60, {"model__num_classes": 2}),
+        "model.film=1.0": (0.63, {"model__film": 1.0}), "loss=focal": (0.57, {"loss__terms": {"focal": 1}}),
     })  # fmt: skip
     rows = {row.variant.name: row for row in rows_of(tmp_path)}
     assert {name: verdict(row, "overall") for name, row in rows.items()} == {

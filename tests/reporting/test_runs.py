@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -36,10 +34,8 @@ def test_a_run_knows_seed_fold_and_what_was_measured(tmp_path):
     for row, value, border in zip(rows, iou, edge, strict=True):
         at = position[str(row["image_id"]), str(row["annotation_id"])]
         assert (run.rois.iou[at], run.rois.boundary_iou[at], run.rois.area[at]) == (
-            value,
-            border,
-            row["area"],
-        )
+            value, border, row["area"],
+        )  # fmt: skip
         assert run.rois.boxes[at].tolist() == [row["x1"], row["y1"], row["x2"], row["y2"]]
         assert run.rois.crowded[at] == (row["non_target_share"] > 0.1)
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 from helpers import user_error
 from run_folders import noisy, write_run
@@ -96,10 +94,9 @@ def test_without_overrides_the_fewest_values_name_the_variants(made):
         ([], {"model__num_classes": 3, "model__first": {"num_classes": 3}, "model__film": 1.0}),
     )
     assert names(runs) == [
-        "model.film=null, model.num_classes=2",
-        "model.film=null, model.num_classes=3",
+        "model.film=null, model.num_classes=2", "model.film=null, model.num_classes=3",
         "model.film=1.0, model.num_classes=3",
-    ]
+    ]  # fmt: skip
     runs = [run for run in runs if run.config["model.film"] is None]
     assert names(runs) == ["model.num_classes=2", "model.num_classes=3"]
     assert find_variants(runs)[0][0].differing == {"model.num_classes": 2, "model.first.num_classes": 2}

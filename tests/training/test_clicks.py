@@ -40,14 +40,6 @@ def classes_hit(points, maps, windows):
     return torch.stack(hit)
 
 
-def test_positive_clicks_lie_on_the_target_and_negative_ones_on_the_non_target():
-    points = draw(Clicks(40, 30, share=1.0), MIXED)
-    assert points.shape == (1, 70, 3)
-    assert points[0, :, 2].tolist() == [1.0] * 40 + [0.0] * 30
-    hit = classes_hit(points, MIXED, WINDOW)[0]
-    assert hit.tolist() == [1] * 40 + [2] * 30
-
-
 def test_every_cell_of_the_class_is_clicked_about_equally_often_at_its_centre():
     points = draw(Clicks(5000, 0, share=1.0), MIXED)[0]
     places, within = cells(points, WINDOW[0], (4, 6))

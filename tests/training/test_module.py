@@ -92,9 +92,7 @@ def test_a_schedule_over_an_endless_run_is_a_user_error(setup, tmp_path):
         trainer.fit(module, datamodule=data)
 
 
-def test_a_run_logs_every_metric_ends_its_schedule_and_leaves_a_plain_checkpoint(
-    coco_set, extractor, onnx_file, tmp_path
-):
+def test_a_run_logs_every_metric_and_leaves_a_plain_checkpoint(coco_set, extractor, onnx_file, tmp_path):
     decoder = tiny_decoder(extractor)
     description = checkpoint_metadata(tiny_config(onnx_file), extractor)
     trainer = tiny_trainer(tmp_path, max_epochs=2, precision="bf16-mixed")
@@ -182,9 +180,7 @@ class Listening(TinyImageDecoder):
 
 @pytest.mark.parametrize("clicks", [None, Clicks(2, 1, share=1.0)], ids=["without", "with"])
 @pytest.mark.parametrize("frame", ["roi", "image"])
-def test_the_decoder_is_told_image_pixel_size_and_in_training_clicks(
-    coco_set, extractor, tmp_path, frame, clicks
-):
+def test_the_decoder_is_told_its_context(coco_set, extractor, tmp_path, frame, clicks):
     decoder = Listening(extractor.channels, extractor.strides, (64, 64), frame=frame)
     data = tiny_data(coco_set, extractor, decoder, metric_size=METRIC_SIZE, batch_size=5, val_batch_size=5)
     module = tiny_module(decoder)

@@ -1,7 +1,5 @@
 """A real Chromium for the page's tests."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import threading

@@ -1,7 +1,5 @@
 """Stand-ins for trained models whose masks can be said by hand."""
 
-from __future__ import annotations
-
 import threading
 from dataclasses import dataclass
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """A user before the page, in a real browser."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

@@ -1,12 +1,9 @@
 """The page's server without a browser and without a socket."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json
 import re
-import threading
 
 import numpy as np
 import pytest
@@ -14,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from predictors import EllipsePredictor
-from werkzeug.test import Client, EnvironBuilder
+from site_driver import encoded
+from werkzeug.test import Client
 
 from roiseg.visualize.palette import COLORS, ROI_RED
 from roiseg.web import requests
@@ -25,19 +23,13 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 BOXES = [[4.5, 3, 30, 40.25], [20, 10, 70, 60]]  # the second one reaches beyond the image
 
 
-def png(image=IMAGE):
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "PNG")
-    return stream.getvalue()
-
-
 def client(*predictors, limits=None, host="127.0.0.1"):
     models = [Model(f"model {i}", p) for i, p in enumerate(predictors or [EllipsePredictor()])]
     return Client(Application(models, limits or Limits(), host))
 
 
 def opened(client, image=IMAGE):
-    response = client.post("/images", data=png(image))
+    response = client.post("/images", data=encoded(image))
     assert (response.status_code, response.json["width"], response.json["height"]) == (201, 64, 48)
     return response.json["image"]
 
@@ -54,11 +46,8 @@ def expected(predictor, boxes, scores=None, threshold=0.5):
     return predictor.predict(boxes, np.ones(len(boxes)) if scores is None else scores, None, threshold)
 
 
-def grey(encoded):
-    return np.array(Image.open(io.BytesIO(base64.b64decode(encoded))))
-
-
-# --- files ----------------------------------------------------------------------------------------
+def grey(content):
+    return np.array(Image.open(io.BytesIO(base64.b64decode(content))))
 
 
 def test_the_page_and_its_files_are_served():
@@ -91,9 +80,10 @@ def test_the_pages_colours_are_those_of_the_figures():
     [
         "/../application.py", "/..%2fapplication.py", "/%2e%2e/application.py", "//etc/passwd", "/etc/passwd",
         "/static/../../app.py", "/..\\application.py", "/app.js/", "/app.js%00", "/nothing",
+        "/images", "/detections", "/predictions", "/masks",
     ],
 )  # fmt: skip
-def test_no_other_file_is_served(path):
+def test_nothing_else_is_served(path):
     response = client().get(path)
     assert response.status_code in (404, 405)
     assert response.json["error"]
@@ -109,15 +99,12 @@ def test_the_models_are_told():
     assert client(EllipsePredictor()).get("/models").json["detector"] is False
 
 
-# --- images -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("content", "limits", "said"),
     [
         (b"GIF89a", Limits(), "not a JPEG or PNG"),
-        (png(), Limits(megabytes=(len(png()) - 1) / 1e6), "larger than"),
-        (png(), Limits(megapixels=0.001), "64 x 48 pixels"),
+        (encoded(IMAGE), Limits(megabytes=(len(encoded(IMAGE)) - 1) / 1e6), "larger than"),
+        (encoded(IMAGE), Limits(megapixels=0.001), "64 x 48 pixels"),
     ],
 )
 def test_a_bad_image_is_refused_in_words(content, limits, said):
@@ -133,14 +120,10 @@ def test_a_huge_body_is_not_read():
 
         readline = readinto = read
 
-    response = client().post(
-        "/images", input_stream=Endless(), environ_overrides={"CONTENT_LENGTH": str(10**12)}
-    )
+    length = {"CONTENT_LENGTH": str(10**12)}
+    response = client().post("/images", input_stream=Endless(), environ_overrides=length)
     assert response.status_code == 413
     assert "error" in response.json
-
-
-# --- predictions ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("model", [0, 1])
@@ -159,10 +142,8 @@ def test_probabilities_are_sent_as_grey_images(two):
     query = {"image": opened(page), "boxes": BOXES}
     answer = page.post("/predictions", json=query).json
     wanted = expected(predictors[0], BOXES)
-    for sent, made in (
-        (answer["targets"], wanted.probabilities),
-        (answer["non_targets"], wanted.non_targets),
-    ):
+    pairs = (answer["targets"], wanted.probabilities), (answer["non_targets"], wanted.non_targets)
+    for sent, made in pairs:
         for image, values in zip(sent, made, strict=True):
             np.testing.assert_allclose(grey(image) / 255, values, atol=0.5 / 255 + 1e-6)
     assert page.post("/predictions", json={**query, "model": 1}).json["non_targets"] is None
@@ -203,9 +184,6 @@ def test_points_reach_only_models_that_read_them():
     assert does_not.points is None
 
 
-# --- what is kept, and when -----------------------------------------------------------------------
-
-
 def test_an_image_is_read_once_a_model_until_there_is_another():
     predictor = EllipsePredictor()
     page = client(predictor)
@@ -225,29 +203,6 @@ def test_an_image_that_could_not_be_read_is_read_again(monkeypatch):
     assert failed.status_code == 500
     assert "ZeroDivision" not in failed.text
     assert page.post("/predictions", json=query).status_code == 200
-
-
-def test_models_work_one_at_a_time():
-    predictor = EllipsePredictor()
-    page = client(predictor)
-    names = [opened(page, np.roll(IMAGE, i)) for i in range(4)]
-    answers = {}
-
-    def ask(i):
-        query = {"image": names[i % 4], "boxes": BOXES, "image_id": i}
-        environ = EnvironBuilder("/predictions", method="POST", json=query).get_environ()
-        answers[i] = page.application(environ, lambda status, headers: None)
-
-    threads = [threading.Thread(target=ask, args=(i,)) for i in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(answers) == list(range(16))
-    assert predictor.together == 1
-
-
-# --- bad requests ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -320,25 +275,14 @@ def test_no_json_makes_the_server_fail(page, fields):
     assert response.status_code in (200, 400)
 
 
-@pytest.mark.parametrize("route", ["/images", "/detections", "/predictions", "/masks"])
-def test_reading_does_nothing(route):
-    assert client().get(route).status_code in (404, 405)
-
-
-# --- who may ask ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("asked", "status"),
     [
-        *(
-            (name, 200)
-            for name in ("127.0.0.1:7860", "LocalHost", "[::1]:7860", "192.168.1.5", "studio.local:7860")
-        ),
+        *((name, 200) for name in ("127.0.0.1:7860", "LocalHost", "[::1]:7860", "192.168.1.5", "studio.local:7860")),
         *((name, 403) for name in ("evil.example:7860", "127.0.0.1.evil.example", "localhost.evil.example")),
         *((name, 403) for name in ("", "[", "a@b")),
     ],
-)
+)  # fmt: skip
 def test_only_addresses_and_the_configured_name_are_answered(asked, status):
     response = client(host="Studio.local").get("/", headers={"Host": asked})
     assert response.status_code == status
@@ -348,14 +292,10 @@ def test_only_addresses_and_the_configured_name_are_answered(asked, status):
 @pytest.mark.parametrize(
     ("origin", "status"),
     [
-        ("http://127.0.0.1:7860", 201),
-        (None, 201),  # no browser
-        ("http://evil.example", 403),
-        ("http://127.0.0.1:7861", 403),
-        ("https://127.0.0.1:7860", 403),
-        ("null", 403),
+        ("http://127.0.0.1:7860", 201), (None, 201),  # no browser
+        ("http://evil.example", 403), ("http://127.0.0.1:7861", 403), ("https://127.0.0.1:7860", 403), ("null", 403),
     ],
-)
+)  # fmt: skip
 def test_only_its_own_page_may_post(origin, status):
     headers = {"Host": "127.0.0.1:7860"} | ({"Origin": origin} if origin else {})
-    assert client().post("/images", data=png(), headers=headers).status_code == status
+    assert client().post("/images", data=encoded(IMAGE), headers=headers).status_code == status

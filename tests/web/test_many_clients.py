@@ -1,7 +1,5 @@
 """32 clients at once on a real socket: no deadlock, the stated bounds, and every client its own masks."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import gc
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from predictors import EllipsePredictor
+from site_driver import encoded
 
 from roiseg.common.limits import PAGE_CONNECTIONS
 from roiseg.inference.prediction import Prediction
@@ -44,9 +43,8 @@ class GreyPredictor(EllipsePredictor):
         ellipses = super().predict(boxes, scores, points, threshold)
         grey = np.float32(self._image[0, 0, 0] / 255)
         targets = [np.full_like(target, grey) for target in ellipses.probabilities]
-        made = _Tracked(
-            ellipses.size, ellipses.boxes, ellipses.scores, ellipses.scores, ellipses.windows, targets
-        )
+        scores = ellipses.scores
+        made = _Tracked(ellipses.size, ellipses.boxes, scores, scores, ellipses.windows, targets)
         self.most_alive = max(self.most_alive, len(self._alive) + 1)
         self._alive.add(made)
         return made
@@ -80,14 +78,8 @@ def ask_json(port, path, content):
     return status, json.loads(body)
 
 
-def png(image):
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "PNG")
-    return stream.getvalue()
-
-
 def open_image(port, client):
-    status, body = ask_again(port, "/images", png(image_of(client)))
+    status, body = ask_again(port, "/images", encoded(image_of(client)))
     assert status == 201
     return json.loads(body)["image"]
 
@@ -185,10 +177,8 @@ def test_32_clients_at_once_get_their_own_masks_within_the_bounds(serve, monkeyp
             failures.append((role.__name__, error))
 
     with serve(predictor) as running_server:
-        threads = [
-            threading.Thread(target=play, args=(role, client), daemon=True)
-            for client, role in enumerate(ROLES)
-        ]
+        each = [(role, client) for client, role in enumerate(ROLES)]
+        threads = [threading.Thread(target=play, args=args, daemon=True) for args in each]
         for thread in threads:
             thread.start()
         others = [thread for thread, role in zip(threads, ROLES, strict=True) if role is not half_open]
@@ -226,14 +216,11 @@ def test_a_request_that_waits_for_the_models_keeps_no_image(path):
     image = np.zeros((20, 30, 3), np.uint8)
     name, alive = page._images.add(image), weakref.ref(image)
     del image
-    environ = application.Request.from_values(
-        path, method="POST", json={"image": name, "boxes": [[1, 2, 9, 12]]}
-    ).environ
-    statuses = []
+    query = {"image": name, "boxes": [[1, 2, 9, 12]]}
+    environ, statuses = application.Request.from_values(path, method="POST", json=query).environ, []
     with page._models_lock:
-        waiting = threading.Thread(
-            target=page, args=(environ, lambda status, headers: statuses.append(status))
-        )
+        answer = (environ, lambda status, headers: statuses.append(status))
+        waiting = threading.Thread(target=page, args=answer)
         waiting.start()
         for _ in range(models._CAPACITY):
             page._images.add(np.zeros((1, 1, 3), np.uint8))

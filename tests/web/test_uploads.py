@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import io
 import struct
 import zlib
@@ -8,18 +6,13 @@ import numpy as np
 import pytest
 from helpers import user_error
 from PIL import Image
+from site_driver import encoded
 
 from roiseg.common.errors import UserError
 from roiseg.web import models
 from roiseg.web.models import ImageStore, Limits, decode
 
 GRADIENT = np.stack(np.meshgrid(np.arange(40), np.arange(30), [7]), axis=-1)[:, :, 0].astype(np.uint8)
-
-
-def encoded(image, kind="PNG", **options):
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, kind, **options)
-    return stream.getvalue()
 
 
 def png_header(width, height):
