@@ -212,7 +212,7 @@ def test_what_cannot_work_is_refused_before_anything_starts(case, overrides, run
     arguments, parts, slurm = REFUSED[case]
     for name, value in slurm.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
-    code, stderr = run_main(roiseg.train, *overrides, *arguments)
+    code, stderr = run_main(roiseg.train, *arguments, *overrides)
     assert code == 2
     line = stderr.strip().splitlines()[-1]
     assert line.startswith("roiseg: error: ")

@@ -35,11 +35,9 @@ def test_another_process_is_kept_out_with_one_line_until_the_run_ends(tmp_path):
     process = CHILDREN.Process(target=occupy, args=(folder, has, leave))
     process.start()
     assert has.wait(PATIENCE)
-    with (
-        pytest.raises(UserError, match=rf"run in .*run is still running \(process {process.pid} on"),
-        lock_run_dir(folder),
-    ):
-        pass  # fmt: skip
+    held = rf"run in .*run is still running \(process {process.pid} on"
+    with pytest.raises(UserError, match=held), lock_run_dir(folder):
+        pass
     leave.set()
     process.join()
     with lock_run_dir(folder):

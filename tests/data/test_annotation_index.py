@@ -5,6 +5,7 @@ import pickle
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -245,11 +246,7 @@ def test_a_process_never_gets_another_index_than_the_one_it_was_sent(source, fol
         drop_last(source)
         load_annotations(source, index_dir=folder)
 
-    for change in (
-        replace,
-        lambda file: file.write_bytes(b"roiseg annotations 0000"),
-        lambda file: file.unlink(),
-    ):
+    for change in (replace, lambda file: file.write_bytes(b"roiseg annotations 0000"), Path.unlink):
         change(only_file(folder))
         with pytest.raises(UserError, match="changed while it was in use"):
             pickle.loads(sent)

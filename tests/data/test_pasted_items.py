@@ -46,9 +46,8 @@ def files(tmp_path_factory):
         for n in range(IMAGES)
         for k in range(1 + n % 3)
     ] + [{"file": "5.png", "segmentation": hole_rle(90, 110, (70, 20, 108, 80), (80, 40, 90, 60))}]
-    return write_coco(
-        tmp_path_factory.mktemp("pasted"), {f"{n}.png": (90, 110) for n in range(IMAGES)}, instances
-    )
+    sizes = {f"{n}.png": (90, 110) for n in range(IMAGES)}
+    return write_coco(tmp_path_factory.mktemp("pasted"), sizes, instances)
 
 
 def make(files, images=range(IMAGES), paste=PASTE, pool=None, **options):

@@ -63,9 +63,8 @@ def test_jitter_stays_within_its_bounds_and_the_input(center, scale, seed):
 def test_a_jittered_box_that_would_be_too_thin_stays_exact():
     boxes = np.float32([[0, 10, 1.5, 40], [100, 10, 101, 11]])
     for seed in range(30):
-        rois, target_index = RoiSampler(4, 1.0, 0.3, 0.3).sample(
-            boxes, np.arange(2), np.random.default_rng(seed), SIZE
-        )
+        rng = np.random.default_rng(seed)
+        rois, target_index = RoiSampler(4, 1.0, 0.3, 0.3).sample(boxes, np.arange(2), rng, SIZE)
         thin = (rois[:, 2:] - rois[:, :2]).min(axis=1) < 2
         np.testing.assert_array_equal(rois[thin], boxes[target_index[thin]])
 

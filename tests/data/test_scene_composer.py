@@ -148,11 +148,9 @@ def test_a_pasted_person_shows_its_own_pixels(scenes, files, paste):
     scene = scenes.compose(scenes.plain(0), [paste])
     after = scenes.render(read_image(files.images / "base.png"), scene)
     cutouts = read_image(files.images / "cutouts.png")
+    x1, x2 = paste.window[0], paste.window[2]
     if paste.mirrored:
-        cutouts = cutouts[:, ::-1]
-        x1, x2 = 120 - paste.window[2], 120 - paste.window[0]
-    else:
-        x1, x2 = paste.window[0], paste.window[2]
+        cutouts, x1, x2 = cutouts[:, ::-1], 120 - x2, 120 - x1
     height, width = paste.size
     window = np.ascontiguousarray(cutouts[paste.window[1] : paste.window[3], x1:x2])
     way = cv2.INTER_AREA if height < window.shape[0] else cv2.INTER_LINEAR

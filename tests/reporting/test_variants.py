@@ -76,10 +76,7 @@ def test_seed_fold_folders_and_loaders_make_no_variant(made):
         (["data.folds.held_out=0"], {"fold": 0, "seed": 1}),
         (["data.folds.held_out=1", "seed=2"], {"fold": 1, "seed": 2, "ckpt_path": "/x.pth"}),
         (["data.num_workers=0", "logger=[]"], {"fold": 2, "seed": 2, "data__num_workers": 0, "logger": None}),
-        (
-            ["trainer=gpu"],
-            {"fold": 3, "seed": 2, "trainer__accelerator": "gpu", "callbacks__overlays": {"x": 1}},
-        ),
+        (["trainer=gpu"], {"fold": 3, "seed": 2, "trainer__accelerator": "gpu", "callbacks__overlays": {}}),
         (["+sweep=joblib"], {"fold": 4, "extractor__threads": 2, "data__cache": {"folder": "/c"}}),
     )
     (only,), besides = find_variants(runs)

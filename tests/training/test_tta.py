@@ -54,9 +54,8 @@ def test_probabilities_are_averaged_over_all_looks(name, tta, cached, extractor,
     decoder = make(name, extractor)
     size = None if decoder.frame == "roi" else (24, 18)
     options = {"needs_images": "detail" in name, "metric_size": size, "tta": tta}
-    data = tiny_data(
-        coco_set, extractor, decoder, cache=MemoryCache(Half(), 1) if cached else None, **options
-    )
+    cache = MemoryCache(Half(), 1) if cached else None
+    data = tiny_data(coco_set, extractor, decoder, cache=cache, **options)
     module = tiny_module(decoder)
     logged, seen = run_test(module, data, tmp_path)
     if cached:  # now the plain images are in the cache
@@ -124,8 +123,7 @@ def test_sure_and_opposite_predictions_average_to_one_half(extractor, coco_set):
     data = tiny_data(coco_set, extractor, module.decoder, tta=TTA(hflip=True))
     batch = next(iter(data.test_dataloader()))
     logits = torch.tensor([0.0, 500.0, -500.0])[None, :, None, None].expand(len(batch.rois), 3, 14, 14)
-    mean = average_views(
-        logits, batch, module.decoder, lambda mirrored: logits[:, [1, 0, 2]], (14, 14)
-    ).logits
+    opposite = logits[:, [1, 0, 2]]
+    mean = average_views(logits, batch, module.decoder, lambda mirrored: opposite, (14, 14)).logits
     assert torch.isfinite(mean).all()
     torch.testing.assert_close(target_probability(mean), torch.full((len(batch.rois), 14, 14), 0.5))

@@ -18,17 +18,15 @@ def test_six_files_from_a_folder(source, layout):
         coco = read(source / "annotations" / f"instances_{split}.json")
         images, persons = reference(coco)
         full, eight, three = (read(layout.annotations(split, size)) for size in (None, 8, 3))
-        assert full == coco | {
-            "images": images, "annotations": persons, "categories": [{"id": 1, "name": "person"}],
-        }  # fmt: skip
+        person = [{"id": 1, "name": "person"}]
+        assert full == coco | {"images": images, "annotations": persons, "categories": person}
         names = [{i["file_name"] for i in coco["images"]} for coco in (three, eight, full)]
         assert names[0] <= names[1] <= names[2]
         assert [len(n) for n in names] == [3, min(8, len(images)), len(images)]
         assert layout.images(split).is_symlink()
         assert all((layout.images(split) / name).is_file() for name in names[2])
-    assert sorted(p.name for p in (layout.root / "annotations").glob("[!.]*")) == sorted(
-        r.path.name for r in prepared.reports
-    )
+    written = {path.name for path in (layout.root / "annotations").glob("[!.]*")}
+    assert written == {report.path.name for report in prepared.reports}
 
 
 def test_second_run_changes_nothing_and_another_seed_only_the_subsets(source, layout):
