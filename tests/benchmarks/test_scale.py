@@ -56,15 +56,10 @@ def test_an_epoch_counts_images_and_memory_three_times(given):
     assert all(found.own > 50 for found in memory)
 
 
-def allocate(megabytes):
-    before = Memory.of()
-    kept = np.ones(megabytes * 1_000_000, np.uint8)
-    after = Memory.of()
-    return before, after, int(kept[-1])
-
-
 def test_what_is_allocated_is_counted():
-    before, after, _ = allocate(200)
+    before, kept = Memory.of(), np.ones(200 * 1_000_000, np.uint8)
+    after = Memory.of()
+    assert kept[-1] == 1
     assert after.own - before.own == pytest.approx(200, abs=20)
     assert after.peak >= after.resident
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -16,10 +17,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what processes 
 
 def levels(values):
     return [Level(10 * n, 0, 0, float(value), 0, 0, 0, 0, {}, {}) for n, value in enumerate(values)]
-
-
-def own(level):
-    return level.own
 
 
 def test_what_is_open_and_runs_is_counted(tmp_path):
@@ -47,7 +44,9 @@ def test_a_slope_is_that_of_the_second_half_and_its_interval_covers_the_truth():
     for _ in range(200):
         noise = rng.normal(0, 2, 300)
         steps = np.arange(300) * 10
-        rise, half = slope(levels(np.maximum(1500, steps) * 0.003 + noise), own)  # 3 per 1,000 steps
+        rise, half = slope(
+            levels(np.maximum(1500, steps) * 0.003 + noise), attrgetter("own")
+        )  # 3 per 1,000 steps
         covered += abs(rise - 3) < half
     assert 180 <= covered <= 198
 
@@ -59,4 +58,4 @@ def test_a_slope_is_that_of_the_second_half_and_its_interval_covers_the_truth():
     ([9] * 10 + [4] * 10, True),
 ])  # fmt: skip
 def test_a_count_that_goes_up_and_down_is_told_from_one_that_grows(values, flat):
-    assert is_flat(levels(values), own) == flat
+    assert is_flat(levels(values), attrgetter("own")) == flat
