@@ -34,8 +34,8 @@ def text(found, tag):
     return tensor_util.make_ndarray(event.tensor_proto).item().decode()
 
 
-def test_precision_and_recall_are_there_for_every_epoch(finished):
-    summary = finished.summary
+def test_precision_and_recall_are_there_for_every_epoch(run_train, tmp_path):
+    summary = run_train(tmp_path)
     found = events(summary)
     assert found.SummaryMetadata("target").plugin_data.plugin_name == "pr_curves"
     curves = found.Tensors("target")
