@@ -1,5 +1,6 @@
 """Every block of the pages is executed, top to bottom, and its results are checked."""
 
+import base64
 import json
 import os
 import re
@@ -10,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from docs.pages import Reader, blocks
-from helpers import ROOT
+from helpers import ROOT, segmentation_mask
 
 from roiseg.inference.predictor import Predictor
 
@@ -39,6 +40,59 @@ def test_the_first_hour_ends_with_masks_of_cars(reader):
     assert {record["category_id"] for record in records} == {3}
     evaluated = json.loads((folder / "outputs/cars_evaluated/results.json").read_text())
     assert {record["category_id"] for record in evaluated} == {3}
+
+
+def test_annotations_of_other_tools_keep_their_masks(run_main, monkeypatch, tmp_path):
+    """LabelMe: parts in a group, a painted mask with a hole, another label. YOLO-seg: two parts in one outline."""
+    labelme, images, labels = (tmp_path / name for name in ("my_labelme", "my_yolo/images", "my_yolo/labels"))
+    for folder in (labelme, images, labels):
+        folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for path in (labelme / "a.jpg", images / "b.jpg", images / "empty.jpg"):
+        cv2.imwrite(str(path), rng.integers(0, 256, (80, 100, 3), np.uint8))
+    painted = np.full((30, 20), 255, np.uint8)
+    painted[10:20, 5:15] = 0
+    square = [[10, 10], [30, 10], [30, 70], [10, 70]]
+    other = [[40, 10], [60, 10], [60, 30], [40, 30]]
+    shapes = [
+        {"label": "person", "shape_type": "polygon", "points": square, "group_id": 1},
+        {"label": "person", "shape_type": "polygon", "points": other, "group_id": 1},
+        {"label": "person", "shape_type": "polygon", "points": other, "group_id": None},
+        {"label": "person", "shape_type": "mask", "points": [[70, 40], [89, 69]], "group_id": None,
+         "mask": base64.b64encode(cv2.imencode(".png", painted)[1]).decode()},
+        {"label": "dog", "shape_type": "polygon", "points": other, "group_id": None},
+    ]  # fmt: skip
+    content = {"imagePath": "..\\photos\\a.jpg", "imageHeight": 80, "imageWidth": 100, "shapes": shapes}
+    (labelme / "a.json").write_text(json.dumps(content))
+    outline = [*square, square[0], *other, other[0], square[0]]
+    joined = " ".join(f"{x / 100} {y / 80}" for x, y in outline)
+    (labels / "b.txt").write_text(
+        f"0 {joined}\n1 0.1 0.1 0.2 0.1 0.2 0.2\n0 0.5 0.5 0.9 0.5 0.9 0.9 0.5 0.9\n"
+    )
+
+    Reader(tmp_path, run_main, monkeypatch).read("annotations.md")
+
+    two_parts = np.zeros((80, 100), bool)
+    two_parts[10:70, 10:30] = two_parts[10:30, 40:60] = True
+    with_hole = np.zeros((80, 100), bool)
+    with_hole[40:70, 70:90] = painted > 0
+    masks = [
+        segmentation_mask(record["segmentation"], 80, 100)
+        for record in annotations_of(tmp_path / "train.json")
+    ]
+    assert len(masks) == 3
+    assert (masks[0] == two_parts).all() and (masks[2] == with_hole).all()
+    masks = [
+        segmentation_mask(record["segmentation"], 80, 100) for record in annotations_of(tmp_path / "val.json")
+    ]
+    assert len(masks) == 2
+    assert (masks[0] != two_parts).mean() < 0.01
+    (summary,) = summaries(tmp_path)
+    assert (summary["data"]["train_images"], summary["data"]["val_rois"]) == (1, 2)
+
+
+def annotations_of(path):
+    return json.loads(path.read_text())["annotations"]
 
 
 def test_choosing_a_tensor(reader):
