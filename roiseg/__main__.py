@@ -23,12 +23,29 @@ COMMANDS = {
 }
 
 
+# Hydra knows the keys and choices of a command; it expects one word before them
+_COMPLETION = """\
+_roiseg() {{
+    local word=${{COMP_WORDS[COMP_CWORD]}} line choices
+    if [ "$COMP_CWORD" = 1 ]; then
+        choices="{commands}"
+    else
+        line="roiseg ${{COMP_LINE#*${{COMP_WORDS[1]}} }}"
+        choices=$(COMP_LINE=$line COMP_POINT=${{#line}} "${{COMP_WORDS[@]:0:2}}" -sc query=bash 2>/dev/null)
+    fi
+    COMPREPLY=($(compgen -o default -W "$choices" -- "$word"))
+}}
+COMP_WORDBREAKS=${{COMP_WORDBREAKS//=}} complete -o nospace -o default -F _roiseg roiseg
+"""
+
+
 def usage() -> str:
     """List the commands."""
     lines = (f"  {name:<9} {what}" for name, what in COMMANDS.items())
-    return "usage: roiseg COMMAND [key=value ...]\n\n{}\n\nroiseg COMMAND --help lists its options".format(
-        "\n".join(lines)
-    )
+    return (
+        "usage: roiseg COMMAND [key=value ...]\n\n{}\n\nroiseg COMMAND --help lists its options\n"
+        'eval "$(roiseg --completion)" completes commands, keys and choices in bash'
+    ).format("\n".join(lines))
 
 
 def main() -> None:
@@ -36,6 +53,8 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         print(usage())
+    elif name == "--completion":
+        print(_COMPLETION.format(commands=" ".join(COMMANDS)))
     elif name in COMMANDS:
         del sys.argv[1]
         # alter_sys: processes that Lightning or a data loader starts see the command's own module
