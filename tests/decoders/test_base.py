@@ -7,7 +7,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from roiseg.decoders.base import Context, Decoder, DecoderOutput
-from roiseg.decoders.layers.convolution import group_count
 from roiseg.decoders.roialign import RoiAlignDecoder
 
 HEIGHT, WIDTH = IMAGE_SIZE
@@ -136,18 +135,3 @@ def test_the_detail_branch_reads_the_window_of_the_logits():
         features = random_features(decoder, 1)
         one, two = (decoder(features, roi, Context(image=image)).logits for image in (dark, spot))
         assert torch.equal(one, two) != seen
-
-
-@pytest.mark.parametrize(
-    ("mid", "least", "widths"),
-    [(128, 32, [64, 32, 32]), (16, 32, [16, 16, 16]), (12, 1, [6, 3, 1]), (1, 1, [1, 1, 1])],
-)
-def test_upsampling_halves_the_width_down_to_min_channels(mid, least, widths):
-    given = {"roi_size": (7, 7), "mid_channels": mid, "min_channels": least, "depth": 0}
-    decoder = RoiAlignDecoder([4], [8], IMAGE_SIZE, **given)
-    convolutions = [m for m in decoder.upsample.modules() if isinstance(m, nn.Conv2d)]
-    assert [c.out_channels for c in convolutions] == widths
-
-
-def test_groups_divide_the_channels():
-    assert [group_count(channels) for channels in (128, 12, 6, 7, 1, 8)] == [8, 4, 2, 1, 1, 8]

@@ -15,33 +15,23 @@ from roiseg.decoders.condinst import (
 NARROW = {"mid_channels": 8, "mask_depth": 1, "roi_depth": 1}
 
 
-def naive_head(inputs, filters, outputs):
-    """The dynamic head pixel by pixel, one number after another."""
-    rois, _, height, width = inputs.shape
-    result = torch.zeros(rois, outputs, height, width, dtype=inputs.dtype)
-    for r in range(rois):
-        for y in range(height):
-            for x in range(width):
-                numbers = iter(filters[r].tolist())
-                values = inputs[r, :, y, x].tolist()
-                for layer, rows in enumerate((8, 8, outputs)):
-                    weights = [[next(numbers) for _ in values] for _ in range(rows)]
-                    biases = [next(numbers) for _ in range(rows)]
-                    if layer:
-                        values = [max(v, 0.0) for v in values]
-                    sums = [sum(w * v for w, v in zip(row, values, strict=True)) for row in weights]
-                    values = [total + bias for total, bias in zip(sums, biases, strict=True)]
-                assert next(numbers, None) is None
-                result[r, :, y, x] = torch.tensor(values, dtype=inputs.dtype)
-    return result
+def naive_head(values, numbers, outputs):
+    """The dynamic head of one ROI, a matrix product a layer: its numbers are weights, biases, weights, ..."""
+    for layer, rows in enumerate((8, 8, outputs)):
+        ends = [rows * len(values), rows, len(numbers) - rows * len(values) - rows]
+        weights, biases, numbers = numbers.split(ends)
+        values = values.clamp(min=0) if layer else values
+        values = torch.tensordot(weights.reshape(rows, -1), values, 1) + biases[:, None, None]
+    assert not len(numbers)
+    return values
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
-def test_dynamic_head_equals_plain_loops(outputs):
+def test_dynamic_head_equals_matrix_products(outputs):
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(3, 10, 2, 4, generator=generator, dtype=torch.float64)
     filters = torch.randn(3, filter_count(outputs), generator=generator, dtype=torch.float64)
-    expected = naive_head(inputs, filters, outputs)
+    expected = torch.stack([naive_head(*roi, outputs) for roi in zip(inputs, filters, strict=True)])
     torch.testing.assert_close(dynamic_head(inputs, filters, outputs), expected, atol=1e-12, rtol=1e-12)
 
 

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from roiseg.decoders.layers import roi_crop
-from roiseg.decoders.layers.roi_crop import RoiCrop, crop_then_reduce, order_macs, reduce_then_crop
+from roiseg.decoders.layers.roi_crop import RoiCrop, crop_then_reduce, reduce_then_crop
 from roiseg.geometry.roi_align import roi_align, roi_weights
 
 # on maps of 12 x 16 cells at stride 4: 48 x 64 input pixels
@@ -57,29 +56,6 @@ def test_layers_are_summed():
         for lateral, feature, stride in zip(crop.lateral, features, (4, 8), strict=True)
     )
     torch.testing.assert_close(crop(features, ROIS), expected, atol=1e-5, rtol=1e-5)
-
-
-def counted(order, count, learns, feature_learns):
-    """Multiply-accumulates that torch counts, forward and backward."""
-    crop = make_crop((6,), (4,))
-    crop.requires_grad_(learns)
-    feature = layer().requires_grad_(feature_learns)
-    rois = torch.tensor([[0, 0.0, 0, 64, 48]]).repeat(count, 1)
-    rois[count // 2 :, 0] = 2
-    with FlopCounterMode(display=False) as counter:
-        result = in_order(order, crop, feature, rois)
-        if learns or feature_learns:
-            result.sum().backward()
-    return counter.get_total_flops() // 2
-
-
-@pytest.mark.parametrize("count", [2, 9])
-@pytest.mark.parametrize("learns", [False, True])
-@pytest.mark.parametrize("feature_learns", [False, True])
-def test_the_count_is_that_of_the_products_and_convolutions_that_run(count, learns, feature_learns):
-    got = order_macs(3, count, (6, 12, 16), (5, 7, 5), learns, feature_learns)
-    orders = (reduce_then_crop, crop_then_reduce)
-    assert got == tuple(counted(order, count, learns, feature_learns) for order in orders)
 
 
 @pytest.mark.parametrize(("channels", "count", "size", "first"), [

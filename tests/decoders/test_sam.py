@@ -22,19 +22,12 @@ def narrow(strides=(4,), **options):
 
 
 def attend(attention, queries, keys, values):
-    """Multi-head attention by its definition, a query and a head at a time; float64."""
+    """Multi-head attention by its definition, a head at a time; float64."""
     q, k, v = attention.query(queries), attention.key(keys), attention.value(values)
-    width = q.shape[1] // attention.heads
-    rows = []
-    for query in q:
-        parts = []
-        for h in range(attention.heads):
-            of_head = slice(h * width, (h + 1) * width)
-            scores = torch.stack([query[of_head] @ key[of_head] / math.sqrt(width) for key in k])
-            weights = torch.exp(scores) / torch.exp(scores).sum()
-            parts.append(sum(w * value[of_head] for w, value in zip(weights, v, strict=True)))
-        rows.append(torch.cat(parts))
-    return attention.out(torch.stack(rows))
+    heads = []
+    for query, key, value in zip(*(t.chunk(attention.heads, dim=1) for t in (q, k, v)), strict=True):
+        heads.append((query @ key.T / math.sqrt(query.shape[1])).softmax(dim=1) @ value)
+    return attention.out(torch.cat(heads, dim=1))
 
 
 def walk(transformer, prompts, image, positions):

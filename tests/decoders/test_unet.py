@@ -99,25 +99,23 @@ def test_a_prior_is_read_as_further_maps_and_matters():
 
 
 def naive_maps(rois, image_size, size):
-    """The same in float64, a cell at a time; the share inside by counting 100 points an axis."""
+    """The same in float64; the share inside by counting 100 points an axis in each cell."""
     height, width = image_size
-    cell_y, cell_x = height / size[0], width / size[1]
-    maps = np.zeros((len(rois), 7, *size))
-    for n, (_, x1, y1, x2, y2) in enumerate(rois.tolist()):
-        for row in range(size[0]):
-            for column in range(size[1]):
-                x, y = (column + 0.5) * cell_x - (x1 + x2) / 2, (row + 0.5) * cell_y - (y1 + y2) / 2
-                points_x = (column + (np.arange(100) + 0.5) / 100) * cell_x
-                points_y = (row + (np.arange(100) + 0.5) / 100) * cell_y
-                inside_x = ((points_x > x1) & (points_x < x2)).mean()
-                inside_y = ((points_y > y1) & (points_y < y2)).mean()
-                relative = np.clip([x / (x2 - x1), y / (y2 - y1)], -4, 4)
-                scaled = [x / width, y / height, (x2 - x1) / width, (y2 - y1) / height]
-                maps[n, :, row, column] = [inside_x * inside_y, *scaled, *relative]
-    return maps
+    sides = zip(size, image_size, strict=True)
+    points = [(np.arange(100 * n) + 0.5).reshape(n, 100) * side / (100 * n) for n, side in sides]
+    maps = []
+    for _, x1, y1, x2, y2 in rois.tolist():
+        down, across = (
+            ((p > a) & (p < b)).mean(1) for p, a, b in zip(points, (y1, x1), (y2, x2), strict=True)
+        )
+        y, x = points[0].mean(1)[:, None] - (y1 + y2) / 2, points[1].mean(1) - (x1 + x2) / 2
+        relative = np.clip(x / (x2 - x1), -4, 4), np.clip(y / (y2 - y1), -4, 4)
+        scaled = x / width, y / height, (x2 - x1) / width, (y2 - y1) / height
+        maps.append(np.array(np.broadcast_arrays(np.outer(down, across), *scaled, *relative)))
+    return np.array(maps)
 
 
-def test_maps_equal_a_plain_loop_over_cells():
+def test_maps_equal_their_definition():
     for size in [(8, 12), (16, 24), (5, 7)]:
         maps = roi_maps(ROIS, (64, 96), size).numpy()
         assert maps.shape == (3, len(ROI_MAPS), *size)
