@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from tiny_run import tiny_data, tiny_extractor, tiny_module, tiny_trainer
-from torch import distributed
 
-from roiseg.callbacks.instances import InstanceSheets, InstanceTable, gather_from_all
+from roiseg.callbacks.instances import InstanceSheets, InstanceTable
 from roiseg.data.tta import TTA
 from roiseg.evaluation import ranking as ranking_module
 from roiseg.evaluation.ranking import RankedInstance, Ranking
@@ -170,22 +169,6 @@ def test_a_table_that_cannot_be_finished_leaves_the_old_one(tmp_path):
         write_table(path, [record(), None])
     assert path.read_bytes() == before
     assert list(tmp_path.glob("[!.]*")) == [path]
-
-
-def _hold(rank, folder):
-    store = f"file://{folder}/meet"
-    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    held = gather_from_all([record(rank, n) for n in range(3 * rank)])  # the first has none
-    write_table(folder / f"{rank}.csv", held)
-    distributed.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_processes_gather_what_each_holds_once(tmp_path):
-    torch.multiprocessing.spawn(_hold, (tmp_path,), nprocs=2)
-    tables = [rows_of(tmp_path / f"{rank}.csv") for rank in range(2)]
-    assert tables[0] == tables[1]
-    assert [row["annotation_id"] for row in tables[0]] == [0, 1, 2]
 
 
 def prediction(number, iou):

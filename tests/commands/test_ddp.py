@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from helpers import TINY_IMAGES, TINY_INSTANCES, run_command, start_command, write_coco
+from helpers import TINY_IMAGES, TINY_INSTANCES, person, run_command, start_command, write_coco
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 from tiny_run import one_thread
@@ -180,6 +180,34 @@ def test_slurm_tasks_on_two_machines_equal_one_process(overrides, one_image, run
     with one_thread():
         alone = run_train(tmp_path / "alone", *single, export=True)
     assert_same_run(json.loads(path.read_text()), alone)
+
+
+def test_an_image_that_is_skipped_on_one_of_two_processes_is_left_out_as_one_process_does(
+    overrides, run_train, tmp_path
+):
+    """7 images are validated on: one process has one less."""
+    names = [f"{n}.jpg" for n in range(8)]
+    people = [{"file": name, "segmentation": person(30 + 5 * n, 6, 80)} for n, name in enumerate(names)]
+    coco = write_coco(tmp_path / "data", dict.fromkeys(names, (96, 96)), people)
+    (coco.images / "4.jpg").write_bytes(b"no image")
+    content = coco.content()
+    fewer = {key: content[key][:-1] for key in ("images", "annotations")}
+    (tmp_path / "data/val.json").write_text(json.dumps(content | fewer))
+    given = [o for o in overrides if not o.startswith(("data.train_", "data.val_"))]
+    for split, file in (("train", coco.json), ("val", tmp_path / "data/val.json")):
+        given += [f"data.{split}_annotations={file}", f"data.{split}_images={coco.images}"]
+    given.append("data.on_error=skip")
+    with one_thread():
+        alone = run_train(tmp_path / "alone", *given, "trainer=cpu", "data.batch_size=2", export=True)
+    several = [*given, *DDP, "data.batch_size=1", *folders(tmp_path)]
+    done = run_command(["roiseg.train", *several], cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    together = json.loads((tmp_path / "out/summary.json").read_text())
+    skipped = alone["skipped_images"]
+    assert {stage: found["times"] for stage, found in skipped.items()} == {"train": 2, "val": 2, "test": 1}
+    assert together["skipped_images"] == skipped
+    assert len(table(tmp_path / "out/instances.csv")) == 6
+    assert_same_run(together, alone)
 
 
 def test_a_mistake_that_one_process_meets_ends_both_without_a_traceback(overrides, even_set, tmp_path):

@@ -1,11 +1,10 @@
-"""`python -m roiseg.report`, in this process and once in its own."""
+"""`python -m roiseg.report`, in this process."""
 
 import csv
 import json
 
 import cv2
 import pytest
-from helpers import run_command
 from run_folders import cross_validated, noisy, write_run
 
 import roiseg.report
@@ -22,10 +21,7 @@ def sweep(tmp_path_factory):
     return folder
 
 
-def test_it_prints_the_table_and_writes_it_in_four_ways(run_main, sweep, tmp_path, capfd, monkeypatch):
-    capfd.readouterr()
-    printed = []
-    monkeypatch.setattr(roiseg.report.console, "print", lambda *a, **k: printed.extend(map(str, a)))
+def test_it_prints_the_table_and_writes_it_in_four_ways(run_main, sweep, tmp_path):
     code, stderr = run_main(roiseg.report, sweep, "output_dir=out", "test=miou,target_iou", "sizes=true")
     assert (code, stderr) == (0, "")
     out = tmp_path / "out"
@@ -36,7 +32,8 @@ def test_it_prints_the_table_and_writes_it_in_four_ways(run_main, sweep, tmp_pat
     assert f"| `{TWO}` | 2 × 2 | 36 |" in text
     assert "Unfinished and left out: 1 run: " in text
     assert "99_run (no instances.csv)" in text
-    assert any("Unfinished and left out: 1 run" in line for line in printed)
+    said = ("Unfinished and left out: 1 run", TWO, THREE, "better", "baseline", "report.md")
+    assert all(words in run_main.printed for words in said)
     content = json.loads((out / "report.json").read_text())
     two, three = content["variants"]
     assert (two["variant"], three["verdict"]) == (TWO, "better")
@@ -87,11 +84,3 @@ def test_mistakes_end_in_one_line(refused, tmp_path, arguments, words):
     before = sorted(tmp_path.rglob("*"))
     refused(roiseg.report, arguments, *words)
     assert sorted(tmp_path.rglob("*")) == before
-
-
-@pytest.mark.slow
-def test_a_process_of_its_own(sweep, tmp_path):
-    done = run_command(["roiseg.report", sweep, f"baseline={TWO}", "output_dir=out"], cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert all(word in done.stdout for word in [TWO, THREE, "better", "baseline", "report.md"])
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -1,6 +1,5 @@
 """What a training run writes, returns and repeats."""
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -8,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from composing import composed
-from helpers import save_onnx
-from onnx import TensorProto, helper, numpy_helper
+from helpers import small_onnx
+from onnx import helper
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from roiseg.inference.checkpoint import load_model, read_checkpoint
@@ -131,18 +130,6 @@ def test_a_finished_run_can_be_tested_again_in_another_way(run_train, tmp_path):
     assert mirrored["test"] != first["test"]
 
 
-@pytest.mark.slow
-def test_a_run_with_mirrored_test_trains_the_same_and_measures_the_average(run_train, finished, tmp_path):
-    plain, mirrored = finished.summary, run_train(tmp_path, *finished.overrides, "tta=hflip")
-    assert mirrored["history"] == plain["history"]
-    assert mirrored["test"]["test/loss"] == plain["test"]["test/loss"]
-    assert mirrored["test"] != plain["test"]
-    for summary in (plain, mirrored):
-        with open(Path(summary["output_dir"]) / "instances.csv", newline="") as stream:
-            ious = [float(row["iou"]) for row in csv.DictReader(stream)]
-        assert summary["test"]["test/instance_iou"] == pytest.approx(sum(ious) / len(ious), abs=1e-6)
-
-
 def test_last_finds_the_same_run_among_others_and_goes_on_in_its_folders(run_train, tmp_path, caplog):
     def run(name, *overrides):
         quick = ["test=false", "~callbacks.overlays", "~callbacks.model_text"]
@@ -218,16 +205,15 @@ def test_the_users_own_setting_runs_on_a_file_of_the_same_shape(run_train, tmp_p
 
 def make_yolov9_like(path):
     """A static 1x3x640x640 file with a tensor /model.34/Concat_output_0 [1, 1024, 80, 80], cheap to run."""
-    weight = numpy_helper.from_array(np.random.default_rng(0).normal(0, 0.1, (8, 3, 8, 8)).astype("f4"), "w")
-    head = numpy_helper.from_array(np.ones((1, 1024, 1, 1), "f4"), "h")
+    weights = {
+        "w": np.random.default_rng(0).normal(0, 0.1, (8, 3, 8, 8)).astype("f4"), "h": np.ones((1, 1024, 1, 1), "f4"),
+    }  # fmt: skip
     nodes = [
         helper.make_node("Conv", ["images", "w"], ["c"], kernel_shape=[8, 8], strides=[8, 8]),
         helper.make_node("Concat", ["c"] * 128, ["/model.34/Concat_output_0"], axis=1),
         helper.make_node("Conv", ["/model.34/Concat_output_0", "h"], ["output"]),
     ]
-    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 640, 640])
-    output = helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 1, 80, 80])
-    return save_onnx(path, nodes, [images], [output], [weight, head])
+    return small_onnx(path, nodes, weights, {"output": [1, 1, 80, 80]}, size=(640, 640))
 
 
 @pytest.mark.realdata

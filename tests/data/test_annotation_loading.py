@@ -81,9 +81,3 @@ def test_crowds_are_counted_and_may_be_read_as_instances(made, caplog):
     for index in (None, made.json.parent / "index"):
         assert not load_annotations(made.json, index_dir=index, crowd="instance").crowd.any()
         assert load_annotations(made.json, index_dir=index).crowd.sum() == 5
-
-
-def test_a_file_of_crowds_only_is_refused(made):
-    (told,) = made(lambda record: record.update(iscrowd=1))
-    assert "all 8 instances" in told and "data.crowd=instance" in told
-    assert made(lambda record: None, crowd="instance") == []

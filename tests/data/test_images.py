@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 from helpers import user_error
-from PIL import Image
 from tiny_dataset import make
 
 from roiseg.common.errors import UserError
@@ -31,17 +30,6 @@ def test_missing_images_are_counted_and_the_first_is_named(broken_set):
     shutil.rmtree(broken_set.images)
     with pytest.raises(UserError, match=r"image folder not found: .*data\.train_images"):
         make(broken_set)
-
-
-def test_a_picture_is_turned_as_its_camera_says(tmp_path):
-    picture = Image.new("RGB", (30, 20))
-    picture.paste((255, 255, 255), (0, 0, 10, 20))  # the left third
-    exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: to be turned by 90 degrees clockwise
-    picture.save(tmp_path / "a.jpg", exif=exif, quality=95)
-    image = read_image(tmp_path / "a.jpg", (30, 20))
-    assert (image[:8] > 200).all()  # left has become the top
-    assert (image[12:] < 50).all()
 
 
 @pytest.mark.parametrize("bits", [12, 16])

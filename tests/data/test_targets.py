@@ -3,7 +3,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from helpers import ellipse, hole_rle, inside_polygon, rectangle, segmentation_mask, write_coco
+from helpers import ellipse, hole_rle, inside_polygon, segmentation_mask, write_coco
 
 from roiseg.common.classes import IGNORE
 from roiseg.data import targets as targets_module
@@ -159,49 +159,6 @@ def test_memory_stays_near_that_of_the_result(crowded, frame):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 * result.nbytes  # a plane of bytes for each ROI and instance would be 120 times
-
-
-@pytest.fixture
-def scene(tmp_path):
-    """Targets of rectangles on a 40 x 40 image, whole pixels, one cell a pixel."""
-
-    def draw(outlines, crowd=(), num_classes=3, targets=1, frame="image"):
-        instances = [
-            {"file": "a.png", "segmentation": outline, "iscrowd": int(n in crowd)}
-            for n, outline in enumerate(outlines)
-        ]
-        annotations = load_annotations(write_coco(tmp_path, {"a.png": (40, 40)}, instances).json)
-        rois = np.float32([[0, 0, 40, 40]] * targets).reshape(-1, 4)
-        spec = TargetSpec(frame, (40, 40), num_classes, (40, 40))
-        outlines, crowd = annotations.outlines(0), annotations.crowd
-        return rasterize_targets(spec, outlines, crowd, IDENTITY, rois, np.arange(targets))
-
-    return draw
-
-
-LEFT, MIDDLE, RIGHT = rectangle(5, 5, 20, 35), rectangle(15, 10, 28, 30), rectangle(30, 2, 38, 12)
-
-
-def area_of(x1, y1, x2, y2):
-    mask = np.zeros((40, 40), bool)
-    mask[y1:y2, x1:x2] = True
-    return mask
-
-
-@pytest.mark.parametrize("num_classes", [2, 3])
-def test_the_target_is_told_from_others_and_a_crowd_is_ignored_only_where_no_person_is(scene, num_classes):
-    outlines = [LEFT, MIDDLE, RIGHT, rectangle(0, 8, 40, 20)]
-    target = scene(outlines, crowd=(3,), num_classes=num_classes)[0]
-    left, middle, right = area_of(5, 5, 20, 35), area_of(15, 10, 28, 30), area_of(30, 2, 38, 12)
-    others = (middle | right) & ~left
-    np.testing.assert_array_equal(target == 1, left)
-    np.testing.assert_array_equal(target == IGNORE, area_of(0, 8, 40, 20) & ~left & ~others)
-    np.testing.assert_array_equal(target == 2, others & (num_classes == 3))
-
-
-@pytest.mark.parametrize("frame", ["roi", "image"])
-def test_no_rois_give_no_targets(scene, frame):
-    assert scene([LEFT], targets=0, frame=frame).shape == (0, 40, 40)
 
 
 def test_rois_of_a_few_pixels_in_a_large_image_are_drawn(tmp_path):

@@ -94,33 +94,6 @@ def test_jitter_uses_the_whole_of_its_range_evenly():
     assert np.abs(np.corrcoef(np.concatenate([shift, grow], axis=1).T) - np.eye(4)).max() < 0.03
 
 
-def naive_nms(boxes, scores, threshold, most):
-    order = sorted(range(len(boxes)), key=lambda i: (-scores[i], i))
-    chosen = []
-    for i in order:
-        apart = threshold is None or all(naive_iou(boxes[i], boxes[j]) <= threshold for j in chosen)
-        if len(chosen) < most and apart:
-            chosen.append(i)
-    return chosen
-
-
-@st.composite
-def scenes(draw):
-    count = draw(st.integers(0, 25))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    corner = rng.integers(0, 30, (count, 2))
-    size = rng.integers(1, 25, (count, 2))
-    scores = rng.choice([0.1, 0.3, 0.5, 0.9, 0.95], count)  # ties
-    return np.concatenate([corner, corner + size], 1).astype(np.float32), scores.astype(np.float32)
-
-
-@given(scenes(), st.sampled_from([None, 0.1234, 0.45678, 0.7891]), st.integers(1, 30))
-def test_chooses_what_a_naive_loop_chooses(scene, threshold, most):
-    boxes, scores = scene
-    wanted = naive_nms(boxes.astype(float).tolist(), scores.tolist(), threshold, most)
-    assert box_ops.nms(boxes, scores, threshold, most).tolist() == wanted
-
-
 def test_an_overlap_of_exactly_the_threshold_stays():
     boxes = np.array([[0, 0, 2, 1], [1, 0, 2, 1]], np.float32)  # IoU 1/2
     scores = np.array([0.9, 0.8], np.float32)

@@ -111,26 +111,6 @@ def test_the_detector_runs_once_a_picture(checkpoint, picture, monkeypatch):
     assert len(runs) == 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("merged", [False, True])
-def test_an_exported_file_gives_the_same(merged, exported, finished, checkpoint, picture, onnx_file):
-    given = (finished.exported(merged=True),) if merged else (exported, str(onnx_file))
-    predictions = []
-    for predictor in (Predictor.from_onnx(*given), Predictor.from_checkpoint(checkpoint)):
-        predictor.set_image(picture)
-        predictions.append(predictor.predict(BOXES))
-    one, other = predictions
-    assert one.non_targets is None
-    assert one.windows == other.windows
-    np.testing.assert_allclose(one.mask_scores, other.mask_scores, atol=1e-4)
-    assert ((other.mask_scores > 0) & (other.mask_scores < 1)).all()
-    for index in range(2):
-        mask, wanted = one.mask(index), other.mask(index)
-        assert wanted.any() and not wanted.all()
-        # a merged mask passes through the input's pixels on its way to the image's
-        assert np.count_nonzero(mask != wanted) <= 0.05 * np.count_nonzero(wanted)
-
-
 def test_scores_and_threshold_are_kept(predictor):
     low, high = (predictor.predict(BOXES, scores=[0.3, 0.6], threshold=t) for t in (0.2, 0.8))
     assert low.scores.tolist() == pytest.approx([0.3, 0.6])

@@ -1,6 +1,7 @@
 import tracemalloc
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -73,13 +74,9 @@ def test_pixels_are_pooled_over_batches():
 
 def naive_boundary(mask, ratio=0.02):
     """`mask_to_boundary` of the boundary-iou-api: pad by one, erode 3x3 as often as wide, subtract."""
-    height, width = mask.shape
-    inner = np.pad(mask, 1)
-    for _ in range(max(1, round(ratio * np.sqrt(height**2 + width**2)))):
-        padded = np.pad(inner, 1)
-        shifted = [padded[i : i + height + 2, j : j + width + 2] for i in range(3) for j in range(3)]
-        inner = np.logical_and.reduce(shifted)
-    return mask & ~inner[1:-1, 1:-1]
+    times = max(1, round(ratio * np.hypot(*mask.shape)))
+    inner = cv2.erode(np.pad(mask, 1).astype(np.uint8), np.ones((3, 3), np.uint8), iterations=times)
+    return mask & (inner[1:-1, 1:-1] == 0)
 
 
 def rle(mask):

@@ -22,49 +22,6 @@ def random_blocks(rng, folds=3, trainings=2, images=7):
     return blocks
 
 
-def looped(blocks, resamples, seed):
-    """The docstring's formulas, one ROI at a time, on the same draws."""
-    total = sum(b.values.shape[1] for b in blocks)
-    mean = sum(float(b.values[:, i].mean()) for b in blocks for i in range(b.values.shape[1])) / total
-    names = [[str(v) for v in sorted(set(b.images.tolist()))] for b in blocks]
-    number = sum(map(len, names))
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(number, [1 / number] * number, size=resamples)
-    trained = [
-        rng.multinomial(len(b.values), [1 / len(b.values)] * len(b.values), size=resamples) for b in blocks
-    ]
-    means = []
-    for r in range(resamples):
-        above = below = 0.0
-        column = 0
-        for f, b in enumerate(blocks):
-            trainings = len(b.values)
-            factor = math.sqrt(trainings / (trainings - 1)) if trainings > 1 else 1
-            for name in names[f]:
-                for i in np.flatnonzero(b.images == name):
-                    centre = sum(b.values[:, i]) / trainings
-                    value = 0.0
-                    for s in range(trainings):
-                        moved = centre + factor * (b.values[s, i] - centre)
-                        value += trained[f][r, s] / trainings * moved
-                    above += drawn[r, column] * value
-                    below += drawn[r, column]
-                column += 1
-        means.append(above / below)
-    widen = math.sqrt(number / (number - 1)) * student_t(number - 1) / 1.959963984540054
-    ends = [mean + widen * (q - mean) for q in np.quantile(means, [0.025, 0.975])]
-    return mean, *ends
-
-
-@pytest.mark.parametrize(("folds", "trainings"), [(1, 1), (3, 2), (2, 3)])
-def test_it_is_what_its_docstring_says(folds, trainings):
-    blocks = random_blocks(np.random.default_rng(folds), folds, trainings)
-    found = mean_interval(blocks, 150, seed=5)
-    assert (found.mean, found.low, found.high) == pytest.approx(looped(blocks, 150, 5), abs=1e-12)
-    assert found.rois == sum(len(b.images) for b in blocks)
-    assert found.images == 7 * folds
-
-
 @pytest.mark.parametrize(("freedom", "expected"), STUDENT_T.items())
 def test_student_t_is_that_of_the_tables(freedom, expected):
     assert student_t(freedom) == pytest.approx(expected, rel=2e-3)

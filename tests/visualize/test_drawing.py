@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from roiseg.visualize.canvas import fitted_size, resize_mask, shorten, text_width
+from roiseg.visualize.canvas import shorten, text_width
 from roiseg.visualize.drawing import add_caption, blend_masks, draw_boxes, draw_labels
 from roiseg.visualize.palette import ROI_RED, instance_colors
 
@@ -142,23 +142,6 @@ def test_long_text_loses_its_middle_and_keeps_its_end():
     assert short.endswith("3 persons")
     assert shorten("short", 250, 9) == "short"
     assert shorten("none", 1, 9) == ""
-
-
-@pytest.mark.parametrize("size", [(8, 6), (800, 600), (1, 1)])
-def test_a_one_pixel_mask_survives_scaling(size):
-    mask = np.zeros((60, 80), dtype=bool)
-    assert not resize_mask(mask, size).any()
-    mask[59, 79] = True
-    scaled = resize_mask(mask, size)
-    assert scaled.shape == size[::-1]
-    assert scaled[-1, -1]
-
-
-@pytest.mark.parametrize(("width", "height"), [(10, 10), (10000, 1), (1, 10000), (0.3, 0.2), (641, 427)])
-def test_fitted_size_keeps_the_limits(width, height):
-    fitted = fitted_size(width, height, 300, 200)
-    assert 1 <= fitted[0] <= 300 and 1 <= fitted[1] <= 200
-    assert fitted[0] == 300 or fitted[1] == 200
 
 
 @pytest.mark.parametrize("n", [0, 1, 10, 11, 200])

@@ -5,11 +5,9 @@ import http.client
 import socket
 
 import pytest
-from helpers import user_error
 from predictors import EllipsePredictor
 
 from roiseg.web.requests import is_loopback
-from roiseg.web.server import listen
 
 ELLIPSE = EllipsePredictor()
 
@@ -40,19 +38,6 @@ def test_it_answers_its_own_page_and_leaves_a_free_port_behind(serve, capfd):
     assert capfd.readouterr().err == ""  # no line a request
     with serve(ELLIPSE):
         pass
-
-
-def test_a_taken_port_or_a_foreign_address_ends_in_one_line(serve):
-    with serve(ELLIPSE) as server:
-        message = user_error(listen, server.app, "127.0.0.1", server.port)
-    assert f"port={server.port}" in message and "\n" not in message
-    assert message.endswith("port=0 picks a free one")
-    assert "host=192.0.2.1" in user_error(listen, None, "192.0.2.1", 0)
-
-
-def test_loopback_addresses_are_known():
-    assert all(map(is_loopback, ("127.0.0.1", "127.8.9.1", "::1")))
-    assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.5")))
 
 
 def test_a_connection_without_progress_is_closed_and_there_are_not_more_than_threads(serve, monkeypatch):

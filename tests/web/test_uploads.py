@@ -1,4 +1,3 @@
-import io
 import struct
 import zlib
 
@@ -21,22 +20,6 @@ def png_header(width, height):
     chunk = b"IHDR" + header
     start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
     return start + struct.pack(">I", 1000) + b"IDAT"
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK"])
-def test_any_kind_of_colour_becomes_rgb(mode):
-    stream = io.BytesIO()
-    Image.fromarray(GRADIENT).convert(mode).save(stream, "JPEG" if mode == "CMYK" else "PNG")
-    image = decode(stream.getvalue(), Limits())
-    assert image.dtype == np.uint8
-    assert image.shape == (30, 40, 3)
-    assert mode != "RGBA" or np.array_equal(image, GRADIENT)
-
-
-def test_of_16_bits_the_upper_8_are_taken():
-    stream = io.BytesIO()
-    Image.fromarray(GRADIENT[..., 0].astype(np.uint16) * 256 + 255).save(stream, "PNG")
-    assert np.array_equal(decode(stream.getvalue(), Limits()), np.repeat(GRADIENT[..., :1], 3, axis=2))
 
 
 def test_a_photo_is_turned_as_the_camera_was_held():
