@@ -114,4 +114,4 @@ class InstanceSheets(L.Callback):
         image = ranking_sheet(name, kept, data.dataset("val"))
         write_image(self.output_dir / f"test_{name}.png", image)
         for writer in writers(trainer):
-            writer.add_image(f"test_{name}", image, trainer.current_epoch, dataformats="HWC")
+            writer.add_image(f"test/{name}", image, trainer.current_epoch, dataformats="HWC")

@@ -71,7 +71,7 @@ class ValidationOverlays(L.Callback, SummaryCallback):
         epoch = trainer.current_epoch + 1
         self.last = write_image(self.output_dir / f"validation_all_images_epoch_{epoch:04d}.png", image)
         for writer in writers(trainer) if self._goes_to_tensorboard(trainer) else ():
-            writer.add_image("validation_overlays", image, epoch, dataformats="HWC")
+            writer.add_image("val/overlays", image, epoch, dataformats="HWC")
 
     def add_to_summary(self, summary: RunSummary) -> None:
         """Set the newest image."""

@@ -81,7 +81,10 @@ class PrCurve(L.Callback):
         curve = {name: values.cpu() for name, values in self.curve.compute().items()}
         for writer in writers(trainer):
             writer.add_pr_curve_raw(
-                "target", **curve, global_step=trainer.current_epoch + 1, num_thresholds=self.curve.thresholds
+                "val/pr_curve",
+                **curve,
+                global_step=trainer.current_epoch + 1,
+                num_thresholds=self.curve.thresholds,
             )
 
     def _due(self, trainer: L.Trainer) -> bool:

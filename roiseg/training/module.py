@@ -145,7 +145,8 @@ class RoiSegModule(L.LightningModule):
                 "a scheduler must know how long the run is: set trainer.max_epochs, or scheduler=null"
             )
         total_steps = int(total_steps)
-        schedule = {"scheduler": self.make_scheduler(optimizer, total_steps=total_steps), "interval": "step"}
+        scheduler = self.make_scheduler(optimizer, total_steps=total_steps)
+        schedule = {"scheduler": scheduler, "interval": "step", "name": "train/lr"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def train_losses(self) -> dict[str, tuple[float, float]]:

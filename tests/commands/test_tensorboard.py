@@ -37,8 +37,8 @@ def text(found, tag):
 def test_precision_and_recall_are_there_for_every_epoch(run_train, tmp_path):
     summary = run_train(tmp_path)
     found = events(summary)
-    assert found.SummaryMetadata("target").plugin_data.plugin_name == "pr_curves"
-    curves = found.Tensors("target")
+    assert found.SummaryMetadata("val/pr_curve").plugin_data.plugin_name == "pr_curves"
+    curves = found.Tensors("val/pr_curve")
     assert [event.step for event in curves] == [1, 2]
     # pixels of the metric's grid over 10 ROIs; at 0.5 two classes cannot both win, so the curve meets the IoU
     for event, epoch in zip(curves, summary["history"], strict=True):
@@ -128,7 +128,7 @@ def test_nothing_is_written_or_counted_without_a_tensorboard_logger(run_train, t
 def test_curves_are_drawn_every_nth_epoch(run_train, tmp_path):
     summary = run_train(tmp_path, "trainer.max_epochs=4", "callbacks.pr_curve.every_n_epochs=2",
                         "callbacks.pr_curve.thresholds=11")  # fmt: skip
-    curves = events(summary).Tensors("target")
+    curves = events(summary).Tensors("val/pr_curve")
     assert [event.step for event in curves] == [2, 4]
     assert tensor_util.make_ndarray(curves[0].tensor_proto).shape == (6, 11)
 

@@ -67,9 +67,9 @@ def test_tensorboard_holds_curves_and_overlays(finished):
     for name in ("val/miou", "val/target_iou", "val/instance_iou", "train/loss"):
         curve = [event.value for event in events.Scalars(name)]
         assert curve == pytest.approx([epoch[name] for epoch in finished.summary["history"]], abs=1e-6)
-    assert [event.step for event in events.Images("validation_overlays")] == [1, 2]
-    assert len(events.Images("test_worst")) == len(events.Images("test_best")) == 1
-    assert "lr-AdamW" in events.Tags()["scalars"]
+    assert [event.step for event in events.Images("val/overlays")] == [1, 2]
+    assert len(events.Images("test/worst")) == len(events.Images("test/best")) == 1
+    assert "train/lr" in events.Tags()["scalars"]
 
 
 LATE_TERM = ["loss.terms.dice.from_epoch=2", "loss.learned=true", "model.film=1.0", "model.detail=4"]
