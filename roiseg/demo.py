@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from pydantic import NonNegativeInt, PositiveInt
 from rich.table import Table
 
-from roiseg.common.console import console
+from roiseg.common.console import console, print_values
 from roiseg.common.files import read_json
 from roiseg.common.outputs import check_folder, check_output, never
 from roiseg.common.package_files import ShippedFile
@@ -28,13 +28,14 @@ def make_data(cfg: DictConfig) -> SyntheticPeople:
     """Create the data set if it is missing, and print its content."""
     data = synthetic_people(cfg)
     data.ensure()
-    table = Table("split", "images", "persons", "persons per image", "annotations")
+    table = Table("split", "images", "persons", "persons per image")
     for split in ("train", "val"):
         path = data.annotation_file(split)
         content = read_json(path, "synthetic annotations")
         images, persons = len(content["images"]), len(content["annotations"])
-        table.add_row(split, str(images), str(persons), f"{persons / images:.2f}", str(path))
+        table.add_row(split, str(images), str(persons), f"{persons / images:.2f}")
     console.print(table)
+    print_values({f"{split} annotations": data.annotation_file(split) for split in ("train", "val")})
     return data
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict
 from omegaconf import DictConfig, OmegaConf
 from pydantic import NonNegativeInt
 
-from roiseg.common.console import console, track
+from roiseg.common.console import console, print_values, track
 from roiseg.common.errors import UserError
 from roiseg.common.files import write_json
 from roiseg.common.outputs import check_folder
@@ -64,6 +64,9 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         "boxes": cfg.boxes,
     }
     console.print(tables.header_table(summary))
+    print_values({name: model["file"] for name, model in summary["models"].items()})
+    for path in summary["data"]["annotations"]:
+        print_values({"annotations": path})
     summary |= (on_detector if cfg.boxes == "detector" else on_annotations)(cfg, models)
     summary["versions"] = package_versions()
     folder = Path(summary["output_dir"])

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from pydantic import NonNegativeInt, PositiveInt
 from rich.table import Table
 
-from roiseg.common.console import console
+from roiseg.common.console import console, print_values
 from roiseg.common.errors import UserError
 from roiseg.common.outputs import check_output
 from roiseg.config.build import given_decision, to_plain
@@ -72,7 +72,7 @@ def parity_rows(table: Table, check: OnnxCheck) -> None:
 def show_check(report: FileCheck) -> None:
     """Print inputs, outputs, metadata, speed and parity of a checked file."""
     file = report.file
-    tensors = Table("", "name", "type", "shape", "what", title=f"ONNX file {file.path}")
+    tensors = Table("", "name", "type", "shape", "what", title="ONNX file")
     for kind, values in (("input", file.session.get_inputs()), ("output", file.session.get_outputs())):
         for value in values:
             shape = "[" + ", ".join(map(str, value.shape)) + "]"
@@ -83,6 +83,7 @@ def show_check(report: FileCheck) -> None:
     for key in sorted(file.metadata):
         metadata.add_row(key, file.metadata[key])
     console.print(tensors, metadata, _measurements(report))
+    print_values({"file": file.path})
 
 
 def _measurements(report: FileCheck) -> Table:
@@ -125,9 +126,9 @@ def main(cfg: DictConfig) -> None:
         return check(cfg)
     path, parity = export(cfg)
     table = Table(title="ONNX export", show_header=False)
-    table.add_row("file", f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     parity_rows(table, parity)
     console.print(table)
+    print_values({f"file, {path.stat().st_size / 1e6:.1f} MB": path})
 
 
 if __name__ == "__main__":

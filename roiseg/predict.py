@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from pydantic import Field, PositiveFloat, PositiveInt
 from rich.table import Table
 
-from roiseg.common.console import console
+from roiseg.common.console import console, print_values
 from roiseg.common.errors import UserError
 from roiseg.common.outputs import check_folder, inside
 from roiseg.common.types import PositiveShare, Share
@@ -195,10 +195,8 @@ def show(run: Run) -> None:
     table.add_row("instances", f"{counts.instances:,}")
     each = (seconds / max(counts.images, 1) for seconds in (counts.seconds, run.seconds))
     table.add_row("seconds per image", "{:.3f}, with reading and writing {:.3f}".format(*each))
-    here = f"{Path.cwd()}/"
-    for name, place in run.places.items():
-        table.add_row(name, str(place).replace(here, ""))
     console.print(table)
+    print_values(run.places)
 
 
 @command("predict", words="source")

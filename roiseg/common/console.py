@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator
-from typing import TextIO, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -27,6 +28,13 @@ class StdoutHandler(logging.StreamHandler):
     def stream(self) -> TextIO:
         """Return the stream."""
         return sys.stdout
+
+
+def print_values(values: Mapping[str, Any]) -> None:
+    """Print `name: value` lines whose paths can be copied; those below the working directory are relative."""
+    here = f"{Path.cwd()}/"
+    for name, value in values.items():
+        console.print(f"{name}: {value}".replace(here, ""), soft_wrap=True, highlight=False)
 
 
 def status(text: str) -> Status:

@@ -15,7 +15,7 @@ import torch
 from rich.table import Table
 
 import roiseg
-from roiseg.common.console import console
+from roiseg.common.console import console, print_values
 from roiseg.decoders.base import Decoder
 from roiseg.metrics.registry import SHORT, labels
 
@@ -151,8 +151,7 @@ def print_summary(summary: RunSummary) -> None:
             cells = [f"{epoch[key]:.4f}" if key in epoch else "" for key in shown]
             table.add_row(str(int(epoch["epoch"])), *cells, style=style)
         console.print(table)
-    for name, value in _places(summary).items():
-        console.print(f"{name}: {value}", soft_wrap=True, highlight=False)  # paths that can be copied
+    print_values(_places(summary))
 
 
 def _decision(summary: RunSummary) -> str:
@@ -194,5 +193,4 @@ def _places(summary: RunSummary) -> dict[str, str]:
     if summary.feature_cache:
         counts = (f"{number:,} {name}" for name, number in summary.feature_cache.items())
         rows["feature cache, images"] = ", ".join(counts)
-    here = f"{Path.cwd()}/"
-    return {name: (value or "none").replace(here, "") for name, value in rows.items()}
+    return {name: value or "none" for name, value in rows.items()}

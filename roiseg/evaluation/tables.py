@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -33,10 +34,10 @@ def header_table(summary: Mapping[str, Any]) -> Table:
     table.add_column(overflow="fold")
     for name, model in summary["models"].items():
         epoch = f", epoch {model['epoch']}" if "epoch" in model else ""
-        table.add_row(name, f"{model['file']}{epoch}, arithmetic: {model['arithmetic']}")
+        table.add_row(name, f"{Path(model['file']).name}{epoch}, arithmetic: {model['arithmetic']}")
     data = summary["data"]
-    fold = f" ({data['fold']})" if data["fold"] else ""
-    table.add_row("annotations", "\n".join(data["annotations"]) + fold)
+    if data["fold"]:
+        table.add_row("fold", data["fold"])
     if summary["boxes"] == "annotations":
         table.add_row("ROIs", f"{data['rois']:,} in {data['images']:,} images")
     if data["tta"] is not None:
