@@ -157,8 +157,9 @@ def never(path: Path) -> bool:
 
 def recorded(path: Path) -> bool:
     """Tell whether the record beside a file has its content and the current purpose."""
+    digest = _digest(path)  # first: another process records a file before it replaces this one
     known = _read(path.parent).get(path.name)
-    return isinstance(known, dict) and known.get(_purpose) is not None and _digest(path) in known[_purpose]
+    return isinstance(known, dict) and digest in (known.get(_purpose) or ())
 
 
 def record(path: Path, content: Path) -> None:

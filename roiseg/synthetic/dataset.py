@@ -81,9 +81,9 @@ class SyntheticPeople:
         root = Path(self.root)
         if not all(self._complete(split) for split in FIRST_ID):
             self.check()
-            if not self._is_marked():
-                write_json(root / MARKER, _MARK, never)
             with locked(root / ".lock", wait=True):
+                if not self._is_marked():
+                    write_json(root / MARKER, _MARK, never)
                 for split in FIRST_ID:
                     if not self._complete(split):  # another process may have created it
                         self._make(split)
@@ -127,7 +127,7 @@ class SyntheticPeople:
                 )
         check_lock(root / ".lock")
         if not self._is_marked():
-            check_output(root / MARKER, never)
+            check_output(root / MARKER, lambda _: self._is_marked())  # another process may be creating it
         for split in FIRST_ID:
             if self._complete(split):
                 continue

@@ -123,6 +123,24 @@ def test_a_file_is_replaced_by_the_command_that_wrote_it_and_not_once_it_is_chan
     assert sorted(p.name for p in tmp_path.iterdir()) == [".roiseg_made", "x.json"]
 
 
+def test_file_that_another_process_replaces_meanwhile_is_still_ours(tmp_path, monkeypatch):
+    """The other process does it while this one reads the record, or the file."""
+    path = tmp_path / "x.json"
+    for name in ("_read", "_digest"):
+        with outputs.purpose("doctor"), monkeypatch.context() as patch:
+            write_json(path, name)
+            before = getattr(outputs, name)
+
+            def meanwhile(*given, patch=patch, before=before, name=name):
+                found = before(*given)
+                patch.setattr(outputs, name, before)
+                write_json(path, f"{name} again")
+                return found
+
+            patch.setattr(outputs, name, meanwhile)
+            assert outputs.recorded(path)
+
+
 def test_an_input_is_not_replaced_even_by_the_command_that_wrote_it(tmp_path):
     with outputs.purpose("export"):
         write_json(tmp_path / "x.onnx", 1)

@@ -212,7 +212,8 @@ def test_processes_that_find_nothing_at_once_draw_each_image_once(tmp_path):
     found = []
     while not drawn.empty():
         found.append(drawn.get())
-    assert sorted(found) == [(0, "train", 0), (0, "train", 1), (0, "train", 2), (0, "val", 0), (0, "val", 1)]
+    images = [("train", 0), ("train", 1), ("train", 2), ("val", 0), ("val", 1)]
+    assert sorted(found) == [(0, *image, 0.0) for image in images]
     assert digests(made(tmp_path / "alone", 3, 2)) == digests(SyntheticPeople(tmp_path / "data", 3, 2))
 
 
@@ -225,4 +226,17 @@ def test_another_process_that_is_just_starting_is_no_stranger(tmp_path, monkeypa
 
     (tmp_path / "images/train2017").mkdir(parents=True)
     monkeypatch.setattr(Path, "iterdir", meanwhile)
+    SyntheticPeople(tmp_path, 1, 1).ensure()
+
+
+def test_another_process_that_marks_the_folder_first_is_no_stranger(tmp_path, monkeypatch):
+    is_marked = SyntheticPeople._is_marked
+
+    def meanwhile(data):
+        found = is_marked(data)
+        monkeypatch.setattr(SyntheticPeople, "_is_marked", is_marked)
+        dataset.write_json(tmp_path / dataset.MARKER, dataset._MARK)
+        return found
+
+    monkeypatch.setattr(SyntheticPeople, "_is_marked", meanwhile)
     SyntheticPeople(tmp_path, 1, 1).ensure()
