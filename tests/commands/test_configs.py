@@ -65,6 +65,7 @@ def test_every_way_to_read_a_detectors_boxes_can_be_built(composing, choice):
     assert isinstance(instantiate(cfg.extractor.postprocess, _convert_="all"), Postprocessor)
 
 
+@pytest.mark.slow_except("heavy")
 @pytest.mark.parametrize("level", [*choices("data/augment"), "null"])
 def test_every_augmentation_builds_and_pasting_is_added_to_it(composing, level):
     alone = to_plain(composing(f"data/augment={level}"))["data"]["augment"]
@@ -83,6 +84,7 @@ def losses():
     return {name: instantiate(node, _convert_="all") for name, node in nodes.items()}
 
 
+@pytest.mark.slow_except("cascade_sam")
 @pytest.mark.parametrize("model", choices("model"))
 def test_every_decoder_trains_with_every_loss_that_fits(composing, losses, model):
     facts = {"in_channels": (8, 8, 8), "strides": (8, 16, 32), "image_size": (64, 64)}
@@ -106,6 +108,7 @@ def test_every_decoder_trains_with_every_loss_that_fits(composing, losses, model
     assert (model if model in losses else "ce_dice") in fitting
 
 
+@pytest.mark.slow_except("adamw-cosine")
 @pytest.mark.parametrize("scheduler", choices("scheduler"))
 @pytest.mark.parametrize("optimizer", choices("optimizer"))
 def test_every_optimizer_steps_with_every_schedule(composing, optimizer, scheduler):
@@ -160,6 +163,7 @@ def test_the_list_of_commands_is_complete(capsys, monkeypatch):
         roiseg.__main__.main()
 
 
+@pytest.mark.slow_except("cascade_sam")
 @pytest.mark.parametrize("model", ["sam", "pointrend", "cascade", "cascade_sam"])
 def test_a_model_with_a_loss_of_its_own_names_it(composing, model):
     """The model does not change the loss; with another one the error says what to add, and that is enough."""

@@ -71,6 +71,7 @@ def test_one_fold_and_an_unknown_rule_are_refused(runs, tmp_path, given, message
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_runs_of_two_sweeps_with_equal_folder_names_are_kept_apart(runs, tmp_path):
     sweeps = [runs[0], tmp_path / "again"]
     shutil.copytree(*sweeps)

@@ -167,6 +167,7 @@ def test_annotated_boxes_that_the_detector_does_not_find_are_a_warning(doctor, r
     assert "extractor.postprocess.labels is [0]" in second["text"] and "category is 3" in second["text"]
 
 
+@pytest.mark.slow
 def test_training_and_prediction_warn_of_a_detector_of_other_things(run_train, red_cells, tmp_path, caplog):
     override = ["extractor.preprocess.color=bgr", "trainer.max_epochs=1", "test=false"]
     summary = run_train(tmp_path / "run", *red_cells, *override)
@@ -195,6 +196,7 @@ def test_costs_of_decoders_are_written_and_follow_the_overrides(run_main, tiny, 
     assert wide["parameters"] > narrow["parameters"]
 
 
+@pytest.mark.slow
 def test_figures_of_runs_stand_beside_the_costs(run_main, tiny, tmp_path, capfd):
     figures = {"test/target_iou": 0.6251, "test/instance_iou": 0.5}
     write_run(tmp_path / "sweep/0", [], rows=[], summary={"choices": {"model": "roialign"}, "test": figures})
@@ -202,6 +204,7 @@ def test_figures_of_runs_stand_beside_the_costs(run_main, tiny, tmp_path, capfd)
     assert run_main(roiseg.doctor, *tiny, "decoders=[roialign]", "runs=sweep")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_decoder_that_cannot_be_built_is_left_out_with_its_reason(run_main, tiny, tmp_path):
     assert run_main(roiseg.doctor, *tiny, "decoders=[roialign,fcn8s]", "output=costs.json")[0] == 0
     assert set(json.loads((tmp_path / "costs.json").read_text())) == {"roialign"}

@@ -65,6 +65,7 @@ def rows(folder):
         return {row["annotation_id"]: row for row in csv.DictReader(stream)}
 
 
+@pytest.mark.slow_except("plain")
 @pytest.mark.parametrize("options", [None, *RUNS.values()], ids=["plain", *RUNS])
 def test_a_runs_own_test_is_measured_again_to_the_same_figures(run_of, finished, evaluate, options):
     summary = run_of(*options) if options else finished.summary
@@ -95,6 +96,7 @@ def test_data_and_looks_are_overridden_one_by_one(checkpoint, evaluate, coco_set
     assert with_looks["data"]["rois"] < once["data"]["rois"] == chosen["data"]["rois"] == 10
 
 
+@pytest.mark.slow
 def test_a_fold_is_the_checkpoints_unless_there_are_other_files(run_of, evaluate, coco_set, tmp_path):
     files = [f"data.{path.stem}_annotations={path}" for path in halves(coco_set, tmp_path)]
     summary = run_of(*SMALL, *files, "data/folds=five", "data.folds.number=2")
@@ -107,6 +109,7 @@ def test_a_fold_is_the_checkpoints_unless_there_are_other_files(run_of, evaluate
     assert (everything["data"]["fold"], everything["data"]["rois"]) == (None, 10)
 
 
+@pytest.mark.slow_except("True")
 @pytest.mark.parametrize("merged", [False, True])
 def test_an_exported_file_beside_its_checkpoint(finished, evaluate, tmp_path, merged):
     file = finished.exported(merged)

@@ -95,6 +95,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(run_train, tmp_pa
     assert ["train/loss_dice" in epoch for epoch in whole["history"]] == [extra is not LATE_TERM, True, True]
 
 
+@pytest.mark.slow
 def test_figures_stand_with_the_epochs_that_were_validated_only(run_train, tmp_path):
     summary = run_train(tmp_path, "trainer.max_epochs=5", "trainer.check_val_every_n_epoch=2")
     assert [epoch["epoch"] for epoch in summary["history"] if "val/miou" in epoch] == [2, 4]
@@ -105,6 +106,7 @@ def test_figures_stand_with_the_epochs_that_were_validated_only(run_train, tmp_p
     assert summary["best_epoch"] in (2, 4)
 
 
+@pytest.mark.slow_except("True")
 @pytest.mark.parametrize("best", [True, False])
 def test_the_best_or_the_last_epoch_is_tested_and_exported(run_train, tmp_path, monkeypatch, best):
     monkeypatch.setattr("roiseg.callbacks.onnx_export.export_model", lambda *_: OnnxCheck(1.0, 0.0, 0.0))
@@ -130,6 +132,7 @@ def test_a_finished_run_can_be_tested_again_in_another_way(run_train, tmp_path):
     assert mirrored["test"] != first["test"]
 
 
+@pytest.mark.slow
 def test_last_finds_the_same_run_among_others_and_goes_on_in_its_folders(run_train, tmp_path, caplog):
     def run(name, *overrides):
         quick = ["test=false", "~callbacks.overlays", "~callbacks.model_text"]
@@ -159,12 +162,14 @@ def test_the_same_seed_gives_the_same_run_in_folders_of_its_own(run_train, tmp_p
     assert Path(first["output_dir"], "summary.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_two_classes_train_without_a_non_target_class(run_train, tmp_path):
     summary = run_train(tmp_path, "model.num_classes=2", "loss.terms.dice.term.classes=[1,2]")
     assert "val/non_target_iou" not in summary["final"]
     assert load_model(summary["best_checkpoint"]).decoder.num_classes == 2
 
 
+@pytest.mark.slow
 def test_several_layers_a_non_square_grid_and_bfloat16_run(run_train, tmp_path):
     summary = run_train(
         tmp_path, "extractor.layers=[/model.3/Concat_output_0,/model.6/Concat_output_0]",
@@ -177,6 +182,7 @@ def test_several_layers_a_non_square_grid_and_bfloat16_run(run_train, tmp_path):
     assert model.shapes == [(20, 16, 16), (32, 8, 8)]
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_a_run_that_does_not_improve(run_train, tmp_path):
     summary = run_train(
         tmp_path, "callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=1", "optimizer.lr=0",
@@ -185,6 +191,7 @@ def test_early_stopping_ends_a_run_that_does_not_improve(run_train, tmp_path):
     assert summary["epochs"] == 2
 
 
+@pytest.mark.slow
 def test_class_weights_are_read_from_an_analysis_that_is_made_where_missing(run_train, tmp_path):
     run_train(tmp_path, "loss.class_weights=log", "trainer.max_epochs=1")
     (path,) = (tmp_path / "data/analysis").rglob("data_analyze.json")
