@@ -15,6 +15,7 @@ import roiseg
 from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path, read_json, require_file
 from roiseg.common.outputs import remove
+from roiseg.common.package_files import package_file
 from roiseg.decoders.base import Decoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.inference.decision import Decision, Threshold
@@ -145,7 +146,7 @@ def check_same_file(extractor: OnnxExtractor, sha256: str, path: Path) -> None:
 
 
 def checkpoint_file(path: str | Path) -> Path:
-    """Return a checkpoint that is given as a file, or the best one of a folder.
+    """Return a checkpoint that is given as a file, by the name of one that ships with roiseg, or as a folder.
 
     The folder holds checkpoints, and the one of the highest validation mIoU, which is part of the name, is
     the best; or it is the folder of a finished run, whose summary names the best.
@@ -155,6 +156,9 @@ def checkpoint_file(path: str | Path) -> Path:
     """
     hint = "give a .pth file written by `python -m roiseg.train`, or its folder"
     folder = Path(path).expanduser()
+    shipped = package_file("ext_extractor") / folder.name
+    if not folder.exists() and str(path) == shipped.name and shipped.is_file():
+        return require_file(shipped, "checkpoint")
     if not folder.is_dir():
         return require_file(path, "checkpoint", hint)
     named = [(match, file) for file in folder.glob("*.pth") if (match := _NAME.fullmatch(file.name))]
@@ -263,7 +267,7 @@ def load_model(path: str | Path) -> TrainedModel:
     """
     given, path = Path(path).expanduser(), checkpoint_file(path)
     if path != given:
-        log.info("best checkpoint of %s: %s", given, path)
+        log.info("checkpoint %s: %s", given, path)
     content = read_checkpoint(path)
     metadata = content["roiseg"]
     shapes = [(int(c), int(h), int(w)) for c, h, w in metadata["shapes"]]

@@ -115,7 +115,7 @@ def test_folder_of_a_run_stands_for_the_checkpoint_that_its_summary_names(checkp
     (tmp_path / "summary.json").write_text(json.dumps({"best_checkpoint": str(checkpoint)}))
     with caplog.at_level("INFO"):
         assert load_model(tmp_path).path == checkpoint
-    assert f"best checkpoint of {tmp_path}: {checkpoint}" in caplog.text
+    assert f"checkpoint {tmp_path}: {checkpoint}" in caplog.text
 
 
 @pytest.mark.parametrize("summary", [None, "[]", '{"best_checkpoint": null}'])

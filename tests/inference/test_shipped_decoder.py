@@ -18,7 +18,8 @@ FILE = package_file("ext_extractor/yolox_nano_person.pth")
 
 def test_it_opens_with_the_detector_beside_it_from_anywhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    predictor = Predictor.from_checkpoint(FILE)
+    predictor = Predictor.from_checkpoint(FILE.name)
+    assert predictor.model.path == FILE
     predictor.set_image(np.random.default_rng(0).integers(0, 256, (300, 200, 3), np.uint8))
     assert predictor.predict([[20, 30, 120, 260]]).masks().shape == (1, 300, 200)
     assert predictor.predict().scores.max(initial=0) <= 1  # the detector's boxes: of noise, probably none
