@@ -44,8 +44,17 @@ def run(wheel, folder, code, *words):
 
 def test_the_wheel_holds_one_package(wheel):
     assert sorted(path.name.partition("-")[0] for path in wheel.iterdir()) == ["roiseg", "roiseg"]
-    for name in ("conf/train.yaml", "callbacks/history.py", "web/static/index.html"):
-        assert (wheel / "roiseg" / name).is_file()
+    ours = (
+        "conf/train.yaml",
+        "callbacks/history.py",
+        "web/static/index.html",
+        "data/prepare/coco128/sha256.txt",
+    )
+    shipped = [
+        f"ext_extractor/{name}"
+        for name in ("tiny_person_256.onnx", "yolox_nano.onnx", "yolox_nano_person.pth")
+    ]
+    assert [name for name in (*ours, *shipped) if not (wheel / "roiseg" / name).is_file()] == []
 
 
 def test_training_and_prediction_run_from_the_wheel(wheel, tmp_path):
