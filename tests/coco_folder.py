@@ -21,23 +21,15 @@ def coco_dict(images: int, seed: int) -> dict[str, Any]:
     annotations: list[dict[str, Any]] = []
     for image in records:
         for _ in range(rng.randint(0, 4)):
-            annotation = {
-                "id": 1000 + len(annotations),
-                "image_id": image["id"],
-                "category_id": rng.choice([1, 1, 18]),
-                "iscrowd": int(rng.random() < 0.2),
-                "bbox": [round(rng.uniform(0, 30), 2) for _ in range(4)],
-                "area": 12.34,
-                "segmentation": [[1.5, 2, 3.25, 4, 5, 6.125]],
-            }
-            annotations.append(annotation)
+            annotations.append({
+                "id": 1000 + len(annotations), "image_id": image["id"], "category_id": rng.choice([1, 1, 18]),
+                "iscrowd": int(rng.random() < 0.2), "bbox": [round(rng.uniform(0, 30), 2) for _ in range(4)],
+                "area": 12.34, "segmentation": [[1.5, 2, 3.25, 4, 5, 6.125]],
+            })  # fmt: skip
     return {
-        "info": {"year": 2017},
-        "licenses": [{"id": 1, "name": "any"}],
-        "images": records,
-        "annotations": annotations,
+        "info": {"year": 2017}, "licenses": [{"id": 1, "name": "any"}], "images": records, "annotations": annotations,
         "categories": [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}],
-    }
+    }  # fmt: skip
 
 
 def write_coco(root: Path, train: int = 30, val: int = 9) -> Path:
@@ -52,10 +44,7 @@ def write_coco(root: Path, train: int = 30, val: int = 9) -> Path:
 
 
 def reference(coco: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-    persons = []
-    for annotation in coco["annotations"]:
-        if annotation["category_id"] == 1 and annotation["iscrowd"] == 0:
-            persons.append(annotation)
+    persons = [a for a in coco["annotations"] if a["category_id"] == 1 and a["iscrowd"] == 0]
     return [i for i in coco["images"] if any(a["image_id"] == i["id"] for a in persons)], persons
 
 

@@ -42,18 +42,13 @@ def served() -> Iterator[Web]:
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
-            content = state.files.get(self.path)
-            asked = self.headers["Range"]
-            if content is None:
-                state.requests.append((self.command, self.path, asked, 0))
-                self.send_error(404)
-                return
+            content, asked = state.files.get(self.path, b""), self.headers["Range"]
             start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and state.ranges else 0
-            if start >= len(content):
-                state.requests.append((self.command, self.path, asked, 0))
-                self.send_error(416)
-                return
             body = content[start:]
+            if not body:
+                state.requests.append((self.command, self.path, asked, 0))
+                self.send_error(416 if content else 404)
+                return
             self.send_response(206 if start else 200)
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")

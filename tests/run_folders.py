@@ -44,30 +44,18 @@ def rois(fold=0, images=6, each=3):
 
 
 def write_run(folder, iou, seed=0, fold=None, overrides=(), rows=None, boundary=None, summary=(), **settings):
-    """Write the three files of a run.
+    """Write the three files of a run into `folder`, which is made; returns it.
 
-    Args:
-        folder: of the run; made.
-        iou: one value a row.
-        seed: of the run.
-        fold: held out, of five; None without folds.
-        overrides: of its command line.
-        rows: of `instances.csv` without measurements; default: `rois(fold)`.
-        boundary: boundary IoU of each row; default: the IoU.
-        summary: keys that replace those of `summary.json`.
-        settings: configuration values by dotted key with __ for the dot: `model__num_classes=2`.
+    `iou` has one value a row of `rows`, of `instances.csv` (default: `rois(fold)`), `boundary` too (default: the
+    IoU). `fold` is held out, of five. `summary` has keys that replace those of `summary.json`, `settings` values of
+    the configuration by dotted key with __ for the dot: `model__num_classes=2`.
     """
     folder.mkdir(parents=True)
     config = json.loads(json.dumps(BASIC))
     config["seed"] = config["data"]["seed"] = seed
-    config["paths"] = {
-        "root_dir": "/here",
-        "output_dir": str(folder),
-        "checkpoint_dir": f"/here/ckpt/{folder.name}",
-    }
-    config["callbacks"] = {
-        "checkpoint": {"dirpath": config["paths"]["checkpoint_dir"], "monitor": "val/miou"}
-    }
+    checkpoints = f"/here/ckpt/{folder.name}"
+    config["paths"] = {"root_dir": "/here", "output_dir": str(folder), "checkpoint_dir": checkpoints}
+    config["callbacks"] = {"checkpoint": {"dirpath": checkpoints, "monitor": "val/miou"}}
     config["logger"] = {"csv": {"save_dir": str(folder)}}
     if fold is not None:
         config["data"]["folds"] = {"number": 5, "held_out": fold}
@@ -108,8 +96,7 @@ def cross_validated(folder, variants, folds=(0, 1, 2, 3, 4), seeds=(1, 2)):
             for seed in seeds:
                 scatter = np.random.default_rng(1000 + number).normal(mean - 0.6, 0.01, 18)
                 given = [f"data.folds.held_out={fold}", *([override] if override else [])]
-                write_run(
-                    folder / f"{number}_run", noisy(0.6, fold) + scatter, seed, fold, given, **settings
-                )  # fmt: skip
+                iou = noisy(0.6, fold) + scatter
+                write_run(folder / f"{number}_run", iou, seed, fold, given, **settings)
                 number += 1
     return folder

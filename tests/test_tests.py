@@ -6,8 +6,6 @@ import ast
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 TESTS = Path(__file__).parent
 WAITS = "child_processes.py"  # the one place that sleeps
 ALLOWED = {"common/test_locks.py": {"fork"}}  # what a fork inherits
@@ -36,21 +34,6 @@ def faults(source: str) -> set[str]:
         ):
             found.add("port")
     return found
-
-
-@pytest.mark.parametrize(
-    ("source", "kinds"),
-    [
-        ("os.fork()", {"fork"}),
-        ('multiprocessing.get_context("fork")', {"fork"}),
-        ("multiprocessing.Process(target=f)", {"fork"}),
-        ("time.sleep(1)", {"sleep"}),
-        ('server.bind(("", 8080))', {"port"}),
-        ('server.bind(("", 0))', set()),
-    ],
-)
-def test_each_kind_is_found(source, kinds):
-    assert faults(source) == kinds
 
 
 def test_no_test_does():

@@ -29,16 +29,11 @@ def wholebody_file(path, batch=1):
     y, x = np.meshgrid(np.arange(rows) * 8, np.arange(columns) * 8, indexing="ij")
     cells = np.stack([x, y, x + 8, y + 8], -1).reshape(-1, 4).astype(np.float32)
     weight = np.zeros((4, 3, 8, 8), np.float32)
-    weight[0, 0] = 1 / 64
-    weight[1, 1] = 1 / 64
+    weight[0, 0] = weight[1, 1] = 1 / 64
     constants = {
-        "weight": weight,
-        "cells": cells,
-        "half": np.float32(0.5),
-        "flat": np.array([-1], np.int64),
-        "column": np.array([-1, 1], np.int64),
-        "zero": np.array([0], np.int64),
-    }
+        "weight": weight, "cells": cells, "half": np.float32(0.5), "flat": np.array([-1]), "column": np.array([-1, 1]),
+        "zero": np.array([0]),
+    }  # fmt: skip
     nodes = [
         helper.make_node("Conv", ["images", "weight"], [LAYER], strides=[8, 8]),
         helper.make_node("Gather", [LAYER, "zero"], ["red"], axis=1),
@@ -51,16 +46,12 @@ def wholebody_file(path, batch=1):
         helper.make_node("Concat", ["nothing", "nothing", "score", "boxes"], [HEAD], axis=1),
         helper.make_node("Sigmoid", [LAYER], ["featext"]),
     ]
-    return save_onnx(
-        path,
-        nodes,
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, *SIZE])],
-        [
-            helper.make_tensor_value_info("featext", TensorProto.FLOAT, [batch, 4, rows, columns]),
-            helper.make_tensor_value_info(HEAD, TensorProto.FLOAT, ["N", 7]),
-        ],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    shapes = {"images": [batch, 3, *SIZE], "featext": [batch, 4, rows, columns], HEAD: ["N", 7]}
+    image, *outputs = (
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in shapes.items()
     )
+    weights = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    return save_onnx(path, nodes, [image], outputs, weights)
 
 
 def red_picture(*cells):

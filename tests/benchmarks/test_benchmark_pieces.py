@@ -1,13 +1,12 @@
 """The benchmarks' pieces, on small numbers: what they compare is the same, what they count is right."""
 
-import os
 import threading
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import cache, coco_cost, ddp, export, gpu, head_quality
+from benchmarks import cache, coco_cost, export, gpu, head_quality
 from benchmarks.coco_cost import Assumptions
 from benchmarks.decoder_step import ONE_LAYER, configured, step_of
 from benchmarks.paste import WAYS, agreement, persons
@@ -59,13 +58,6 @@ def test_a_step_changes_the_weights_and_its_operations_are_counted(dtype):
     assert step.parameters == sum(p.numel() for p in decoder.parameters())
 
 
-def test_bytes_of_a_step_are_those_of_the_optimiser_and_the_features():
-    decoder = RoiAlignDecoder([4], [16], (64, 64), **SMALL, depth=0)
-    parameters = (4 * 4 + 4) + (4 * 3 + 3)
-    features = [torch.zeros(2, 3), torch.zeros(5, dtype=torch.float16)]
-    assert gpu.moved_bytes(decoder, features) == 4 * 8 * parameters + 24 + 10
-
-
 def test_two_pieces_of_work_run_at_the_same_time():
     meeting = threading.Barrier(2, timeout=20)  # raises in a thread that stays alone
     arrived = []
@@ -103,12 +95,6 @@ def test_both_heads_train_on_the_same_rois(realdata, tmp_path):
         assert {b.targets.shape[1:] for b in result.batches} == {decoder.output_size}
 
 
-def test_features_take_what_their_numbers_take():
-    assumed = Assumptions(images=1000, views=3)
-    assert coco_cost.feature_gb(assumed, 2) == pytest.approx(1000 * 3 * 1024 * 80 * 80 * 2 / 1e9)
-    assert coco_cost.feature_gb(assumed, 1) == coco_cost.feature_gb(assumed, 2) / 2
-
-
 def test_an_epoch_takes_as_long_as_its_slowest_part():
     assumed = Assumptions(
         images=3_600_000, extractor_gflops=100, extractor_tflops=100, extractor_efficiency=0.5, loader_ms=8, cores=8,
@@ -133,45 +119,12 @@ def test_every_assumption_is_printed_with_its_source_and_can_be_given(capsys):
     assert set(coco_cost._SOURCES) == set(Assumptions.__dataclass_fields__)
 
 
-def test_a_step_costs_three_times_its_forward():
-    decoder = coco_cost.build_decoder("coarse")
-    one, nine = (coco_cost.decoder_gflops(Assumptions(rois=n), decoder) for n in (1, 9))
-    cost = coco_cost.measure_cost(decoder, [coco_cost.SHAPE])
-    assert nine - one == pytest.approx(8 * 6 * cost.roi_macs / 1e9)
-
-
-def test_epochs_are_timed_from_checkpoint_to_checkpoint(tmp_path):
-    (tmp_path / "ckpt").mkdir()
-    for number, time in enumerate((10.0, 12.0, 15.0)):
-        path = tmp_path / "ckpt" / f"checkpoint_epoch_{number:04d}_64x64_0000.pth"
-        path.touch()
-        os.utime(path, (time, time))
-    assert ddp.epoch_seconds(tmp_path) == [2.0, 3.0]
-
-
-def test_runs_are_compared_epoch_by_epoch():
-    first, second = (
-        [{"epoch": n, "val/miou": miou, "train/loss": loss} for n, miou, loss in run]
-        for run in ([(1, 0.5, 1.0), (2, 0.6, 0.5)], [(1, 0.5, 3.0), (2, 0.5, 0.5)])
-    )
-    assert ddp.furthest(first, second, "val/miou") == pytest.approx(0.1)
-    assert ddp.furthest(first, second, "train/loss") == 2.0
-
-
 def test_every_stored_row_is_read_back_in_every_round(tmp_path):
     held, keys = cache.fill(tmp_path, (4, 5, 6), images=7)
     for cold in (False, True):
         floor, ours = cache.against_bare_reads(held, keys, rounds=2, cold=cold)
         assert len(floor) == len(ours) == 2
         assert min(floor + ours) > 0
-
-
-def test_bare_reads_read_whole_files(tmp_path):
-    held, keys = cache.fill(tmp_path, (4, 5, 6), images=3)
-    paths = [held.path(key) for key in keys]
-    buffer = bytearray(paths[0].stat().st_size)
-    cache.bare(paths, buffer)
-    assert bytes(buffer) == paths[-1].read_bytes()
 
 
 def test_all_ways_paste_the_same_masks():

@@ -3,14 +3,12 @@ import logging
 import os
 import pickle
 import shutil
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xxhash
-from child_processes import CHILDREN
 from helpers import TINY_IMAGES
 from hypothesis import given
 from hypothesis import strategies as st
@@ -208,19 +206,6 @@ def test_a_folder_that_cannot_be_written_is_no_error(source, tmp_path, caplog, p
         check_equal(load_annotations(source, index_dir=tmp_path / place), load_annotations(source))
     assert "no annotation index" in caplog.text
     assert all(record.levelname == "INFO" for record in caplog.records)
-
-
-def opened(arguments):
-    source, folder = arguments
-    return load_annotations(source, index_dir=folder).ids.tolist()
-
-
-@pytest.mark.slow  # starts processes
-def test_processes_that_start_together_do_not_disturb_each_other(source, folder):
-    wanted = load_annotations(source).ids.tolist()
-    with ProcessPoolExecutor(2, CHILDREN) as pool:
-        assert list(pool.map(opened, [(source, folder)] * 16)) == [wanted] * 16
-    assert not only_file(folder).name.startswith(".")
 
 
 def test_an_open_index_outlives_its_replacement(source, folder):

@@ -57,14 +57,10 @@ def hole_rle(height, width, outer, inner):
 
 
 def uncompressed_rle(mask):
-    """`{"size": [H, W], "counts": [runs]}` of a 0/1 mask [H, W], by plain counting down the columns."""
-    counts, current, run = [], 0, 0
-    for value in np.asarray(mask).astype(int).T.ravel():
-        if value != current:
-            counts.append(run)
-            current, run = value, 0
-        run += 1
-    return {"size": list(np.shape(mask)), "counts": [*counts, run]}
+    """`{"size": [H, W], "counts": [runs]}` of a 0/1 mask [H, W]: how far it is from one change to the next."""
+    values = np.asarray(mask).astype(bool).T.ravel()
+    changes = np.flatnonzero(np.diff(values, prepend=False))
+    return {"size": list(np.shape(mask)), "counts": np.diff([0, *changes, len(values)]).tolist()}
 
 
 def segmentation_mask(segmentation, height, width):

@@ -1,7 +1,5 @@
 """What tests of several loss terms need; a new term joins by a line in TERMS."""
 
-import math
-
 import numpy as np
 import torch
 
@@ -49,24 +47,13 @@ def sure(target, classes=3, size=50.0):
     return torch.nn.functional.one_hot(target, classes).permute(0, 3, 1, 2) * size
 
 
-def counted(target, emphasis=None):
-    """Pixels that are not ignored, ROI by ROI: [(y, x, label, weight), ...] in Python numbers."""
-    return [
-        [
-            (y, x, int(target[r, y, x]), 1.0 if emphasis is None else float(emphasis[r, y, x]))
-            for y in range(target.shape[1])
-            for x in range(target.shape[2])
-            if target[r, y, x] != IGNORE
-        ]
-        for r in range(len(target))
-    ]
-
-
-def softmax(logits, r, y, x):
-    """Class probabilities of a pixel, in Python floats."""
-    values = [float(v) for v in logits[r, :, y, x]]
-    powers = [math.exp(v - max(values)) for v in values]
-    return [power / sum(powers) for power in powers]
+def pixels_of(logits, target, emphasis=None):
+    """Of each ROI's pixels that are not ignored: class probabilities [K, n], labels, weights and places [n, 2]."""
+    for r in range(len(target)):
+        kept = target[r].numpy() != IGNORE
+        powers = np.exp(logits[r].detach().numpy()[:, kept])
+        weights = np.ones(kept.shape) if emphasis is None else emphasis[r].numpy()
+        yield powers / powers.sum(0), target[r].numpy()[kept].astype(int), weights[kept], np.argwhere(kept)
 
 
 def mean(values):

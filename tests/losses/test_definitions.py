@@ -1,11 +1,11 @@
-"""Every loss term against its definition, in loops over pixels and Python floats."""
+"""Every loss term against its definition in numpy."""
 
-import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
-from helpers.losses import counted, example, mean, measure, random_emphasis, softmax
+from helpers.losses import example, mean, measure, pixels_of, random_emphasis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,41 +18,35 @@ from roiseg.losses.dice import BceDice, Dice, Tversky
 from roiseg.losses.lovasz import LovaszSoftmax
 
 
-def cross_entropy(logits, target, weights, emphasis, smoothing=0.0, emphasise=lambda pixels, y, x: 1.0):
+def cross_entropy(logits, target, weights, emphasis, smoothing=0.0, emphasise=lambda label, places: 1.0):
+    weights = np.array(weights or [1.0] * logits.shape[1])
     total = mass = 0.0
-    for r, pixels in enumerate(counted(target, emphasis)):
-        for y, x, label, weight in pixels:
-            weight *= emphasise(pixels, y, x)
-            for c, p in enumerate(softmax(logits, r, y, x)):
-                wanted = (1 - smoothing) * (c == label) + smoothing / logits.shape[1]
-                total += weight * wanted * (1.0 if weights is None else weights[c]) * -math.log(p)
-            mass += weight * (1.0 if weights is None else weights[label])
+    for p, label, w, places in pixels_of(logits, target, emphasis):
+        w = w * emphasise(label, places)
+        wanted = (1 - smoothing) * np.eye(len(p))[:, label] + smoothing / len(p)
+        total += (w * (weights[:, None] * wanted * -np.log(p)).sum(0)).sum()
+        mass += (w * weights[label]).sum()
     return total / mass if mass else 0.0
 
 
 def focal(logits, target, weights, emphasis, gamma):
     """sum(e w[y] (1 - p)^gamma -log p) / sum(e w[y])."""
+    weights = np.array(weights or [1.0] * logits.shape[1])
     total = mass = 0.0
-    for r, pixels in enumerate(counted(target, emphasis)):
-        for y, x, label, weight in pixels:
-            p = softmax(logits, r, y, x)[label]
-            weight *= 1.0 if weights is None else weights[label]
-            total += weight * (1 - p) ** gamma * -math.log(p)
-            mass += weight
+    for shares, label, w, _ in pixels_of(logits, target, emphasis):
+        p, w = shares[label, np.arange(len(label))], w * weights[label]
+        total += (w * (1 - p) ** gamma * -np.log(p)).sum()
+        mass += w.sum()
     return total / mass if mass else 0.0
 
 
 def tversky(logits, target, weights, emphasis, classes, alpha, beta, smooth):
     """Mean over ROIs and classes of 1 - (TP + s) / (TP + a FP + b FN + s)."""
     losses = []
-    for r, pixels in enumerate(counted(target, emphasis)):
-        for k in (k for k in classes if k < logits.shape[1]):
-            hit = wrong = missed = 0.0
-            for y, x, label, weight in pixels:
-                p = softmax(logits, r, y, x)[k]
-                hit += weight * p * (label == k)
-                missed += weight * (1 - p) * (label == k)
-                wrong += weight * p * (label != k)
+    for shares, label, w, _ in pixels_of(logits, target, emphasis):
+        for k in (k for k in classes if k < len(shares)):
+            p, true = shares[k], label == k
+            hit, wrong, missed = (w * p * true).sum(), (w * p * ~true).sum(), (w * (1 - p) * true).sum()
             losses.append(1 - (hit + smooth) / (hit + alpha * wrong + beta * missed + smooth))
     return mean(losses)
 
@@ -66,74 +60,63 @@ def bce_dice(logits, target, weights, emphasis, bce_weight=1.0, dice_weight=1.0,
     """Weighted sum of BCE over all pixels and Dice over ROIs, of the target's probability."""
     total = mass = 0.0
     losses = []
-    for r, pixels in enumerate(counted(target, emphasis)):
-        both = sizes = 0.0
-        for y, x, label, weight in pixels:
-            p, g = softmax(logits, r, y, x)[1], float(label == 1)
-            total += weight * -math.log(p if g else 1 - p)
-            mass += weight
-            both += weight * p * g
-            sizes += weight * (p * p + g * g if squared else p + g)
-        losses.append(1 - (2 * both + smooth) / (sizes + smooth))
+    for shares, label, w, _ in pixels_of(logits, target, emphasis):
+        p, g = shares[1], label == 1
+        total += (w * -np.log(np.where(g, p, 1 - p))).sum()
+        mass += w.sum()
+        sizes = (w * (p**2 + g if squared else p + g)).sum()
+        losses.append(1 - (2 * (w * p * g).sum() + smooth) / (sizes + smooth))
     return bce_weight * (total / mass if mass else 0.0) + dice_weight * mean(losses)
 
 
 def jaccard_loss(truth, mistakes):
-    """1 - IoU of the mask that differs from `truth` in the set of indices `mistakes`."""
-    predicted = {i for i, t in enumerate(truth) if t != (i in mistakes)}
-    true = {i for i, t in enumerate(truth) if t}
-    union = predicted | true
-    return 1 - len(predicted & true) / len(union) if union else 0.0
+    """1 - IoU of the mask that differs from `truth` at the indices `mistakes`."""
+    predicted = truth.copy()
+    predicted[mistakes] ^= True
+    union = (predicted | truth).sum()
+    return 1 - (predicted & truth).sum() / union if union else 0.0
 
 
 def lovasz(logits, target, weights, emphasis, classes):
     """Lovász extension of `jaccard_loss`, every prefix of the sorted pixels anew; mean over ROIs and classes."""
     losses = []
-    for r, pixels in enumerate(counted(target, emphasis)):
-        pixels = [pixel for pixel in pixels if pixel[3] > 0]
-        for k in (k for k in classes if k < logits.shape[1]):
-            truth = [label == k for _, _, label, _ in pixels]
-            errors = [abs((label == k) - softmax(logits, r, y, x)[k]) for y, x, label, _ in pixels]
-            order = sorted(range(len(errors)), key=lambda i: -errors[i])
-            prefixes = [jaccard_loss(truth, set(order[:n])) for n in range(len(order) + 1)]
-            if any(truth):
-                losses.append(sum(errors[i] * (prefixes[n + 1] - prefixes[n]) for n, i in enumerate(order)))
+    for shares, label, w, _ in pixels_of(logits, target, emphasis):
+        for k in (k for k in classes if k < len(shares)):
+            truth = label[w > 0] == k
+            errors = abs(truth - shares[k, w > 0])
+            order = np.argsort(-errors, kind="stable")
+            prefixes = [jaccard_loss(truth, order[:n]) for n in range(len(order) + 1)]
+            if truth.any():
+                losses.append((errors[order] * np.diff(prefixes)).sum())
     return mean(losses)
 
 
-def distances_to_outline(target, r):
-    """{(y, x): distance to the outline} of a ROI, or nothing where it has none; every pair of pixels."""
-    pixels = counted(target)[r]
-    inside = [(y, x) for y, x, label, _ in pixels if label == 1]
-    outside = [(y, x) for y, x, label, _ in pixels if label != 1]
-    if not inside or not outside:
-        return {}
-    sides = [(inside, outside), (outside, inside)]
-    return {p: min(math.dist(p, q) for q in others) - 0.5 for mine, others in sides for p in mine}
+def distances_to_outline(label, places):
+    """Distance of each pixel to the outline, or none where the ROI has none; every pair of pixels."""
+    other = (label == 1)[:, None] != (label == 1)
+    apart = np.linalg.norm(places[:, None] - places, axis=2)
+    return np.where(other, apart, np.inf).min(axis=1) - 0.5 if other.any() else None
 
 
 def boundary(logits, target, weights, emphasis):
     losses = []
-    for r, pixels in enumerate(counted(target, emphasis)):
-        distances = distances_to_outline(target, r)
-        weighted = [(w * distances[y, x], y, x, label) for y, x, label, w in pixels if distances]
-        if mass := sum(w for w, *_ in weighted):
-            wrong = (w * abs((label == 1) - softmax(logits, r, y, x)[1]) for w, y, x, label in weighted)
-            losses.append(sum(wrong) / mass)
+    for shares, label, w, places in pixels_of(logits, target, emphasis):
+        distances = distances_to_outline(label, places)
+        if distances is not None and (mass := (w * distances).sum()):
+            losses.append((w * distances * abs((label == 1) - shares[1])).sum() / mass)
     return mean(losses)
 
 
 def boundary_edge(logits, target, weights, emphasis, radius, edge_weight):
-    def emphasise(pixels, y, x):
-        near = [label for v, u, label, _ in pixels if max(abs(v - y), abs(u - x)) <= radius]
-        return 1 + edge_weight * (len({label == 1 for label in near}) == 2)
+    def emphasise(label, places):
+        near = abs(places[:, None] - places).max(axis=2, initial=0) <= radius
+        return 1 + edge_weight * (near & ((label == 1)[:, None] != (label == 1))).any(axis=1)
 
     return cross_entropy(logits, target, weights, emphasis, emphasise=emphasise)
 
 
-def unit(vector):
-    norm = max(math.sqrt(sum(v * v for v in vector)), 1e-3)
-    return [v / norm for v in vector]
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=0).clip(1e-3)
 
 
 def contrastive(embeddings, target, weights, emphasis, pull_margin=0.2, push_margin=1.0, negatives=(2,)):
@@ -141,18 +124,15 @@ def contrastive(embeddings, target, weights, emphasis, pull_margin=0.2, push_mar
     if min(negatives) >= embeddings.shape[1]:
         return 0.0
     pulls, pushes = [], []
-    for r, pixels in enumerate(counted(target, emphasis)):
-        named = [(unit(embeddings[r, :, y, x].tolist()), label, w) for y, x, label, w in pixels if w > 0]
-        targets = [(v, w) for v, label, w in named if label == 1]
-        if not targets:
+    for r, (_, label, w, places) in enumerate(pixels_of(embeddings, target, emphasis)):
+        vectors = unit(embeddings[r].numpy()[:, places[:, 0], places[:, 1]])
+        mine, others = w * (label == 1), w * np.isin(label, negatives)
+        if not mine.any():
             continue
-        center = unit([sum(w * v[i] for v, w in targets) for i in range(embeddings.shape[1])])
-        pull = sum(w * max(0.0, math.dist(v, center) - pull_margin) ** 2 for v, w in targets)
-        pulls.append(pull / sum(w for _, w in targets))
-        others = [(v, w) for v, label, w in named if label in negatives]
-        if others:
-            push = sum(w * max(0.0, push_margin - math.dist(v, center)) ** 2 for v, w in others)
-            pushes.append(push / sum(w for _, w in others))
+        apart = np.linalg.norm(vectors - unit((mine * vectors).sum(1))[:, None], axis=0)
+        pulls.append((mine * (apart - pull_margin).clip(0) ** 2).sum() / mine.sum())
+        if others.any():
+            pushes.append((others * (push_margin - apart).clip(0) ** 2).sum() / others.sum())
     return mean(pulls) + mean(pushes)
 
 
@@ -212,9 +192,9 @@ def test_outline_distances_are_exact_on_larger_maps_and_ignored_cells_make_no_ou
     rows, columns = torch.meshgrid(torch.arange(24), torch.arange(17), indexing="ij")
     target = (((rows - 11) / 8) ** 2 + ((columns - 6) / 5) ** 2 <= 1).long()[None]
     target[0, 15:19, 9:14] = IGNORE
-    got = outline_distances(target)[0]
-    for (y, x), distance in distances_to_outline(target, 0).items():
-        assert got[y, x].item() == pytest.approx(distance, abs=1e-5)
+    ((_, label, _, places),) = pixels_of(torch.zeros(1, 3, 24, 17), target)
+    got = outline_distances(target)[0].numpy()[places[:, 0], places[:, 1]]
+    np.testing.assert_allclose(got, distances_to_outline(label, places), atol=1e-5)
     distances = outline_distances(torch.tensor([[[1, 1, IGNORE, IGNORE, 0]]]))[0, 0]
     assert distances[[0, 1, 4]].tolist() == [3.5, 2.5, 2.5]
 

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from roiseg.visualize.canvas import shorten, text_width
 from roiseg.visualize.drawing import add_caption, blend_masks, draw_boxes, draw_labels
 from roiseg.visualize.palette import ROI_RED, instance_colors
 
@@ -131,17 +130,6 @@ def test_caption_above_and_below(image):
     for text in ("straße 漢字 🙂.jpg", "two\nlines\tand a tab", "\x00"):  # the font lacks some of these
         plain = "".join(c if " " <= c <= "~" else "?" for c in text)
         np.testing.assert_array_equal(add_caption(image, text, 20), add_caption(image, plain, 20))
-
-
-def test_long_text_loses_its_middle_and_keeps_its_end():
-    text = "a_very_long_file_name_that_does_not_fit_000000012345.jpg - 3 persons"
-    short = shorten(text, 250, 9)
-    assert text_width(short, 9) <= 250
-    assert "..." in short
-    assert short.startswith("a_very")
-    assert short.endswith("3 persons")
-    assert shorten("short", 250, 9) == "short"
-    assert shorten("none", 1, 9) == ""
 
 
 @pytest.mark.parametrize("n", [0, 1, 10, 11, 200])

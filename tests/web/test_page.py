@@ -27,6 +27,15 @@ def over(color, probability, ground=(128, 128, 128)):
     return [alpha * c + (1 - alpha) * g for c, g in zip(color, ground, strict=True)]
 
 
+@pytest.fixture
+def site(visit):
+    """A page with an image open and a box drawn on it."""
+    site = visit()
+    site.open()
+    site.drag()
+    return site
+
+
 def test_a_box_is_dragged_and_a_mask_appears(visit):
     site = visit()
     assert site.page.title() == "roiseg"
@@ -52,10 +61,7 @@ def test_boxes_can_be_dragged_backwards_and_end_at_the_image(visit):
     np.testing.assert_allclose(request.value.post_data_json["boxes"], [[0, 0, 60, 50]], atol=1)
 
 
-def test_several_people_are_shown_together_or_alone(visit):
-    site = visit()
-    site.open()
-    site.drag()
+def test_several_people_are_shown_together_or_alone(site):
     site.drag((250, 40, 350, 200))
     assert site.people() == ["Everybody", "1 · your box", "2 · your box"]
     assert site.color(160, 150) == [128, 128, 128]  # the second alone
@@ -166,10 +172,7 @@ def cursor(site, x, y):
         ((220, 240), (20, 260), (20, 60, 100, 260), "nwse-resize"),  # beyond the opposite side
     ],
 )
-def test_a_dragged_corner_or_side_resizes_the_selected_box(visit, start, end, box, shown):
-    site = visit()
-    site.open()
-    site.drag()
+def test_a_dragged_corner_or_side_resizes_the_selected_box(site, start, end, box, shown):
     assert cursor(site, *start) == shown
     assert cursor(site, 160, 150) == cursor(site, 380, 280) == "crosshair"
     before = len(site.asked)
@@ -203,10 +206,7 @@ def test_a_detected_box_becomes_the_users_when_it_is_resized(visit):
     assert site.people() == ["Everybody", "1 · your box", "2 · detected 0.50"]
 
 
-def test_a_resize_is_cancelled_with_escape_and_undone_if_it_fails(visit):
-    site = visit()
-    site.open()
-    site.drag()
+def test_a_resize_is_cancelled_with_escape_and_undone_if_it_fails(site):
     before = len(site.asked)
     site.page.mouse.move(*site.at(*BOX[2:]))
     site.page.mouse.down()
@@ -224,10 +224,7 @@ def test_a_resize_is_cancelled_with_escape_and_undone_if_it_fails(visit):
     assert cursor(site, 300, 280) == "crosshair"
 
 
-def test_a_late_answer_to_an_earlier_size_is_dropped(visit):
-    site = visit()
-    site.open()
-    site.drag()
+def test_a_late_answer_to_an_earlier_size_is_dropped(site):
     answer = site.hold("**/predictions")
     site.page.mouse.move(*site.at(*BOX[2:]))
     site.page.mouse.down()
@@ -242,10 +239,7 @@ def test_a_late_answer_to_an_earlier_size_is_dropped(visit):
     np.testing.assert_allclose(site.color(170, 160), over(TARGET, 1), atol=3)
 
 
-def test_numbers_change_the_selected_box(visit):
-    site = visit()
-    site.open()
-    site.drag()
+def test_numbers_change_the_selected_box(site):
     site.page.locator("summary").click()
     assert float(site.page.locator("input[name=x2]").input_value()) == pytest.approx(220, abs=1)
     site.page.locator("input[name=x2]").fill("300")
@@ -339,10 +333,7 @@ def test_what_is_saved_is_the_predictors_own(visit):
     assert np.array_equal(np.array(Image.open(io.BytesIO(content))) > 0, wanted.mask(1))
 
 
-def test_what_is_shown_can_be_chosen(visit):
-    site = visit()
-    site.open()
-    site.drag()
+def test_what_is_shown_can_be_chosen(site):
     x, y = 160, 200
     site.page.get_by_label("Mask", exact=True).check()
     site.settle()
@@ -362,10 +353,7 @@ def test_what_is_shown_can_be_chosen(visit):
     assert any(edge)  # the chosen box is drawn all the same
 
 
-def test_probabilities_are_told_in_maps_and_under_the_pointer(visit):
-    site = visit()
-    site.open()
-    site.drag()
+def test_probabilities_are_told_in_maps_and_under_the_pointer(site):
     heat = site.page.evaluate(
         """() => {
             const canvas = document.querySelector(".tile-target");

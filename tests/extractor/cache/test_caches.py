@@ -329,28 +329,3 @@ def test_an_extractors_folder_with_a_file_of_the_users_makes_no_room(tmp_path, c
     opened(tmp_path, files=4, extractor="new").plan(4)
     assert (old._path / "notes.txt").read_text() == "mine"
     assert "notes.txt" in caplog.text
-
-
-def _fill_and_read(folder, seed, start, answers):
-    cache, wrong = opened(folder, files=200), 0
-    start.wait(PATIENCE)
-    for number in np.random.default_rng(seed).permutation(400).tolist():
-        found = cache.get(key(number))
-        if found.hit:
-            wrong += not (found.row == number % 251).all()
-        else:
-            cache.store([key(number)], row(number % 251))
-    answers.put(wrong + cache.damaged)
-
-
-@pytest.mark.slow
-def test_processes_that_fill_and_read_at_once_see_whole_files_and_hardly_go_beyond_the_budget(tmp_path):
-    start, answers = CHILDREN.Barrier(4), CHILDREN.Queue()
-    given = [(tmp_path, n, start, answers) for n in range(4)]
-    processes = [CHILDREN.Process(target=_fill_and_read, args=one) for one in given]
-    for process in processes:
-        process.start()
-    assert [answers.get(timeout=PATIENCE) for _ in processes] == [0] * 4
-    for process in processes:
-        process.join()
-    assert 200 <= len(files(tmp_path)) <= 200 + 3 * (200 / 16 + 1)
