@@ -3,7 +3,6 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from child_processes import CHILDREN, PATIENCE
 
 from benchmarks import scale
 from benchmarks.memory import Memory, fresh
@@ -62,23 +61,3 @@ def test_what_is_allocated_is_counted():
     assert kept[-1] == 1
     assert after.own - before.own == pytest.approx(200, abs=20)
     assert after.peak >= after.resident
-
-
-def _hold(connection):
-    held = bytearray(b"1" * (30 << 20))
-    connection.send(len(held))
-    connection.recv()
-
-
-@pytest.mark.slow  # starts a process
-def test_children_count():
-    alone = Memory.with_children()
-    ours, theirs = CHILDREN.Pipe()
-    child = CHILDREN.Process(target=_hold, args=(theirs,))
-    child.start()
-    try:
-        assert ours.poll(PATIENCE) and ours.recv() == 30 << 20
-        assert Memory.with_children().resident > alone.resident + 10
-    finally:
-        ours.send(None)
-        child.join()

@@ -3,23 +3,10 @@
 import os
 import signal
 import time
-from contextlib import ExitStack
 
 import pytest
 
 from roiseg.common.signals import Stopped, stoppable
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_block_is_left_in_order_and_the_process_as_it_was(number, capsys):
-    before, left = signal.getsignal(number), []
-    with pytest.raises(Stopped) as stopped, stoppable(lambda: "all is kept"), ExitStack() as stack:  # noqa: PT012
-        stack.callback(left.append, True)
-        signal.raise_signal(number)
-    assert left
-    assert stopped.value.code == 128 + number
-    assert capsys.readouterr().err == f"roiseg: stopped by {signal.Signals(number).name}: all is kept\n"
-    assert signal.getsignal(number) == before
 
 
 def test_only_an_error_that_the_signal_has_caused_is_not_told(capsys):

@@ -160,20 +160,6 @@ def test_an_analysis_that_was_changed_is_made_again(squares, tmp_path, caplog, e
     assert "was edited or is damaged" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("folder", "min_roi_size", "message"),
-    [
-        ("set/annotations/instances.json", 16, "cannot be written"),
-        ("out", 500, "no instance of at least 500 x 500 pixels: lower min_roi_size"),
-    ],
-)
-def test_an_analysis_that_cannot_be_made_is_a_user_error(squares, tmp_path, folder, min_roi_size, message):
-    path = tmp_path / folder / "data_analyze.json"
-    with pytest.raises(UserError, match=message):
-        load_or_make_analysis(path, load_annotations(squares.json), min_roi_size)
-    assert not path.exists()
-
-
 def test_analysis_path_names_the_data_set_and_the_file(tmp_path, monkeypatch):
     assert analysis_path("out", "/x/data/synthetic/annotations/train.json") == Path(
         "out/synthetic_train/data_analyze.json"

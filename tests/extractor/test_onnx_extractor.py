@@ -103,19 +103,6 @@ def test_the_file_is_not_touched(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
 
 
-def test_what_makes_the_file_runs_before_it_is_read(tmp_path):
-    path = tmp_path / "made.onnx"
-
-    class Source:
-        def makes(self, wanted):
-            return wanted == str(path)
-
-        def ensure(self):
-            make_onnx(path)
-
-    assert OnnxExtractor(str(path), LAYERS[0], Preprocess(SIZE), source=Source()).channels == (12,)
-
-
 def test_a_map_of_one_cell_is_a_map_and_cells_that_do_not_tile_the_input_are_refused(onnx_file, tmp_path):
     assert extractor_of(onnx_file, "/model.7/GlobalAveragePool_output_0").strides == (64,)
     weights = {"w": np.ones((4, 3, 3, 3), np.float32)}

@@ -11,31 +11,22 @@ from roiseg.geometry import roi_align as module
 from roiseg.geometry.roi_align import resample, roi_align
 
 
-def naive_bilinear(plane, y, x):
+def naive_bilinear(maps, y, x):
     """torchvision's `bilinear_interpolate`: nothing from one cell outside the map on, the border's before."""
-    height, width = plane.shape
-    if y < -1.0 or y > height or x < -1.0 or x > width:
-        return 0.0
-    return float(read(plane[None], x, y)[0])
+    height, width = maps.shape[1:]
+    return read(maps, x, y) if -1 <= y <= height and -1 <= x <= width else np.zeros(len(maps))
 
 
 def naive_roi_align(features, rois, output_size, stride, sampling_ratio):
     """torchvision's `roi_align(aligned=True)` as loops in float64."""
-    out_h, out_w = output_size
+    (out_h, out_w), n = output_size, sampling_ratio
     result = np.zeros((len(rois), features.shape[1], out_h, out_w))
     for r, (image, *box) in enumerate(np.asarray(rois, np.float64)):
         x1, y1, x2, y2 = (v / stride - 0.5 for v in box)
-        bin_h, bin_w = (y2 - y1) / out_h, (x2 - x1) / out_w
-        for c in range(features.shape[1]):
-            for i in range(out_h):
-                for j in range(out_w):
-                    total = 0.0
-                    for sy in range(sampling_ratio):
-                        y = y1 + i * bin_h + (sy + 0.5) * bin_h / sampling_ratio
-                        for sx in range(sampling_ratio):
-                            x = x1 + j * bin_w + (sx + 0.5) * bin_w / sampling_ratio
-                            total += naive_bilinear(features[int(image), c], y, x)
-                    result[r, c, i, j] = total / sampling_ratio**2
+        xs = x1 + (np.arange(out_w * n) + 0.5) * (x2 - x1) / (out_w * n)
+        ys = y1 + (np.arange(out_h * n) + 0.5) * (y2 - y1) / (out_h * n)
+        samples = np.array([[naive_bilinear(features[int(image)], y, x) for x in xs] for y in ys])
+        result[r] = samples.reshape(out_h, n, out_w, n, -1).mean(axis=(1, 3)).transpose(2, 0, 1)
     return result
 
 

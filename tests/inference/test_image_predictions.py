@@ -110,12 +110,6 @@ def test_an_image_that_cannot_be_read_or_has_too_many_boxes_is_left_out(predicto
         list(ImagePredictions(predictor(), Numbers(4, damaged)))
 
 
-def test_boxes_of_other_pictures_are_refused_before_anything_is_done(monkeypatch):
-    monkeypatch.setattr(Even, "lists", lambda self, name: False)
-    with pytest.raises(UserError, match=r"even\.json names none of the images \(n0, \.\.\.\)"):
-        ImagePredictions(Recorder(), Numbers(3), Even())
-
-
 def test_no_picture_is_kept():
     source = Numbers(30)
     for _ in ImagePredictions(Recorder(), source):

@@ -13,12 +13,8 @@ from roiseg.synthetic import synthetic_scene
 from tools.tiny_detector import training
 from tools.tiny_detector.network import IMAGE_SIZE, TinyPersonNet, person_boxes
 from tools.tiny_detector.training import (
-    Pretraining,
-    detection_loss,
     export_onnx,
     letterbox_scene,
-    pretrain,
-    render_images,
 )
 
 COMMITTED = package_file("ext_extractor") / "tiny_person_256.onnx"
@@ -74,21 +70,6 @@ def test_untrained_network_is_small_and_exports_with_equal_results(tmp_path):
         np.testing.assert_allclose(found, exact, atol=1e-4)
     assert not any("norm" in n.op_type.lower() for n in onnx.load(path).graph.node)
     assert [p.name for p in tmp_path.glob("[!.]*")] == ["tiny.onnx"]
-
-
-@pytest.mark.slow
-def test_learning_lowers_the_loss_and_repeats_itself():
-    pictures = render_images(8, seed=5)
-    boxes = person_boxes(pictures.instances)
-
-    def error(steps):
-        network = pretrain(pictures, Pretraining(steps, 4, 3e-3, 0, "cpu", bfloat16=False))
-        with torch.no_grad():
-            raw = network.train().raw(network.features(pictures.images.float() / 255)[1])
-        return float(detection_loss(raw, boxes))
-
-    assert error(15) < 0.8 * error(1)
-    assert error(2) == pytest.approx(error(2), rel=1e-4)
 
 
 @pytest.mark.slow

@@ -41,11 +41,6 @@ def two():
     return client(*predictors), predictors
 
 
-def expected(predictor, boxes, scores=None, threshold=0.5):
-    predictor.set_image(IMAGE)
-    return predictor.predict(boxes, np.ones(len(boxes)) if scores is None else scores, None, threshold)
-
-
 def grey(content):
     return np.array(Image.open(io.BytesIO(base64.b64decode(content))))
 
@@ -126,22 +121,11 @@ def test_a_huge_body_is_not_read():
     assert "error" in response.json
 
 
-@pytest.mark.parametrize("model", [0, 1])
-def test_results_are_the_predictors_own(two, model):
-    page, predictors = two
-    query = {"image": opened(page), "model": model, "boxes": BOXES, "scores": [0.5, 0.25], "threshold": 0.3}
-    answer = page.post("/predictions", json={**query, "image_id": 17}).json
-    wanted = expected(predictors[model], BOXES, [0.5, 0.25], 0.3)
-    assert answer["results"] == json.loads(json.dumps(wanted.to_coco(17)))
-    assert answer["size"] == [48, 64]
-    assert answer["windows"] == [list(window) for window in wanted.windows]
-
-
 def test_probabilities_are_sent_as_grey_images(two):
     page, predictors = two
     query = {"image": opened(page), "boxes": BOXES}
     answer = page.post("/predictions", json=query).json
-    wanted = expected(predictors[0], BOXES)
+    wanted = predictors[0].predict(BOXES, np.ones(2))
     pairs = (answer["targets"], wanted.probabilities), (answer["non_targets"], wanted.non_targets)
     for sent, made in pairs:
         for image, values in zip(sent, made, strict=True):
@@ -149,17 +133,6 @@ def test_probabilities_are_sent_as_grey_images(two):
     assert page.post("/predictions", json={**query, "model": 1}).json["non_targets"] is None
     nobody = page.post("/predictions", json={"image": query["image"]}).json
     assert nobody["results"] == nobody["targets"] == []
-
-
-def test_masks_are_saved_as_png(two):
-    page, predictors = two
-    query = {"image": opened(page), "boxes": BOXES, "threshold": 0.4}
-    wanted = expected(predictors[0], BOXES, threshold=0.4)
-    everybody = page.post("/masks", json=query)
-    assert everybody.mimetype == "image/png"
-    assert np.array_equal(np.array(Image.open(io.BytesIO(everybody.data))), wanted.label_map())
-    one = page.post("/masks", json={**query, "instance": 1})
-    assert np.array_equal(np.array(Image.open(io.BytesIO(one.data))), wanted.mask(1) * np.uint8(255))
 
 
 def test_the_detector_proposes_boxes_or_the_page_says_that_there_is_none():
