@@ -230,6 +230,7 @@ def test_mistakes_in_comparing_decoders_end_in_one_line(refused, tiny, arguments
 def test_real_data(run_main, realdata, tmp_path, monkeypatch):
     monkeypatch.setenv("ROISEG_REALDATA", str(realdata))
     arguments = ["experiment=coco128_best", "output=doctor.json", "data.num_workers=0"]
+    arguments.append(f"extractor.onnx_path={realdata / 'yolox_nano.onnx'}")
     code, stderr = run_main(roiseg.doctor, *arguments, f"paths.root_dir={tmp_path}")
     assert code == 0, stderr
     findings = json.loads((tmp_path / "doctor.json").read_text())["findings"]
