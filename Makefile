@@ -3,13 +3,14 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 EXTRAS ?= dev,joblib,slurm,supervision,simplify
 # uv from the PATH, or installed into .uv/ (needs neither root nor a virtual environment)
 UV     := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 # uv searches the same folders of local wheels as pip
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: setup demo test test-all bench lint audit format tensorboard clean help
+.PHONY: setup demo test test-all coverage bench lint audit format tensorboard clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -27,11 +28,15 @@ $(VENV)/.ready: pyproject.toml constraints.txt | $(filter .uv/bin/uv,$(UV))
 demo: setup  ## train, draw overlays and export on synthetic people (under 5 minutes on 2 cores)
 	$(BIN)/python -m roiseg.train model=roialign loss=ce_dice
 
-test: lint  ## lint, types, fast tests with coverage
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal --cov --cov-report=term
+test: lint  ## lint, types, fast tests
+	$(PYTEST) -m "not slow"
 
-test-all: setup  ## slow tests; adds to the coverage of `make test`
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n auto --dist worksteal --cov --cov-append --cov-report=term
+test-all: setup  ## slow tests
+	$(PYTEST) -m slow
+
+coverage: setup  ## coverage of the fast tests, then of all tests
+	$(PYTEST) -m "not slow" --cov --cov-report=term
+	$(PYTEST) -m slow --cov --cov-append --cov-report=term
 
 bench: setup  ## run the benchmarks of benchmarks/README.md (ROISEG_REALDATA=FOLDER)
 	$(BIN)/python -m benchmarks
