@@ -45,32 +45,13 @@ def stale_marks(pytestconfig) -> set[tuple[str, str]]:
     return pytestconfig.stash[STALE_MARKS]
 
 
-LEFT_OUT = pytest.StashKey[int]()
-
-
-def pytest_deselected(items):
-    config = items[0].config
-    config.stash[LEFT_OUT] = config.stash.get(LEFT_OUT, 0) + len(items)
-
-
-def pytest_sessionfinish(session):
-    if hasattr(session.config, "workeroutput"):  # a process of xdist tells the one that prints
-        session.config.workeroutput["left_out"] = session.config.stash.get(LEFT_OUT, 0)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node):
-    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", 0)
-
-
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # after all other reports
 def pytest_terminal_summary(terminalreporter, config):
-    """Say how many tests were left out, and why; skipped ones are listed by `-ra`."""
+    """Say which tests were left out; skipped ones are listed by `-ra`."""
     yield
-    if count := config.stash.get(LEFT_OUT, 0):
-        why = {"not slow": "slow, `make test-all` runs them", "slow": "fast, `make test` runs them"}
-        reason = why.get(config.option.markexpr, "not selected")
-        terminalreporter.write_line(f"{count} tests were left out: {reason}")
+    others = {"not slow": "slow ones, `make test-all` runs them", "slow": "fast ones, `make test` runs them"}
+    if left := others.get(config.option.markexpr):
+        terminalreporter.write_line(f"tests were left out: {left}")
 
 
 @pytest.fixture(scope="session", autouse=True)

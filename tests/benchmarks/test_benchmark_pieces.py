@@ -1,12 +1,10 @@
 """The benchmarks' pieces, on small numbers: what they compare is the same, what they count is right."""
 
-import threading
-
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import cache, coco_cost, export, gpu, head_quality
+from benchmarks import cache, coco_cost, export, head_quality
 from benchmarks.coco_cost import Assumptions
 from benchmarks.decoder_step import ONE_LAYER, configured, step_of
 from benchmarks.paste import WAYS, agreement, persons
@@ -58,18 +56,6 @@ def test_a_step_changes_the_weights_and_its_operations_are_counted(dtype):
     assert step.parameters == sum(p.numel() for p in decoder.parameters())
 
 
-def test_two_pieces_of_work_run_at_the_same_time():
-    meeting = threading.Barrier(2, timeout=20)  # raises in a thread that stays alone
-    arrived = []
-
-    def run():
-        meeting.wait()
-        arrived.append(1)
-
-    assert gpu.at_once(run, run, repeats=3, gpu=False) > 0
-    assert len(arrived) == 6
-
-
 @pytest.mark.realdata
 def test_exported_ways_give_the_masks_that_pytorch_gives(realdata, tmp_path):
     extractor = yolox(threads=1)
@@ -93,23 +79,6 @@ def test_both_heads_train_on_the_same_rois(realdata, tmp_path):
         assert result.speed > 0
         assert 0 <= result.metrics["val/target_iou"] <= 1
         assert {b.targets.shape[1:] for b in result.batches} == {decoder.output_size}
-
-
-def test_an_epoch_takes_as_long_as_its_slowest_part():
-    assumed = Assumptions(
-        images=3_600_000, extractor_gflops=100, extractor_tflops=100, extractor_efficiency=0.5, loader_ms=8, cores=8,
-        disk_gbs=13.1072,
-    )  # fmt: skip
-    assert coco_cost.extraction_ms(assumed) == 2
-    fast = coco_cost.epoch(assumed, gpus=1, step_ms=0.5)  # extraction 2 ms, reading 1 ms
-    assert (fast.online, fast.cached) == (pytest.approx(2), pytest.approx(1))
-    assert fast.disk_to_gain == pytest.approx(13.1072 / 2)
-    assert fast.disk_to_wait_never == pytest.approx(13.1072 / 0.5)
-    slow = coco_cost.epoch(assumed, gpus=4, step_ms=8.0)  # the decoder sets the pace both ways
-    assert slow.online == slow.cached == pytest.approx(2)
-    shared = coco_cost.epoch(assumed, gpus=4, step_ms=0.5)  # one disk for four GPUs
-    assert shared.online == pytest.approx(0.5)
-    assert shared.cached == pytest.approx(1)
 
 
 def test_every_assumption_is_printed_with_its_source_and_can_be_given(capsys):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from benchmarks import scale
-from benchmarks.memory import Memory, fresh
+from benchmarks.memory import fresh
 from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.roi_statistics import measure_rois
 
@@ -53,11 +53,3 @@ def test_an_epoch_counts_images_and_memory_three_times(given):
     assert seconds > 0
     assert len(memory) == 2  # of three batches the tenth is the last
     assert all(found.own > 50 for found in memory)
-
-
-def test_what_is_allocated_is_counted():
-    before, kept = Memory.of(), np.ones(200 * 1_000_000, np.uint8)
-    after = Memory.of()
-    assert kept[-1] == 1
-    assert after.own - before.own == pytest.approx(200, abs=20)
-    assert after.peak >= after.resident

@@ -94,20 +94,6 @@ def test_a_wrong_type_or_range_is_named_with_its_key_and_value(composed, choices
         assert last in node  # the key is one that the configuration has
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ["model.film=1", "model.detail=8", "data.metric_size=null", "loss.class_weights=log"],
-        ["model.film=0.5", "loss.emphasis=null"],
-        ["model=cascade", "model.film=1.5", "model.first.film=2", "model.second.detail=4"],
-        ["clicks=random", "clicks.share=1"],
-    ],
-    ids=str,
-)
-def test_sound_configurations_pass(composed, overrides):
-    check_types(composed(*overrides), options=TrainOptions)
-
-
 BAD = {
     "export": {"merged": ["garbage"], "half": [1], "opset": ["new"], "rois": [5], "runs": [0]},
     "evaluate": {"worst": [True, -1], "min_score": [1], "precision": ["64"], "boxes": ["some"]},

@@ -168,24 +168,6 @@ def test_what_does_not_fit_is_said_before_anything_starts_and_is_computed(build,
     assert data.cache.counts["rejected"] == 6
 
 
-def test_training_on_a_cold_a_warm_and_a_damaged_cache_gives_the_same_weights(build, tmp_path):
-    def run(workers):
-        cache = DiskCache(tmp_path / "cache", Half(), 1)
-        data = build(cache=cache, num_workers=workers, augment=GEOMETRIC, pool=AugmentationPool(2))
-        return trained_weights(data, tmp_path), cache
-
-    cold, cache = run(workers=0)
-    assert cache.counts["computed"] > 5
-    warm, cache = run(workers=2)
-    assert cache.counts["computed"] == 0
-    assert_same_weights(cold, warm)
-    for path in sorted((tmp_path / "cache").glob("*/??/*"))[:3]:
-        path.write_bytes(path.read_bytes()[:-1] + b"!")
-    damaged, cache = run(workers=0)
-    assert cache.damaged == 3
-    assert_same_weights(cold, damaged)
-
-
 @pytest.mark.parametrize("cached", [False, True])
 def test_loader_processes_and_background_features_train_the_same(build, tmp_path, monkeypatch, cached):
     def run(workers):

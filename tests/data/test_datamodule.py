@@ -1,5 +1,4 @@
-from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,15 +8,14 @@ from helpers import halves, run_onnx
 
 from roiseg.common.errors import UserError
 from roiseg.data.annotation_loading import load_annotations
-from roiseg.data.annotation_records import ImageRecord, InstanceRecord, build_annotations
 from roiseg.data.augment import Augment, GeometricAugment
+from roiseg.data.coco_reader import CocoReader
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.data.folds import Folds
 from roiseg.data.samplers import RoiSampler
 from roiseg.data.targets import TargetSpec
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
-from roiseg.geometry import rle
 
 SPEC = TargetSpec("roi", (14, 14), 3, (64, 64))
 LAYERS = ["/model.6/Concat_output_0", "/model.3/Concat_output_0"]
@@ -121,32 +119,20 @@ def test_the_metric_grid_is_a_setting_which_a_map_over_the_whole_input_needs(mak
 
 
 @dataclass(frozen=True)
-class Rectangles:
-    """A format of its own: one line `image height width x1 y1 x2 y2` per instance."""
+class Shifted(CocoReader):
+    """A reader with an option."""
 
     shift: int = 0
 
     def __call__(self, path, category_id):
-        images, instances = {}, []
-        for number, line in enumerate(path.read_text().splitlines()):
-            name, *numbers = line.split()
-            height, width, x1, y1, x2, y2 = map(int, numbers)
-            images.setdefault(name, ImageRecord(len(images) + 1, name, height, width, None))
-            index = list(images).index(name)
-            box = (x1 / width, y1 / height, x2 / width, y2 / height)
-            outline = array("d", [x1, y1, x2, y1, x2, y2, x1, y2])
-            instances.append(InstanceRecord(number, self.shift + number, index, box, False, [outline], b""))
-        return build_annotations(path, list(images.values()), instances)
+        found = super().__call__(path, category_id)
+        return replace(found, ids=found.ids + self.shift)
 
 
-def test_another_annotation_format_is_one_reader(make, coco_set, tmp_path):
-    coco, path = load_annotations(coco_set.json), tmp_path / "rectangles.txt"
-    name, (height, width) = str(coco.file_names[0]), coco.size(0)
-    path.write_text(f"{name} {height} {width} 5 6 45 50\n{name} {height} {width} 20 10 50 40\n")
-    for reader in (Rectangles(), Rectangles(), Rectangles(shift=10)):  # parsed, indexed, other options
-        data = make([str(path), str(coco_set.images)] * 2, reader=reader, index_dir=str(tmp_path / "index"))
+def test_an_index_is_of_one_reader_and_its_options(make, tmp_path):
+    for reader in (Shifted(), Shifted(), Shifted(shift=10)):  # parsed, indexed, other options
+        data = make(reader=reader, index_dir=str(tmp_path / "index"))
         data.setup()
-        (batch,) = data.val_dataloader()
-        assert batch.samples[0].truth.annotation_ids.tolist() == [reader.shift, reader.shift + 1]
-        assert rle.decode(batch.samples[0].truth.rles[0]).sum() == 40 * 44
+        ids = next(iter(data.val_dataloader())).samples[0].truth.annotation_ids
+        assert ids.tolist() == [1 + reader.shift, 2 + reader.shift]
     assert len(list((tmp_path / "index").iterdir())) == 1

@@ -18,13 +18,11 @@ def valid_boxes(draw, low=-500.0, high=1500.0):
 
 
 def naive_intersection(a, b):
-    width = min(float(a[2]), float(b[2])) - max(float(a[0]), float(b[0]))
-    height = min(float(a[3]), float(b[3])) - max(float(a[1]), float(b[1]))
-    return max(0.0, width) * max(0.0, height)
+    return float(np.prod((np.minimum(a[2:], b[2:], dtype=float) - np.maximum(a[:2], b[:2])).clip(0)))
 
 
 def naive_area(a):
-    return max(0.0, float(a[2]) - float(a[0])) * max(0.0, float(a[3]) - float(a[1]))
+    return naive_intersection(a, a)
 
 
 def naive_iou(a, b):
@@ -68,7 +66,7 @@ def test_iou_equals_naive_loops(a, b):
 def test_clipped_boxes_cover_exactly_what_lies_in_the_image(boxes, height, width):
     clipped = box_ops.clip(boxes, (height, width))
     assert (clipped >= 0).all() and (clipped <= [width, height] * 2).all()
-    canvas = [0, 0, width, height]
+    canvas = np.array([0, 0, width, height])
     for box, cut in zip(boxes, clipped, strict=True):
         assert naive_area(cut) == pytest.approx(naive_intersection(box, canvas), rel=1e-6)
 

@@ -74,13 +74,6 @@ def test_another_object_than_the_wanted_one_is_refused_also_within_another(node)
         rebuild({"_target_": extractor, "onnx_path": "x", "layers": ["a"], "preprocess": inner})
 
 
-def test_shared_options_reach_the_base_class():
-    decoder = rebuild({**DECODER, "film": 2.5, "detail": 6}, **FACTS)
-    assert decoder.film.base_size == 2.5
-    assert decoder.context_inputs == ("image", "pixel_size")
-    assert rebuild({**DECODER, "film": None, "detail": None}, **FACTS).context_inputs == ()
-
-
 @pytest.mark.parametrize(
     ("option", "value"), [("film", -1.0), ("detail", 0), ("num_classes", 7), ("roi_size", [7])]
 )

@@ -206,7 +206,7 @@ def test_a_detected_box_becomes_the_users_when_it_is_resized(visit):
     assert site.people() == ["Everybody", "1 · your box", "2 · detected 0.50"]
 
 
-def test_a_resize_is_cancelled_with_escape_and_undone_if_it_fails(site):
+def test_a_resize_is_cancelled_with_escape_and_undone_if_the_server_is_gone_which_is_said(site):
     before = len(site.asked)
     site.page.mouse.move(*site.at(*BOX[2:]))
     site.page.mouse.down()
@@ -222,6 +222,8 @@ def test_a_resize_is_cancelled_with_escape_and_undone_if_it_fails(site):
     assert "does not answer" in site.message()
     assert cursor(site, *BOX[2:]) == "nwse-resize"
     assert cursor(site, 300, 280) == "crosshair"
+    site.drag((250, 40, 350, 200))
+    assert site.people() == ["1 · your box"]
 
 
 def test_a_late_answer_to_an_earlier_size_is_dropped(site):
@@ -448,13 +450,3 @@ def test_clicks_guide_models_that_read_them(visit):
     site.click(120, 200, key="Alt")
     np.testing.assert_allclose(predictor.points, [[[150, 100, 1], [120, 200, 0]]], atol=1)
     assert site.people() == ["1 · your box"]
-
-
-def test_a_server_that_is_gone_is_said_to_be_so(visit):
-    site = visit()
-    site.open()
-    site.server.shutdown()
-    site.server.server_close()
-    site.drag()
-    assert "does not answer" in site.message()
-    assert site.people() == []
