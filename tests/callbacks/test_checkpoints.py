@@ -7,7 +7,6 @@ from roiseg.callbacks.checkpoints import (
     AtomicCheckpointIO,
     EpochCheckpoint,
     checkpoint_name,
-    last_checkpoint_message,
 )
 from roiseg.inference.checkpoint import newest_checkpoint
 
@@ -39,12 +38,3 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
         AtomicCheckpointIO().save_checkpoint({"epoch": lambda: 2}, path)
     assert torch.load(path) == {"epoch": 1}
     assert [p.name for p in tmp_path.glob("[!.]*")] == ["one.pth"]
-
-
-def test_the_line_about_what_is_kept_names_the_newest(tmp_path):
-    for folder in (None, tmp_path, tmp_path / "none"):
-        assert last_checkpoint_message(folder) == "there is no checkpoint yet"
-    for epoch in (2, 10, 9):
-        (tmp_path / f"checkpoint_epoch_{epoch:04d}_64x64_5000.pth").touch()
-    (tmp_path / ".checkpoint_epoch_0011_64x64_5000-abcd1234.pth").touch()
-    assert "checkpoint_epoch_0010_64x64_5000.pth" in last_checkpoint_message(tmp_path)

@@ -67,13 +67,6 @@ def test_evaluation_gives_every_eligible_box_exactly_and_in_order_with_its_true_
         assert_same_item(sample, evaluation[7, n])  # the epoch changes nothing
 
 
-@pytest.mark.parametrize(("least", "images", "rois"), [(0, 5, 11), (16, 5, 10), (30, 5, 7), (35, 4, 5)])
-def test_the_least_roi_size_decides_what_is_an_item(coco_set, least, images, rois):
-    dataset = make(coco_set, min_roi_size=least)
-    assert len(dataset) == images
-    assert dataset.num_rois == rois == sum(len(dataset[n].rois) for n in range(images))
-
-
 SAME_SIZE = replace(IMAGE_FRAME, size=(20, 12))  # a map over the input that is as large as the metric grid
 
 

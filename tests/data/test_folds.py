@@ -66,12 +66,6 @@ def test_a_joined_set_holds_all_images_of_its_sets(tmp_path):
     assert joined.file_names.tolist() == [name.split("/")[1] for name in names]
 
 
-def test_an_image_in_two_sets_is_refused(tmp_path):
-    one, two = write(tmp_path / "one", [7, 3]), write(tmp_path / "two", [1, 3])
-    with pytest.raises(UserError, match=r"image id 3 is in .*one.* and in .*two"):
-        join_annotations([(one, tmp_path), (two, tmp_path)])
-
-
 def test_an_image_keeps_its_part_whatever_else_is_in_the_set():
     ids = np.array([*range(1000), -5, 2**40])
     parts = Folds(5).parts(ids)

@@ -48,13 +48,12 @@ def test_inside_is_the_share_of_each_cell_that_lies_in_the_roi(grid):
     got = decoder(random_features(decoder, 2), ROIS).inside
     assert got.shape == (len(ROIS), *grid)
     cell_h, cell_w = HEIGHT / grid[0], WIDTH / grid[1]
-    for shares, (_, x1, y1, x2, y2) in zip(got.numpy(), ROIS.double().numpy(), strict=True):
-        for i in range(grid[0]):
-            for j in range(grid[1]):
-                across = min((j + 1) * cell_w, x2) - max(j * cell_w, x1)
-                down = min((i + 1) * cell_h, y2) - max(i * cell_h, y1)
-                want = max(across, 0) * max(down, 0) / (cell_h * cell_w)
-                assert shares[i, j] == pytest.approx(want, abs=1e-5)
+    left, top = torch.arange(grid[1]) * cell_w, torch.arange(grid[0]) * cell_h
+    for shares, (_, x1, y1, x2, y2) in zip(got, ROIS.tolist(), strict=True):
+        across = ((left + cell_w).clamp(max=x2) - left.clamp(min=x1)).clamp(min=0)
+        down = ((top + cell_h).clamp(max=y2) - top.clamp(min=y1)).clamp(min=0)
+        want = torch.outer(down, across) / (cell_h * cell_w)
+        torch.testing.assert_close(shares, want, atol=1e-5, rtol=0)
 
 
 def test_logits_are_interpolated_on_a_finer_grid_and_averaged_on_a_coarser_one():

@@ -47,10 +47,9 @@ def test_coordinates_point_from_the_pixel_to_the_roi_centre_x_first():
     coordinates = relative_coordinates(rois, (3, 5), stride=8)
     assert coordinates.shape == (2, 2, 3, 5)
     for number, (x, y, size) in enumerate([(30, 30, 64), (150, 50, 256)]):
-        for row in range(3):
-            for column in range(5):
-                expected = [(x - (column * 8 + 4)) / size, (y - (row * 8 + 4)) / size]
-                assert coordinates[number, :, row, column].tolist() == pytest.approx(expected)
+        across, down = (x - (torch.arange(5) * 8 + 4)) / size, (y - (torch.arange(3) * 8 + 4)) / size
+        expected = torch.stack([across.expand(3, 5), down[:, None].expand(3, 5)])
+        torch.testing.assert_close(coordinates[number], expected)
 
 
 def test_logits_are_those_of_the_head_enlarged_between_cell_borders():

@@ -117,7 +117,3 @@ def test_impossible_options_are_user_errors_of_one_line_that_name_the_field(make
         make()
     assert all(word in str(error.value) for word in words), str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_a_stride_that_cannot_be_halved_is_kept():
-    assert unet(7, depth=1)().map_stride == 7

@@ -140,13 +140,8 @@ DESCRIPTIONS = {
 }  # fmt: skip
 
 MODELS = {
-    **{
-        f"class {target}": targeted(target, "not trusted")
-        for target in (
-            "os.system", "subprocess.Popen", "builtins.eval", "roiseg.common.files.write_json", "roiseg.decoders.base.Decoder",
-            "roiseg.decoders.base.nn", "roiseg.decoders.roialign.__builtins__", "",
-        )
-    },
+    "a class of another package": targeted("os.system", "not trusted"),  # more in test_rebuild.py
+    "a built-in of a decoder's file": targeted("roiseg.decoders.roialign.__builtins__", "not trusted"),
     "a class of a later version": targeted("roiseg.decoders.roialign.RoiAlignDecoder3", "does not have"),
     "a file of a later version": targeted("roiseg.decoders.holographic.Decoder9", "does not have"),
     "another decoder": modelled((), _target_="roiseg.decoders.unet.UNetDecoder"),

@@ -1,6 +1,8 @@
-"""Bilinear reading and pasting in plain loops, the reference of all that do it faster."""
+"""Bilinear reading in plain loops and pasting by torch, the reference of all that do it faster."""
 
 import numpy as np
+import torch
+from torch.nn import functional as F
 
 from roiseg.geometry.transform import Transform
 
@@ -23,17 +25,16 @@ def read(plane, x, y):
 def paste(mask, box, size, within=None, transform=IDENTITY):
     """Stretch a mask [h, w] over a box on a canvas of `size` (H, W); 0 outside the box, and outside `within`.
 
-    The boxes are in the pixels that `transform` makes of the canvas'; every pixel looks up its own place.
+    The boxes are in the pixels that `transform` makes of the canvas'.
     """
-    rows, columns = mask.shape
     x1, y1, x2, y2 = (float(v) for v in box)
-    canvas = np.zeros(size)
-    for row in range(size[0]):
-        for column in range(size[1]):
-            x = transform.scale_x * (column + 0.5) + transform.shift_x
-            y = transform.scale_y * (row + 0.5) + transform.shift_y
-            limits = [box] if within is None else [box, within]
-            if all(left <= x < right and top <= y < bottom for left, top, right, bottom in limits):
-                u, v = (x - x1) / (x2 - x1) * columns - 0.5, (y - y1) / (y2 - y1) * rows - 0.5
-                canvas[row, column] = read(mask[None], u, v)[0]
-    return canvas
+    x = transform.scale_x * (np.arange(size[1]) + 0.5) + transform.shift_x
+    y = transform.scale_y * (np.arange(size[0]) + 0.5) + transform.shift_y
+    inside = np.ones(size, bool)
+    for left, top, right, bottom in (box, box if within is None else within):
+        inside &= np.outer((top <= y) & (y < bottom), (left <= x) & (x < right))
+    with np.errstate(divide="ignore", invalid="ignore"):  # boxes without width
+        grid = np.stack(np.meshgrid(2 * (x - x1) / (x2 - x1) - 1, 2 * (y - y1) / (y2 - y1) - 1), axis=-1)
+    given = torch.from_numpy(np.asarray(mask, float))[None, None], torch.from_numpy(grid)[None]
+    values = F.grid_sample(*given, padding_mode="border", align_corners=False)
+    return np.where(inside, values[0, 0].numpy(), 0)

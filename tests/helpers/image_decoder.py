@@ -6,6 +6,7 @@ from torch import nn
 from roiseg.decoders.base import DecoderOutput
 from roiseg.decoders.layers.convolution import FeatureFusion
 from roiseg.decoders.layers.image_decoder import ImageDecoder
+from roiseg.geometry.interpolation import cell_cover
 
 
 class TinyImageDecoder(ImageDecoder):
@@ -32,9 +33,9 @@ class TinyImageDecoder(ImageDecoder):
 
     def _covered(self, rois):
         """Share of each cell of the map that is in the ROI, also where the logits are on another grid."""
-        height, width = self.map_size
-        x, y = (torch.arange(n, device=rois.device) * self.map_stride for n in (width, height))
-        columns = torch.minimum(x + self.map_stride, rois[:, 3, None]) - torch.maximum(x, rois[:, 1, None])
-        rows = torch.minimum(y + self.map_stride, rois[:, 4, None]) - torch.maximum(y, rois[:, 2, None])
-        shares = columns.clamp(min=0)[:, None, :] * rows.clamp(min=0)[:, :, None]
-        return shares / self.map_stride**2
+        cells, (height, width) = rois[:, 1:] / self.map_stride, self.map_size
+        columns, rows = (
+            cell_cover(cells[:, 0], cells[:, 2], width),
+            cell_cover(cells[:, 1], cells[:, 3], height),
+        )
+        return columns[:, None, :] * rows[:, :, None]

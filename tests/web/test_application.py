@@ -94,20 +94,6 @@ def test_the_models_are_told():
     assert client(EllipsePredictor()).get("/models").json["detector"] is False
 
 
-@pytest.mark.parametrize(
-    ("content", "limits", "said"),
-    [
-        (b"GIF89a", Limits(), "not a JPEG or PNG"),
-        (encoded(IMAGE), Limits(megabytes=(len(encoded(IMAGE)) - 1) / 1e6), "larger than"),
-        (encoded(IMAGE), Limits(megapixels=0.001), "64 x 48 pixels"),
-    ],
-)
-def test_a_bad_image_is_refused_in_words(content, limits, said):
-    response = client(limits=limits).post("/images", data=content)
-    assert 400 <= response.status_code < 500
-    assert said in response.json["error"]
-
-
 def test_a_huge_body_is_not_read():
     class Endless(io.BytesIO):
         def read(self, size=-1):
