@@ -7,8 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-WAITS = "child_processes.py"  # the one place that sleeps
-ALLOWED = {"common/test_locks.py": {"fork"}}  # what a fork inherits
+ALLOWED = {
+    "common/test_locks.py": {"fork"},  # what a fork inherits
+    "child_processes.py": {"sleep"},  # the one place that waits
+}
 
 
 def faults(source: str) -> set[str]:
@@ -21,18 +23,14 @@ def faults(source: str) -> set[str]:
         given = [
             part.value for each in node.args for part in ast.walk(each) if isinstance(part, ast.Constant)
         ]
-        if called in ("os.fork", "os.forkpty") or (
+        fork = called in ("os.fork", "os.forkpty") or (
             called.endswith("get_context") and given != ["forkserver"]
-        ):
-            found.add("fork")
-        if called.startswith("multiprocessing.") and called.endswith((".Process", ".Pool")):
-            found.add("fork")
-        if called in ("time.sleep", "sleep"):
-            found.add("sleep")
-        if called.endswith((".bind", "create_server", "HTTPServer")) and any(
-            isinstance(value, int) and value > 0 for value in given
-        ):
-            found.add("port")
+        )
+        fork |= called.startswith("multiprocessing.") and called.endswith((".Process", ".Pool"))
+        port = called.endswith((".bind", "create_server", "HTTPServer"))
+        port &= any(isinstance(value, int) and value > 0 for value in given)
+        kinds = {"fork": fork, "sleep": called in ("time.sleep", "sleep"), "port": port}
+        found |= {kind for kind, there in kinds.items() if there}
     return found
 
 
@@ -40,11 +38,7 @@ def test_no_test_does():
     found = {}
     for path in sorted(TESTS.rglob("*.py")):
         name = path.relative_to(TESTS).as_posix()
-        if (
-            kinds := faults(path.read_text())
-            - ALLOWED.get(name, set())
-            - ({"sleep"} if name == WAITS else set())
-        ):
+        if kinds := faults(path.read_text()) - ALLOWED.get(name, set()):
             found[name] = kinds
     assert not found
 

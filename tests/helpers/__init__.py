@@ -24,9 +24,6 @@ from roiseg.common.errors import UserError
 ROOT = Path(__file__).resolve().parents[2]
 
 
-# --- outlines -------------------------------------------------------------------------------------
-
-
 def rectangle(x1, y1, x2, y2):
     """Polygon [x, y, x, y, ...] of a rectangle, in pixels."""
     return [x1, y1, x2, y1, x2, y2, x1, y2]
@@ -91,9 +88,6 @@ def mask_bounds(mask):
     """x1, y1, x2, y2 of what is set in a mask."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
-
-
-# --- COCO sets ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -198,8 +192,6 @@ def _bbox(segmentation, mask):
     return [x1, y1, x2 - x1, y2 - y1]
 
 
-# --- ONNX detectors -------------------------------------------------------------------------------
-
 # inner tensors of `make_onnx`: name -> (channels, stride)
 ONNX_LAYERS = {
     "/model.2/act/Relu_output_0": (12, 4),
@@ -287,9 +279,6 @@ def onnx_session(model):
     return ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
 
 
-# --- mistakes -------------------------------------------------------------------------------------
-
-
 def user_error(function, *args):
     """Call a function; return its UserError's message, or "" where it succeeds. Other errors pass through."""
     try:
@@ -297,9 +286,6 @@ def user_error(function, *args):
     except UserError as error:
         return str(error)
     return ""
-
-
-# --- commands -------------------------------------------------------------------------------------
 
 
 def run_command(

@@ -154,9 +154,6 @@ def test_a_box_drawn_during_the_detection_stays_selected(held):
     np.testing.assert_allclose(held.color(160, 150), over(TARGET, 1), atol=3)
 
 
-# --- resizing ---------------------------------------------------------------------------------------
-
-
 def cursor(site, x, y):
     site.page.mouse.move(*site.at(x, y))
     return site.page.locator(".stage canvas").evaluate("canvas => getComputedStyle(canvas).cursor")
@@ -254,9 +251,6 @@ def test_numbers_change_the_selected_box(site):
     site.click(380, 290)
     assert site.page.get_by_role("button", name="Change selected").is_disabled()
     assert site.page.locator("input[name=x2]").input_value() == ""
-
-
-# --- layout -----------------------------------------------------------------------------------------
 
 
 def test_the_image_comes_first_on_a_phone_and_nothing_scrolls_sideways(visit):
