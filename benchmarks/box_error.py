@@ -1,4 +1,4 @@
-"""Instance IoU against the error of the boxes: `python -m benchmarks.box_error CHECKPOINT ...`.
+"""Instance IoU against errors of the boxes: `python -m benchmarks.box_error CHECKPOINT ... [--figure PNG]`.
 
 Each checkpoint predicts the images of its own test, such as the held-out fold of its run, in annotated boxes
 that were changed: every edge moved at random, all boxes enlarged, shrunk, or one side cut off. A mask cannot
@@ -7,12 +7,14 @@ extend beyond its box. Without test-time augmentation.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
 from benchmarks.report import show
@@ -74,14 +76,27 @@ def measure(checkpoint: str, cases: list[tuple[str, float]]) -> list[list[float]
     return found
 
 
+def curves(exact: float, means: Mapping[str, Sequence[float]]) -> Figure:
+    """Plot the mean IoU of each change against its amounts; `exact` is that of the annotated boxes."""
+    figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    for (name, values), marker in zip(means.items(), "os^D", strict=True):
+        axes.plot([0, *AMOUNTS], [exact, *values], marker=marker, label=name.removesuffix(" by"))
+    axes.set(xlabel="amount, of the box's side", ylabel="mean instance IoU")
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
 def main() -> None:
     """Measure the checkpoints of the command line, ROIs pooled."""
-    if not sys.argv[1:]:
-        sys.exit(
-            "give checkpoints: python -m benchmarks.box_error checkpoints/RUN/checkpoint_epoch_0060_*.pth"
-        )
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("checkpoints", nargs="+")
+    parser.add_argument("--figure", help="PNG file of the curves")
+    given = parser.parse_args()
     cases = [(name, amount) for name in CHANGES for amount in AMOUNTS]
-    measured = [measure(checkpoint, cases) for checkpoint in sys.argv[1:]]
+    measured = [measure(checkpoint, cases) for checkpoint in given.checkpoints]
     exact, *ious = [
         np.array([iou for one in measured for iou in one[case]]) for case in range(len(cases) + 1)
     ]
@@ -91,6 +106,12 @@ def main() -> None:
     show(
         f"{len(exact)} ROIs, {len(measured)} checkpoints", ["boxes", "amount", "instance IoU", "change"], rows
     )
+    if given.figure:
+        count = len(AMOUNTS)
+        means = {
+            name: [v.mean() for v in ious[n * count : (n + 1) * count]] for n, name in enumerate(CHANGES)
+        }
+        curves(float(exact.mean()), means).savefig(given.figure)
 
 
 if __name__ == "__main__":
