@@ -10,6 +10,7 @@ from composing import command_configuration
 from omegaconf import OmegaConf
 
 import roiseg.train
+from roiseg.config.checkpoint_options import register_checkpoint_data
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -47,6 +48,7 @@ def keys(command):
             elif not prefix or key == "_target_":
                 yield f"{prefix}{key}"
 
+    register_checkpoint_data([])
     return list(below(OmegaConf.to_container(command_configuration(command), resolve=False)))
 
 
