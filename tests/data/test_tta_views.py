@@ -63,17 +63,6 @@ def test_images_rois_and_targets_are_those_of_the_mirrored_transform(build):
             assert (drawn == own).mean() > 0.995  # cells cut by an edge
 
 
-def test_a_batch_mirrored_twice_is_the_batch_which_stays_as_it_is(build):
-    for batch, mirrored in batches(build()):
-        assert all(sample.transform.scale_x > 0 for sample in batch.samples)
-        again = hflip(mirrored)
-        assert torch.equal(again.images, batch.images)
-        assert torch.equal(again.targets, batch.targets)
-        assert torch.equal(again.metric_targets, batch.metric_targets)
-        torch.testing.assert_close(again.rois, batch.rois, atol=1e-5, rtol=0)
-        assert [sample.transform for sample in again.samples] == [s.transform for s in batch.samples]
-
-
 @pytest.mark.parametrize("cached", [False, True])
 def test_only_the_test_loader_mirrors_and_features_are_those_of_flipped_images(build, cached):
     data = build(tta=TTA(hflip=True), cache=MemoryCache(Half(), 1) if cached else None)

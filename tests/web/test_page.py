@@ -393,18 +393,6 @@ def test_the_page_works_from_the_keyboard(visit):
     assert site.people() == []
 
 
-def test_a_box_outside_the_image_is_said_to_be_so(visit):
-    site = visit()
-    site.open()
-    site.page.locator("summary").click()
-    for name, value in zip(("x1", "y1", "x2", "y2"), (500, 10, 600, 90), strict=True):
-        site.page.locator(f"input[name={name}]").fill(str(value))
-    site.page.get_by_role("button", name="Add", exact=True).click()
-    site.settle()
-    assert "outside the image" in site.message()
-    assert site.people() == []
-
-
 def test_an_image_can_be_dropped(visit):
     site = visit()
     site.page.evaluate(
