@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -176,3 +177,5 @@ def test_every_page_is_in_the_index_and_links_lead_somewhere():
     for page in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")]:
         for link in re.findall(r"\]\(([\w./-]+\.(?:md|png|jpg))\)", page.read_text()):
             assert (page.parent / link).is_file(), f"{page}: {link}"
+        for name in re.findall(r"`((?:tests/[\w/]+/)?test_\w+\.py)`", page.read_text()):
+            assert list((ROOT / "tests").rglob(Path(name).name)), f"{page}: {name}"
