@@ -141,13 +141,19 @@ def remove_leftovers(*folders: Path) -> None:
 
 
 def is_leftover(path: Path) -> bool:
-    """Tell whether `path` is a temporary folder of `atomic_path`, proved by its content."""
-    if path.is_symlink() or not path.is_dir():
+    """Tell whether `path` is a temporary folder of `atomic_path`, proved by its content.
+
+    Its process may be killed, or still be writing, at any point: the folder may be empty or say only the
+    beginning of what it is for.
+    """
+    if path.is_symlink() or not path.is_dir() or not path.name.startswith(_PREFIX):
         return False
     try:
-        return (path / _ABOUT).read_text(encoding="utf-8") == _about(path) or not any(path.iterdir())
+        names = {entry.name for entry in path.iterdir()}
+        said = (path / _ABOUT).read_text(encoding="utf-8") if _ABOUT in names else ""
     except (OSError, ValueError):
         return False
+    return said == _about(path) or (names <= {_ABOUT} and _about(path).startswith(said))
 
 
 def _about(folder: Path) -> str:

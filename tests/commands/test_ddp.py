@@ -61,7 +61,7 @@ def table(path):
 def curves(folder):
     """Pixels called target, and called so wrongly, at every threshold in every epoch's curve; none without."""
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
-    found = events.Tensors("target") if "target" in events.Tags()["tensors"] else []
+    found = events.Tensors("val/pr_curve") if "val/pr_curve" in events.Tags()["tensors"] else []
     return np.array([tensor_util.make_ndarray(event.tensor_proto)[:2] for event in found])
 
 

@@ -95,8 +95,8 @@ def foreign_files(folder: Path) -> list[Path]:
     for path in _entries(folder):
         if _PART.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
             foreign += [entry for entry in _entries(path) if not _is_entry(entry)]
-        elif path.name != ABOUT and not is_leftover(path):
-            foreign.append(path)
+        elif path.name != ABOUT and not is_leftover(path) and os.path.lexists(path):
+            foreign.append(path)  # still there: other processes move their temporary folders away
     return foreign
 
 

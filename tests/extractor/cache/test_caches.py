@@ -13,6 +13,7 @@ import torch
 from child_processes import CHILDREN, PATIENCE
 
 from roiseg.common.errors import UserError
+from roiseg.common.files import _about
 from roiseg.extractor.cache import disk, folders
 from roiseg.extractor.cache.base import CacheKey
 from roiseg.extractor.cache.codec import Half, Int8
@@ -329,3 +330,26 @@ def test_an_extractors_folder_with_a_file_of_the_users_makes_no_room(tmp_path, c
     opened(tmp_path, files=4, extractor="new").plan(4)
     assert (old._path / "notes.txt").read_text() == "mine"
     assert "notes.txt" in caplog.text
+
+
+@pytest.mark.parametrize("written", [None, 0, 10, 1000], ids=["nothing", "empty", "beginning", "whole"])
+def test_folder_is_still_the_caches_whenever_the_process_that_made_it_was_killed(written, tmp_path):
+    made = opened(tmp_path)._path
+    (made / "about.json").unlink()
+    left = made / ".roiseg-abc"
+    left.mkdir()
+    if written is not None:
+        (left / ".about").write_text(_about(left)[:written])
+    opened(tmp_path)
+    assert (made / "about.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["mine.txt", ".roiseg-mine/photo.jpg", "photos/a.jpg", "00/mine.txt"])
+def test_folder_with_a_file_of_the_users_is_not_the_caches(name, tmp_path):
+    made = opened(tmp_path)._path
+    (made / "about.json").unlink()
+    (made / name).parent.mkdir(exist_ok=True)
+    (made / name).write_text("mine")
+    with pytest.raises(UserError, match="contains other files"):
+        opened(tmp_path)
+    assert (made / name).read_text() == "mine"
