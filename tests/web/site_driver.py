@@ -55,7 +55,12 @@ class Site:
         return answer
 
     def at(self, x, y, pane=0):
-        """Where a pixel of the image lies on the screen."""
+        """Where a pixel of the image lies on the screen, once it is drawn."""
+        self.page.wait_for_function(
+            "pane => document.querySelectorAll('.stage canvas')[pane].dataset.width && "
+            "document.querySelectorAll('.stage canvas')[pane].getBoundingClientRect().width",
+            arg=pane,
+        )
         return self.page.evaluate(
             """([pane, x, y]) => {
                 const canvas = document.querySelectorAll(".stage canvas")[pane];
