@@ -37,7 +37,7 @@ class Descriptions(L.Callback):
         self.bar, self.texts, self.metrics = bar, [], set()
 
     def on_train_epoch_start(self, trainer, pl_module):
-        self.texts += [task.description for task in self.bar.progress.tasks if task.visible]
+        self.texts += [task.description.strip() for task in self.bar.progress.tasks if task.visible]
         self.metrics |= set(self.bar.get_metrics(trainer, pl_module))
 
 
@@ -46,4 +46,5 @@ def test_epochs_count_from_1_and_the_loggers_version_is_left_out(coco_set, onnx_
     seen = Descriptions(bar)
     fit(coco_set, onnx_file, tmp_path, [bar, seen], max_epochs=2, enable_progress_bar=True)
     assert seen.texts == ["Epoch 1/2", "Epoch 2/2"]
+    assert "Epoch 0" not in capsys.readouterr().out
     assert "v_num" not in seen.metrics
