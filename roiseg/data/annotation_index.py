@@ -191,8 +191,33 @@ def _map(path: Path, file: Path, stream: BinaryIO) -> IndexedAnnotations:
         annotations = IndexedAnnotations(
             path=path, warnings=tuple(header["warnings"]), index=file, digest=mapped[-_DIGEST:], **arrays
         )
+        _check_arrays(annotations)
     except (AttributeError, TypeError, OverflowError) as error:
         raise ValueError(f"its header is wrong: {error}") from None
     if offset != len(mapped) - _DIGEST:
         raise ValueError("its arrays do not match its header")
     return annotations
+
+
+def _check_arrays(annotations: IndexedAnnotations) -> None:
+    """Raise ValueError if an array has another type or shape than `Annotations` says."""
+    images, instances = len(annotations.image_ids), len(annotations.ids)
+    layout = {
+        "image_ids": ("i", (images,)),
+        "file_names": ("U", (images,)),
+        "sizes": ("i", (images, 2)),
+        "pixel_sizes": ("f", (images,)),
+        "first": ("i", (images + 1,)),
+        "ids": ("i", (instances,)),
+        "boxes": ("f", (instances, 4)),
+        "crowd": ("b", (instances,)),
+        "parts": ("i", (instances + 1,)),
+        "part_ends": ("i", (len(annotations.part_ends),)),
+        "points": ("f", (len(annotations.points), 2)),
+        "runs": ("u", (len(annotations.runs),)),
+        "run_ends": ("i", (instances + 1,)),
+    }
+    for name, (kind, shape) in layout.items():
+        array = getattr(annotations, name)
+        if array.dtype.kind != kind or array.shape != shape:
+            raise ValueError(f"its array `{name}` has shape {list(array.shape)} of {array.dtype}")

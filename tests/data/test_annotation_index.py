@@ -122,6 +122,8 @@ HOSTILE = {
     "a shape of words": {"arrays": {"ids": ["<i8", ["many"]]}},
     "a shape beyond the file": {"arrays": {"ids": ["<i8", [1 << 40]]}},
     "arrays that end before the file": {"arrays": {"points": ["<f4", [1, 2]]}},
+    "another shape of the same size": {"arrays": {"sizes": ["<i4", [2 * len(TINY_IMAGES)]]}},
+    "another type of the same size": {"arrays": {"image_ids": ["<f8", [len(TINY_IMAGES)]]}},
     "deep nesting": "[" * 100_000,
 }
 
