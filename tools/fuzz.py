@@ -214,7 +214,7 @@ def spoil_metadata(path: Path, draw: random.Random) -> None:
         entry.value = str(draw.choice(JUNK)).encode("utf-8", "replace").decode()
     if draw.random() < 0.1:
         model.metadata_props.remove(entry)
-    if draw.random() < 0.7:  # sealed again, as whoever changes it on purpose could do
+    if draw.random() < 0.7:  # sealed again, as a deliberate change could be
         metadata = {prop.key: prop.value for prop in model.metadata_props}
         tensors = [tensor.name for tensor in (*model.graph.input, *model.graph.output)]
         onnx.helper.set_model_props(model, metadata | {"seal": seal(metadata, tensors)})

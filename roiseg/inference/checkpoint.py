@@ -152,7 +152,7 @@ def checkpoint_file(path: str | Path) -> Path:
     the best; or it is the folder of a finished run, whose summary names the best.
 
     Raises:
-        UserError: there is no such file or no checkpoint in the folder.
+        UserError: the file does not exist, or the folder holds no checkpoint.
     """
     hint = "give a .pth file written by `python -m roiseg.train`, or its folder"
     folder = Path(path).expanduser()

@@ -78,7 +78,7 @@ def jaccard_loss(truth, mistakes):
 
 
 def lovasz(logits, target, weights, emphasis, classes):
-    """Lovász extension of `jaccard_loss`, every prefix of the sorted pixels anew; mean over ROIs and classes."""
+    """Lovász extension of `jaccard_loss`, recomputed for every prefix of the sorted pixels; mean over ROIs and classes."""
     losses = []
     for shares, label, w, _ in pixels_of(logits, target, emphasis):
         for k in (k for k in classes if k < len(shares)):

@@ -74,7 +74,7 @@ def test_validation_loss_is_the_mean_over_rois(setup, tmp_path):
     module, data = setup
     trainer = tiny_trainer(tmp_path)
     logged, again = (trainer.validate(module, datamodule=data, verbose=False)[0] for _ in range(2))
-    assert logged == again  # metrics start anew
+    assert logged == again  # metrics are reset
     module.eval()
     total = count = 0.0
     with torch.no_grad():

@@ -39,8 +39,8 @@ def going_on(folder: Path, kill: float | None = None) -> Found:
 
     Args:
         folder: of this case.
-        kill: share of a training's time after which the first half of them are killed. Whoever comes next must
-            be able to go on.
+        kill: share of a training's time after which the first half of them are killed. The next one
+            must be able to resume.
     """
     data = tiny_data(folder)
     place = folder / "place"
@@ -55,7 +55,7 @@ def going_on(folder: Path, kill: float | None = None) -> Found:
             job.kill_after = kill * whole.seconds
     run_at_once(jobs)
     last = Job("train", again, folder / "last")
-    run_at_once([last])  # whoever had the folder has ended or was killed: it is free at once
+    run_at_once([last])  # the process that held the folder has ended: it is free at once
     found = Found(len(jobs), sum(job.killed for job in jobs))
     told = [job.in_one_line for job in jobs if not job.killed and job.code != 0]
     well = sum(job.code == 0 for job in jobs)

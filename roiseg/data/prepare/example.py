@@ -11,9 +11,8 @@ from roiseg.data.prepare.download import fetch
 from roiseg.data.prepare.persons import SPLITS, FileReport, Prepared, layout_of
 from roiseg.data.prepare.sources import require_space
 
-_FILES = Path(__file__).with_name(
-    "coco128"
-)  # annotations (CC BY 4.0, COCO Consortium), checksums of the images
+# annotations (CC BY 4.0, COCO Consortium) and checksums of the images
+_FILES = Path(__file__).with_name("coco128")
 _SIZE = 20e6
 
 
