@@ -17,7 +17,12 @@ from roiseg.common.files import atomic_path
 from roiseg.common.outputs import remove
 from roiseg.common.signals import Stop
 from roiseg.config.run_summary import RunSummary, SummaryCallback
-from roiseg.inference.checkpoint import in_epoch_name, newest_checkpoint, remove_outdated
+from roiseg.inference.checkpoint_folder import (
+    checkpoint_name,
+    in_epoch_name,
+    newest_checkpoint,
+    remove_outdated,
+)
 from roiseg.training.module import RoiSegModule
 
 
@@ -96,12 +101,6 @@ class EpochCheckpoint(ModelCheckpoint, SummaryCallback):
         assert self.monitor is not None
         summary.monitor = self.monitor
         summary.best_checkpoint = self.best_model_path or None
-
-
-def checkpoint_name(epoch: int, image_size: Sequence[int], miou: float) -> str:
-    """Return the file name of the checkpoint of 1-based `epoch`."""
-    height, width = image_size
-    return f"checkpoint_epoch_{epoch:04d}_{height}x{width}_{round(miou * 10_000):04d}.pth"
 
 
 def tested_checkpoint(checkpoints: Any, best: bool) -> Path | None:

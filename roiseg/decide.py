@@ -25,7 +25,8 @@ from roiseg.config.validation import validated
 from roiseg.data.analysis import CROWDED
 from roiseg.evaluation.decision_fit import DecisionFit, fit_decision, shared_pixels
 from roiseg.evaluation.result_files import write_as_run, write_table
-from roiseg.inference.checkpoint import newest_checkpoint, write_decision
+from roiseg.inference.checkpoint import write_decision
+from roiseg.inference.checkpoint_folder import newest_checkpoint
 from roiseg.inference.decision import Decision
 from roiseg.metrics.instance import InstanceRecord, measure_instances
 from roiseg.metrics.mask_score import calibration_error

@@ -49,7 +49,8 @@ from roiseg.extractor.cache.codec import Half
 from roiseg.extractor.cache.disk import DiskCache
 from roiseg.geometry.transform import Letterbox
 from roiseg.inference.box_files import open_boxes
-from roiseg.inference.checkpoint import load_model, newest_checkpoint, read_checkpoint
+from roiseg.inference.checkpoint import load_model, read_checkpoint
+from roiseg.inference.checkpoint_folder import newest_checkpoint
 from roiseg.inference.model import OnnxModel
 from roiseg.inference.onnx_file import OnnxFile
 from roiseg.inference.predictor import Predictor

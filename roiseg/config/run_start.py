@@ -14,7 +14,8 @@ from roiseg.config import build
 from roiseg.config.processes import Processes
 from roiseg.config.run_dir import create_unique_dir, is_claimed, is_run, lock_run_dir
 from roiseg.extractor.onnx_extractor import OnnxExtractor
-from roiseg.inference.checkpoint import checkpoint_metadata, newest_checkpoint, read_checkpoint
+from roiseg.inference.checkpoint import checkpoint_metadata, read_checkpoint
+from roiseg.inference.checkpoint_folder import newest_checkpoint
 from roiseg.training.resume import check_resumable, find_last
 
 log = logging.getLogger(__name__)

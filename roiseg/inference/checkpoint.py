@@ -1,9 +1,8 @@
-"""Checkpoint files: metadata, safe reading, and finding the newest one."""
+"""Checkpoint files: their metadata, reading them safely, and building their decoder."""
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,11 +12,10 @@ import torch
 
 import roiseg
 from roiseg.common.errors import UserError
-from roiseg.common.files import atomic_path, read_json, require_file
-from roiseg.common.outputs import remove
-from roiseg.common.package_files import package_file
+from roiseg.common.files import atomic_path
 from roiseg.decoders.base import Decoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.inference.checkpoint_folder import checkpoint_file
 from roiseg.inference.decision import Decision, Threshold
 from roiseg.inference.rebuild import rebuild_as
 from roiseg.metrics.registry import labels
@@ -26,8 +24,6 @@ log = logging.getLogger(__name__)
 
 FORMAT = 2  # raised whenever older checkpoints no longer load
 _KEYS = {"config", "layers", "shapes", "strides", "image_size", "extractor_sha256"}
-_NAME = re.compile(r"checkpoint_epoch_(\d{4,})_\d+x\d+_(\d{4,5})\.pth")
-_IN_EPOCH = re.compile(r"checkpoint_in_epoch_(\d{4,})\.pth")
 
 
 def checkpoint_metadata(
@@ -143,38 +139,6 @@ def check_same_file(extractor: OnnxExtractor, sha256: str, path: Path) -> None:
             f"extractor {extractor.onnx_path} is not the file {path} was trained on "
             "(its SHA-256 differs): give that one as onnx_path"
         )
-
-
-def checkpoint_file(path: str | Path) -> Path:
-    """Return a checkpoint that is given as a file, by the name of one that ships with roiseg, or as a folder.
-
-    The folder holds checkpoints, and the one of the highest validation mIoU, which is part of the name, is
-    the best; or it is the folder of a finished run, whose summary names the best.
-
-    Raises:
-        UserError: the file does not exist, or the folder holds no checkpoint.
-    """
-    hint = "give a .pth file written by `python -m roiseg.train`, or its folder"
-    folder = Path(path).expanduser()
-    shipped = package_file("ext_extractor") / folder.name
-    if not folder.exists() and str(path) == shipped.name and shipped.is_file():
-        return require_file(shipped, "checkpoint")
-    if not folder.is_dir():
-        return require_file(path, "checkpoint", hint)
-    named = [(match, file) for file in folder.glob("*.pth") if (match := _NAME.fullmatch(file.name))]
-    best: Path | None
-    if named:
-        best = max(named, key=lambda found: (int(found[0][2]), -int(found[0][1])))[1]
-    else:
-        summary = read_json(folder / "summary.json", "summary") if (folder / "summary.json").is_file() else {}
-        best = Path(str(summary["best_checkpoint"])) if _names_checkpoint(summary) else None
-    if best is None:
-        raise UserError(f"folder {folder} has no checkpoint of an epoch: {hint}")
-    return require_file(best, "checkpoint", hint)
-
-
-def _names_checkpoint(summary: Any) -> bool:
-    return isinstance(summary, dict) and isinstance(summary.get("best_checkpoint"), str)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -331,32 +295,3 @@ def write_decision(path: Path, decision: Decision) -> None:
     content["roiseg"]["decision"] = decision.node()
     with atomic_path(path) as temporary:
         torch.save(content, temporary)
-
-
-def in_epoch_name(epoch: int) -> str:
-    """Return the file name of the checkpoint within an epoch (1-based)."""
-    return f"checkpoint_in_epoch_{epoch:04d}.pth"
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the checkpoint with the most training in a folder, or None."""
-    found = _by_progress(folder)
-    return found[-1] if found else None
-
-
-def remove_outdated(folder: Path) -> None:
-    """Remove the checkpoints within an epoch that are older than the newest checkpoint."""
-    for path in _by_progress(folder)[:-1]:
-        if _IN_EPOCH.fullmatch(path.name):
-            remove(path)
-
-
-def _by_progress(folder: Path) -> list[Path]:
-    """Return the checkpoints in a folder, the one with the most training last."""
-    found = []
-    for path in folder.glob("*.pth"):
-        if match := _NAME.fullmatch(path.name):
-            found.append((int(match[1]), 0, path))
-        elif match := _IN_EPOCH.fullmatch(path.name):
-            found.append((int(match[1]) - 1, 1, path))
-    return [path for *_, path in sorted(found)]

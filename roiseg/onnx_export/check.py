@@ -20,7 +20,8 @@ from roiseg.data.batch import RoiSample
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.targets import TargetSpec
 from roiseg.extractor.onnx_extractor import OnnxExtractor
-from roiseg.inference.checkpoint import TrainedModel, checkpoint_file, load_model
+from roiseg.inference.checkpoint import TrainedModel, load_model
+from roiseg.inference.checkpoint_folder import checkpoint_file
 from roiseg.inference.onnx_file import OnnxFile
 from roiseg.onnx_export.boxes import BOXES, SCORES
 from roiseg.onnx_export.export import allowed_difference

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from roiseg.common.errors import UserError
-from roiseg.inference.checkpoint import newest_checkpoint, read_checkpoint
+from roiseg.inference.checkpoint import read_checkpoint
+from roiseg.inference.checkpoint_folder import newest_checkpoint
 
 _TRAINER_STATE = {"optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step"}
 # what makes a run this run and not another

@@ -10,7 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import roiseg.train
 from roiseg.common.errors import UserError
-from roiseg.inference.checkpoint import newest_checkpoint, read_checkpoint
+from roiseg.inference.checkpoint import read_checkpoint
+from roiseg.inference.checkpoint_folder import newest_checkpoint
 from roiseg.training.module import RoiSegModule
 from roiseg.training.resume import checkpoint_progress
 from tools.chaos.kills import same

@@ -5,7 +5,8 @@ import signal
 
 import pytest
 
-from roiseg.inference.checkpoint import newest_checkpoint, read_checkpoint
+from roiseg.inference.checkpoint import read_checkpoint
+from roiseg.inference.checkpoint_folder import newest_checkpoint
 
 pytestmark = pytest.mark.slow
 

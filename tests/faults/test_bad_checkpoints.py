@@ -11,7 +11,8 @@ from tiny_run import fit, tiny_config, tiny_extractor
 from roiseg.callbacks.checkpoints import EpochCheckpoint
 from roiseg.common.errors import UserError
 from roiseg.config.entry import user_message
-from roiseg.inference.checkpoint import checkpoint_metadata, load_model, newest_checkpoint
+from roiseg.inference.checkpoint import checkpoint_metadata, load_model
+from roiseg.inference.checkpoint_folder import newest_checkpoint
 from roiseg.training.resume import check_resumable
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -22,7 +22,8 @@ from hydra.core.global_hydra import GlobalHydra
 from tiny_run import one_thread
 
 from helpers import make_onnx, start_command, tiny_coco
-from roiseg.inference.checkpoint import load_model, newest_checkpoint
+from roiseg.inference.checkpoint import load_model
+from roiseg.inference.checkpoint_folder import newest_checkpoint
 from roiseg.onnx_export.export import ExportOptions, export_model
 from roiseg.train import train
 

@@ -7,7 +7,7 @@ import torch
 from tiny_run import fit
 
 from roiseg.callbacks.checkpoints import EpochCheckpoint
-from roiseg.inference.checkpoint import newest_checkpoint
+from roiseg.inference.checkpoint_folder import newest_checkpoint
 from roiseg.onnx_export.graph import export_decoder
 
 

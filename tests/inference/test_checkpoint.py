@@ -1,6 +1,5 @@
-"""Reading checkpoints; which is the newest."""
+"""Reading checkpoints."""
 
-import json
 import shutil
 
 import pytest
@@ -9,8 +8,7 @@ from helpers import make_onnx, user_error
 from tiny_run import LAYER, tiny_extractor
 
 from roiseg.common.errors import UserError
-from roiseg.common.outputs import own
-from roiseg.inference.checkpoint import checkpoint_file, load_model, newest_checkpoint, remove_outdated
+from roiseg.inference.checkpoint import load_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -96,67 +94,3 @@ def test_finds_its_detector_beside_itself_if_it_is_gone_elsewhere(checkpoint, on
     moved = save(content, tmp_path / "renamed.pth")
     shutil.copy(onnx_file, tmp_path)
     assert load_model(moved).extractor().onnx_path == str(tmp_path / onnx_file.name)
-
-
-@pytest.mark.parametrize(("names", "best"), [
-    (["0001_64x64_5000", "0002_64x64_7012", "0003_64x64_6999"], "0002_64x64_7012"),
-    (["0009_64x64_9999", "0010_64x64_10000"], "0010_64x64_10000"),
-    (["0002_64x64_7000", "0001_64x64_7000"], "0001_64x64_7000"),  # the first of equals
-])  # fmt: skip
-def test_folder_of_checkpoints_stands_for_the_best(names, best, tmp_path):
-    for name in names:
-        (tmp_path / f"checkpoint_epoch_{name}.pth").touch()
-    (tmp_path / "checkpoint_in_epoch_0011.pth").touch()
-    (tmp_path / "mine_9999.pth").touch()
-    assert checkpoint_file(tmp_path).name == f"checkpoint_epoch_{best}.pth"
-
-
-def test_folder_of_a_run_stands_for_the_checkpoint_that_its_summary_names(checkpoint, tmp_path, caplog):
-    (tmp_path / "summary.json").write_text(json.dumps({"best_checkpoint": str(checkpoint)}))
-    with caplog.at_level("INFO"):
-        assert load_model(tmp_path).path == checkpoint
-    assert f"checkpoint {tmp_path}: {checkpoint}" in caplog.text
-
-
-@pytest.mark.parametrize("summary", [None, "[]", '{"best_checkpoint": null}'])
-def test_folder_without_a_checkpoint_is_refused(summary, tmp_path):
-    if summary:
-        (tmp_path / "summary.json").write_text(summary)
-    assert f"folder {tmp_path} has no checkpoint" in user_error(checkpoint_file, tmp_path)
-
-
-def test_newest_is_the_highest_epoch_by_number(tmp_path):
-    names = [
-        "checkpoint_epoch_0009_64x64_9999.pth",
-        "checkpoint_epoch_0010_64x64_0001.pth",
-        "checkpoint_epoch_9999_480x640_10000.pth",
-        "checkpoint_epoch_10000_64x64_0500.pth",
-    ]
-    for name in names:
-        (tmp_path / name).touch()
-        assert newest_checkpoint(tmp_path).name == name
-
-
-def test_what_was_saved_within_an_epoch_is_newer_than_the_epoch_before_and_older_than_its_own(tmp_path):
-    names = [
-        "checkpoint_in_epoch_0001.pth", "checkpoint_epoch_0001_64x64_9999.pth", "checkpoint_in_epoch_0002.pth",
-        "checkpoint_epoch_0002_64x64_0001.pth", "checkpoint_in_epoch_0004.pth",
-    ]  # fmt: skip
-    own(tmp_path)
-    for position, name in enumerate(names):
-        (tmp_path / name).touch()
-        assert newest_checkpoint(tmp_path).name == name
-        remove_outdated(tmp_path)
-        in_epoch = [path.name for path in tmp_path.glob("*in_epoch*")]
-        assert in_epoch == ([name] if "in_epoch" in name else [])
-        assert len(list(tmp_path.glob("checkpoint_epoch*"))) == (position + 1) // 2
-
-
-@pytest.mark.parametrize("name", [
-    "last.pth", "checkpoint_epoch_0001_64x64_0500.onnx", "checkpoint_epoch_0001_64x64_0500.pth.tmp",
-    ".checkpoint_epoch_0001_64x64_0500-x.pth", "checkpoint_epoch_1_64x64_0500.pth",
-])  # fmt: skip
-def test_newest_sees_only_checkpoints(name, tmp_path):
-    (tmp_path / name).touch()
-    assert newest_checkpoint(tmp_path) is None
-    assert newest_checkpoint(tmp_path / "missing") is None

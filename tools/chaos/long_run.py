@@ -28,7 +28,7 @@ from rich.table import Table
 
 import roiseg.train
 from roiseg.common.console import console
-from roiseg.inference.checkpoint import newest_checkpoint
+from roiseg.inference.checkpoint_folder import newest_checkpoint
 from tests.helpers import make_onnx, person, write_coco
 from tools.chaos import long_use
 from tools.chaos.kills import command
