@@ -22,6 +22,7 @@ from roiseg.losses.composite import CompositeLoss
 from roiseg.metrics.loss_means import LossMeans, WeightedMean
 from roiseg.metrics.roi import MeasuredBatch, RoiMetrics
 from roiseg.training.clicks import Clicks
+from roiseg.training.schedules import constant
 
 
 class RoiSegModule(L.LightningModule):
@@ -138,14 +139,14 @@ class RoiSegModule(L.LightningModule):
         """Build optimiser and schedule for the whole run."""
         optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
         if self.make_scheduler is None:
-            return optimizer
-        total_steps = self.trainer.estimated_stepping_batches
-        if total_steps == float("inf"):
-            raise UserError(
-                "a scheduler must know how long the run is: set trainer.max_epochs, or scheduler=null"
-            )
-        total_steps = int(total_steps)
-        scheduler = self.make_scheduler(optimizer, total_steps=total_steps)
+            scheduler: LRScheduler = constant(optimizer, total_steps=0)  # logged like any other
+        else:
+            total_steps = self.trainer.estimated_stepping_batches
+            if total_steps == float("inf"):
+                raise UserError(
+                    "a scheduler must know how long the run is: set trainer.max_epochs, or scheduler=null"
+                )
+            scheduler = self.make_scheduler(optimizer, total_steps=int(total_steps))
         schedule = {"scheduler": scheduler, "interval": "step", "name": "train/lr"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 

@@ -72,6 +72,14 @@ def test_tensorboard_holds_curves_and_overlays(finished):
     assert "train/lr" in events.Tags()["scalars"]
 
 
+@pytest.mark.slow
+def test_a_constant_learning_rate_is_logged_like_any_other(run_train, tmp_path):
+    summary = run_train(tmp_path, "scheduler=null", "optimizer.lr=0.002", "test=false")
+    events = EventAccumulator(f"{summary['output_dir']}/tensorboard").Reload()
+    assert [event.value for event in events.Scalars("train/lr")] == pytest.approx([0.002, 0.002])
+    assert not any(tag.startswith("lr-") for tag in events.Tags()["scalars"])
+
+
 LATE_TERM = ["loss.terms.dice.from_epoch=2", "loss.learned=true", "model.film=1.0", "model.detail=4"]
 
 
