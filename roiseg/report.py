@@ -20,10 +20,9 @@ from roiseg.config.entry import command
 from roiseg.config.validation import validated
 from roiseg.metrics.registry import LABELS
 from roiseg.reporting import tables as table
-from roiseg.reporting.comparable import check_comparable
 from roiseg.reporting.compare import Row, compare
 from roiseg.reporting.runs import read_runs
-from roiseg.reporting.variants import find_variants
+from roiseg.reporting.variants import check_comparable, find_variants
 from roiseg.visualize.plots import comparison_figure
 
 _FILES = ("report.md", "report.csv", "report.json", "report.png")

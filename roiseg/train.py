@@ -22,7 +22,7 @@ from roiseg.config import build
 from roiseg.config.entry import command
 from roiseg.config.lightning_messages import silence_lightning_warnings, trainer_errors
 from roiseg.config.processes import Processes
-from roiseg.config.run_start import broadcast_folders, choose_run_folders, find_checkpoint
+from roiseg.config.run_dir import broadcast_folders, choose_run_folders, find_checkpoint
 from roiseg.config.run_summary import (
     RunSummary,
     SummaryCallback,

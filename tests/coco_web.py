@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from roiseg.data.prepare import SPLITS
+from roiseg.data.prepare.persons import SPLITS
 
 
 @dataclass

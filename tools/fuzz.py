@@ -58,10 +58,9 @@ from roiseg.inference.sources.source import SourceImage
 from roiseg.onnx_export.export import ExportOptions, export_model
 from roiseg.onnx_export.graph import seal
 from roiseg.reporting import tables as table
-from roiseg.reporting.comparable import check_comparable
 from roiseg.reporting.compare import compare
 from roiseg.reporting.runs import read_runs
-from roiseg.reporting.variants import find_variants
+from roiseg.reporting.variants import check_comparable, find_variants
 from roiseg.training.resume import check_resumable, checkpoint_progress
 
 SLOW = 20.0  # seconds that no reader takes

@@ -1,7 +1,7 @@
 """Types and ranges of options as annotations, and the one check of a value against its annotation.
 
 `depth: NonNegativeInt` says what `depth` may be; the constructor does not check it again. Values are checked
-where they come from a file: a configuration (`roiseg.config.validation`) or a checkpoint.
+where they come from a file: a configuration (`roiseg.config.validation`), a checkpoint, a record.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import inspect
 import re
 import typing
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -26,13 +26,15 @@ from typing_extensions import is_typeddict
 
 from roiseg.common.errors import UserError
 
+T = TypeVar("T")
+
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 Size = Annotated[Sequence[PositiveInt], Field(min_length=2, max_length=2)]  # (height, width)
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # that numpy takes
 
-_STRICT = ConfigDict(arbitrary_types_allowed=True, strict=True, allow_inf_nan=False)
+STRICT = ConfigDict(arbitrary_types_allowed=True, strict=True, allow_inf_nan=False)
 
 
 def _ordered(values: Sequence[float]) -> Sequence[float]:
@@ -79,17 +81,40 @@ def check_value(value: Any, hint: Any, name: str) -> None:
             raise UserError(f"{name} is {value!r:.200}: it must be an instance of {hint.__name__}")
         return
     try:
-        TypeAdapter(hint, config=_STRICT).validate_python(_as_utf8(value))
+        TypeAdapter(hint, config=STRICT).validate_python(_as_utf8(value))
     except ValidationError as error:
         problems = error.errors(include_url=False)
-        texts = (problem["msg"].partition(" after validation")[0] for problem in problems)
-        wanted = list(dict.fromkeys(re.sub(r"^(\w+ should|Value error,) ", "", text) for text in texts))
-        if type(None) in typing.get_args(hint):
-            wanted.append("null")
         item = "".join(f"[{part}]" for part in problems[0]["loc"] if isinstance(part, int))
-        subject = f"its item {item}" if item else "it"
-        must = " or ".join([wanted[0], *(each.removeprefix("be ") for each in wanted[1:])])
-        raise UserError(f"{name} is {value!r:.200}: {subject} must {must}") from None
+        null = ["null"] if type(None) in typing.get_args(hint) else []
+        raise UserError(
+            f"{name} is {value!r:.200}: {f'its item {item}' if item else 'it'} must {_must(problems, null)}"
+        ) from None
+
+
+def check_record(record: Any, adapter: TypeAdapter[T], where: str) -> T:
+    """Return the fields of a file's record, checked against a typed dict.
+
+    Raises:
+        UserError: names the record by `where`, and the field.
+    """
+    try:
+        return adapter.validate_python(record)
+    except ValidationError as error:
+        first, *others = error.errors(include_url=False)
+        if not first["loc"]:
+            raise UserError(f"{where} is not an object") from None
+        field = first["loc"][0]
+        must = _must([first, *(other for other in others if other["loc"][0] == field)])
+        value = f"is {record[field]!r:.200}" if field in record else "is missing"
+        raise UserError(f"{where}: `{field}` {value}, it must {must}") from None
+
+
+def _must(problems: Sequence[Any], others: Sequence[str] = ()) -> str:
+    """Join what pydantic wants of a value, and other choices: "be a valid integer or null"."""
+    texts = (problem["msg"].partition(" after validation")[0] for problem in problems)
+    wanted = list(dict.fromkeys(re.sub(r"^(\w+ should|Value error,) ", "", text) for text in texts))
+    wanted = ["be given" if text == "Field required" else text for text in wanted]
+    return " or ".join([wanted[0], *(each.removeprefix("be ") for each in (*wanted[1:], *others))])
 
 
 def _as_utf8(value: Any) -> Any:

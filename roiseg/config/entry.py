@@ -29,8 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 from roiseg.common.errors import UserError, closest_matches, missing_extra
 from roiseg.common.outputs import absent_folders, purpose, remove_empty
 from roiseg.common.signals import stoppable
-from roiseg.config.argv import CONF_DIR, quote_overrides
-from roiseg.config.help import help_text
+from roiseg.config.argv import CONF_DIR, help_text, quote_overrides
 from roiseg.config.resource_errors import resource_error_message
 
 

@@ -14,7 +14,9 @@ from roiseg.common.errors import UserError
 from roiseg.common.limits import OUTLINE
 from roiseg.data.annotations import Annotations
 
-NOT_A_POLYGON = "`segmentation`: a polygon must be an even list of finite numbers x, y, x, y, ..."
+NOT_A_POLYGON = (
+    "`segmentation` must be an RLE or polygons, each an even list of finite numbers x, y, x, y, ..."
+)
 HUGE = 1e30  # no coordinate; also what float32 still holds (nan and infinity are not below it)
 _FAR = 10  # image sizes a polygon may lie outside
 _CHUNK = 10_000  # instances whose points are processed together

@@ -12,14 +12,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Annotated, Any, Literal
 
 from pycocotools import mask as coco_mask
+from pydantic import AfterValidator, Field, PositiveFloat, TypeAdapter
+from typing_extensions import NotRequired, TypedDict
 
 from roiseg.common.console import status
 from roiseg.common.errors import UserError
 from roiseg.common.files import read_json
 from roiseg.common.limits import MAX_PIXELS
+from roiseg.common.types import STRICT, check_record
 from roiseg.data.annotation_records import (
     HUGE,
     NOT_A_POLYGON,
@@ -47,7 +50,7 @@ class CocoReader:
 
     def __call__(self, path: Path, category_id: int) -> Annotations:
         """Parse and check a file; see `roiseg.data.annotation_loading.AnnotationReader`."""
-        with status(f"reading {path.name}, {path.stat().st_size / 1e6:.0f} MB"), _no_garbage_collection():
+        with status(f"reading {path.name}, {path.stat().st_size / 1e6:.0f} MB"), no_garbage_collection():
             content = read_json(path, "annotations", each=_compact)
             for key in ("images", "annotations"):
                 if not isinstance(content, dict) or not isinstance(content.get(key), list):
@@ -70,7 +73,7 @@ class CocoReader:
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """Pause the search for reference cycles, which would take longer than parsing."""
     enabled = gc.isenabled()
     gc.disable()
@@ -99,42 +102,52 @@ def _as_array(part: Any) -> Any:
     return part
 
 
+def _relative(name: Any) -> Any:
+    parts = name.replace("\\", "/").split("/") if isinstance(name, str) else [""]
+    if ".." in parts or parts[0] == "" or ":" in parts[0] or "\0" in name:
+        raise ValueError("be the name of a file in the image folder, relative to it")
+    return name
+
+
+_Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+_Side = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
+
+
+class _Image(TypedDict):
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+    id: _Whole
+    file_name: Annotated[Any, AfterValidator(_relative)]
+    height: _Side
+    width: _Side
+    pixel_size_um: NotRequired[PositiveFloat | None]
+
+
+class _Instance(TypedDict):
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+    id: _Whole
+    image_id: _Whole
+    bbox: Annotated[list[Annotated[float, Field(gt=-HUGE, lt=HUGE)]], Field(min_length=4, max_length=4)]
+    iscrowd: NotRequired[Literal[0, 1] | bool]
+
+
+_IMAGE, _INSTANCE = TypeAdapter(_Image), TypeAdapter(_Instance)
+
+
 def _read_images(records: Sequence[Any], path: Path) -> list[ImageRecord]:
     images: list[ImageRecord] = []
     ids: set[int] = set()
     for number, record in enumerate(records):
         where = f"images[{number}] in {path}"
-        if not isinstance(record, dict):
-            raise UserError(f"{where} is not an object")
-        values: dict[str, Any] = {key: record.get(key) for key in ("id", "height", "width")}
-        for key, value in values.items():
-            if not _is_whole(value):
-                raise UserError(f"{where}: `{key}` must be a whole number, got {value!r}")
-            if key != "id" and not 1 <= value <= MAX_PIXELS:
-                raise UserError(
-                    f"{where}: `{key}` must be a number of pixels from 1 to {MAX_PIXELS:,}, got {value!r:.50}"
-                )
-        if values["height"] * values["width"] > MAX_PIXELS:
+        image = check_record(record, _IMAGE, where)
+        height, width = image["height"], image["width"]
+        if height * width > MAX_PIXELS:
             raise UserError(
-                f"{where}: {values['width']}x{values['height']} pixels (`width`, `height`) are more than "
-                f"{MAX_PIXELS:,}, the limit for an image: scale it down"
+                f"{where}: {width}x{height} pixels (`width`, `height`) are more than {MAX_PIXELS:,}, "
+                "the limit for an image: scale it down"
             )
-        name = record.get("file_name")
-        if not isinstance(name, str) or not name:
-            raise UserError(f"{where}: `file_name` must be a text, got {name!r}")
-        parts = name.replace("\\", "/").split("/")
-        if ".." in parts or parts[0] == "" or ":" in parts[0] or "\0" in name:
-            raise UserError(
-                f"{where}: file_name {name!r} leaves the image folder; give it relative to that folder"
-            )
-        if values["id"] in ids:
-            raise UserError(f"{where}: id {values['id']} occurs twice; ids must be unique")
-        ids.add(values["id"])
-        images.append(
-            ImageRecord(
-                values["id"], name, values["height"], values["width"], _read_pixel_size(record, where)
-            )
-        )
+        _add_id(image["id"], ids, where)
+        pixel_size = image.get("pixel_size_um")
+        images.append(ImageRecord(image["id"], image["file_name"], height, width, pixel_size))
     without = [number for number, image in enumerate(images) if image.pixel_size is None]
     if without and len(without) < len(images):
         raise UserError(
@@ -143,11 +156,10 @@ def _read_images(records: Sequence[Any], path: Path) -> list[ImageRecord]:
     return images
 
 
-def _read_pixel_size(record: dict[str, Any], where: str) -> float | None:
-    size = record.get("pixel_size_um")
-    if size is not None and not (_is_numbers([size]) and size > 0):
-        raise UserError(f"{where}: `pixel_size_um` must be a number of micrometres above 0, got {size!r}")
-    return size
+def _add_id(identity: int, ids: set[int], where: str) -> None:
+    if identity in ids:
+        raise UserError(f"{where}: id {identity} occurs twice; ids must be unique")
+    ids.add(identity)
 
 
 def _read_instances(
@@ -158,43 +170,24 @@ def _read_instances(
     instances: list[InstanceRecord] = []
     ids: set[int] = set()
     for number, record in enumerate(records):
-        if not isinstance(record, dict):
-            raise UserError(f"annotations[{number}] in {path} is not an object")
-        if record.get("category_id") != category_id:
+        if isinstance(record, dict) and record.get("category_id") != category_id:
             continue
-        instance = _read_instance(number, record, path, images, index)
-        if instance.id in ids:
-            raise UserError(
-                f"annotations[{number}] in {path}: id {instance.id} occurs twice; ids must be unique"
-            )
-        ids.add(instance.id)
-        instances.append(instance)
+        found = check_record(record, _INSTANCE, f"annotations[{number}] in {path}")
+        where = record_name(number, found["id"], path)
+        _add_id(found["id"], ids, where)
+        if found["image_id"] not in index:
+            raise UserError(f"{where}: `image_id` {found['image_id']} is not the id of any image in the file")
+        position = index[found["image_id"]]
+        image = images[position]
+        x, y, w, h = found["bbox"]
+        box = (
+            max(0.0, x / image.width), max(0.0, y / image.height),
+            min(1.0, (x + w) / image.width), min(1.0, (y + h) / image.height),
+        )  # fmt: skip
+        parts, counts = _read_segmentation(record.get("segmentation"), where, image)
+        crowd = bool(found.get("iscrowd", 0))
+        instances.append(InstanceRecord(number, found["id"], position, box, crowd, parts, counts))
     return instances
-
-
-def _read_instance(
-    number: int, record: dict[str, Any], path: Path, images: list[ImageRecord], index: dict[int, int]
-) -> InstanceRecord:
-    identity, image_id = record.get("id"), record.get("image_id")
-    if not _is_whole(identity):
-        raise UserError(f"annotations[{number}] in {path}: `id` must be a whole number, got {identity!r}")
-    where = record_name(number, identity, path)
-    if not _is_whole(image_id) or image_id not in index:
-        raise UserError(f"{where}: `image_id` {image_id!r} is not the id of any image in the file")
-    image = images[index[image_id]]
-    bbox = record.get("bbox")
-    if not _is_numbers(bbox) or len(bbox) != 4:
-        raise UserError(f"{where}: `bbox` must be four finite numbers x, y, width, height, got {bbox!r}")
-    x, y, w, h = bbox
-    box = (
-        max(0.0, x / image.width), max(0.0, y / image.height),
-        min(1.0, (x + w) / image.width), min(1.0, (y + h) / image.height),
-    )  # fmt: skip
-    crowd = record.get("iscrowd", 0)
-    if crowd not in (0, 1):
-        raise UserError(f"{where}: `iscrowd` must be 0 or 1, got {crowd!r}")
-    parts, counts = _read_segmentation(record.get("segmentation"), where, image)
-    return InstanceRecord(number, identity, index[image_id], box, bool(crowd), parts, counts)
 
 
 def _read_segmentation(segmentation: Any, where: str, image: ImageRecord) -> tuple[list[array[float]], bytes]:
@@ -207,24 +200,10 @@ def _read_segmentation(segmentation: Any, where: str, image: ImageRecord) -> tup
             raise UserError(f"{where}: `segmentation`: {error}") from None
     if segmentation is None:
         raise UserError(f"{where} has no `segmentation`: training needs masks, boxes are not enough")
-    if not isinstance(segmentation, list):
-        raise UserError(f"{where}: `segmentation` must be a list of polygons or an RLE, got {segmentation!r}")
-    for part in segmentation:
-        if not isinstance(part, array) or len(part) % 2:
-            raise UserError(f"{where}: {NOT_A_POLYGON}")
+    is_list = isinstance(segmentation, list)
+    if not is_list or any(not isinstance(part, array) or len(part) % 2 for part in segmentation):
+        raise UserError(f"{where}: {NOT_A_POLYGON}")
     return segmentation, b""
-
-
-def _is_whole(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
-
-
-def _is_numbers(value: Any) -> TypeGuard[list[float]]:
-    return (
-        isinstance(value, list)
-        and set(map(type, value)) <= {int, float}
-        and all(-HUGE < v < HUGE for v in value)
-    )
 
 
 _SHOWN = 20

@@ -1,21 +1,25 @@
-"""Describe the detector's inputs, outputs and inner tensors, and check that it finds the annotated boxes.
-
-A miss hints at preprocessing, head or labels.
-"""
+"""Check the detector, its tensors and boxes, and rehearse a training up to its first loss on one image."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
+from omegaconf import DictConfig
 from onnx import ModelProto, ValueInfoProto
 from rich.markup import escape
 from rich.table import Table
 
+from roiseg.config import build
+from roiseg.config.run_summary import parameter_counts
 from roiseg.data.batch import collate
 from roiseg.data.datamodule import RoiDataModule
-from roiseg.diagnosis.finding import Finding
+from roiseg.decoders.base import Decoder
+from roiseg.diagnosis.finding import Diagnosis, Finding
+from roiseg.extractor.cache.base import GB
 from roiseg.extractor.graph import element_type, shape_as_text
+from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.tensors import TensorInfo, image_input
 from roiseg.geometry.boxes import iou
 
@@ -45,7 +49,7 @@ def overview(tensors: Sequence[TensorInfo]) -> Finding:
 
 def tensor_table(tensors: Sequence[TensorInfo], chosen: Sequence[str]) -> Table:
     """Lay out tensors for the terminal; those that training would read are marked."""
-    table = Table(title="tensors of the detector (cost: share of its computation)")
+    table = Table(title="tensors of the detector (cost: share of the detector it takes to compute one)")
     table.add_column("name", min_width=max((len(tensor.name) for tensor in tensors), default=0))
     for name in ("made by", "shape", "stride", "cost"):
         table.add_column(name, justify="right")
@@ -102,3 +106,98 @@ def recall(data: RoiDataModule, images: int = 20) -> Iterator[Finding]:
     for doubt in (reader.plausibility.warning, reader.label_warning(data.category_id)):
         if doubt and not good:  # the detector finds them, so its output is read correctly
             yield Finding(_ABOUT, "warning", doubt)
+
+
+def cache(data: RoiDataModule) -> Iterator[Finding]:
+    """Compare the size of all features with the budget and the free space; nothing is written."""
+    if data.cache is None:
+        todo = "to compute them once: data/cache=disk, with augmentation data/pool=augmented, too"
+        yield Finding("feature cache", "note", "off: features are computed every epoch", todo)
+        return
+    each = sum(data.cache.codec.length(shape) for shape in data.extractor.shapes)
+    views = {split: data.views[split].number for split in ("train", "val")}
+    wanted = each * sum(number * len(data.dataset(split)) for split, number in views.items())
+    room, place = data.cache.room()
+    text = (
+        f"{each / 1e6:.2f} MB per image, {wanted / GB:.2f} GB in all; the budget is "
+        f"{data.cache.budget / GB:.1f} GB, {place} has room for {room / GB:.1f} GB"
+    )
+    if not views["train"]:
+        todo = "to cache them: data/pool=augmented gives each image a fixed number of views"
+        yield Finding(
+            "feature cache", "note", "augmented training images change every epoch and are not cached", todo
+        )
+    if wanted > data.cache.budget:
+        todo = "raise data.cache.budget_gb, or take a smaller codec or pool: the rest is computed every epoch"
+        yield Finding("feature cache", "warning", text, todo)
+    elif wanted > room:
+        todo = "set data/cache=disk, and paths.cache_dir to a disk with room; or take a smaller codec or pool"
+        yield Finding("feature cache", "warning", text, todo)
+    else:
+        yield Finding("feature cache", "ok", text)
+
+
+_FEW_CELLS = 7  # a side of the median ROI on the finest tensor, below which its outline is lost
+
+
+def rehearse(cfg: DictConfig, extractor: OnnxExtractor, with_data: bool, report: Diagnosis) -> None:
+    """Build the objects of a training run in the same order; nothing is written.
+
+    Args:
+        cfg: the configuration.
+        extractor: the detector, opened.
+        with_data: the data set is there and whole; one image of it is decoded.
+        report: takes the findings.
+    """
+    if extractor.free_batch and not extractor.batched:
+        text = "its batch dimension is declared dynamic, but it computes one image per run: no batches"
+        report.add(
+            Finding(
+                "detector's input",
+                "note",
+                text,
+                "export it with batch 1, or with a batch that is dynamic throughout",
+            )
+        )
+    with report.guard("trainer"):
+        build.build_trainer(cfg, build.build_callbacks(cfg), build.build_loggers(cfg))
+    with report.guard("model"):
+        decoder = build.build_decoder(cfg, extractor)
+        number = parameter_counts(decoder)["trainable"]
+        report.add(Finding("model", "ok", f"{type(decoder).__name__}, {number:,} trainable parameters"))
+        build.build_clicks(cfg, decoder)
+        if with_data:
+            with report.guard("one image"):
+                _decode(cfg, build.make_datamodule(cfg, extractor, decoder), decoder, report)
+
+
+def _decode(cfg: DictConfig, data: RoiDataModule, decoder: Decoder, report: Diagnosis) -> None:
+    """Run one training image through decoder and loss."""
+    report.add(*cache(data), _cells(data, decoder))
+    batch = collate(data.samples("train", [0]))
+    data.samples("val", [0])
+    module = build.build_module(cfg, decoder, build.build_loss(cfg, decoder, data), None, {})
+    batch.inputs = data.extractor.preprocess(batch.images)
+    batch.features = data.extractor.run(batch.inputs)
+    with torch.no_grad():
+        loss, _ = module.loss(module(batch), batch.targets)
+    text = f"{batch.samples[0].file_name}, {len(batch.rois)} ROIs: loss {float(loss):.3f} before any training"
+    report.add(Finding("one image", "ok", text))
+    with report.guard("detector's boxes", "warning"):  # training takes the annotated ones
+        report.add(*recall(data))
+
+
+def _cells(data: RoiDataModule, decoder: Decoder) -> Finding:
+    """Measure how many cells of the finest tensor the median training ROI covers."""
+    annotations, letterbox = data.dataset("train").annotations, data.extractor.preprocess.letterbox
+    rois = annotations.all_eligible(data.min_roi_size)
+    boxes = annotations.all_pixel_boxes()[rois]
+    scales = np.array([letterbox.fit(height, width).scale for height, width in annotations.sizes.tolist()])
+    images = np.searchsorted(annotations.first, rois, "right") - 1
+    stride = min(decoder.strides)
+    width, height = np.median((boxes[:, 2:] - boxes[:, :2]) * scales[images, None], axis=0) / stride
+    text = f"the median ROI covers {width:.1f} x {height:.1f} cells of stride {stride}"
+    if min(width, height) < _FEW_CELLS:
+        todo = "add a tensor with a smaller stride (tensors='*' lists them), or model.detail=16"
+        return Finding("ROIs in the tensor", "note", text, todo)
+    return Finding("ROIs in the tensor", "ok", text)

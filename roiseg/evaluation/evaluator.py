@@ -12,8 +12,7 @@ from roiseg.evaluation.ranking import RankedInstance, Ranking
 from roiseg.inference.model import RoiModel
 from roiseg.metrics.average_precision import average_precision, gt_records, mask_result
 from roiseg.metrics.confusion import Confusion
-from roiseg.metrics.instance import InstanceRecord
-from roiseg.metrics.instance_groups import InstanceGroup, group_instances
+from roiseg.metrics.instance import InstanceGroup, InstanceRecord, group_instances
 from roiseg.metrics.mask_score import calibration_error
 from roiseg.metrics.registry import INSTANCE_METRICS
 from roiseg.metrics.roi import RoiMetrics

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from roiseg.common.console import track
 from roiseg.common.errors import UserError, closest_matches
-from roiseg.metrics.instance_groups import COCO_AREAS
+from roiseg.metrics.instance import COCO_AREAS
 from roiseg.metrics.registry import ALL_INSTANCES
 from roiseg.reporting.bootstrap import Block, Interval, mean_interval
 from roiseg.reporting.runs import Rois, Run

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from roiseg.geometry.paste import back_to_front
 from roiseg.visualize.canvas import (
+    ROI_RED,
     Color,
     Image,
     Mask,
@@ -19,7 +20,6 @@ from roiseg.visualize.canvas import (
     text_strip,
     text_width,
 )
-from roiseg.visualize.palette import ROI_RED
 
 
 def blend_masks(

@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from roiseg.geometry.paste import Window
 from roiseg.visualize.canvas import (
+    COLORS,
+    ROI_RED,
     Image,
     Mask,
     blank,
@@ -23,7 +25,6 @@ from roiseg.visualize.canvas import (
     text_strip,
 )
 from roiseg.visualize.drawing import blend_masks, draw_boxes, draw_outlines
-from roiseg.visualize.palette import COLORS, ROI_RED
 
 _LEGEND = {name: COLORS[name] for name in ("annotated", "predicted", "non-target")} | {"ROI": ROI_RED}
 _STRIP = 20  # height of a line of text, pixels

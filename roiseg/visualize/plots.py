@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from roiseg.common.classes import NON_TARGET, TARGET
 from roiseg.common.files import as_utf8
-from roiseg.visualize.palette import CLASS_COLORS, HATCH_GRAY
+from roiseg.visualize.canvas import CLASS_COLORS, HATCH_GRAY
 
 _SERIES = (
     ("all ROIs", "", "#4a6fa5", -0.14, "o"),

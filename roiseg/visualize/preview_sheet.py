@@ -11,6 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from roiseg.common.classes import BACKGROUND, IGNORE, NON_TARGET, TARGET
 from roiseg.visualize.canvas import (
+    CLASS_COLORS,
+    HATCH_GRAY,
+    ROI_RED,
     SEPARATOR,
     Image,
     blank,
@@ -22,7 +25,6 @@ from roiseg.visualize.canvas import (
     text_strip,
 )
 from roiseg.visualize.drawing import add_caption, draw_boxes, draw_labels
-from roiseg.visualize.palette import CLASS_COLORS, HATCH_GRAY, ROI_RED
 
 CELL = (226, 226, 226)  # the part of a cell that the crop does not fill
 OUTSIDE = (205, 205, 205)  # the part of a ROI outside the image

@@ -16,7 +16,7 @@ from werkzeug.wrappers import Request, Response
 
 from roiseg.common.errors import UserError
 from roiseg.common.limits import PAGE_ANSWERS
-from roiseg.visualize.palette import instance_colors
+from roiseg.visualize.canvas import instance_colors
 from roiseg.web.models import ImageStore, Limits, Model, RgbImage, decode, mask_png, to_json
 from roiseg.web.requests import Query, check, harden
 

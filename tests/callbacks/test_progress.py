@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import Progress
 from tiny_run import fit
 
-from roiseg.callbacks.progress import ProgressBar
+from roiseg.callbacks.history import ProgressBar
 from roiseg.common.console import StdoutHandler
 
 

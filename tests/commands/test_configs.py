@@ -13,10 +13,9 @@ from torch import nn
 import roiseg.__main__
 from roiseg.__main__ import COMMANDS
 from roiseg.common.errors import UserError
-from roiseg.config.argv import quote
+from roiseg.config.argv import help_text, quote
 from roiseg.config.build import to_plain
 from roiseg.config.entry import CONF_DIR
-from roiseg.config.help import help_text
 from roiseg.data.copy_paste import CopyPaste
 from roiseg.decoders.base import Decoder, DecoderOutput
 from roiseg.extractor.postprocess.base import Postprocessor

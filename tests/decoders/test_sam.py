@@ -8,9 +8,8 @@ from helpers.decoders import IMAGE_SIZE, NARROW_SAM, ROIS, random_features
 from torch.nn import functional as F
 
 from roiseg.decoders.base import Context
-from roiseg.decoders.layers.prompt_encoder import FourierPositions, PromptEncoder
 from roiseg.decoders.layers.transformer import PatchEmbedding, TwoWayTransformer
-from roiseg.decoders.sam import MaskDecoder, SamDecoder
+from roiseg.decoders.sam import FourierPositions, MaskDecoder, PromptEncoder, SamDecoder
 from roiseg.losses.composite import CompositeLoss
 from roiseg.losses.cross_entropy import CrossEntropy
 from roiseg.losses.dice import Dice

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roiseg.metrics.confusion import Confusion
-from roiseg.metrics.instance import InstanceRecord
-from roiseg.metrics.instance_groups import group_instances
+from roiseg.metrics.instance import InstanceRecord, group_instances
 from roiseg.metrics.loss_means import WeightedMean
 from roiseg.metrics.registry import ALL_INSTANCES
 

@@ -2,8 +2,8 @@ import pytest
 from helpers import user_error
 from run_folders import noisy, rois, write_run
 
-from roiseg.reporting.comparable import check_comparable
 from roiseg.reporting.runs import read_run, read_runs
+from roiseg.reporting.variants import check_comparable
 
 ALL = noisy(0.5)
 

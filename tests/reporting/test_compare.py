@@ -5,11 +5,10 @@ import pytest
 from helpers import user_error
 from run_folders import cross_validated, noisy, rois, write_run
 
-from roiseg.reporting.comparable import check_comparable
 from roiseg.reporting.compare import compare
 from roiseg.reporting.runs import read_runs
 from roiseg.reporting.tables import notes, verdict
-from roiseg.reporting.variants import find_variants
+from roiseg.reporting.variants import check_comparable, find_variants
 
 TWO, THREE = "model.num_classes=2", "model.num_classes=3"
 

@@ -7,10 +7,9 @@ from run_folders import cross_validated, noisy, rois, write_run
 
 from roiseg.common.console import console
 from roiseg.reporting import tables as table
-from roiseg.reporting.comparable import check_comparable
 from roiseg.reporting.compare import compare
 from roiseg.reporting.runs import read_runs
-from roiseg.reporting.variants import find_variants
+from roiseg.reporting.variants import check_comparable, find_variants
 
 TWO, THREE = "model.num_classes=2", "model.num_classes=3"
 

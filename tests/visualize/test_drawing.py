@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from roiseg.visualize.canvas import ROI_RED, instance_colors
 from roiseg.visualize.drawing import add_caption, blend_masks, draw_boxes, draw_labels
-from roiseg.visualize.palette import ROI_RED, instance_colors
 
 GRAY = (90, 90, 90)
 

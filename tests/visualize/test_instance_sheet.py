@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from roiseg.visualize.canvas import COLORS, ROI_RED
 from roiseg.visualize.instance_sheet import SheetCell, crop_window, instance_sheet
-from roiseg.visualize.palette import COLORS, ROI_RED
 
 CELL = 200
 LEFT, TOP = 6, 28 + 20  # of the first image: a gap; the title and a line of text

@@ -2,9 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from roiseg.visualize.canvas import write_image
+from roiseg.visualize.canvas import ROI_RED, instance_colors, write_image
 from roiseg.visualize.overlays import OverlayColumn, two_row_overlay
-from roiseg.visualize.palette import ROI_RED, instance_colors
 
 ROW = 240
 GRAY = 100

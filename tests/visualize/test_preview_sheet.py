@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from roiseg.visualize.palette import CLASS_COLORS, HATCH_GRAY, ROI_RED
+from roiseg.visualize.canvas import CLASS_COLORS, HATCH_GRAY, ROI_RED
 from roiseg.visualize.preview_sheet import (
     OUTSIDE,
     PreviewSample,

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roiseg.visualize.canvas import ROI_RED, instance_colors
 from roiseg.visualize.drawing import blend_crops, blend_masks
-from roiseg.visualize.palette import ROI_RED, instance_colors
-from roiseg.visualize.six_panel import six_panel
+from roiseg.visualize.overlays import six_panel
 
 PANEL = (120, 160)  # height, width
 STRIP, LINE = 20, 3

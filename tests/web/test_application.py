@@ -14,7 +14,7 @@ from predictors import EllipsePredictor
 from site_driver import encoded
 from werkzeug.test import Client
 
-from roiseg.visualize.palette import COLORS, ROI_RED
+from roiseg.visualize.canvas import COLORS, ROI_RED
 from roiseg.web import requests
 from roiseg.web.application import STATIC, Application
 from roiseg.web.models import Limits, Model

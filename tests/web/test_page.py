@@ -10,7 +10,7 @@ from PIL import Image
 from predictors import EllipsePredictor
 from site_driver import BOX, GREY, encoded
 
-from roiseg.visualize.palette import COLORS, instance_colors
+from roiseg.visualize.canvas import COLORS, instance_colors
 from roiseg.web.models import Limits
 
 pytestmark = pytest.mark.slow_except("test_a_box_is_dragged")

@@ -1,19 +1,19 @@
-"""Prepare COCO 2017 in an order that never leaves a partial result."""
+"""Prepare COCO 2017, or its example, in an order that never leaves a partial result."""
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import PositiveInt
 
 from roiseg.common.errors import UserError
+from roiseg.common.files import atomic_path, read_json
 from roiseg.common.locks import locked
 from roiseg.common.outputs import check_folder
-from roiseg.data.prepare.example import prepare_example
+from roiseg.data.coco_reader import no_garbage_collection
+from roiseg.data.prepare.download import fetch
 from roiseg.data.prepare.persons import (
     SPLITS,
     FileReport,
@@ -23,7 +23,47 @@ from roiseg.data.prepare.persons import (
     subset,
     write_if_different,
 )
-from roiseg.data.prepare.sources import FolderSource, WebSource
+from roiseg.data.prepare.sources import FolderSource, WebSource, require_space
+
+# annotations (CC BY 4.0, COCO Consortium) and checksums of the images
+_FILES = Path(__file__).with_name("coco128")
+_SIZE = 20e6
+
+
+def prepare_example(output_dir: str | Path, base_url: str) -> Prepared:
+    """Create `coco128_person/` in a folder: the images, downloaded one by one, and their annotations.
+
+    Both splits are of COCO's train2017; a seeded shuffle made 15 of the 61 images val2017.
+
+    Args:
+        output_dir: folder that gets `coco128_person/`.
+        base_url: where the images are downloaded from.
+
+    Raises:
+        UserError: an image cannot be downloaded, or the folder cannot be written.
+    """
+    layout = layout_of(Path(output_dir) / "coco128_person", [])
+    check_folder(layout.root, "output_dir")
+    require_space(layout.root, int(_SIZE), "the example")
+    made: list[Path] = []
+    with locked(layout.root / ".lock", wait=True):
+        for line in (_FILES / "sha256.txt").read_text(encoding="utf-8").splitlines():
+            checksum, name = line.split()
+            path = layout.root / "images" / name
+            if not path.exists():
+                made.append(path)
+            fetch(f"{base_url.rstrip('/')}/train2017/{path.name}", path, checksum)
+        reports = []
+        for split in SPLITS:
+            path = layout.annotations(split)
+            content = (_FILES / path.name).read_bytes()
+            if not path.is_file() or path.read_bytes() != content:
+                with atomic_path(path) as temporary:
+                    temporary.write_bytes(content)
+                made.append(path)
+            reports.append(FileReport.of(path, read_json(path, "annotations")))
+    return Prepared(reports, made)
+
 
 ImageMode = Literal["link", "copy", "skip"]
 
@@ -58,25 +98,14 @@ def prepare(
     layout = layout_of(output_dir, sizes)
     check_folder(layout.root, "output_dir")
     try:
-        with _no_cycle_search():
-            return _prepare(layout, source, seed, images, base_url, md5)
+        with no_garbage_collection():
+            if source:
+                return _make(layout, FolderSource(source, layout, images), seed, images)
+            WebSource(base_url, md5, layout, images)  # mistakes are found before anything is written
+            with locked(layout.root / ".lock", wait=True):  # checked again after another process
+                return _make(layout, WebSource(base_url, md5, layout, images), seed, images)
     except OSError as error:
         raise UserError(f"{error.strerror or error}: {error.filename or layout.root}") from None
-
-
-def _prepare(
-    layout: Layout,
-    source: str | Path | None,
-    seed: int,
-    images: ImageMode,
-    base_url: str,
-    md5: Mapping[str, str],
-) -> Prepared:
-    if source:
-        return _make(layout, FolderSource(source, layout, images), seed, images)
-    WebSource(base_url, md5, layout, images)  # mistakes are found before anything is written
-    with locked(layout.root / ".lock", wait=True):  # checked again after another process
-        return _make(layout, WebSource(base_url, md5, layout, images), seed, images)
 
 
 def _make(layout: Layout, origin: FolderSource | WebSource, seed: int, images: str) -> Prepared:
@@ -95,15 +124,3 @@ def _make(layout: Layout, origin: FolderSource | WebSource, seed: int, images: s
             made.append(layout.images(split))
     origin.finish()
     return Prepared(reports, made)
-
-
-@contextmanager
-def _no_cycle_search() -> Iterator[None]:
-    """Pause the garbage collector, which takes most of the time of reading a large json file."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -16,10 +16,9 @@ from roiseg.common.types import Share
 from roiseg.inference.image_predictions import ImageResult
 from roiseg.inference.sources.source import Source, Video
 from roiseg.inference.writers.writer import FileWriter, Write, Writer
-from roiseg.visualize.canvas import Image, write_image
+from roiseg.visualize.canvas import ROI_RED, Image, instance_colors, write_image
 from roiseg.visualize.drawing import blend_crops, draw_boxes, draw_labels
-from roiseg.visualize.palette import ROI_RED, instance_colors
-from roiseg.visualize.six_panel import six_panel
+from roiseg.visualize.overlays import six_panel
 
 
 class LabelPngWriter(FileWriter):
@@ -117,7 +116,7 @@ def _rate(fps: float) -> float:
 
 
 class SixPanelWriter(FileWriter):
-    """One PNG per image, see `roiseg.visualize.six_panel`.
+    """One PNG per image, see `roiseg.visualize.overlays`.
 
     Args:
         folder: of the files.

@@ -4,7 +4,7 @@ import pytest
 from coco_folder import write_coco
 from coco_web import served
 
-from roiseg.data.prepare import Layout
+from roiseg.data.prepare.persons import Layout
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ import pytest
 from coco_folder import coco_dict, contents, make, read, reference
 
 from roiseg.common.errors import UserError
-from roiseg.data.prepare import SPLITS
-from roiseg.data.prepare.persons import person_only, subset
+from roiseg.data.prepare.persons import SPLITS, person_only, subset
 
 
 def test_six_files_from_a_folder(source, layout):

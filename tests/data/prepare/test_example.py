@@ -9,8 +9,8 @@ import pytest
 from coco_web import served
 from helpers import user_error
 
-from roiseg.data.prepare import example
-from roiseg.data.prepare.example import prepare_example
+from roiseg.data.prepare import build
+from roiseg.data.prepare.build import prepare_example
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def web(monkeypatch, tmp_path):
     for split in ("train2017", "val2017"):
         content = {"images": [{"file_name": "1.jpg"}], "annotations": [{}, {}]}
         (files / f"instances_{split}_person_only_no_crowd.json").write_text(json.dumps(content))
-    monkeypatch.setattr(example, "_FILES", files)
+    monkeypatch.setattr(build, "_FILES", files)
     with served() as server:
         server.files = {"/train2017/1.jpg": b"first", "/train2017/2.jpg": b"second"}
         yield server

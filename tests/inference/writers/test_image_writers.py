@@ -12,9 +12,8 @@ from writer_cases import BOXES, SIZE, Pictures, disc, masks, nobody, result, wri
 
 from roiseg.inference.sources.source import Video
 from roiseg.inference.writers.image import LabelPngWriter, OverlayWriter, SixPanelWriter
-from roiseg.visualize.canvas import write_image
+from roiseg.visualize.canvas import ROI_RED, instance_colors, write_image
 from roiseg.visualize.drawing import blend_masks
-from roiseg.visualize.palette import ROI_RED, instance_colors
 from roiseg.web.models import mask_png
 
 
