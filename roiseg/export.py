@@ -35,6 +35,8 @@ class Options(TypedDict):
     boxes: bool
     half: bool
     simplify: bool
+    outputs: list[str]
+    dilate: NonNegativeInt
     opset: int
     onnx_path: str | None
     check: str | None
@@ -47,7 +49,9 @@ def export(cfg: DictConfig) -> tuple[Path, OnnxCheck]:
     if cfg.ckpt is None:
         raise UserError("configuration `ckpt` must be given: add ckpt=... (or check=FILE to check a file)")
     postprocess = to_plain(cfg)["postprocess"]
-    options = ExportOptions(cfg.merged, cfg.half, cfg.opset, cfg.boxes, cfg.simplify)
+    options = ExportOptions(
+        cfg.merged, cfg.half, cfg.opset, cfg.boxes, cfg.simplify, tuple(cfg.outputs), cfg.dilate
+    )
     model = load_model(cfg.ckpt)
     if (decision := given_decision(cfg)) is not None:
         model = replace(model, decision=decision)

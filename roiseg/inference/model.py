@@ -26,6 +26,7 @@ from roiseg.inference.checkpoint import TrainedModel, load_model
 from roiseg.inference.decision import Decision, Threshold
 from roiseg.inference.onnx_file import OnnxFile, finite
 from roiseg.inference.tta import average_views
+from roiseg.onnx_export.outputs import MASK_SCORES, MASKS
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # Lightning's names; the mixed ones are autocast
 _SAME_BOX = 1e-4  # largest difference of normalized corners; the same box is stored in two units
@@ -164,6 +165,9 @@ class OnnxModel:
     Args:
         file: the exported file.
         extractor: the detector, for a file that does not contain it, or a `FileDetector`.
+
+    Raises:
+        UserError: the file does not give `masks` and `mask_scores`.
     """
 
     prompts: tuple[str, ...] = ()
@@ -173,6 +177,7 @@ class OnnxModel:
     summary = ""
 
     def __init__(self, file: OnnxFile, extractor: OnnxExtractor | FileDetector | None) -> None:
+        file.require_outputs(MASKS, MASK_SCORES)
         self.file = file
         self.path = file.path
         self.category_id = file.category_id

@@ -22,7 +22,8 @@ from roiseg.extractor.session import default_providers
 from roiseg.inference.checkpoint import check_same_file, checked_category
 from roiseg.inference.rebuild import rebuild_as
 from roiseg.onnx_export.boxes import BOXES, SCORES
-from roiseg.onnx_export.graph import IMAGE, MASK_SCORES, MASKS, PIXEL_SIZE, ROIS, seal
+from roiseg.onnx_export.graph import IMAGE, PIXEL_SIZE, ROIS, seal
+from roiseg.onnx_export.outputs import LABELS, MASK_SCORES, MASKS
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -38,6 +39,8 @@ class OnnxFile:
         merged: the file contains the extractor and reads the image.
         finds_boxes: the file finds the boxes itself.
         reads_pixel_size: the file has the input `pixel_size`.
+        outputs: names of its outputs.
+        dilate: pixels by which its masks are dilated.
         image_size: (H, W) of the detector's input and of the masks.
         preprocess: from image to the detector's input tensor.
         postprocess: configuration that reads the detector's boxes, if known.
@@ -66,6 +69,7 @@ class OnnxFile:
             raise self._differs("was changed, or was written by another version of roiseg")
         self.finds_boxes = ROIS not in self._types
         self.reads_pixel_size = PIXEL_SIZE in self._types
+        self.outputs = list(outputs)
         try:
             self.merged: bool = self._read("merged", bool)
             self.layers: list[str] = self._read("layers", list)
@@ -77,6 +81,7 @@ class OnnxFile:
             )
             self.postprocess: dict[str, Any] | None = self._read("postprocess", (dict, NoneType))
             self.category_id = checked_category(json.loads(self.metadata.get("category_id", "1")), self.path)
+            self.dilate = int(json.loads(self.metadata.get("dilate", "0")))
             self._sha256 = self.metadata["extractor_sha256"]
             contradiction = self._contradiction(outputs)
         except (UserError, KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
@@ -95,15 +100,22 @@ class OnnxFile:
             return f"names layers {self.layers}, the graph reads {sorted(shapes)}"
         if not images <= shapes.keys():
             return f"names the input {images.pop()}, the graph reads {sorted(shapes)}"
-        if MASK_SCORES not in outputs:
-            return f"is of a file with `{MASK_SCORES}`, which the graph does not give"
         if list(self.preprocess.image_size) != size:
             return f"says image_size {size} and preprocess {list(self.preprocess.image_size)}"
-        for name, shape in {MASKS: outputs.get(MASKS), **{name: shapes[name] for name in images}}.items():
-            sides = zip(shape[-2:] if shape else (), size, strict=True)
+        whole = [*((name, outputs[name]) for name in {MASKS, LABELS} & outputs.keys()),
+                 *((name, shapes[name]) for name in images)]  # fmt: skip
+        for name, shape in whole:
+            sides = zip(shape[-2:], size, strict=True)
             if any(isinstance(side, int) and side != stated for side, stated in sides):
                 return f"says image_size {size}, `{name}` of the graph is {shape}"
         return None
+
+    def require_outputs(self, *names: str) -> None:
+        """Raise a UserError unless the file has these outputs."""
+        if missing := [name for name in names if name not in self.outputs]:
+            raise UserError(
+                f"{self.path} does not give {', '.join(missing)}: export it with outputs=[{','.join(names)}]"
+            )
 
     def _differs(self, how: str) -> UserError:
         return UserError(f"{self.path}: its metadata {how}: export it again")

@@ -23,9 +23,10 @@ from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.inference.checkpoint import TrainedModel, load_model
 from roiseg.inference.checkpoint_folder import checkpoint_file
 from roiseg.inference.onnx_file import OnnxFile
-from roiseg.onnx_export.boxes import BOXES, SCORES
+from roiseg.onnx_export.boxes import BOXES
 from roiseg.onnx_export.export import allowed_difference
-from roiseg.onnx_export.graph import MASK_SCORES, MASKS, PIXEL_SIZE, ROIS
+from roiseg.onnx_export.graph import PIXEL_SIZE, ROIS
+from roiseg.onnx_export.outputs import LABELS, MASKS, ROI_MASKS
 from roiseg.onnx_export.verify import OnnxCheck, compare, random_rois
 
 _CHECK_IMAGES = 3
@@ -96,7 +97,9 @@ def compare_with_checkpoint(file: OnnxFile, ckpt: str, onnx_path: str | None) ->
     extractor = open_extractor(model, onnx_path, required=file.merged)
     samples = [] if extractor is None else validation_samples(model, extractor)
     tolerance = allowed_difference(onnx.load(str(file.path), "protobuf"))
-    return compare(file.path, model, tolerance, extractor, samples, file.merged, file.finds_boxes)
+    return compare(
+        file.path, model, tolerance, extractor, samples, file.merged, file.finds_boxes, file.dilate
+    )
 
 
 def open_extractor(model: TrainedModel, onnx_path: str | None, required: bool) -> OnnxExtractor | None:
@@ -151,7 +154,7 @@ def time_file(file: OnnxFile, count: int, runs: int) -> Timing:
         UserError: it does not run, or its outputs contradict its metadata.
     """
     inputs = {given.name: _noise(given, count) for given in file.session.get_inputs()}
-    outputs = [*([BOXES, SCORES] if file.finds_boxes else []), MASKS, MASK_SCORES]
+    outputs = [output.name for output in file.session.get_outputs()]
     try:
         found = dict(zip(outputs, file.session.run(outputs, inputs), strict=True))
         for _ in range(_WARM_UP if runs else 0):
@@ -160,13 +163,12 @@ def time_file(file: OnnxFile, count: int, runs: int) -> Timing:
     except Exception as error:  # the runtime raises bare exceptions of its own
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{file.path} does not run on {count} ROIs ({reason}): export it again") from None
-    masks = found[MASKS]
     number = len(found[BOXES]) if file.finds_boxes else count
-    _expect(file, MASKS, masks, (number, *file.image_size), 1)
-    _expect(file, MASK_SCORES, found[MASK_SCORES], (number,), 1)
-    if file.finds_boxes:
-        _expect(file, BOXES, found[BOXES], (number, 4), max(file.image_size))
-        _expect(file, SCORES, found[SCORES], (number,), 1)
+    shapes = {MASKS: (number, *file.image_size), LABELS: file.image_size, BOXES: (number, 4)}
+    largest = {LABELS: number, BOXES: max(file.image_size)}
+    for name, values in found.items():
+        rest = values.shape[1:] if name == ROI_MASKS else ()
+        _expect(file, name, values, shapes.get(name, (number, *rest)), largest.get(name, 1))
     return Timing(number, float(np.median(times)) * 1e3 if times else 0.0)
 
 

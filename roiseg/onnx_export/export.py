@@ -19,9 +19,6 @@ from roiseg.inference.checkpoint import TrainedModel
 from roiseg.onnx_export.boxes import BOXES, SCORES, BoxReader
 from roiseg.onnx_export.graph import (
     IMAGE,
-    MASK_SCORES,
-    MASKS,
-    MASKS_TEXT,
     PIXEL_SIZE,
     ROIS,
     FeatureInput,
@@ -31,6 +28,7 @@ from roiseg.onnx_export.graph import (
     simplify_graph,
 )
 from roiseg.onnx_export.merge import merge_with_extractor
+from roiseg.onnx_export.outputs import DEFAULT, check_outputs, output_texts
 from roiseg.onnx_export.verify import TOLERANCE, OnnxCheck, compare
 
 _MIN_OPSET = 16  # the first with GridSample
@@ -40,8 +38,6 @@ _TENSORS = {
     PIXEL_SIZE: "float32 [1] micrometres, or original pixels if the training data gave none, per input pixel",
     BOXES: "float32 [N, 4] x1, y1, x2, y2 in pixels of the input, by descending score, after NMS",
     SCORES: "float32 [N] scores of the boxes, 0..1",
-    MASKS: MASKS_TEXT,
-    MASK_SCORES: "float32 [N] predicted IoU of the masks with the true ones, 0..1",
 }
 
 
@@ -55,10 +51,12 @@ class ExportOptions:
         half: weights and arithmetic of the decoder in fp16.
         opset: ONNX operator set; some TensorRT versions compute the GridSample of newer ones wrongly.
         simplify: fold constants and remove redundant nodes with onnxslim.
+        outputs: names of outputs, see `roiseg.onnx_export.outputs`; boxes and scores are added to them.
+        dilate: pixels of the input by which the masks are dilated.
 
     Raises:
         UserError: boxes without merged, or an opset without GridSample or unknown to the installed ONNX,
-            or simplify without onnxslim.
+            or simplify without onnxslim, or outputs that there are not.
     """
 
     merged: bool = False
@@ -66,8 +64,11 @@ class ExportOptions:
     opset: int = 18
     boxes: bool = False
     simplify: bool = False
+    outputs: Sequence[str] = DEFAULT
+    dilate: int = 0
 
     def __post_init__(self) -> None:
+        check_outputs(self.outputs, self.dilate)
         if self.boxes and not self.merged:
             raise UserError("boxes=true needs the detector inside the file: add merged=true")
         if not _MIN_OPSET <= self.opset <= onnx_opset_version():
@@ -102,8 +103,9 @@ def export_model(
     reader = box_reader(extractor) if options.boxes and extractor is not None else None
     inputs = feature_inputs(model)
     exported = export_decoder(
-        model.decoder, inputs, model.image_size, options.opset, options.half, model.decision
-    )
+        model.decoder, inputs, model.image_size, options.opset, options.half, model.decision,
+        options.outputs, options.dilate,
+    )  # fmt: skip
     if options.merged and extractor is not None:
         exported = merge_with_extractor(exported, extractor.onnx_path, extractor.layers, reader)
     if options.simplify:
@@ -114,7 +116,9 @@ def export_model(
     tolerance = allowed_difference(exported)
     with atomic_path(path) as temporary:
         save_onnx(exported, temporary, _metadata(model, options, exported))
-        check = compare(temporary, model, tolerance, extractor, samples, options.merged, options.boxes)
+        check = compare(
+            temporary, model, tolerance, extractor, samples, options.merged, options.boxes, options.dilate
+        )
         if not check.passed:
             worst = max(check.random, check.real or 0.0)
             boxes = f", boxes by {check.boxes:.2e} pixels" if check.boxes else ""
@@ -156,7 +160,8 @@ def _metadata(model: TrainedModel, options: ExportOptions, exported: ModelProto)
     described = [*inputs, *(value.name for value in exported.graph.output)]
     # the detector's own name
     image_name = next(name for name in inputs if name not in (ROIS, PIXEL_SIZE)) if options.merged else None
-    tensors = {**_TENSORS, **({image_name: _TENSORS[IMAGE]} if image_name else {})}
+    texts = _TENSORS | output_texts(model.decoder.frame, options.dilate)
+    tensors = {**texts, **({image_name: _TENSORS[IMAGE]} if image_name else {})}
     metadata = {
         "producer": "roiseg",
         "checkpoint": as_utf8(model.path.name),
@@ -167,6 +172,7 @@ def _metadata(model: TrainedModel, options: ExportOptions, exported: ModelProto)
         **{name: text for name, text in tensors.items() if name in described},
         "category_id": json.dumps(model.category_id),
         "decision": json.dumps(model.decision.node()),
+        "dilate": json.dumps(options.dilate),
         "merged": json.dumps(options.merged),
         "postprocess": json.dumps(extractor.get("postprocess")),
         "image_input": json.dumps(image_name),

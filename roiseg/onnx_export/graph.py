@@ -1,4 +1,4 @@
-"""Export a decoder as an ONNX graph: features and ROIs in, masks at input resolution out."""
+"""Export a decoder as an ONNX graph: features and ROIs in, masks out."""
 
 from __future__ import annotations
 
@@ -21,9 +21,19 @@ from torch import Tensor, nn
 from roiseg.decoders.base import Context, Decoder
 from roiseg.geometry.paste import paste_masks
 from roiseg.inference.decision import Decision, ImageRois, Threshold, mask_scores
+from roiseg.onnx_export.outputs import (
+    DEFAULT,
+    LABELS,
+    MASK_SCORES,
+    MASKS,
+    ROI_MASKS,
+    decided_classes,
+    dilated,
+    labels_of,
+    only_largest,
+)
 
-ROIS, MASKS, MASK_SCORES, IMAGE, PIXEL_SIZE = "rois", "masks", "mask_scores", "image", "pixel_size"
-MASKS_TEXT = "float32 [N, H, W] at input resolution, 0.5 or more inside the mask, 0 outside the ROI"
+ROIS, IMAGE, PIXEL_SIZE = "rois", "image", "pixel_size"
 _PROBABILITY = Threshold()  # leaves the probability of the target
 
 
@@ -35,6 +45,8 @@ class MaskGraph(nn.Module):
         image_size: (H, W) of the extractor's input in pixels.
         dtype: precision of the decoder; inputs, ROI geometry and masks are always float32.
         decision: makes masks of its probabilities.
+        outputs: names, see `roiseg.onnx_export.outputs`.
+        dilate: pixels by which the masks on the input are dilated.
     """
 
     def __init__(
@@ -43,8 +55,12 @@ class MaskGraph(nn.Module):
         image_size: tuple[int, int],
         dtype: torch.dtype = torch.float32,
         decision: Decision = _PROBABILITY,
+        outputs: Sequence[str] = DEFAULT,
+        dilate: int = 0,
     ) -> None:
         super().__init__()
+        self.outputs = outputs
+        self.dilate = dilate
         self.decision = decision
         self.decoder = decoder.to(dtype)
         self.image_size = image_size
@@ -56,7 +72,7 @@ class MaskGraph(nn.Module):
         rois: Tensor,
         image: Tensor | None = None,
         pixel_size: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Decode, decide, paste and score.
 
         Args:
@@ -66,7 +82,7 @@ class MaskGraph(nn.Module):
             pixel_size: [1] size of an input pixel, if the decoder has FiLM.
 
         Returns:
-            [N, H, W] masks, see `MASKS_TEXT`; [N] predicted IoU of each with the true mask, 0 to 1.
+            The outputs, in their order.
         """
         height, width = self.image_size
         boxes = rois * torch.tensor([width, height, width, height], dtype=rois.dtype, device=rois.device)
@@ -76,17 +92,14 @@ class MaskGraph(nn.Module):
         windows = self.decoder.extents(indexed)
         found = ImageRois(logits.float().softmax(dim=1), windows, boxes, self.image_size)
         decided = self.decision.of_image(found)
-        masks = paste_masks(decided, windows, self.image_size, within=boxes)
-        scores = mask_scores(found, decided, self.decision.calibration)
-        return only_largest(masks) if self.decision.exclusive else masks, scores
-
-
-def only_largest(masks: Tensor) -> Tensor:
-    """Set all but the largest value of each pixel of masks [N, H, W] to 0; of equal ones the first stays."""
-    first = torch.zeros((1, *masks.shape[1:]), dtype=masks.dtype, device=masks.device)
-    owners = torch.cat([first, masks]).argmax(dim=0)  # 0: nobody, as no value is above 0
-    index = torch.arange(1, masks.shape[0] + 1, device=masks.device)
-    return masks * (owners == index[:, None, None])
+        masks = dilated(paste_masks(decided, windows, self.image_size, within=boxes), self.dilate)
+        results = {  # the exported graph computes only those that it gives
+            MASKS: only_largest(masks) if self.decision.exclusive else masks,
+            ROI_MASKS: decided_classes(found.probabilities, decided),
+            LABELS: labels_of(masks),
+            MASK_SCORES: mask_scores(found, decided, self.decision.calibration),
+        }
+        return tuple(results[name] for name in self.outputs)
 
 
 @dataclass(frozen=True)
@@ -104,6 +117,8 @@ def export_decoder(
     opset: int = 18,
     half: bool = False,
     decision: Decision = _PROBABILITY,
+    outputs: Sequence[str] = DEFAULT,
+    dilate: int = 0,
 ) -> ModelProto:
     """Export a decoder with a dynamic number of ROIs.
 
@@ -113,15 +128,14 @@ def export_decoder(
         image_size: (H, W) of the extractor's input and of the masks.
         opset: ONNX operator set.
         half: weights and arithmetic of the decoder in fp16.
-        decision: makes masks of its probabilities.
+        decision, outputs, dilate: see `MaskGraph`.
 
     Returns:
         A model with inputs `<feature names>`, `rois` [N, 4] (normalized x1, y1, x2, y2), where the decoder
-        needs them `image` and `pixel_size`, and outputs `masks` [N, H, W] and `mask_scores` [N], see
-        `MaskGraph`.
+        needs them `image` and `pixel_size`, and these outputs.
     """
     dtype = torch.float16 if half else torch.float32
-    graph = MaskGraph(_portable(decoder).cpu(), image_size, dtype, decision).eval()
+    graph = MaskGraph(_portable(decoder).cpu(), image_size, dtype, decision, outputs, dilate).eval()
     blanks = tuple(torch.zeros(1, *feature.shape) for feature in features)
     rois = torch.tensor([[0.1, 0.1, 0.6, 0.7], [0.3, 0.2, 0.9, 0.8], [0.0, 0.0, 1.0, 1.0]])
     context = {name: blank_context(name, image_size) for name in decoder.context_inputs}
@@ -131,7 +145,7 @@ def export_decoder(
             (blanks, rois),
             kwargs=context,
             input_names=[*(feature.name for feature in features), ROIS, *context],
-            output_names=[MASKS, MASK_SCORES],
+            output_names=list(outputs),
             dynamic_shapes={
                 "features": tuple({} for _ in blanks),
                 "rois": {0: torch.export.Dim("num_rois")},
@@ -179,7 +193,7 @@ def seal(metadata: Mapping[str, str], tensors: Iterable[str]) -> str:
 
 _SEALED = (
     "producer", "checkpoint", "epoch", "image_size", "layers", "preprocess", "merged", "postprocess",
-    "image_input", "extractor_sha256", "category_id", "decision",
+    "image_input", "extractor_sha256", "category_id", "decision", "dilate",
 )  # fmt: skip
 
 

@@ -19,10 +19,13 @@ from roiseg.decoders.base import Decoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.postprocess.base import Detections
 from roiseg.inference.checkpoint import TrainedModel
-from roiseg.onnx_export.graph import IMAGE, PIXEL_SIZE, MaskGraph
+from roiseg.onnx_export.boxes import BOXES, SCORES
+from roiseg.onnx_export.graph import IMAGE, PIXEL_SIZE, ROIS, MaskGraph
+from roiseg.onnx_export.outputs import MASK_SCORES, MASKS, ROI_MASKS, wanted_output
 
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2}
 _BOX_TOLERANCE = 100  # input pixels per unit of probability
+_COMPARED = (MASKS, ROI_MASKS, MASK_SCORES)  # `labels` follow from the masks
 _ROI_COUNTS = (0, 1, 3)  # of the random inputs
 _PIXEL_SIZE = 1.7  # of the random inputs
 
@@ -77,8 +80,9 @@ def compare(
     samples: Sequence[RoiSample] = (),
     merged: bool = False,
     boxes: bool = False,
+    dilate: int = 0,
 ) -> OnnxCheck:
-    """Compare an exported file with PyTorch, on random input and on real samples.
+    """Compare all outputs of an exported file with PyTorch, on random input and on real samples.
 
     Args:
         path: the file.
@@ -88,9 +92,12 @@ def compare(
         samples: real images with ROIs.
         merged: the file takes an image.
         boxes: the file finds the boxes itself.
+        dilate: pixels by which its masks are dilated.
     """
     overlapping, exclusive = replace(model.decision, exclusive=False), model.decision.exclusive
-    graph = MaskGraph(model.decoder.float().cpu(), model.image_size, decision=overlapping).eval()
+    graph = MaskGraph(
+        model.decoder.float().cpu(), model.image_size, torch.float32, overlapping, _COMPARED, dilate
+    ).eval()
     random = _random_inputs(model, extractor if merged else None, boxes)
     real: list[CheckInput] = []
     if extractor is not None:
@@ -117,18 +124,18 @@ def compare(
 def largest_difference(
     path: Path, decoder: Decoder, image_size: tuple[int, int], inputs: Sequence[CheckInput]
 ) -> float:
-    """Return the largest difference of the masks between the file and the decoder (fp32) it came from."""
-    return _differences(path, MaskGraph(decoder, image_size).eval(), inputs)[0]
+    """Return the largest difference of the outputs between the file and the decoder (fp32) it came from."""
+    return _differences(path, MaskGraph(decoder, image_size, outputs=_COMPARED).eval(), inputs)[0]
 
 
 def _differences(
     path: Path, graph: MaskGraph, inputs: Sequence[CheckInput], exclusive: bool = False
 ) -> tuple[float, float]:
-    """Return the largest difference of masks and scores, and of boxes in input pixels.
+    """Return the largest difference of the outputs, and of boxes in input pixels.
 
     Args:
         path: the file.
-        graph: the same in PyTorch, whose masks may overlap.
+        graph: the same in PyTorch, whose masks may overlap; gives `_COMPARED`.
         inputs: of both.
         exclusive: the masks of the file do not overlap.
     """
@@ -137,48 +144,31 @@ def _differences(
     height, width = graph.image_size
     masks_worst = boxes_worst = 0.0
     for given in inputs:
-        rois = given.rois
-        if given.detections is None:
-            masks, mask_scores = _run(session, ["masks", "mask_scores"], given)
-        else:
-            names = ["boxes", "scores", "masks", "mask_scores"]
-            boxes, scores, masks, mask_scores = _run(session, names, given)
+        found, rois = _run(session, given), given.rois
+        if given.detections is not None:
+            boxes = found.pop(BOXES)
             rois = boxes / np.array([width, height, width, height], np.float32)
-            boxes_worst = max(boxes_worst, _difference(path, "boxes", boxes, given.detections.boxes))
-            masks_worst = max(masks_worst, _difference(path, "scores", scores, given.detections.scores))
+            boxes_worst = max(boxes_worst, _difference(path, BOXES, boxes, given.detections.boxes))
+            scores = _difference(path, SCORES, found.pop(SCORES), given.detections.scores)
+            masks_worst = max(masks_worst, scores)
         assert rois is not None
         with torch.no_grad():
             outputs = graph(list(given.features), torch.from_numpy(rois), **given.context)
-        expected, expected_scores = (output.numpy() for output in outputs)
-        if exclusive and masks.shape == expected.shape:
-            expected = _exclusive(masks, expected)
-        masks_worst = max(masks_worst, _difference(path, "masks", masks, expected))
-        scores_worst = _difference(path, "mask_scores", mask_scores, expected_scores)
-        masks_worst = max(masks_worst, scores_worst)
+        expected = {name: output.numpy() for name, output in zip(_COMPARED, outputs, strict=True)}
+        for name, values in found.items():
+            wanted = wanted_output(name, values, expected, exclusive)
+            masks_worst = max(masks_worst, _difference(path, name, values, wanted))
     return masks_worst, boxes_worst
 
 
-def _run(session: ort.InferenceSession, outputs: list[str], given: CheckInput) -> list[np.ndarray]:
+def _run(session: ort.InferenceSession, given: CheckInput) -> dict[str, np.ndarray]:
     arrays = {name: value.numpy() for name, value in given.context.items()} | given.onnx_inputs
     if given.rois is not None:
-        arrays["rois"] = given.rois
+        arrays[ROIS] = given.rois
     types = {i.name: np.float16 if "float16" in i.type else np.float32 for i in session.get_inputs()}
-    return session.run(outputs, {name: arrays[name].astype(dtype) for name, dtype in types.items()})
-
-
-def _exclusive(masks: np.ndarray, overlapping: np.ndarray) -> np.ndarray:
-    """Return what exclusive masks [N, H, W] should be, given the masks that may overlap.
-
-    Which of two values is the larger may differ if they are nearly equal. Where a mask was left out, the
-    result is therefore by how much it is larger than the largest of the others; NaN where two masks meet.
-    """
-    expected = overlapping.copy()
-    for index, mask in enumerate(overlapping):
-        others = np.delete(overlapping, index, axis=0).max(axis=0, initial=0)
-        left_out = masks[index] == 0
-        expected[index][left_out] = np.maximum(mask - others, 0)[left_out]
-    expected[:, np.count_nonzero(masks, axis=0) > 1] = np.nan
-    return expected
+    outputs = [output.name for output in session.get_outputs()]
+    results = session.run(outputs, {name: arrays[name].astype(dtype) for name, dtype in types.items()})
+    return dict(zip(outputs, results, strict=True))
 
 
 def _difference(path: Path, what: str, found: np.ndarray, expected: np.ndarray) -> float:
