@@ -52,7 +52,9 @@ def prepare_example(output_dir: str | Path, base_url: str) -> Prepared:
             path = layout.root / "images" / name
             if not path.exists():
                 made.append(path)
-            fetch(f"{base_url.rstrip('/')}/train2017/{path.name}", path, checksum)
+            url = f"{base_url.rstrip('/')}/train2017/{path.name}"
+            remedy = f"set base_url to a mirror, or copy {path.name} of COCO's train2017 into {path.parent}"
+            fetch(url, path, checksum, remedy)
         reports = []
         for split in SPLITS:
             path = layout.annotations(split)

@@ -87,9 +87,7 @@ TIMEOUT = 30.0  # seconds without a byte
 BLOCK = 1 << 18
 
 _FINAL = range(400, 500)  # status codes that a retry does not change
-_ALTERNATIVES = (
-    "check network and proxy, set base_url to a mirror, or use a COCO 2017 folder you have with source=DIR"
-)
+_MIRROR = "set base_url to a mirror, or use a COCO 2017 folder that you have with source=DIR"
 
 
 def remote_size(url: str) -> int:
@@ -104,24 +102,27 @@ def remote_size(url: str) -> int:
     except HTTPError as error:
         if error.code in (405, 501):
             return 0
-        raise _refused(url, error) from None
+        raise _refused(url, error, _MIRROR) from None
     except (OSError, HTTPException) as error:
-        raise UserError(f"cannot reach {urlsplit(url).netloc} ({_reason(error)}): {_ALTERNATIVES}") from None
+        raise UserError(
+            f"cannot reach {urlsplit(url).netloc} ({_reason(error)}): check network and proxy, or {_MIRROR}"
+        ) from None
 
 
-def fetch(url: str, path: Path, checksum: str) -> None:
+def fetch(url: str, path: Path, checksum: str, remedy: str = _MIRROR) -> None:
     """Download `url` to `path` through `<path>.part`, resuming an earlier attempt.
 
     Args:
         url: the source.
         path: the file; an existing one is only verified.
         checksum: its MD5 or SHA-256, hexadecimal.
+        remedy: what the user can do where another attempt does not help.
 
     Raises:
         UserError: the server refuses or cannot be reached, or the checksum differs.
     """
     if path.exists():
-        _verify(path, path, checksum)
+        _verify(path, path, checksum, f"remove {path}, and run prepare again")
         return
     part = path.with_name(path.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -135,18 +136,18 @@ def fetch(url: str, path: Path, checksum: str) -> None:
             break
         except (OSError, HTTPException) as error:
             if isinstance(error, HTTPError) and error.code in _FINAL:
-                raise _refused(url, error) from None
+                raise _refused(url, error, remedy) from None
             failures = 0 if _size(part) > furthest else failures + 1
             furthest = max(furthest, _size(part))
             if failures == ATTEMPTS:
                 raise UserError(
                     f"download of {url} stopped at {furthest / 1e6:.1f} MB ({_reason(error)}): "
-                    f"run the same command again to resume; or {_ALTERNATIVES}"
+                    f"run the same command again to resume; check network and proxy, or {remedy}"
                 ) from None
             wait = 2**failures - 1
             console.print(f"connection lost ({_reason(error)}); retrying in {wait} s", soft_wrap=True)
             time.sleep(wait)
-    _verify(part, path, checksum)
+    _verify(part, path, checksum, f"the download was removed: run prepare again, or {remedy}")
     record(path, part)
     part.replace(path)
 
@@ -190,7 +191,7 @@ def _write(stream: BinaryIO, block: bytes) -> None:
         raise UserError(f"cannot write {stream.name}: {error.strerror}") from None
 
 
-def _verify(file: Path, target: Path, checksum: str) -> None:
+def _verify(file: Path, target: Path, checksum: str, remedy: str) -> None:
     name = "sha256" if len(checksum) == 64 else "md5"
     digest = hashlib.new(name, usedforsecurity=False)
     with transfer_bar() as bar, file.open("rb") as stream:
@@ -200,13 +201,9 @@ def _verify(file: Path, target: Path, checksum: str) -> None:
             bar.advance(task, len(block))
     if digest.hexdigest() == checksum.lower():
         return
-    found = f"{target.name} has {name} {digest.hexdigest()} instead of {checksum}"
-    if file == target:
-        raise UserError(f"{found}: remove {file} and run prepare again")
-    file.unlink()
-    raise UserError(
-        f"{found}: the download was removed, run prepare again (a mirror's own files need md5.* set)"
-    )
+    if file != target:
+        file.unlink()
+    raise UserError(f"{target.name} has {name} {digest.hexdigest()} instead of {checksum}: {remedy}")
 
 
 def _open(url: str, method: str, start: int = 0) -> HTTPResponse:
@@ -218,10 +215,8 @@ def _open(url: str, method: str, start: int = 0) -> HTTPResponse:
     return response
 
 
-def _refused(url: str, error: HTTPError) -> UserError:
-    return UserError(
-        f"{url}: the server answers {error.code} {error.reason}; check base_url, or use source=DIR"
-    )
+def _refused(url: str, error: HTTPError, remedy: str) -> UserError:
+    return UserError(f"{url}: the server answers {error.code} {error.reason}; {remedy}")
 
 
 def _reason(error: Exception) -> str:

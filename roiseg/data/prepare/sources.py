@@ -194,7 +194,11 @@ class WebSource:
 
     def _archive(self, name: str) -> Path:
         path = self.layout.downloads / f"{name}.zip"
-        fetch(self._url(name), path, self.md5[name])
+        remedy = (
+            f"set base_url to a mirror (where its file differs, md5.{name} to its checksum), or use a COCO 2017 "
+            "folder that you have with source=DIR"
+        )
+        fetch(self._url(name), path, self.md5[name], remedy)
         return path
 
     def _url(self, name: str) -> str:

@@ -44,8 +44,11 @@ def test_images_of_both_splits_come_from_train2017_and_are_fetched_once(web, tmp
 
 def test_image_with_another_content_is_refused(web, tmp_path):
     web.files["/train2017/2.jpg"] = b"something else"
-    assert "2.jpg has sha256" in user_error(prepare_example, tmp_path / "data", web.url)
-    assert not (tmp_path / "data/coco128_person/images/val2017/2.jpg").exists()
+    message = user_error(prepare_example, tmp_path / "data", web.url)
+    folder = tmp_path / "data/coco128_person/images/val2017"
+    assert "2.jpg has sha256" in message and "md5" not in message
+    assert f"set base_url to a mirror, or copy 2.jpg of COCO's train2017 into {folder}" in message
+    assert not (folder / "2.jpg").exists()
     assert not (tmp_path / "data/coco128_person/annotations").exists()
 
 
