@@ -72,7 +72,7 @@ class FitDecision(L.Callback, SummaryCallback):
         write_decision(checkpoint, decision)
         pl_module.decision = decision
         self.fitted_on = f"fitted on {fit.rois} ROIs of the validation images"
-        log.info("decision: %s, %s", decision, self.fitted_on)
+        log.info("decision: %s", self.fitted_on)
 
     def add_to_summary(self, summary: RunSummary) -> None:
         """Set what the decision was fitted on."""

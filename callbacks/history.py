@@ -42,7 +42,8 @@ class History(L.Callback, SummaryCallback):
         figures = "  ".join(
             f"{label} {metrics[name]:.4f}" for name, label in _LINE.items() if name in metrics
         )
-        log.info("epoch %d/%s  %s", trainer.current_epoch + 1, trainer.max_epochs, figures)
+        last = str(trainer.max_epochs)
+        log.info("epoch %*d/%s  %s", len(last), trainer.current_epoch + 1, last, figures)
 
     def add_to_summary(self, summary: RunSummary) -> None:
         """Set the metrics of all epochs."""

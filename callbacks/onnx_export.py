@@ -60,11 +60,8 @@ class OnnxExport(L.Callback, SummaryCallback):
         items = range(min(_CHECK_IMAGES, len(data.dataset("val"))))
         self.check = export_model(model, path, self.options, data.extractor, data.samples("val", items))
         self.path = path
-        log.info(
-            "ONNX: %s, largest difference from PyTorch %.1e",
-            path,
-            max(self.check.random, self.check.real or 0),
-        )
+        largest = max(self.check.random, self.check.real or 0)
+        log.info("ONNX: exported, largest difference from PyTorch %.1e", largest)
 
     def add_to_summary(self, summary: RunSummary) -> None:
         """Set the file and its largest difference from PyTorch."""
