@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,14 @@ class TrainedModel:
     extractor_sha256: str
     epoch: int  # 1-based
     decision: Decision = field(default_factory=Threshold)
-    validation: str = ""  # IoU of this epoch with its label; empty if unknown
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of this epoch, as logged; empty if unknown
+
+    @property
+    def validation(self) -> str:
+        """Return the validation IoU of this epoch with its label; empty if unknown."""
+        name = "val/instance_iou" if "val/instance_iou" in self.metrics else "val/miou"
+        known = 0 <= self.metrics.get(name, -1) <= 1
+        return f"{labels('val')[name]} {self.metrics[name]:.2f}" if known else ""
 
     @property
     def summary(self) -> str:
@@ -267,19 +275,18 @@ def load_model(path: str | Path) -> TrainedModel:
         extractor_sha256=metadata["extractor_sha256"],
         epoch=int(content["epoch"]) + 1,
         decision=_decision(metadata, path),
-        validation=_validation(content),
+        metrics=_metrics(content),
     )
 
 
-def _validation(content: dict[str, Any]) -> str:
-    """Return the validation IoU of a checkpoint's epoch with its label; empty if it has none."""
+def _metrics(content: dict[str, Any]) -> dict[str, float]:
+    """Return what a checkpoint's epoch logged; empty if it is not known."""
     try:
         last = content["callbacks"]["History"]["epochs"][-1]
-        name = "val/instance_iou" if "val/instance_iou" in last else "val/miou"
-        known = last["epoch"] == content["epoch"] + 1 and 0 <= last[name] <= 1
-        return f"{labels('val')[name]} {last[name]:.2f}" if known else ""
-    except (IndexError, KeyError, RuntimeError, TypeError, ValueError):
-        return ""
+        numbers = {str(name): float(value) for name, value in last.items() if math.isfinite(value)}
+        return numbers if numbers.pop("epoch") == content["epoch"] + 1 else {}
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        return {}
 
 
 def _decision(metadata: dict[str, Any], path: str | Path) -> Decision:

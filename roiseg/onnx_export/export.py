@@ -29,6 +29,7 @@ from roiseg.onnx_export.graph import (
 )
 from roiseg.onnx_export.merge import merge_with_extractor
 from roiseg.onnx_export.outputs import DEFAULT, check_outputs, output_texts
+from roiseg.onnx_export.sidecar import check_sidecar, facts_of, preprocess_options, write_sidecar
 from roiseg.onnx_export.verify import TOLERANCE, OnnxCheck, compare
 
 _MIN_OPSET = 16  # the first with GridSample
@@ -84,9 +85,9 @@ def export_model(
     extractor: OnnxExtractor | None = None,
     samples: Sequence[RoiSample] = (),
 ) -> OnnxCheck:
-    """Write the ONNX file of a trained model and compare it with PyTorch.
+    """Write the ONNX file of a trained model, its sidecar and model card, and compare it with PyTorch.
 
-    The file is written only if the comparison passes.
+    The files are written only if the comparison passes.
 
     Args:
         model: from `load_model`.
@@ -96,10 +97,11 @@ def export_model(
         samples: real images with ROIs, compared in addition to random input.
 
     Raises:
-        UserError: the comparison failed, or the extractor is missing for a merged file.
+        UserError: the comparison failed, the extractor is missing for a merged file, or a file is in the way.
     """
     if options.merged and extractor is None:
         raise UserError("a merged export needs the extractor: give its onnx_path")
+    check_sidecar(path)
     reader = box_reader(extractor) if options.boxes and extractor is not None else None
     inputs = feature_inputs(model)
     exported = export_decoder(
@@ -115,7 +117,8 @@ def export_model(
         raise UserError(f"{model.path} cannot be exported in opset {options.opset}: use opset={written}")
     tolerance = allowed_difference(exported)
     with atomic_path(path) as temporary:
-        save_onnx(exported, temporary, _metadata(model, options, exported))
+        metadata = _metadata(model, options, exported)
+        save_onnx(exported, temporary, metadata)
         check = compare(
             temporary, model, tolerance, extractor, samples, options.merged, options.boxes, options.dilate
         )
@@ -126,6 +129,7 @@ def export_model(
                 f"ONNX export of {model.path} differs from PyTorch by {worst:.2e}{boxes}, above "
                 f"{tolerance:.0e}: no file was written"
             )
+        write_sidecar(path, facts_of(model, exported, metadata, check, extractor), temporary)
     return check
 
 
@@ -168,7 +172,7 @@ def _metadata(model: TrainedModel, options: ExportOptions, exported: ModelProto)
         "epoch": str(model.epoch),
         "image_size": json.dumps(list(model.image_size)),
         "layers": json.dumps(list(model.layers)),
-        "preprocess": json.dumps({k: v for k, v in extractor["preprocess"].items() if k[0] != "_"}),
+        "preprocess": json.dumps(preprocess_options(model)),
         **{name: text for name, text in tensors.items() if name in described},
         "category_id": json.dumps(model.category_id),
         "decision": json.dumps(model.decision.node()),

@@ -56,4 +56,8 @@ def test_export_needs_nothing_but_the_checkpoint(checkpoint, tmp_path, options):
     merged = options == ["merged=true"]
     first = {"images": [1, 3, 64, 64]} if merged else {"/model.3/Concat_output_0": [1, 20, 16, 16]}
     assert inputs == {**first, "rois": ["num_rois", 4]}
-    assert [p.name for p in tmp_path.glob("[!.]*")] == ["masks.onnx"]
+    assert sorted(p.name for p in tmp_path.glob("[!.]*")) == [
+        "masks.onnx",
+        "masks.onnx.json",
+        "masks.onnx.md",
+    ]
