@@ -12,6 +12,7 @@ from onnx import helper
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from roiseg.inference.checkpoint import load_model, read_checkpoint
+from roiseg.metrics.registry import LABELS
 from roiseg.onnx_export.verify import OnnxCheck
 from roiseg.train import train
 from tools.chaos.kills import same
@@ -48,8 +49,7 @@ def test_a_run_writes_just_these_files(finished):
 def test_summary_json_holds_what_scripts_need(finished):
     summary = json.loads((finished.output / "summary.json").read_text())
     assert summary == finished.summary
-    for name in ("val/miou", "val/target_iou", "val/non_target_iou", "val/instance_iou", "val/boundary_iou",
-                 "val/pixel_accuracy", "val/mean_pixel_accuracy", "val/dice", "train/loss"):  # fmt: skip
+    for name in (*(f"val/{name}" for name in LABELS), "train/loss", "train/loss_ce", "val/loss_dice"):
         assert summary["final"][name] >= 0 and summary["best"][name] >= 0
     assert summary["epochs"] == 2 and summary["seconds"] > 0 and summary["feature_cache"] is None
     assert summary["data"] == {"train_images": 5, "train_rois": 10, "val_images": 5, "val_rois": 10}

@@ -41,20 +41,6 @@ def test_images_without_rois_are_batched(evaluation, empty):
     assert [len(boxes) for boxes in batch.original_boxes()] == [len(s.rois) for s in samples]
 
 
-def test_windows_are_taken_back_to_original_pixels_each_by_its_own_image(training):
-    batch = collate([training[epoch, n] for epoch, n in ((0, 0), (1, 1), (2, 0), (3, 2), (4, 3))])
-    windows = torch.tensor([[0.0, 0, 64, 64]]).expand(len(batch.rois), 4)
-    mirrored = 0
-    for sample, boxes in zip(batch.samples, batch.original_boxes(windows), strict=True):
-        t = sample.transform
-        edges = [(0 - t.shift_x) / t.scale_x, (64 - t.shift_x) / t.scale_x]
-        tops = [-t.shift_y / t.scale_y, (64 - t.shift_y) / t.scale_y]
-        want = [min(edges), tops[0], max(edges), tops[1]]
-        np.testing.assert_allclose(boxes, [want] * 3, atol=1e-3)
-        mirrored += t.scale_x < 0
-    assert mirrored
-
-
 def full_batch(dataset):
     """A batch in which every field holds something."""
     batch = collate([dataset[0], dataset[1]])

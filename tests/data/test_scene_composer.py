@@ -200,24 +200,6 @@ def pasted(alone, *places):
     return scenes.sample(0, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize(
-    ("place", "ids", "eligible", "cells"),
-    [
-        ((10, 10, 60, 66), [1, 2], [1], 14 * 40),  # leaves 14 of 60 rows: hardly visible
-        ((10, 10, 60, 60), [1, 2], [0, 1], 20 * 40),
-        ((36, 10, 99, 90), [1, 2], [0, 1], 16 * 60),
-        ((35, 10, 99, 90), [1, 2], [1], 15 * 60),  # leaves 15 columns: too narrow
-        ((10, 10, 90, 90), [2], [0], 80 * 80),  # covers it
-    ],
-)
-def test_who_is_hardly_visible_is_no_roi_but_in_the_way_of_others(alone, place, ids, eligible, cells):
-    scene = pasted(alone, place)
-    assert scene.ids.tolist() == ids
-    assert scene.eligible.tolist() == eligible
-    assert rle.decode(scene.outlines.rle(0)).sum() == cells
-    assert len(scene.outlines) == len(ids)
-
-
 def test_an_image_in_which_nobody_could_be_a_roi_stays_as_it_is(alone):
     """One layer covers the person, the others all of that one."""
     places = [(0, 0, 100, 100)] + [(x, 0, x + 10, 100) for x in range(0, 100, 10)]

@@ -47,13 +47,13 @@ def reference(records, size, transform, window, grid, owner, num_classes, sample
     return labels
 
 
-def compare_set(json_file, spec, letterbox, mirror=False, jitter=0.1, images=None, samples=9):
+def compare_set(json_file, spec, letterbox, mirror=False, samples=9):
     """Share of target pixels that differ from the reference, over all eligible ROIs of a set."""
     annotations = load_annotations(json_file)
     content = json.loads(json_file.read_text())
     rng = np.random.default_rng(0)
     wrong = total = 0
-    for i in range(len(annotations))[:images]:
+    for i in range(len(annotations)):
         instances, size = annotations.instances(i), annotations.size(i)
         by_id = {record["id"]: record for record in content["annotations"]}
         records = [by_id[int(n)] for n in annotations.ids[instances]]
@@ -62,7 +62,7 @@ def compare_set(json_file, spec, letterbox, mirror=False, jitter=0.1, images=Non
         if mirror:
             transform = mirrored(transform, letterbox)
         boxes = transform.boxes(annotations.pixel_boxes(i))
-        rois = box_ops.jitter(boxes[target_index], rng, jitter, jitter)
+        rois = box_ops.jitter(boxes[target_index], rng, 0.1, 0.1)
         crowd = annotations.crowd[instances]
         targets = rasterize_targets(spec, annotations.outlines(i), crowd, transform, rois, target_index)
         assert targets.shape == (len(target_index), *spec.size)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import decoders
 from helpers.decoders import CASES, IMAGE_SIZE, NARROW, fcn8s, learned_target_iou, pyramid, random_features
 
 from roiseg.decoders.base import Context, target_probability
@@ -12,13 +13,8 @@ from roiseg.losses.composite import CompositeLoss
 from roiseg.losses.cross_entropy import CrossEntropy
 from roiseg.losses.dice import Dice
 
-ROIS = torch.tensor([
-    [0, 3.5, 4.25, 40.0, 60.0],
-    [0, 30.0, 10.0, 95.5, 50.5],
-    [2, -4.0, -6.0, 33.0, 30.0],  # over the border
-    [2, 50.0, 20.0, 54.0, 61.0],  # narrow
-    [2, 0.0, 0.0, 96.0, 64.0],
-])  # fmt: skip
+NARROW_AND_WHOLE = torch.tensor([[2, 50.0, 20.0, 54.0, 61.0], [2, 0.0, 0.0, 96.0, 64.0]])
+ROIS = torch.cat([decoders.ROIS, NARROW_AND_WHOLE])
 NO_ROIS = torch.zeros(0, 5)
 
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -1,16 +1,17 @@
-"""Numbers of parameters, and options that cannot be."""
+"""Numbers of parameters, cost, and options that cannot be."""
 
 from functools import partial
 
 import pytest
 import torch
-from helpers.decoders import IMAGE_SIZE, NARROW_SAM
+from helpers.decoders import IMAGE_SIZE, NARROW, NARROW_SAM
 from helpers.image_decoder import TinyImageDecoder
 
 from roiseg.common.errors import UserError
 from roiseg.decoders.cascade import CascadeDecoder
 from roiseg.decoders.coarse import CoarseDecoder
 from roiseg.decoders.condinst import CondInstDecoder
+from roiseg.decoders.cost import measure_cost
 from roiseg.decoders.fcn8s import Fcn8sDecoder
 from roiseg.decoders.layers.extra_inputs import DetailBranch, Film
 from roiseg.decoders.maskrcnn import MaskRcnnDecoder
@@ -41,6 +42,31 @@ ONE = ([1024], [8], IMAGE_SIZE)
 def test_the_number_of_parameters_is_the_one_published_or_counted_by_hand(make, number):
     with torch.device("meta"):
         assert sum(p.numel() for p in make().parameters()) == number
+
+
+SHAPE = (8, 16, 24)  # at stride 4 of IMAGE_SIZE
+
+
+def test_macs_are_those_counted_by_hand():
+    cost = measure_cost(RoiAlignDecoder([8], [4], IMAGE_SIZE, **NARROW), [SHAPE])
+    # RoIAlign as two matrix products on the cells that the ROI touches: 38.4 to 54.4 of 96 pixels, 19.2 to 40.5 of 64,
+    # so rows [14 x 7] times [7 x 6 * 8], columns [14 x 6] times [6 x 8]; then the 1x1 convolution, cheaper on
+    # 8 times 14x14 cells than RoIAlign of 16 channels
+    crop = 14 * 7 * 6 * 8 + 14 * 14 * 6 * 8 + 14 * 14 * 8 * 16
+    trunk = 2 * 14 * 14 * 16 * 16 * 9
+    upsample = (28 * 28 + 56 * 56) * 16 * 16 * 9
+    predict = 56 * 56 * 16 * 3
+    assert cost.roi_macs == crop + trunk + upsample + predict
+    assert cost.image_macs == 0
+    assert cost.parameters == (8 * 16 + 16) + 4 * (16 * 16 * 9 + 32) + (16 * 3 + 3)
+    wide = RoiAlignDecoder([64], [4], IMAGE_SIZE, mid_channels=4, depth=0)  # reduces before RoIAlign
+    assert measure_cost(wide, [(64, 16, 24)]).image_macs == 16 * 24 * 64 * 4
+
+
+def test_time_is_that_of_a_roi():
+    decoders = [RoiAlignDecoder([8], [4], IMAGE_SIZE, mid_channels=width, depth=4) for width in (8, 128)]
+    narrow, wide = (measure_cost(decoder, [SHAPE]) for decoder in decoders)
+    assert wide.roi_ms > narrow.roi_ms > 0
 
 
 class Needy(CoarseDecoder):

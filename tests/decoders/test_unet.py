@@ -3,19 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from helpers.decoders import IMAGE_SIZE, random_features
+from helpers import decoders
+from helpers.decoders import IMAGE_SIZE, SMALL_UNET, random_features
 from torch import nn
 from torch.nn import functional as F
 
 from roiseg.decoders.base import Context
 from roiseg.decoders.unet import ROI_MAPS, UNet, UNetDecoder, roi_maps
 
-ROIS = torch.tensor([
-    [0, 3.5, 4.25, 40.0, 60.0],
-    [2, -4.0, -6.0, 33.0, 30.0],  # over the border
-    [2, 50.0, 20.0, 51.0, 61.0],  # narrow: relative coordinates reach the limit
-])  # fmt: skip
-NARROW = {"channels": 8, "depth": 2}
+NARROW = torch.tensor([[2, 50.0, 20.0, 51.0, 61.0]])  # relative coordinates reach the limit
+ROIS = torch.cat([decoders.ROIS[::2], NARROW])
 
 
 @pytest.mark.parametrize("size", [(52, 52), (13, 7), (8, 9), (5, 8)])
@@ -51,7 +48,7 @@ def test_cells_stay_where_they_were_on_maps_of_odd_sides():
 
 def test_the_first_convolution_equals_one_over_features_and_roi_maps_together():
     torch.manual_seed(0)
-    decoder = UNetDecoder([6, 10], [8, 4], IMAGE_SIZE, **NARROW).double().eval()
+    decoder = UNetDecoder([6, 10], [8, 4], IMAGE_SIZE, **SMALL_UNET).double().eval()
     features = [f.double() for f in random_features(decoder, 3)]
     entered = []
     decoder.enter.register_forward_pre_hook(lambda _, given: entered.append(given[0]))
@@ -83,7 +80,7 @@ def test_the_map_is_as_fine_as_map_stride_says(stride, wanted, expected):
 
 def test_a_prior_is_read_as_further_maps_and_matters():
     torch.manual_seed(0)
-    decoder = UNetDecoder([8], [8], IMAGE_SIZE, prior=True, **NARROW).eval()
+    decoder = UNetDecoder([8], [8], IMAGE_SIZE, prior=True, **SMALL_UNET).eval()
     assert decoder.prompts == ("prior",)
     assert decoder.read_rois.in_channels == 7 + 3
     features = random_features(decoder, 3)

@@ -67,17 +67,6 @@ def test_is_the_mean_over_rois_of_the_smallest_weighted_sum(weights):
     assert got.item() == pytest.approx(sum(smallest) / 6, rel=1e-9)
 
 
-def test_the_best_candidate_of_each_roi_and_only_that_gets_a_gradient():
-    candidates, target = example(rois=3, ignored=0)
-    best = [2, 0, 1]
-    for r, m in enumerate(best):
-        candidates[r, m] = torch.nn.functional.one_hot(target[r], 3).permute(2, 0, 1) * 3.0
-    candidates.requires_grad_()
-    minimum(ce=(1.0, CrossEntropy()), dice=(1.0, Dice()))(given(candidates, target)).backward()
-    for r in range(3):
-        assert [bool(candidates.grad[r, m].any()) for m in range(3)] == [m == best[r] for m in range(3)]
-
-
 BOTH = [minimum(focal=(20.0, FocalCrossEntropy()), dice=(1.0, Dice())), IouScore(), IouScore(squared=True)]
 both = pytest.mark.parametrize("loss", BOTH, ids=["minimum", "iou", "iou-squared"])
 

@@ -7,16 +7,14 @@ import pytest
 import torch
 from helpers.bilinear import paste
 from helpers.image_decoder import TinyImageDecoder
-from tiny_run import tiny_config, tiny_data, tiny_decoder, tiny_extractor, tiny_module, tiny_trainer
+from tiny_run import tiny_data, tiny_decoder, tiny_extractor, tiny_module, tiny_trainer
 from torch.nn import functional as F
 
 from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiTruth
 from roiseg.decoders.base import target_probability
 from roiseg.geometry.rle import decode
-from roiseg.inference.checkpoint import checkpoint_metadata
 from roiseg.losses.cross_entropy import CrossEntropy
-from roiseg.metrics.registry import LABELS
 from roiseg.metrics.roi import PixelMetrics
 from roiseg.training.clicks import Clicks
 
@@ -90,25 +88,6 @@ def test_a_schedule_over_an_endless_run_is_a_user_error(setup, tmp_path):
     trainer = tiny_trainer(tmp_path, max_epochs=-1)
     with pytest.raises(UserError, match=r"trainer\.max_epochs"):
         trainer.fit(module, datamodule=data)
-
-
-def test_a_run_logs_every_metric_and_leaves_a_plain_checkpoint(coco_set, extractor, onnx_file, tmp_path):
-    decoder = tiny_decoder(extractor)
-    description = checkpoint_metadata(tiny_config(onnx_file), extractor)
-    trainer = tiny_trainer(tmp_path, max_epochs=2, precision="bf16-mixed")
-    data = tiny_data(coco_set, extractor, decoder)
-    trainer.fit(tiny_module(decoder, description), datamodule=data)
-    expected = {f"{stage}/{name}" for stage in ("train", "val") for name in ("loss", "loss_ce", "loss_dice")}
-    expected |= {f"val/{name}" for name in LABELS if name != "crowded_iou"}
-    assert expected <= set(trainer.callback_metrics)
-    assert all(0 <= v <= 1 for name, v in trainer.callback_metrics.items() if "loss" not in name)
-    assert trainer.global_step == 2 * len(data.train_dataloader())
-    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01 * 0.01)  # cosine's end
-    trainer.save_checkpoint(tmp_path / "last.pth")
-    content = torch.load(tmp_path / "last.pth", weights_only=True)
-    assert content["roiseg"] == description
-    assert set(content["state_dict"]) == {f"decoder.{name}" for name in decoder.state_dict()}
-    assert {"optimizer_states", "lr_schedulers", "epoch", "global_step"} <= set(content)
 
 
 METRIC_SIZE = (24, 18)  # finer than the map: one sample a cell
