@@ -39,7 +39,10 @@ _SOURCES = {
     "decoder_tflops": "peak for the decoder: A100, bf16",
     "decoder_efficiency": "assumed share: small tensors",
     "loader_ms": "assumed: JPEG, augmentation and targets of an image on a CPU core",
+    "cached_loader_ms": "assumed: targets and cached features of an image on a CPU core",
     "cores": "CPU cores a GPU",
+    "channels": "extractor.project: channels of compact features, stored in int8",
+    "runs": "runs of an ablation that share one cache",
     "disk_gbs": "assumed GB/s of the machine's disk: one NVMe drive",
 }
 
@@ -59,7 +62,10 @@ class Assumptions:
     decoder_tflops: float = 312.0
     decoder_efficiency: float = 0.2
     loader_ms: float = 12.0
+    cached_loader_ms: float = 3.0
     cores: int = 8
+    channels: int = 128
+    runs: int = 12
     disk_gbs: float = 3.0
 
 
@@ -69,13 +75,19 @@ class Epoch:
 
     online: float
     cached: float
+    compact: float  # cached, projected and in int8
     disk_to_gain: float  # a slower one makes reading slower than extracting
     disk_to_wait_never: float  # above this the decoder limits the speed
 
 
-def feature_gb(assumed: Assumptions, bytes_a_number: int) -> float:
-    """Return the size of all features in 10^9 bytes, at 1 or 2 bytes per number."""
-    return assumed.images * assumed.views * math.prod(SHAPE) * bytes_a_number / 1e9
+def megabytes(channels: int, bytes_a_number: int) -> float:
+    """Return the size of an image's features in 10^6 bytes, at 1 or 2 bytes per number."""
+    return channels * math.prod(SHAPE[1:]) * bytes_a_number / 1e6
+
+
+def feature_gb(assumed: Assumptions, channels: int, bytes_a_number: int) -> float:
+    """Return the size of all features in 10^9 bytes."""
+    return assumed.images * assumed.views * megabytes(channels, bytes_a_number) / 1e3
 
 
 def extraction_ms(assumed: Assumptions) -> float:
@@ -85,7 +97,7 @@ def extraction_ms(assumed: Assumptions) -> float:
 
 def decoder_gflops(assumed: Assumptions, decoder: Decoder) -> float:
     """Return the 10^9 floating-point operations of a training step for one image and its ROIs."""
-    cost = measure_cost(decoder, [SHAPE])
+    cost = measure_cost(decoder, [(decoder.in_channels[0], *SHAPE[1:])])
     return TRAINING * 2 * (cost.image_macs + assumed.rois * cost.roi_macs) / 1e9
 
 
@@ -94,26 +106,29 @@ def decoder_ms(assumed: Assumptions, gflops: float) -> float:
     return gflops / (assumed.decoder_tflops * assumed.decoder_efficiency)
 
 
-def epoch(assumed: Assumptions, gpus: int, step_ms: float) -> Epoch:
-    """Return the hours of an epoch whose decoder takes `step_ms` per image."""
+def epoch(assumed: Assumptions, gpus: int, step_ms: float, compact_ms: float) -> Epoch:
+    """Return the hours of an epoch whose decoder takes `step_ms` per image, or `compact_ms` if projected."""
     hours = assumed.images / gpus / 3.6e6
     loading, extracting = assumed.loader_ms / assumed.cores, extraction_ms(assumed)
-    megabytes = 2 * math.prod(SHAPE) / 1e6
-    reading = gpus * megabytes / assumed.disk_gbs  # ms per image: the GPUs share the disk
+    loading_cached = assumed.cached_loader_ms / assumed.cores
+    whole, compact = megabytes(SHAPE[0], 2), megabytes(assumed.channels, 1)
+    # ms per image: the GPUs share the disk
+    reading, reading_compact = (gpus * size / assumed.disk_gbs for size in (whole, compact))
     return Epoch(
         online=hours * max(loading, extracting, step_ms),
-        cached=hours * max(reading, step_ms),
-        disk_to_gain=gpus * megabytes / extracting,
-        disk_to_wait_never=gpus * megabytes / step_ms,
+        cached=hours * max(reading, loading_cached, step_ms),
+        compact=hours * max(reading_compact, loading_cached, compact_ms),
+        disk_to_gain=gpus * whole / extracting,
+        disk_to_wait_never=gpus * whole / step_ms,
     )
 
 
-def build_decoder(name: str) -> Decoder:
-    """Build the decoder of `model=name` on these features."""
+def build_decoder(name: str, channels: int) -> Decoder:
+    """Build the decoder of `model=name` on these features, projected to `channels`."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         node = compose("train", [f"model={name}"]).model
-    shared = {"in_channels": (SHAPE[0],), "strides": (STRIDE,), "image_size": IMAGE_SIZE}
+    shared = {"in_channels": (channels,), "strides": (STRIDE,), "image_size": IMAGE_SIZE}
     return instantiate(node, **shared, _convert_="all")
 
 
@@ -134,8 +149,9 @@ def parse(arguments: Sequence[str] | None) -> tuple[Assumptions, str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the assumptions and the resulting figures."""
     assumed, model = parse(arguments)
-    gflops = decoder_gflops(assumed, build_decoder(model))
+    gflops = decoder_gflops(assumed, build_decoder(model, SHAPE[0]))
     step_ms = decoder_ms(assumed, gflops)
+    compact_ms = decoder_ms(assumed, decoder_gflops(assumed, build_decoder(model, assumed.channels)))
     rows = [
         (field.name.replace("_", "-"), f"{getattr(assumed, field.name):,}", _SOURCES[field.name])
         for field in fields(Assumptions)
@@ -146,8 +162,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     facts = [
         ("persons an image", f"{assumed.persons / assumed.images:.2f}"),
         (f"features of an image, {channels} x {height} x {width}", f"{math.prod(SHAPE) / 1e6:.2f} M numbers"),
-        ("all features, float16", f"{feature_gb(assumed, 2):,.0f} GB"),
-        ("all features, int8", f"{feature_gb(assumed, 1):,.0f} GB"),
+        ("all features, float16", f"{feature_gb(assumed, channels, 2):,.0f} GB"),
+        ("all features, int8", f"{feature_gb(assumed, channels, 1):,.0f} GB"),
+        (
+            f"compact: {assumed.channels} channels, int8",
+            f"{feature_gb(assumed, assumed.channels, 1):,.0f} GB",
+        ),
         ("extraction", f"{single:.2f} ms an image and GPU"),
         ("loading", f"{assumed.loader_ms / assumed.cores:.2f} ms an image and GPU"),
         (
@@ -162,15 +182,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show("an image", ("", "computed"), facts)
     runs = []
     for gpus in GPUS:
-        one = epoch(assumed, gpus, step_ms)
-        filled = one.online * assumed.views + one.cached * (assumed.epochs - assumed.views)
+        one = epoch(assumed, gpus, step_ms, compact_ms)
+        first, later = one.online * assumed.views, assumed.epochs - assumed.views
+        filled, compact = first + one.cached * later, first + one.compact * later
+        many = compact + (assumed.runs - 1) * one.compact * assumed.epochs
         runs.append(
-            (gpus, f"{60 * one.online:.1f}", f"{60 * one.cached:.1f}", f"{one.disk_to_gain:.1f}",
-             f"{one.disk_to_wait_never:.0f}", f"{one.online * assumed.epochs:.2f}", f"{filled:.2f}")
+            (gpus, *(f"{60 * hours:.1f}" for hours in (one.online, one.cached, one.compact)),
+             f"{one.disk_to_gain:.1f}", f"{one.disk_to_wait_never:.0f}", f"{one.online * assumed.epochs:.2f}",
+             f"{filled:.2f}", f"{compact:.2f}", f"{one.online * assumed.epochs * assumed.runs:.1f}",
+             f"{many:.1f}")
         )  # fmt: skip
     columns = (
-        "GPUs", "online min", "cached min", "disk to gain", "disk to wait never",
-        f"{assumed.epochs} epochs online h", f"{assumed.epochs} epochs cached h",
+        "GPUs", "online min", "cached min", "compact min", "disk to gain", "disk to wait never",
+        f"{assumed.epochs} epochs online h", "cached h", "compact h", f"{assumed.runs} runs online h",
+        "compact h",
     )  # fmt: skip
     note = (
         f"cached: float16 features read at {assumed.disk_gbs:g} GB/s by all GPUs together. Disk, GB/s: below "

@@ -89,6 +89,7 @@ def run(cfg: DictConfig, processes: Processes, stop: Stop) -> RunSummary:
         data = build.build_datamodule(cfg, extractor, decoder)
         if processes.first and extractor.postprocess is not None:
             warn_of_detector(data)
+        decoder.projection = extractor.projection
         loss = build.build_loss(cfg, decoder, data)
         clicks = build.build_clicks(cfg, decoder)
         if processes.first:

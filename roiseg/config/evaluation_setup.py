@@ -110,6 +110,7 @@ def open_models(cfg: DictConfig) -> dict[str, Evaluated]:
     trained = None if cfg.ckpt is None else load_model(cfg.ckpt)
     if trained is not None:
         extractor = trained.extractor(cfg.onnx_path, adapter)
+        extractor.projection = trained.decoder.projection  # for the cache
         precision = cfg.precision or _precision(cfg, trained)
         model = TorchModel(trained, extractor, require_device(cfg.device), precision, given_decision(cfg))
     if file is not None:  # opened before the data, which leave an index behind

@@ -21,6 +21,7 @@ from roiseg.data.augment import Augment, AugmentationPool, Views
 from roiseg.data.batch import RoiBatch, RoiSample, collate
 from roiseg.data.dataset import RoiDataset, check_image_files
 from roiseg.data.feature_loader import FeatureLoader, FeatureSource, SkippedImages
+from roiseg.data.feature_projection import fitted_projection
 from roiseg.data.folds import Folds, join_annotations
 from roiseg.data.samplers import EpochSampler, RoiSampler
 from roiseg.data.targets import TargetSpec
@@ -40,7 +41,8 @@ class RoiDataModule(L.LightningDataModule):
         metric_size: (h, w) of the grid over each ROI on which validation counts pixels, the same for all
             decoders; None uses the decoder's own grid, which must be in the roi frame.
         category_id: the category to segment.
-        index_dir: folder of annotation indices, which load instantly; None parses the files every time.
+        index_dir: folder of annotation indices, which load instantly, and of projections of the features;
+            None parses the files, and fits the projection, every time.
         crowd: how instances marked `iscrowd` are read, see `load_annotations`.
         min_roi_size: smallest side of a ROI in original pixels.
         batch_size: images per step.
@@ -148,6 +150,9 @@ class RoiDataModule(L.LightningDataModule):
             return
         for split in ("train", "val") if stage != "test" or self.folds is not None else ("val",):
             self._opened[split] = self._open(split)
+        if self.extractor.project is not None and self.extractor.projection is None:
+            folder = None if self.index_dir is None else Path(self.index_dir).expanduser()
+            self.extractor.projection = fitted_projection(self.extractor, self.dataset("train"), folder)
         self._features = FeatureSource(self.extractor, self.cache)
         if stage == "test":
             self.dataset("val")

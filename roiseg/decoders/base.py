@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from roiseg.common.classes import TARGET
 from roiseg.common.errors import UserError
 from roiseg.decoders.layers.extra_inputs import DetailBranch, Film
+from roiseg.extractor.projection import Projection
 from roiseg.geometry.interpolation import cell_cover
 from roiseg.geometry.roi_align import resample
 
@@ -78,6 +79,8 @@ class Decoder(nn.Module, ABC):
         provides: names of the auxiliary outputs, given at least in training.
         needs: those that a loss term must read, because they alone train a part of the decoder.
         prompts: which of `context.prior` and `context.points` it reads.
+        projection: reduces features that still have all channels of their tensors to `in_channels`; None: the
+            decoder reads all channels.
 
     Args:
         in_channels, strides: one number per feature layer; strides in input pixels per cell.
@@ -103,6 +106,7 @@ class Decoder(nn.Module, ABC):
         detail: PositiveInt | None = None,
     ) -> None:
         super().__init__()
+        self.projection: Projection | None = None
         self.in_channels = tuple(in_channels)
         self.strides = tuple(strides)
         self.image_size = grid_size(image_size)
@@ -129,6 +133,8 @@ class Decoder(nn.Module, ABC):
             ValueError: `context` lacks an input that an option of this decoder needs.
         """
         context = context or Context()
+        if self.projection is not None:
+            features = self.projection(features)
         if self.film is not None:
             features = self.film(features, required(context.pixel_size, "pixel_size", "film"))
         output = self.decode(features, rois, context)

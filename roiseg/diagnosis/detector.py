@@ -15,11 +15,14 @@ from roiseg.config import build
 from roiseg.config.run_summary import parameter_counts
 from roiseg.data.batch import collate
 from roiseg.data.datamodule import RoiDataModule
+from roiseg.data.feature_projection import feature_components
 from roiseg.decoders.base import Decoder
 from roiseg.diagnosis.finding import Diagnosis, Finding
 from roiseg.extractor.cache.base import GB
+from roiseg.extractor.cache.codec import Half
 from roiseg.extractor.graph import element_type, shape_as_text
 from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.extractor.projection import Components, projection_of
 from roiseg.extractor.tensors import TensorInfo, image_input
 from roiseg.geometry.boxes import iou
 
@@ -137,6 +140,7 @@ def cache(data: RoiDataModule) -> Iterator[Finding]:
         yield Finding("feature cache", "ok", text)
 
 
+_IMAGES = 8  # for the variance that fewer channels keep
 _FEW_CELLS = 7  # a side of the median ROI on the finest tensor, below which its outline is lost
 
 
@@ -173,7 +177,10 @@ def rehearse(cfg: DictConfig, extractor: OnnxExtractor, with_data: bool, report:
 
 def _decode(cfg: DictConfig, data: RoiDataModule, decoder: Decoder, report: Diagnosis) -> None:
     """Run one training image through decoder and loss."""
-    report.add(*cache(data), _cells(data, decoder))
+    components = feature_components(data.extractor, data.dataset("train"), _IMAGES)
+    if data.extractor.project is not None:
+        decoder.projection = data.extractor.projection = projection_of(components, data.extractor.project)
+    report.add(_channels(data, components), *cache(data), _cells(data, decoder))
     batch = collate(data.samples("train", [0]))
     data.samples("val", [0])
     module = build.build_module(cfg, decoder, build.build_loss(cfg, decoder, data), None, {})
@@ -185,6 +192,22 @@ def _decode(cfg: DictConfig, data: RoiDataModule, decoder: Decoder, report: Diag
     report.add(Finding("one image", "ok", text))
     with report.guard("detector's boxes", "warning"):  # training takes the annotated ones
         report.add(*recall(data))
+
+
+def _channels(data: RoiDataModule, components: Sequence[Components]) -> Finding:
+    """Report how much of the features' variance fewer channels keep, and what a cached image then takes."""
+    shapes, codec = data.extractor.tensor_shapes, data.cache.codec if data.cache else Half()
+    largest = max(channels for channels, _, _ in shapes)
+    sizes = [size for size in (largest >> step for step in range(1, 5)) if size > 0]
+    lines = []
+    for size in sizes:
+        kept = min(each.kept(size) for each in components)
+        each_image = sum(codec.length((min(c, size), h, w)) for c, h, w in shapes)
+        lines.append(f"{size}: {kept:.1%}, {each_image / 1e6:.2f} MB per image")
+    project = data.extractor.project
+    text = f"{largest} channels" if project is None else f"projected to {project} of {largest} channels"
+    text += f"; variance kept by fewer: {'; '.join(lines)}"
+    return Finding("channels of the features", "note", text, "extractor.project=N keeps N of them")
 
 
 def _cells(data: RoiDataModule, decoder: Decoder) -> Finding:

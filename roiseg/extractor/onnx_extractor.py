@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from roiseg.common.errors import UserError
@@ -19,6 +19,7 @@ from roiseg.extractor.graph import cut_graph, load_onnx, model_digest
 from roiseg.extractor.postprocess.base import Detections, Postprocessor
 from roiseg.extractor.postprocess.output import cut_with_head
 from roiseg.extractor.preprocess import Preprocess
+from roiseg.extractor.projection import Projection
 from roiseg.extractor.session import TORCH_TYPES, bind, open_session
 
 
@@ -38,9 +39,12 @@ class OnnxExtractor:
         threads: CPU threads of the runtime; 0: the runtime chooses.
         source: creates the file if it is missing and `onnx_path` is one of its files.
         postprocess: reads the detector's boxes in `run_with_detections`; only there the head is computed.
+        project: give every layer at most this number of channels, by `projection`; None: all of them.
 
     Attributes:
-        channels: C of each layer.
+        tensor_shapes: (C, H, W) of each layer in the detector.
+        shapes, channels: (C, H, W) and C of the features, after the projection.
+        projection: to be set before features are computed, if `project` is set.
         strides: input pixels per cell of each layer.
         free_batch: the file declares a free batch size.
         digest: SHA-256 of the file and its external weights.
@@ -59,6 +63,7 @@ class OnnxExtractor:
         threads: NonNegativeInt = 0,
         source: DataSource | None = None,
         postprocess: Postprocessor | None = None,
+        project: PositiveInt | None = None,
     ) -> None:
         if source is not None and source.makes(onnx_path):
             source.ensure()
@@ -79,16 +84,29 @@ class OnnxExtractor:
         self._input = self._check_input()
         self._dtypes = [TORCH_TYPES.get(output.type) for output in self._outputs()]
         blank = self._probe()
-        self.shapes = [(f.shape[1], f.shape[2], f.shape[3]) for f in blank]
-        self.channels = tuple(shape[0] for shape in self.shapes)
-        self.strides = tuple(preprocess.image_size[0] // shape[1] for shape in self.shapes)
+        self.tensor_shapes = [(f.shape[1], f.shape[2], f.shape[3]) for f in blank]
+        self.project = project
+        self.projection: Projection | None = None
+        self.strides = tuple(preprocess.image_size[0] // shape[1] for shape in self.tensor_shapes)
         self.free_batch = not isinstance(self._input.shape[0], int)
         self.batched = self.free_batch and self._supports_batches(blank)
 
     @property
     def identity(self) -> str:
-        """Return everything that features depend on: file, layers and preprocessing."""
-        return repr((self.digest, self.layers, vars(self.preprocess)))
+        """Return everything that features depend on: file, layers, preprocessing and projection."""
+        projection = () if self.projection is None else (self.projection.digest,)
+        return repr((self.digest, self.layers, vars(self.preprocess), *projection))
+
+    @property
+    def shapes(self) -> list[tuple[int, int, int]]:
+        """Return (C, H, W) of each layer's features."""
+        size = self.project if self.projection is None else self.projection.size
+        return [(min(c, size or c), height, width) for c, height, width in self.tensor_shapes]
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Return C of each layer's features."""
+        return tuple(shape[0] for shape in self.shapes)
 
     @property
     def input_name(self) -> str:
@@ -113,12 +131,16 @@ class OnnxExtractor:
 
     def run(self, tensor: Tensor) -> tuple[Tensor, ...]:
         """Extract the features of preprocessed images [B, 3, H, W]; see `__call__`."""
+        return self._features(self.tensors(tensor), tensor.device)
+
+    def tensors(self, tensor: Tensor) -> list[Tensor]:
+        """Compute the layers of images [B, 3, H, W] with all channels, in the detector's precision."""
         inputs, outputs = self._memory(tensor)
         step = max(1, len(inputs)) if self.batched else 1
         for start in range(0, len(inputs), step):
             part = slice(start, start + step)
             self.session.run_with_iobinding(self._bind(self.session, inputs, outputs, part))
-        return tuple(output.to(tensor.device, torch.float32) for output in outputs)
+        return outputs
 
     def run_with_detections(self, tensor: Tensor) -> tuple[tuple[Tensor, ...], list[Detections]]:
         """Compute features and boxes of preprocessed images [B, 3, H, W], in one run per image.
@@ -138,7 +160,14 @@ class OnnxExtractor:
             binding.bind_output(head)  # allocated by the runtime
             session.run_with_iobinding(binding)
             detections.append(self.postprocess(binding.get_outputs()[-1].numpy(), self.preprocess.image_size))
-        return tuple(output.to(tensor.device, torch.float32) for output in outputs), detections
+        return self._features(outputs, tensor.device), detections
+
+    def _features(self, outputs: Sequence[Tensor], device: torch.device) -> tuple[Tensor, ...]:
+        """Project the outputs where they were computed; return them on a device."""
+        assert self.project is None or self.projection is not None, "set projection first"
+        if self.projection is not None:
+            outputs = self.projection(outputs)
+        return tuple(output.to(device, torch.float32) for output in outputs)
 
     def forget_head(self) -> None:
         """Close the session of `run_with_detections`; it is opened again when needed."""
@@ -178,7 +207,7 @@ class OnnxExtractor:
             inputs = inputs.cpu()
         outputs = [
             torch.empty((len(inputs), *shape), dtype=dtype, device=inputs.device)
-            for shape, dtype in zip(self.shapes, self._dtypes, strict=True)
+            for shape, dtype in zip(self.tensor_shapes, self._dtypes, strict=True)
         ]
         if inputs.device.type == "cuda":
             torch.cuda.current_stream(inputs.device).synchronize()  # the runtime uses another stream

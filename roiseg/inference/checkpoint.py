@@ -16,6 +16,7 @@ from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path
 from roiseg.decoders.base import Decoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.extractor.projection import Projection
 from roiseg.inference.checkpoint_folder import checkpoint_file
 from roiseg.inference.decision import Decision, Threshold
 from roiseg.inference.rebuild import rebuild_as
@@ -43,7 +44,7 @@ def checkpoint_metadata(
         "version": roiseg.__version__,
         "config": {**config, "extractor": {**config["extractor"], "onnx_path": detector}},
         "layers": list(extractor.layers),
-        "shapes": [list(shape) for shape in extractor.shapes],
+        "shapes": [list(shape) for shape in extractor.tensor_shapes],
         "strides": list(extractor.strides),
         "image_size": list(extractor.preprocess.image_size),
         "extractor_sha256": extractor.digest,
@@ -108,7 +109,8 @@ class TrainedModel:
         Raises:
             UserError: it cannot be opened, or it is not the file used in training.
         """
-        node = {**self.config["extractor"], "source": None}  # inference does not create the detector
+        # inference does not create the detector, and the decoder projects its features
+        node = {**self.config["extractor"], "source": None, "project": None}
         node["onnx_path"] = onnx_path or self.detector_path
         if postprocess is not None:
             node["postprocess"] = postprocess
@@ -209,6 +211,7 @@ def _invalid_entry(metadata: dict[str, Any]) -> str | None:
         sound["shapes"] = len(shapes) == len(layers)
         sound["layers"] = [str(name) for name in _listed(extractor.get("layers", layers))] == layers
         sound["image_size"] = size == list(stated)
+        sound["config"] = extractor.get("project") is None or _are_sizes([extractor["project"]], 1)
     return next((key for key, valid in sound.items() if not valid), None)
 
 
@@ -243,16 +246,19 @@ def load_model(path: str | Path) -> TrainedModel:
     content = read_checkpoint(path)
     metadata = content["roiseg"]
     shapes = [(int(c), int(h), int(w)) for c, h, w in metadata["shapes"]]
+    channels, size = [shape[0] for shape in shapes], metadata["config"]["extractor"].get("project")
     try:
         decoder: Decoder = rebuild_as(
             Decoder,  # type: ignore[type-abstract]
             metadata["config"]["model"],
-            in_channels=tuple(shape[0] for shape in shapes),
+            in_channels=tuple(min(count, size or count) for count in channels),
             strides=tuple(metadata["strides"]),
             image_size=tuple(metadata["image_size"]),
         )
     except (UserError, TypeError, ValueError, RuntimeError) as error:  # for example options of another type
         raise UserError(f"checkpoint {path}: its model cannot be built ({error})") from error
+    if size is not None:
+        decoder.projection = Projection(channels, size)
     prefix = "decoder."
     weights = {k[len(prefix) :]: v for k, v in content["state_dict"].items() if k.startswith(prefix)}
     try:

@@ -250,6 +250,7 @@ class FileDetector:
     """
 
     identity = ""
+    project = None
     shapes: Sequence[tuple[int, int, int]] = ()
 
     def __init__(self, file: OnnxFile) -> None:
@@ -281,6 +282,7 @@ class MergedExtractor:
     """
 
     identity = ""
+    project = None
     shapes: Sequence[tuple[int, int, int]] = ()
 
     def __init__(self, preprocess: Preprocess) -> None:

@@ -213,7 +213,7 @@ def _image_input(
     if boxes:
         features, (detections,) = extractor.run_with_detections(tensor)
         return CheckInput(arrays, features, None, context, detections)
-    features = extractor.run(tensor)
+    features = tuple(layer.to("cpu", torch.float32) for layer in extractor.tensors(tensor))  # not projected
     if not merged:
         arrays = {name: feature.numpy() for name, feature in zip(model.layers, features, strict=True)}
     return CheckInput(arrays, features, rois, context)
