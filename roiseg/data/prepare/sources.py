@@ -195,8 +195,8 @@ class WebSource:
     def _archive(self, name: str) -> Path:
         path = self.layout.downloads / f"{name}.zip"
         remedy = (
-            f"set base_url to a mirror (where its file differs, md5.{name} to its checksum), or use a COCO 2017 "
-            "folder that you have with source=DIR"
+            f"set base_url to a mirror (where its file differs, md5.{name} to its checksum), or use a COCO "
+            "2017 folder that you have with source=DIR"
         )
         fetch(self._url(name), path, self.md5[name], remedy)
         return path
