@@ -253,14 +253,18 @@ def test_numbers_change_the_selected_box(site):
     assert site.page.locator("input[name=x2]").input_value() == ""
 
 
-def test_the_image_comes_first_on_a_phone_and_nothing_scrolls_sideways(visit):
+def test_images_come_first_on_a_phone_with_controls_in_reach_and_nothing_scrolls_sideways(visit):
     models = EllipsePredictor(found=FOUND, summary=SUMMARY), EllipsePredictor(summary=SUMMARY)
     site = visit(*models, width=390)
     site.open()
     site.click(70, 120)
     assert site.page.locator(".tiles").first.is_visible()
-    top = [site.page.locator(name).first.bounding_box()["y"] for name in (".stage canvas", ".controls")]
-    assert top[0] < 200 < top[1]
+    for pane, highest in ((0, 200), (1, 100)):  # beside either image, the controls are in reach
+        site.page.evaluate("pane => document.querySelectorAll('figure')[pane].scrollIntoView()", pane)
+        image = site.page.locator(".stage canvas").nth(pane).bounding_box()
+        controls = site.page.locator(".controls").bounding_box()
+        assert image["y"] < highest < image["y"] + image["height"] < controls["y"] < 600
+        assert controls["y"] + controls["height"] <= 800.5
     beyond = """() => [...document.querySelectorAll("body *")]
         .filter(each => each.getBoundingClientRect().right > innerWidth + 0.5 && each.checkVisibility())
         .map(each => each.outerHTML.slice(0, 80))"""
