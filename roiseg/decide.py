@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from roiseg.common.console import console, track
-from roiseg.common.errors import UserError, closest_matches
+from roiseg.common.errors import UserError, require_choice
 from roiseg.common.outputs import check_folder
 from roiseg.config.checkpoint_options import register_checkpoint_data
 from roiseg.config.compose import compose_run
@@ -54,17 +54,12 @@ class Predicted:
 
 
 def decide(cfg: DictConfig) -> Path:
-    """Predict, fit, compare and write; returns the output folder.
-
-    Raises:
-        UserError: a mistake in the configuration, or runs of fewer than two folds.
-    """
+    """Predict, fit, compare and write; returns the output folder."""
     validated(cfg, Options)
     check_folder(cfg.output_dir, "output_dir")
     rules: dict[str, Decision] = instantiate(cfg.rules, _convert_="all")
-    if cfg.write is not None and cfg.write not in rules:
-        close = ", ".join(closest_matches(cfg.write, rules) or rules)
-        raise UserError(f"write: there is no rule `{cfg.write}` (nearest: {close})")
+    if cfg.write is not None:
+        require_choice("write", cfg.write, rules)
     runs, _ = read_runs([str(folder) for folder in cfg.runs])
     variants, _ = find_variants(runs)
     for variant in variants:
@@ -91,11 +86,7 @@ def decide(cfg: DictConfig) -> Path:
 
 
 def predict(run: Run, name: str) -> Predicted:
-    """Predict the held-out fold of a run with the checkpoint that its test measured.
-
-    Raises:
-        UserError: the checkpoint is missing.
-    """
+    """Predict the held-out fold of a run with the checkpoint that its test measured."""
     best = run.summary.get("best_checkpoint") if run.config.get("test_best", True) else None
     found = best or newest_checkpoint(Path(str(run.summary.get("checkpoint_dir"))))
     if found is None or not Path(found).is_file():

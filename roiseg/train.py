@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from roiseg.callbacks.checkpoints import MidEpochCheckpoint, last_checkpoint_message
 from roiseg.callbacks.instances import gather_from_all
-from roiseg.common.errors import UserError, closest_matches
+from roiseg.common.errors import UserError, require_choice
 from roiseg.common.files import as_utf8, write_json
 from roiseg.common.outputs import check_folder
 from roiseg.common.signals import Stop, stoppable
@@ -66,11 +66,7 @@ def train(cfg: DictConfig) -> RunSummary:
 
 
 def check_logger_folders(cfg: DictConfig) -> None:
-    """Check that TensorBoard, if it is among the loggers, can write to the run's folder.
-
-    Raises:
-        UserError: the folder's name is not UTF-8.
-    """
+    """Check that TensorBoard, if it is among the loggers, can write to the run's folder."""
     folder = str(cfg.paths.output_dir)
     used = any("TensorBoard" in str(node["_target_"]) for node in build.object_nodes(cfg, "logger").values())
     if used and as_utf8(folder) != folder:
@@ -194,9 +190,7 @@ def main(cfg: DictConfig) -> float | None:
     best, name = train(cfg).best, cfg.optimized_metric
     if name is None or not best:
         return None
-    if name not in best:
-        close = ", ".join(closest_matches(name, best))
-        raise UserError(f"optimized_metric: no metric `{name}` was logged (nearest: {close})")
+    require_choice("optimized_metric", name, best)
     return best[name]
 
 

@@ -13,7 +13,7 @@ class UserError(Exception):
     """A mistake in input or configuration.
 
     Its message is one line: what is wrong, in which file and field, and what to do. Commands print it
-    without a traceback and exit with code 2.
+    without a traceback and exit with code 2. Any function may raise it; most docstrings do not say so.
     """
 
 
@@ -53,6 +53,20 @@ def unwritable_error(path: str | os.PathLike[str], cause: OSError) -> Unwritable
     else:
         todo = "give another folder, or make this one writable"
     return UnwritableError(f"{os.fspath(path)} cannot be written ({cause.strerror or cause}); {todo}")
+
+
+def require_choice(option: str, value: str, choices: Iterable[str]) -> None:
+    """Raise a UserError that names the nearest of `choices` if `value` is not among them."""
+    known = list(choices)
+    if value not in known:
+        close = "; ".join(closest_matches(value, known) or known)
+        raise UserError(f"{option}: there is no `{value}` (nearest: {close})")
+
+
+def require_any(names: str, *values: float) -> None:
+    """Raise a UserError that names options if all their values are 0."""
+    if not any(values):
+        raise UserError(f"{names}: all are 0, give one a value above 0")
 
 
 def closest_matches(name: str, choices: Iterable[str], count: int = 3) -> list[str]:

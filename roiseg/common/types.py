@@ -72,9 +72,6 @@ def check_value(value: Any, hint: Any, name: str) -> None:
         value: from a file.
         hint: the annotation.
         name: of the value, for the message.
-
-    Raises:
-        UserError: the value is of another type or out of range.
     """
     if inspect.isclass(hint) and hint.__module__.startswith("roiseg.") and not is_typeddict(hint):
         if not isinstance(value, hint):
@@ -92,11 +89,7 @@ def check_value(value: Any, hint: Any, name: str) -> None:
 
 
 def check_record(record: Any, adapter: TypeAdapter[T], where: str) -> T:
-    """Return the fields of a file's record, checked against a typed dict.
-
-    Raises:
-        UserError: names the record by `where`, and the field.
-    """
+    """Return the fields of a file's record, checked against a typed dict."""
     try:
         return adapter.validate_python(record)
     except ValidationError as error:

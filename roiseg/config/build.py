@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from roiseg.common.errors import UserError
+from roiseg.common.errors import UserError, require_any
 from roiseg.data.analysis import analysis_path, load_or_make_analysis
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.data.targets import TargetSpec
@@ -31,11 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def to_plain(cfg: DictConfig) -> dict[str, Any]:
-    """Return the configuration as plain dicts, lists and values, with interpolations resolved.
-
-    Raises:
-        UserError: a value that must be given is missing.
-    """
+    """Return the configuration as plain dicts, lists and values, with interpolations resolved."""
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"configuration `{missing[0]}` must be given: add {missing[0]}=...")
     content = OmegaConf.to_container(cfg, resolve=True)
@@ -119,11 +115,7 @@ def build_decision(cfg: DictConfig) -> Decision:
 
 
 def given_decision(cfg: DictConfig) -> Decision | None:
-    """Build a decision that replaces the fitted one of a checkpoint; None: it is not replaced.
-
-    Raises:
-        UserError: a number is null, which only a training fits.
-    """
+    """Build a decision that replaces the fitted one of a checkpoint; None: it is not replaced."""
     if not cfg.decision:
         return None
     decision = build_decision(cfg)
@@ -142,8 +134,7 @@ def class_weights(cfg: DictConfig, decoder: Decoder, data: RoiDataModule) -> lis
             raise UserError(
                 f"loss.class_weights has {len(wanted)} numbers, model.num_classes is {decoder.num_classes}"
             )
-        if not any(wanted):
-            raise UserError("loss.class_weights are all 0: give one class a weight above 0")
+        require_any("loss.class_weights", *wanted)
         return [float(weight) for weight in wanted]
     annotations = data.dataset("train").annotations
     folder = Path(cfg.paths.analysis_dir) / (data.folds.name if data.folds else "")
@@ -172,11 +163,7 @@ def build_loggers(cfg: DictConfig) -> list[Logger]:
 
 
 def object_nodes(cfg: DictConfig, group: str) -> dict[str, DictConfig]:
-    """Return the entries of a group that have a `_target_`.
-
-    Raises:
-        UserError: an entry is neither a node nor null.
-    """
+    """Return the entries of a group that have a `_target_`."""
     nodes = dict((cfg[group] or {}).items())
     for name, node in nodes.items():
         if node is not None and not isinstance(node, DictConfig):
@@ -185,11 +172,7 @@ def object_nodes(cfg: DictConfig, group: str) -> dict[str, DictConfig]:
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
-    """Build the Lightning trainer of `trainer=`.
-
-    Raises:
-        UserError: its settings do not fit each other, this machine, or the processes SLURM started.
-    """
+    """Build the Lightning trainer of `trainer=`."""
     for key in ("callbacks", "logger"):
         if key in cfg.trainer:
             raise UserError(f"configuration `trainer.{key}`: the group sets it, {key}=null leaves it out")
@@ -208,11 +191,7 @@ def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Lo
 
 
 def require_device(name: str | None) -> torch.device:
-    """Return the device `name`; None: the GPU if there is one, else the CPU.
-
-    Raises:
-        UserError: torch does not know it or this machine does not have it.
-    """
+    """Return the device `name`; None: the GPU if there is one, else the CPU."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -32,9 +32,6 @@ def register_checkpoint_data(arguments: Sequence[str]) -> None:
     Args:
         arguments: the command line; `ckpt=...` in it is the checkpoint. Without one, `data=checkpoint` is
             what all data sets share, without files.
-
-    Raises:
-        UserError: the checkpoint is missing, damaged or not trusted, or several are given.
     """
     given = _values(arguments, ("ckpt", "onnx", *_FILES))
     store = ConfigStore.instance()
@@ -90,9 +87,6 @@ def trusted_values(config: dict[str, Any], path: Path) -> dict[str, Any]:
     Args:
         config: the checkpoint's configuration.
         path: the checkpoint, for messages.
-
-    Raises:
-        UserError: a value is not trusted.
     """
     data = config.get("data") or {}
     return {key: _checked(data[key], f"data.{key}", path, ()) for key in _VALUES if key in data}
@@ -106,9 +100,6 @@ def trusted_node(config: dict[str, Any], key: str, module: str, path: Path) -> d
         key: dotted key, such as `data.folds`.
         module: the only module whose classes it may use, such as `roiseg.data.folds`.
         path: the checkpoint, for messages.
-
-    Raises:
-        UserError: a value is not trusted.
     """
     node: Any = config
     for part in key.split("."):

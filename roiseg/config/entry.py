@@ -123,11 +123,7 @@ def numeric_keys(config_name: str) -> set[str]:
 
 
 def check_groups(cfg: DictConfig, config_name: str) -> None:
-    """Check that no group that the command needs was left out with `group=null`.
-
-    Raises:
-        UserError: names the group and its choices.
-    """
+    """Check that no group that the command needs was left out with `group=null`."""
     for group in required_groups(config_name):
         if group not in cfg:
             raise UserError(_left_out(group))

@@ -46,11 +46,7 @@ class Evaluated:
         return None if self.trained is None else self.trained.config
 
     def predictor(self, min_score: float) -> Predictor:
-        """Return a predictor with the detector's boxes above a score and the data's test-time augmentation.
-
-        Raises:
-            UserError: no postprocessor for the detector's boxes is configured.
-        """
+        """Return a predictor of the boxes above a score, with the data's test-time augmentation."""
         extractor = self.model.extractor
         if extractor is None:
             raise UserError(
@@ -97,11 +93,7 @@ class Evaluated:
 
 
 def open_models(cfg: DictConfig) -> dict[str, Evaluated]:
-    """Open the checkpoint and the exported file of `ckpt=` and `onnx=`, by kind.
-
-    Raises:
-        UserError: a file that cannot be used, or data that cannot be read.
-    """
+    """Open the checkpoint and the exported file of `ckpt=` and `onnx=`, by kind."""
     models: dict[str, Evaluated] = {}
     file = None if cfg.onnx is None else OnnxFile(cfg.onnx)
     if file is not None and file.finds_boxes:

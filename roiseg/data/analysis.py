@@ -71,9 +71,6 @@ def analyze(annotations: Annotations, min_roi_size: float = 16, grid: int = 56) 
 
     Returns:
         The content of `data_analyze.json`; its `definitions` explain each figure.
-
-    Raises:
-        UserError: no instance is large enough.
     """
     rois = measure_rois(annotations, min_roi_size, grid)
     if not len(rois.counts):
@@ -139,9 +136,6 @@ def load_or_make_analysis(
         annotations: the instances.
         min_roi_size: smallest side of a ROI in original pixels.
         grid: side of the grid over each ROI, in cells.
-
-    Raises:
-        UserError: as `analyze`, or the file cannot be written.
     """
     path = Path(path)
     found = _read_fitting(path, analysis_fingerprint(annotations, min_roi_size, grid))

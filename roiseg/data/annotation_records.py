@@ -61,11 +61,7 @@ def record_name(number: int, identity: int, path: Path) -> str:
 
 
 def _check_points(instances: list[InstanceRecord], images: list[ImageRecord], path: Path) -> None:
-    """Reject points far outside their image (rasterising takes memory in proportion); drop invisible parts.
-
-    Raises:
-        UserError: a point is not finite or far outside, or an outline is too long; names the record.
-    """
+    """Reject points far outside their image, which would take memory in proportion; drop invisible parts."""
     for start in range(0, len(instances), _CHUNK):
         chunk = instances[start : start + _CHUNK]
         points, sizes = _points(chunk, images, [instance.parts for instance in chunk])
@@ -84,11 +80,7 @@ def _check_points(instances: list[InstanceRecord], images: list[ImageRecord], pa
 
 
 def _check_lengths(instances: list[InstanceRecord], points: NDArray[np.float64], path: Path) -> None:
-    """Reject scribbles: pycocotools takes memory in proportion to an outline's length, and may crash.
-
-    Raises:
-        UserError: the polygons of an instance are longer than `OUTLINE` together; names the record.
-    """
+    """Reject scribbles: pycocotools takes memory in proportion to an outline's length, and may crash."""
     steps = np.abs(np.diff(points, axis=0, append=points[-1:])).max(axis=1)
     counts = [sum(map(len, instance.parts)) // 2 for instance in instances]
     lengths = np.bincount(np.repeat(np.arange(len(instances)), counts), steps, len(instances))
@@ -137,9 +129,6 @@ def build_annotations(path: Path, images: list[ImageRecord], instances: list[Ins
         images: its images.
         instances: their instances of one category, each with polygons or a run-length encoding. Parts that
             show nothing are removed from them.
-
-    Raises:
-        UserError: a point is not finite or far outside, or an outline is too long; names the record.
     """
     _check_points(instances, images, path)
     total = len(instances)

@@ -62,9 +62,6 @@ class SceneComposer:
         image_dir: folder their file names are relative to.
         min_size: smallest side of a ROI in original pixels.
         paste: samples people to paste; None leaves the images as they are.
-
-    Raises:
-        UserError: no instance of the set is large enough to be pasted.
     """
 
     def __init__(

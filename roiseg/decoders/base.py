@@ -13,7 +13,6 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from roiseg.common.classes import TARGET
 from roiseg.common.errors import UserError
 from roiseg.decoders.layers.extra_inputs import DetailBranch, Film
 from roiseg.extractor.projection import Projection
@@ -219,9 +218,16 @@ def doublings(roi_size: tuple[int, int], output_size: tuple[int, int]) -> int:
     )
 
 
-def target_probability(logits: Tensor) -> Tensor:
-    """Return the probability of the target class: [R, K, h, w] logits -> [R, h, w]."""
-    return logits.float().softmax(dim=1)[:, TARGET]
+def check_part(name: str, part: Decoder, frame: Frame, num_classes: int) -> None:
+    """Check that a decoder fits as the part `model.<name>` of another, which only passes on its logits."""
+    for option, own, wanted in (("frame", part.frame, frame), ("num_classes", part.num_classes, num_classes)):
+        if own != wanted:
+            raise UserError(f"model.{name}: its {option} is {own}, it must be {wanted} in this model")
+    if part.needs:
+        raise UserError(
+            f"model.{name} is trained through its output `{part.needs[0]}`, which this model does not pass "
+            "on: use a decoder that is trained through its logits"
+        )
 
 
 def decode_in_chunks(

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from roiseg.common.errors import UserError
-from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput, NumClasses
+from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput, NumClasses, check_part
 
 
 class CascadeDecoder(Decoder):
@@ -25,9 +25,6 @@ class CascadeDecoder(Decoder):
         first: makes the first decoder of (in_channels, strides, image_size).
         second: makes the second one, whose option `prior` must be on.
         **shared: see `DecoderOptions`; applied to both together.
-
-    Raises:
-        UserError: the decoders do not fit each other.
     """
 
     def __init__(
@@ -44,22 +41,9 @@ class CascadeDecoder(Decoder):
         one, two = first(**facts), second(**facts)
         if "prior" not in two.prompts:
             raise UserError("model.second does not read the first decoder: set model.second.prior=true")
-        if one.frame != two.frame:
-            raise UserError(
-                f"model.first decodes in the {one.frame} frame, model.second in the {two.frame} frame: "
-                "use two decoders with the same frame"
-            )
-        for name, decoder in (("first", one), ("second", two)):
-            if decoder.num_classes != num_classes:
-                raise UserError(
-                    f"model.{name}.num_classes is {decoder.num_classes}, model.num_classes {num_classes}: "
-                    "they must be equal"
-                )
-        if one.needs:
-            raise UserError(
-                f"model.first is trained through its output `{one.needs[0]}`, which a cascade does not pass "
-                "on: use a decoder that is trained through its logits"
-            )
+        check_part("first", one, two.frame, two.num_classes)
+        if two.num_classes != num_classes:
+            raise UserError(f"model.num_classes is {num_classes}, that of its two decoders {two.num_classes}")
         super().__init__(in_channels, strides, image_size, num_classes, two.frame, two.output_size, **shared)
         self.provides = (*two.provides, "first")
         self.needs = (*two.needs, "first")

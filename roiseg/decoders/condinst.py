@@ -47,12 +47,9 @@ class CondInstDecoder(ImageDecoder):
         mask_depth: 3x3 convolutions of the mask branch.
         roi_size: (h, w) cells RoIAlign crops for the controller.
         roi_depth: 3x3 convolutions on that crop.
-        upsample: factor by which the map is finer than the finest layer.
+        upsample: factor by which the map is finer than the finest layer; divides its stride.
         frame, output_size: see `ImageDecoder`.
         **shared: see `DecoderOptions`.
-
-    Raises:
-        UserError: `upsample` does not divide the finest stride.
     """
 
     def __init__(

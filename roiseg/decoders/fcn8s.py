@@ -41,10 +41,6 @@ class Fcn8sDecoder(Decoder):
             three are trained together.
         sampling_ratio: RoIAlign samples per cell and axis.
         **shared: see `DecoderOptions`.
-
-    Raises:
-        UserError: not three layers whose strides double; `roi_size` cannot be halved twice;
-            `output_size` is not a multiple of it.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 
 from roiseg.common.errors import UserError
 from roiseg.common.types import Share, Size
-from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput, NumClasses
+from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput, NumClasses, check_part
 from roiseg.decoders.layers.convolution import FeatureFusion, msra_init, predictor_init
 from roiseg.geometry.interpolation import point_sample
 
@@ -74,9 +74,6 @@ class PointRendDecoder(Decoder):
         subdivision_points: cells that get new logits after each doubling, in evaluation. Rounding can
             change the selection, above all in half precision; h * w of `output_size` selects all.
         **shared: see `DecoderOptions`; also applied to the coarse decoder.
-
-    Raises:
-        UserError: the coarse decoder does not fit, or `output_size` cannot be reached from its grid.
     """
 
     provides = ("points", "point_coords")
@@ -100,7 +97,7 @@ class PointRendDecoder(Decoder):
     ) -> None:
         super().__init__(in_channels, strides, image_size, num_classes, "roi", output_size, **shared)
         self.coarse = coarse(in_channels=in_channels, strides=strides, image_size=image_size)
-        _check_coarse(self.coarse, num_classes)
+        check_part("coarse", self.coarse, "roi", num_classes)
         self.prompts = self.coarse.prompts
         self.grids = _refined_grids(self.coarse.output_size, self.output_size, subdivision_points)
         self.fuse = FeatureFusion(in_channels, strides, mid_channels)
@@ -186,21 +183,3 @@ def _refined_grids(coarse: tuple[int, int], output: tuple[int, int], points: int
         grids.append((2 * grids[-1][0], 2 * grids[-1][1]))
     covered = [grid for grid in grids if grid[0] * grid[1] <= points]
     return covered[-1:] + grids[max(1, len(covered)) :]
-
-
-def _check_coarse(coarse: Decoder, num_classes: int) -> None:
-    if coarse.frame != "roi":
-        raise UserError(
-            f"model.coarse decodes in the {coarse.frame} frame, points are refined in the roi frame: "
-            "set model.coarse.frame=roi or take another coarse decoder"
-        )
-    if coarse.num_classes != num_classes:
-        raise UserError(
-            f"model.coarse.num_classes is {coarse.num_classes}, model.num_classes {num_classes}: "
-            "they must be equal"
-        )
-    if coarse.needs:
-        raise UserError(
-            f"model.coarse is trained through its output `{coarse.needs[0]}`, which pointrend does not pass "
-            "on: use a decoder that is trained through its logits"
-        )

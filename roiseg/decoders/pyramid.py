@@ -46,9 +46,6 @@ class PyramidDecoder(Decoder):
         margin: cells of the coarsest grid around the ROI on each side, which are cropped at the end.
         dropout: probability that a channel is dropped, before each level except the last (training only).
         **shared: see `DecoderOptions`.
-
-    Raises:
-        UserError: `output_size` is not `roi_size` doubled.
     """
 
     provides = ("embeddings",)

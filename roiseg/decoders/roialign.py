@@ -42,9 +42,6 @@ class RoiAlignDecoder(Decoder):
         sampling_ratio: RoIAlign samples per cell and axis.
         prior: also read the probabilities of an earlier decoder (`CascadeDecoder`).
         **shared: see `DecoderOptions`.
-
-    Raises:
-        UserError: `output_size` cannot be reached from `roi_size` by doubling.
     """
 
     provides = ("embeddings",)

@@ -215,14 +215,11 @@ class SamDecoder(ImageDecoder):
         in_channels, strides, image_size, num_classes: see `Decoder`.
         frame, output_size: see `ImageDecoder`; the map's stride is a quarter of `stride`.
         stride: input pixels per cell of the embedding; a multiple of 4; None: the finest layer's.
-        dim: width of embedding and tokens.
+        dim: width of embedding and tokens; a multiple of 8 and of 2 `heads`.
         depth, heads, mlp_width: of the two-way transformer.
         candidates: number of masks to choose from.
         prior: also read the probabilities of an earlier decoder (`CascadeDecoder`); image frame only.
         **shared: see `DecoderOptions`; `detail` is rejected.
-
-    Raises:
-        UserError: sizes that do not divide each other, or an option that cannot work here.
     """
 
     provides = ("candidates", "iou")

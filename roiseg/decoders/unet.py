@@ -78,10 +78,6 @@ class UNetDecoder(ImageDecoder):
         frame, output_size: see `ImageDecoder`.
         prior: also read the probabilities of an earlier decoder, as further maps (image frame only).
         **shared: see `DecoderOptions`.
-
-    Raises:
-        UserError: `map_stride` is not one of these, `depth` halves the map below one cell, or `prior` in
-            the roi frame.
     """
 
     provides = ("embeddings",)

@@ -39,12 +39,9 @@ class YolactDecoder(ImageDecoder):
         prototypes: their number; 32 in the source.
         roi_size: (h, w) cells RoIAlign crops for the coefficients.
         roi_depth: 3x3 convolutions on that crop.
-        upsample: factor by which the prototypes are finer than the finest layer.
+        upsample: factor by which the prototypes are finer than the finest layer; divides its stride.
         frame, output_size: see `ImageDecoder`.
         **shared: see `DecoderOptions`.
-
-    Raises:
-        UserError: `upsample` does not divide the finest stride.
     """
 
     def __init__(

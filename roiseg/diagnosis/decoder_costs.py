@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig
 from rich.table import Table
 
 from roiseg.common.console import track
-from roiseg.common.errors import UserError, closest_matches
+from roiseg.common.errors import UserError, require_choice
 from roiseg.config import build
 from roiseg.config.build import require_device
 from roiseg.config.entry import CONF_DIR, user_message
@@ -77,11 +77,7 @@ def cost_table(cfg: DictConfig, costs: Mapping[str, Cost], figures: Mapping[str,
 
 
 def figures_of_runs(folder: str | Path) -> dict[str, dict[str, float]]:
-    """Read the test figures of the runs in a folder (`summary.json`, at any depth), by model.
-
-    Raises:
-        UserError: the folder or a finished run is missing, or two runs have the same model.
-    """
+    """Read the test figures of the runs in a folder (`summary.json`, at any depth), by model."""
     found: dict[str, dict[str, float]] = {}
     for path in (run / "summary.json" for run in run_folders([folder])):
         if not path.is_file():  # unfinished
@@ -106,9 +102,7 @@ def _chosen(cfg: DictConfig) -> list[str]:
     if names == ["all"]:
         return known
     for name in names:
-        if name not in known:
-            close = "".join(f"nearest: {match}; " for match in closest_matches(str(name), known, count=1))
-            raise UserError(f"decoders: there is no model `{name}` ({close}all: {', '.join(known)})")
+        require_choice("decoders", str(name), known)
     return names
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from roiseg.common.classes import IGNORE, TARGET
+from roiseg.common.errors import require_any
 
 # class indices; one that the decoder lacks is left out
 Classes = Annotated[Sequence[Literal[0, 1, 2]], Field(min_length=1)]
@@ -82,6 +83,12 @@ class WeightedTerm(TypedDict, total=False):
     term: LossTerm
     weight: NonNegativeFloat
     from_epoch: PositiveInt
+
+
+def active_terms(terms: Mapping[str, WeightedTerm], name: str) -> dict[str, WeightedTerm]:
+    """Return the terms with a weight above 0, which must not be none; `name` is that of the option."""
+    require_any(f"{name}: weights", *(entry["weight"] for entry in terms.values()))
+    return {key: entry for key, entry in terms.items() if entry["weight"]}
 
 
 def class_maps(given: LossInput, classes: Sequence[int]) -> tuple[Tensor, Tensor]:

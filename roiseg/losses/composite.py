@@ -9,9 +9,9 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
-from roiseg.common.errors import UserError
+from roiseg.common.errors import UserError, require_any
 from roiseg.decoders.base import Decoder, DecoderOutput
-from roiseg.losses.base import LossInput, LossTerm, WeightedTerm
+from roiseg.losses.base import LossInput, LossTerm, WeightedTerm, active_terms
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,13 @@ class RoiEmphasis:
     Args:
         inside: weight of the ROI.
         outside: weight of all around it.
-
-    Raises:
-        UserError: both weights are 0.
     """
 
     inside: NonNegativeFloat = 1.0
     outside: NonNegativeFloat = 0.2
 
     def __post_init__(self) -> None:
-        if not self.inside + self.outside:
-            raise UserError("loss.emphasis: inside and outside are both 0")
+        require_any("loss.emphasis.inside and loss.emphasis.outside", self.inside, self.outside)
 
     def __call__(self, inside: Tensor) -> Tensor:
         """Return weights [R, h, w] with mean 1 of cells whose share `inside` [R, h, w] lies in the ROI."""
@@ -62,9 +58,6 @@ class CompositeLoss(nn.Module):
 
     Attributes:
         epoch: the current epoch, 1 the first; set by who trains.
-
-    Raises:
-        UserError: no term has a weight, or none counts from the first epoch on.
     """
 
     class_weights: Tensor | None
@@ -77,9 +70,7 @@ class CompositeLoss(nn.Module):
         learned: bool = False,
     ) -> None:
         super().__init__()
-        active = {name: entry for name, entry in terms.items() if entry["weight"]}
-        if not active:
-            raise UserError("loss.terms: every term has weight 0; give one a weight")
+        active = active_terms(terms, "loss.terms")
         self.all_reads = {name: entry["term"].reads for name, entry in terms.items()}
         self.terms = nn.ModuleDict({name: entry["term"] for name, entry in active.items()})
         self.weights = {name: float(entry["weight"]) for name, entry in active.items()}
@@ -95,11 +86,7 @@ class CompositeLoss(nn.Module):
         self.epoch = 1
 
     def check(self, decoder: Decoder) -> None:
-        """Check that terms and decoder fit.
-
-        Raises:
-            UserError: a term reads a missing output, or no term reads an output that trains the decoder.
-        """
+        """Check that terms and decoder fit."""
         for name, term in self.terms.items():
             assert isinstance(term, LossTerm)
             if missing := [output for output in term.reads if output not in decoder.provides]:
@@ -129,11 +116,6 @@ class CompositeLoss(nn.Module):
         Returns:
             The weighted sum, and each term's unweighted value by name.
         """
-        classes = output.logits.shape[1]
-        if self.class_weights is not None and len(self.class_weights) != classes:
-            raise UserError(
-                f"loss.class_weights has {len(self.class_weights)} numbers, the decoder {classes} classes"
-            )
         emphasis = None
         if self.emphasis is not None and output.inside is not None:
             emphasis = self.emphasis(output.inside)

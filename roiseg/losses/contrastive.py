@@ -37,12 +37,10 @@ class Contrastive(LossTerm):
     embeddings have length 1, in place of a term that keeps them small.
 
     Args:
-        pull_margin: target pixels within this distance are near enough.
-        push_margin: negative pixels beyond this distance are far enough; 1.41 is a right angle.
+        pull_margin: target pixels within this distance are near enough; 0 or more.
+        push_margin: negative pixels beyond this distance are far enough; above `pull_margin`, 2 at most;
+            1.41 is a right angle.
         negatives: classes to push away: 2, the non-target, and/or 0, the background.
-
-    Raises:
-        UserError: margins other than 0 <= pull_margin < push_margin <= 2.
     """
 
     reads = ("embeddings",)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from roiseg.common.classes import IGNORE
-from roiseg.common.errors import UserError
+from roiseg.common.errors import UserError, require_any
 from roiseg.common.types import ShareBelowOne
 from roiseg.losses.base import LossInput, LossTerm, weighted_mean
 
@@ -60,10 +60,6 @@ class FocalCrossEntropy(LossTerm):
     Args:
         gamma: strength of down-weighting confident pixels; 0 is cross-entropy. The source uses 2.
         alpha: one number per class instead of the loss's class weights; None uses those.
-
-    Raises:
-        UserError: an alpha of 0 for every class; when it is used, an alpha that has
-            not as many numbers as the decoder has classes.
     """
 
     alpha: Tensor | None
@@ -72,8 +68,8 @@ class FocalCrossEntropy(LossTerm):
         self, gamma: NonNegativeFloat = 2.0, alpha: Sequence[NonNegativeFloat] | None = None
     ) -> None:
         super().__init__()
-        if alpha is not None and not any(alpha):
-            raise UserError("loss: alpha of the focal term is 0 for every class")
+        if alpha is not None:
+            require_any("loss: alpha of the focal term", *alpha)
         self.gamma = gamma
         weights = None if alpha is None else torch.tensor(list(alpha), dtype=torch.float32)
         self.register_buffer("alpha", weights, persistent=False)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from roiseg.common.classes import TARGET
-from roiseg.common.errors import UserError
+from roiseg.common.errors import require_any
 from roiseg.losses.base import Classes, LossInput, LossTerm, class_maps, weighted_mean
 
 
@@ -24,9 +24,6 @@ class Tversky(LossTerm):
         alpha: weight of false positives; the source finds 0.3 best.
         beta: weight of false negatives; the source finds 0.7 best.
         smooth: added to numerator and denominator, in cells; what a missing class is measured by.
-
-    Raises:
-        UserError: both prices are 0.
     """
 
     def __init__(
@@ -37,8 +34,7 @@ class Tversky(LossTerm):
         smooth: PositiveFloat = 1.0,
     ) -> None:
         super().__init__()
-        if not alpha + beta:
-            raise UserError("loss: alpha and beta of the tversky term are both 0")
+        require_any("loss: alpha and beta of the tversky term", alpha, beta)
         self.classes = list(classes)
         self.alpha = alpha
         self.beta = beta
@@ -87,9 +83,6 @@ class BceDice(LossTerm):
         bce_weight, dice_weight: weights of the two.
         squared: Dice with squares in the denominator.
         smooth: added to numerator and denominator of Dice, in cells.
-
-    Raises:
-        UserError: both weights are 0.
     """
 
     def __init__(
@@ -100,8 +93,7 @@ class BceDice(LossTerm):
         smooth: PositiveFloat = 1.0,
     ) -> None:
         super().__init__()
-        if not bce_weight + dice_weight:
-            raise UserError("loss: bce_weight and dice_weight of the bce_dice term are both 0")
+        require_any("loss: bce_weight and dice_weight of the bce_dice term", bce_weight, dice_weight)
         self.bce_weight = bce_weight
         self.dice_weight = dice_weight
         self.power = 2 if squared else 1

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from roiseg.common.classes import TARGET
 from roiseg.common.errors import UserError
-from roiseg.losses.base import LossInput, LossTerm, WeightedTerm
+from roiseg.losses.base import LossInput, LossTerm, WeightedTerm, active_terms
 
 
 class MultimaskMinimum(LossTerm):
@@ -28,9 +28,6 @@ class MultimaskMinimum(LossTerm):
 
     Args:
         terms: name -> `{"term": LossTerm, "weight": float}`; a weight of 0 switches a term off.
-
-    Raises:
-        UserError: no term has a weight, a setting it does not know, or a term that reads more than logits.
     """
 
     reads = ("candidates",)
@@ -48,9 +45,7 @@ class MultimaskMinimum(LossTerm):
                     f"loss: {name} of the candidates term reads `{reads[0]}`, candidates have logits only: "
                     "take another term, or move it to loss.terms"
                 )
-        active = {name: entry for name, entry in terms.items() if entry["weight"]}
-        if not active:
-            raise UserError("loss: every term of the candidates term has weight 0; give one a weight")
+        active = active_terms(terms, "loss: terms of the candidates term")
         self.terms = nn.ModuleDict({name: entry["term"] for name, entry in active.items()})
         self.weights = {name: float(entry["weight"]) for name, entry in active.items()}
 
@@ -66,11 +61,7 @@ class MultimaskMinimum(LossTerm):
 
     @torch.no_grad()
     def costs(self, given: LossInput) -> Tensor:
-        """Return the weighted sum of the terms for each candidate of each ROI: [R, M]; R above 0.
-
-        Raises:
-            UserError: a term leaves torch on its way and cannot be measured on all of them at once.
-        """
+        """Return the weighted sum of the terms for each candidate of each ROI: [R, M]; R above 0."""
 
         def cost(name: str, logits: Tensor, target: Tensor, emphasis: Tensor | None) -> Tensor:
             weights = None if emphasis is None else emphasis[None]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roiseg.common.console import track
-from roiseg.common.errors import UserError, closest_matches
+from roiseg.common.errors import require_choice
 from roiseg.metrics.instance import COCO_AREAS
 from roiseg.metrics.registry import ALL_INSTANCES
 from roiseg.reporting.bootstrap import Block, Interval, mean_interval
@@ -94,28 +94,19 @@ def compare(
         metric: a key of `METRICS`, for intervals and differences.
         tested: further figures of `summary["test"]` to average.
         resamples: number of bootstrap resamples (`mean_interval`).
-
-    Raises:
-        UserError: unknown baseline, metric or test figure.
     """
-    _check_known("metric", metric, METRICS)
+    require_choice("metric", metric, METRICS)
     names = [variant.name for variant in variants]
     if baseline is not None:
-        _check_known("baseline", baseline, names)
+        require_choice("baseline", baseline, names)
     known = {name for variant in variants for run in variant.runs.values() for name in run.summary["test"]}
     for name in tested:
-        _check_known("test", name, sorted(known))
+        require_choice("test", name, sorted(known))
     base = variants[names.index(baseline)] if baseline is not None else variants[0]
     return [
         _row(variant, base, folds, metric, tested, resamples)
         for variant in track(variants, "comparing variants")
     ]
-
-
-def _check_known(option: str, value: str, choices: Sequence[str] | Mapping[str, Any]) -> None:
-    if value not in choices:
-        close = "; ".join(closest_matches(value, choices) or choices)
-        raise UserError(f"{option}: there is no `{value}` (nearest: {close})")
 
 
 def _row(

@@ -64,11 +64,7 @@ class Rois:
 
 
 def read_rois(path: Path) -> Rois:
-    """Read `instances.csv`, which a run writes after its test.
-
-    Raises:
-        UserError: a missing column, an invalid value, a duplicate ROI, or no ROIs.
-    """
+    """Read `instances.csv`, which a run writes after its test."""
     with require_file(path, "instances").open(newline="", encoding="utf-8", errors="replace") as stream:
         reader = csv.DictReader(stream)
         if missing := [name for name in _COLUMNS if name not in (reader.fieldnames or ())]:
@@ -135,11 +131,7 @@ class Run:
 
 
 def run_folders(folders: Iterable[str | Path]) -> list[Path]:
-    """Return the folders of all runs in `folders`, at any depth, each once, in natural order (`2_x`, `10_x`).
-
-    Raises:
-        UserError: a folder is missing.
-    """
+    """Return all run folders in `folders`, at any depth, each once, in natural order (`2_x`, `10_x`)."""
     found: dict[Path, Path] = {}
     for folder in folders:
         top = require_dir(folder, "runs", "give the output folder of a run or of a sweep")
@@ -149,11 +141,7 @@ def run_folders(folders: Iterable[str | Path]) -> list[Path]:
 
 
 def read_runs(folders: Sequence[str | Path]) -> tuple[list[Run], dict[Path, str]]:
-    """Read all finished runs in `folders`; return them and the missing file of each unfinished run.
-
-    Raises:
-        UserError: a folder is missing, there is no finished run, or a file is damaged.
-    """
+    """Read all finished runs in `folders`; return them and the missing file of each unfinished run."""
     runs: list[Run] = []
     unfinished: dict[Path, str] = {}
     for folder in track(run_folders(folders), "reading runs"):
@@ -171,11 +159,7 @@ def read_runs(folders: Sequence[str | Path]) -> tuple[list[Run], dict[Path, str]
 
 
 def read_run(folder: Path) -> Run:
-    """Read one finished run.
-
-    Raises:
-        UserError: a file is missing or invalid.
-    """
+    """Read one finished run."""
     config = flatten(_read_yaml(folder / "config.yaml"))
     summary = read_summary(folder / "summary.json")
     rois = read_rois(folder / "instances.csv")
@@ -186,11 +170,7 @@ def read_run(folder: Path) -> Run:
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """Read the `summary.json` of a run with a test.
-
-    Raises:
-        UserError: the file is missing or invalid.
-    """
+    """Read the `summary.json` of a run with a test."""
     summary = read_json(path, "summary")
     for key in ("test", "data", "parameters", "seconds"):
         if not isinstance(summary, dict) or key not in summary:
@@ -216,11 +196,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _check_together(folder: Path, config: dict[str, Any], summary: dict[str, Any], rois: Rois) -> None:
-    """Check that the files in a folder are from the same run.
-
-    Raises:
-        UserError: they contradict each other.
-    """
+    """Check that the files in a folder are from the same run."""
     seed, measured = config.get("seed"), float(rois.iou.mean())
     logged_seed, logged = summary.get("seed", seed), summary["test"].get("test/instance_iou", measured)
     if logged_seed != seed:

@@ -74,9 +74,6 @@ class SyntheticPeople:
         The annotations of a split are written after its images, so a split with annotations of the same
         parameters is complete, and an interrupted one is created again. Only one process creates it; others
         wait.
-
-        Raises:
-            UserError: see `check`.
         """
         root = Path(self.root)
         if not all(self._complete(split) for split in FIRST_ID):
@@ -113,11 +110,7 @@ class SyntheticPeople:
         return all((folder / image["file_name"]).is_file() for image in content["images"])
 
     def check(self) -> None:
-        """Check that nothing is in the way of the files that are missing.
-
-        Raises:
-            UserError: a file is there that this class did not write, or that was changed since.
-        """
+        """Check that nothing is in the way of the files that are missing."""
         root = check_folder(self.root, "synthetic data: root")
         for folder in (root / "images", root / "annotations"):
             used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
@@ -136,11 +129,7 @@ class SyntheticPeople:
                 check_replaceable(self._image_path(split, index), _is_drawn)
 
     def _image_names(self, split: str) -> set[str]:
-        """Return the image names in annotations that this class wrote with any parameters.
-
-        Raises:
-            UserError: the annotations were not written by this class, or were changed since.
-        """
+        """Return the image names in annotations that this class wrote with any parameters."""
         path = self.annotation_file(split)
         if not path.exists():
             return set()

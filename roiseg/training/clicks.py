@@ -9,7 +9,7 @@ from pydantic import NonNegativeInt
 from torch import Tensor
 
 from roiseg.common.classes import BACKGROUND, IGNORE, TARGET
-from roiseg.common.errors import UserError
+from roiseg.common.errors import require_any
 from roiseg.common.types import Share
 
 
@@ -21,9 +21,6 @@ class Clicks:
         positive: clicks on the target of each ROI.
         negative: clicks off it, on non-targets where there are any, else on the background.
         share: share of the ROIs that get clicks at all, so that the decoder learns to do without.
-
-    Raises:
-        UserError: no click at all.
     """
 
     positive: NonNegativeInt = 1
@@ -31,8 +28,7 @@ class Clicks:
     share: Share = 0.5
 
     def __post_init__(self) -> None:
-        if not self.positive + self.negative:
-            raise UserError("clicks: positive and negative are both 0")
+        require_any("clicks.positive and clicks.negative", self.positive, self.negative)
 
     def __call__(self, targets: Tensor, windows: Tensor) -> Tensor:
         """Sample the clicks of ROIs.

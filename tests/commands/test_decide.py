@@ -61,7 +61,7 @@ def test_every_rule_becomes_a_run_that_the_report_reads(runs, tmp_path, capsys):
     ("given", "message"),
     [
         (["runs=[{}/0]"], "runs of two folds or more are needed"),
-        (["runs=[{}]", "write=vote"], r"there is no rule `vote`.*votes"),
+        (["runs=[{}]", "write=vote"], r"there is no `vote`.*votes"),
     ],
 )
 def test_one_fold_and_an_unknown_rule_are_refused(runs, tmp_path, given, message):

@@ -53,7 +53,7 @@ MISTAKES = {
         ["loss.terms", "first epoch", "from_epoch=1"],
     ),
     "no emphasis at all": (
-        ["loss.emphasis.inside=0", "loss.emphasis.outside=0"], ["loss.emphasis", "both 0"],
+        ["loss.emphasis.inside=0", "loss.emphasis.outside=0"], ["loss.emphasis", "all are 0"],
     ),
     "missing value": (["data.train_images=???"], ["data.train_images"]),
     "unset environment variable": (["data.train_images=${oc.env:NOT_SET}"], ["NOT_SET"]),

@@ -8,7 +8,7 @@ import torch
 from helpers import decoders
 from helpers.decoders import CASES, IMAGE_SIZE, NARROW, fcn8s, learned_target_iou, pyramid, random_features
 
-from roiseg.decoders.base import Context, target_probability
+from roiseg.decoders.base import Context
 from roiseg.losses.composite import CompositeLoss
 from roiseg.losses.cross_entropy import CrossEntropy
 from roiseg.losses.dice import Dice
@@ -119,13 +119,6 @@ def test_channels_last_weights_give_the_same_logits(case):
     with torch.no_grad():
         got, want = (d(features, ROIS, context(decoder)).logits for d in (other, decoder))
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
-
-
-def test_target_probability_is_the_softmax_of_class_1_in_float32():
-    logits = torch.tensor([[[[1.0]], [[3.0]], [[2.0]]]])
-    e = [2.718281828459045**v for v in (1, 3, 2)]
-    assert target_probability(logits).item() == pytest.approx(e[1] / sum(e), abs=1e-6)
-    assert target_probability(logits.half()).dtype == torch.float32
 
 
 @pytest.mark.parametrize("make", [fcn8s(dropout=0.5), pyramid(**NARROW, dropout=0.5)])

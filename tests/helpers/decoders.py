@@ -36,6 +36,11 @@ ROIS = torch.tensor([
 ELLIPSES = [(24, 30, 14, 22), (41, 33, 12, 20), (60, 46, 16, 14), (83, 20, 9, 15)]
 
 
+def target_probability(logits):
+    """The probability of the target, [R, K, h, w] -> [R, h, w]."""
+    return logits.float().softmax(dim=1)[:, 1]
+
+
 def mirror_symmetric(decoder):
     """Make every convolution's kernel its own mirror image."""
     for module in decoder.modules():

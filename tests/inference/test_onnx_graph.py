@@ -12,13 +12,14 @@ from faults.bad_detectors import external, local_functions, renamed
 from faults.bad_detectors import model as changed
 from helpers import ROOT, make_onnx, onnx_session
 from helpers.bilinear import paste
+from helpers.decoders import target_probability
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from tiny_run import LAYER, SECOND_LAYER, tiny_config, tiny_data, trained_model, with_random_weights
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path
-from roiseg.decoders.base import Context, target_probability
+from roiseg.decoders.base import Context
 from roiseg.decoders.roialign import RoiAlignDecoder
 from roiseg.extractor.graph import load_onnx
 from roiseg.extractor.onnx_extractor import OnnxExtractor

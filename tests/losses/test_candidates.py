@@ -102,8 +102,8 @@ def test_huge_logits_stay_finite(loss, dtype):
 
 
 @pytest.mark.parametrize(("terms", "message"), [
-    ({}, "every term of the candidates term"),
-    ({"dice": {"weight": 0.0, "term": Dice()}}, "every term of the candidates term"),
+    ({}, "terms of the candidates term: weights"),
+    ({"dice": {"weight": 0.0, "term": Dice()}}, "terms of the candidates term: weights"),
     ({"dice": {"weight": 1.0, "term": Dice(), "from_epoch": 3}}, "dice of the candidates term"),
     ({"dice": {"term": Dice()}}, "dice of the candidates term"),
     ({"late": {"weight": 1.0, "term": PointCrossEntropy()}}, "late of the candidates term reads `points`"),

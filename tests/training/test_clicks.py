@@ -97,5 +97,5 @@ def test_about_that_share_of_the_rois_gets_clicks_all_of_them_or_none(share, low
 
 
 def test_no_clicks_at_all_is_a_user_error():
-    with pytest.raises(UserError, match="positive and negative are both 0"):
+    with pytest.raises(UserError, match="all are 0"):
         Clicks(positive=0, negative=0)

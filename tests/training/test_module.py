@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from helpers.bilinear import paste
+from helpers.decoders import target_probability
 from helpers.image_decoder import TinyImageDecoder
 from tiny_run import tiny_data, tiny_decoder, tiny_extractor, tiny_module, tiny_trainer
 from torch.nn import functional as F
 
 from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiTruth
-from roiseg.decoders.base import target_probability
 from roiseg.geometry.rle import decode
 from roiseg.losses.cross_entropy import CrossEntropy
 from roiseg.metrics.roi import PixelMetrics

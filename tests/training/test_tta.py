@@ -6,11 +6,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers.decoders import target_probability
 from tiny_looks import EVERY, make, measured, run_test, topleft_extractor
 from tiny_run import tiny_data, tiny_module, tiny_trainer
 
 from roiseg.data.tta import TTA
-from roiseg.decoders.base import Context, target_probability
+from roiseg.decoders.base import Context
 from roiseg.extractor.cache.codec import Half
 from roiseg.extractor.cache.memory import MemoryCache
 from roiseg.geometry.transform import Letterbox

@@ -38,9 +38,6 @@ def prepare_example(output_dir: str | Path, base_url: str) -> Prepared:
     Args:
         output_dir: folder that gets `coco128_person/`.
         base_url: where the images are downloaded from.
-
-    Raises:
-        UserError: an image cannot be downloaded, or the folder cannot be written.
     """
     layout = layout_of(Path(output_dir) / "coco128_person", [])
     check_folder(layout.root, "output_dir")
@@ -91,9 +88,6 @@ def prepare(
         base_url: where the archives are downloaded from.
         md5: checksums of the archives `train2017`, `val2017` and `annotations`.
         example: create only the example, see `prepare_example`.
-
-    Raises:
-        UserError: something is missing, unreachable, broken, or does not fit on the disk.
     """
     if example:
         return prepare_example(output_dir, base_url)

@@ -42,9 +42,6 @@ def extract(archive: Path, members: Mapping[str, Path], proof: Proof | None = ne
 
     Returns:
         The number of files written.
-
-    Raises:
-        UserError: the archive is broken, lacks a member, or has a member that could leave its folder.
     """
     try:
         with zipfile.ZipFile(archive) as zipped:
@@ -91,11 +88,7 @@ _MIRROR = "set base_url to a mirror, or use a COCO 2017 folder that you have wit
 
 
 def remote_size(url: str) -> int:
-    """Return the size of the file at `url` in bytes; 0 if unknown.
-
-    Raises:
-        UserError: the file does not exist, or the server cannot be reached.
-    """
+    """Return the size of the file at `url` in bytes; 0 if unknown."""
     try:
         with _open(url, "HEAD") as response:
             return int(response.headers.get("Content-Length") or 0)
@@ -117,9 +110,6 @@ def fetch(url: str, path: Path, checksum: str, remedy: str = _MIRROR) -> None:
         path: the file; an existing one is only verified.
         checksum: its MD5 or SHA-256, hexadecimal.
         remedy: what the user can do where another attempt does not help.
-
-    Raises:
-        UserError: the server refuses or cannot be reached, or the checksum differs.
     """
     if path.exists():
         _verify(path, path, checksum, f"remove {path}, and run prepare again")

@@ -28,9 +28,6 @@ class ImageDecoder(Decoder):
         frame: "image" or "roi".
         output_size: (h, w) of the logits in the roi frame; the image frame has the map's own size.
         **shared: see `DecoderOptions`.
-
-    Raises:
-        UserError: `map_stride` does not divide the input.
     """
 
     def __init__(
@@ -79,11 +76,7 @@ class ImageDecoder(Decoder):
 
 
 def finer_stride(strides: Sequence[int], upsample: int) -> int:
-    """Return the stride of a map `upsample` times finer than the finest layer.
-
-    Raises:
-        UserError: `upsample` does not divide that layer's stride.
-    """
+    """Return the stride of a map `upsample` times finer than the finest layer."""
     finest = min(strides)
     if finest % upsample:
         raise UserError(
