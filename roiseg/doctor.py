@@ -18,7 +18,7 @@ from roiseg.config.lightning_messages import silence_lightning_warnings
 from roiseg.config.validation import TrainOptions, check_types, validated
 from roiseg.diagnosis.decoder_costs import cost_table, decoder_costs, figures_of_runs
 from roiseg.diagnosis.detector import inputs_and_outputs, overview, rehearse, tensor_table
-from roiseg.diagnosis.files import data_sets, input_files, output_folders
+from roiseg.diagnosis.files import data_sets, input_files, output_folders, use_shipped_detector
 from roiseg.diagnosis.finding import Diagnosis
 from roiseg.diagnosis.machine import devices, packages, runtime
 from roiseg.extractor.graph import load_onnx
@@ -46,12 +46,14 @@ def examine(cfg: DictConfig) -> tuple[Diagnosis, Table | None]:
     with report.guard("configuration"):
         validated(cfg, Options)
     valid, tensors, extractor = report.can_start, None, None
+    files = [*input_files(cfg)] if valid else []
     with report.guard("detector"):  # also where its layers are not chosen yet
+        use_shipped_detector(cfg)
         tensors = detector(cfg, report)
     if not valid:  # nothing below can be trusted to have the right type
         return report, tensors
     report.add(*devices(cfg.data.num_workers, cfg.trainer.accelerator))
-    report.add(*input_files(cfg), *output_folders(cfg))
+    report.add(*files, *output_folders(cfg))
     if tensors is not None:
         with report.guard("extractor"):
             extractor = build.build_extractor(cfg)
@@ -108,7 +110,7 @@ def main(cfg: DictConfig) -> None:
     report, tensors = examine(cfg)
     if tensors is not None:
         console.print(tensors)
-    console.print(report.table())
+    report.show()
     if cfg.output:
         write_json(cfg.output, report.content())
     if not report.can_start:

@@ -50,7 +50,13 @@ def image_path(folder: Path, name: str) -> Path:
 
 @runtime_checkable
 class DataSource(Protocol):
-    """Something that can create its files."""
+    """Something that can create its files.
+
+    Attributes:
+        made: where the files come from and when, to be shown.
+    """
+
+    made: str
 
     def makes(self, path: str | Path) -> bool:
         """Tell whether `path` is one of its files."""

@@ -33,6 +33,12 @@ class ShippedFile:
 
     path: str | Path
     name: str
+    made = "it ships with roiseg and is copied there on first use"
+
+    @property
+    def original(self) -> Path:
+        """Return the path of the original."""
+        return package_file(self.name)
 
     def makes(self, path: str | Path) -> bool:
         """Tell whether `path` is the copy."""
@@ -43,5 +49,5 @@ class ShippedFile:
         path = Path(self.path)
         if not path.is_file():
             with atomic_path(path) as temporary:
-                shutil.copyfile(package_file(self.name), temporary)
+                shutil.copyfile(self.original, temporary)
         return path

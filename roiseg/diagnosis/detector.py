@@ -52,7 +52,7 @@ def overview(tensors: Sequence[TensorInfo]) -> Finding:
 
 def tensor_table(tensors: Sequence[TensorInfo], chosen: Sequence[str]) -> Table:
     """Lay out tensors for the terminal; those that training would read are marked."""
-    table = Table(title="tensors of the detector (cost: share of the detector it takes to compute one)")
+    table = Table(title="tensors of the detector (cost: share of its computation)")
     table.add_column("name", min_width=max((len(tensor.name) for tensor in tensors), default=0))
     for name in ("made by", "shape", "stride", "cost"):
         table.add_column(name, justify="right")

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import DataSource, normal_name, require_dir, require_file
+from roiseg.common.package_files import ShippedFile
 from roiseg.data.analysis import CROWDED, analyze
 from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.annotations import Annotations
@@ -35,11 +36,17 @@ def _file(about: str, node: DictConfig, key: str, group: str) -> Finding:
     except UserError as error:
         source: DataSource | None = instantiate(node.source, _convert_="all") if node.get("source") else None
         if path and source is not None and source.makes(path):
-            return Finding(
-                about, "note", f"{path} is not there yet", "none: the first training run creates it"
-            )
+            return Finding(about, "note", f"{path} is not there yet: {source.made}", unfolded=True)
         return Finding(about, "error", str(error))
-    return Finding(about, "ok", str(found))
+    return Finding(about, "ok", str(found), unfolded=True)
+
+
+def use_shipped_detector(cfg: DictConfig) -> None:
+    """Read a detector that ships with roiseg from the package while it is not copied yet."""
+    source = instantiate(cfg.extractor.source) if cfg.extractor.get("source") else None
+    path = cfg.extractor.onnx_path
+    if isinstance(source, ShippedFile) and source.makes(path) and not Path(path).is_file():
+        cfg.extractor.onnx_path = str(source.original)
 
 
 def output_folders(cfg: DictConfig) -> Iterator[Finding]:
@@ -53,9 +60,10 @@ def output_folders(cfg: DictConfig) -> Iterator[Finding]:
         free = shutil.disk_usage(folder).free
         text = f"{cfg.paths[key]}: {free / 1e9:.1f} GB free"
         if free < _LEAST_FREE:
-            yield Finding("results", "warning", text, f"free some space, or give another paths.{key}")
+            todo = f"free some space, or give another paths.{key}"
+            yield Finding("results", "warning", text, todo, unfolded=True)
         else:
-            yield Finding("results", "ok", text)
+            yield Finding("results", "ok", text, unfolded=True)
 
 
 def _deepest(path: Path) -> Path:
@@ -96,7 +104,7 @@ def _counts(split: str, annotations: Annotations, min_roi_size: float) -> Iterat
     )
     yield Finding(f"data, {split}", "ok", text)
     for warning in annotations.warnings:
-        yield Finding(f"data, {split}", "warning", f"{annotations.path}: {warning}")
+        yield Finding(f"data, {split}", "warning", f"{annotations.path}: {warning}", unfolded=True)
     if split == "train" and totals["rois"] < _FEW_ROIS:
         text = f"only {totals['rois']:,} ROIs for training"
         todo = "data/augment=heavy data/augment/paste=people, and cross-validation (data/folds=five)"
@@ -112,4 +120,4 @@ def _overlap(cfg: DictConfig, found: dict[str, Annotations]) -> Iterator[Finding
     if both := paths[0] & paths[1]:
         text = f"{len(both):,} images are in training and validation, such as {min(both)}"
         todo = "use other val_annotations: metrics on training images are meaningless"
-        yield Finding("data", "warning", text, todo)
+        yield Finding("data", "warning", text, todo, unfolded=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal
 
 from rich.table import Table
 from rich.text import Text
 
+from roiseg.common.console import console
 from roiseg.config.entry import user_message
 
 State = Literal["ok", "note", "warning", "error"]
@@ -25,12 +26,14 @@ class Finding:
         state: `error` prevents training, `warning` makes it slow or wrong, `note` is for information.
         text: what was found.
         todo: what to do; empty if there is nothing to do, or if the text contains it, as errors of roiseg do.
+        unfolded: shown as a line below the table, so that the paths in it can be copied; errors always are.
     """
 
     about: str
     state: State
     text: str
     todo: str = ""
+    unfolded: bool = False
 
 
 @dataclass
@@ -53,24 +56,33 @@ class Diagnosis:
             line = user_message(error)
             if line is None:
                 raise
-            self.add(Finding(about, state, line))
+            self.add(Finding(about, state, line, unfolded=True))
 
     @property
     def can_start(self) -> bool:
         """Return whether nothing keeps training from starting."""
         return all(finding.state != "error" for finding in self.findings)
 
-    def table(self) -> Table:
-        """Lay out the findings for the terminal."""
+    def show(self) -> None:
+        """Print a table, and below it the findings that name files and the errors, one per line."""
         table = Table(title="doctor", show_lines=False)
         for name in ("", "what", "found, and what to do"):
             table.add_column(name, overflow="fold")
+        below = [f for f in self.findings if f.unfolded or f.state == "error"]
         for finding in self.findings:
-            style = _STYLES[finding.state]
-            todo = (f"\n-> {finding.todo}", style) if finding.todo else ""
-            table.add_row(Text(finding.state, style), finding.about, Text.assemble(finding.text, todo))
-        return table
+            if finding not in below:
+                todo = f"\n-> {finding.todo}" if finding.todo else ""
+                style = _STYLES[finding.state]
+                text = Text.assemble(finding.text, (todo, style))
+                table.add_row(Text(finding.state, style), finding.about, text)
+        console.print(table)
+        for finding in sorted(below, key=lambda finding: finding.state == "error"):
+            state = (finding.state, _STYLES[finding.state])
+            todo = f" -> {finding.todo}" if finding.todo else ""
+            console.print(Text.assemble(state, f" {finding.about}: {finding.text}{todo}"), soft_wrap=True)
 
     def content(self) -> dict[str, object]:
         """Return the findings for JSON."""
-        return {"can_start": self.can_start, "findings": [asdict(finding) for finding in self.findings]}
+        keys = ("about", "state", "text", "todo")
+        findings = [{key: getattr(finding, key) for key in keys} for finding in self.findings]
+        return {"can_start": self.can_start, "findings": findings}

@@ -55,6 +55,7 @@ class SyntheticPeople:
     val_images: Annotated[PositiveInt, Field(le=999_999)] = 40
     seed: Seed = 0
     crowding: Share = 0.0
+    made = "training makes it"
 
     def images_dir(self, split: str) -> Path:
         """Return the image folder of "train" or "val"."""
