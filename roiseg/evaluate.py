@@ -46,6 +46,7 @@ class Options(TypedDict):
     boxes: Literal["annotations", "detector"]
     min_score: ShareBelowOne
     worst: NonNegativeInt
+    best: NonNegativeInt
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None
     device: str | None
     seed: Seed
@@ -120,8 +121,9 @@ def on_annotations(cfg: DictConfig, models: Mapping[str, Evaluated]) -> dict[str
 
 def measure(cfg: DictConfig, name: str, model: Evaluated) -> Evaluation:
     """Measure one model on annotated boxes, under a progress bar."""
-    evaluator = Evaluator(model.model, model.data.dataset("val"), cfg.worst, model.data.category_id)
-    batches = model.data.test_dataloader()
+    data = model.data
+    evaluator = Evaluator(model.model, data.dataset("val"), cfg.worst, cfg.best, data.category_id)
+    batches = data.test_dataloader()
     for batch in track(batches, f"measuring the {name}", total=len(batches)):
         evaluator.update(batch)
     return evaluator.compute()

@@ -33,7 +33,7 @@ class Evaluation:
         target: confusion of true class and whether the target's probability is 0.5 or more.
         records: every instance.
         results: every mask as a COCO result.
-        worst: the instances with the lowest IoU.
+        ranked: the instances with the lowest IoU, `worst`, and with the highest, `best`.
     """
 
     test: dict[str, float]
@@ -45,7 +45,7 @@ class Evaluation:
     target: Confusion
     records: list[InstanceRecord]
     results: list[dict[str, Any]]
-    worst: list[RankedInstance]
+    ranked: dict[str, list[RankedInstance]]
 
     def summary(self) -> dict[str, Any]:
         """Return everything but single instances, for JSON."""
@@ -66,7 +66,7 @@ class Evaluator:
     Args:
         model: the model to measure.
         dataset: the data set with three classes that the batches come from.
-        worst: number of worst instances to keep for a sheet.
+        worst, best: numbers of instances to keep for a sheet.
         category_id: category of the annotations and of the results.
     """
 
@@ -75,6 +75,7 @@ class Evaluator:
         model: RoiModel,
         dataset: RoiDataset,
         worst: int = 20,
+        best: int = 20,
         category_id: int = 1,
     ) -> None:
         self.model = model
@@ -82,7 +83,7 @@ class Evaluator:
         self.category_id = category_id
         self._metrics = RoiMetrics(model.num_classes)
         self._classes, self._target = Confusion(model.num_classes), Confusion(2)
-        self._ranking = Ranking(1, worst)
+        self._rankings = {"worst": Ranking(1, worst), "best": Ranking(-1, best)}
         self._records: list[InstanceRecord] = []
         self._results: list[dict[str, Any]] = []
         self._sides: list[float] = []
@@ -101,7 +102,8 @@ class Evaluator:
         both, either = ((ours & theirs).sum(dim=(1, 2)), (ours | theirs).sum(dim=(1, 2)))
         self._grid_ious += (both / either.clamp(min=1)).tolist()
         for pasted, record in zip(measured.masks, measured.records, strict=True):
-            self._ranking.add(pasted, record)
+            for ranking in self._rankings.values():
+                ranking.add(pasted, record)
             self._results.append(mask_result(pasted, self.category_id, pasted.score))
         self._records += measured.records
         self._images += [sample.image_index for sample in batch.samples if not sample.skipped]
@@ -121,7 +123,7 @@ class Evaluator:
             self._target,
             self._records,
             self._results,
-            self._ranking.kept,
+            {name: ranking.kept for name, ranking in self._rankings.items()},
         )
 
 

@@ -1,4 +1,4 @@
-"""Files of an evaluation: `instances.csv`, `results.json`, `worst.png`, and those of a run."""
+"""Files of an evaluation: `instances.csv`, `results.json`, `worst.png`, `best.png`, and those of a run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write_table(path: Path, records: Iterable[InstanceRecord]) -> None:
 
 
 def write_instances(folder: Path, evaluation: Evaluation, dataset: RoiDataset) -> None:
-    """Write `instances.csv`, `results.json` (every mask in COCO's format) and `worst.png`.
+    """Write `instances.csv`, `results.json` (every mask in COCO's format), `worst.png` and `best.png`.
 
     Args:
         folder: output folder, created if missing.
@@ -40,8 +40,9 @@ def write_instances(folder: Path, evaluation: Evaluation, dataset: RoiDataset) -
     """
     write_table(folder / "instances.csv", evaluation.records)
     write_json(folder / "results.json", evaluation.results)
-    if evaluation.worst:
-        write_image(folder / "worst.png", ranking_sheet("worst", evaluation.worst, dataset))
+    for name, instances in evaluation.ranked.items():
+        if instances:
+            write_image(folder / f"{name}.png", ranking_sheet(name, instances, dataset))
 
 
 def write_as_run(

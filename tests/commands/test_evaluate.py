@@ -75,7 +75,7 @@ def test_a_runs_own_test_is_measured_again_to_the_same_figures(run_of, finished,
     assert found["test"] == pytest.approx(expected, abs=1e-6)
     trained = Path(summary["output_dir"])
     assert (folder / "instances.csv").read_text() == (trained / "instances.csv").read_text()
-    assert (folder / "worst.png").stat().st_size > 1000
+    assert all((folder / f"{name}.png").stat().st_size > 1000 for name in ("worst", "best"))
     assert len(read_json(folder / "results.json", "results")) == len(rows(trained)) == told["data"]["rois"]
     assert (told["data"]["tta"] is None) is ("tta=full" not in (options or ()))
     assert sum(sum(row.values()) for row in found["confusion"]["classes"].values()) > 0
