@@ -19,7 +19,7 @@ from hydra.utils import instantiate
 from benchmarks.report import show
 from roiseg.config.entry import CONF_DIR
 from roiseg.decoders.base import Decoder
-from roiseg.decoders.cost import measure_cost
+from roiseg.diagnosis.decoder_costs import measure_cost
 
 SHAPE = (1024, 80, 80)  # /model.34/Concat_output_0 of YOLOv9-E at 640x640, stride 8
 STRIDE = 8

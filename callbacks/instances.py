@@ -11,8 +11,8 @@ from torch import distributed
 
 from roiseg.callbacks.tensorboard import writers
 from roiseg.data.datamodule import RoiDataModule
+from roiseg.evaluation.evaluator import write_table
 from roiseg.evaluation.ranking import RankedInstance, Ranking, ranking_sheet
-from roiseg.evaluation.result_files import write_table
 from roiseg.metrics.instance import InstanceRecord
 from roiseg.metrics.roi import MeasuredBatch
 from roiseg.visualize.canvas import write_image

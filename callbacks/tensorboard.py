@@ -19,7 +19,7 @@ from roiseg.common.files import as_utf8
 from roiseg.config.private_api import write_summary
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.decoders.base import Context, Decoder
-from roiseg.decoders.cost import Cost, measure_cost
+from roiseg.diagnosis.decoder_costs import Cost, measure_cost
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.metrics.confusion import PrecisionRecallCurve
 from roiseg.metrics.roi import MeasuredBatch

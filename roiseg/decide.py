@@ -24,7 +24,7 @@ from roiseg.config.run_dir import create_unique_dir
 from roiseg.config.validation import validated
 from roiseg.data.analysis import CROWDED
 from roiseg.evaluation.decision_fit import DecisionFit, fit_decision, shared_pixels
-from roiseg.evaluation.result_files import write_as_run, write_table
+from roiseg.evaluation.evaluator import write_as_run, write_table
 from roiseg.inference.checkpoint import write_decision
 from roiseg.inference.checkpoint_folder import newest_checkpoint
 from roiseg.inference.decision import Decision

@@ -26,10 +26,11 @@ from roiseg.data.datamodule import RoiDataModule
 from roiseg.data.tta import TTA
 from roiseg.evaluation import tables
 from roiseg.evaluation.detections import DetectionEvaluation, evaluate_detections
-from roiseg.evaluation.evaluator import Evaluation, Evaluator, difference
-from roiseg.evaluation.result_files import write_as_run, write_instances
+from roiseg.evaluation.evaluator import Evaluation, Evaluator, difference, write_as_run, write_table
+from roiseg.evaluation.ranking import ranking_sheet
 from roiseg.extractor.postprocess.base import Postprocessor
 from roiseg.inference.decision import Decision
+from roiseg.visualize.canvas import write_image
 
 
 class Options(TypedDict):
@@ -111,7 +112,12 @@ def on_annotations(cfg: DictConfig, models: Mapping[str, Evaluated]) -> dict[str
     folder = create_unique_dir(cfg.output_dir)
     for name, model in models.items():
         own = folder / name if len(models) > 1 else folder
-        write_instances(own, found[name], model.data.dataset("val"))
+        write_table(own / "instances.csv", found[name].records)
+        write_json(own / "results.json", found[name].results)
+        for rank, instances in found[name].ranked.items():
+            if instances:
+                sheet = ranking_sheet(rank, instances, model.data.dataset("val"))
+                write_image(own / f"{rank}.png", sheet)
         if model.trained is not None:
             summary = model.run_summary(found[name].test, seconds[name])
             write_as_run(own, model.trained.config, to_plain(cfg)["data"], summary)

@@ -217,12 +217,7 @@ def read_json(path: str | Path, what: str, each: Callable[[dict[str, Any]], Any]
     path = _readable_file(path, what)
     try:
         return json.loads(path.read_bytes(), object_hook=each)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}"
-        raise UserError(
-            f"{what} file {path} is not valid json ({error.msg} at {where}): create it again"
-        ) from None
-    except (ValueError, RecursionError) as error:  # not text, endless digits, nested too deep
+    except (ValueError, RecursionError) as error:  # also not text, endless digits, nested too deep
         raise UserError(f"{what} file {path} is not valid json ({error}): create it again") from None
 
 
@@ -237,18 +232,23 @@ def require_file(path: str | Path | None, what: str, hint: str = "") -> Path:
 
 
 def _readable_file(path: str | Path | None, what: str, hint: str = "") -> Path:
-    if path is None or str(path) == "":
-        raise UserError(f"{what} file is not set{': ' + hint if hint else ''}")
-    path = Path(path).expanduser()
-    if path.is_file():
-        if not os.access(path, os.R_OK):
-            raise UserError(f"{what} file {path} cannot be read: check its permissions")
+    path = _existing(path, f"{what} file", hint)
+    if path.is_file() and os.access(path, os.R_OK):
         return path
-    if path.is_dir():
-        raise UserError(f"{what} file {path} is a folder; give the file itself")
-    if path.exists():
-        raise UserError(f"{what} file {path} is {NOT_REGULAR}: give a file")
-    raise UserError(f"{what} file not found: {path} ({_deepest(path)}){'; ' + hint if hint else ''}")
+    if path.is_file():
+        wrong = "cannot be read: check its permissions"
+    else:
+        wrong = "is a folder; give the file itself" if path.is_dir() else f"is {NOT_REGULAR}: give a file"
+    raise UserError(f"{what} file {path} {wrong}")
+
+
+def _existing(path: str | Path | None, what: str, hint: str) -> Path:
+    if path is None or str(path) == "":
+        raise UserError(f"{what} is not set{': ' + hint if hint else ''}")
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise UserError(f"{what} not found: {path} ({_deepest(path)}){'; ' + hint if hint else ''}")
+    return path
 
 
 NOT_REGULAR = "a pipe, a socket or a device, not a regular file"
@@ -270,14 +270,10 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 def require_dir(path: str | Path | None, what: str, hint: str = "") -> Path:
     """Return `path` as a Path to a folder, or raise a UserError that names the existing part."""
-    if path is None or str(path) == "":
-        raise UserError(f"{what} folder is not set{': ' + hint if hint else ''}")
-    path = Path(path).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
+    path = _existing(path, f"{what} folder", hint)
+    if not path.is_dir():
         raise UserError(f"{what} folder {path} is a file; give the folder")
-    raise UserError(f"{what} folder not found: {path} ({_deepest(path)}){'; ' + hint if hint else ''}")
+    return path
 
 
 def missing_files(folder: Path, names: Iterable[str]) -> list[str]:

@@ -97,16 +97,16 @@ def check_record(record: Any, adapter: TypeAdapter[T], where: str) -> T:
         if not first["loc"]:
             raise UserError(f"{where} is not an object") from None
         field = first["loc"][0]
+        if first["type"] == "missing":
+            raise UserError(f"{where} has no `{'.'.join(map(str, first['loc']))}`") from None
         must = _must([first, *(other for other in others if other["loc"][0] == field)])
-        value = f"is {record[field]!r:.200}" if field in record else "is missing"
-        raise UserError(f"{where}: `{field}` {value}, it must {must}") from None
+        raise UserError(f"{where}: `{field}` is {record[field]!r:.200}, it must {must}") from None
 
 
 def _must(problems: Sequence[Any], others: Sequence[str] = ()) -> str:
     """Join what pydantic wants of a value, and other choices: "be a valid integer or null"."""
     texts = (problem["msg"].partition(" after validation")[0] for problem in problems)
     wanted = list(dict.fromkeys(re.sub(r"^(\w+ should|Value error,) ", "", text) for text in texts))
-    wanted = ["be given" if text == "Field required" else text for text in wanted]
     return " or ".join([wanted[0], *(each.removeprefix("be ") for each in (*wanted[1:], *others))])
 
 

@@ -23,8 +23,8 @@ from roiseg.data.annotations import Annotations
 from roiseg.data.images import image_digest, read_image
 from roiseg.geometry import rle
 from roiseg.geometry.boxes import Boxes
+from roiseg.geometry.outlines import Grids, unpack
 from roiseg.geometry.paste import Window, paste_window
-from roiseg.geometry.rasterize import Grids, unpack
 
 _CELLS = 32  # per side of the grid on which a cutout is checked
 _MIN_FILL = 0.25  # of its box; less is only a body part

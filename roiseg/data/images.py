@@ -64,14 +64,12 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
             rotated = _is_rotated(file)
     except FileNotFoundError:
         raise DamagedImage(f"image not found: {path}") from None
-    except UnidentifiedImageError:  # its message names a file descriptor
-        raise DamagedImage(
-            f"image {path} is damaged or not an image: replace it or take it out of the set"
-        ) from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        why = getattr(error, "strerror", None) or error
+        why = f" ({getattr(error, 'strerror', None) or error})"
+        if isinstance(error, UnidentifiedImageError):  # names a file descriptor
+            why = ""
         raise DamagedImage(
-            f"image {path} is damaged or not an image ({why}): replace it or take it out of the set"
+            f"image {path} is damaged or not an image{why}: replace it or take it out of the set"
         ) from None
     if size is not None and rotated and size == (height, width):
         raise rotation_mismatch(path, size)

@@ -13,7 +13,7 @@ from roiseg.common.classes import BACKGROUND, IGNORE, NON_TARGET, TARGET
 from roiseg.common.console import progress_bar
 from roiseg.data.annotations import Annotations
 from roiseg.geometry.boxes import Boxes, area
-from roiseg.geometry.rasterize import Grids, Planes, expand, polygon_planes
+from roiseg.geometry.outlines import Grids, Planes, expand, polygon_planes
 
 CLASSES = {"background": BACKGROUND, "target": TARGET, "non_target": NON_TARGET, "ignore": IGNORE}
 _CHUNK = 1 << 17  # points, and words of the grids, rasterized at a time: a few MB
@@ -100,7 +100,7 @@ def _grids(boxes: Boxes, grid: int) -> Grids:
 
 
 def _planes(annotations: Annotations, images: NDArray[np.int64], pairs: _Pairs, grids: Grids) -> Planes:
-    """Rasterize each pair's instance on its ROI's grid: bits [B, K, w], see `roiseg.geometry.rasterize`."""
+    """Rasterize each pair's instance on its ROI's grid: bits [B, K, w], see `roiseg.geometry.outlines`."""
     height, width = grids.size
     planes = np.zeros((-(-height // 64), len(pairs.roi), width), np.uint64)
     number = (annotations.parts[pairs.instance + 1] - annotations.parts[pairs.instance]) * pairs.near

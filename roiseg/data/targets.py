@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from roiseg.common.classes import IGNORE, NON_TARGET, TARGET
 from roiseg.geometry.boxes import Boxes
-from roiseg.geometry.outlines import Outlines
-from roiseg.geometry.rasterize import Grids, Planes, unpack
+from roiseg.geometry.outlines import Grids, Outlines, Planes, unpack
 from roiseg.geometry.transform import Transform
 
 Frame = Literal["roi", "image"]

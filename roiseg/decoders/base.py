@@ -16,8 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from roiseg.common.errors import UserError
 from roiseg.decoders.layers.extra_inputs import DetailBranch, Film
 from roiseg.extractor.projection import Projection
-from roiseg.geometry.interpolation import cell_cover
-from roiseg.geometry.roi_align import resample
+from roiseg.geometry.roi_align import cell_cover, resample
 
 Frame = Literal["roi", "image"]
 NumClasses = Annotated[int, Field(ge=2, le=3)]
@@ -202,20 +201,18 @@ def grid_size(value: Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
-def doublings(roi_size: tuple[int, int], output_size: tuple[int, int]) -> int:
-    """Return the number of doublings from one grid (h, w) to the other.
-
-    Raises:
-        UserError: doubling does not lead from one to the other.
-    """
-    for steps in range(8):
-        if (roi_size[0] << steps, roi_size[1] << steps) == output_size:
-            return steps
-    reachable = ", ".join(f"[{roi_size[0] << s}, {roi_size[1] << s}]" for s in range(4))
-    raise UserError(
-        f"model.output_size {list(output_size)} is not model.roi_size {list(roi_size)} doubled some times; "
-        f"choose one of {reachable}, or another roi_size"
-    )
+def doublings(
+    grid: tuple[int, int], output_size: tuple[int, int], name: str = "model.roi_size", least: int = 0
+) -> int:
+    """Return the number of doublings from a grid (h, w), called `name` in messages, to another."""
+    possible = {(grid[0] << steps, grid[1] << steps): steps for steps in range(least, 8)}
+    if output_size not in possible:
+        reachable = ", ".join(str(list(size)) for size in list(possible)[:4])
+        raise UserError(
+            f"model.output_size {list(output_size)} is not {name} {list(grid)} doubled some times; choose "
+            f"one of {reachable}, or another {name}"
+        )
+    return possible[output_size]
 
 
 def check_part(name: str, part: Decoder, frame: Frame, num_classes: int) -> None:

@@ -10,11 +10,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
-from roiseg.common.errors import UserError
 from roiseg.common.types import Share, Size
-from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput, NumClasses, check_part
+from roiseg.decoders.base import (
+    Context,
+    Decoder,
+    DecoderOptions,
+    DecoderOutput,
+    NumClasses,
+    check_part,
+    doublings,
+)
 from roiseg.decoders.layers.convolution import FeatureFusion, msra_init, predictor_init
-from roiseg.geometry.interpolation import point_sample
+from roiseg.geometry.roi_align import point_sample
 
 
 class PointHead(nn.Module):
@@ -172,14 +179,7 @@ def _upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _refined_grids(coarse: tuple[int, int], output: tuple[int, int], points: int) -> list[tuple[int, int]]:
     """Return the grids whose cells are refined: the finest that `points` cover, and all finer ones."""
-    grids = [coarse]
-    while output not in grids[1:]:
-        if len(grids) == 8:
-            reachable = ", ".join(f"[{coarse[0] << step}, {coarse[1] << step}]" for step in range(1, 5))
-            raise UserError(
-                f"model.output_size {list(output)} is not the grid of model.coarse {list(coarse)} doubled "
-                f"once or more: choose one of {reachable}, or another coarse decoder"
-            )
-        grids.append((2 * grids[-1][0], 2 * grids[-1][1]))
+    steps = doublings(coarse, output, "the grid of model.coarse", least=1)
+    grids = [(coarse[0] << step, coarse[1] << step) for step in range(steps + 1)]
     covered = [grid for grid in grids if grid[0] * grid[1] <= points]
     return covered[-1:] + grids[max(1, len(covered)) :]

@@ -16,7 +16,7 @@ from roiseg.common.types import Size
 from roiseg.decoders.base import Context, DecoderOptions, DecoderOutput, Frame, NumClasses, required
 from roiseg.decoders.layers.convolution import FeatureFusion, GroupNorm, conv_norm_relu, group_count
 from roiseg.decoders.layers.image_decoder import ImageDecoder
-from roiseg.geometry.interpolation import cell_cover
+from roiseg.geometry.roi_align import cell_cover
 
 ROI_MAPS = ("inside", "dx", "dy", "width", "height", "relative_x", "relative_y")
 MAX_RELATIVE = 4.0  # sides of the ROI; relative coordinates of a narrow ROI would be unbounded

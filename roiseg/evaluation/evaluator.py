@@ -1,11 +1,17 @@
-"""Evaluation of a model on annotated boxes, and the difference between two models."""
+"""Evaluation of a model on annotated boxes, the difference between two models, and the files of both."""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from roiseg.common.classes import TARGET
+from roiseg.common.files import atomic_path, open_text, write_json
 from roiseg.data.batch import RoiBatch
 from roiseg.data.dataset import RoiDataset
 from roiseg.evaluation.ranking import RankedInstance, Ranking
@@ -195,3 +201,32 @@ def comparable_figures(evaluation: Evaluation, other: Evaluation) -> dict[str, f
     }
     own = {"grid_iou": evaluation.grid_iou, "mask_score_calibration_error": evaluation.calibration_error}
     return test | own | evaluation.precision | evaluation.target.rates()
+
+
+def write_table(path: Path, records: Iterable[InstanceRecord]) -> None:
+    """Write one row per instance, sorted by image and annotation; the write is atomic.
+
+    The columns are the fields of `InstanceRecord`; boxes are rounded to a thousandth of a pixel.
+    """
+    with atomic_path(path) as temporary, open_text(temporary) as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(InstanceRecord._fields)
+        for record in sorted(records, key=lambda r: (r.image_id, r.annotation_id)):
+            box = {side: round(getattr(record, side), 3) for side in ("x1", "y1", "x2", "y2")}
+            writer.writerow(record._replace(**box))
+
+
+def write_as_run(
+    folder: Path, config: Mapping[str, Any], data: Mapping[str, Any], summary: Mapping[str, Any]
+) -> None:
+    """Write `config.yaml` and `summary.json`, so that `python -m roiseg.report` reads the folder as a run.
+
+    Args:
+        folder: the folder with `instances.csv`.
+        config: configuration that the checkpoint was trained with.
+        data: configuration of the evaluated data, in place of `config["data"]`.
+        summary: see `roiseg.reporting.runs`.
+    """
+    with atomic_path(folder / "config.yaml") as path:
+        OmegaConf.save(OmegaConf.create({**config, "data": dict(data)}), path)
+    write_json(folder / "summary.json", dict(summary))

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from roiseg.geometry.interpolation import centers_inside, paste_weights
+from roiseg.geometry.roi_align import centers_inside, paste_weights
 
 Window = tuple[int, int, int, int]  # x1, y1, x2, y2 in whole pixels; x2 and y2 excluded
 

@@ -13,8 +13,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from roiseg.data.batch import RoiPrediction
-from roiseg.geometry.interpolation import centers_inside, crop_weights, paste_weights
-from roiseg.geometry.roi_align import crop_rois
+from roiseg.geometry.roi_align import centers_inside, crop_rois, crop_weights, paste_weights
 from roiseg.metrics.mask_score import LEAST_SCORE, Calibration
 
 _LEAST = 1e-6  # probability of a ROI's own class

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from roiseg.geometry.interpolation import point_sample
+from roiseg.geometry.roi_align import point_sample
 from roiseg.losses.base import LossInput, LossTerm
 
 

@@ -15,11 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter
+from typing_extensions import NotRequired, TypedDict
 from yaml import YAMLError
 
 from roiseg.common.console import track
 from roiseg.common.errors import UserError
 from roiseg.common.files import read_json, require_dir, require_file
+from roiseg.common.types import STRICT, check_record
 from roiseg.data.analysis import CROWDED
 
 _BOX = ("x1", "y1", "x2", "y2")
@@ -169,30 +172,31 @@ def read_run(folder: Path) -> Run:
     return Run(folder, _without_own_folders(config), summary, rois)
 
 
+class _Parameters(TypedDict):
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+    trainable: float
+
+
+class _Summary(TypedDict):
+    """What is read of `summary.json`."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+    test: dict[str, float]
+    data: dict[str, Any]
+    parameters: _Parameters
+    seconds: float
+    choices: NotRequired[dict[str, Any]]
+    overrides: NotRequired[list[str]]
+
+
+_SUMMARY = TypeAdapter(_Summary)
+
+
 def read_summary(path: Path) -> dict[str, Any]:
     """Read the `summary.json` of a run with a test."""
-    summary = read_json(path, "summary")
-    for key in ("test", "data", "parameters", "seconds"):
-        if not isinstance(summary, dict) or key not in summary:
-            raise UserError(f"{path} has no `{key}`: it is not from a run with a test")
-    valid = {
-        "test": isinstance(summary["test"], dict)
-        and all(isinstance(value, (int, float)) for value in summary["test"].values()),
-        "data": isinstance(summary["data"], dict),
-        "parameters": isinstance(summary["parameters"], dict)
-        and _is_number(summary["parameters"].get("trainable")),
-        "seconds": _is_number(summary["seconds"]),
-        "choices": isinstance(summary.get("choices", {}), dict),
-        "overrides": isinstance(summary.get("overrides", []), list)
-        and all(isinstance(word, str) for word in summary.get("overrides", [])),
-    }
-    if wrong := [key for key, ok in valid.items() if not ok]:
-        raise UserError(f"{path} is damaged, its `{wrong[0]}` is invalid: remove this run")
+    summary: dict[str, Any] = read_json(path, "summary")
+    check_record(summary, _SUMMARY, f"{path} of a damaged run (remove it)")
     return summary
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e300 < value < 1e300
 
 
 def _check_together(folder: Path, config: dict[str, Any], summary: dict[str, Any], rois: Rois) -> None:

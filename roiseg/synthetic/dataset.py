@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import cv2
 import numpy as np
 import xxhash
+from pycocotools import mask as coco_mask
 from pydantic import Field, PositiveInt
 
 from roiseg.common.console import track
@@ -18,7 +19,7 @@ from roiseg.common.files import atomic_path, read_json, write_json
 from roiseg.common.locks import check_lock, locked
 from roiseg.common.outputs import check_folder, check_output, check_replaceable, inside, never, remove
 from roiseg.common.types import Seed, Share
-from roiseg.synthetic.outlines import bounding_box, segmentation
+from roiseg.geometry.rle import bounds, encode
 from roiseg.synthetic.scene import PEOPLE_CYCLE, Scene, render_scene
 from roiseg.visualize.canvas import encode_image
 
@@ -175,18 +176,17 @@ class SyntheticPeople:
 def _annotate(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:
     annotations = []
     for person in range(scene.people):
-        mask = scene.instances == person + 1
-        annotations.append(
-            {
-                "id": first_id + person,
-                "image_id": image_id,
-                "category_id": 1,
-                "iscrowd": 0,
-                "area": int(mask.sum()),
-                "bbox": bounding_box(mask),
-                "segmentation": segmentation(mask),
-            }
-        )
+        mask = encode(scene.instances == person + 1)
+        x1, y1, x2, y2 = bounds(mask)
+        annotations.append({
+            "id": first_id + person,
+            "image_id": image_id,
+            "category_id": 1,
+            "iscrowd": 0,
+            "area": int(coco_mask.area(mask)),
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "segmentation": {"size": list(mask["size"]), "counts": mask["counts"].decode()},
+        })  # fmt: skip
     return annotations
 
 
@@ -194,7 +194,7 @@ _DIGEST = "digest"  # key of the annotations' digest
 
 
 def _compact(content: dict[str, Any]) -> str:
-    """Return JSON that is not indented, since outlines are long."""
+    """Return JSON that is not indented."""
     return json.dumps(content, separators=(",", ":"))
 
 

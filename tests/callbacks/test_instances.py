@@ -16,8 +16,8 @@ from tiny_run import tiny_data, tiny_extractor, tiny_module, tiny_trainer
 from roiseg.callbacks.instances import InstanceSheets, InstanceTable
 from roiseg.data.tta import TTA
 from roiseg.evaluation import ranking as ranking_module
+from roiseg.evaluation.evaluator import write_table
 from roiseg.evaluation.ranking import RankedInstance, Ranking
-from roiseg.evaluation.result_files import write_table
 from roiseg.geometry.rle import decode
 from roiseg.metrics.instance import InstanceRecord
 

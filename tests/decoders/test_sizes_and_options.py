@@ -11,7 +11,6 @@ from roiseg.common.errors import UserError
 from roiseg.decoders.cascade import CascadeDecoder
 from roiseg.decoders.coarse import CoarseDecoder
 from roiseg.decoders.condinst import CondInstDecoder
-from roiseg.decoders.cost import measure_cost
 from roiseg.decoders.fcn8s import Fcn8sDecoder
 from roiseg.decoders.layers.extra_inputs import DetailBranch, Film
 from roiseg.decoders.maskrcnn import MaskRcnnDecoder
@@ -21,6 +20,7 @@ from roiseg.decoders.roialign import RoiAlignDecoder
 from roiseg.decoders.sam import MaskDecoder, SamDecoder
 from roiseg.decoders.unet import UNetDecoder
 from roiseg.decoders.yolact import YolactDecoder
+from roiseg.diagnosis.decoder_costs import measure_cost
 
 ONE = ([1024], [8], IMAGE_SIZE)
 

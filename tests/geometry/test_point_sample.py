@@ -5,7 +5,7 @@ from helpers.bilinear import read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roiseg.geometry.interpolation import point_sample
+from roiseg.geometry.roi_align import point_sample
 
 
 def naive(maps, points, map_index):

@@ -6,7 +6,7 @@ from helpers import inside_polygon, uncompressed_rle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roiseg.geometry.rasterize import Grids, polygon_planes, run_planes, unpack
+from roiseg.geometry.outlines import Grids, polygon_planes, run_planes, unpack
 
 # corners are whole numbers and no cell centre ever lies on a line between two of them
 NO_TIES = np.array([np.pi / 100, np.e / 100])

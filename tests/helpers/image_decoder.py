@@ -6,7 +6,7 @@ from torch import nn
 from roiseg.decoders.base import DecoderOutput
 from roiseg.decoders.layers.convolution import FeatureFusion
 from roiseg.decoders.layers.image_decoder import ImageDecoder
-from roiseg.geometry.interpolation import cell_cover
+from roiseg.geometry.roi_align import cell_cover
 
 
 class TinyImageDecoder(ImageDecoder):

@@ -8,12 +8,11 @@ import cv2
 import numpy as np
 import pytest
 from child_processes import CHILDREN, PATIENCE
-from helpers import mask_bounds, segmentation_mask
+from helpers import mask_bounds
 from pycocotools.coco import COCO
 
 from roiseg.common.errors import UserError
 from roiseg.synthetic import SyntheticPeople, dataset, synthetic_scene
-from roiseg.synthetic.outlines import has_hole, rle, segmentation
 
 TRAIN, VAL = 4, 24
 
@@ -32,23 +31,6 @@ def data(tmp_path_factory):
 def digests(data):
     files = [p for p in Path(data.root).rglob("*") if p.is_file()]
     return {str(p.relative_to(data.root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-
-
-def test_segmentation_of_any_mask_decodes_to_the_same_pixels():
-    rng = np.random.default_rng(0)
-    for _ in range(600):
-        height, width = (int(n) for n in rng.integers(1, 12, 2))
-        mask = rng.random((height, width)) < rng.random()
-        if mask.any():
-            assert isinstance(segmentation(mask), dict) == has_hole(mask)
-            for segments in (segmentation(mask), rle(mask)):
-                assert (segmentation_mask(segments, height, width) == mask).all()
-    ring = np.ones((5, 5), bool)
-    ring[2, 2] = False
-    assert has_hole(ring)
-    ring[2, 3:] = False
-    assert not has_hole(ring)
-    assert segmentation(np.pad(np.ones((2, 3), bool), 1)) == [[1, 1, 4, 1, 4, 3, 1, 3]]
 
 
 def test_annotations_are_exactly_the_rendered_masks(data):

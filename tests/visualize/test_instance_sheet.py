@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from roiseg.evaluation.ranking import SheetCell, crop_window, instance_sheet
 from roiseg.visualize.canvas import COLORS, ROI_RED
-from roiseg.visualize.instance_sheet import SheetCell, crop_window, instance_sheet
 
 CELL = 200
 LEFT, TOP = 6, 28 + 20  # of the first image: a gap; the title and a line of text

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path, read_json
@@ -23,7 +22,7 @@ from roiseg.data.prepare.persons import (
     subset,
     write_if_different,
 )
-from roiseg.data.prepare.sources import FolderSource, WebSource, require_space
+from roiseg.data.prepare.sources import Checksums, FolderSource, Url, WebSource, require_space
 
 # annotations (CC BY 4.0, COCO Consortium) and checksums of the images
 _FILES = Path(__file__).with_name("coco128")
@@ -68,13 +67,13 @@ ImageMode = Literal["link", "copy", "skip"]
 
 
 def prepare(
-    output_dir: str | Path,
+    output_dir: Annotated[str, Field(min_length=1)] | Path,
     source: str | Path | None,
     sizes: list[PositiveInt],
     seed: int,
     images: ImageMode,
-    base_url: str,
-    md5: Mapping[str, str],
+    base_url: Url,
+    md5: Checksums,
     example: bool = False,
 ) -> Prepared:
     """Create the images and person annotations of COCO 2017, or the example's.
@@ -86,7 +85,7 @@ def prepare(
         seed: seed of the subsets.
         images: "link" or "copy" those of `source`, or "skip" them.
         base_url: where the archives are downloaded from.
-        md5: checksums of the archives `train2017`, `val2017` and `annotations`.
+        md5: checksums of the archives.
         example: create only the example, see `prepare_example`.
     """
     if example:

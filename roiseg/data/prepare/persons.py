@@ -54,8 +54,6 @@ def layout_of(root: str | Path, sizes: Sequence[int]) -> Layout:
     """Return the layout for a folder and subset sizes in any order."""
     if len(set(sizes)) < len(sizes):
         raise UserError(f"sizes must be different numbers of images, such as [500,100]; got {sizes}")
-    if not root:
-        raise UserError("output_dir is not set: give the folder to make, such as data")
     return Layout(Path(root).expanduser(), tuple(sorted(sizes, reverse=True)))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from roiseg.common.console import track
 from roiseg.common.errors import UserError
@@ -143,17 +145,24 @@ class FolderSource:
         return self.root / "annotations" / f"instances_{split}.json"
 
 
+Url = Annotated[str, Field(pattern="^https?://")]
+Md5 = Annotated[str, Field(pattern="^[0-9a-fA-F]{32}$")]
+
+
+class Checksums(TypedDict):
+    """MD5 of the archives."""
+
+    train2017: Md5
+    val2017: Md5
+    annotations: Md5
+
+
 class WebSource:
     """COCO's archives, downloaded only if the layout lacks their content, and removed once unpacked."""
 
-    def __init__(self, base_url: str, md5: Mapping[str, str], layout: Layout, images: str) -> None:
-        if not base_url.startswith(("http://", "https://")):
-            raise UserError(f"base_url must begin with http:// or https://, got {base_url!r}")
+    def __init__(self, base_url: str, md5: Checksums, layout: Layout, images: str) -> None:
         self.base_url = base_url.rstrip("/")
-        for name in ("annotations", *SPLITS):
-            if not re.fullmatch("[0-9a-fA-F]{32}", str(md5.get(name))):
-                raise UserError(f"md5.{name} must be 32 hexadecimal digits, got {md5.get(name)}")
-        self.md5 = {name: str(checksum) for name, checksum in md5.items()}
+        self.md5: dict[str, Any] = {**md5}
         self.layout = layout
         self.mode = images
         self.present = {split: self._read_existing(split) for split in SPLITS}
