@@ -19,6 +19,13 @@ from roiseg.config.private_api import parse_command_line, raw_value
 
 CONF_DIR = package_file("conf")
 
+
+def own_conf_dir() -> Path | None:
+    """Return `conf/` of the working directory, which adds choices to those of roiseg, if there is one."""
+    folder = Path.cwd() / "conf"
+    return folder if folder.is_dir() and not folder.samefile(CONF_DIR) else None
+
+
 # keys whose value is a name or a path even if it resembles a number: `source=2024` is a folder
 _TEXTS = re.compile(
     r"(.*\.)?(annotations|base_url|baseline|boxes|by|check|ckpt|compare|host|label|metric|onnx|output|root|runs"
@@ -125,9 +132,9 @@ def _quoted(text: str) -> str:
 _BLOCK = r"^{}:\n(?:[ #].*\n|\n(?=[ #]))*"  # a key at the left margin, and what is below it
 
 
-def help_text(config_name: str, conf_dir: Path) -> str:
+def help_text(config_name: str) -> str:
     """Lay out `conf/<config_name>.yaml` for the terminal."""
-    text = (conf_dir / f"{config_name}.yaml").read_text(encoding="utf-8")
+    text = (CONF_DIR / f"{config_name}.yaml").read_text(encoding="utf-8")
     defaults = yaml.safe_load(text).get("defaults", [])
     for block in ("defaults", "hydra"):
         text = re.sub(_BLOCK.format(block), "", text, flags=re.MULTILINE)
@@ -135,7 +142,7 @@ def help_text(config_name: str, conf_dir: Path) -> str:
     assert head is not None
     about, options = re.sub(r"^# ?", "", head[0], flags=re.MULTILINE), text[head.end() :].strip("\n")
     parts = [about.rstrip(), f"Options (key=value), with their defaults:\n\n{options}"]
-    if choices := list(_choices(defaults, conf_dir)):
+    if choices := list(_choices(defaults)):
         parts.append("Choices (group=choice; null: none), with their defaults:\n\n" + "\n".join(choices))
     if "train" in defaults:
         parts.append("Every option and choice of training as well: python -m roiseg.train --help")
@@ -146,16 +153,18 @@ def help_text(config_name: str, conf_dir: Path) -> str:
     return "\n\n".join(parts)
 
 
-def _choices(defaults: list[Any], conf_dir: Path) -> Iterator[str]:
+def _choices(defaults: list[Any]) -> Iterator[str]:
+    own = own_conf_dir()
     for entry in (entry for entry in defaults if isinstance(entry, dict)):
         ((group, chosen),) = entry.items()
         if group == "hydra":
             continue
-        folders = [conf_dir / group, *sorted(path for path in (conf_dir / group).rglob("*") if path.is_dir())]
+        folders = [CONF_DIR / group, *sorted(path for path in (CONF_DIR / group).rglob("*") if path.is_dir())]
         for folder in folders:
-            names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+            name = folder.relative_to(CONF_DIR)
+            files = [*folder.glob("*.yaml"), *((own / name).glob("*.yaml") if own else ())]
             default = f" [{_default(chosen)}]" if folder == folders[0] else ""
-            yield f"  {folder.relative_to(conf_dir).as_posix()}{default}: {names}"
+            yield f"  {name.as_posix()}{default}: {', '.join(sorted({path.stem for path in files}))}"
 
 
 def _default(chosen: Any) -> str:

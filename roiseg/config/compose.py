@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from roiseg.common.errors import UserError
 from roiseg.common.package_files import default_root
-from roiseg.config.argv import quote
+from roiseg.config.argv import own_conf_dir, quote
 from roiseg.config.entry import CONF_DIR, numeric_keys, user_message
 
 
@@ -44,9 +44,10 @@ def compose_run(output_dir: str | Path, *overrides: str, config: str = "train") 
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         try:
-            own = (f"paths.{key}={path}" for key, path in places.items())
-            return compose(
-                config, overrides=[quote(word, numeric_keys(config)) for word in (*own, *overrides)]
-            )
+            words = (*(f"paths.{key}={path}" for key, path in places.items()), *overrides)
+            quoted = [quote(word, numeric_keys(config)) for word in words]
+            if (own := own_conf_dir()) is not None:
+                quoted.append(quote(f"hydra.searchpath=['file://{own}']"))
+            return compose(config, overrides=quoted)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(user_message(error, config) or str(error)) from None

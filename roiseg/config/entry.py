@@ -29,7 +29,8 @@ from omegaconf.errors import OmegaConfBaseException
 from roiseg.common.errors import UserError, closest_matches, missing_extra
 from roiseg.common.outputs import absent_folders, purpose, remove_empty
 from roiseg.common.signals import stoppable
-from roiseg.config.argv import CONF_DIR, help_text, quote_overrides
+from roiseg.config.argv import CONF_DIR, help_text, own_conf_dir, quote_overrides
+from roiseg.config.private_api import parse_command_line
 from roiseg.config.resource_errors import resource_error_message
 
 
@@ -88,7 +89,7 @@ def command(
 
         def run() -> Any:
             if {"--help", "-h"} & set(sys.argv[1:]):
-                print(help_text(config_name, CONF_DIR))
+                print(help_text(config_name))
                 return None
             full_error = _full_error()
             if isinstance(sys.stdout, io.TextIOWrapper):  # a name may not be UTF-8, or the terminal may not
@@ -100,6 +101,9 @@ def command(
                 os.environ[_USER_FULL_ERROR] = str(int(full_error))
                 if prepare is not None:
                     prepare(sys.argv[1:])
+                own = own_conf_dir()
+                if own is not None and parse_command_line(sys.argv[1:]).config_dir is None:
+                    sys.argv[1:1] = ["--config-dir", str(own)]
                 return hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(
                     job
                 )()

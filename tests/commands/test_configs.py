@@ -15,6 +15,7 @@ from roiseg.__main__ import COMMANDS
 from roiseg.common.errors import UserError
 from roiseg.config.argv import help_text, quote
 from roiseg.config.build import to_plain
+from roiseg.config.compose import compose_run
 from roiseg.config.entry import CONF_DIR
 from roiseg.data.copy_paste import CopyPaste
 from roiseg.decoders.base import Decoder, DecoderOutput
@@ -141,13 +142,23 @@ def test_every_target_exists(path):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_lists_every_option_with_its_comment_and_every_choice(name):
-    text = help_text(name, CONF_DIR)
+    text = help_text(name)
     lines = (CONF_DIR / f"{name}.yaml").read_text().splitlines()
     options = [line for line in lines if re.match(r"[a-z_]+:", line) and line not in ("defaults:", "hydra:")]
     assert options
     assert all(line in text for line in options)
     if name == "train":
         assert re.search(r"^  data/augment: heavy, light, medium$", text, re.MULTILINE)
+
+
+def test_configuration_in_the_working_directory_adds_choices(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "conf/extractor"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("defaults: [default]\nlayers: [x]\nonnx_path: mine.onnx\n")
+    assert re.search(r"^  extractor \[tiny\]: default, mine, tiny,", help_text("train"), re.MULTILINE)
+    cfg = compose_run("run", "extractor=mine")
+    assert cfg.extractor.onnx_path == "mine.onnx" and cfg.extractor.preprocess.divisor == 255
 
 
 def test_the_list_of_commands_is_complete(capsys, monkeypatch):

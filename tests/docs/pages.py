@@ -76,8 +76,6 @@ class Reader:
             more = [o for o in self.training if o.partition("=")[0].lstrip("~") not in line]
             if " data=" in line:  # which brings its own files
                 more = [o for o in more if not o.startswith(("data.train_", "data.val_"))]
-        if (self.folder / "conf").is_dir():
-            more.append(f"hydra.searchpath=[file://{self.folder / 'conf'}]")
         code, stderr = self.run_main(importlib.import_module(name), *arguments, *more)
         assert code == 0, f"{line}\n{stderr}"
 
