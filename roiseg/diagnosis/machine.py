@@ -69,7 +69,7 @@ def _extras(wanted: list[Requirement]) -> Iterator[Finding]:
         members = [r for r in wanted if r.marker is not None and r.marker.evaluate({"extra": name})]
         extras[name] = [r for r in members if not r.marker.evaluate({"extra": ""})]  # type: ignore[union-attr]
     whole = [name for name, members in extras.items() if all(installed(r.name) for r in members)]
-    absent = [name for name in extras if name not in whole]
+    absent = [name for name in extras if name not in (*whole, "dev")]  # dev: for a checkout
     if whole:
         yield Finding("extras", "ok", f"installed: {', '.join(whole)}")
     if absent:
@@ -128,7 +128,7 @@ def cores() -> int:
 
 
 def _processor(num_workers: int) -> Iterator[Finding]:
-    text = f"{cores()} cores, {torch.get_num_threads()} threads of torch"
+    text = f"{cores()} cores, {torch.get_num_threads()} of them used by torch"
     if hasattr(os, "sysconf"):
         text += f", {memory_limit() / 1e9:.1f} GB memory"
     yield Finding("processor", "ok", text)

@@ -22,8 +22,7 @@ COMMANDS = sorted({inline or indented for inline, indented in SHOWN} - {"roiseg.
 assert len(COMMANDS) > 10
 
 
-def test_the_python_shown_gives_masks(coco_set, checkpoint, tmp_path, monkeypatch):
-    shutil.copy(checkpoint, tmp_path / "person.pth")
+def test_the_python_shown_gives_masks(coco_set, tmp_path, monkeypatch):
     shutil.copy(coco_set.images / "a.jpg", tmp_path / "street.jpg")
     monkeypatch.chdir(tmp_path)
     shown: dict = {}
