@@ -49,7 +49,6 @@ class EpochCheckpoint(ModelCheckpoint, SummaryCallback):
     The first epoch is 0001; mIoU is rounded (0.8551 -> 8551). Writes are atomic.
 
     Args:
-        dirpath: folder of the checkpoints.
         image_size: (H, W) of the extractor's input.
         monitor: logged metric in [0, 1], part of the file name; selects the best checkpoint.
         keep: how many of the best to keep; -1 keeps every epoch.
@@ -128,7 +127,6 @@ class MidEpochCheckpoint(Checkpoint):
     it is removed once its epoch is saved.
 
     Args:
-        dirpath: folder of the checkpoints.
         every_n_steps: also save after every n-th optimizer step; None: only when terminated.
 
     Attributes:

@@ -31,7 +31,6 @@ class FitDecision(L.Callback, SummaryCallback):
 
     Args:
         best: fit the best checkpoint; False: the newest.
-        max_rois: number of ROIs to fit on.
 
     Attributes:
         fitted_on: what was used, after the fit.

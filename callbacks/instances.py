@@ -30,11 +30,7 @@ def gather_from_all(items: list[T]) -> list[T]:
 
 
 class InstanceTable(L.Callback):
-    """Writes one row per instance when the test ends, see `write_table`.
-
-    Args:
-        path: the CSV file.
-    """
+    """Writes one row per instance when the test ends, see `write_table`."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -69,10 +65,6 @@ class InstanceSheets(L.Callback):
 
     Only the ranked instances are kept in memory, as RLE; their images are read again at the end. Both sheets
     also go to TensorBoard.
-
-    Args:
-        output_dir: folder of the sheets.
-        count: instances per sheet.
     """
 
     def __init__(self, output_dir: str | Path, count: int = 12) -> None:

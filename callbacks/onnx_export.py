@@ -25,7 +25,6 @@ class OnnxExport(L.Callback, SummaryCallback):
 
     Args:
         output_dir: folder of the file; its name is that of the checkpoint.
-        merged, half, opset, simplify: see `ExportOptions`.
         best: export the best checkpoint; False: the newest.
 
     Attributes:

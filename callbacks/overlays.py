@@ -38,7 +38,6 @@ class ValidationOverlays(L.Callback, SummaryCallback):
     about a megabyte of the event file.
 
     Args:
-        output_dir: folder of the images.
         images: file name -> number of persons; an image with as many persons replaces a missing file.
         row_height: height of a row in pixels.
         in_tensorboard: number n of validations after which TensorBoard gets every second overlay, after 2 n

@@ -54,7 +54,6 @@ class PrCurve(L.Callback):
     ROIs. A curve takes 24 bytes per threshold in the event file, 3 kB with 127.
 
     Args:
-        every_n_epochs: write the curve of every n-th epoch only.
         thresholds: number of points of the curve.
     """
 

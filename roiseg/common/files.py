@@ -73,7 +73,6 @@ def atomic_path(path: str | Path, proof: Proof | None = None) -> Iterator[Path]:
     format by suffix. After an error the temporary file is removed and `path` is unchanged.
 
     Args:
-        path: file to write.
         proof: allows replacing an existing file, see `roiseg.common.outputs`.
 
     Raises:
@@ -207,7 +206,6 @@ def read_json(path: str | Path, what: str, each: Callable[[dict[str, Any]], Any]
     """Parse a json file.
 
     Args:
-        path: file to read.
         what: what the file is, for the error message ("annotations", say).
         each: replaces every object as soon as it is parsed.
 

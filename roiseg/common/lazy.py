@@ -12,7 +12,6 @@ class LazyArrays(Sequence[NDArray[Any]]):
     """N arrays, each computed on access; the first ones that fit into `keep` bytes together are kept.
 
     Args:
-        count: N.
         make: computes array 0..N - 1 deterministically.
         keep: bytes of arrays to keep.
     """

@@ -33,7 +33,6 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
     file system without locks the block runs unlocked.
 
     Args:
-        path: the lock file.
         wait: wait for another holder, and remove the file in the end.
 
     Raises:

@@ -77,7 +77,6 @@ def check_output(path: str | Path, proof: Proof | None = None) -> Path:
     """Check that a file may be written, as far as that is known beforehand.
 
     Args:
-        path: the file.
         proof: see `Proof`; the record beside the file by default.
 
     Raises:

@@ -24,12 +24,7 @@ def default_root() -> Path:
 
 @dataclass(frozen=True)
 class ShippedFile:
-    """A copy of a file that ships with roiseg.
-
-    Args:
-        path: the copy.
-        name: the original, see `package_file`.
-    """
+    """A copy of a file that ships with roiseg."""
 
     path: str | Path
     name: str

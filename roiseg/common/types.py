@@ -69,8 +69,6 @@ def check_value(value: Any, hint: Any, name: str) -> None:
     """Check a plain value against an annotation; a whole number is a number, nothing else is converted.
 
     Args:
-        value: from a file.
-        hint: the annotation.
         name: of the value, for the message.
     """
     if inspect.isclass(hint) and hint.__module__.startswith("roiseg.") and not is_typeddict(hint):

@@ -41,9 +41,7 @@ def quote_overrides(
     `a b by=x,y --cfg job` becomes `key=['a','b'] by='x,y' --cfg job`. Hydra's options and their values stay.
 
     Args:
-        arguments: the command line.
         key: of the list that takes the words that are not `key=value`; None: such words stay.
-        others: see `quote`.
     """
     options = parse_command_line(arguments)
     sweeps = options.multirun or any(word.startswith("hydra.mode=") for word in options.overrides)

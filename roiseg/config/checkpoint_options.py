@@ -96,10 +96,8 @@ def trusted_node(config: dict[str, Any], key: str, module: str, path: Path) -> d
     """Return a node of the configuration; None if it is missing.
 
     Args:
-        config: the checkpoint's configuration.
         key: dotted key, such as `data.folds`.
         module: the only module whose classes it may use, such as `roiseg.data.folds`.
-        path: the checkpoint, for messages.
     """
     node: Any = config
     for part in key.split("."):

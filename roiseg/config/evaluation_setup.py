@@ -31,7 +31,6 @@ class Evaluated:
     """A model and the data it is measured on.
 
     Attributes:
-        model: ready to run.
         data: with three classes, also for a model with two.
         trained: the checkpoint, if it is one.
     """

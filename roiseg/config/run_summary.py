@@ -28,8 +28,6 @@ class RunSummary:
     """The content of `summary.json`: a finished run.
 
     Attributes:
-        output_dir, checkpoint_dir: where the run wrote.
-        seed: of the run.
         resumed_from: the checkpoint it resumed from, if any.
         test: metrics of the test by their logged names; empty without one.
         tested_best: the test measured the best epoch, not the last.
@@ -41,12 +39,8 @@ class RunSummary:
         skipped_images: number of skipped images and reasons, by stage.
         extractor_sha256: of the detector's file.
         feature_cache: numbers of hits and misses; None without a cache.
-        parameters: numbers of the decoder's parameters.
         decision: how masks follow from probabilities, see `roiseg.inference.decision`.
         decision_fit: what it was fitted on; None: its numbers were given, or there was nothing to fit it on.
-        versions: of the packages that results depend on.
-        choices, overrides: what the command line chose.
-        seconds: wall time of the whole run.
     """
 
     output_dir: str

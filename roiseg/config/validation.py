@@ -120,7 +120,6 @@ def validated(cfg: DictConfig, options: Any) -> dict[str, Any]:
     The name of a category becomes its id, in `cfg` as well.
 
     Args:
-        cfg: the composed configuration.
         options: class or function whose annotations are those of the command's own keys.
     """
     number_category(cfg)

@@ -65,7 +65,6 @@ def analyze(annotations: Annotations, min_roi_size: float = 16, grid: int = 56) 
     """Analyze all ROIs of a data set with a progress bar.
 
     Args:
-        annotations: the instances.
         min_roi_size: smallest side of a ROI in original pixels.
         grid: side of the grid over each ROI, in cells.
 
@@ -129,14 +128,7 @@ def analysis_path(output_dir: str | Path, annotations_path: str | Path) -> Path:
 def load_or_make_analysis(
     path: str | Path, annotations: Annotations, min_roi_size: float = 16, grid: int = 56
 ) -> dict[str, Any]:
-    """Load the analysis at `path` if it matches the annotations and parameters, else compute and write it.
-
-    Args:
-        path: the json file.
-        annotations: the instances.
-        min_roi_size: smallest side of a ROI in original pixels.
-        grid: side of the grid over each ROI, in cells.
-    """
+    """Load the analysis at `path` if it matches the annotations and parameters, else compute and write it."""
     path = Path(path)
     found = _read_fitting(path, analysis_fingerprint(annotations, min_roi_size, grid))
     if found is not None:

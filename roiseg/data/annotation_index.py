@@ -77,15 +77,7 @@ class Index:
 
     @classmethod
     def of(cls, path: Path, category_id: int, crowd: str, reader: str, index_dir: str | Path) -> Index:
-        """Return the index of the file as it is now; call it before the file is read.
-
-        Args:
-            path: the annotation file, which exists.
-            category_id: the category that is read.
-            crowd: how crowds are read.
-            reader: the `repr` of its reader.
-            index_dir: folder of indices.
-        """
+        """Return the index of the file as it is now; call it before the file is read."""
         state = _State(os.path.abspath(path), content_digest(path).hex(), category_id, crowd, reader)
         return cls(path, state, Path(index_dir).expanduser())
 

@@ -66,8 +66,6 @@ def load_annotations(
     Probable mistakes are counted in the `warnings` of the result, which are logged.
 
     Args:
-        path: the file.
-        category_id: the category to read.
         index_dir: folder of indices; None parses the file and writes no index.
         crowd: how instances marked `iscrowd` are read: "region" of uncertain content, or "instance".
         reader: its format; None is COCO json.
@@ -80,7 +78,6 @@ class OpenedAnnotations:
     """Annotations that are read and checked, and the index that they are not in yet.
 
     Attributes:
-        content: the annotations.
         index: to write; None if there is nothing to write.
     """
 

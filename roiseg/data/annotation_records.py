@@ -98,7 +98,6 @@ def _drop_invisible(
     """Remove the parts that lie outside their image, or on a line along one of its sides.
 
     Args:
-        instances: checked records.
         points, sizes: of all their parts, see `_points`.
     """
     parts = [(i, n) for i in instances for n, part in enumerate(i.parts) if part]
@@ -126,7 +125,6 @@ def build_annotations(path: Path, images: list[ImageRecord], instances: list[Ins
 
     Args:
         path: the file, for messages.
-        images: its images.
         instances: their instances of one category, each with polygons or a run-length encoding. Parts that
             show nothing are removed from them.
     """

@@ -29,7 +29,6 @@ class GeometricAugment:
     """Flip, zoom, change the aspect ratio and shift (crop) the whole image.
 
     Args:
-        flip: probability of a horizontal flip.
         scale: (low, high) zoom relative to the letterbox, log-uniform; above 1 crops.
         aspect: width is multiplied by a factor within 1 / (1 + aspect) .. 1 + aspect.
         shift: share (0..1) of the padding or overhang by which the image may move; 0 keeps it centred.
@@ -96,7 +95,6 @@ class AugmentationPool:
     The features of a view are computed when it is first sampled, and cached.
 
     Args:
-        size: views per image.
         refresh: epochs after which a view is replaced by a new one, a part of the views each epoch; None
             keeps them for good.
         seed: of the views; independent of the run's, so that runs with other seeds reuse the features.
@@ -124,7 +122,6 @@ class View:
     """One view of an image.
 
     Attributes:
-        transform: original -> input pixels.
         eligible: positions of the instances that can be a ROI in it.
         colour_seed: seed of the photometric changes, if any.
     """
@@ -140,7 +137,6 @@ class Views:
 
     Args:
         letterbox: fits an image into the extractor's input.
-        augment: the augmentations.
         pool: how many augmented views an image has; None: a new one every time.
     """
 
@@ -171,7 +167,6 @@ class Views:
             boxes: [n, 4] boxes of its instances in original pixels.
             eligible: positions in `boxes` that can be a ROI in the whole image.
             size: (H, W) of the image in original pixels.
-            rng: source of randomness.
         """
         transform, visible = self._sample_geometry(boxes, eligible, size, rng)
         colour_seed = None if self.augment.photometric is None else int(rng.integers(2**31))

@@ -26,7 +26,6 @@ class RoiTruth:
     """The annotation of an image's ROIs, for evaluation.
 
     Attributes:
-        annotation_ids: [r].
         rles: [r] masks at original size.
         metric_targets: uint8 [r, *metric_size] classes on a grid over each ROI, which metrics compare with.
         non_target_shares: [r] share (0..1) of these cells that other persons cover.
@@ -45,7 +44,6 @@ class RoiSample:
     Attributes:
         image_index, image_id, file_name: which image, in its annotations.
         image: [H, W, 3] RGB at the extractor's input size; empty if its features are cached.
-        transform: original -> input pixels.
         original_size: (H, W).
         rois: [r, 4] input pixels.
         targets: [r, h, w] in the decoder's frame.

@@ -213,8 +213,6 @@ def find_category(name: str, path: str | Path, key: str) -> int:
     """Return the id of the category of this name in a COCO file.
 
     Args:
-        name: of the category.
-        path: the file.
         key: of the configuration that gives the name, for messages.
     """
     kept = ("categories", "id", "name")

@@ -39,7 +39,6 @@ class CutoutPool:
 
     Args:
         annotations: the training set only; held-out images must not be used.
-        image_dir: folder its file names are relative to.
         min_size: smallest side of a cutout's box in original pixels.
     """
 
@@ -128,7 +127,6 @@ class Paste:
         instance: which one, by index in the training set.
         window: x1, y1, x2, y2 of the cutout in whole pixels of its own image.
         place: x1, y1, x2, y2 it is stretched over, in whole pixels of the other image; may extend beyond it.
-        mirrored: flipped left to right.
         behind: placed behind everyone in the image instead of in front.
         tone: how far (0..1) its colours are shifted towards those around it.
     """
@@ -159,7 +157,6 @@ class CopyPaste:
         behind: share placed behind everyone else instead of in front.
         scale: (low, high) height relative to that person's, log-uniform.
         max_zoom: maximum enlargement of a cutout.
-        flip: probability of a left-right flip.
         tone: maximum shift (0..1) of a cutout's mean colour and contrast towards the pixels around it;
             uniform.
         min_size: smallest side of a cutout's box in original pixels.
@@ -185,9 +182,7 @@ class CopyPaste:
         Args:
             boxes: [n, 4] of the people to stand beside, in original pixels.
             size: (H, W) of the image in original pixels.
-            image: its index in the training set.
             cutouts: the people to choose from; those of this image are not used.
-            rng: source of randomness.
         """
         if rng.random() >= self.probability or not len(boxes):
             return []

@@ -34,24 +34,14 @@ class RoiDataModule(L.LightningDataModule):
     """Training and validation batches whose features are computed once per image, on the device.
 
     Args:
-        train_annotations, val_annotations: annotation files.
-        train_images, val_images: folders of the images.
-        extractor: the frozen detector.
         spec: the grid of the targets (the decoder's frame and grid).
         metric_size: (h, w) of the grid over each ROI on which validation counts pixels, the same for all
             decoders; None uses the decoder's own grid, which must be in the roi frame.
-        category_id: the category to segment.
         index_dir: folder of annotation indices, which load instantly, and of projections of the features;
             None parses the files, and fits the projection, every time.
         crowd: how instances marked `iscrowd` are read, see `load_annotations`.
         min_roi_size: smallest side of a ROI in original pixels.
-        batch_size: images per step.
-        val_batch_size: images per evaluation step.
-        num_workers: loader processes.
         pin_memory: page-lock batches for faster copies to a GPU.
-        sampler: samples training ROIs.
-        augment: augments training images.
-        seed: root of the data's randomness.
         source: creates a missing data set if a path above is one of its files.
         cache: keeps features between epochs (on disk: between runs); None computes them every time.
         pool: number of augmented views a training image has; without it every view is new, and only

@@ -32,7 +32,6 @@ def check_image_files(
     """Check that the images with ROIs exist; returns their folder.
 
     Args:
-        annotations: of the images.
         image_dir: folder that their file names are relative to.
         min_roi_size: see `RoiDataset`.
         skip_damaged: some of them may be missing.
@@ -56,16 +55,11 @@ class RoiDataset(Dataset[RoiSample]):
     uninterrupted one.
 
     Args:
-        annotations: the instances.
-        image_dir: folder their file names are relative to.
         views: samples and renders the detector's input.
-        spec: the grid of the targets.
         min_roi_size: smallest side of a ROI in original pixels; smaller instances are only non-target of
             others.
         sampler: samples the ROIs of a training item; None gives every eligible box once, unchanged, with
             its true mask (evaluation).
-        seed: root of all randomness.
-        cache: the feature cache, if any.
         needs_images: load the image even if its features are cached.
         skip_damaged: replace an item whose image is missing or damaged by a blank one without ROIs that says
             why, instead of raising.

@@ -27,10 +27,6 @@ class FeatureSource:
 
     Cached features lose a little precision. Newly computed features go through the same codec, so that a
     run does not depend on what was cached when it started.
-
-    Args:
-        extractor: the frozen detector.
-        cache: the feature cache, if any.
     """
 
     def __init__(self, extractor: OnnxExtractor, cache: FeatureCache | None = None) -> None:
@@ -87,7 +83,6 @@ class SkippedImages:
         """Pass on the batches of an epoch; warn after the last one, or when the epoch is interrupted.
 
         Args:
-            batches: of the epoch.
             number: how many there are; the consumer may stop after the last without exhausting the iterator.
         """
         used, skipped = 0, list[str]()
@@ -126,7 +121,6 @@ class FeatureLoader(DataLoader):
     this process loads the images.
 
     Args:
-        dataset: the items.
         prepare: moves a batch to the device and fills in its features.
         ahead: number of batches prepared in advance, each with its features in memory; 0 runs in turn.
         skipped: counts skipped images and warns of them.

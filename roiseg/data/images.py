@@ -45,7 +45,6 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
     so the size in the annotation record, if any, must be that of the rotated image.
 
     Args:
-        path: the file.
         size: (H, W) according to the annotations; None accepts any.
 
     Raises:

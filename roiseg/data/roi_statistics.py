@@ -36,13 +36,7 @@ class RoiStatistics:
 
 
 def measure_rois(annotations: Annotations, min_roi_size: float, grid: int) -> RoiStatistics:
-    """Measure all ROIs, under a progress bar.
-
-    Args:
-        annotations: the instances.
-        min_roi_size: smallest side of a ROI in original pixels.
-        grid: side of the grid over each ROI, in cells.
-    """
+    """Measure all ROIs, under a progress bar."""
     boxes, extents = annotations.all_pixel_boxes(), annotations.extents()
     rois = annotations.all_eligible(min_roi_size)
     images = np.searchsorted(annotations.first, rois, "right") - 1

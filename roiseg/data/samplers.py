@@ -44,7 +44,6 @@ class RoiSampler:
         Args:
             boxes: [n, 4] boxes of all its instances in input pixels.
             eligible: positions in `boxes` that may be a ROI.
-            rng: source of randomness.
             size: (H, W) of the input, to which ROIs are clipped.
 
         Returns:
@@ -76,7 +75,6 @@ class EpochSampler(Sampler[tuple[int, int]]):
     one.
 
     Args:
-        length: number of images.
         seed: root of the order.
         shuffle: True for training; False keeps the order and repeats nothing.
         first_epoch: epoch of the first iteration.

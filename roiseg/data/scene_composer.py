@@ -58,9 +58,6 @@ class SceneComposer:
     """Composes the scenes of a data set.
 
     Args:
-        annotations: the instances.
-        image_dir: folder their file names are relative to.
-        min_size: smallest side of a ROI in original pixels.
         paste: samples people to paste; None leaves the images as they are.
     """
 

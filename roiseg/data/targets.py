@@ -72,10 +72,8 @@ def rasterize_targets(
     """Label the grid of each ROI.
 
     Args:
-        spec: frame, grid and classes.
         outlines: of all n instances of the image.
         crowd: [n] marks uncertain regions.
-        transform: original -> input pixels.
         rois: [R, 4] in input pixels.
         target_index: [R] position in `outlines` of each ROI's target.
 

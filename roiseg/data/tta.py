@@ -67,7 +67,6 @@ class TTA:
         """Cut the crops of a sample's image, each with its ROIs.
 
         Args:
-            sample: the whole image.
             image: [h, w, 3] RGB at original size.
             letterbox: fits it into the extractor's input.
             rois: [r, 4] all ROIs of the sample in original pixels.
@@ -91,9 +90,6 @@ class TTA:
 
 def hflip(batch: RoiBatch) -> RoiBatch:
     """Flip the input images of a batch left to right, padding included, with ROIs and targets.
-
-    Args:
-        batch: with all its images.
 
     Returns:
         A view with the same ROIs in the same order, without features. A map over a ROI or the input, flipped

@@ -84,8 +84,6 @@ class Decoder(nn.Module, ABC):
         in_channels, strides: one number per feature layer; strides in input pixels per cell.
         image_size: (H, W) of the input in pixels.
         num_classes: 3, or 2 without the non-target class.
-        frame, output_size: see above.
-        film, detail: see `DecoderOptions`.
     """
 
     provides: tuple[str, ...] = ()
@@ -241,7 +239,6 @@ def decode_in_chunks(
         decoder: works ROI by ROI, and so does each of its auxiliary outputs.
         features: [B, C_l, H_l, W_l] per layer.
         rois: [R, 5] image index, x1, y1, x2, y2 in input pixels, sorted by image.
-        context: see `Context`.
         max_rois: 1 or more.
     """
     if len(rois) <= max_rois:

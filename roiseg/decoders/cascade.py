@@ -21,7 +21,6 @@ class CascadeDecoder(Decoder):
     probabilities, and the output `first` allows a loss term to supervise the first decoder.
 
     Args:
-        in_channels, strides, image_size, num_classes: see `Decoder`.
         first: makes the first decoder of (in_channels, strides, image_size).
         second: makes the second one, whose option `prior` must be on.
         **shared: see `DecoderOptions`; applied to both together.

@@ -28,11 +28,9 @@ class CoarseDecoder(Decoder):
     level of a feature pyramid.
 
     Args:
-        in_channels, strides, image_size, num_classes: see `Decoder`.
         output_size: (h, w) of the logits; the regular grid has twice as many points.
         mid_channels: width of the features and of the convolution.
         hidden: units of a fully connected layer.
-        **shared: see `DecoderOptions`.
     """
 
     def __init__(

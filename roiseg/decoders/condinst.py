@@ -42,14 +42,11 @@ class CondInstDecoder(ImageDecoder):
     left out; the source's only mask loss is Dice.
 
     Args:
-        in_channels, strides, image_size, num_classes: see `Decoder`.
         mid_channels: width of the mask branch and the controller.
         mask_depth: 3x3 convolutions of the mask branch.
         roi_size: (h, w) cells RoIAlign crops for the controller.
         roi_depth: 3x3 convolutions on that crop.
         upsample: factor by which the map is finer than the finest layer; divides its stride.
-        frame, output_size: see `ImageDecoder`.
-        **shared: see `DecoderOptions`.
     """
 
     def __init__(

@@ -39,8 +39,6 @@ class Fcn8sDecoder(Decoder):
         dropout: after fc6 and fc7.
         at_once: scale the middle layer by 0.01 and the finest by 0.0001, as the source does where all
             three are trained together.
-        sampling_ratio: RoIAlign samples per cell and axis.
-        **shared: see `DecoderOptions`.
     """
 
     def __init__(

@@ -28,12 +28,9 @@ class MaskRcnnDecoder(Decoder):
     as the cell has feature cells).
 
     Args:
-        in_channels, strides, image_size, num_classes: see `Decoder`.
         roi_size: (h, w) cells RoIAlign crops; the logits have twice as many.
         mid_channels: width of the head.
         depth: number of 3x3 convolutions.
-        sampling_ratio: RoIAlign samples per cell and axis.
-        **shared: see `DecoderOptions`.
     """
 
     def __init__(

@@ -29,7 +29,6 @@ class PointHead(nn.Module):
 
     Args:
         in_channels: of the features at a point.
-        num_classes: K.
         mid_channels: width of the hidden layers.
         depth: number of hidden layers.
     """
@@ -70,7 +69,6 @@ class PointRendDecoder(Decoder):
     source's at 224x224; a coarse grid above 784 cells is refined only after its first doubling.
 
     Args:
-        in_channels, strides, image_size, num_classes: see `Decoder`.
         coarse: makes the coarse decoder, in the roi frame, of (in_channels, strides, image_size).
         output_size: (h, w) of the logits; the coarse decoder's times 2, 4, ...
         mid_channels: of the features that points read, and of the hidden layers.

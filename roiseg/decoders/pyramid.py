@@ -36,7 +36,6 @@ class PyramidDecoder(Decoder):
     the channels, adds its layers' crops, if it has any, and convolves once.
 
     Args:
-        in_channels, strides, image_size, num_classes: see `Decoder`.
         roi_size: (h, w) cells of the coarsest crop.
         output_size: (h, w) of the logits; `roi_size` times a power of 2.
         base_stride: layers of this stride, or more, are cropped to `roi_size`; the coarsest layer always is.
@@ -45,7 +44,6 @@ class PyramidDecoder(Decoder):
         depth: number of 3x3 convolutions on the coarsest grid.
         margin: cells of the coarsest grid around the ROI on each side, which are cropped at the end.
         dropout: probability that a channel is dropped, before each level except the last (training only).
-        **shared: see `DecoderOptions`.
     """
 
     provides = ("embeddings",)

@@ -33,15 +33,12 @@ class RoiAlignDecoder(Decoder):
     halves the channels until `output_size`; a 1x1 convolution gives the logits.
 
     Args:
-        in_channels, strides, image_size, num_classes: see `Decoder`.
         roi_size: (h, w) cells RoIAlign crops.
         output_size: (h, w) of the logits; `roi_size` times a power of 2.
         mid_channels: width of the trunk.
         min_channels: upsampling steps do not go below this width.
         depth: number of 3x3 convolutions before upsampling.
-        sampling_ratio: RoIAlign samples per cell and axis.
         prior: also read the probabilities of an earlier decoder (`CascadeDecoder`).
-        **shared: see `DecoderOptions`.
     """
 
     provides = ("embeddings",)

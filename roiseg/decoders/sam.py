@@ -71,7 +71,6 @@ class PromptEncoder(nn.Module):
     indices of pixels: ROIs and clicks here are continuous (a pixel's centre is at i + 0.5 already).
 
     Args:
-        dim: of a token.
         image_size: (H, W) of the input in pixels.
     """
 
@@ -114,7 +113,6 @@ class PriorEncoder(nn.Sequential):
     Two 2x2 convolutions of stride 2 (to 4 and 16 channels), each with LayerNorm and GELU, then 1x1 to `dim`.
 
     Args:
-        num_classes: K.
         dim: of the image embedding.
         size: (h, w) of the image embedding.
     """
@@ -150,7 +148,6 @@ class MaskDecoder(nn.Module):
         dim: of the tokens and the image embedding; a multiple of 8 and of 2 `heads`.
         masks: number of masks.
         classes: K, channels of a mask.
-        depth, heads, mlp_width: of the transformer.
     """
 
     def __init__(self, dim: int, masks: int, classes: int, depth: int, heads: int, mlp_width: int) -> None:
@@ -212,11 +209,9 @@ class SamDecoder(ImageDecoder):
       - `stride` of the embedding is 16 in the source and by default; the map's is a quarter of it.
 
     Args:
-        in_channels, strides, image_size, num_classes: see `Decoder`.
         frame, output_size: see `ImageDecoder`; the map's stride is a quarter of `stride`.
         stride: input pixels per cell of the embedding; a multiple of 4; None: the finest layer's.
         dim: width of embedding and tokens; a multiple of 8 and of 2 `heads`.
-        depth, heads, mlp_width: of the two-way transformer.
         candidates: number of masks to choose from.
         prior: also read the probabilities of an earlier decoder (`CascadeDecoder`); image frame only.
         **shared: see `DecoderOptions`; `detail` is rejected.

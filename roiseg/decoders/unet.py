@@ -70,14 +70,11 @@ class UNetDecoder(ImageDecoder):
     it runs once per ROI; the ROI maps; frozen features for an image; K classes instead of 2.
 
     Args:
-        in_channels, strides, image_size, num_classes: see `Decoder`.
         channels: width at the finest level, doubled at each level down.
         depth: number of times the map is halved and doubled again.
         map_stride: input pixels per cell of the logits: the finest feature stride, its half or its
             quarter; None halves it (at most twice) as long as 4 or more pixels are left.
-        frame, output_size: see `ImageDecoder`.
         prior: also read the probabilities of an earlier decoder, as further maps (image frame only).
-        **shared: see `DecoderOptions`.
     """
 
     provides = ("embeddings",)
@@ -145,7 +142,6 @@ class UNet(nn.Module):
     so that cells stay where they were), and two 3x3 convolutions read it beside the level's own map.
 
     Args:
-        channels: C.
         depth: number of levels down.
     """
 

@@ -34,14 +34,11 @@ class YolactDecoder(ImageDecoder):
     and is 128 wide by default, not 256. Xavier-uniform weights and zero biases are the source's.
 
     Args:
-        in_channels, strides, image_size, num_classes: see `Decoder`.
         mid_channels: width of protonet and coefficient head; 256 in the source.
         prototypes: their number; 32 in the source.
         roi_size: (h, w) cells RoIAlign crops for the coefficients.
         roi_depth: 3x3 convolutions on that crop.
         upsample: factor by which the prototypes are finer than the finest layer; divides its stride.
-        frame, output_size: see `ImageDecoder`.
-        **shared: see `DecoderOptions`.
     """
 
     def __init__(

@@ -34,7 +34,6 @@ class Cost:
     """Cost of a decoder in evaluation.
 
     Attributes:
-        parameters: number of trainable parameters.
         image_macs: multiply-accumulates per image, independent of the number of ROIs.
         roi_macs: multiply-accumulates per additional ROI.
         roi_ms: milliseconds per ROI, median of 5 runs.

@@ -79,12 +79,7 @@ _FOUND = 0.5  # IoU
 
 
 def recall(data: RoiDataModule, images: int = 20) -> Iterator[Finding]:
-    """Run the detector on some validation images and count the annotated boxes it finds.
-
-    Args:
-        data: ready to be used.
-        images: how many.
-    """
+    """Run the detector on some validation images and count the annotated boxes it finds."""
     extractor = data.extractor
     if extractor.postprocess is None:
         text = "not read (extractor.postprocess is null): training works without, prediction needs boxes=FILE"
@@ -148,10 +143,7 @@ def rehearse(cfg: DictConfig, extractor: OnnxExtractor, with_data: bool, report:
     """Build the objects of a training run in the same order; nothing is written.
 
     Args:
-        cfg: the configuration.
-        extractor: the detector, opened.
         with_data: the data set is there and whole; one image of it is decoded.
-        report: takes the findings.
     """
     if extractor.free_batch and not extractor.batched:
         text = "its batch dimension is declared dynamic, but it computes one image per run: no batches"

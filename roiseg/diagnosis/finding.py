@@ -22,9 +22,7 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        about: what was checked.
         state: `error` prevents training, `warning` makes it slow or wrong, `note` is for information.
-        text: what was found.
         todo: what to do; empty if there is nothing to do, or if the text contains it, as errors of roiseg do.
         unfolded: shown as a line below the table, so that the paths in it can be copied; errors always are.
     """

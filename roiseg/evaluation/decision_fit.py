@@ -20,12 +20,6 @@ class DecisionFit:
     """Predictions of annotated ROIs, to compare decisions by the IoU of their masks.
 
     Probabilities and votes are kept in half precision: 10 bytes per cell of the decoder's grid.
-
-    Args:
-        model: predicts.
-
-    Attributes:
-        rois: number of ROIs.
     """
 
     def __init__(self, model: RoiModel) -> None:

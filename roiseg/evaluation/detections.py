@@ -21,7 +21,6 @@ class DetectionEvaluation:
     """COCO figures of detector and model together.
 
     Attributes:
-        images: number of images.
         persons: number of annotated persons, crowds excluded.
         masks: COCO figures of the masks, see `average_precision`, ranked by the detector's score times the
             mask's score.
@@ -29,7 +28,6 @@ class DetectionEvaluation:
         boundary: as `masks`, but masks match if the IoU of their boundaries is large enough, too (Cheng et
             al., 2021).
         boxes: of the detector's boxes.
-        results: every mask as a COCO result.
     """
 
     images: int
@@ -68,12 +66,6 @@ def evaluate_detections(
     """Detect and segment the persons in all images, with a progress bar; masks are kept as RLE.
 
     Every annotated person counts, however small, and so do images without persons.
-
-    Args:
-        predictor: predictor with a detector.
-        annotations: ground truth.
-        image_dir: folder of the images.
-        category_id: category of the annotations and of the results.
     """
     masks: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []

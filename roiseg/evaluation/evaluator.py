@@ -34,11 +34,8 @@ class Evaluation:
         grid_iou: mean over ROIs of the target's IoU on the metric grid (`data.metric_size`), by most probable
             class; None without ROIs.
         calibration_error: of the mask scores, see `roiseg.metrics.mask_score`.
-        groups: instance metrics by area, ROI size and crowding.
         classes: confusion of true and most probable class; with two classes, of target and rest.
         target: confusion of true class and whether the target's probability is 0.5 or more.
-        records: every instance.
-        results: every mask as a COCO result.
         ranked: the instances with the lowest IoU, `worst`, and with the highest, `best`.
     """
 
@@ -70,10 +67,8 @@ class Evaluator:
     """Measures a model batch by batch; masks are kept as RLE.
 
     Args:
-        model: the model to measure.
         dataset: the data set with three classes that the batches come from.
         worst, best: numbers of instances to keep for a sheet.
-        category_id: category of the annotations and of the results.
     """
 
     def __init__(

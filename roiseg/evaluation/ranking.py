@@ -43,7 +43,6 @@ class SheetCell:
     """One instance; everything in the pixels of a crop of its original image.
 
     Attributes:
-        title, footer: lines of text above and below the image.
         image: the crop, RGB uint8 [H, W, 3].
         box: the ROI, x1, y1, x2, y2.
         truth, prediction: bool [H, W].
@@ -71,9 +70,6 @@ def instance_sheet(title: str, cells: Sequence[SheetCell], columns: int = 4, sid
     """Draw cells in reading order under a title, with a legend below.
 
     Args:
-        title: title of the sheet.
-        cells: one or more cells.
-        columns: cells per row.
         side: side in pixels of the square that each image is fitted into, keeping its aspect.
 
     Returns:
@@ -118,7 +114,6 @@ class Ranking:
 
     Args:
         sign: 1 keeps the worst, -1 the best.
-        count: number of instances to keep.
 
     Attributes:
         kept: these instances in order.
@@ -149,8 +144,6 @@ def ranking_sheet(name: str, kept: Sequence[RankedInstance], dataset: RoiDataset
 
     Args:
         name: "worst" or "best".
-        kept: one or more instances.
-        dataset: the data set with their images and annotations.
     """
     cells = [_sheet_cell(dataset, instance) for instance in kept]
     return instance_sheet(f"{name} {len(kept)} of the test by instance IoU", cells)

@@ -95,7 +95,6 @@ def jitter(boxes: ArrayLike, rng: np.random.Generator, center: float, scale: flo
 
     Args:
         boxes: [N, 4].
-        rng: source of randomness.
         center: the centre moves by up to this share of width and height, uniform.
         scale: width and height are each multiplied by exp(u), u uniform within +-log(1 + scale).
     """

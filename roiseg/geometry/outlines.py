@@ -59,7 +59,6 @@ def polygon_planes(points: NDArray[np.float64], starts: NDArray[np.int64], grids
     Args:
         points: [P, 2] x, y in pixels, polygon after polygon.
         starts: [n] where each polygon's points begin.
-        grids: the grids.
 
     Returns:
         bits [B, G, n, w]. A cell whose centre lies on an outline belongs to one of its two sides.

@@ -54,7 +54,6 @@ def decompress(text: NDArray[np.uint8], ends: Iterable[int]) -> tuple[NDArray[np
     a number is the difference to the run two positions before.
 
     Args:
-        text: the characters.
         ends: [n] where each RLE ends in `text`.
 
     Returns:

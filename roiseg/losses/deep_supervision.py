@@ -12,11 +12,7 @@ from roiseg.losses.base import LossInput, LossTerm
 
 
 class DeepSupervision(LossTerm):
-    """Another term, measured on the logits of a cascade's first decoder.
-
-    Args:
-        term: what to measure there.
-    """
+    """Another term, measured on the logits of a cascade's first decoder."""
 
     reads = ("first",)
 

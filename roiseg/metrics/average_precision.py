@@ -47,10 +47,7 @@ def coco_result(
     """Return a COCO result.
 
     Args:
-        image_id: id of its image.
-        category_id: id of its category.
         box: [4] x1, y1, x2, y2 in original pixels.
-        score: 0 to 1.
         rle: mask at the image's size; `counts` as bytes or text.
     """
     x1, y1, x2, y2 = (round(float(edge), 3) for edge in box)

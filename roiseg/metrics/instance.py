@@ -26,7 +26,6 @@ class InstanceRecord(NamedTuple):
     """One evaluated instance and how well its mask matches.
 
     Attributes:
-        image_id, file_name, annotation_id: the instance in the annotation file.
         x1, y1, x2, y2: its annotated box, the ROI, in original pixels.
         area: area of the annotated mask, in original pixels.
         non_target_share: share of the ROI's cells that other annotated persons cover, 0 to 1.
@@ -54,7 +53,6 @@ class PastedMask:
     """The predicted mask of one ROI at the resolution of its original image.
 
     Attributes:
-        sample: the image.
         index: number of the ROI in the image.
         roi: [4] box in original pixels; the mask is empty outside it.
         mask: [y2 - y1, x2 - x1] within `window`.
@@ -201,7 +199,6 @@ class InstanceGroup(NamedTuple):
     Attributes:
         criterion: what divides the instances: "annotated area", "ROI side, input" or "crowding".
         name: the group within the criterion, such as "small".
-        instances: number of instances.
         means: mean of each metric of `ALL_INSTANCES`, by name.
     """
 
@@ -223,7 +220,6 @@ def group_instances(records: Sequence[InstanceRecord], sides: Sequence[float]) -
     Crowded instances are those with other annotated persons on more than a tenth of their ROI.
 
     Args:
-        records: the instances.
         sides: square root of each ROI's area in the detector's INPUT pixels, in the same order: the size at
             which the features see it.
 

@@ -26,7 +26,6 @@ def fit_calibration(expected: ArrayLike, ious: ArrayLike) -> Calibration:
 
     Args:
         expected: [N] uncalibrated scores.
-        ious: [N] IoU of the same masks with the annotation.
     """
     shares, measured = np.asarray(expected, np.float64), np.asarray(ious, np.float64)
     clipped = np.clip(shares[shares > 0], LEAST_SCORE, 1 - LEAST_SCORE)

@@ -20,7 +20,6 @@ class InstanceMetric:
 
     Attributes:
         name: name in logs and files, after `val/` or `test/`.
-        label: label in tables.
         value: value of an `InstanceRecord`, or values of a whole `instances.csv` (`reporting.runs.Rois`).
         among: which instances count, called like `value`; None: all.
         summary: whether tables of epochs show it.

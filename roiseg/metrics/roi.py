@@ -25,7 +25,6 @@ class MeasuredBatch:
     """Prediction and measurements of a batch; the output of a validation or test step.
 
     Attributes:
-        prediction: see `RoiPrediction`.
         masks: target masks at original resolution, one per ROI.
         records: how well each mask matches, in the same order.
     """

@@ -32,10 +32,7 @@ class Interval:
     """A mean over ROIs with its 95 % confidence interval, in the unit of the values.
 
     Attributes:
-        mean: mean over ROIs of the mean over trainings.
         low, high: ends of the interval; None with fewer than two images.
-        rois: number of ROIs.
-        images: number of their images.
     """
 
     mean: float
@@ -64,8 +61,6 @@ def mean_interval(blocks: Sequence[Block], resamples: int = 10_000, seed: int = 
     With one training per fold the interval covers the variation over images, not that of repeated training.
 
     Args:
-        blocks: one per fold.
-        resamples: number of resamples.
         seed: random seed; the same blocks and seed give the same interval.
     """
     blocks = [block for block in blocks if block.values.size]

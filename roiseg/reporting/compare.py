@@ -45,11 +45,7 @@ class Row:
     """Results of one variant: means over the ROIs of all its folds of the mean over its seeds.
 
     Attributes:
-        variant: the variant.
-        folds: folds it was tested on.
-        seeds: seeds it was trained with.
         overall: the chosen metric on all ROIs.
-        crowded: the chosen metric on crowded ROIs; None if there are none.
         means: every metric on all ROIs.
         sizes: number of ROIs and the chosen metric (None without ROIs), by COCO's size class.
         sd_seeds: standard deviation (n - 1) over seeds of the mean over ROIs; None with fewer than two
@@ -58,7 +54,6 @@ class Row:
         tested: mean over runs of other figures of `summary["test"]`; None if no run has the figure, such as
             `test/non_target_iou` with two classes.
         parameters: minimum and maximum number of trainable parameters of its runs.
-        seconds: mean duration of its runs.
         difference: difference from the baseline; None for the baseline itself.
     """
 
@@ -88,10 +83,8 @@ def compare(
     """Average each variant and compare it with the baseline.
 
     Args:
-        variants: the variants, in the order of the result.
         folds: the test ROIs of each fold.
         baseline: name of the variant to compare with; None: the first.
-        metric: a key of `METRICS`, for intervals and differences.
         tested: further figures of `summary["test"]` to average.
         resamples: number of bootstrap resamples (`mean_interval`).
     """

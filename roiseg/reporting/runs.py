@@ -35,8 +35,6 @@ class Rois:
     """The test ROIs of a run, sorted by image and annotation.
 
     Attributes:
-        images: [n] image ids.
-        annotations: [n] annotation ids.
         boxes: [n, 4] x1, y1, x2, y2 in original pixels.
         area: [n] area of the annotated mask in original pixels.
         non_target_share: [n] share of the ROI covered by other annotated persons.
@@ -110,11 +108,8 @@ class Run:
     """A finished run.
 
     Attributes:
-        folder: its folder.
         config: its configuration by dotted key; paths in the run's own folders are relative to them, so that
             equal settings have equal values.
-        summary: content of `summary.json`.
-        rois: metrics of each test ROI.
     """
 
     folder: Path

@@ -49,7 +49,6 @@ def more(example: Row, metric: str, sizes: bool = False) -> list[Column]:
     """Return the columns with other metrics, parameters and duration.
 
     Args:
-        example: any row of the table.
         metric: the metric that `figures` shows.
         sizes: include its means by COCO's size classes.
     """
@@ -200,9 +199,7 @@ def notes(rows: Sequence[Row], metric: str, resamples: int, averaged: Sequence[s
     """Return sentences that define the columns and name the limits of the comparison.
 
     Args:
-        rows: all rows of the table.
         metric: the metric of means and differences.
-        resamples: number of bootstrap resamples.
         averaged: configuration keys that differ within variants.
     """
     base = next(row for row in rows if row.difference is None)

@@ -126,7 +126,6 @@ class Canvas:
             outline: polygon `[n, 2]`, statures.
             axis: start and end of the shape's axis; the pattern and the round shading follow it.
             half_width: distance from the axis at which the shading is darkest, statures.
-            pattern: surface colours.
             part: label of the painted pixels.
             relief: strength of the shading, 0 is flat.
         """

@@ -26,17 +26,9 @@ class Outfit:
     """Colours and cuts of one figure.
 
     Attributes:
-        skin: pattern of bare skin.
-        hair: pattern of the hair.
-        long_hair: hair reaches the shoulders.
-        top: pattern of the torso.
         sleeves: "none", "short" or "long".
-        bottom: pattern of the hips.
         cut: "trousers", "shorts", "skirt" or "dress".
-        shoes: pattern of the shoes.
-        hat: pattern of a hat, or None.
         brim: the hat has a brim all round.
-        bag: pattern of a bag, or None.
         backpack: the bag is worn on the back, else it hangs from a hand.
         build: thickness of the limbs, 1 is average.
     """

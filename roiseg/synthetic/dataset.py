@@ -45,8 +45,6 @@ class SyntheticPeople:
 
     Args:
         root: folder of the data set; missing, empty, or created by this class.
-        train_images: number of images in the split train2017.
-        val_images: number of images in the split val2017.
         seed: 0 or greater; another seed gives other images.
         crowding: 0 to 1: how closely people stand; at 1 there are also 2 to 7 per image instead of 1 to 6.
     """

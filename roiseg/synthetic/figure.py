@@ -19,15 +19,7 @@ class Pose:
     Attributes:
         view: "front", "back" or "side".
         facing: -1 looks to the left, 1 to the right.
-        neck: top of the torso.
-        head: centre of the head.
-        hips: middle of the hips.
         shoulders: (left, right) in the image; index 0 is the farther one when seen from the side.
-        elbows: same order.
-        wrists: same order.
-        hip_joints: same order.
-        knees: same order.
-        ankles: same order.
         head_radius: half the head's height.
     """
 
@@ -137,11 +129,8 @@ def paint_figure(
     """Paint a person.
 
     Args:
-        pose: the skeleton.
-        outfit: what it wears.
         stature: height of an upright person, pixels.
         light: where the light comes from, -1 (left) to 1 (right).
-        rng: for creases.
 
     Returns:
         The sprite; clothes and carried objects belong to the person.

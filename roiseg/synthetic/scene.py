@@ -16,7 +16,6 @@ def paint_background(rng: np.random.Generator, size: tuple[int, int], horizon: f
     """Paint a wall or sky above a floor.
 
     Args:
-        rng: source of randomness.
         size: (height, width), pixels.
         horizon: row at which the ground begins, pixels.
 
@@ -151,8 +150,6 @@ def render_scene(rng: np.random.Generator, people: int, crowding: float = 0.0) -
     If no arrangement shows everyone, hidden people are removed, so that every person has a mask.
 
     Args:
-        rng: source of randomness.
-        people: number of persons.
         crowding: 0 to 1; at 1 everyone stands close to another person, and a third of a person is enough to
             be visible.
     """

@@ -18,7 +18,6 @@ class Clicks:
     """Samples clicks on the target and off it.
 
     Args:
-        positive: clicks on the target of each ROI.
         negative: clicks off it, on non-targets where there are any, else on the background.
         share: share of the ROIs that get clicks at all, so that the decoder learns to do without.
     """

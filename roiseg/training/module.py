@@ -29,8 +29,6 @@ class RoiSegModule(L.LightningModule):
     """Trains a decoder on features that arrive ready in the batch.
 
     Args:
-        decoder: what learns.
-        loss: what it minimises.
         optimizer: parameters -> optimiser.
         scheduler: (optimiser, total steps) -> schedule stepped every optimiser step; None keeps the rate.
         clicks: draws point prompts for training batches; None gives none.

@@ -46,9 +46,6 @@ def instance_colors(n: int) -> NDArray[np.uint8]:
 
     The i-th colour is the same for every `n`. The first 512 are distinct; later ones repeat.
 
-    Args:
-        n: number of instances, 0 or more.
-
     Returns:
         RGB colours, uint8 [n, 3].
     """
@@ -228,9 +225,7 @@ def write_image(
     What exceeds the 65,500 pixels of a JPEG's side is scaled down.
 
     Args:
-        path: the file.
         image: RGB uint8 [H, W, 3], or one channel uint16 [H, W].
-        parameters: of OpenCV's encoder.
     """
     path = Path(path)
     encoded = encode_image(image, path.suffix, parameters)

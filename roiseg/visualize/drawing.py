@@ -29,18 +29,7 @@ def blend_masks(
     alpha: float = 0.5,
     areas: Sequence[int] | None = None,
 ) -> Image:
-    """Tint every mask and draw its border; where masks overlap, the smallest is on top.
-
-    Args:
-        image: RGB uint8 [H, W, 3].
-        masks: bool [N, H, W].
-        colors: RGB uint8 [N, 3] or more rows.
-        alpha: weight of the colour, 0 to 1.
-        areas: see `blend_crops`.
-
-    Returns:
-        RGB uint8 [H, W, 3].
-    """
+    """Tint masks [N, H, W] and draw their borders; where they overlap, the smallest is on top."""
     masks = np.asarray(masks, dtype=np.bool_)
     height, width = image.shape[:2]
     windows = [(0, 0, width, height)] * len(masks)
@@ -58,15 +47,11 @@ def blend_crops(
     """Tint masks that are stored as crops, as `blend_masks` does.
 
     Args:
-        image: RGB uint8 [H, W, 3].
         crops: N times bool [y2 - y1, x2 - x1].
         windows: N times x1, y1, x2, y2 in whole pixels within the image; masks are empty outside.
         colors: RGB uint8 [N, 3] or more rows.
         alpha: weight of the colour, 0 to 1.
         areas: N mask areas that decide the order, see `back_to_front`; None: the areas of `crops`.
-
-    Returns:
-        RGB uint8 [H, W, 3].
     """
     result = image.copy()
     order = back_to_front([int(crop.sum()) for crop in crops] if areas is None else areas)
@@ -108,13 +93,8 @@ def draw_boxes(image: Image, boxes: ArrayLike, color: Color = ROI_RED, thickness
     is drawn as one pixel.
 
     Args:
-        image: RGB uint8 [H, W, 3].
         boxes: [N, 4] x1, y1, x2, y2 in pixels of `image`; x2 and y2 are the edge, not the last pixel.
-        color: RGB.
         thickness: width of the border in pixels.
-
-    Returns:
-        RGB uint8 [H, W, 3].
     """
     result = image.copy()
     for x1, y1, x2, y2 in _pixel_boxes(boxes, image.shape):
@@ -140,15 +120,11 @@ def draw_labels(
     below a small one, so that tiny boxes stay visible. It avoids earlier labels and never leaves the image.
 
     Args:
-        image: RGB uint8 [H, W, 3].
         boxes: [N, 4] x1, y1, x2, y2 in pixels of `image`.
         texts: N numbers or texts.
         colors: RGB uint8 [N, 3] or more rows, the labels' fill.
         size: height of the digits in pixels.
         inset: distance in pixels of a label inside the corner from the box edge (the width of its line).
-
-    Returns:
-        RGB uint8 [H, W, 3].
     """
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     result = image.copy()
@@ -165,13 +141,6 @@ def draw_labels(
 
 def add_caption(image: Image, text: str, height: int, below: bool = False, centre: bool = False) -> Image:
     """Add a strip with one line of text; text too long loses its middle, non-ASCII becomes '?'.
-
-    Args:
-        image: RGB uint8 [H, W, 3].
-        text: the line.
-        height: height of the strip in pixels.
-        below: put the strip below the image instead of above.
-        centre: centre the text instead of aligning it left.
 
     Returns:
         RGB uint8 [H + height, W, 3].

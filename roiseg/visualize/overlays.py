@@ -36,7 +36,6 @@ class OverlayColumn:
 
     Attributes:
         title: file name; the number of ROIs is appended.
-        image: RGB uint8 [H, W, 3].
         boxes: ROI boxes, float [N, 4] x1, y1, x2, y2.
         truth: annotated masks, bool [N, H, W].
         prediction: predicted masks, bool [N, H, W], in the order of `boxes` and `truth`.
@@ -54,10 +53,6 @@ def two_row_overlay(columns: Sequence[OverlayColumn], row_height: int = 480) -> 
 
     An instance has the same colour in both rows. Each image is scaled to `row_height`, keeping its aspect;
     columns are at most 2.5 and at least 0.5 row heights wide.
-
-    Args:
-        columns: one per image, one or more.
-        row_height: height of each of the two rows in pixels.
 
     Returns:
         One RGB uint8 image [2 * row_height + titles, ..., 3].
@@ -118,7 +113,6 @@ def six_panel(
     """Draw input, boxes with scores, masks; input with masks, with labels, with everything.
 
     Args:
-        image: RGB uint8 [H, W, 3].
         boxes: [N, 4] x1, y1, x2, y2 in pixels of `image`.
         scores: N, 0 to 1.
         masks: N times bool [H, W]; only one is in memory at a time.

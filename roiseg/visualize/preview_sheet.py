@@ -70,11 +70,9 @@ def roi_strip(
     """Draw the crop of one ROI with its class map over it, and a caption below.
 
     Args:
-        image: RGB uint8 [H, W, 3].
         box: x1, y1, x2, y2 in pixels of `image`; parts outside the image are grey.
         labels: uint8 [h, w]: 1 target, 2 non-target, 255 ignore (grey hatch), 0 untouched.
         cell: side in pixels of the square that the crop is fitted into, keeping the box's aspect.
-        text: the caption.
         alpha: weight of the class colours, 0 to 1.
 
     Returns:
@@ -92,7 +90,6 @@ def preview_sheet(samples: Sequence[PreviewSample], max_rois: int = 6, cell: int
     """Draw one row per sample: the input image with numbered ROI boxes, then its ROIs in two lines of cells.
 
     Args:
-        samples: one or more.
         max_rois: maximum number of ROIs per sample, the first ones; the title gives the total.
         cell: side of a ROI cell in pixels.
 

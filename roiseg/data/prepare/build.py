@@ -36,7 +36,6 @@ def prepare_example(output_dir: str | Path, base_url: str) -> Prepared:
 
     Args:
         output_dir: folder that gets `coco128_person/`.
-        base_url: where the images are downloaded from.
     """
     layout = layout_of(Path(output_dir) / "coco128_person", [])
     check_folder(layout.root, "output_dir")
@@ -80,13 +79,7 @@ def prepare(
 
     Args:
         output_dir: folder that gets `images/` and `annotations/`.
-        source: COCO 2017 folder; None to download.
-        sizes: numbers of images in the subsets.
-        seed: seed of the subsets.
         images: "link" or "copy" those of `source`, or "skip" them.
-        base_url: where the archives are downloaded from.
-        md5: checksums of the archives.
-        example: create only the example, see `prepare_example`.
     """
     if example:
         return prepare_example(output_dir, base_url)

@@ -36,8 +36,6 @@ def extract(archive: Path, members: Mapping[str, Path], proof: Proof | None = ne
     """Extract members of an archive, skipping existing files of the right size.
 
     Args:
-        archive: the zip file.
-        members: names in the archive -> their paths.
         proof: allows replacing a file of another size.
 
     Returns:
@@ -106,8 +104,6 @@ def fetch(url: str, path: Path, checksum: str, remedy: str = _MIRROR) -> None:
     """Download `url` to `path` through `<path>.part`, resuming an earlier attempt.
 
     Args:
-        url: the source.
-        path: the file; an existing one is only verified.
         checksum: its MD5 or SHA-256, hexadecimal.
         remedy: what the user can do where another attempt does not help.
     """

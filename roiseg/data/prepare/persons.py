@@ -150,14 +150,7 @@ def write_if_different(path: Path, coco: Coco) -> bool:
 
 @dataclass(frozen=True)
 class FileReport:
-    """Counts of an annotation file.
-
-    Attributes:
-        path: the file.
-        images: number of images.
-        persons: number of annotations.
-        size: bytes.
-    """
+    """Counts of an annotation file."""
 
     path: Path
     images: int

@@ -87,7 +87,6 @@ class FeatureFusion(nn.Module):
     """Fuses feature layers: the sum of a 1x1 convolution of each, resized bilinearly.
 
     Args:
-        in_channels, strides: of the layers.
         out_channels: of the sum.
         stride: input pixels per cell of the sum; None takes the finest layer's.
     """

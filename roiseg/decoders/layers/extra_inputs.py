@@ -18,7 +18,6 @@ class DetailBranch(nn.Module):
     light convolutions over image and logits together give a correction that is added.
 
     Args:
-        num_classes: K.
         width: channels of the branch.
     """
 

@@ -23,11 +23,9 @@ class ImageDecoder(Decoder):
     a grid of `output_size` over the ROI, and trained only there. A subclass implements `decode_map`.
 
     Args:
-        in_channels, strides, image_size, num_classes: see `Decoder`.
         map_stride: input pixels per cell of the map.
         frame: "image" or "roi".
         output_size: (h, w) of the logits in the roi frame; the image frame has the map's own size.
-        **shared: see `DecoderOptions`.
     """
 
     def __init__(
@@ -92,7 +90,6 @@ class RoiVector(nn.Module):
     Args:
         channels: of the feature map, and of the vector.
         roi_size: (h, w) cells RoIAlign crops.
-        depth: number of convolutions.
     """
 
     def __init__(self, channels: int, roi_size: Sequence[int], depth: int) -> None:

@@ -22,10 +22,8 @@ class RoiCrop(nn.Module):
     multiply-accumulates (`order_macs`).
 
     Args:
-        in_channels, strides: of the layers.
         out_channels: of the crops.
         size: (h, w) cells of the crops.
-        sampling_ratio: RoIAlign samples per cell and axis.
     """
 
     def __init__(

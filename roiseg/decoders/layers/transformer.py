@@ -40,7 +40,6 @@ class PatchEmbedding(nn.Module):
     convolution, resized bilinearly. LayerNorm at the end, as in the neck of Segment Anything's encoder.
 
     Args:
-        in_channels, strides: of the layers.
         dim: channels of the embedding.
         stride: input pixels per cell of the embedding.
     """
@@ -74,9 +73,7 @@ class Attention(nn.Module):
     """Multi-head attention (Vaswani et al., 2017) whose inner width may be smaller than the tokens'.
 
     Args:
-        dim: of the tokens.
         inner: width of queries, keys and values over all heads.
-        heads: divides `inner`.
     """
 
     def __init__(self, dim: int, inner: int, heads: int) -> None:
