@@ -28,16 +28,11 @@ _SHORT = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}  # Lightning'
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A model and the data it is measured on.
-
-    Attributes:
-        data: with three classes, also for a model with two.
-        trained: the checkpoint, if it is one.
-    """
+    """A model and the data it is measured on."""
 
     model: RoiModel
-    data: RoiDataModule
-    trained: TrainedModel | None = None
+    data: RoiDataModule  # with three classes, also for a model with two
+    trained: TrainedModel | None = None  # the checkpoint, if it is one
 
     @property
     def config(self) -> dict[str, Any] | None:

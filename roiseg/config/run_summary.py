@@ -25,45 +25,31 @@ Epoch = dict[str, float]  # `epoch`, 1 the first, and metrics by their logged na
 
 @dataclass
 class RunSummary:
-    """The content of `summary.json`: a finished run.
-
-    Attributes:
-        resumed_from: the checkpoint it resumed from, if any.
-        test: metrics of the test by their logged names; empty without one.
-        tested_best: the test measured the best epoch, not the last.
-        monitor: the metric that selects the best epoch; not in the file.
-        history: one dict per epoch, in order.
-        best_checkpoint, last_overlay, onnx: files, if written.
-        onnx_check: difference of the ONNX file from PyTorch.
-        data: numbers of images and ROIs by split.
-        skipped_images: number of skipped images and reasons, by stage.
-        extractor_sha256: of the detector's file.
-        feature_cache: numbers of hits and misses; None without a cache.
-        decision: how masks follow from probabilities, see `roiseg.inference.decision`.
-        decision_fit: what it was fitted on; None: its numbers were given, or there was nothing to fit it on.
-    """
+    """The content of `summary.json`: a finished run."""
 
     output_dir: str
     checkpoint_dir: str
     seed: int
-    resumed_from: str | None
-    test: dict[str, float]
-    tested_best: bool
-    data: dict[str, int]
-    skipped_images: dict[str, dict[str, Any]]
-    extractor_sha256: str
-    feature_cache: dict[str, int] | None
+    resumed_from: str | None  # the checkpoint it resumed from, if any
+    test: dict[str, float]  # metrics of the test by their logged names; empty without one
+    tested_best: bool  # the test measured the best epoch, not the last
+    data: dict[str, int]  # numbers of images and ROIs by split
+    skipped_images: dict[str, dict[str, Any]]  # number of skipped images and reasons, by stage
+    extractor_sha256: str  # of the detector's file
+    feature_cache: dict[str, int] | None  # numbers of hits and misses; None without a cache
     parameters: dict[str, int]
-    decision: dict[str, Any]
+    decision: dict[str, Any]  # how masks follow from probabilities, see `roiseg.inference.decision`
     versions: dict[str, str]
     choices: dict[str, Any]
     overrides: list[str]
-    monitor: str = "val/miou"
-    history: list[Epoch] = field(default_factory=list)
+    monitor: str = "val/miou"  # the metric that selects the best epoch; not in the file
+    history: list[Epoch] = field(default_factory=list)  # one dict per epoch, in order
+    # files, if written
     best_checkpoint: str | None = None
     last_overlay: str | None = None
     onnx: str | None = None
-    onnx_check: dict[str, Any] | None = None
+    onnx_check: dict[str, Any] | None = None  # difference of the ONNX file from PyTorch
+    # what it was fitted on; None: its numbers were given, or there was nothing to fit it on
     decision_fit: str | None = None
     seconds: float = 0.0
 

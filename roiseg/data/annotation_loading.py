@@ -75,14 +75,10 @@ def load_annotations(
 
 @dataclass(frozen=True)
 class OpenedAnnotations:
-    """Annotations that are read and checked, and the index that they are not in yet.
-
-    Attributes:
-        index: to write; None if there is nothing to write.
-    """
+    """Annotations that are read and checked, and the index that they are not in yet."""
 
     content: Annotations
-    index: Index | None
+    index: Index | None  # to write; None if there is nothing to write
 
     def keep(self) -> Annotations:
         """Write the index and return the annotations, mapped from it if possible; logs their warnings."""

@@ -26,17 +26,12 @@ from roiseg.geometry.transform import Letterbox, Transform
 
 @dataclass(frozen=True)
 class GeometricAugment:
-    """Flip, zoom, change the aspect ratio and shift (crop) the whole image.
-
-    Args:
-        scale: (low, high) zoom relative to the letterbox, log-uniform; above 1 crops.
-        aspect: width is multiplied by a factor within 1 / (1 + aspect) .. 1 + aspect.
-        shift: share (0..1) of the padding or overhang by which the image may move; 0 keeps it centred.
-    """
+    """Flip, zoom, change the aspect ratio and shift (crop) the whole image."""
 
     flip: Share = 0.5
-    scale: Range = (1.0, 1.0)
-    aspect: NonNegativeFloat = 0.0
+    scale: Range = (1.0, 1.0)  # (low, high) zoom relative to the letterbox, log-uniform; above 1 crops
+    aspect: NonNegativeFloat = 0.0  # width is multiplied by a factor within 1 / (1 + aspect) .. 1 + aspect
+    # share (0..1) of the padding or overhang by which the image may move; 0 keeps it centred
     shift: Share = 1.0
 
     def sample(self, letterbox: Letterbox, size: tuple[int, int], rng: np.random.Generator) -> Transform:
@@ -93,16 +88,13 @@ class AugmentationPool:
     """Each training image has `size` augmented views, one of which is sampled every epoch.
 
     The features of a view are computed when it is first sampled, and cached.
-
-    Args:
-        refresh: epochs after which a view is replaced by a new one, a part of the views each epoch; None
-            keeps them for good.
-        seed: of the views; independent of the run's, so that runs with other seeds reuse the features.
     """
 
     size: PositiveInt = 16
+    # epochs after which a view is replaced by a new one, a part of the views each epoch; None keeps them for
+    # good
     refresh: PositiveInt | None = None
-    seed: Seed = 0
+    seed: Seed = 0  # of the views; independent of the run's, so that runs with other seeds reuse the features
 
     def sample(self, rng: np.random.Generator, epoch: int) -> tuple[int, int]:
         """Return the view of an image: its number, and how often it has been replaced by then."""
@@ -119,30 +111,20 @@ _TRIES = 8
 
 @dataclass(frozen=True)
 class View:
-    """One view of an image.
-
-    Attributes:
-        eligible: positions of the instances that can be a ROI in it.
-        colour_seed: seed of the photometric changes, if any.
-    """
+    """One view of an image."""
 
     transform: Transform
-    eligible: NDArray[np.int64]
-    colour_seed: int | None = None
+    eligible: NDArray[np.int64]  # positions of the instances that can be a ROI in it
+    colour_seed: int | None = None  # seed of the photometric changes, if any
 
 
 @dataclass(frozen=True)
 class Views:
-    """Samples views of images and renders them.
+    """Samples views of images and renders them."""
 
-    Args:
-        letterbox: fits an image into the extractor's input.
-        pool: how many augmented views an image has; None: a new one every time.
-    """
-
-    letterbox: Letterbox
+    letterbox: Letterbox  # fits an image into the extractor's input
     augment: Augment
-    pool: AugmentationPool | None = None
+    pool: AugmentationPool | None = None  # how many augmented views an image has; None: a new one every time
 
     @property
     def number(self) -> int:

@@ -23,89 +23,60 @@ def _no_targets() -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class RoiTruth:
-    """The annotation of an image's ROIs, for evaluation.
-
-    Attributes:
-        rles: [r] masks at original size.
-        metric_targets: uint8 [r, *metric_size] classes on a grid over each ROI, which metrics compare with.
-        non_target_shares: [r] share (0..1) of these cells that other persons cover.
-    """
+    """The annotation of an image's ROIs, for evaluation."""
 
     annotation_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    rles: Sequence[dict[str, Any]] = ()
+    rles: Sequence[dict[str, Any]] = ()  # [r] masks at original size
+    # uint8 [r, *metric_size] classes on a grid over each ROI, which metrics compare with
     metric_targets: NDArray[np.uint8] = field(default_factory=_no_targets)
+    # [r] share (0..1) of these cells that other persons cover
     non_target_shares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True)
 class RoiSample:
-    """One image with its ROIs.
+    """One image with its ROIs."""
 
-    Attributes:
-        image_index, image_id, file_name: which image, in its annotations.
-        image: [H, W, 3] RGB at the extractor's input size; empty if its features are cached.
-        original_size: (H, W).
-        rois: [r, 4] input pixels.
-        targets: [r, h, w] in the decoder's frame.
-        pixel_size: size of an input pixel in micrometres, or in original pixels if that is unknown.
-        truth: the annotation, in evaluation.
-        cache_key: key of its features, if they can be cached.
-        cached: the result of looking them up.
-        views: enlarged crops for test-time augmentation, each with some of the ROIs.
-        parent_roi: [r] in a view, the indices of its ROIs in the sample.
-        skipped: why the image was skipped (data.on_error=skip); it is then blank and has no ROIs.
-    """
-
+    # which image, in its annotations
     image_index: int
     image_id: int
     file_name: str
-    image: NDArray[np.uint8]
+    image: NDArray[np.uint8]  # [H, W, 3] RGB at the extractor's input size; empty if its features are cached
     transform: Transform
-    original_size: tuple[int, int]
-    rois: Boxes
-    targets: NDArray[np.uint8]
-    pixel_size: float = 1.0
-    truth: RoiTruth = RoiTruth()
-    cache_key: CacheKey | None = None
-    cached: CacheResult = field(default_factory=lambda: CacheResult(False))
-    views: Sequence[RoiSample] = ()
+    original_size: tuple[int, int]  # (H, W)
+    rois: Boxes  # [r, 4] input pixels
+    targets: NDArray[np.uint8]  # [r, h, w] in the decoder's frame
+    pixel_size: float = 1.0  # size of an input pixel in micrometres, or in original pixels if that is unknown
+    truth: RoiTruth = RoiTruth()  # the annotation, in evaluation
+    cache_key: CacheKey | None = None  # key of its features, if they can be cached
+    cached: CacheResult = field(default_factory=lambda: CacheResult(False))  # the result of looking them up
+    views: Sequence[RoiSample] = ()  # enlarged crops for test-time augmentation, each with some of the ROIs
+    # [r] in a view, the indices of its ROIs in the sample
     parent_roi: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    skipped: str = ""
+    skipped: str = ""  # why the image was skipped (data.on_error=skip); it is then blank and has no ROIs
 
 
 @dataclass
 class RoiBatch:
-    """Images and their ROIs, sorted by image.
+    """Images and their ROIs, sorted by image."""
 
-    Attributes:
-        images: uint8 [P, H, W, 3] RGB of the samples that have an image, in order.
-        rois: float32 [R, 5] image index, x1, y1, x2, y2 in input pixels.
-        targets: uint8 [R, h, w] in the decoder's frame.
-        samples: names, transforms and annotated masks, without the arrays that the batch has joined.
-        metric_targets: uint8 [R, *metric_size] (evaluation only), see `RoiTruth`.
-        pixel_sizes: float32 [B], see `RoiSample`.
-        cached_rows: uint8 [S, row bytes] encoded features found by the loader, in order.
-        features: [B, C_l, H_l, W_l] per layer, set after extraction.
-        inputs: float32 [P, 3, H, W] the detector's input tensor, set with the features.
-        views: other views of all or some of the ROIs, for test-time augmentation.
-        parent_roi: int64 [R] in a view, the indices of its ROIs in the batch; None: all, in order.
-        hflipped: whether the images of this view are flipped left to right.
-        skipped: one text per skipped image.
-    """
-
-    images: Tensor
-    rois: Tensor
-    targets: Tensor
+    images: Tensor  # uint8 [P, H, W, 3] RGB of the samples that have an image, in order
+    rois: Tensor  # float32 [R, 5] image index, x1, y1, x2, y2 in input pixels
+    targets: Tensor  # uint8 [R, h, w] in the decoder's frame
+    # names, transforms and annotated masks, without the arrays that the batch has joined
     samples: Sequence[RoiSample]
+    # uint8 [R, *metric_size] (evaluation only), see `RoiTruth`
     metric_targets: Tensor = field(default_factory=lambda: torch.from_numpy(_no_targets()))
-    pixel_sizes: Tensor = field(default_factory=lambda: torch.ones(0))
+    pixel_sizes: Tensor = field(default_factory=lambda: torch.ones(0))  # float32 [B], see `RoiSample`
+    # uint8 [S, row bytes] encoded features found by the loader, in order
     cached_rows: Tensor = field(default_factory=lambda: torch.zeros((0, 0), dtype=torch.uint8))
-    features: tuple[Tensor, ...] = ()
-    inputs: Tensor | None = None
-    views: tuple[RoiBatch, ...] = ()
+    features: tuple[Tensor, ...] = ()  # [B, C_l, H_l, W_l] per layer, set after extraction
+    inputs: Tensor | None = None  # float32 [P, 3, H, W] the detector's input tensor, set with the features
+    views: tuple[RoiBatch, ...] = ()  # other views of all or some of the ROIs, for test-time augmentation
+    # int64 [R] in a view, the indices of its ROIs in the batch; None: all, in order
     parent_roi: Tensor | None = None
-    hflipped: bool = False
-    skipped: Sequence[str] = ()
+    hflipped: bool = False  # whether the images of this view are flipped left to right
+    skipped: Sequence[str] = ()  # one text per skipped image
 
     def map_tensors(self, change: Callable[[Tensor], Tensor]) -> RoiBatch:
         """Return the batch, and its views, with every tensor changed."""
@@ -151,29 +122,18 @@ class RoiBatch:
 
 @dataclass(frozen=True)
 class RoiPrediction:
-    """What a model predicts for the R ROIs of a batch.
+    """What a model predicts for the R ROIs of a batch."""
 
-    Attributes:
-        target: [R, h, w] probability of the target.
-        non_target: [R, h, w] probability of other persons; None for a model without that class.
-        extents: [R, 4] boxes in input pixels over which both are stretched.
-        grid_target: [R, *metric_size] probability of the target on the metric grid over each ROI.
-        grid_classes: int64 [R, *metric_size] most probable class there.
-        votes: [R, 3, h, w] what the other ROIs say, for `Votes`; None: computed when a decision needs them.
-        decided: [R, h, w] values of a `Decision`; None: no decision was made.
-        scores: [R] predicted IoU of the masks, 0 to 1, if a decision was made.
-        exclusive: each pixel of an image belongs to one mask at most.
-    """
-
-    target: Tensor
-    non_target: Tensor | None
-    extents: Tensor
-    grid_target: Tensor
-    grid_classes: Tensor
+    target: Tensor  # [R, h, w] probability of the target
+    non_target: Tensor | None  # [R, h, w] probability of other persons; None for a model without that class
+    extents: Tensor  # [R, 4] boxes in input pixels over which both are stretched
+    grid_target: Tensor  # [R, *metric_size] probability of the target on the metric grid over each ROI
+    grid_classes: Tensor  # int64 [R, *metric_size] most probable class there
+    # [R, 3, h, w] what the other ROIs say, for `Votes`; None: computed when a decision needs them
     votes: Tensor | None = None
-    decided: Tensor | None = None
-    scores: Tensor | None = None
-    exclusive: bool = False
+    decided: Tensor | None = None  # [R, h, w] values of a `Decision`; None: no decision was made
+    scores: Tensor | None = None  # [R] predicted IoU of the masks, 0 to 1, if a decision was made
+    exclusive: bool = False  # each pixel of an image belongs to one mask at most
 
     @property
     def masks(self) -> Tensor:

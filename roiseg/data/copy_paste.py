@@ -121,22 +121,15 @@ class CutoutPool:
 
 @dataclass(frozen=True)
 class Paste:
-    """A person pasted at one place of another image.
+    """A person pasted at one place of another image."""
 
-    Attributes:
-        instance: which one, by index in the training set.
-        window: x1, y1, x2, y2 of the cutout in whole pixels of its own image.
-        place: x1, y1, x2, y2 it is stretched over, in whole pixels of the other image; may extend beyond it.
-        behind: placed behind everyone in the image instead of in front.
-        tone: how far (0..1) its colours are shifted towards those around it.
-    """
-
-    instance: int
-    window: Window
+    instance: int  # which one, by index in the training set
+    window: Window  # x1, y1, x2, y2 of the cutout in whole pixels of its own image
+    # x1, y1, x2, y2 it is stretched over, in whole pixels of the other image; may extend beyond it
     place: Window
     mirrored: bool
-    behind: bool
-    tone: float
+    behind: bool  # placed behind everyone in the image instead of in front
+    tone: float  # how far (0..1) its colours are shifted towards those around it
 
     @property
     def size(self) -> tuple[int, int]:
@@ -147,32 +140,20 @@ class Paste:
 
 @dataclass(frozen=True)
 class CopyPaste:
-    """Samples people of other training images, to be pasted beside the people of an image.
+    """Samples people of other training images, to be pasted beside the people of an image."""
 
-    Args:
-        probability: probability that anyone is pasted into an image.
-        people: maximum number per image; 1 to this number are equally probable.
-        near: share placed beside a person so that their boxes overlap; the others stand anywhere on its
-            ground.
-        behind: share placed behind everyone else instead of in front.
-        scale: (low, high) height relative to that person's, log-uniform.
-        max_zoom: maximum enlargement of a cutout.
-        tone: maximum shift (0..1) of a cutout's mean colour and contrast towards the pixels around it;
-            uniform.
-        min_size: smallest side of a cutout's box in original pixels.
-        min_visible: a person with a smaller visible share is not a ROI.
-    """
-
-    probability: Share = 0.5
-    people: PositiveInt = 3
+    probability: Share = 0.5  # probability that anyone is pasted into an image
+    people: PositiveInt = 3  # maximum number per image; 1 to this number are equally probable
+    # share placed beside a person so that their boxes overlap; the others stand anywhere on its ground
     near: Share = 0.8
-    behind: Share = 0.3
-    scale: Range = (0.7, 1.4)
-    max_zoom: PositiveFloat = 2.0
+    behind: Share = 0.3  # share placed behind everyone else instead of in front
+    scale: Range = (0.7, 1.4)  # (low, high) height relative to that person's, log-uniform
+    max_zoom: PositiveFloat = 2.0  # maximum enlargement of a cutout
     flip: Share = 0.5
+    # maximum shift (0..1) of a cutout's mean colour and contrast towards the pixels around it; uniform
     tone: Share = 0.4
-    min_size: NonNegativeFloat = 40
-    min_visible: Share = 0.25
+    min_size: NonNegativeFloat = 40  # smallest side of a cutout's box in original pixels
+    min_visible: Share = 0.25  # a person with a smaller visible share is not a ROI
 
     def sample(
         self, boxes: Boxes, size: tuple[int, int], image: int, cutouts: CutoutPool, rng: np.random.Generator

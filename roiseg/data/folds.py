@@ -93,14 +93,10 @@ class Folds:
 
     The part of an image is the XXH3 hash of its decimal id modulo the number of parts. Parts are only
     approximately equal in size; an image keeps its part when other images are added or removed.
-
-    Args:
-        number: number of parts, 2 or more.
-        held_out: the part (0-based) used for validation; the others are used for training.
     """
 
-    number: Annotated[int, Field(ge=2)] = 5
-    held_out: NonNegativeInt = 0
+    number: Annotated[int, Field(ge=2)] = 5  # number of parts, 2 or more
+    held_out: NonNegativeInt = 0  # the part (0-based) used for validation; the others are used for training
 
     def __post_init__(self) -> None:
         if self.held_out >= self.number:

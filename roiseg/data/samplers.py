@@ -19,21 +19,15 @@ from roiseg.geometry.boxes import Boxes
 
 @dataclass(frozen=True)
 class RoiSampler:
-    """Samples K ROIs per image: annotated boxes, jittered ones, hard ones more often.
+    """Samples K ROIs per image: annotated boxes, jittered ones, hard ones more often."""
 
-    Args:
-        rois_per_image: K. An image with fewer instances repeats some of them, jittered.
-        jitter_share: share (0..1) of samples that are jittered; repeated ones always are.
-        jitter_center: the centre of a jittered box moves by up to this share of its sides.
-        jitter_scale: its sides are multiplied by a factor within 1 / (1 + s) .. 1 + s.
-        hard_weight: an instance is sampled 1 + hard_weight * crowding times as often as an isolated one
-            (hard negative mining; crowding is the share of its box covered by other boxes).
-    """
-
-    rois_per_image: PositiveInt = 4
-    jitter_share: Share = 0.5
+    rois_per_image: PositiveInt = 4  # K. An image with fewer instances repeats some of them, jittered.
+    jitter_share: Share = 0.5  # share (0..1) of samples that are jittered; repeated ones always are
+    # the centre of a jittered box moves by up to this share of its sides
     jitter_center: NonNegativeFloat = 0.08
-    jitter_scale: NonNegativeFloat = 0.15
+    jitter_scale: NonNegativeFloat = 0.15  # its sides are multiplied by a factor within 1 / (1 + s) .. 1 + s.
+    # an instance is sampled 1 + hard_weight * crowding times as often as an isolated one (hard negative
+    # mining; crowding is the share of its box covered by other boxes)
     hard_weight: NonNegativeFloat = 2.0
 
     def sample(

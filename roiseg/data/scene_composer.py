@@ -35,23 +35,14 @@ class PastedPerson(NamedTuple):
 
 @dataclass(frozen=True)
 class ComposedImage:
-    """The visible outlines of the n people of an image, crowds included.
+    """The visible outlines of the n people of an image, crowds included."""
 
-    Attributes:
-        boxes: [n, 4] in original pixels.
-        outlines: visible outlines of the n.
-        crowd: [n] marks uncertain regions.
-        eligible: positions of those that can be a ROI.
-        ids: [n] annotation ids.
-        pasted: the pasted people, in the order of painting.
-    """
-
-    boxes: Boxes
-    outlines: Outlines
-    crowd: NDArray[np.bool_]
-    eligible: NDArray[np.int64]
-    ids: NDArray[np.int64]
-    pasted: tuple[PastedPerson, ...] = ()
+    boxes: Boxes  # [n, 4] in original pixels
+    outlines: Outlines  # visible outlines of the n
+    crowd: NDArray[np.bool_]  # [n] marks uncertain regions
+    eligible: NDArray[np.int64]  # positions of those that can be a ROI
+    ids: NDArray[np.int64]  # [n] annotation ids
+    pasted: tuple[PastedPerson, ...] = ()  # the pasted people, in the order of painting
 
 
 class SceneComposer:
@@ -179,24 +170,16 @@ class SceneComposer:
 
 @dataclass
 class _Person:
-    """A person of a scene while it is composed.
+    """A person of a scene while it is composed."""
 
-    Args:
-        identity: id of the annotation.
-        window: x1, y1, x2, y2 of the mask in whole pixels of the image.
-        mask: [y2 - y1, x2 - x1] visible pixels.
-        area: pixels before anyone else was pasted; for pasted people including what lies outside the image or
-            behind others.
-        box: the annotated box; None for a pasted person.
-        crowd: whether it is an uncertain region.
-    """
-
-    identity: int
-    window: Window
-    mask: NDArray[np.bool_]
+    identity: int  # id of the annotation
+    window: Window  # x1, y1, x2, y2 of the mask in whole pixels of the image
+    mask: NDArray[np.bool_]  # [y2 - y1, x2 - x1] visible pixels
+    # pixels before anyone else was pasted; for pasted people including what lies outside the image or behind
+    # others
     area: int
-    box: NDArray[np.float32] | None = None
-    crowd: bool = False
+    box: NDArray[np.float32] | None = None  # the annotated box; None for a pasted person
+    crowd: bool = False  # whether it is an uncertain region
 
     @staticmethod
     def annotated(scene: ComposedImage, position: int) -> _Person:

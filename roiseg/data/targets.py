@@ -24,21 +24,14 @@ _CHUNK = 1 << 18  # numbers per step: a few MB, whatever the number of ROIs and 
 
 @dataclass(frozen=True)
 class TargetSpec:
-    """The grid and classes of the targets, given by the decoder.
+    """The grid and classes of the targets, given by the decoder."""
 
-    Args:
-        frame: "roi": a grid stretched over the ROI; "image": a grid over the whole input.
-        size: (h, w) of that grid in cells.
-        num_classes: 3, or 2 to label other instances as background.
-        image_size: (H, W) of the input in pixels.
-        metric_size: (h, w) of the grid over each ROI on which validation counts pixels, the same for all
-            decoders; None uses this grid (roi frame only).
-    """
-
-    frame: Frame
-    size: tuple[int, int]
-    num_classes: int
-    image_size: tuple[int, int]
+    frame: Frame  # "roi": a grid stretched over the ROI; "image": a grid over the whole input
+    size: tuple[int, int]  # (h, w) of that grid in cells
+    num_classes: int  # 3, or 2 to label other instances as background
+    image_size: tuple[int, int]  # (H, W) of the input in pixels
+    # (h, w) of the grid over each ROI on which validation counts pixels, the same for all decoders; None uses
+    # this grid (roi frame only)
     metric_size: tuple[int, int] | None = None
 
     def metric_spec(self) -> TargetSpec:

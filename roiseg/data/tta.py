@@ -25,16 +25,13 @@ class TTA:
     Crops are as in sliced inference (Akyon et al., SAHI, 2022), but only for small ROIs, and all ROIs inside
     a crop share it: an image costs at most one more extractor run per ROI and scale, usually far fewer.
     `hflip` doubles the runs.
-
-    Args:
-        hflip: also flip every view left to right.
-        crop_scales: enlargements above 1, relative to the letterboxed image; empty for no crops.
-        max_crop_share: a ROI is cropped at every scale at which its longer side takes at most this share
-            (0..0.75) of the input's.
     """
 
-    hflip: bool = False
+    hflip: bool = False  # also flip every view left to right
+    # enlargements above 1, relative to the letterboxed image; empty for no crops
     crop_scales: Sequence[Annotated[float, Field(gt=1)]] = ()
+    # a ROI is cropped at every scale at which its longer side takes at most this share (0..0.75) of the
+    # input's
     max_crop_share: Annotated[float, Field(gt=0, le=1 - _STEP)] = 0.6
 
     def plan_crops(

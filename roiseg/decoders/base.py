@@ -24,33 +24,24 @@ NumClasses = Annotated[int, Field(ge=2, le=3)]
 
 @dataclass(frozen=True)
 class Context:
-    """Optional inputs of a decoder besides features and ROIs.
+    """Optional inputs of a decoder besides features and ROIs."""
 
-    Attributes:
-        image: [B, 3, H, W] the detector's input tensor, for the detail branch.
-        pixel_size: [B] size of an input pixel, in micrometres or in original pixels, for FiLM.
-        prior: [R, K, h, w] class probabilities of an earlier decoder, in this decoder's frame.
-        points: [R, P, 3] clicks: x, y in input pixels, and 1 on the target, 0 off it, -1 no click.
-    """
-
-    image: Tensor | None = None
+    image: Tensor | None = None  # [B, 3, H, W] the detector's input tensor, for the detail branch
+    # [B] size of an input pixel, in micrometres or in original pixels, for FiLM
     pixel_size: Tensor | None = None
+    # [R, K, h, w] class probabilities of an earlier decoder, in this decoder's frame
     prior: Tensor | None = None
+    # [R, P, 3] clicks: x, y in input pixels, and 1 on the target, 0 off it, -1 no click
     points: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class DecoderOutput:
-    """What a decoder returns.
+    """What a decoder returns."""
 
-    Attributes:
-        logits: [R, K, h, w] in the decoder's frame.
-        auxiliary: named extra outputs that some losses read.
-        inside: [R, h, w] which share of each cell lies in the ROI; None in the roi frame (all of it).
-    """
-
-    logits: Tensor
-    auxiliary: dict[str, Tensor] = field(default_factory=dict)
+    logits: Tensor  # [R, K, h, w] in the decoder's frame
+    auxiliary: dict[str, Tensor] = field(default_factory=dict)  # named extra outputs that some losses read
+    # [R, h, w] which share of each cell lies in the ROI; None in the roi frame (all of it)
     inside: Tensor | None = None
 
 

@@ -33,19 +33,14 @@ _ROIS, _REPEATS = 8, 5
 class Cost:
     """Cost of a decoder in evaluation.
 
-    Attributes:
-        image_macs: multiply-accumulates per image, independent of the number of ROIs.
-        roi_macs: multiply-accumulates per additional ROI.
-        roi_ms: milliseconds per ROI, median of 5 runs.
-
     All for 8 ROIs on one image, a third of it high: what a decoder does once per image may depend on how many
     there are, and RoIAlign on a CPU on their size.
     """
 
     parameters: int
-    image_macs: int
-    roi_macs: int
-    roi_ms: float
+    image_macs: int  # multiply-accumulates per image, independent of the number of ROIs
+    roi_macs: int  # multiply-accumulates per additional ROI
+    roi_ms: float  # milliseconds per ROI, median of 5 runs
 
 
 def measure_cost(decoder: Decoder, feature_shapes: Sequence[tuple[int, int, int]]) -> Cost:

@@ -19,18 +19,14 @@ _STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold re
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report.
-
-    Attributes:
-        state: `error` prevents training, `warning` makes it slow or wrong, `note` is for information.
-        todo: what to do; empty if there is nothing to do, or if the text contains it, as errors of roiseg do.
-        unfolded: shown as a line below the table, so that the paths in it can be copied; errors always are.
-    """
+    """One line of the report."""
 
     about: str
-    state: State
+    state: State  # `error` prevents training, `warning` makes it slow or wrong, `note` is for information
     text: str
+    # what to do; empty if there is nothing to do, or if the text contains it, as errors of roiseg do
     todo: str = ""
+    # shown as a line below the table, so that the paths in it can be copied; errors always are
     unfolded: bool = False
 
 

@@ -18,24 +18,17 @@ from roiseg.metrics.average_precision import average_precision, coco_result, gt_
 
 @dataclass(frozen=True)
 class DetectionEvaluation:
-    """COCO figures of detector and model together.
-
-    Attributes:
-        persons: number of annotated persons, crowds excluded.
-        masks: COCO figures of the masks, see `average_precision`, ranked by the detector's score times the
-            mask's score.
-        masks_by_box: the same, ranked by the detector's score.
-        boundary: as `masks`, but masks match if the IoU of their boundaries is large enough, too (Cheng et
-            al., 2021).
-        boxes: of the detector's boxes.
-    """
+    """COCO figures of detector and model together."""
 
     images: int
-    persons: int
+    persons: int  # number of annotated persons, crowds excluded
+    # COCO figures of the masks, see `average_precision`, ranked by the detector's score times the mask's
+    # score
     masks: dict[str, float | None]
-    masks_by_box: dict[str, float | None]
+    masks_by_box: dict[str, float | None]  # the same, ranked by the detector's score
+    # as `masks`, but masks match if the IoU of their boundaries is large enough, too (Cheng et al., 2021)
     boundary: dict[str, float | None]
-    boxes: dict[str, float | None]
+    boxes: dict[str, float | None]  # of the detector's boxes
     results: list[dict[str, Any]]
 
     def summary(self) -> dict[str, Any]:

@@ -26,28 +26,22 @@ from roiseg.metrics.roi import RoiMetrics
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of a model on a data set.
+    """Figures of a model on a data set."""
 
-    Attributes:
-        test: the figures that a training's test logs, under the same names (`test/miou` ...), without losses.
-        precision: COCO figures of the masks, ranked by their score, see `average_precision`.
-        grid_iou: mean over ROIs of the target's IoU on the metric grid (`data.metric_size`), by most probable
-            class; None without ROIs.
-        calibration_error: of the mask scores, see `roiseg.metrics.mask_score`.
-        classes: confusion of true and most probable class; with two classes, of target and rest.
-        target: confusion of true class and whether the target's probability is 0.5 or more.
-        ranked: the instances with the lowest IoU, `worst`, and with the highest, `best`.
-    """
-
+    # the figures that a training's test logs, under the same names (`test/miou` ...), without losses
     test: dict[str, float]
+    # COCO figures of the masks, ranked by their score, see `average_precision`
     precision: dict[str, float | None]
+    # mean over ROIs of the target's IoU on the metric grid (`data.metric_size`), by most probable class; None
+    # without ROIs
     grid_iou: float | None
-    calibration_error: float | None
+    calibration_error: float | None  # of the mask scores, see `roiseg.metrics.mask_score`
     groups: list[InstanceGroup]
-    classes: Confusion
-    target: Confusion
+    classes: Confusion  # confusion of true and most probable class; with two classes, of target and rest
+    target: Confusion  # confusion of true class and whether the target's probability is 0.5 or more
     records: list[InstanceRecord]
     results: list[dict[str, Any]]
+    # the instances with the lowest IoU, `worst`, and with the highest, `best`
     ranked: dict[str, list[RankedInstance]]
 
     def summary(self) -> dict[str, Any]:
@@ -146,18 +140,13 @@ INSTANCE_FIGURES = tuple(f"test/{metric.name}" for metric in INSTANCE_METRICS)
 
 @dataclass(frozen=True)
 class ModelDifference:
-    """Second evaluation minus first, on the same ROIs.
+    """Second evaluation minus first, on the same ROIs."""
 
-    Attributes:
-        figures: difference of each figure that both have; pixel figures only if both distinguish the same
-            number of classes.
-        annotation_id: the annotation whose IoU differs most.
-        largest: its signed difference of IoU; None without instances.
-    """
-
+    # difference of each figure that both have; pixel figures only if both distinguish the same number of
+    # classes
     figures: dict[str, float]
-    annotation_id: int | None
-    largest: float | None
+    annotation_id: int | None  # the annotation whose IoU differs most
+    largest: float | None  # its signed difference of IoU; None without instances
 
     def summary(self) -> dict[str, Any]:
         """Return the difference for JSON."""

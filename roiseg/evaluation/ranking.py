@@ -40,22 +40,16 @@ _GAP = 6  # between cells, pixels
 
 @dataclass(frozen=True)
 class SheetCell:
-    """One instance; everything in the pixels of a crop of its original image.
-
-    Attributes:
-        image: the crop, RGB uint8 [H, W, 3].
-        box: the ROI, x1, y1, x2, y2.
-        truth, prediction: bool [H, W].
-        others: masks of the other annotated persons, bool [N, H, W].
-    """
+    """One instance; everything in the pixels of a crop of its original image."""
 
     title: str
     footer: str
-    image: Image
-    box: NDArray[np.floating]
+    image: Image  # the crop, RGB uint8 [H, W, 3]
+    box: NDArray[np.floating]  # the ROI, x1, y1, x2, y2
+    # bool [H, W]
     truth: Mask
     prediction: Mask
-    others: Mask
+    others: Mask  # masks of the other annotated persons, bool [N, H, W]
 
 
 def crop_window(box: ArrayLike, size: tuple[int, int], growth: float = 1.3) -> Window:

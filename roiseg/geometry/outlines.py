@@ -29,17 +29,11 @@ _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 @dataclass(frozen=True)
 class Grids:
-    """G grids of one size laid over an image: cells = scale * pixels + shift.
+    """G grids of one size laid over an image: cells = scale * pixels + shift."""
 
-    Args:
-        scale: [G, 2] x, y; a negative x is a mirror image.
-        shift: [G, 2] x, y.
-        size: (h, w) in cells.
-    """
-
-    scale: NDArray[np.float64]
-    shift: NDArray[np.float64]
-    size: tuple[int, int]
+    scale: NDArray[np.float64]  # [G, 2] x, y; a negative x is a mirror image
+    shift: NDArray[np.float64]  # [G, 2] x, y
+    size: tuple[int, int]  # (h, w) in cells
 
     def __len__(self) -> int:
         return len(self.scale)

@@ -51,19 +51,13 @@ class Transform:
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Fits an image of any size into the extractor's input.
+    """Fits an image of any size into the extractor's input."""
 
-    Args:
-        size: (H, W) of the input in pixels.
-        align: where the resized image lies in the input: "center" (YOLOv5 to v9) or "topleft" (YOLOX).
-        pad_value: grey level 0..255 of the padding.
-        keep_aspect: False stretches the image over the whole input without padding.
-    """
-
-    size: tuple[int, int]
+    size: tuple[int, int]  # (H, W) of the input in pixels
+    # where the resized image lies in the input: "center" (YOLOv5 to v9) or "topleft" (YOLOX)
     align: Literal["center", "topleft"] = "center"
-    pad_value: int = 114
-    keep_aspect: bool = True
+    pad_value: int = 114  # grey level 0..255 of the padding
+    keep_aspect: bool = True  # False stretches the image over the whole input without padding
 
     def fit(self, height: int, width: int) -> Transform:
         """Return the transform that fits a whole image of `height` x `width` pixels into the input."""

@@ -21,21 +21,13 @@ Classes = Annotated[Sequence[Literal[0, 1, 2]], Field(min_length=1)]
 
 @dataclass(frozen=True)
 class LossInput:
-    """The inputs of a loss term.
+    """The inputs of a loss term."""
 
-    Attributes:
-        logits: [R, K, h, w].
-        target: [R, h, w] int64 class indices; 255 is ignored.
-        class_weights: [K] float, or None for equal weights.
-        auxiliary: the decoder's named extra outputs.
-        emphasis: [R, h, w] weight of each pixel, or None for equal weights.
-    """
-
-    logits: Tensor
-    target: Tensor
-    class_weights: Tensor | None = None
-    auxiliary: dict[str, Tensor] = field(default_factory=dict)
-    emphasis: Tensor | None = None
+    logits: Tensor  # [R, K, h, w]
+    target: Tensor  # [R, h, w] int64 class indices; 255 is ignored
+    class_weights: Tensor | None = None  # [K] float, or None for equal weights
+    auxiliary: dict[str, Tensor] = field(default_factory=dict)  # the decoder's named extra outputs
+    emphasis: Tensor | None = None  # [R, h, w] weight of each pixel, or None for equal weights
 
     @property
     def precise_logits(self) -> Tensor:

@@ -20,14 +20,10 @@ class RoiEmphasis:
 
     All pixels in the ROI together count `inside`, all others together `outside`, and every ROI the same,
     however small it is: as in the roi frame, where each ROI has the same grid.
-
-    Args:
-        inside: weight of the ROI.
-        outside: weight of all around it.
     """
 
-    inside: NonNegativeFloat = 1.0
-    outside: NonNegativeFloat = 0.2
+    inside: NonNegativeFloat = 1.0  # weight of the ROI
+    outside: NonNegativeFloat = 0.2  # weight of all around it
 
     def __post_init__(self) -> None:
         require_any("loss.emphasis.inside and loss.emphasis.outside", self.inside, self.outside)

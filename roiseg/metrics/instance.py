@@ -23,49 +23,33 @@ from roiseg.metrics.registry import ALL_INSTANCES, INSTANCE_METRICS
 
 
 class InstanceRecord(NamedTuple):
-    """One evaluated instance and how well its mask matches.
-
-    Attributes:
-        x1, y1, x2, y2: its annotated box, the ROI, in original pixels.
-        area: area of the annotated mask, in original pixels.
-        non_target_share: share of the ROI's cells that other annotated persons cover, 0 to 1.
-        iou: IoU of predicted and annotated mask; 0 if the annotated mask is empty.
-        boundary_iou: IoU of the pixels near the edges of both masks (Cheng et al., 2021).
-        mask_score: predicted IoU.
-    """
+    """One evaluated instance and how well its mask matches."""
 
     image_id: int
     file_name: str
     annotation_id: int
+    # its annotated box, the ROI, in original pixels
     x1: float
     y1: float
     x2: float
     y2: float
-    area: int
-    non_target_share: float
-    iou: float
-    boundary_iou: float
-    mask_score: float
+    area: int  # area of the annotated mask, in original pixels
+    non_target_share: float  # share of the ROI's cells that other annotated persons cover, 0 to 1
+    iou: float  # IoU of predicted and annotated mask; 0 if the annotated mask is empty
+    boundary_iou: float  # IoU of the pixels near the edges of both masks (Cheng et al., 2021)
+    mask_score: float  # predicted IoU
 
 
 @dataclass(frozen=True)
 class PastedMask:
-    """The predicted mask of one ROI at the resolution of its original image.
-
-    Attributes:
-        index: number of the ROI in the image.
-        roi: [4] box in original pixels; the mask is empty outside it.
-        mask: [y2 - y1, x2 - x1] within `window`.
-        window: x1, y1, x2, y2 in original pixels; the mask is empty outside it.
-        score: predicted IoU with the annotation, 0 to 1; 1 if no decision was made.
-    """
+    """The predicted mask of one ROI at the resolution of its original image."""
 
     sample: RoiSample
-    index: int
-    roi: NDArray[np.float32]
-    mask: NDArray[np.bool_]
-    window: Window
-    score: float
+    index: int  # number of the ROI in the image
+    roi: NDArray[np.float32]  # [4] box in original pixels; the mask is empty outside it
+    mask: NDArray[np.bool_]  # [y2 - y1, x2 - x1] within `window`
+    window: Window  # x1, y1, x2, y2 in original pixels; the mask is empty outside it
+    score: float  # predicted IoU with the annotation, 0 to 1; 1 if no decision was made
 
     def canvas(self) -> NDArray[np.bool_]:
         """Return the mask [H, W] of the whole image."""
@@ -194,18 +178,12 @@ _SIDES = (0, 16, 32, 64, 96, 192, math.inf)  # ROI side limits, input pixels
 
 
 class InstanceGroup(NamedTuple):
-    """Means over the instances of one group.
+    """Means over the instances of one group."""
 
-    Attributes:
-        criterion: what divides the instances: "annotated area", "ROI side, input" or "crowding".
-        name: the group within the criterion, such as "small".
-        means: mean of each metric of `ALL_INSTANCES`, by name.
-    """
-
-    criterion: str
-    name: str
+    criterion: str  # what divides the instances: "annotated area", "ROI side, input" or "crowding"
+    name: str  # the group within the criterion, such as "small"
     instances: int
-    means: dict[str, float]
+    means: dict[str, float]  # mean of each metric of `ALL_INSTANCES`, by name
 
     def summary(self) -> dict[str, Any]:
         """Return the group as one flat dict, for JSON."""

@@ -16,20 +16,14 @@ from roiseg.data.analysis import CROWDED
 
 @dataclass(frozen=True)
 class InstanceMetric:
-    """A mean over instances, each measured at original resolution.
+    """A mean over instances, each measured at original resolution."""
 
-    Attributes:
-        name: name in logs and files, after `val/` or `test/`.
-        value: value of an `InstanceRecord`, or values of a whole `instances.csv` (`reporting.runs.Rois`).
-        among: which instances count, called like `value`; None: all.
-        summary: whether tables of epochs show it.
-    """
-
-    name: str
+    name: str  # name in logs and files, after `val/` or `test/`
     label: str
+    # value of an `InstanceRecord`, or values of a whole `instances.csv` (`reporting.runs.Rois`)
     value: Callable[[Any], Any]
-    among: Callable[[Any], Any] | None = None
-    summary: bool = False
+    among: Callable[[Any], Any] | None = None  # which instances count, called like `value`; None: all
+    summary: bool = False  # whether tables of epochs show it
 
 
 INSTANCE_METRICS = (

@@ -22,16 +22,11 @@ from roiseg.metrics.instance import (
 
 @dataclass(frozen=True)
 class MeasuredBatch:
-    """Prediction and measurements of a batch; the output of a validation or test step.
-
-    Attributes:
-        masks: target masks at original resolution, one per ROI.
-        records: how well each mask matches, in the same order.
-    """
+    """Prediction and measurements of a batch; the output of a validation or test step."""
 
     prediction: RoiPrediction
-    masks: list[PastedMask]
-    records: list[InstanceRecord]
+    masks: list[PastedMask]  # target masks at original resolution, one per ROI
+    records: list[InstanceRecord]  # how well each mask matches, in the same order
 
 
 class RoiMetrics(nn.Module):

@@ -16,15 +16,10 @@ _MAX_CELLS = 4_000_000  # resamples x images in memory at a time
 
 @dataclass(frozen=True)
 class Block:
-    """Values of a metric on the ROIs of one fold.
+    """Values of a metric on the ROIs of one fold."""
 
-    Attributes:
-        values: [S, n], one row per training (seed), one column per ROI.
-        images: [n], the image of each ROI; equal labels in two blocks are different images.
-    """
-
-    values: NDArray[np.float64]
-    images: NDArray[np.str_]
+    values: NDArray[np.float64]  # [S, n], one row per training (seed), one column per ROI
+    images: NDArray[np.str_]  # [n], the image of each ROI; equal labels in two blocks are different images
 
 
 @dataclass(frozen=True)

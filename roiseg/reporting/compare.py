@@ -27,49 +27,36 @@ Selection = Callable[[Rois], NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Variant minus baseline, paired by ROI, fold and seed.
+    """Variant minus baseline, paired by ROI, fold and seed."""
 
-    Attributes:
-        pairs: number of runs that both have with the same fold and seed.
-        overall: difference on all ROIs; None without pairs.
-        crowded: difference on crowded ROIs; None if there are none.
-    """
-
-    pairs: int
-    overall: Interval | None
-    crowded: Interval | None
+    pairs: int  # number of runs that both have with the same fold and seed
+    overall: Interval | None  # difference on all ROIs; None without pairs
+    crowded: Interval | None  # difference on crowded ROIs; None if there are none
 
 
 @dataclass(frozen=True)
 class Row:
-    """Results of one variant: means over the ROIs of all its folds of the mean over its seeds.
-
-    Attributes:
-        overall: the chosen metric on all ROIs.
-        means: every metric on all ROIs.
-        sizes: number of ROIs and the chosen metric (None without ROIs), by COCO's size class.
-        sd_seeds: standard deviation (n - 1) over seeds of the mean over ROIs; None with fewer than two
-            seeds that have all folds.
-        sd_folds: standard deviation (n - 1) over folds of the mean over a fold's ROIs; None with one fold.
-        tested: mean over runs of other figures of `summary["test"]`; None if no run has the figure, such as
-            `test/non_target_iou` with two classes.
-        parameters: minimum and maximum number of trainable parameters of its runs.
-        difference: difference from the baseline; None for the baseline itself.
-    """
+    """Results of one variant: means over the ROIs of all its folds of the mean over its seeds."""
 
     variant: Variant
     folds: list[Any]
     seeds: list[Any]
-    overall: Interval
+    overall: Interval  # the chosen metric on all ROIs
     crowded: Interval | None
-    means: dict[str, float]
+    means: dict[str, float]  # every metric on all ROIs
+    # number of ROIs and the chosen metric (None without ROIs), by COCO's size class
     sizes: dict[str, tuple[int, float | None]]
+    # standard deviation (n - 1) over seeds of the mean over ROIs; None with fewer than two seeds that have
+    # all folds
     sd_seeds: float | None
+    # standard deviation (n - 1) over folds of the mean over a fold's ROIs; None with one fold
     sd_folds: float | None
+    # mean over runs of other figures of `summary["test"]`; None if no run has the figure, such as
+    # `test/non_target_iou` with two classes
     tested: dict[str, float | None]
-    parameters: tuple[int, int]
+    parameters: tuple[int, int]  # minimum and maximum number of trainable parameters of its runs
     seconds: float
-    difference: PairedDifference | None
+    difference: PairedDifference | None  # difference from the baseline; None for the baseline itself
 
 
 def compare(

@@ -32,23 +32,15 @@ _COLUMNS = ("image_id", "annotation_id", *_BOX, "area", *_SHARES)
 
 @dataclass(frozen=True)
 class Rois:
-    """The test ROIs of a run, sorted by image and annotation.
-
-    Attributes:
-        boxes: [n, 4] x1, y1, x2, y2 in original pixels.
-        area: [n] area of the annotated mask in original pixels.
-        non_target_share: [n] share of the ROI covered by other annotated persons.
-        iou: [n] IoU of mask and annotation at original resolution.
-        boundary_iou: [n] boundary IoU (Cheng et al., 2021) at original resolution.
-    """
+    """The test ROIs of a run, sorted by image and annotation."""
 
     images: NDArray[np.str_]
     annotations: NDArray[np.str_]
-    boxes: NDArray[np.float64]
-    area: NDArray[np.float64]
-    non_target_share: NDArray[np.float64]
-    iou: NDArray[np.float64]
-    boundary_iou: NDArray[np.float64]
+    boxes: NDArray[np.float64]  # [n, 4] x1, y1, x2, y2 in original pixels
+    area: NDArray[np.float64]  # [n] area of the annotated mask in original pixels
+    non_target_share: NDArray[np.float64]  # [n] share of the ROI covered by other annotated persons
+    iou: NDArray[np.float64]  # [n] IoU of mask and annotation at original resolution
+    boundary_iou: NDArray[np.float64]  # [n] boundary IoU (Cheng et al., 2021) at original resolution
 
     def __len__(self) -> int:
         return len(self.images)

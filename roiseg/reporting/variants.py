@@ -35,17 +35,12 @@ Cell = tuple[Any, tuple[Any, ...]]  # (fold, (seed, *values of other differing k
 
 @dataclass(frozen=True)
 class Variant:
-    """A setting, trained on one or more folds with one or more seeds.
+    """A setting, trained on one or more folds with one or more seeds."""
 
-    Attributes:
-        name: unique name in the report.
-        runs: runs by fold and training: the seed and, with `by`, the values of other differing keys.
-        differing: the configuration values that distinguish it from other variants, by key.
-    """
-
-    name: str
+    name: str  # unique name in the report
+    # runs by fold and training: the seed and, with `by`, the values of other differing keys
     runs: dict[Cell, Run]
-    differing: dict[str, Any]
+    differing: dict[str, Any]  # the configuration values that distinguish it from other variants, by key
 
 
 def find_variants(runs: Sequence[Run], by: Sequence[str] = ()) -> tuple[list[Variant], list[str]]:

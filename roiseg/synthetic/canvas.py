@@ -26,19 +26,12 @@ class Part(IntEnum):
 
 @dataclass(frozen=True)
 class Pattern:
-    """Colours of a surface as a function of the place on it.
+    """Colours of a surface as a function of the place on it."""
 
-    Attributes:
-        kind: "plain", "stripes" (across `v`), "bands" (across `u`), "checks" or "gradient" (along `u`).
-        first: RGB 0..255.
-        second: RGB 0..255, the other colour of the pattern.
-        period: width of one repetition, in statures.
-    """
-
-    kind: str
-    first: tuple[float, float, float]
-    second: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    period: float = 0.06
+    kind: str  # "plain", "stripes" (across `v`), "bands" (across `u`), "checks" or "gradient" (along `u`)
+    first: tuple[float, float, float]  # RGB 0..255
+    second: tuple[float, float, float] = (0.0, 0.0, 0.0)  # RGB 0..255, the other colour of the pattern
+    period: float = 0.06  # width of one repetition, in statures
 
     def colours(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         """Return RGB `[..., 3]` at places `u` along and `v` across the surface's axis (in statures)."""
@@ -60,18 +53,12 @@ class Pattern:
 
 @dataclass
 class Sprite:
-    """A painted object, cropped to its own pixels.
+    """A painted object, cropped to its own pixels."""
 
-    Attributes:
-        colour: RGB 0..255 times alpha, float32 `[h, w, 3]`.
-        alpha: coverage 0..1, float32 `[h, w]`.
-        parts: `Part` of each pixel with alpha of at least a half, uint8 `[h, w]`.
-        anchor: pixels (x, y) from the sprite's top left corner to where it stands on the ground.
-    """
-
-    colour: np.ndarray
-    alpha: np.ndarray
-    parts: np.ndarray
+    colour: np.ndarray  # RGB 0..255 times alpha, float32 `[h, w, 3]`
+    alpha: np.ndarray  # coverage 0..1, float32 `[h, w]`
+    parts: np.ndarray  # `Part` of each pixel with alpha of at least a half, uint8 `[h, w]`
+    # pixels (x, y) from the sprite's top left corner to where it stands on the ground
     anchor: tuple[float, float]
 
     @property
@@ -82,19 +69,12 @@ class Sprite:
 
 @dataclass
 class Canvas:
-    """A supersampled surface whose coordinates are statures, origin in its middle, y pointing down.
+    """A supersampled surface whose coordinates are statures, origin in its middle, y pointing down."""
 
-    Attributes:
-        stature: pixels of the final image for one unit.
-        half_width: reach to the left and right of the origin, in statures.
-        half_height: reach above and below the origin, in statures.
-        light: horizontal direction the light comes from, -1 (left) to 1 (right).
-    """
-
-    stature: float
-    half_width: float = 0.75
-    half_height: float = 0.75
-    light: float = 0.0
+    stature: float  # pixels of the final image for one unit
+    half_width: float = 0.75  # reach to the left and right of the origin, in statures
+    half_height: float = 0.75  # reach above and below the origin, in statures
+    light: float = 0.0  # horizontal direction the light comes from, -1 (left) to 1 (right)
     _colour: np.ndarray = field(init=False, repr=False)
     _parts: np.ndarray = field(init=False, repr=False)
     _cover: np.ndarray = field(init=False, repr=False)

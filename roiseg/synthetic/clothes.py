@@ -23,29 +23,21 @@ HAIR: tuple[Colour, ...] = (
 
 @dataclass(frozen=True)
 class Outfit:
-    """Colours and cuts of one figure.
-
-    Attributes:
-        sleeves: "none", "short" or "long".
-        cut: "trousers", "shorts", "skirt" or "dress".
-        brim: the hat has a brim all round.
-        backpack: the bag is worn on the back, else it hangs from a hand.
-        build: thickness of the limbs, 1 is average.
-    """
+    """Colours and cuts of one figure."""
 
     skin: Pattern
     hair: Pattern
     long_hair: bool
     top: Pattern
-    sleeves: str
+    sleeves: str  # "none", "short" or "long"
     bottom: Pattern
-    cut: str
+    cut: str  # "trousers", "shorts", "skirt" or "dress"
     shoes: Pattern
     hat: Pattern | None
-    brim: bool
+    brim: bool  # the hat has a brim all round
     bag: Pattern | None
-    backpack: bool
-    build: float
+    backpack: bool  # the bag is worn on the back, else it hangs from a hand
+    build: float  # thickness of the limbs, 1 is average
 
 
 def random_colour(rng: np.random.Generator) -> Colour:

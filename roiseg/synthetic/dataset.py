@@ -41,18 +41,13 @@ def synthetic_scene(seed: int, split: str, index: int, crowding: float = 0.0) ->
 
 @dataclass(frozen=True)
 class SyntheticPeople:
-    """A COCO data set of synthetic people.
+    """A COCO data set of synthetic people."""
 
-    Args:
-        root: folder of the data set; missing, empty, or created by this class.
-        seed: 0 or greater; another seed gives other images.
-        crowding: 0 to 1: how closely people stand; at 1 there are also 2 to 7 per image instead of 1 to 6.
-    """
-
-    root: str | Path
+    root: str | Path  # folder of the data set; missing, empty, or created by this class
     train_images: Annotated[PositiveInt, Field(le=999_999)] = 240
     val_images: Annotated[PositiveInt, Field(le=999_999)] = 40
-    seed: Seed = 0
+    seed: Seed = 0  # 0 or greater; another seed gives other images
+    # 0 to 1: how closely people stand; at 1 there are also 2 to 7 per image instead of 1 to 6
     crowding: Share = 0.0
     made = "training makes it"
 

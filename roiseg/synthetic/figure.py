@@ -14,27 +14,21 @@ Point = np.ndarray
 
 @dataclass(frozen=True)
 class Pose:
-    """Joints of a body in statures, y pointing down, the middle of the hips near the origin.
+    """Joints of a body in statures, y pointing down, the middle of the hips near the origin."""
 
-    Attributes:
-        view: "front", "back" or "side".
-        facing: -1 looks to the left, 1 to the right.
-        shoulders: (left, right) in the image; index 0 is the farther one when seen from the side.
-        head_radius: half the head's height.
-    """
-
-    view: str
-    facing: int
+    view: str  # "front", "back" or "side"
+    facing: int  # -1 looks to the left, 1 to the right
     neck: Point
     head: Point
     hips: Point
+    # (left, right) in the image; index 0 is the farther one when seen from the side
     shoulders: tuple[Point, Point]
     elbows: tuple[Point, Point]
     wrists: tuple[Point, Point]
     hip_joints: tuple[Point, Point]
     knees: tuple[Point, Point]
     ankles: tuple[Point, Point]
-    head_radius: float
+    head_radius: float  # half the head's height
 
     @property
     def foot(self) -> tuple[float, float]:

@@ -110,19 +110,12 @@ LAYOUT_ATTEMPTS = 40
 
 @dataclass(frozen=True)
 class Scene:
-    """A rendered image.
+    """A rendered image."""
 
-    Attributes:
-        image: RGB, uint8 `[H, W, 3]`.
-        instances: uint8 `[H, W]`, 0 where there is no person, else the person's number 1..`people`.
-        parts: `canvas.Part` of the visible person at each pixel, uint8 `[H, W]`.
-        people: number of persons, each of them visible.
-    """
-
-    image: np.ndarray
-    instances: np.ndarray
-    parts: np.ndarray
-    people: int
+    image: np.ndarray  # RGB, uint8 `[H, W, 3]`
+    instances: np.ndarray  # uint8 `[H, W]`, 0 where there is no person, else the person's number 1..`people`
+    parts: np.ndarray  # `canvas.Part` of the visible person at each pixel, uint8 `[H, W]`
+    people: int  # number of persons, each of them visible
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: sprites are arrays

@@ -15,16 +15,11 @@ from roiseg.common.types import Share
 
 @dataclass(frozen=True)
 class Clicks:
-    """Samples clicks on the target and off it.
-
-    Args:
-        negative: clicks off it, on non-targets where there are any, else on the background.
-        share: share of the ROIs that get clicks at all, so that the decoder learns to do without.
-    """
+    """Samples clicks on the target and off it."""
 
     positive: NonNegativeInt = 1
-    negative: NonNegativeInt = 1
-    share: Share = 0.5
+    negative: NonNegativeInt = 1  # clicks off it, on non-targets where there are any, else on the background
+    share: Share = 0.5  # share of the ROIs that get clicks at all, so that the decoder learns to do without
 
     def __post_init__(self) -> None:
         require_any("clicks.positive and clicks.negative", self.positive, self.negative)

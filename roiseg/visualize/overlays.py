@@ -32,20 +32,13 @@ _LINE = 3  # separator, pixels
 
 @dataclass(frozen=True)
 class OverlayColumn:
-    """One image of an overlay; everything in the pixels of the original image.
+    """One image of an overlay; everything in the pixels of the original image."""
 
-    Attributes:
-        title: file name; the number of ROIs is appended.
-        boxes: ROI boxes, float [N, 4] x1, y1, x2, y2.
-        truth: annotated masks, bool [N, H, W].
-        prediction: predicted masks, bool [N, H, W], in the order of `boxes` and `truth`.
-    """
-
-    title: str
+    title: str  # file name; the number of ROIs is appended
     image: Image
-    boxes: NDArray[np.floating]
-    truth: Mask
-    prediction: Mask
+    boxes: NDArray[np.floating]  # ROI boxes, float [N, 4] x1, y1, x2, y2
+    truth: Mask  # annotated masks, bool [N, H, W]
+    prediction: Mask  # predicted masks, bool [N, H, W], in the order of `boxes` and `truth`
 
 
 def two_row_overlay(columns: Sequence[OverlayColumn], row_height: int = 480) -> Image:

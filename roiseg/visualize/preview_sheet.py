@@ -44,18 +44,12 @@ _MAX_SUPERSAMPLING = 8  # of a crop that is shrunk
 
 @dataclass(frozen=True)
 class PreviewSample:
-    """One training sample.
+    """One training sample."""
 
-    Attributes:
-        title: file name or other title.
-        image: the network's (augmented) input, RGB uint8 [H, W, 3].
-        boxes: ROI boxes, float [R, 4] x1, y1, x2, y2 in pixels of `image`.
-        labels: class maps, R times uint8 [h, w] with 0, 1, 2, 255, on a grid stretched over the ROI box.
-    """
-
-    title: str
-    image: Image
-    boxes: NDArray[np.floating]
+    title: str  # file name or other title
+    image: Image  # the network's (augmented) input, RGB uint8 [H, W, 3]
+    boxes: NDArray[np.floating]  # ROI boxes, float [R, 4] x1, y1, x2, y2 in pixels of `image`
+    # class maps, R times uint8 [h, w] with 0, 1, 2, 255, on a grid stretched over the ROI box
     labels: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
 
 

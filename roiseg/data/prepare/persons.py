@@ -25,15 +25,10 @@ Coco = dict[str, Any]
 
 @dataclass(frozen=True)
 class Layout:
-    """The folder to create.
+    """The folder to create."""
 
-    Attributes:
-        root: folder that holds `images/` and `annotations/`.
-        sizes: numbers of images in the subsets, largest first.
-    """
-
-    root: Path
-    sizes: tuple[int, ...]
+    root: Path  # folder that holds `images/` and `annotations/`
+    sizes: tuple[int, ...]  # numbers of images in the subsets, largest first
 
     def images(self, split: str) -> Path:
         """Return the image folder of a split."""
@@ -165,15 +160,10 @@ class FileReport:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The result of a run.
+    """The result of a run."""
 
-    Attributes:
-        reports: one per annotation file.
-        made: the files and folders written; empty if everything existed.
-    """
-
-    reports: list[FileReport]
-    made: list[Path]
+    reports: list[FileReport]  # one per annotation file
+    made: list[Path]  # the files and folders written; empty if everything existed
 
 
 def require_images(coco: Coco, folder: Path) -> None:
