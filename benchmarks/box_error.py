@@ -19,9 +19,8 @@ from torch import Tensor
 
 from benchmarks.report import show
 from roiseg.common.console import track
-from roiseg.config.checkpoint_options import register_checkpoint_data
 from roiseg.config.compose import compose_run
-from roiseg.config.evaluation_setup import open_models
+from roiseg.config.evaluation_setup import open_models, register_checkpoint_data
 from roiseg.metrics.instance import instance_iou, paste_masks
 
 AMOUNTS = (0.05, 0.1, 0.2, 0.3)  # of the box's width and height

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
 from hydra.utils import instantiate
@@ -45,16 +44,12 @@ def main(cfg: DictConfig) -> dict[str, Any]:
     check_output(path, is_analysis), check_output(picture)
     annotations = load_annotations(source, cfg.category_id, cfg.index_dir, cfg.crowd, instantiate(cfg.reader))
     analysis = load_or_make_analysis(path, annotations, cfg.min_roi_size, cfg.grid)
-    _save_figure(analysis, picture)
+    with atomic_path(picture) as temporary:
+        analysis_figure(analysis).savefig(temporary)
     for table in tables(analysis):
         console.print(table)
     console.print(f"{path}\n{picture}", soft_wrap=True, highlight=False)
     return analysis
-
-
-def _save_figure(analysis: dict[str, Any], path: Path) -> None:
-    with atomic_path(path) as temporary:
-        analysis_figure(analysis).savefig(temporary)
 
 
 def tables(analysis: dict[str, Any]) -> list[Table]:

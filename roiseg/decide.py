@@ -16,10 +16,9 @@ from rich.table import Table
 from roiseg.common.console import console, track
 from roiseg.common.errors import UserError, require_choice
 from roiseg.common.outputs import check_folder
-from roiseg.config.checkpoint_options import register_checkpoint_data
 from roiseg.config.compose import compose_run
 from roiseg.config.entry import command
-from roiseg.config.evaluation_setup import Evaluated, open_models
+from roiseg.config.evaluation_setup import Evaluated, open_models, register_checkpoint_data
 from roiseg.config.run_dir import create_unique_dir
 from roiseg.config.validation import validated
 from roiseg.data.analysis import CROWDED

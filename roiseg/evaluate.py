@@ -16,9 +16,8 @@ from roiseg.common.files import write_json
 from roiseg.common.outputs import check_folder
 from roiseg.common.types import Seed, ShareBelowOne
 from roiseg.config.build import to_plain
-from roiseg.config.checkpoint_options import register_checkpoint_data
 from roiseg.config.entry import command
-from roiseg.config.evaluation_setup import Evaluated, open_models
+from roiseg.config.evaluation_setup import Evaluated, open_models, register_checkpoint_data
 from roiseg.config.run_dir import create_unique_dir
 from roiseg.config.run_summary import package_versions
 from roiseg.config.validation import PathOptions, check_onnx_options, validated

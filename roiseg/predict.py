@@ -20,8 +20,8 @@ from roiseg.common.errors import UserError
 from roiseg.common.outputs import check_folder, inside
 from roiseg.common.types import PositiveShare, Share
 from roiseg.config.build import given_decision, object_nodes, require_device
-from roiseg.config.checkpoint_options import trusted_values
 from roiseg.config.entry import command
+from roiseg.config.evaluation_setup import trusted_values
 from roiseg.config.run_dir import claimed
 from roiseg.config.validation import Builds, check_onnx_options, validated
 from roiseg.data.tta import TTA

@@ -36,8 +36,8 @@ from roiseg.callbacks.checkpoints import EpochCheckpoint
 from roiseg.common.console import console
 from roiseg.common.errors import UserError
 from roiseg.common.files import read_json
-from roiseg.config.checkpoint_options import trusted_node, trusted_values
 from roiseg.config.entry import user_message
+from roiseg.config.evaluation_setup import trusted_node, trusted_values
 from roiseg.data.analysis import load_or_make_analysis
 from roiseg.data.annotation_loading import load_annotations
 from roiseg.data.images import read_image

@@ -59,7 +59,7 @@ def require_choice(option: str, value: str, choices: Iterable[str]) -> None:
     """Raise a UserError that names the nearest of `choices` if `value` is not among them."""
     known = list(choices)
     if value not in known:
-        close = "; ".join(closest_matches(value, known) or known)
+        close = "; ".join(closest_matches(value, known) or known[:20])
         raise UserError(f"{option}: there is no `{value}` (nearest: {close})")
 
 

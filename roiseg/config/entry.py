@@ -130,7 +130,8 @@ def check_groups(cfg: DictConfig, config_name: str) -> None:
     """Check that no group that the command needs was left out with `group=null`."""
     for group in required_groups(config_name):
         if group not in cfg:
-            raise UserError(_left_out(group))
+            choices = ", ".join(sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml")))
+            raise UserError(f"{group}=null leaves out what this command needs: choose one of {choices}")
 
 
 def required_groups(config_name: str) -> list[str]:
@@ -143,11 +144,6 @@ def required_groups(config_name: str) -> list[str]:
         elif entry != "_self_":
             groups += required_groups(entry)
     return [group for group in groups if group != "hydra"]
-
-
-def _left_out(group: str) -> str:
-    choices = ", ".join(sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml")))
-    return f"{group}=null leaves out what this command needs: choose one of {choices}"
 
 
 def _background_error(arguments: threading.ExceptHookArgs) -> None:

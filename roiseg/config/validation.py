@@ -169,18 +169,15 @@ def check_types(node: Any, path: str = "", options: Any = None) -> None:
             check_types(item, where, _item_type(options))
     if not isinstance(node, dict):
         return
-    hints = _target_types(node.get("_target_")) | _nested_types(node, options)
-    for key, value in sorted(node.items(), key=_order):
+    target, hints = node.get("_target_"), _nested_types(node, options)
+    if isinstance(target, str) and target.startswith(_CHECKED):
+        hints = option_types(pydoc.locate(target), _CHECKED) | hints
+    # first what others are interpolations of, so that the message names the key that was given
+    for key, value in sorted(node.items(), key=lambda e: (isinstance(e[1], (dict, list)), e[0] != "paths")):
         where = f"{path}.{key}" if path else str(key)
         hint = hints.get(key, Any)
         _check(value, hint, where)
         check_types(value, where, hint)
-
-
-def _order(item: tuple[str, Any]) -> tuple[bool, bool]:
-    """Sort what others are interpolations of first, so that the message names the key that was given."""
-    key, value = item
-    return isinstance(value, (dict, list)), key != "paths"
 
 
 def _check(value: Any, hint: Any, where: str) -> None:
@@ -196,21 +193,20 @@ def _check(value: Any, hint: Any, where: str) -> None:
 
 def _check_target(target: Any, hint: Any, where: str) -> None:
     """Check that a `_target_` exists and makes what the key is for, before it is called."""
-    name = f"configuration `{where}._target_` is {target!r:.200}: it must"
-    if not isinstance(target, str):
-        raise UserError(f"{name} be the name of a class, package.module.Class")
+    kinds, problem = _kinds(hint), ""
     try:
-        found = pydoc.locate(target)
+        found = pydoc.locate(target) if isinstance(target, str) else None
     except pydoc.ErrorDuringImport as error:
-        raise UserError(f"{name} be importable ({error.value})") from None
+        found, problem = None, f" that can be imported ({error.value})"
     if found is None:
-        raise UserError(f"{name} be the name of an existing class, package.module.Class")
-    kinds = _kinds(hint)
-    if not callable(found) or (kinds and not any(_makes(found, kind) for kind in kinds)):
-        wanted = " or ".join(kind.__name__ for kind in kinds)
-        raise UserError(
-            f"{name} {f'make objects of type {wanted}' if wanted else 'be a class or a function'}"
-        )
+        wanted = f"be the name of a class, package.module.Class{problem}"
+    elif kinds and not any(_makes(found, kind) for kind in kinds):
+        wanted = f"make objects of type {' or '.join(kind.__name__ for kind in kinds)}"
+    elif callable(found):
+        return
+    else:
+        wanted = "be a class or a function"
+    raise UserError(f"configuration `{where}._target_` is {target!r:.200}: it must {wanted}")
 
 
 def _makes(found: Any, kind: type) -> bool:
@@ -272,8 +268,3 @@ def _nested_types(node: dict[str, Any], hint: Any) -> dict[str, Any]:
     if is_typeddict(hint) or inspect.isfunction(hint) or dataclasses.is_dataclass(hint):
         return typing.get_type_hints(hint, include_extras=True)
     return {}
-
-
-def _target_types(target: Any) -> dict[str, Any]:
-    known = isinstance(target, str) and target.startswith(_CHECKED)
-    return option_types(pydoc.locate(target), _CHECKED) if known else {}

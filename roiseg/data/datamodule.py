@@ -90,7 +90,11 @@ class RoiDataModule(L.LightningDataModule):
         self.paths = {"train": (train_annotations, train_images), "val": (val_annotations, val_images)}
         self.extractor = extractor
         letterbox = extractor.preprocess.letterbox
-        self.spec = _with_metric_size(spec, metric_size)
+        if metric_size is None and spec.frame != "roi":
+            raise UserError("data.metric_size must be [h, w] for this decoder: its grid is not over the ROI")
+        self.spec = (
+            spec if metric_size is None else replace(spec, metric_size=(metric_size[0], metric_size[1]))
+        )
         self.sampler = sampler
         if pool is not None and augment in (None, Augment()):
             raise UserError("data/pool needs augmentation: set data/augment")
@@ -260,11 +264,3 @@ class RoiDataModule(L.LightningDataModule):
 def _batches_ahead(device: torch.device) -> int:
     """Return how many batches to prepare ahead: none if that takes cores from the decoder."""
     return 0 if device.type == "cpu" else 1
-
-
-def _with_metric_size(spec: TargetSpec, size: Sequence[int] | None) -> TargetSpec:
-    if size is None and spec.frame == "roi":
-        return spec
-    if size is None:
-        raise UserError("data.metric_size must be [h, w] for this decoder: its grid is not over the ROI")
-    return replace(spec, metric_size=(int(size[0]), int(size[1])))

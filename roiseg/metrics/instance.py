@@ -12,14 +12,12 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torchmetrics import Metric
 
 from roiseg.data.analysis import CROWDED
 from roiseg.data.batch import RoiBatch, RoiPrediction, RoiSample
 from roiseg.geometry.paste import Window, largest, owned, paste_crop
 from roiseg.geometry.rle import bounds, decode_window
-from roiseg.metrics.registry import ALL_INSTANCES, INSTANCE_METRICS
+from roiseg.metrics.registry import ALL_INSTANCES
 
 
 class InstanceRecord(NamedTuple):
@@ -139,38 +137,6 @@ def _boundary(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
     kernel = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
     inner = cv2.erode(mask.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=(0, 0, 0, 0))
     return mask & (inner == 0)
-
-
-class InstanceMetrics(Metric):
-    """Means over instances, one per entry of `INSTANCE_METRICS`; a mean over no instances is left out."""
-
-    full_state_update = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        for metric in INSTANCE_METRICS:
-            for state in ("sum", "count"):
-                self.add_state(f"{metric.name}_{state}", torch.zeros(()), dist_reduce_fx="sum")
-
-    def update(self, records: Sequence[InstanceRecord]) -> None:
-        """Add the instances of a batch."""
-        for metric in INSTANCE_METRICS:
-            values = [float(metric.value(r)) for r in records if metric.among is None or metric.among(r)]
-            self._state(metric.name, "sum").add_(sum(values))
-            self._state(metric.name, "count").add_(len(values))
-
-    def compute(self) -> dict[str, Tensor]:
-        """Return the means over all instances since the last `reset`."""
-        means = {}
-        for metric in INSTANCE_METRICS:
-            total, count = self._state(metric.name, "sum"), self._state(metric.name, "count")
-            if count > 0 or metric.among is None:
-                means[metric.name] = total / count.clamp(min=1)
-        return means
-
-    def _state(self, name: str, kind: str) -> Tensor:
-        state: Tensor = getattr(self, f"{name}_{kind}")
-        return state
 
 
 COCO_AREAS = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, math.inf)}  # original pixels

@@ -1,23 +1,100 @@
-"""Metrics of ROI predictions, shared by validation, the test of a training and `evaluate`."""
+"""Metrics of ROI predictions, shared by validation, the test of a training and `evaluate`; means."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
 
 from roiseg.common.classes import BACKGROUND, CLASS_NAMES, IGNORE, NON_TARGET, TARGET
 from roiseg.data.batch import RoiBatch, RoiPrediction
 from roiseg.metrics.instance import (
-    InstanceMetrics,
     InstanceRecord,
     PastedMask,
     measure_instances,
     paste_masks,
 )
+from roiseg.metrics.registry import INSTANCE_METRICS
+
+
+class Means(Metric):
+    """Weighted means of named values over all processes; a value that no process measured is left out.
+
+    Args:
+        names: every possible value; a process that measures none needs them to synchronise.
+    """
+
+    full_state_update = False
+    sums: Tensor
+    weights: Tensor
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = list(names)
+        for state in ("sums", "weights"):
+            self.add_state(state, torch.zeros(len(self.names)), dist_reduce_fx="sum")
+
+    def update(self, values: Mapping[str, Tensor | float], weight: float) -> None:
+        """Add values of the same weight."""
+        for name, value in values.items():
+            number = self.names.index(name)
+            self.sums[number] += torch.as_tensor(value).detach().float() * weight
+            self.weights[number] += weight
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the means by name."""
+        found = zip(self.names, self.sums, self.weights, strict=True)
+        return {name: total / weight for name, total, weight in found if weight}
+
+
+class InstanceMetrics(Means):
+    """Means over instances, one per entry of `INSTANCE_METRICS`; a mean over no instances is left out."""
+
+    def __init__(self) -> None:
+        super().__init__([metric.name for metric in INSTANCE_METRICS])
+
+    def update(self, records: Sequence[InstanceRecord]) -> None:  # type: ignore[override]
+        """Add the instances of a batch."""
+        for metric in INSTANCE_METRICS:
+            values = [float(metric.value(r)) for r in records if metric.among is None or metric.among(r)]
+            if values:
+                super().update({metric.name: sum(values) / len(values)}, len(values))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the means over all instances since the last `reset`; 0 without any instance."""
+        return {
+            m.name: self.sums.new_zeros(()) for m in INSTANCE_METRICS if m.among is None
+        } | super().compute()
+
+
+class WeightedMean(Metric):
+    """Weighted mean over all processes; NaN stays NaN.
+
+    torchmetrics' `MeanMetric` ignores the weights when its `nan_strategy` is "disable".
+    """
+
+    full_state_update = False
+    mean_value: Tensor
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for state in ("mean_value", "weight"):
+            self.add_state(state, torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, value: Tensor, weight: float) -> None:
+        """Add a value."""
+        self.mean_value += value.detach().float() * weight
+        self.weight += weight
+
+    def compute(self) -> Tensor:
+        """Return the mean."""
+        return self.mean_value / self.weight
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from roiseg.common.errors import UserError, closest_matches
+from roiseg.common.errors import UserError, require_choice
 from roiseg.reporting.runs import Rois, Run
 
 BASE = "base"
@@ -61,8 +61,10 @@ def find_variants(runs: Sequence[Run], by: Sequence[str] = ()) -> tuple[list[Var
     """
     differ = _differing(runs)
     by = [key.replace("/", ".") for key in by]
+    known = dict.fromkeys(key for run in runs for key in run.config)
     for key in by:
-        _check_key(key, runs)
+        if not any(_below(each, [key]) for each in known):
+            require_choice("by", key, known)
     distinct = [key for key in differ if (_below(key, by) if by else True)]
     others = [key for key in differ if key not in distinct and key != "variant"]
     groups: dict[str, list[Run]] = {}
@@ -92,15 +94,6 @@ def _below(key: str, prefixes: Sequence[str]) -> bool:
 
 def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
-
-
-def _check_key(key: str, runs: Sequence[Run]) -> None:
-    keys = dict.fromkeys(known for run in runs for known in run.config)
-    if not any(_below(known, [key]) for known in keys):
-        close = ", ".join(closest_matches(key, keys))
-        raise UserError(
-            f"by: no run has the configuration key `{key}`{f' (nearest: {close})' if close else ''}"
-        )
 
 
 def _cells(name: str, group: Sequence[Run], others: Sequence[str]) -> dict[Cell, Run]:

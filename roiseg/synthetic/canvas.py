@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 SUPERSAMPLING = 2
+_REACH = 0.75  # of a canvas on each side of its origin, statures
 
 
 class Part(IntEnum):
@@ -72,19 +73,16 @@ class Canvas:
     """A supersampled surface whose coordinates are statures, origin in its middle, y pointing down."""
 
     stature: float  # pixels of the final image for one unit
-    half_width: float = 0.75  # reach to the left and right of the origin, in statures
-    half_height: float = 0.75  # reach above and below the origin, in statures
     light: float = 0.0  # horizontal direction the light comes from, -1 (left) to 1 (right)
     _colour: np.ndarray = field(init=False, repr=False)
     _parts: np.ndarray = field(init=False, repr=False)
     _cover: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        height = SUPERSAMPLING * int(np.ceil(2 * self.half_height * self.stature))
-        width = SUPERSAMPLING * int(np.ceil(2 * self.half_width * self.stature))
-        self._colour = np.zeros((height, width, 3), np.float32)
-        self._parts = np.zeros((height, width), np.uint8)
-        self._cover = np.zeros((height, width), np.uint8)
+        side = SUPERSAMPLING * int(np.ceil(2 * _REACH * self.stature))
+        self._colour = np.zeros((side, side, 3), np.float32)
+        self._parts = np.zeros((side, side), np.uint8)
+        self._cover = np.zeros((side, side), np.uint8)
 
     @property
     def _scale(self) -> float:

@@ -19,8 +19,7 @@ from roiseg.decoders.base import Context, Decoder, DecoderOutput, decode_in_chun
 from roiseg.inference.decision import Decision, Threshold
 from roiseg.inference.model import predict_rois
 from roiseg.losses.composite import CompositeLoss
-from roiseg.metrics.loss_means import LossMeans, WeightedMean
-from roiseg.metrics.roi import MeasuredBatch, RoiMetrics
+from roiseg.metrics.roi import Means, MeasuredBatch, RoiMetrics, WeightedMean
 from roiseg.training.clicks import Clicks
 from roiseg.training.schedules import constant
 
@@ -65,7 +64,7 @@ class RoiSegModule(L.LightningModule):
         self.decision = decision or Threshold()
         self.metrics = RoiMetrics(decoder.num_classes)
         names = ["loss", *(f"loss_{name}" for name in loss.terms)]
-        self.loss_means = LossMeans(names)
+        self.loss_means = Means(names)
         self.train_means = nn.ModuleDict({name: WeightedMean() for name in names})
         self._resumed_steps: int | None = None
 

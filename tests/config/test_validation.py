@@ -208,7 +208,7 @@ def read(path, category_id) -> dict:
         ("reader", {"_target_": f"{__name__}.read", "_partial_": True}, None),
         ("reader", {"_target_": f"{__name__}.read"}, "it must make objects of type AnnotationReader"),
         ("reader", {"_target_": "roiseg.data.coco_reader.CocoReader"}, None),
-        ("reader", {"_target_": "roiseg.data.coco_reader.Coco"}, "an existing class"),
+        ("reader", {"_target_": "roiseg.data.coco_reader.Coco"}, "the name of a class"),
         ("reader", {"_target_": f"{__name__}.BAD"}, "it must make objects of type AnnotationReader"),
         ("sampler", {"_target_": "roiseg.data.tta.TTA"}, "it must make objects of type RoiSampler"),
         ("sampler", {"_target_": None}, "the name of a class"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from roiseg.common.errors import UserError
-from roiseg.config.checkpoint_options import trusted_node, trusted_values
+from roiseg.config.evaluation_setup import trusted_node, trusted_values
 
 PATH = Path("some.pth")
 NODE = {"_target_": "roiseg.data.tta.TTA", "crop_scales": [2.0, 3.0], "max_crop_share": 0.4}

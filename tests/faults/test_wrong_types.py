@@ -10,7 +10,7 @@ from composing import command_configuration
 from omegaconf import OmegaConf
 
 import roiseg.train
-from roiseg.config.checkpoint_options import register_checkpoint_data
+from roiseg.config.evaluation_setup import register_checkpoint_data
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from roiseg.metrics.confusion import Confusion, PrecisionRecallCurve
 from roiseg.metrics.instance import InstanceRecord, group_instances
-from roiseg.metrics.loss_means import WeightedMean
 from roiseg.metrics.registry import ALL_INSTANCES
+from roiseg.metrics.roi import WeightedMean
 
 
 @given(st.sampled_from([2, 3]), st.integers(0, 1000), st.integers(0, 4))

@@ -15,8 +15,8 @@ from roiseg.geometry.transform import Transform
 from roiseg.losses.base import LossInput
 from roiseg.losses.multimask import mask_iou
 from roiseg.metrics.average_precision import average_precision
-from roiseg.metrics.instance import InstanceMetrics, InstanceRecord
-from roiseg.metrics.roi import PixelMetrics
+from roiseg.metrics.instance import InstanceRecord
+from roiseg.metrics.roi import InstanceMetrics, PixelMetrics
 
 
 def confusion_scores(predicted, truth, classes):
