@@ -7,8 +7,7 @@ import copy
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from helpers import hole_rle, rectangle, uncompressed_rle
 
@@ -24,8 +23,7 @@ SOUND: dict[str, Any] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class BadAnnotations:
+class BadAnnotations(NamedTuple):
     """A file and what becomes of it."""
 
     content: bytes
@@ -170,23 +168,12 @@ OUTLINES = {
     "rle": person(segmentation=hole_rle(64, 80, (10, 10, 40, 50), (20, 20, 30, 30))),
     "compressed rle of another image": rle([64, 80], "Z`1", words=POLYGON),
     "rle of a wrong size": rle([64, 81], [64 * 81], words=(*POLYGON, "RLE size")),
-    "rle of the size exchanged": rle([80, 64], [64 * 80], words=(*POLYGON, "RLE size")),
     "rle without a size": person(POLYGON, segmentation={"counts": [5120]}),
-    "rle of size null": rle(None, [5120], words=POLYGON),
-    "rle of a size in fractions": rle([64.5, 80], [5120], words=POLYGON),
     "rle too short": rle([64, 80], [10, 20], words=(*POLYGON, "add up to 30")),
-    "rle too long": rle([64, 80], [5000, 5000], words=(*POLYGON, "add up to 10000")),
-    "rle with a negative run": rle([64, 80], [-10, 5130], words=POLYGON),
-    "rle with fractions": rle([64, 80], [10.5, 5109.5], words=POLYGON),
-    "rle with a run of 400 digits": rle([64, 80], [HUGE], words=POLYGON),
-    "rle of runs that wrap around": rle([64, 80], [2**32 + 5120], words=POLYGON),
-    "rle that is a number": rle([64, 80], 5, words=POLYGON),
-    "rle of strange characters": rle([64, 80], "~~~", words=POLYGON),
-    "rle that ends in the middle": rle([64, 80], "oo", words=POLYGON),
-    "rle of one endless number": rle([64, 80], "o" * 500 + "0", words=POLYGON),
-    "rle of an empty text": rle([64, 80], "", words=POLYGON),
+    **each("rle of the size", lambda v: rle(v, [5120], words=POLYGON), [80, 64], None, [64.5, 80]),
+    **each("rle of runs", lambda v: rle([64, 80], v, words=POLYGON),
+           [5000, 5000], [-10, 5130], [10.5, 5109.5], [HUGE], [2**32 + 5120], [], 5, "", "~~~", "oo", "o" * 500 + "0"),
     "rle of nothing": rle([64, 80], [5120], warning=LEFT_OUT),
-    "rle of no runs": rle([64, 80], [], words=POLYGON),
     "rle of everything": rle([64, 80], [0, 5120], warning=UNFIT),
     "rle with runs of no length": rle([64, 80], [0, 0, 100, 0, 0, 5020, 0], warning=UNFIT),
     "rle of every other pixel": rle([64, 80], uncompressed_rle([[(r + c) % 2 for c in range(80)] for r in range(64)])["counts"], warning=UNFIT),
