@@ -29,6 +29,7 @@ from roiseg.inference.checkpoint_folder import newest_checkpoint
 from roiseg.inference.decision import Decision
 from roiseg.metrics.instance import InstanceRecord, measure_instances
 from roiseg.metrics.mask_score import calibration_error
+from roiseg.report import listed
 from roiseg.reporting.runs import Run, read_runs
 from roiseg.reporting.variants import Variant, find_variants
 
@@ -59,7 +60,7 @@ def decide(cfg: DictConfig) -> Path:
     rules: dict[str, Decision] = instantiate(cfg.rules, _convert_="all")
     if cfg.write is not None:
         require_choice("write", cfg.write, rules)
-    runs, _ = read_runs([str(folder) for folder in cfg.runs])
+    runs, _ = read_runs(listed(cfg, "runs"))
     variants, _ = find_variants(runs)
     for variant in variants:
         if len({fold for fold, _ in variant.runs}) < 2:

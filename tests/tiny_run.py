@@ -8,7 +8,9 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from helpers.image_decoder import TinyImageDecoder
 
+from roiseg.data.batch import RoiPrediction
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.data.samplers import RoiSampler
 from roiseg.data.targets import TargetSpec
@@ -19,6 +21,7 @@ from roiseg.inference.checkpoint import TrainedModel, checkpoint_metadata
 from roiseg.losses.composite import CompositeLoss
 from roiseg.losses.cross_entropy import CrossEntropy
 from roiseg.losses.dice import Dice
+from roiseg.metrics.instance import measure_instances, paste_masks
 from roiseg.training.module import RoiSegModule
 from roiseg.training.schedules import cosine
 
@@ -59,9 +62,9 @@ def tiny_config(onnx_file, layers=(LAYER,), **model):
     }
 
 
-def tiny_extractor(onnx_file, layers=(LAYER,)):
+def tiny_extractor(onnx_file, align="center"):
     """The extractor that `tiny_config` describes."""
-    return OnnxExtractor(str(onnx_file), list(layers), Preprocess([64, 64], color="bgr"), threads=1)
+    return OnnxExtractor(str(onnx_file), [LAYER], Preprocess([64, 64], align, color="bgr"), threads=1)
 
 
 def tiny_decoder(extractor, **model):
@@ -99,11 +102,11 @@ def tiny_data(coco_set, extractor, decoder, **options):
     return RoiDataModule(*files, extractor, spec, RoiSampler(), **options)
 
 
-def tiny_module(decoder, description=None, seed=0, scheduler=cosine, terms=None):
+def tiny_module(decoder, description=None, seed=0, terms=None):
     """The LightningModule with cross-entropy and Dice, AdamW and a cosine."""
     terms = terms or {"ce": {"term": CrossEntropy(), "weight": 1.0}, "dice": {"term": Dice(), "weight": 1.0}}
     optimizer = functools.partial(torch.optim.AdamW, lr=0.01)
-    return RoiSegModule(decoder, CompositeLoss(terms), optimizer, scheduler, seed, description or {})
+    return RoiSegModule(decoder, CompositeLoss(terms), optimizer, cosine, seed, description or {})
 
 
 def tiny_trainer(folder, callbacks=(), **options):
@@ -139,3 +142,44 @@ def fit(coco_set, onnx_file, folder, callbacks=(), seed=0, decision=None, **opti
     with one_thread():
         trainer.fit(module, datamodule=data)
     return trainer, module, data, extractor
+
+
+class Outputs(L.Callback):
+    """What the module returned of each batch of the test, and the batch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        self.seen.append((batch, outputs))
+
+
+def run_test(module, data, folder):
+    """(logged metrics, (batch, outputs) a batch)."""
+    outputs = Outputs()
+    trainer = tiny_trainer(folder, [outputs])
+    logged = trainer.test(module, datamodule=data, verbose=False)[0]
+    module.eval()
+    return logged, outputs.seen
+
+
+def measured(target, batch, extents=None, **options):
+    """Records of predictions [R, h, w] stretched over `extents`, by default the ROIs."""
+    extents = batch.rois[:, 1:] if extents is None else extents
+    prediction = RoiPrediction(target, None, extents, target, target.long())
+    return measure_instances(paste_masks(prediction, batch), **options)
+
+
+def make(name, extractor):
+    """One of the decoders EVERY."""
+    torch.manual_seed(0)
+    decoders = {
+        "roi": lambda: tiny_decoder(extractor),
+        "detail and film": lambda: tiny_decoder(extractor, detail=4, film=1.0),
+        "image": lambda: TinyImageDecoder(extractor.channels, extractor.strides, (64, 64)),
+        "image, detail": lambda: TinyImageDecoder(extractor.channels, extractor.strides, (64, 64), detail=4),
+    }
+    return decoders[name]()
+
+
+EVERY = ["roi", "detail and film", "image", "image, detail"]

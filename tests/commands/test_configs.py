@@ -1,6 +1,9 @@
 """Every file in conf/ composes, and what it names can be built."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from hydra.utils import get_object, instantiate
 from torch import nn
 
 import roiseg.__main__
+import roiseg.train
 from roiseg.__main__ import COMMANDS
 from roiseg.common.errors import UserError
 from roiseg.config.argv import help_text, quote
@@ -186,3 +190,37 @@ def test_a_model_with_a_loss_of_its_own_names_it(composing, model):
         instantiate(plain.loss, _convert_="all").check(decoder)
     added = re.findall(r"loss\.terms\.\w+\.weight=1", str(raised.value))
     assert added
+
+
+LAYERS = "/model.1/act/Relu_output_0,/model.3/Concat_output_0,/model.6/Concat_output_0"  # strides 2, 4, 8
+
+
+@pytest.mark.slow_except("roialign")
+@pytest.mark.parametrize("model", choices("model"))
+def test_every_model_runs_a_batch_of_training_and_validation(run_main, tiny_overrides, model):
+    kept = [o for o in tiny_overrides if not o.startswith(("model.", "extractor.layers", "trainer"))]
+    loss = [f"loss={model}"] if model in choices("loss") else []
+    arguments = [*kept, f"extractor.layers=[{LAYERS}]", f"model={model}", *loss, "debug=fdr"]
+    code, stderr = run_main(roiseg.train, *arguments)
+    assert code == 0, stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("roiseg pre", "predict preview prepare"),
+        pytest.param("roiseg train model=co", "model=coarse model=condinst", marks=pytest.mark.slow),
+        pytest.param("roiseg predict tta=f", "tta=full", marks=pytest.mark.slow),
+    ],
+)
+def test_tab_offers_commands_keys_and_choices(typed, offered, tmp_path):
+    """`eval "$(roiseg --completion)"` in a real bash."""
+    script = f"""eval "$(roiseg --completion)"
+    COMP_LINE="{typed}" COMP_WORDS=({typed}) COMP_CWORD={len(typed.split()) - 1}
+    _roiseg
+    echo "${{COMPREPLY[@]}}" """
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == offered, done.stderr

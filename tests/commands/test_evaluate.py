@@ -145,16 +145,13 @@ WITH_LOOKS = {"_target_": "roiseg.data.tta.TTA", "hflip": True, "crop_scales": [
 
 MISTAKES = {
     "nothing": ([], ["ckpt=", "onnx="]),
-    "absent": (["ckpt=/nowhere/x.pth"], ["/nowhere/x.pth"]),
     "a detector": (["ckpt={onnx}"], ["damaged"]),
     "two": (["ckpt=a.pth,b.pth"], ["a.pth,b.pth", "not found"]),
     "no postprocessor": (["ckpt={ckpt}", "boxes=detector"], ["extractor.postprocess"]),
     "device": (["ckpt={ckpt}", "device=abacus"], ["device=abacus"]),
     "key": (["ckpt={ckpt}", "data.min_roi_siz=3"], ["data.min_roi_siz", "data.min_roi_size"]),
     "choice": (["ckpt={ckpt}", "data=coco_persn"], ["coco_persn", "coco_person"]),
-    "annotations": (["ckpt={ckpt}", "data.val_annotations=/nowhere/y.json"], ["/nowhere/y.json"]),
     "category": (["ckpt={ckpt}", "data.category_id=cow"], ["data.category_id", "cow"]),
-    "absent file": (["ckpt={ckpt}", "onnx=/nowhere/z.onnx"], ["/nowhere/z.onnx"]),
     "file of others": (["ckpt={ckpt}", "onnx={onnx}"], ["tiny.onnx"]),
     "file without images": (["onnx={onnx}", "data.val_annotations=x.json"], ["data.val_images"]),
     "looks of a file and a checkpoint": (["ckpt={ckpt}", "onnx=x.onnx", "tta=hflip"], ["tta", "exported file"]),

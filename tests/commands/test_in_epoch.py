@@ -1,6 +1,7 @@
-"""A terminated training stops between two steps and resumes exactly there."""
+"""A training that is terminated, wherever it is, ends in order between two steps and resumes exactly there."""
 
 import json
+import os
 import signal
 
 import pytest
@@ -184,3 +185,23 @@ def test_several_processes_end_in_the_same_step_and_go_on_there(tiny_overrides, 
     for ours, theirs in zip(found[0]["history"], expected[0]["history"], strict=True):
         assert ours == pytest.approx(theirs, abs=1e-5)
     assert_same_state(found[1], expected[1])
+
+
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 2)])
+def test_a_terminated_training_says_what_is_kept(tiny_overrides, start_train, tmp_path, number, workers):
+    arguments = [
+        *tiny_overrides, "trainer.max_epochs=1000", f"data.num_workers={workers}", "~callbacks.overlays",
+        f"paths.output_dir={tmp_path}/out", f"paths.checkpoint_dir={tmp_path}/ckpt",
+    ]  # fmt: skip
+    process = start_train(arguments)
+    os.killpg(process.pid, number)  # as a terminal does, and SLURM: loader processes get it, too
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 128 + number
+    last = newest_checkpoint(tmp_path / "ckpt")
+    assert stderr.strip().splitlines()[-1] == (
+        f"roiseg: stopped by {number.name}: the last good checkpoint is {last}, where ckpt_path=last resumes"
+    )
+    assert "Traceback" not in stderr
+    read_checkpoint(last)
+    assert not [path for path in tmp_path.rglob(".*") if path.name != ".roiseg_run"]
+    assert not (tmp_path / "out/summary.json").exists()

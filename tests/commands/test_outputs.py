@@ -1,4 +1,7 @@
-"""A command never destroys what it did not make: the rule of `roiseg.common.outputs`, for every command."""
+"""What commands leave: nothing of a wrong file, and nothing they did not write is destroyed.
+
+The rule is that of `roiseg.common.outputs`, for every command.
+"""
 
 import importlib
 import shutil
@@ -225,3 +228,56 @@ def test_a_link_that_leads_to_itself_is_named(tmp_path):
     with pytest.raises(UserError, match=r"loop"):
         write_json(tmp_path / "loop/index.json", {})
     assert (tmp_path / "loop").is_symlink()
+
+
+DATA = ["data.train_annotations", "data.train_images", "data.val_annotations", "data.val_images"]
+# command: (options with which it works, options that name a file or folder)
+GIVEN_FILES = {
+    "train": (["TINY", "~callbacks.onnx_export"], [*DATA, "extractor.onnx_path", "ckpt_path"]),
+    "preview": (["TINY"], [*DATA, "extractor.onnx_path"]),
+    "doctor": (["TINY"], [*DATA, "extractor.onnx_path"]),
+    "analyze": (["annotations=ANNOTATIONS"], ["annotations"]),
+    "evaluate": (
+        ["ckpt=CHECKPOINT"], ["ckpt", "onnx", "onnx_path", "data.val_annotations", "data.val_images"],
+    ),
+    "export": (["ckpt=CHECKPOINT", "merged=true"], ["ckpt", "onnx_path", "check"]),
+    "predict": (
+        ["ckpt=CHECKPOINT", "source=IMAGES", "boxes=coco"], ["source", "ckpt", "onnx", "onnx_path", "boxes"],
+    ),
+    "report": ([], ["runs"]),
+    "decide": ([], ["runs"]),
+    "app": (["ckpt=CHECKPOINT", "compare=CHECKPOINT"], ["ckpt", "compare", "onnx_path"]),
+    "prepare": ([], ["source"]),
+}  # fmt: skip
+
+
+def tree(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.slow_except("evaluate")
+@pytest.mark.parametrize("command", GIVEN_FILES)
+def test_a_wrong_file_is_named_and_leaves_nothing(command, run_main, fill, finished, tmp_path):
+    """No results, folders, indices or locks."""
+    words, options = GIVEN_FILES[command]
+    module, words = fill(command, words)
+    inputs, work = tmp_path / "inputs", tmp_path / "work"
+    empty, text, zero = inputs / "folder", inputs / "text.json", inputs / "zero.json"
+    empty.mkdir(parents=True)
+    work.mkdir()
+    text.write_text("hello")
+    zero.touch()
+    for option in options:
+        for wrong in (inputs / "missing.json", empty, text, zero):
+            before = tree(inputs), tree(finished.root)
+            kept = [word for word in words if word.split("=")[0] != option]
+            if (command, option) == ("predict", "onnx"):  # one model is enough
+                kept = [word for word in kept if not word.startswith("ckpt=")]
+            code, stderr = run_main(module, *kept, f"{option}={wrong}", folder=work)
+            assert code == 2, (option, wrong, stderr)
+            assert command == "doctor" or (stderr.count("\n") == 1 and wrong.name in stderr), (option, stderr)
+            left = list(work.rglob("*"))
+            if command == "doctor":  # checks the other files too, and keeps the index of a valid one
+                left = [path for path in left if path.is_file() and path.suffix != ".index"]
+            assert left == [], (option, wrong)
+            assert (tree(inputs), tree(finished.root)) == before, (option, wrong)

@@ -197,15 +197,12 @@ def test_a_damaged_image_ends_the_run_or_is_skipped_and_counted(run, refused, ch
 
 MISTAKES = {
     "no source": ([], ["source", "must be given"]),
-    "absent source": (["source=nowhere"], ["nowhere", "not found"]),
     "no image in it": (["source=void"], ["void", "no image"]),
     "no model": (["source={images}", "ckpt=null"], ["ckpt=", "onnx="]),
     "two models": (["source={images}", "onnx=x.onnx"], ["ckpt=", "onnx="]),
-    "absent checkpoint": (["source={images}", "ckpt=x.pth"], ["x.pth", "not found"]),
     "no adapter": (["source={images}", "ckpt={plain}"], ["postprocess=yolox", "boxes=FILE"]),
     "adapter of other detectors": (["source={images}"], ["extractor.postprocess", "output [1, 5]"]),
     "unknown adapter": (["source={images}", "postprocess=yolo99"], ["postprocess=yolo99", "yolo"]),
-    "absent boxes": (["source={images}", "boxes=x.csv"], ["x.csv", "not found"]),
     "other boxes": (["source={images}/empty.jpg", "boxes={table}"], ["boxes.csv", "empty.jpg"]),
     "unknown writer": (["source={images}", "writers=[cocoo]"], ["cocoo", "nearest: coco"]),
     "no writer": (["source={images}", "writers=[]"], ["writers", "coco"]),

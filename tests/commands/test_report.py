@@ -65,7 +65,6 @@ def test_the_report_lies_with_the_runs(run_main, tmp_path):
     ("arguments", "words"),
     [
         ([], ["python -m roiseg.report"]),
-        (["nowhere"], ["nowhere", "runs"]),
         (["empty"], ["empty", "no finished run"]),
         (["runs", "baseline=model=sam"], ["baseline", "model=sam"]),
         (["runs", "by=model.clases"], ["by", "model.clases", "model.num_classes"]),

@@ -171,26 +171,6 @@ def test_the_same_seed_gives_the_same_run_in_folders_of_its_own(run_train, tmp_p
 
 
 @pytest.mark.slow
-def test_two_classes_train_without_a_non_target_class(run_train, tmp_path):
-    summary = run_train(tmp_path, "model.num_classes=2", "loss.terms.dice.term.classes=[1,2]")
-    assert "val/non_target_iou" not in summary["final"]
-    assert load_model(summary["best_checkpoint"]).decoder.num_classes == 2
-
-
-@pytest.mark.slow
-def test_several_layers_a_non_square_grid_and_bfloat16_run(run_train, tmp_path):
-    summary = run_train(
-        tmp_path, "extractor.layers=[/model.3/Concat_output_0,/model.6/Concat_output_0]",
-        "model.roi_size=[16,12]", "model.output_size=[64,48]", "scheduler=step", "optimizer=sgd",
-        "trainer.max_epochs=1", "trainer.accumulate_grad_batches=2", "trainer.precision=bf16-mixed",
-    )  # fmt: skip
-    assert summary["final"]["train/loss"] > 0
-    model = load_model(summary["best_checkpoint"])
-    assert model.decoder.output_size == (64, 48)
-    assert model.shapes == [(20, 16, 16), (32, 8, 8)]
-
-
-@pytest.mark.slow
 def test_early_stopping_ends_a_run_that_does_not_improve(run_train, tmp_path):
     summary = run_train(
         tmp_path, "callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=1", "optimizer.lr=0",

@@ -10,8 +10,7 @@ import pytest
 import torch
 from helpers import user_error
 from onnx import numpy_helper
-from tiny_looks import EVERY, make, run_test, topleft_extractor
-from tiny_run import tiny_data, tiny_module, trained_model
+from tiny_run import EVERY, make, run_test, tiny_data, tiny_extractor, tiny_module, trained_model
 
 from roiseg.common.errors import UserError
 from roiseg.common.limits import TooMuch
@@ -31,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture(scope="module")
 def extractor(onnx_file):
-    return topleft_extractor(onnx_file)
+    return tiny_extractor(onnx_file, align="topleft")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.bilinear import IDENTITY, paste
 from pycocotools import mask as coco_mask
-from tiny_looks import measured
+from tiny_run import measured
 
 from roiseg.common.classes import CLASS_NAMES
 from roiseg.data.batch import RoiBatch, RoiSample, RoiTruth

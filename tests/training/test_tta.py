@@ -6,9 +6,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+<<<<<<< HEAD
 from helpers.decoders import target_probability
 from tiny_looks import EVERY, make, measured, run_test, topleft_extractor
 from tiny_run import tiny_data, tiny_module, tiny_trainer
+=======
+from tiny_run import EVERY, make, measured, run_test, tiny_data, tiny_extractor, tiny_module, tiny_trainer
+>>>>>>> a930977 (Tests: what commands leave, start and complete in fewer files; every wrong file must be named. decide runs=DIR takes a folder as report does)
 
 from roiseg.data.tta import TTA
 from roiseg.decoders.base import Context
@@ -23,7 +27,7 @@ CROPS = TTA(False, (1.2, 1.6), 0.75)
 
 @pytest.fixture(scope="module")
 def extractor(onnx_file):
-    return topleft_extractor(onnx_file)
+    return tiny_extractor(onnx_file, align="topleft")
 
 
 def look(decoder, net, picture, transform, roi, pixel_size, grid, mirrored):

@@ -1,8 +1,7 @@
 """A small COCO in a folder and on the web."""
 
 import pytest
-from coco_folder import write_coco
-from coco_web import served
+from small_coco import served, write_coco
 
 from roiseg.data.prepare.persons import Layout
 

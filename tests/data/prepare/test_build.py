@@ -4,7 +4,7 @@ import re
 import shutil
 
 import pytest
-from coco_folder import coco_dict, contents, make, read, reference
+from small_coco import coco_dict, contents, make, read, reference
 
 from roiseg.common.errors import UserError
 from roiseg.data.prepare.persons import SPLITS, person_only, subset

@@ -3,8 +3,7 @@
 import random
 
 import pytest
-from coco_folder import contents, make
-from coco_web import md5, serve_coco, zip_of
+from small_coco import contents, make, md5, serve_coco, zip_of
 
 from roiseg.common.errors import UserError
 from roiseg.data.prepare.download import extract, fetch

@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from coco_web import served
 from helpers import user_error
+from small_coco import served
 
 from roiseg.data.prepare import build
 from roiseg.data.prepare.build import prepare_example

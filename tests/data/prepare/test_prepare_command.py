@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 from child_processes import wait_until
-from coco_web import serve_coco
 from helpers import run_command, start_command
+from small_coco import serve_coco
 
 import roiseg.prepare
 
