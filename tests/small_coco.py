@@ -15,7 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from roiseg.data.prepare import SPLITS, Prepared, prepare
+from roiseg.data.prepare.build import prepare
+from roiseg.data.prepare.persons import SPLITS, Prepared
 
 NO_MD5 = dict.fromkeys(("annotations", *SPLITS), "0" * 32)
 

@@ -6,13 +6,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-<<<<<<< HEAD
 from helpers.decoders import target_probability
-from tiny_looks import EVERY, make, measured, run_test, topleft_extractor
-from tiny_run import tiny_data, tiny_module, tiny_trainer
-=======
 from tiny_run import EVERY, make, measured, run_test, tiny_data, tiny_extractor, tiny_module, tiny_trainer
->>>>>>> a930977 (Tests: what commands leave, start and complete in fewer files; every wrong file must be named. decide runs=DIR takes a folder as report does)
 
 from roiseg.data.tta import TTA
 from roiseg.decoders.base import Context
