@@ -42,6 +42,7 @@ class Options(TypedDict):
     check: str | None
     rois: list[NonNegativeInt]
     runs: PositiveInt
+    source: str | None
 
 
 def export(cfg: DictConfig) -> tuple[Path, OnnxCheck]:
@@ -87,6 +88,8 @@ def show_check(report: FileCheck) -> None:
     for key in sorted(file.metadata):
         metadata.add_row(key, file.metadata[key])
     console.print(tensors, metadata, _measurements(report))
+    if report.runtimes:
+        console.print(_runtimes(report))
     print_values({"file": file.path})
 
 
@@ -108,10 +111,24 @@ def _measurements(report: FileCheck) -> Table:
     return table
 
 
+def _runtimes(report: FileCheck) -> Table:
+    columns = "runtime", "precision", "difference", "mean IoU", "worst IoU", "ms per image", "MB"
+    table = Table(*columns, title="masks in each runtime, compared with PyTorch")
+    for row in report.runtimes:
+        figures = (
+            f"{row.difference:.1e}", f"{row.mean_iou:.4f}", f"{row.worst_iou:.4f}", f"{row.milliseconds:.0f}",
+            f"{row.megabytes:.1f}",
+        )  # fmt: skip
+        table.add_row(row.runtime, row.precision, *([row.failure] if row.failure else figures))
+    return table
+
+
 def check(cfg: DictConfig) -> None:
     """Check a file, print what was found, and fail if it differs from its checkpoint."""
-    report = check_file(cfg.check, cfg.ckpt, cfg.onnx_path, cfg.rois, cfg.runs)
+    report = check_file(cfg.check, cfg.ckpt, cfg.onnx_path, cfg.rois, cfg.runs, cfg.source)
     show_check(report)
+    if wrong := [row.runtime for row in report.runtimes if not row.passed]:
+        raise UserError(f"{report.file.path} gives other masks in {', '.join(wrong)}: do not use it there")
     if report.parity is None:
         console.print("The file is valid.")
     elif report.parity.passed:

@@ -23,7 +23,9 @@ from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.inference.checkpoint import TrainedModel, load_model
 from roiseg.inference.checkpoint_folder import checkpoint_file
 from roiseg.inference.onnx_file import OnnxFile
+from roiseg.inference.sources.image_files import open_source
 from roiseg.onnx_export.boxes import BOXES
+from roiseg.onnx_export.certificate import Row, certify
 from roiseg.onnx_export.export import allowed_difference
 from roiseg.onnx_export.graph import PIXEL_SIZE, ROIS
 from roiseg.onnx_export.outputs import LABELS, MASKS, ROI_MASKS
@@ -40,15 +42,22 @@ class FileCheck:
         file: the file.
         trials: its speed for several numbers of ROIs.
         parity: its difference from its checkpoint; None if no checkpoint was given.
+        runtimes: its masks in every runtime; empty if no images were given.
     """
 
     file: OnnxFile
     trials: list[Timing]
     parity: OnnxCheck | None
+    runtimes: list[Row]
 
 
 def check_file(
-    path: str | Path, ckpt: str | None, onnx_path: str | None, rois: Sequence[int], runs: int
+    path: str | Path,
+    ckpt: str | None,
+    onnx_path: str | None,
+    rois: Sequence[int],
+    runs: int,
+    source: str | None = None,
 ) -> FileCheck:
     """Check an exported file.
 
@@ -58,11 +67,15 @@ def check_file(
         onnx_path: the extractor's file; None: where it was in training.
         rois: numbers of ROIs that are timed.
         runs: runs per number of ROIs, of which the median is taken.
+        source: images on which all runtimes are compared; None: they are not.
 
     Raises:
         UserError: roiseg did not export it, or it is damaged or does not give what it promises.
     """
     file = OnnxFile(path)
+    images = None if source is None else open_source(source)
+    if images is not None and ckpt is None:
+        raise UserError("source needs ckpt=..., with which the masks of every runtime are compared")
     if ckpt is not None:  # refused before the file is timed
         ckpt = str(checkpoint_file(ckpt))
     try:
@@ -76,14 +89,24 @@ def check_file(
         time_file(file, count, runs if count or file.finds_boxes else 0)
         for count in track(counts, "running the file")
     ]
-    return FileCheck(file, trials, None if ckpt is None else compare_with_checkpoint(file, ckpt, onnx_path))
+    if ckpt is None:
+        return FileCheck(file, trials, None, [])
+    model = _model_of(file, ckpt)
+    extractor = open_extractor(model, onnx_path, required=file.merged or images is not None)
+    samples = [] if extractor is None else validation_samples(model, extractor)
+    tolerance = allowed_difference(onnx.load(str(file.path), "protobuf"))
+    parity = compare(
+        file.path, model, tolerance, extractor, samples, file.merged, file.finds_boxes, file.dilate
+    )
+    rows = [] if images is None or extractor is None else certify(file, model, extractor, images)
+    return FileCheck(file, trials, parity, rows)
 
 
-def compare_with_checkpoint(file: OnnxFile, ckpt: str, onnx_path: str | None) -> OnnxCheck:
-    """Compare a file with its checkpoint in PyTorch.
+def _model_of(file: OnnxFile, ckpt: str) -> TrainedModel:
+    """Open the checkpoint of a file.
 
     Raises:
-        UserError: it was exported from another model, or the extractor it holds is gone.
+        UserError: the file was exported from another model.
     """
     model = load_model(ckpt)
     theirs = (list(model.layers), model.image_size, model.extractor_sha256)
@@ -92,14 +115,7 @@ def compare_with_checkpoint(file: OnnxFile, ckpt: str, onnx_path: str | None) ->
             f"{file.path} was exported from {file.metadata.get('checkpoint')}, which reads other features "
             f"than {ckpt}: give that checkpoint"
         )
-    if (postprocess := file.postprocess) is not None:
-        model = model.with_postprocess(postprocess)
-    extractor = open_extractor(model, onnx_path, required=file.merged)
-    samples = [] if extractor is None else validation_samples(model, extractor)
-    tolerance = allowed_difference(onnx.load(str(file.path), "protobuf"))
-    return compare(
-        file.path, model, tolerance, extractor, samples, file.merged, file.finds_boxes, file.dilate
-    )
+    return model if file.postprocess is None else model.with_postprocess(file.postprocess)
 
 
 def open_extractor(model: TrainedModel, onnx_path: str | None, required: bool) -> OnnxExtractor | None:

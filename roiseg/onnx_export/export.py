@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -99,22 +99,8 @@ def export_model(
     Raises:
         UserError: the comparison failed, the extractor is missing for a merged file, or a file is in the way.
     """
-    if options.merged and extractor is None:
-        raise UserError("a merged export needs the extractor: give its onnx_path")
     check_sidecar(path)
-    reader = box_reader(extractor) if options.boxes and extractor is not None else None
-    inputs = feature_inputs(model)
-    exported = export_decoder(
-        model.decoder, inputs, model.image_size, options.opset, options.half, model.decision,
-        options.outputs, options.dilate,
-    )  # fmt: skip
-    if options.merged and extractor is not None:
-        exported = merge_with_extractor(exported, extractor.onnx_path, extractor.layers, reader)
-    if options.simplify:
-        exported = simplify_graph(exported)
-    written = max(entry.version for entry in exported.opset_import if entry.domain in ("", "ai.onnx"))
-    if written != options.opset:  # the exporter silently falls back to its own
-        raise UserError(f"{model.path} cannot be exported in opset {options.opset}: use opset={written}")
+    exported = export_graph(model, options, extractor)
     tolerance = allowed_difference(exported)
     with atomic_path(path) as temporary:
         metadata = _metadata(model, options, exported)
@@ -131,6 +117,38 @@ def export_model(
             )
         write_sidecar(path, facts_of(model, exported, metadata, check, extractor), temporary)
     return check
+
+
+def export_graph(
+    model: TrainedModel,
+    options: ExportOptions,
+    extractor: OnnxExtractor | None = None,
+    change: Callable[[ModelProto], ModelProto] | None = None,
+) -> ModelProto:
+    """Return the ONNX graph of a trained model; see `export_model`.
+
+    Args:
+        model, options, extractor: see there.
+        change: changes the decoder's graph before it is merged.
+    """
+    if options.merged and extractor is None:
+        raise UserError("a merged export needs the extractor: give its onnx_path")
+    reader = box_reader(extractor) if options.boxes and extractor is not None else None
+    inputs = feature_inputs(model)
+    exported = export_decoder(
+        model.decoder, inputs, model.image_size, options.opset, options.half, model.decision,
+        options.outputs, options.dilate,
+    )  # fmt: skip
+    if change is not None:
+        exported = change(exported)
+    if options.merged and extractor is not None:
+        exported = merge_with_extractor(exported, extractor.onnx_path, extractor.layers, reader)
+    if options.simplify:
+        exported = simplify_graph(exported)
+    written = max(entry.version for entry in exported.opset_import if entry.domain in ("", "ai.onnx"))
+    if written != options.opset:  # the exporter silently falls back to its own
+        raise UserError(f"{model.path} cannot be exported in opset {options.opset}: use opset={written}")
+    return exported
 
 
 def allowed_difference(exported: ModelProto) -> float:

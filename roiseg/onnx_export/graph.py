@@ -174,6 +174,9 @@ def simplify_graph(model: ModelProto) -> ModelProto:
 def save_onnx(model: ModelProto, path: Path, metadata: dict[str, str]) -> None:
     """Check a model and write it, with metadata, as one self-contained file."""
     _strip_traces(model)
+    versions = {entry.domain: entry.version for entry in model.opset_import}  # merging lists some twice
+    del model.opset_import[:]
+    model.opset_import.extend(helper.make_opsetid(*entry) for entry in versions.items())
     helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString())

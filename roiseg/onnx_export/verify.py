@@ -105,7 +105,7 @@ def compare(
         for sample in samples:
             rois = sample.rois / np.array([width, height, width, height], np.float32)
             image = torch.from_numpy(sample.image)[None]
-            real.append(_image_input(model, extractor, image, rois, sample.pixel_size, merged, boxes))
+            real.append(image_input(model, extractor, image, rois, sample.pixel_size, merged, boxes))
     masks, distance = _differences(path, graph, random, exclusive)
     real_masks = None
     if real:
@@ -188,7 +188,7 @@ def _random_inputs(model: TrainedModel, extractor: OnnxExtractor | None, boxes: 
         rois = random_rois(count)
         if extractor is not None:
             noise = torch.from_numpy(rng.integers(0, 256, (1, *model.image_size, 3), dtype=np.uint8))
-            inputs.append(_image_input(model, extractor, noise, rois, _PIXEL_SIZE, True, boxes))
+            inputs.append(image_input(model, extractor, noise, rois, _PIXEL_SIZE, True, boxes))
             continue
         features = [torch.randn((1, *shape), generator=generator) for shape in model.shapes]
         image = torch.rand(1, 3, *model.image_size, generator=generator)
@@ -197,7 +197,7 @@ def _random_inputs(model: TrainedModel, extractor: OnnxExtractor | None, boxes: 
     return inputs
 
 
-def _image_input(
+def image_input(
     model: TrainedModel,
     extractor: OnnxExtractor,
     image: Tensor,

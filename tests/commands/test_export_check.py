@@ -1,19 +1,26 @@
 """`python -m roiseg.export check=FILE` on files made for the purpose."""
 
 import json
+import os
+import shutil
+import sys
+from pathlib import Path
 
+import cv2
+import numpy as np
 import onnx
 import pytest
 import torch
 from helpers import user_error
 from onnx import numpy_helper
 from tiny_run import one_thread, tiny_decoder
-from wholebody import wholebody_config, wholebody_extractor
+from wholebody import red_picture, wholebody_config, wholebody_extractor
 
 from roiseg import export
 from roiseg.inference.checkpoint import checkpoint_metadata, load_model
 from roiseg.inference.onnx_file import OnnxFile
-from roiseg.onnx_export.export import ExportOptions, export_model
+from roiseg.onnx_export import certificate
+from roiseg.onnx_export.export import ExportOptions, export_graph, export_model
 from roiseg.onnx_export.graph import seal
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -97,6 +104,120 @@ def test_the_command_prints_tensors_metadata_and_figures(files, checkpoint, run_
     ):  # fmt: skip
         assert text in run_main.printed
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Images in which the detector finds one box and three."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number, cells in enumerate([[(2, 3)], [(0, 0), (4, 4), (4, 5)]]):
+        cv2.imwrite(str(folder / f"{number}.png"), red_picture(*cells)[0].numpy()[..., ::-1])
+    return folder
+
+
+@pytest.mark.parametrize("form", ["alone", "merged", "boxes"])
+def test_every_installed_runtime_gives_the_masks_of_pytorch(
+    form, files, checkpoint, pictures, run_check, tmp_path
+):
+    if modules := os.environ.get("NODE_MODULES"):
+        (tmp_path / "node_modules").symlink_to(modules)
+    code, error, report = run_check(f"check={files[form]}", f"ckpt={checkpoint}", f"source={pictures}")
+    assert (code, error) == (0, "")
+    rows = {(row.runtime, row.precision): row for row in report.runtimes}
+    assert len(rows) == 6
+    for (runtime, precision), row in rows.items():
+        assert not row.failure.startswith("failed"), row
+        if row.failure:
+            assert "install" in row.failure and runtime != "ONNX Runtime"
+            continue
+        least, most = {"fp32": (0.999, 1e-4), "fp16": (0.98, 2e-2), "int8": (0.9, 0.2)}[precision]
+        assert row.worst_iou >= least and row.difference <= most, row
+        assert row.milliseconds > 0 and row.megabytes > 0
+    if modules and shutil.which("node"):
+        assert not rows["onnxruntime-node", "fp32"].failure
+
+
+def test_a_runtime_with_other_masks_fails_the_check(files, checkpoint, pictures, refused_check, monkeypatch):
+    def black(path, feeds, output):
+        masks, times = certificate.onnx_runtime(path, feeds, output)
+        return [0 * mask for mask in masks], times
+
+    monkeypatch.setattr(certificate, "open_vino", black)
+    monkeypatch.setattr(certificate, "_ious", lambda found, _: [float(found.any())])
+    words = "alone.onnx gives other masks in OpenVINO: do not use it there"
+    refused_check(words, check=files["alone"], ckpt=checkpoint, source=pictures)
+
+
+def test_a_failing_runtime_says_why(files, tmp_path, monkeypatch):
+    wrong = onnx.load(files["alone"])
+    wrong.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(wrong, tmp_path / "wrong.onnx")
+    for run in (certificate.onnx_runtime, certificate.onnx_runtime_node):
+        if run is certificate.onnx_runtime_node:
+            if not os.environ.get("NODE_MODULES") or not shutil.which("node"):
+                pytest.skip("node or its packages are missing (NODE_MODULES)")
+            monkeypatch.chdir(tmp_path)
+            Path("node_modules").symlink_to(os.environ["NODE_MODULES"])
+        with pytest.raises(Exception, match="NoSuchOperator"):
+            run(tmp_path / "wrong.onnx", [], "masks")
+
+
+def test_a_program_that_ends_without_a_result_is_no_endless_wait(files):
+    with pytest.raises(RuntimeError, match="no result"):
+        certificate._in_javascript(lambda *_: [sys.executable, "-c", ""], files["alone"], [], "masks")
+
+
+def test_what_is_not_installed_names_its_command(files, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    commands = {
+        certificate.open_vino: r"pip install 'roiseg\[openvino\]'",
+        certificate.onnx_runtime_node: "npm install onnxruntime-node",
+        certificate.onnx_runtime_web: "npm install onnxruntime-web",
+    }
+    for run, command in commands.items():
+        with pytest.raises(certificate.NotInstalledError, match=command):
+            run(files["alone"], [], "masks")
+
+
+def test_only_the_decoder_is_quantized(checkpoint, extractor):
+    model = load_model(checkpoint)
+    feed = {
+        name: np.ones((1, *shape), np.float32) for name, shape in zip(model.layers, model.shapes, strict=True)
+    }
+    feed["rois"] = np.array([[0.1, 0.1, 0.9, 0.9]], np.float32)
+    with one_thread():
+        graph = export_graph(
+            model,
+            ExportOptions(merged=True),
+            extractor,
+            lambda decoder: certificate.quantized(decoder, [feed]),
+        ).graph
+    makers = {name: node.op_type for node in graph.node for name in node.output}
+    convolutions = {node.name: makers.get(node.input[0]) for node in graph.node if node.op_type == "Conv"}
+    assert len(convolutions) > 2
+    for name, maker in convolutions.items():
+        assert (maker == "DequantizeLinear") == name.startswith("decoder/"), name
+
+
+@pytest.mark.parametrize(
+    ("form", "given", "told"),
+    [
+        ("alone", {}, "source needs ckpt=..."),
+        ("labels", {"ckpt": True}, "labels.onnx gives neither masks nor"),
+        ("alone", {"ckpt": True, "empty": True}, "the detector finds nothing in these images"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    form, given, told, files, checkpoint, pictures, refused_check, tmp_path, monkeypatch
+):
+    if form == "labels":
+        monkeypatch.setattr(certificate, "ROI_MASKS", "nothing")
+    if given.get("empty"):
+        pictures = tmp_path / "black.png"
+        cv2.imwrite(str(pictures), np.zeros((64, 96, 3), np.uint8))
+    ckpt = {"ckpt": checkpoint} if given.get("ckpt") else {}
+    refused_check(told, check=files[form], source=pictures, **ckpt)
 
 
 def changed(path, target, change):

@@ -11,11 +11,12 @@ from hydra.core.plugins import Plugins
 
 import roiseg.train
 from roiseg.inference.prediction import Prediction
+from roiseg.onnx_export.certificate import NotInstalledError, open_vino
 from roiseg.onnx_export.export import ExportOptions
 
 SWEEPS = {"optuna": "sweeper/optuna", "joblib": "launcher/joblib", "submitit_local": "launcher/submitit_local",
           "slurm": "launcher/submitit_slurm"}  # fmt: skip
-EXTRAS = {"joblib", "mlflow", "optuna", "simplify", "slurm", "supervision", "wandb"}
+EXTRAS = {"joblib", "mlflow", "openvino", "optuna", "simplify", "slurm", "supervision", "wandb"}
 
 
 def told(extra):
@@ -49,6 +50,12 @@ def test_a_logger(run_main, tiny_overrides, monkeypatch, tmp_path, logger):
 def test_an_export_that_is_simplified(monkeypatch):
     monkeypatch.setattr("roiseg.onnx_export.export.find_spec", lambda name: None)
     assert user_error(lambda: ExportOptions(simplify=True)) == f"simplify=true {told('simplify')}"
+
+
+def test_a_runtime(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(NotInstalledError, match=re.escape("pip install 'roiseg[openvino]'")):
+        open_vino(None, [], "masks")
 
 
 def test_a_conversion_to_supervision(monkeypatch):

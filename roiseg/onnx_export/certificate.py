@@ -1,0 +1,354 @@
+"""Run an exported file in every runtime that is installed, and compare its masks with PyTorch's."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import queue
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from roiseg.common.console import status
+from roiseg.common.errors import UserError
+from roiseg.extractor.onnx_extractor import OnnxExtractor
+from roiseg.inference.checkpoint import TrainedModel
+from roiseg.inference.onnx_file import OnnxFile
+from roiseg.inference.sources.source import Source
+from roiseg.onnx_export.boxes import BOXES, SCORES
+from roiseg.onnx_export.export import ExportOptions, export_graph
+from roiseg.onnx_export.graph import ROIS, MaskGraph, save_onnx
+from roiseg.onnx_export.outputs import MASKS, ROI_MASKS
+from roiseg.onnx_export.verify import image_input
+
+LEAST_IOU = 0.999  # of a runtime in float32
+_ROIS = 50
+_RUNS = 3  # per image, of which the fastest counts
+_TIMEOUT = 600  # seconds, of a runtime in another process
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+Feeds = list[dict[str, NDArray[Any]]]  # the file's inputs of each image
+Results = tuple[list[NDArray[Any]], list[float]]  # an output of each image, and milliseconds
+Runtime = Callable[[Path, Feeds, str], Results]
+
+
+class NotInstalledError(Exception):
+    """A runtime is missing; the message is the command that installs it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured in one runtime.
+
+    Attributes:
+        runtime, precision: its name, and of the file.
+        failure: why it gave no masks, or the command that installs it; empty if it gave them.
+        difference: largest, of a mask's values from PyTorch's.
+        mean_iou, worst_iou: of the masks with PyTorch's.
+        milliseconds: per image, median.
+        megabytes: of the file.
+    """
+
+    runtime: str
+    precision: str
+    failure: str = ""
+    difference: float = 0.0
+    mean_iou: float = 0.0
+    worst_iou: float = 0.0
+    milliseconds: float = 0.0
+    megabytes: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether the masks, if there are any and the file is in float32, are PyTorch's."""
+        return bool(self.failure) or self.precision != "fp32" or self.mean_iou >= LEAST_IOU
+
+
+def certify(file: OnnxFile, model: TrainedModel, extractor: OnnxExtractor, source: Source) -> list[Row]:
+    """Compare a file with its model on boxes that the detector finds in images.
+
+    The file in fp16 and in int8 is made for the purpose and removed.
+
+    Args:
+        file: the exported file.
+        model: it was exported from.
+        extractor: the detector, with a postprocessor.
+        source: images; those after the compared ones, or else all, calibrate the file in int8.
+
+    Raises:
+        UserError: the file gives neither `masks` nor `roi_masks`, or the detector finds nothing.
+    """
+    output = next((name for name in (MASKS, ROI_MASKS) if name in file.outputs), None)
+    if output is None:
+        raise UserError(f"{file.path} gives neither {MASKS} nor {ROI_MASKS}, which are compared")
+    feeds, expected, decoder_feeds = _cases(file, model, extractor, source, output)
+    outputs = [name for name in file.outputs if name not in (BOXES, SCORES)]
+    options = ExportOptions(file.merged, boxes=file.finds_boxes, outputs=outputs, dilate=file.dilate)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        half, int8 = Path(folder, "fp16.onnx"), Path(folder, "int8.onnx")
+
+        def write_half() -> None:
+            save_onnx(export_graph(model, replace(options, half=True), extractor), half, {})
+
+        def write_int8() -> None:
+            change = functools.partial(quantized, feeds=decoder_feeds)
+            save_onnx(export_graph(model, options, extractor, change), int8, {})
+
+        runs: list[tuple[str, str, Path, Runtime, Callable[[], None]]] = [
+            ("ONNX Runtime", "fp32", file.path, onnx_runtime, lambda: None),
+            ("ONNX Runtime", "fp16", half, onnx_runtime, write_half),
+            ("ONNX Runtime", "int8", int8, onnx_runtime, write_int8),
+            ("OpenVINO", "fp32", file.path, open_vino, lambda: None),
+            ("ONNX Runtime Web", "fp32", file.path, onnx_runtime_web, lambda: None),
+            ("onnxruntime-node", "fp32", file.path, onnx_runtime_node, lambda: None),
+        ]
+        for name, precision, path, runtime, prepare in runs:
+            with status(f"{name}, {precision}"):
+                try:
+                    prepare()
+                    rows.append(_compared(name, precision, path, runtime(path, feeds, output), expected))
+                except NotInstalledError as error:
+                    rows.append(Row(name, precision, f"not run: {error}"))
+                except Exception as error:  # each runtime has its own
+                    reason = " ".join(str(error).split())[:200] or type(error).__name__
+                    rows.append(Row(name, precision, f"failed: {reason}"))
+    return rows
+
+
+def _cases(
+    file: OnnxFile, model: TrainedModel, extractor: OnnxExtractor, source: Source, output: str
+) -> tuple[Feeds, list[NDArray[Any]], Feeds]:
+    """Return the file's inputs and PyTorch's output of images with enough ROIs, the decoder's of others."""
+    graph = MaskGraph(
+        model.decoder.float().cpu(), model.image_size, torch.float32, model.decision, (output,), file.dilate
+    ).eval()
+    letterbox, size = extractor.preprocess.letterbox, np.tile(model.image_size[::-1], 2).astype(np.float32)
+    feeds: Feeds = []
+    decoder_feeds: Feeds = []
+    expected: list[NDArray[Any]] = []
+    for item in source:
+        image = item.read()
+        transform = letterbox.fit(*image.shape[:2])
+        boxed = torch.from_numpy(letterbox.apply(image, transform))[None]
+        _, (found,) = extractor.run_with_detections(extractor.preprocess(boxed))
+        if not len(found):
+            continue
+        rois = (found.boxes / size)[: None if file.finds_boxes else _ROIS]
+        given = image_input(model, extractor, boxed, rois, 1 / transform.scale, file.merged, file.finds_boxes)
+        known = {ROIS: rois, **{name: value.numpy() for name, value in given.context.items()}}
+        features = [feature.numpy() for feature in given.features]
+        decoder_feeds.append({**dict(zip(model.layers, features, strict=True)), **known})
+        if sum(map(len, expected)) < _ROIS:
+            known |= given.onnx_inputs
+            feeds.append({one.name: known[one.name] for one in file.session.get_inputs()})
+            with torch.no_grad():
+                expected.append(graph(given.features, torch.from_numpy(rois), **given.context)[0].numpy())
+        elif len(decoder_feeds) == 2 * len(feeds):
+            break
+    if not feeds:
+        raise UserError("source: the detector finds nothing in these images, give others")
+    return feeds, expected, decoder_feeds[len(feeds) :] or decoder_feeds
+
+
+def _compared(
+    name: str, precision: str, path: Path, results: Results, expected: Sequence[NDArray[Any]]
+) -> Row:
+    found, times = results
+    for one, wanted in zip(found, expected, strict=True):
+        if one.shape != wanted.shape:
+            raise ValueError(f"masks of shape {list(one.shape)}, PyTorch {list(wanted.shape)}")
+    ious = [iou for pair in zip(found, expected, strict=True) for iou in _ious(*pair)]
+    worst = max(float(np.abs(one - wanted).max()) for one, wanted in zip(found, expected, strict=True))
+    figures = worst, float(np.mean(ious)), float(np.min(ious)), float(np.median(times))
+    return Row(name, precision, "", *figures, path.stat().st_size / 1e6)
+
+
+def _ious(found: NDArray[Any], expected: NDArray[Any]) -> list[float]:
+    """Return the IoU of each of the masks [N, H, W], or of class 1 of [N, K, h, w]; 1 if both are empty."""
+    one, other = ((a if a.ndim == 3 else a[:, 1]) >= 0.5 for a in (found, expected))
+    both, either = (one & other).sum((1, 2)), (one | other).sum((1, 2))
+    return [float(b / e) if e else 1.0 for b, e in zip(both, either, strict=True)]
+
+
+def quantized(decoder: ModelProto, feeds: Feeds) -> ModelProto:
+    """Return a decoder with its convolutions in int8, calibrated on inputs; all else stays in float.
+
+    So does the detector: with YOLOX-Nano in int8, too, the IoU with PyTorch's masks falls from 0.99 to 0.82.
+    """
+    from onnxruntime import quantization
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.feeds = iter(feeds)
+
+        def get_next(self) -> Any:
+            return next(self.feeds, None)
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "int8.onnx")
+        quantization.quantize_static(
+            decoder, str(path), Reader(), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
+            op_types_to_quantize=["Conv", "ConvTranspose", "Gemm"],
+        )  # fmt: skip
+        return onnx.load(path)
+
+
+def onnx_runtime(path: Path, feeds: Feeds, output: str) -> Results:
+    """Run ONNX Runtime on the CPU."""
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    types = {one.name: np.float16 if "float16" in one.type else np.float32 for one in session.get_inputs()}
+    return _timed(
+        lambda feed: session.run([output], {k: v.astype(types[k]) for k, v in feed.items()})[0], feeds
+    )
+
+
+def open_vino(path: Path, feeds: Feeds, output: str) -> Results:
+    """Run OpenVINO on the CPU, in float32 although it may choose bfloat16."""
+    try:
+        import openvino
+    except ImportError:
+        raise NotInstalledError("pip install 'roiseg[openvino]'") from None
+    model = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return _timed(lambda feed: np.array(model(feed)[output]), feeds)
+
+
+def _timed(run: Callable[[dict[str, NDArray[Any]]], NDArray[Any]], feeds: Feeds) -> Results:
+    results, times = [], []
+    for feed in feeds:
+        each = []
+        for _ in range(_RUNS):
+            start = time.perf_counter()
+            result = run(feed)
+            each.append((time.perf_counter() - start) * 1e3)
+        results.append(result)
+        times.append(min(each))
+    return results, times
+
+
+def onnx_runtime_node(path: Path, feeds: Feeds, output: str) -> Results:
+    """Run onnxruntime-node, out of `node_modules` in the working directory."""
+    if not shutil.which("node") or not Path("node_modules/onnxruntime-node").is_dir():
+        raise NotInstalledError("npm install onnxruntime-node")
+    command = ["node", "--input-type=module", "--eval", _SCRIPT.replace("ORT", "onnxruntime-node")]
+    return _in_javascript(
+        lambda url, _: [*command[:-1], command[-1].replace("BASE", url)], path, feeds, output
+    )
+
+
+def onnx_runtime_web(path: Path, feeds: Feeds, output: str) -> Results:
+    """Run ONNX Runtime Web (WebAssembly, one thread), out of `node_modules`, in a headless Chromium."""
+    browser = os.environ.get("ROISEG_CHROMIUM") or next(filter(None, map(shutil.which, _BROWSERS)), None)
+    package = Path("node_modules/onnxruntime-web/dist").absolute()
+    if browser is None or not package.is_dir():
+        raise NotInstalledError("npm install onnxruntime-web, and a Chromium on the PATH")
+    sandbox = [] if getattr(os, "geteuid", lambda: 1)() else ["--no-sandbox"]  # root has none
+
+    def command(url: str, folder: Path) -> list[str]:
+        (folder / "ort").symlink_to(package)
+        script = _SCRIPT.replace("ORT", "/ort/ort.wasm.min.mjs").replace("BASE", url)
+        (folder / "page.html").write_text(f'<script type="module">{script}</script>')
+        options = ["--headless", "--disable-gpu", *sandbox, f"--user-data-dir={folder / 'profile'}"]
+        return [str(browser), *options, f"{url}/page.html"]
+
+    return _in_javascript(command, path, feeds, output)
+
+
+_SCRIPT = """
+const send = (path, body) => fetch("BASE/" + path, {method: "POST", body});
+const read = async (path) => (await fetch("BASE/" + path)).arrayBuffer();
+try {
+  const loaded = await import("ORT"), ort = loaded.InferenceSession ? loaded : loaded.default;
+  if (ort.env.wasm) ort.env.wasm.numThreads = 1;
+  const session = await ort.InferenceSession.create(new Uint8Array(await read("model.onnx")));
+  const {output, runs, images} = await (await fetch("BASE/job.json")).json();
+  for (const [image, inputs] of images.entries()) {
+    const feed = {};
+    for (const [index, [name, shape]] of inputs.entries())
+      feed[name] = new ort.Tensor("float32", new Float32Array(await read(`${image}-${index}.bin`)), shape);
+    let best = Infinity, found;
+    for (let run = 0; run < runs; run++) {
+      const start = performance.now();
+      found = (await session.run(feed, [output]))[output];
+      best = Math.min(best, performance.now() - start);
+    }
+    await send(`result/${best}/${found.dims}`, found.data);
+  }
+  await send("ended", "");
+} catch (error) {
+  await send("ended", String(error));
+}
+"""
+
+
+def _in_javascript(
+    command: Callable[[str, Path], list[str]], path: Path, feeds: Feeds, output: str
+) -> Results:
+    """Run `_SCRIPT` in a program that is started with the address and the folder of a local server."""
+    results: list[NDArray[Any]] = []
+    times: list[float] = []
+    ended: queue.Queue[str] = queue.Queue()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            what, *measured = self.path.strip("/").split("/")
+            if what == "result":
+                times.append(float(measured[0]))
+                shape = [int(side) for side in measured[1].split(",")]
+                results.append(np.frombuffer(body, np.float32).reshape(shape))
+            else:
+                ended.put(body.decode(errors="replace"))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        shutil.copy(path, folder / "model.onnx")
+        images = [[[key, list(value.shape)] for key, value in feed.items()] for feed in feeds]
+        (folder / "job.json").write_text(json.dumps({"output": output, "runs": _RUNS, "images": images}))
+        for image, feed in enumerate(feeds):
+            for index, value in enumerate(feed.values()):
+                (folder / f"{image}-{index}.bin").write_bytes(value.tobytes())
+        server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=name))
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        given = command(f"http://127.0.0.1:{server.server_address[1]}", folder)
+        process = subprocess.Popen(given, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+        try:
+            failure = _outcome(ended, process)
+        finally:
+            process.kill()
+            process.wait()
+            server.shutdown()
+            server.server_close()
+    if failure:
+        raise RuntimeError(failure)
+    return results, times
+
+
+def _outcome(ended: queue.Queue[str], process: subprocess.Popen[bytes]) -> str:
+    """Wait until a program has sent its last message, and return it."""
+    end = time.monotonic() + _TIMEOUT
+    while process.poll() is None and time.monotonic() < end:
+        with contextlib.suppress(queue.Empty):
+            return ended.get(timeout=0.2)
+    return "no result" if ended.empty() else ended.get()
