@@ -16,7 +16,7 @@ COMMANDS = {
     "report": "compare finished runs in one table",
     "preview": "show augmented training images with their ROIs and targets",
     "analyze": "measure class shares, overlap and sizes of the ROIs of an annotation file",
-    "prepare": "make data/ from COCO 2017",
+    "prepare": "make data/ from COCO 2017, or an example of 61 photographs",
     "doctor": "check the setup before training; compare the cost of decoders",
     "app": "serve a local web page that runs checkpoints on images",
     "demo": "make the embedded data set and the embedded detector",

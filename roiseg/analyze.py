@@ -68,7 +68,7 @@ def _table(title: str, *headings: str) -> Table:
 def _totals(analysis: dict[str, Any]) -> Table:
     table = _table(analysis["source"], "what", "value")
     for name, count in analysis["totals"].items():
-        table.add_row(name.replace("_", " "), f"{count:,}")
+        table.add_row(name.replace("_", " ").replace("rois", "ROIs"), f"{count:,}")
     overlap, size = analysis["overlap"], analysis["roi_size"]
     table.add_row("ROIs with any non-target", f"{overlap['any_non_target']:.1%}")
     table.add_row("crowded ROIs (non-target above 10 %)", f"{overlap['crowded']:.1%}")

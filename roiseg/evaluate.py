@@ -73,7 +73,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     folder = Path(summary["output_dir"])
     write_json(folder / "evaluation.json", summary)
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("[!.]*") if path.is_file())
-    console.print(f"{folder}: {', '.join(files)}", soft_wrap=True)
+    print_values({str(folder): ", ".join(files)})
     return summary
 
 

@@ -125,7 +125,7 @@ def print_summary(summary: RunSummary) -> None:
         table.add_column("epoch", justify="right")
         shown = {key: name for key, name in _COLUMNS.items() if any(key in epoch for epoch in epochs)}
         for name in shown.values():
-            table.add_column(name, justify="right", min_width=max(map(len, name.split())))
+            table.add_column(name, justify="right", width=max(6, *map(len, name.split())))
         for epoch in epochs:
             style = "bold green" if epoch["epoch"] == summary.best_epoch else None
             cells = [f"{epoch[key]:.4f}" if key in epoch else "" for key in shown]

@@ -1,7 +1,9 @@
 """What a training run writes, returns and repeats."""
 
+import io
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,10 @@ import pytest
 from composing import composed
 from helpers import small_onnx
 from onnx import helper
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from roiseg.config.run_summary import RunSummary, print_summary
 from roiseg.inference.checkpoint import load_model, read_checkpoint
 from roiseg.metrics.registry import LABELS
 from roiseg.onnx_export.verify import OnnxCheck
@@ -70,6 +74,17 @@ def test_tensorboard_holds_curves_and_overlays(finished):
     assert [event.step for event in events.Images("val/overlays")] == [1, 2]
     assert len(events.Images("test/worst")) == len(events.Images("test/best")) == 1
     assert "train/lr" in events.Tags()["scalars"]
+
+
+def test_the_table_of_epochs_fits_a_terminal_of_80_columns(finished, monkeypatch):
+    given = {entry.name: finished.summary.get(entry.name) for entry in fields(RunSummary)}
+    console = Console(width=80, file=io.StringIO())
+    monkeypatch.setattr("roiseg.config.run_summary.console", console)
+    print_summary(RunSummary(**given | {"monitor": "val/miou", "tested_best": True}))
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) > 6 and max(map(len, lines)) <= 80
+    head = "".join(lines[2:4])
+    assert all(word in head for word in ("non-target", "instance", "boundary")) and "\u2026" not in head
 
 
 @pytest.mark.slow
