@@ -6,6 +6,7 @@ source and the layout of the arrays), the arrays, and the XXH3 checksum of every
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -143,13 +144,10 @@ def _header(stream: BinaryIO) -> dict[str, Any]:
     mark = stream.read(len(_MARK))
     if mark.startswith(_NAME) and mark != _MARK:
         raise _OtherFormat
-    length = int.from_bytes(stream.read(8), "little")
-    if mark != _MARK or length > _size(stream):
-        raise ValueError("its start is wrong")
-    try:
-        content = json.loads(stream.read(length))
-    except RecursionError:
-        raise ValueError("its header is wrong") from None
+    length, content = int.from_bytes(stream.read(8), "little"), None
+    if mark == _MARK and length <= _size(stream):
+        with contextlib.suppress(RecursionError):
+            content = json.loads(stream.read(length))
     if not isinstance(content, dict) or not {"state", "warnings", "arrays"} <= content.keys():
         raise ValueError("its header is wrong")
     return {**content, "start": stream.tell()}

@@ -190,6 +190,13 @@ def grid_size(value: Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
+def require_multiple(name: str, value: int, *divisors: int) -> None:
+    """Raise a UserError if a number, called `name` in the message, is not a multiple of each divisor."""
+    for divisor in divisors:
+        if value % divisor:
+            raise UserError(f"{name} must be a multiple of {divisor}, got {value}")
+
+
 def doublings(
     grid: tuple[int, int], output_size: tuple[int, int], name: str = "model.roi_size", least: int = 0
 ) -> int:
@@ -204,12 +211,17 @@ def doublings(
     return possible[output_size]
 
 
-def check_part(name: str, part: Decoder, frame: Frame, num_classes: int) -> None:
-    """Check that a decoder fits as the part `model.<name>` of another, which only passes on its logits."""
-    for option, own, wanted in (("frame", part.frame, frame), ("num_classes", part.num_classes, num_classes)):
-        if own != wanted:
-            raise UserError(f"model.{name}: its {option} is {own}, it must be {wanted} in this model")
-    if part.needs:
+def check_part(name: str, part: Decoder, frame: Frame, num_classes: int, outputs: bool = False) -> None:
+    """Check that a decoder fits as the part `model.<name>` of another, which may pass on all its outputs."""
+    if part.frame != frame:
+        raise UserError(
+            f"model.{name} decodes in the {part.frame} frame: take a decoder in the {frame} frame"
+        )
+    if part.num_classes != num_classes:
+        raise UserError(
+            f"model.{name}.num_classes is {part.num_classes}, it must be model.num_classes, {num_classes}"
+        )
+    if part.needs and not outputs:
         raise UserError(
             f"model.{name} is trained through its output `{part.needs[0]}`, which this model does not pass "
             "on: use a decoder that is trained through its logits"

@@ -40,9 +40,8 @@ class CascadeDecoder(Decoder):
         one, two = first(**facts), second(**facts)
         if "prior" not in two.prompts:
             raise UserError("model.second does not read the first decoder: set model.second.prior=true")
-        check_part("first", one, two.frame, two.num_classes)
-        if two.num_classes != num_classes:
-            raise UserError(f"model.num_classes is {num_classes}, that of its two decoders {two.num_classes}")
+        check_part("first", one, two.frame, num_classes)
+        check_part("second", two, two.frame, num_classes, outputs=True)
         super().__init__(in_channels, strides, image_size, num_classes, two.frame, two.output_size, **shared)
         self.provides = (*two.provides, "first")
         self.needs = (*two.needs, "first")

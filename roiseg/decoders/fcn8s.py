@@ -12,7 +12,15 @@ from typing_extensions import Unpack
 
 from roiseg.common.errors import UserError
 from roiseg.common.types import ShareBelowOne, Size
-from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput, NumClasses, grid_size
+from roiseg.decoders.base import (
+    Context,
+    Decoder,
+    DecoderOptions,
+    DecoderOutput,
+    NumClasses,
+    grid_size,
+    require_multiple,
+)
 from roiseg.geometry.roi_align import roi_align
 
 
@@ -129,10 +137,8 @@ def _finest_first(strides: Sequence[int]) -> list[int]:
 def _sizes(roi_size: tuple[int, int], output_size: tuple[int, int]) -> list[tuple[int, int]]:
     """Return the cells to crop from the finest, the middle and the coarsest layer."""
     height, width = roi_size
-    if height % 4 or width % 4:
-        raise UserError(
-            f"model.roi_size must be two multiples of 4 (it is halved twice), got {[height, width]}"
-        )
+    for side in roi_size:
+        require_multiple("each number of model.roi_size, which is halved twice,", side, 4)
     factor = max(1, output_size[0] // height)
     if output_size != (height * factor, width * factor):
         reachable = ", ".join(f"[{height * n}, {width * n}]" for n in (1, 2, 4, 8))

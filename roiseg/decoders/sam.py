@@ -20,6 +20,7 @@ from roiseg.decoders.base import (
     Frame,
     NumClasses,
     grid_size,
+    require_multiple,
     required,
 )
 from roiseg.decoders.layers.image_decoder import ImageDecoder
@@ -238,15 +239,13 @@ class SamDecoder(ImageDecoder):
         **shared: Unpack[DecoderOptions],
     ) -> None:
         embedding_stride = min(strides) if stride is None else stride
-        if embedding_stride % 4:
-            raise UserError(
-                f"model.stride must be a multiple of 4, the map is 4 times finer, got {embedding_stride}"
-            )
+        require_multiple("model.stride, since the map is 4 times finer,", embedding_stride, 4)
         height, width = grid_size(image_size)
-        if height % embedding_stride or width % embedding_stride:
-            raise UserError(f"model.stride {embedding_stride} does not divide the input {height}x{width}")
-        if dim % 8 or dim % (2 * heads):
-            raise UserError(f"model.dim must be a multiple of 8 and of 2 x heads ({2 * heads}), got {dim}")
+        for side in (height, width):
+            require_multiple(
+                f"the sides of the input {height}x{width}, for model.stride,", side, embedding_stride
+            )
+        require_multiple(f"model.dim, for model.heads={heads},", dim, 8, 2 * heads)
         if prior and frame != "image":
             raise UserError("model.prior is read on the embedding of the whole image: set model.frame=image")
         if shared.get("detail") is not None:

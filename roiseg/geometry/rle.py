@@ -63,18 +63,15 @@ def decompress(text: NDArray[np.uint8], ends: Iterable[int]) -> tuple[NDArray[np
         ValueError: an invalid character or number, or an RLE ends in the middle of a number.
     """
     code = text - np.uint8(48)
-    if code.max(initial=0) > 63:
-        raise ValueError("RLE string contains invalid characters")
     numbers = (code < 32).nonzero()[0]  # the last character of each
     stops = np.zeros(len(numbers) + 1, np.int64)
     stops[1:] = numbers + 1
     start, length = stops[:-1], stops[1:] - stops[:-1]
-    if length.max(initial=0) > _MAX_CHARACTERS:
-        raise ValueError("RLE string contains an invalid number")
     cuts = np.array([0, *ends])
     first = stops.searchsorted(cuts)
-    if not np.array_equal(stops.take(first, mode="clip"), cuts):
-        raise ValueError("RLE string ends in the middle of a number")
+    whole = np.array_equal(stops.take(first, mode="clip"), cuts)
+    if code.max(initial=0) > 63 or length.max(initial=0) > _MAX_CHARACTERS or not whole:
+        raise ValueError("RLE string has an invalid character or number, or ends in the middle of a number")
     place = np.arange(len(code)) - start.repeat(length)
     runs = np.add.reduceat((code & 31).astype(np.int64) << 5 * place, start)
     runs -= (code[numbers] >> 4 & 1).astype(np.int64) << 5 * length

@@ -120,7 +120,7 @@ STAGES = {"first": STAGE, "second": READS}
     *((unet(map_stride=stride), ["model.map_stride"]) for stride in (3, 1)),
     (unet(14, depth=1, map_stride=4), ["one of 14, 7 ("]), (unet(frame="roi", prior=True), ["model.prior"]),
     *((sam(stride=stride), ["model.stride"]) for stride in (6, 2, 20)),
-    (sam((4, 6), stride=16), ["model.stride must be a multiple of 6"]),
+    (sam((4, 6), stride=16), ["model.stride", "a multiple of 6"]),
     (sam(dim=32, heads=3), ["model.dim"]), (sam(prior=True, frame="roi"), ["model.frame=image"]),
     (sam(detail=8), ["model.detail", "extractor.layers"]),
     (pointrend(of_coarse={"num_classes": 2}), ["model.coarse.num_classes", "model.num_classes"]),

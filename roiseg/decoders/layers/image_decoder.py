@@ -9,9 +9,17 @@ from dataclasses import replace
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from roiseg.common.errors import UserError
 from roiseg.common.types import Size
-from roiseg.decoders.base import Context, Decoder, DecoderOptions, DecoderOutput, Frame, NumClasses, grid_size
+from roiseg.decoders.base import (
+    Context,
+    Decoder,
+    DecoderOptions,
+    DecoderOutput,
+    Frame,
+    NumClasses,
+    grid_size,
+    require_multiple,
+)
 from roiseg.decoders.layers.convolution import conv_norm_relu
 from roiseg.geometry.roi_align import resample, roi_align
 
@@ -40,10 +48,9 @@ class ImageDecoder(Decoder):
         **shared: Unpack[DecoderOptions],
     ) -> None:
         height, width = grid_size(image_size)
-        if height % map_stride or width % map_stride:
-            raise UserError(
-                f"model: a map of stride {map_stride} does not divide the input {height}x{width} evenly"
-            )
+        for side in (height, width):
+            name = f"model: for a map of stride {map_stride}, each side of the input {height}x{width}"
+            require_multiple(name, side, map_stride)
         map_size = (height // map_stride, width // map_stride)
         size = map_size if frame == "image" else output_size
         super().__init__(in_channels, strides, image_size, num_classes, frame, size, **shared)
@@ -75,13 +82,8 @@ class ImageDecoder(Decoder):
 
 def finer_stride(strides: Sequence[int], upsample: int) -> int:
     """Return the stride of a map `upsample` times finer than the finest layer."""
-    finest = min(strides)
-    if finest % upsample:
-        raise UserError(
-            f"model.upsample must be a whole number that divides the finest layer's stride {finest}, "
-            f"got {upsample}"
-        )
-    return finest // upsample
+    require_multiple("the finest layer's stride, which model.upsample divides,", min(strides), upsample)
+    return min(strides) // upsample
 
 
 class RoiVector(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from roiseg.common.errors import UserError
+from roiseg.decoders.base import require_multiple
 
 
 class LayerNorm2d(nn.Module):
@@ -46,9 +46,8 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, in_channels: Sequence[int], strides: Sequence[int], dim: int, stride: int) -> None:
         super().__init__()
-        for layer in strides:
-            if layer < stride and stride % layer:
-                raise UserError(f"model.stride must be a multiple of {layer}, a layer's stride, got {stride}")
+        finer = [layer for layer in strides if layer < stride]
+        require_multiple("model.stride, for the strides of the layers,", stride, *finer)
         patches = [max(1, stride // layer) for layer in strides]
         self.read = nn.ModuleList(
             nn.Conv2d(channels, dim, patch, stride=patch)
