@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import cache, coco_cost, export, head_quality
+from benchmarks import cache, coco_cost, epoch, export, head_quality, usual_loop
 from benchmarks.coco_cost import Assumptions
 from benchmarks.decoder_step import ONE_LAYER, configured, step_of
 from benchmarks.paste import WAYS, agreement, persons
 from benchmarks.real import yolox
 from benchmarks.reference_head import ReferenceHead
 from benchmarks.roi_align import Setting, example, roi_align_on_grid_sample, ways
+from benchmarks.targets import SPECS, as_rle, exact, looked_up, ours, scenes, straight, usual, wrong
+from benchmarks.training import REAL, make_run
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.decoders.roialign import RoiAlignDecoder
 from roiseg.geometry.roi_align import roi_align
 
@@ -104,3 +107,57 @@ def test_all_ways_paste_the_same_masks():
     for found in results.values():
         assert agreement(found, exact) > 0.99
     assert results["one canvas after another"] == results["ours: windows"]
+
+
+@pytest.fixture(scope="module")
+def sets(coco_set):
+    annotations = load_annotations(coco_set.json)
+    polygons = [scene for scene in scenes(annotations) if not len(scene.outlines.runs)]
+    return {"polygons": polygons, "RLE": scenes(as_rle(annotations))}
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize("kind", ["polygons", "RLE"])
+def test_our_targets_are_exact_and_the_usual_ones_near(sets, spec, kind):
+    truth = [exact(spec, scene) for scene in sets[kind]]
+    assert sum(inside.sum() for inside, _ in truth) > 1000
+    assert wrong(ours, spec, sets[kind], truth) == 0
+    assert 0 < wrong(usual, spec, sets[kind], truth) < 0.2
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_the_ways_label_alike(sets, spec):
+    for scene in sets["RLE"]:
+        np.testing.assert_array_equal(ours(spec, scene), looked_up(spec, scene))
+    for scene in sets["polygons"]:
+        assert (ours(spec, scene) != straight(spec, scene, finer=3)).mean() < 0.01
+        assert (ours(spec, scene) != usual(spec, scene)).mean() < 0.1
+
+
+@pytest.mark.realdata
+def test_both_loops_train_on_the_same_rois_and_nearly_the_same_targets(realdata, tmp_path):
+    overrides = [
+        "data=coco128_person", "extractor=yolox", "data/augment=null", "callbacks=[]", "logger=[]",
+        f"data.train_annotations={usual_loop.crowd_scenes(tmp_path, 4)}", "data.num_workers=0",
+        "data.sampler.rois_per_image=4", "data.sampler.jitter_share=0", "data.min_roi_size=1",
+    ]  # fmt: skip
+    run = make_run(tmp_path, *overrides)
+    ours = run.data.dataset("train")
+    usual = usual_loop.UsualDataset(ours)
+    by_roi = {}
+    for item in range(4):
+        _, roi, target = usual[item]
+        by_roi[tuple(np.round(roi, 2))] = target
+    sample = ours[0]
+    assert {tuple(np.round(roi, 2)) for roi in sample.rois} == set(by_roi)
+    for roi, target in zip(sample.rois, sample.targets, strict=True):
+        other = by_roi[tuple(np.round(roi, 2))]
+        assert (other == target).mean() > 0.85
+
+
+@pytest.mark.realdata
+def test_an_epoch_and_the_passes_over_its_batches_are_timed(realdata, tmp_path):
+    run = make_run(tmp_path, *REAL, *epoch.COMPUTED["small roialign (32 channels)"])
+    times = epoch.measure(run, tmp_path, epochs=1)
+    assert len(times.epoch) == len(times.decoder) == len(times.extractor) == 1
+    assert min(times.epoch + times.decoder + times.extractor) > 0

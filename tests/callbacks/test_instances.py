@@ -161,16 +161,6 @@ def test_names_with_commas_and_accents_survive_and_numbers_are_exact(tmp_path):
     assert (rows[0]["non_target_share"], rows[0]["x1"]) == (1 / 3, 1.0)
 
 
-def test_a_table_that_cannot_be_finished_leaves_the_old_one(tmp_path):
-    path = tmp_path / "t.csv"
-    write_table(path, [record()])
-    before = path.read_bytes()
-    with pytest.raises((TypeError, AttributeError)):
-        write_table(path, [record(), None])
-    assert path.read_bytes() == before
-    assert list(tmp_path.glob("[!.]*")) == [path]
-
-
 def prediction(number, iou):
     return RankedInstance(record(annotation_id=number, iou=iou), 0, {})
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers import ROOT
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object, instantiate
 from torch import nn
@@ -224,3 +225,22 @@ def test_tab_offers_commands_keys_and_choices(typed, offered, tmp_path):
         ["bash", "-c", script], cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True
     )
     assert done.stdout.strip() == offered, done.stderr
+
+
+def test_it_is_composed_with_overrides_and_lies_in_the_checkout(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = to_plain(compose_run("outputs/x y", "model=unet", "trainer.max_epochs=3", "data.folds=null"))
+    assert config["model"]["_target_"].endswith("UNetDecoder")
+    assert config["trainer"]["max_epochs"] == 3
+    assert config["paths"]["output_dir"] == f"{ROOT}/outputs/x y"
+    assert config["paths"]["checkpoint_dir"] == f"{ROOT}/outputs/checkpoints/x y"
+    assert config["extractor"]["onnx_path"].startswith(f"{ROOT}/")
+
+
+def test_an_absolute_folder_stays_and_configurations_do_not_mix(tmp_path):
+    first, second = (
+        compose_run(tmp_path / "a", "seed=1"),
+        compose_run(tmp_path / "b", "seed=2", config="preview"),
+    )
+    assert to_plain(first)["paths"]["output_dir"] == str(tmp_path / "a")
+    assert (first.seed, second.seed, "samples" in first, "samples" in second) == (1, 2, False, True)

@@ -1,12 +1,16 @@
-"""How a block ends that is told to."""
+"""How a block, and every command, ends that is told to."""
 
+import contextlib
 import os
 import signal
 import time
+import types
 
 import pytest
 
+from roiseg.common.files import atomic_path
 from roiseg.common.signals import Stopped, stoppable
+from roiseg.config.entry import command
 
 
 def test_only_an_error_that_the_signal_has_caused_is_not_told(capsys):
@@ -81,3 +85,27 @@ def test_a_forked_process_leaves_the_first_to_its_owner(monkeypatch):
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
+
+
+BLOCKS = {
+    "no file is left half-written": contextlib.nullcontext,
+    "all is kept": lambda: stoppable(lambda: "all is kept"),
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("told", BLOCKS)
+def test_one_line_and_nothing_half_written(run_main, tmp_path, number, told):
+    before = signal.getsignal(number)
+
+    @command("demo")
+    def main(cfg):
+        with BLOCKS[told](), atomic_path(tmp_path / "half.json") as temporary:
+            temporary.write_text("half")
+            signal.raise_signal(number)
+
+    code, stderr = run_main(types.SimpleNamespace(__file__="demo", main=main))
+    assert code == 128 + number
+    assert stderr == f"roiseg: stopped by {signal.Signals(number).name}: {told}\n"
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(number) is before

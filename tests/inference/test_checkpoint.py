@@ -84,11 +84,6 @@ def test_code_in_the_configuration_of_the_extractor_is_not_called(content, tmp_p
     assert not (tmp_path / "trace").exists()
 
 
-def test_finds_its_detector_from_any_working_directory(checkpoint, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    assert load_model(checkpoint).extractor().identity
-
-
 def test_finds_its_detector_beside_itself_if_it_is_gone_elsewhere(checkpoint, onnx_file, tmp_path, content):
     content["roiseg"]["config"]["extractor"]["onnx_path"] = f"/nowhere/{onnx_file.name}"
     moved = save(content, tmp_path / "renamed.pth")

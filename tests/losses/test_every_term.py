@@ -1,11 +1,15 @@
-"""What every loss term promises, on every case of `helpers.losses.TERMS`."""
+"""What every loss term promises, on every case of `helpers.losses.TERMS`, and what `loss=` teaches."""
 
 import pytest
 import torch
+from helpers.decoders import NARROW, learned_target_iou, roialign
 from helpers.losses import TERMS, example, measure, random_emphasis, sure
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
 from roiseg.common.classes import IGNORE
 from roiseg.common.errors import UserError
+from roiseg.config.entry import CONF_DIR
 from roiseg.losses.contrastive import Contrastive
 from roiseg.losses.cross_entropy import FocalCrossEntropy
 from roiseg.losses.dice import BceDice, Dice, Tversky
@@ -96,3 +100,23 @@ def test_impossible_options_are_user_errors(make, options, message):
     for count in (2, 4):
         with pytest.raises(UserError, match=rf"alpha of the focal term has {count} numbers, the decoder 3"):
             measure(FocalCrossEntropy(2, [1.0] * count), *example())
+
+
+PRESETS = sorted(path.stem for path in (CONF_DIR / "loss").glob("*.yaml") if path.stem != "default")
+
+
+def build(preset):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        return instantiate(compose("train", overrides=[f"loss={preset}"]).loss, _convert_="all")
+
+
+@pytest.mark.slow_except("[ce_dice]")
+@pytest.mark.parametrize("preset", PRESETS)
+def test_one_batch_of_overlapping_ellipses_can_be_learned_by_heart(preset):
+    torch.manual_seed(0)
+    decoder, loss = roialign(output_size=(28, 28), **NARROW)().train(), build(preset)
+    try:
+        loss.check(decoder)
+    except UserError as error:
+        pytest.skip(str(error))  # for another decoder
+    assert learned_target_iou(decoder, loss, 200, 1e-2) >= 0.97

@@ -60,16 +60,6 @@ def test_masks_are_mixed_with_their_colour_and_outlined_in_it(image):
     np.testing.assert_array_equal(picture[30, 30:40], np.repeat(colors[1:], 10, axis=0))
 
 
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_the_smaller_of_two_overlapping_masks_is_on_top(image, order):
-    masks = np.zeros((2, 60, 80), dtype=bool)
-    masks[0, 5:50, 5:50] = masks[1, 20:30, 20:30] = True
-    colors = instance_colors(2)
-    picture = blend_masks(image, masks[list(order)], colors[list(order)], alpha=1.0)
-    np.testing.assert_array_equal(picture[25, 25], colors[1])
-    np.testing.assert_array_equal(picture[10, 10], colors[0])
-
-
 def test_nothing_to_draw_gives_an_equal_copy(image):
     none, colors = np.zeros((0, 4)), instance_colors(0)
     for picture in (

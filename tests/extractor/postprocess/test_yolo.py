@@ -1,11 +1,9 @@
 import numpy as np
 import pytest
-import torch
 from slow_heads import assert_found, choose, yolo_boxes, yolox_boxes
 
 from roiseg.common.errors import UserError
 from roiseg.extractor.postprocess.yolo import Yolo, Yolox
-from tools.tiny_detector.training import decode_rows
 
 SIZE = (96, 128)
 
@@ -63,13 +61,6 @@ def test_boxes_of_a_yolox_head_are_what_slow_decoding_gives(size, strides, label
     found = detector(raw, size)
     assert 3 < len(found) <= 15
     assert_found(found, choose(yolox_boxes(raw, size, strides, labels), size, 0.4, iou, 15), atol=1e-3)
-
-
-def test_the_tiny_detectors_rows_are_read_as_its_own_decoder_reads_them():
-    raw = yolox_head((256, 256), [8], 1)
-    boxes, scores, _ = Yolox([8]).decode(torch.from_numpy(raw), (256, 256))
-    torch.testing.assert_close(boxes, decode_rows(torch.from_numpy(raw))[0])
-    np.testing.assert_allclose(scores, raw[0, :, 4] * raw[0, :, 5])
 
 
 def test_numbers_that_overflow_give_no_box_or_one_cut_to_the_input():
