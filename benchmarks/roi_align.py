@@ -1,4 +1,6 @@
-"""RoIAlign as two matrix products compared with grid_sample: `python -m benchmarks.roi_align`.
+"""RoIAlign as two matrix products compared with grid_sample, and with torchvision where it is installed.
+
+`python -m benchmarks.roi_align`
 
 The floor: features are read once and crops written once, at the speed of a copy in memory; backward the
 same again. The products' operations are counted beside it.
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -46,7 +49,7 @@ class Setting:
 
 SETTINGS = [
     Setting(channels, side, size, ratio)
-    for channels, side in ((128, 52), (1024, 80))
+    for channels, side in ((128, 52), (256, 80), (1024, 80))
     for size, ratio in ((14, 2), (28, 2), (28, 4))
 ]
 
@@ -77,6 +80,15 @@ def roi_align_on_grid_sample(
     return F.avg_pool2d(torch.cat(crops), sampling_ratio)
 
 
+def roi_align_of_torchvision(
+    features: Tensor, rois: Tensor, output_size: tuple[int, int], stride: float, sampling_ratio: int
+) -> Tensor:
+    """Compute RoIAlign with torchvision's kernel, with half-pixel centres as in `roi_align`."""
+    from torchvision.ops import roi_align as kernel
+
+    return kernel(features, rois, output_size, 1 / stride, sampling_ratio, aligned=True)
+
+
 def example(setting: Setting) -> tuple[Tensor, Tensor]:
     """Return features and 8 ROIs with the shape of a person inside the map."""
     generator = torch.Generator().manual_seed(0)
@@ -89,7 +101,7 @@ def example(setting: Setting) -> tuple[Tensor, Tensor]:
 
 
 def ways(setting: Setting, backward: bool) -> dict[str, Callable[[], object]]:
-    """Return both ways on one example, forward, or forward and back to the features."""
+    """Return the ways on one example, forward, or forward and back to the features."""
     features, rois = example(setting)
     size = (setting.size, setting.size)
 
@@ -103,7 +115,8 @@ def ways(setting: Setting, backward: bool) -> dict[str, Callable[[], object]]:
 
         return once
 
-    return {"products": run(roi_align), "grid_sample": run(roi_align_on_grid_sample)}
+    found = {"products": run(roi_align), "grid_sample": run(roi_align_on_grid_sample)}
+    return found | ({"torchvision": run(roi_align_of_torchvision)} if find_spec("torchvision") else {})
 
 
 def main() -> None:
@@ -114,15 +127,18 @@ def main() -> None:
         for backward in (False, True):
             timings = race(ways(setting, backward), rounds=5)
             ours, usual = (timings[name].median / 8 for name in ("products", "grid_sample"))
+            peer = timings["torchvision"].median / 8 if "torchvision" in timings else None
             rows.append([
                 f"{setting.name}{' +back' if backward else ''}",
                 f"{1e3 * ours:.3f}",
                 f"{1e3 * usual:.3f}",
                 f"{usual / ours:.1f}x",
+                "not installed" if peer is None else f"{1e3 * peer:.3f}",
+                "" if peer is None else f"{peer / ours:.1f}x",
                 f"{1e3 * setting.bytes() * (2 if backward else 1) / speed:.3f}",
                 f"{setting.flops() * (2 if backward else 1) / 1e6:.0f}",
             ])  # fmt: skip
-    columns = ["ms a ROI", "ours", "grid_sample", "ratio", "floor", "MFLOP"]
+    columns = ["ms a ROI", "ours", "grid_sample", "ratio", "torchvision", "ratio", "floor", "MFLOP"]
     note = (
         f"float32; floor: bytes at the speed of a copy, {speed / 1e9:.1f} GB/s; MFLOP: products over the "
         f"whole map, of which a CPU does a part (best product: {peak / 1e9:.0f} GFLOP/s)"
