@@ -24,6 +24,9 @@ class StopOnNonFinite(L.Callback):
     On a GPU the values of a step are copied to the host while the next steps run, and checked once they have
     arrived; only the end of an epoch waits for them, before its checkpoint is written. In fp16 the gradient
     is not checked: loss scaling makes it infinite on purpose.
+
+    Raises:
+        UserError: the message names epoch, step and term, settings to change, and the last good checkpoint.
     """
 
     def __init__(self) -> None:

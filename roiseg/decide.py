@@ -54,7 +54,11 @@ class Predicted:
 
 
 def decide(cfg: DictConfig) -> Path:
-    """Predict, fit, compare and write; returns the output folder."""
+    """Predict, fit, compare and write; returns the output folder.
+
+    Raises:
+        UserError: a mistake in the configuration, or runs of fewer than two folds.
+    """
     validated(cfg, Options)
     check_folder(cfg.output_dir, "output_dir")
     rules: dict[str, Decision] = instantiate(cfg.rules, _convert_="all")
@@ -86,7 +90,11 @@ def decide(cfg: DictConfig) -> Path:
 
 
 def predict(run: Run, name: str) -> Predicted:
-    """Predict the held-out fold of a run with the checkpoint that its test measured."""
+    """Predict the held-out fold of a run with the checkpoint that its test measured.
+
+    Raises:
+        UserError: the checkpoint is missing.
+    """
     best = run.summary.get("best_checkpoint") if run.config.get("test_best", True) else None
     found = best or newest_checkpoint(Path(str(run.summary.get("checkpoint_dir"))))
     if found is None or not Path(found).is_file():

@@ -86,7 +86,11 @@ def leave_out_training(cfg: DictConfig) -> None:
 
 
 def check(cfg: DictConfig) -> None:
-    """Check combinations of options before anything is opened."""
+    """Check combinations of options before anything is opened.
+
+    Raises:
+        UserError: one is wrong.
+    """
     if cfg.ckpt is None and cfg.onnx is None:
         raise UserError("give ckpt=... (a checkpoint), onnx=... (an exported file), or both")
     check_onnx_options(cfg, ("tta",) if cfg.ckpt is not None else ("tta", "precision", "device", "decision"))

@@ -76,7 +76,11 @@ class Run:
 
 
 def predict(cfg: DictConfig) -> Run:
-    """Predict from a composed configuration; nothing is written before all inputs are checked."""
+    """Predict from a composed configuration; nothing is written before all inputs are checked.
+
+    Raises:
+        UserError: a mistake in the configuration or a file; no image could be read.
+    """
     content = validated(cfg, Options)
     check(content)
     check_folder(content["output_dir"], "output_dir")
@@ -108,19 +112,31 @@ def predict(cfg: DictConfig) -> Run:
 
 
 def check(content: dict[str, Any]) -> None:
-    """Refuse options that do not go together."""
+    """Refuse options that do not go together.
+
+    Raises:
+        UserError: names the key.
+    """
     if not any(content.get("writers", {}).values()):
         raise UserError("writers is empty: choose some of conf/writers, 'writers=[coco,overlay]'")
     check_onnx_options(content, ("tta", "device", "decision"))
 
 
 def trained_on(ckpt: str | None) -> dict[str, Any]:
-    """Return files and category of the data that a checkpoint was trained on, if it names them."""
+    """Return files and category of the data that a checkpoint was trained on, if it names them.
+
+    Raises:
+        UserError: the checkpoint is missing, damaged or not trusted.
+    """
     return {} if ckpt is None else trusted_values(read_checkpoint(ckpt)["roiseg"]["config"], Path(ckpt))
 
 
 def find_boxes(content: dict[str, Any], source: Source, predictor: Predictor) -> BoxFile | None:
-    """Open the file that `boxes` names; None for the detector's own boxes."""
+    """Open the file that `boxes` names; None for the detector's own boxes.
+
+    Raises:
+        UserError: there is none, or the detector's output cannot be read.
+    """
     category = predictor.model.category_id if content["category_id"] is None else content["category_id"]
     options = category, content["class_id"], content["crowd"]
     if content["boxes"] == "detector":
@@ -149,7 +165,11 @@ def find_boxes(content: dict[str, Any], source: Source, predictor: Predictor) ->
 
 
 def report_left_out(counts: PredictionCounts, boxes: BoxFile | None) -> None:
-    """Warn of images that could not be read or that no boxes were given for."""
+    """Warn of images that could not be read or that no boxes were given for.
+
+    Raises:
+        UserError: no image could be read.
+    """
     if counts.skipped and not counts.images:
         raise UserError(f"no image could be read, the first of {len(counts.skipped)}: {counts.skipped[0]}")
     if counts.skipped:

@@ -66,7 +66,11 @@ def train(cfg: DictConfig) -> RunSummary:
 
 
 def check_logger_folders(cfg: DictConfig) -> None:
-    """Check that TensorBoard, if it is among the loggers, can write to the run's folder."""
+    """Check that TensorBoard, if it is among the loggers, can write to the run's folder.
+
+    Raises:
+        UserError: the folder's name is not UTF-8.
+    """
     folder = str(cfg.paths.output_dir)
     used = any("TensorBoard" in str(node["_target_"]) for node in build.object_nodes(cfg, "logger").values())
     if used and as_utf8(folder) != folder:

@@ -66,7 +66,11 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
 
 
 def check_lock(path: Path) -> str:
-    """Return the holder that a lock file names; "" if there is no file or it names none."""
+    """Return the holder that a lock file names; "" if there is no file or it names none.
+
+    Raises:
+        UserError: the file has other content than a lock has.
+    """
     try:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):

@@ -66,7 +66,11 @@ def own(folder: Path) -> None:
 
 
 def inside(folder: Path, name: str | Path) -> Path:
-    """Return the path `name` in an output folder."""
+    """Return the path `name` in an output folder.
+
+    Raises:
+        UserError: it leaves the folder, once links and `..` are resolved.
+    """
     path = folder / name
     if not _resolved(path).is_relative_to(folder.resolve()):
         raise UserError(f"{name} lies outside the output folder {folder}: give a name within it")

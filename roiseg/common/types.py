@@ -70,6 +70,9 @@ def check_value(value: Any, hint: Any, name: str) -> None:
 
     Args:
         name: of the value, for the message.
+
+    Raises:
+        UserError: the value is of another type or out of range.
     """
     if inspect.isclass(hint) and hint.__module__.startswith("roiseg.") and not is_typeddict(hint):
         if not isinstance(value, hint):
@@ -87,7 +90,11 @@ def check_value(value: Any, hint: Any, name: str) -> None:
 
 
 def check_record(record: Any, adapter: TypeAdapter[T], where: str) -> T:
-    """Return the fields of a file's record, checked against a typed dict."""
+    """Return the fields of a file's record, checked against a typed dict.
+
+    Raises:
+        UserError: names the record by `where`, and the field.
+    """
     try:
         return adapter.validate_python(record)
     except ValidationError as error:

@@ -31,7 +31,11 @@ log = logging.getLogger(__name__)
 
 
 def to_plain(cfg: DictConfig) -> dict[str, Any]:
-    """Return the configuration as plain dicts, lists and values, with interpolations resolved."""
+    """Return the configuration as plain dicts, lists and values, with interpolations resolved.
+
+    Raises:
+        UserError: a value that must be given is missing.
+    """
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"configuration `{missing[0]}` must be given: add {missing[0]}=...")
     content = OmegaConf.to_container(cfg, resolve=True)
@@ -115,7 +119,11 @@ def build_decision(cfg: DictConfig) -> Decision:
 
 
 def given_decision(cfg: DictConfig) -> Decision | None:
-    """Build a decision that replaces the fitted one of a checkpoint; None: it is not replaced."""
+    """Build a decision that replaces the fitted one of a checkpoint; None: it is not replaced.
+
+    Raises:
+        UserError: a number is null, which only a training fits.
+    """
     if not cfg.decision:
         return None
     decision = build_decision(cfg)
@@ -163,7 +171,11 @@ def build_loggers(cfg: DictConfig) -> list[Logger]:
 
 
 def object_nodes(cfg: DictConfig, group: str) -> dict[str, DictConfig]:
-    """Return the entries of a group that have a `_target_`."""
+    """Return the entries of a group that have a `_target_`.
+
+    Raises:
+        UserError: an entry is neither a node nor null.
+    """
     nodes = dict((cfg[group] or {}).items())
     for name, node in nodes.items():
         if node is not None and not isinstance(node, DictConfig):
@@ -172,7 +184,11 @@ def object_nodes(cfg: DictConfig, group: str) -> dict[str, DictConfig]:
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
-    """Build the Lightning trainer of `trainer=`."""
+    """Build the Lightning trainer of `trainer=`.
+
+    Raises:
+        UserError: its settings do not fit each other, this machine, or the processes SLURM started.
+    """
     for key in ("callbacks", "logger"):
         if key in cfg.trainer:
             raise UserError(f"configuration `trainer.{key}`: the group sets it, {key}=null leaves it out")
@@ -191,7 +207,11 @@ def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Lo
 
 
 def require_device(name: str | None) -> torch.device:
-    """Return the device `name`; None: the GPU if there is one, else the CPU."""
+    """Return the device `name`; None: the GPU if there is one, else the CPU.
+
+    Raises:
+        UserError: torch does not know it or this machine does not have it.
+    """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -127,7 +127,11 @@ def numeric_keys(config_name: str) -> set[str]:
 
 
 def check_groups(cfg: DictConfig, config_name: str) -> None:
-    """Check that no group that the command needs was left out with `group=null`."""
+    """Check that no group that the command needs was left out with `group=null`.
+
+    Raises:
+        UserError: names the group and its choices.
+    """
     for group in required_groups(config_name):
         if group not in cfg:
             choices = ", ".join(sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml")))

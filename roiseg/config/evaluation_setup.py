@@ -45,6 +45,9 @@ def register_checkpoint_data(arguments: Sequence[str]) -> None:
     Args:
         arguments: the command line; `ckpt=...` in it is the checkpoint. Without one, `data=checkpoint` is
             what all data sets share, without files.
+
+    Raises:
+        UserError: the checkpoint is missing, damaged or not trusted, or several are given.
     """
     given = _values(arguments, ("ckpt", "onnx", *_FILES))
     store = ConfigStore.instance()
@@ -100,6 +103,9 @@ def trusted_values(config: dict[str, Any], path: Path) -> dict[str, Any]:
     Args:
         config: the checkpoint's configuration.
         path: the checkpoint, for messages.
+
+    Raises:
+        UserError: a value is not trusted.
     """
     data = config.get("data") or {}
     return {key: _checked(data[key], f"data.{key}", path, ()) for key in _VALUES if key in data}
@@ -111,6 +117,9 @@ def trusted_node(config: dict[str, Any], key: str, module: str, path: Path) -> d
     Args:
         key: dotted key, such as `data.folds`.
         module: the only module whose classes it may use, such as `roiseg.data.folds`.
+
+    Raises:
+        UserError: a value is not trusted.
     """
     node: Any = config
     for part in key.split("."):
@@ -159,7 +168,11 @@ class Evaluated:
         return None if self.trained is None else self.trained.config
 
     def predictor(self, min_score: float) -> Predictor:
-        """Return a predictor of the boxes above a score, with the data's test-time augmentation."""
+        """Return a predictor of the boxes above a score, with the data's test-time augmentation.
+
+        Raises:
+            UserError: no postprocessor for the detector's boxes is configured.
+        """
         extractor = self.model.extractor
         if extractor is None:
             raise UserError(
@@ -206,7 +219,11 @@ class Evaluated:
 
 
 def open_models(cfg: DictConfig) -> dict[str, Evaluated]:
-    """Open the checkpoint and the exported file of `ckpt=` and `onnx=`, by kind."""
+    """Open the checkpoint and the exported file of `ckpt=` and `onnx=`, by kind.
+
+    Raises:
+        UserError: a file that cannot be used, or data that cannot be read.
+    """
     models: dict[str, Evaluated] = {}
     file = None if cfg.onnx is None else OnnxFile(cfg.onnx)
     if file is not None and file.finds_boxes:

@@ -40,6 +40,9 @@ class Processes:
     Attributes:
         first: whether this is the process that writes.
         held: the locks of this process until the run ends.
+
+    Raises:
+        UserError: several processes without trainer=ddp, or in a sweep that would start them.
     """
 
     def __init__(self, trainer: L.Trainer, strategy: Any) -> None:

@@ -31,6 +31,9 @@ def create_unique_dir(folder: str | Path) -> Path:
 
     What Hydra puts there (hidden folders, logs) does not count. Safe among processes that ask for the same
     folder at the same moment.
+
+    Raises:
+        UserError: the folder cannot be made or written.
     """
     folder = Path(folder).absolute()
     number = 1
@@ -132,6 +135,9 @@ def choose_run_folders(cfg: DictConfig, checkpoint: Path | None, held: ExitStack
     A run that resumes its own newest checkpoint keeps its folders, if their content proves that they belong
     to one run; the paths in a checkpoint are not trusted. Any other run gets new folders. Until `held` is
     closed, no other process can resume there.
+
+    Raises:
+        UserError: another process is training there.
     """
     output, checkpoints = Path(cfg.paths.output_dir).absolute(), Path(cfg.paths.checkpoint_dir).absolute()
     before = None if checkpoint is None else run_of(checkpoint)

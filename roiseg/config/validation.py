@@ -121,6 +121,9 @@ def validated(cfg: DictConfig, options: Any) -> dict[str, Any]:
 
     Args:
         options: class or function whose annotations are those of the command's own keys.
+
+    Raises:
+        UserError: a value is missing, of a wrong type or out of range.
     """
     number_category(cfg)
     content = to_plain(cfg)
@@ -134,6 +137,9 @@ def check_onnx_options(content: Mapping[Any, Any] | DictConfig, keys: Sequence[s
     Args:
         content: the command's configuration; `onnx` and `ckpt` are among its keys.
         keys: those of a checkpoint's decoder; None, or empty, if they are not given.
+
+    Raises:
+        UserError: names the key.
     """
     if content["onnx"] is None:
         return
@@ -145,7 +151,11 @@ def check_onnx_options(content: Mapping[Any, Any] | DictConfig, keys: Sequence[s
 
 
 def number_category(cfg: DictConfig) -> None:
-    """Replace the name of a category by its id in the COCO file that the command reads."""
+    """Replace the name of a category by its id in the COCO file that the command reads.
+
+    Raises:
+        UserError: the file is missing or has no such category.
+    """
     for key, files in _CATEGORIES.items():
         name = OmegaConf.select(cfg, key)
         file = next(filter(None, (OmegaConf.select(cfg, each) for each in files)), None)
@@ -160,6 +170,9 @@ def check_types(node: Any, path: str = "", options: Any = None) -> None:
         node: plain configuration; dicts with a `_target_` are checked against that callable.
         path: dotted key of `node`, for messages.
         options: annotation of `node`: a class or function that names its keys, besides its `_target_`.
+
+    Raises:
+        UserError: names the key, the value and what is expected.
     """
     if isinstance(node, list):
         for number, item in enumerate(node):
@@ -251,7 +264,11 @@ def _item_type(hint: Any) -> Any:
 
 
 def check_optimizer(cfg: DictConfig) -> None:
-    """Build the optimizer once: torch checks its options only when it is given parameters."""
+    """Build the optimizer once: torch checks its options only when it is given parameters.
+
+    Raises:
+        UserError: torch rejects an option.
+    """
     make = instantiate(cfg.optimizer, _convert_="all")
     try:
         make([torch.nn.Parameter(torch.zeros(1))])

@@ -70,6 +70,9 @@ def analyze(annotations: Annotations, min_roi_size: float = 16, grid: int = 56) 
 
     Returns:
         The content of `data_analyze.json`; its `definitions` explain each figure.
+
+    Raises:
+        UserError: no instance is large enough.
     """
     rois = measure_rois(annotations, min_roi_size, grid)
     if not len(rois.counts):
@@ -128,7 +131,11 @@ def analysis_path(output_dir: str | Path, annotations_path: str | Path) -> Path:
 def load_or_make_analysis(
     path: str | Path, annotations: Annotations, min_roi_size: float = 16, grid: int = 56
 ) -> dict[str, Any]:
-    """Load the analysis at `path` if it matches the annotations and parameters, else compute and write it."""
+    """Load the analysis at `path` if it matches the annotations and parameters, else compute and write it.
+
+    Raises:
+        UserError: as `analyze`, or the file cannot be written.
+    """
     path = Path(path)
     found = _read_fitting(path, analysis_fingerprint(annotations, min_roi_size, grid))
     if found is not None:

@@ -69,6 +69,9 @@ def load_annotations(
         index_dir: folder of indices; None parses the file and writes no index.
         crowd: how instances marked `iscrowd` are read: "region" of uncertain content, or "instance".
         reader: its format; None is COCO json.
+
+    Raises:
+        UserError: the file is missing, broken, or a record is wrong.
     """
     return open_annotations(path, category_id, index_dir, crowd, reader).keep()
 

@@ -127,6 +127,9 @@ def build_annotations(path: Path, images: list[ImageRecord], instances: list[Ins
         path: the file, for messages.
         instances: their instances of one category, each with polygons or a run-length encoding. Parts that
             show nothing are removed from them.
+
+    Raises:
+        UserError: a point is not finite or far outside, or an outline is too long; names the record.
     """
     _check_points(instances, images, path)
     total = len(instances)

@@ -214,6 +214,9 @@ def find_category(name: str, path: str | Path, key: str) -> int:
 
     Args:
         key: of the configuration that gives the name, for messages.
+
+    Raises:
+        UserError: the file has no such category, or several (lists all).
     """
     kept = ("categories", "id", "name")
     content = read_json(path, "annotations", each=lambda record: {k: record[k] for k in kept if k in record})

@@ -35,6 +35,9 @@ def check_image_files(
         image_dir: folder that their file names are relative to.
         min_roi_size: see `RoiDataset`.
         skip_damaged: some of them may be missing.
+
+    Raises:
+        UserError: the folder or an image is missing.
     """
     folder = require_dir(image_dir, "image", "set data.train_images / data.val_images")
     names = annotations.file_names[np.flatnonzero(annotations.eligible_counts(min_roi_size))].tolist()
@@ -63,6 +66,10 @@ class RoiDataset(Dataset[RoiSample]):
         needs_images: load the image even if its features are cached.
         skip_damaged: replace an item whose image is missing or damaged by a blank one without ROIs that says
             why, instead of raising.
+
+    Raises:
+        UserError: the folder or an image (with `skip_damaged`: every image) is missing, or no instance is
+            large enough.
     """
 
     def __init__(

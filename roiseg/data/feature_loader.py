@@ -84,6 +84,9 @@ class SkippedImages:
 
         Args:
             number: how many there are; the consumer may stop after the last without exhausting the iterator.
+
+        Raises:
+            UserError: no image of the epoch could be used.
         """
         used, skipped = 0, list[str]()
         try:

@@ -22,6 +22,9 @@ def join_annotations(sets: Sequence[tuple[Annotations, str | Path]]) -> tuple[An
 
     Args:
         sets: annotations and the folder of their images.
+
+    Raises:
+        UserError: an image id occurs in two of them.
     """
     folders = [Path(os.path.abspath(folder)) for _, folder in sets]
     common = Path(os.path.commonpath(folders))
@@ -116,7 +119,11 @@ class Folds:
         return np.array([value % self.number for value in hashes], np.int64)
 
     def split(self, annotations: Annotations) -> dict[str, Annotations]:
-        """Return the training images ("train") and the held-out ones ("val")."""
+        """Return the training images ("train") and the held-out ones ("val").
+
+        Raises:
+            UserError: one of them is empty.
+        """
         held_out = self.parts(annotations.image_ids) == self.held_out
         for kind, count in (("held out", held_out.sum()), ("left to train on", (~held_out).sum())):
             if not count:

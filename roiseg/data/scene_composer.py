@@ -50,6 +50,9 @@ class SceneComposer:
 
     Args:
         paste: samples people to paste; None leaves the images as they are.
+
+    Raises:
+        UserError: no instance of the set is large enough to be pasted.
     """
 
     def __init__(

@@ -24,6 +24,9 @@ class CascadeDecoder(Decoder):
         first: makes the first decoder of (in_channels, strides, image_size).
         second: makes the second one, whose option `prior` must be on.
         **shared: see `DecoderOptions`; applied to both together.
+
+    Raises:
+        UserError: the decoders do not fit each other.
     """
 
     def __init__(

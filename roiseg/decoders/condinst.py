@@ -47,6 +47,9 @@ class CondInstDecoder(ImageDecoder):
         roi_size: (h, w) cells RoIAlign crops for the controller.
         roi_depth: 3x3 convolutions on that crop.
         upsample: factor by which the map is finer than the finest layer; divides its stride.
+
+    Raises:
+        UserError: `upsample` does not divide the finest stride.
     """
 
     def __init__(

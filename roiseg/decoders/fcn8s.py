@@ -47,6 +47,10 @@ class Fcn8sDecoder(Decoder):
         dropout: after fc6 and fc7.
         at_once: scale the middle layer by 0.01 and the finest by 0.0001, as the source does where all
             three are trained together.
+
+    Raises:
+        UserError: not three layers whose strides double; `roi_size` cannot be halved twice;
+            `output_size` is not a multiple of it.
     """
 
     def __init__(

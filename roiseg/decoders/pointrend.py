@@ -79,6 +79,9 @@ class PointRendDecoder(Decoder):
         subdivision_points: cells that get new logits after each doubling, in evaluation. Rounding can
             change the selection, above all in half precision; h * w of `output_size` selects all.
         **shared: see `DecoderOptions`; also applied to the coarse decoder.
+
+    Raises:
+        UserError: the coarse decoder does not fit, or `output_size` cannot be reached from its grid.
     """
 
     provides = ("points", "point_coords")

@@ -44,6 +44,9 @@ class PyramidDecoder(Decoder):
         depth: number of 3x3 convolutions on the coarsest grid.
         margin: cells of the coarsest grid around the ROI on each side, which are cropped at the end.
         dropout: probability that a channel is dropped, before each level except the last (training only).
+
+    Raises:
+        UserError: `output_size` is not `roi_size` doubled.
     """
 
     provides = ("embeddings",)

@@ -39,6 +39,9 @@ class RoiAlignDecoder(Decoder):
         min_channels: upsampling steps do not go below this width.
         depth: number of 3x3 convolutions before upsampling.
         prior: also read the probabilities of an earlier decoder (`CascadeDecoder`).
+
+    Raises:
+        UserError: `output_size` cannot be reached from `roi_size` by doubling.
     """
 
     provides = ("embeddings",)

@@ -216,6 +216,9 @@ class SamDecoder(ImageDecoder):
         candidates: number of masks to choose from.
         prior: also read the probabilities of an earlier decoder (`CascadeDecoder`); image frame only.
         **shared: see `DecoderOptions`; `detail` is rejected.
+
+    Raises:
+        UserError: sizes that do not divide each other, or an option that cannot work here.
     """
 
     provides = ("candidates", "iou")

@@ -75,6 +75,10 @@ class UNetDecoder(ImageDecoder):
         map_stride: input pixels per cell of the logits: the finest feature stride, its half or its
             quarter; None halves it (at most twice) as long as 4 or more pixels are left.
         prior: also read the probabilities of an earlier decoder, as further maps (image frame only).
+
+    Raises:
+        UserError: `map_stride` is not one of these, `depth` halves the map below one cell, or `prior` in
+            the roi frame.
     """
 
     provides = ("embeddings",)

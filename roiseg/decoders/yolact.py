@@ -39,6 +39,9 @@ class YolactDecoder(ImageDecoder):
         roi_size: (h, w) cells RoIAlign crops for the coefficients.
         roi_depth: 3x3 convolutions on that crop.
         upsample: factor by which the prototypes are finer than the finest layer; divides its stride.
+
+    Raises:
+        UserError: `upsample` does not divide the finest stride.
     """
 
     def __init__(

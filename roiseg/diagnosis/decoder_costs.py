@@ -153,7 +153,11 @@ def cost_table(cfg: DictConfig, costs: Mapping[str, Cost], figures: Mapping[str,
 
 
 def figures_of_runs(folder: str | Path) -> dict[str, dict[str, float]]:
-    """Read the test figures of the runs in a folder (`summary.json`, at any depth), by model."""
+    """Read the test figures of the runs in a folder (`summary.json`, at any depth), by model.
+
+    Raises:
+        UserError: the folder or a finished run is missing, or two runs have the same model.
+    """
     found: dict[str, dict[str, float]] = {}
     for path in (run / "summary.json" for run in run_folders([folder])):
         if not path.is_file():  # unfinished

@@ -20,6 +20,9 @@ class RoiEmphasis:
 
     All pixels in the ROI together count `inside`, all others together `outside`, and every ROI the same,
     however small it is: as in the roi frame, where each ROI has the same grid.
+
+    Raises:
+        UserError: both weights are 0.
     """
 
     inside: NonNegativeFloat = 1.0  # weight of the ROI
@@ -54,6 +57,9 @@ class CompositeLoss(nn.Module):
 
     Attributes:
         epoch: the current epoch, 1 the first; set by who trains.
+
+    Raises:
+        UserError: no term has a weight, or none counts from the first epoch on.
     """
 
     class_weights: Tensor | None
@@ -82,7 +88,11 @@ class CompositeLoss(nn.Module):
         self.epoch = 1
 
     def check(self, decoder: Decoder) -> None:
-        """Check that terms and decoder fit."""
+        """Check that terms and decoder fit.
+
+        Raises:
+            UserError: a term reads a missing output, or no term reads an output that trains the decoder.
+        """
         for name, term in self.terms.items():
             assert isinstance(term, LossTerm)
             if missing := [output for output in term.reads if output not in decoder.provides]:

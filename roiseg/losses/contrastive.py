@@ -41,6 +41,9 @@ class Contrastive(LossTerm):
         push_margin: negative pixels beyond this distance are far enough; above `pull_margin`, 2 at most;
             1.41 is a right angle.
         negatives: classes to push away: 2, the non-target, and/or 0, the background.
+
+    Raises:
+        UserError: margins other than 0 <= pull_margin < push_margin <= 2.
     """
 
     reads = ("embeddings",)

@@ -60,6 +60,10 @@ class FocalCrossEntropy(LossTerm):
     Args:
         gamma: strength of down-weighting confident pixels; 0 is cross-entropy. The source uses 2.
         alpha: one number per class instead of the loss's class weights; None uses those.
+
+    Raises:
+        UserError: an alpha of 0 for every class; when it is used, an alpha that has
+            not as many numbers as the decoder has classes.
     """
 
     alpha: Tensor | None

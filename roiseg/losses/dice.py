@@ -24,6 +24,9 @@ class Tversky(LossTerm):
         alpha: weight of false positives; the source finds 0.3 best.
         beta: weight of false negatives; the source finds 0.7 best.
         smooth: added to numerator and denominator, in cells; what a missing class is measured by.
+
+    Raises:
+        UserError: both prices are 0.
     """
 
     def __init__(
@@ -83,6 +86,9 @@ class BceDice(LossTerm):
         bce_weight, dice_weight: weights of the two.
         squared: Dice with squares in the denominator.
         smooth: added to numerator and denominator of Dice, in cells.
+
+    Raises:
+        UserError: both weights are 0.
     """
 
     def __init__(

@@ -28,6 +28,9 @@ class MultimaskMinimum(LossTerm):
 
     Args:
         terms: name -> `{"term": LossTerm, "weight": float}`; a weight of 0 switches a term off.
+
+    Raises:
+        UserError: no term has a weight, a setting it does not know, or a term that reads more than logits.
     """
 
     reads = ("candidates",)
@@ -61,7 +64,11 @@ class MultimaskMinimum(LossTerm):
 
     @torch.no_grad()
     def costs(self, given: LossInput) -> Tensor:
-        """Return the weighted sum of the terms for each candidate of each ROI: [R, M]; R above 0."""
+        """Return the weighted sum of the terms for each candidate of each ROI: [R, M]; R above 0.
+
+        Raises:
+            UserError: a term leaves torch on its way and cannot be measured on all of them at once.
+        """
 
         def cost(name: str, logits: Tensor, target: Tensor, emphasis: Tensor | None) -> Tensor:
             weights = None if emphasis is None else emphasis[None]

@@ -74,6 +74,9 @@ def compare(
         baseline: name of the variant to compare with; None: the first.
         tested: further figures of `summary["test"]` to average.
         resamples: number of bootstrap resamples (`mean_interval`).
+
+    Raises:
+        UserError: unknown baseline, metric or test figure.
     """
     require_choice("metric", metric, METRICS)
     names = [variant.name for variant in variants]

@@ -57,7 +57,11 @@ class Rois:
 
 
 def read_rois(path: Path) -> Rois:
-    """Read `instances.csv`, which a run writes after its test."""
+    """Read `instances.csv`, which a run writes after its test.
+
+    Raises:
+        UserError: a missing column, an invalid value, a duplicate ROI, or no ROIs.
+    """
     with require_file(path, "instances").open(newline="", encoding="utf-8", errors="replace") as stream:
         reader = csv.DictReader(stream)
         if missing := [name for name in _COLUMNS if name not in (reader.fieldnames or ())]:
@@ -121,7 +125,11 @@ class Run:
 
 
 def run_folders(folders: Iterable[str | Path]) -> list[Path]:
-    """Return all run folders in `folders`, at any depth, each once, in natural order (`2_x`, `10_x`)."""
+    """Return all run folders in `folders`, at any depth, each once, in natural order (`2_x`, `10_x`).
+
+    Raises:
+        UserError: a folder is missing.
+    """
     found: dict[Path, Path] = {}
     for folder in folders:
         top = require_dir(folder, "runs", "give the output folder of a run or of a sweep")
@@ -131,7 +139,11 @@ def run_folders(folders: Iterable[str | Path]) -> list[Path]:
 
 
 def read_runs(folders: Sequence[str | Path]) -> tuple[list[Run], dict[Path, str]]:
-    """Read all finished runs in `folders`; return them and the missing file of each unfinished run."""
+    """Read all finished runs in `folders`; return them and the missing file of each unfinished run.
+
+    Raises:
+        UserError: a folder is missing, there is no finished run, or a file is damaged.
+    """
     runs: list[Run] = []
     unfinished: dict[Path, str] = {}
     for folder in track(run_folders(folders), "reading runs"):
@@ -149,7 +161,11 @@ def read_runs(folders: Sequence[str | Path]) -> tuple[list[Run], dict[Path, str]
 
 
 def read_run(folder: Path) -> Run:
-    """Read one finished run."""
+    """Read one finished run.
+
+    Raises:
+        UserError: a file is missing or invalid.
+    """
     config = flatten(_read_yaml(folder / "config.yaml"))
     summary = read_summary(folder / "summary.json")
     rois = read_rois(folder / "instances.csv")
@@ -180,7 +196,11 @@ _SUMMARY = TypeAdapter(_Summary)
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """Read the `summary.json` of a run with a test."""
+    """Read the `summary.json` of a run with a test.
+
+    Raises:
+        UserError: the file is missing or invalid.
+    """
     summary: dict[str, Any] = read_json(path, "summary")
     check_record(summary, _SUMMARY, f"{path} of a damaged run (remove it)")
     return summary

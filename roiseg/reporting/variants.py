@@ -58,6 +58,9 @@ def find_variants(runs: Sequence[Run], by: Sequence[str] = ()) -> tuple[list[Var
 
     Returns:
         The variants, and the other differing keys.
+
+    Raises:
+        UserError: `by` has an unknown key, or a variant has two different runs with one fold and seed.
     """
     differ = _differing(runs)
     by = [key.replace("/", ".") for key in by]
@@ -199,6 +202,9 @@ def check_comparable(runs: Sequence[Run]) -> dict[Any, Rois]:
     Comparable runs have the same annotation files (by name), category, minimum ROI size, metric grid, number
     of folds and tested epoch (`test_best`); within a fold the same numbers of images and ROIs, and the same
     test ROIs: image, annotation, box (within 0.05 pixels), mask area and non-target share (within 0.01).
+
+    Raises:
+        UserError: two runs are not comparable; the message names both and what differs.
     """
     first = runs[0]
     for run in runs[1:]:

@@ -69,6 +69,9 @@ class SyntheticPeople:
         The annotations of a split are written after its images, so a split with annotations of the same
         parameters is complete, and an interrupted one is created again. Only one process creates it; others
         wait.
+
+        Raises:
+            UserError: see `check`.
         """
         root = Path(self.root)
         if not all(self._complete(split) for split in FIRST_ID):
@@ -105,7 +108,11 @@ class SyntheticPeople:
         return all((folder / image["file_name"]).is_file() for image in content["images"])
 
     def check(self) -> None:
-        """Check that nothing is in the way of the files that are missing."""
+        """Check that nothing is in the way of the files that are missing.
+
+        Raises:
+            UserError: a file is there that this class did not write, or that was changed since.
+        """
         root = check_folder(self.root, "synthetic data: root")
         for folder in (root / "images", root / "annotations"):
             used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))

@@ -15,7 +15,11 @@ from roiseg.common.types import Share
 
 @dataclass(frozen=True)
 class Clicks:
-    """Samples clicks on the target and off it."""
+    """Samples clicks on the target and off it.
+
+    Raises:
+        UserError: no click at all.
+    """
 
     positive: NonNegativeInt = 1
     negative: NonNegativeInt = 1  # clicks off it, on non-targets where there are any, else on the background

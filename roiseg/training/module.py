@@ -177,7 +177,11 @@ class RoiSegModule(L.LightningModule):
         self._resumed_steps = checkpoint.get("steps")
 
     def on_train_start(self) -> None:
-        """Refuse to resume where an epoch has another number of steps: the schedule would be out of place."""
+        """Refuse to resume where an epoch has another number of steps: the schedule would be out of place.
+
+        Raises:
+            UserError: it has.
+        """
         before, now = self._resumed_steps, self.trainer.num_training_batches
         if before not in (None, now):
             raise UserError(

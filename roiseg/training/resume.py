@@ -81,6 +81,9 @@ def check_resumable(path: str | Path, description: dict[str, Any]) -> None:
 
     Optimizer, schedule and progress come from the checkpoint. What they keep a changed setting from having
     its effect is refused, so that the run's `config.yaml` is true of all its epochs.
+
+    Raises:
+        UserError: unreadable, or trained with other settings or another detector.
     """
     content = read_checkpoint(path)
     if missing := sorted(_TRAINER_STATE - content.keys()):

@@ -36,6 +36,9 @@ def prepare_example(output_dir: str | Path, base_url: str) -> Prepared:
 
     Args:
         output_dir: folder that gets `coco128_person/`.
+
+    Raises:
+        UserError: an image cannot be downloaded, or the folder cannot be written.
     """
     layout = layout_of(Path(output_dir) / "coco128_person", [])
     check_folder(layout.root, "output_dir")
@@ -80,6 +83,9 @@ def prepare(
     Args:
         output_dir: folder that gets `images/` and `annotations/`.
         images: "link" or "copy" those of `source`, or "skip" them.
+
+    Raises:
+        UserError: something is missing, unreachable, broken, or does not fit on the disk.
     """
     if example:
         return prepare_example(output_dir, base_url)

@@ -40,6 +40,9 @@ def extract(archive: Path, members: Mapping[str, Path], proof: Proof | None = ne
 
     Returns:
         The number of files written.
+
+    Raises:
+        UserError: the archive is broken, lacks a member, or has a member that could leave its folder.
     """
     try:
         with zipfile.ZipFile(archive) as zipped:
@@ -86,7 +89,11 @@ _MIRROR = "set base_url to a mirror, or use a COCO 2017 folder that you have wit
 
 
 def remote_size(url: str) -> int:
-    """Return the size of the file at `url` in bytes; 0 if unknown."""
+    """Return the size of the file at `url` in bytes; 0 if unknown.
+
+    Raises:
+        UserError: the file does not exist, or the server cannot be reached.
+    """
     try:
         with _open(url, "HEAD") as response:
             return int(response.headers.get("Content-Length") or 0)
@@ -106,6 +113,9 @@ def fetch(url: str, path: Path, checksum: str, remedy: str = _MIRROR) -> None:
     Args:
         checksum: its MD5 or SHA-256, hexadecimal.
         remedy: what the user can do where another attempt does not help.
+
+    Raises:
+        UserError: the server refuses or cannot be reached, or the checksum differs.
     """
     if path.exists():
         _verify(path, path, checksum, f"remove {path}, and run prepare again")

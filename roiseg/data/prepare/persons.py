@@ -62,7 +62,11 @@ def missing_images(coco: Coco, folder: Path) -> list[str]:
 
 
 def read_persons(path: Path) -> Coco:
-    """Read a COCO instances file and keep the persons that are not a crowd; training checks their records."""
+    """Read a COCO instances file and keep the persons that are not a crowd; training checks their records.
+
+    Raises:
+        UserError: the file is missing, broken, not a COCO instances file, or has no person.
+    """
     with status(f"reading {path.name}"):
         return person_only(read_json(path, "annotations"), str(path))
 

@@ -34,6 +34,9 @@ class ImageDecoder(Decoder):
         map_stride: input pixels per cell of the map.
         frame: "image" or "roi".
         output_size: (h, w) of the logits in the roi frame; the image frame has the map's own size.
+
+    Raises:
+        UserError: `map_stride` does not divide the input.
     """
 
     def __init__(
@@ -81,7 +84,11 @@ class ImageDecoder(Decoder):
 
 
 def finer_stride(strides: Sequence[int], upsample: int) -> int:
-    """Return the stride of a map `upsample` times finer than the finest layer."""
+    """Return the stride of a map `upsample` times finer than the finest layer.
+
+    Raises:
+        UserError: `upsample` does not divide that layer's stride.
+    """
     require_multiple("the finest layer's stride, which model.upsample divides,", min(strides), upsample)
     return min(strides) // upsample
 

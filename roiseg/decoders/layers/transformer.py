@@ -42,6 +42,9 @@ class PatchEmbedding(nn.Module):
     Args:
         dim: channels of the embedding.
         stride: input pixels per cell of the embedding.
+
+    Raises:
+        UserError: a layer is finer than the embedding, but not a whole number of times.
     """
 
     def __init__(self, in_channels: Sequence[int], strides: Sequence[int], dim: int, stride: int) -> None:
