@@ -36,7 +36,8 @@ def test_a_run_writes_just_these_files(finished):
     events = [p.name for p in (output / "tensorboard").glob("events.out.tfevents.*")]
     expected = {
         ".roiseg_run", "config.yaml", "summary.json", "instances.csv",
-        "csv/version_0/hparams.yaml", "csv/version_0/metrics.csv", f"onnx/{finished.exported().name}",
+        "csv/version_0/hparams.yaml", "csv/version_0/metrics.csv",
+        *(f"onnx/{finished.exported().name}{suffix}" for suffix in ("", ".json", ".md")),
         "overlays/test_worst.png", "overlays/test_best.png",
         "overlays/validation_all_images_epoch_0001.png", "overlays/validation_all_images_epoch_0002.png",
         "tensorboard/hparams.yaml", *(f"tensorboard/{name}" for name in events),
