@@ -46,7 +46,7 @@ class Options(TypedDict):
     decision: Decision | None
     postprocess: Postprocessor | None
     tta: TTA | None
-    writers: Mapping[str, Annotated[Any, Builds(Writer)]]
+    writers: Mapping[str, Annotated[dict[str, Any] | None, Builds(Writer)]]
     source: str | list[str]
     ckpt: str | None
     onnx: str | None

@@ -99,13 +99,15 @@ def check_record(record: Any, adapter: TypeAdapter[T], where: str) -> T:
         return adapter.validate_python(record)
     except ValidationError as error:
         first, *others = error.errors(include_url=False)
-        if not first["loc"]:
-            raise UserError(f"{where} is not an object") from None
-        field = first["loc"][0]
-        if first["type"] == "missing":
-            raise UserError(f"{where} has no `{'.'.join(map(str, first['loc']))}`") from None
-        must = _must([first, *(other for other in others if other["loc"][0] == field)])
-        raise UserError(f"{where}: `{field}` is {record[field]!r:.200}, it must {must}") from None
+        field = first["loc"][0] if first["loc"] else ""
+        if not field:
+            problem = " is not an object"
+        elif first["type"] == "missing":
+            problem = f" has no `{'.'.join(map(str, first['loc']))}`"
+        else:
+            must = _must([first, *(other for other in others if other["loc"][0] == field)])
+            problem = f": `{field}` is {record[field]!r:.200}, it must {must}"
+        raise UserError(f"{where}{problem}") from None
 
 
 def _must(problems: Sequence[Any], others: Sequence[str] = ()) -> str:

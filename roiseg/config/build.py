@@ -171,16 +171,8 @@ def build_loggers(cfg: DictConfig) -> list[Logger]:
 
 
 def object_nodes(cfg: DictConfig, group: str) -> dict[str, DictConfig]:
-    """Return the entries of a group that have a `_target_`.
-
-    Raises:
-        UserError: an entry is neither a node nor null.
-    """
-    nodes = dict((cfg[group] or {}).items())
-    for name, node in nodes.items():
-        if node is not None and not isinstance(node, DictConfig):
-            raise UserError(f"configuration `{group}.{name}` is {node!r}: it must be a node, or null")
-    return {str(name): node for name, node in nodes.items() if node and "_target_" in node}
+    """Return the entries of a group that have a `_target_`."""
+    return {str(name): node for name, node in (cfg[group] or {}).items() if node and "_target_" in node}
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:

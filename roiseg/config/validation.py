@@ -103,8 +103,8 @@ class TrainOptions(TypedDict, total=False):
     tta: TTA | None
     clicks: Clicks | None
     trainer: Annotated[TrainerOptions, Builds(L.Trainer)]
-    callbacks: Mapping[str, Annotated[Any, Builds(L.Callback)]] | None
-    logger: Mapping[str, Annotated[Any, Builds(Logger)]] | None
+    callbacks: Mapping[str, Annotated[dict[str, Any] | None, Builds(L.Callback)]] | None
+    logger: Mapping[str, Annotated[dict[str, Any] | None, Builds(Logger)]] | None
     seed: Seed
     max_rois: PositiveInt
     ckpt_path: str | None

@@ -52,15 +52,32 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
             record, or above 100 megapixels (rejected before decoding).
     """
     # not OpenCV, which silently fills the rest of a truncated JPEG with grey
+    with (
+        _errors_named(path), _no_warnings(), open_regular(path) as stream,
+        Image.open(stream, formats=_FORMATS) as file,
+    ):  # fmt: skip
+        width, height = file.size
+        if width * height > MAX_PIXELS:
+            raise DamagedImage(
+                f"image {path} has {width}x{height} pixels, more than {MAX_PIXELS:,}: scale it down"
+            )
+        image = to_rgb(file)
+        rotated = _is_rotated(file)
+    if size is not None and rotated and size == (height, width):
+        raise rotation_mismatch(path, size)
+    if size is not None and image.shape[:2] != size:
+        raise DamagedImage(
+            f"image {path} is {image.shape[1]}x{image.shape[0]} pixels, its annotation record says "
+            f"{size[1]}x{size[0]}: the file and the json do not belong together"
+        )
+    return image
+
+
+@contextmanager
+def _errors_named(path: Path) -> Iterator[None]:
+    """Turn errors of reading an image file into a DamagedImage that names it."""
     try:
-        with _no_warnings(), open_regular(path) as stream, Image.open(stream, formats=_FORMATS) as file:
-            width, height = file.size
-            if width * height > MAX_PIXELS:
-                raise DamagedImage(
-                    f"image {path} has {width}x{height} pixels, more than {MAX_PIXELS:,}: scale it down"
-                )
-            image = to_rgb(file)
-            rotated = _is_rotated(file)
+        yield
     except FileNotFoundError:
         raise DamagedImage(f"image not found: {path}") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
@@ -70,14 +87,6 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
         raise DamagedImage(
             f"image {path} is damaged or not an image{why}: replace it or take it out of the set"
         ) from None
-    if size is not None and rotated and size == (height, width):
-        raise rotation_mismatch(path, size)
-    if size is not None and image.shape[:2] != size:
-        raise DamagedImage(
-            f"image {path} is {image.shape[1]}x{image.shape[0]} pixels, its annotation record says "
-            f"{size[1]}x{size[0]}: the file and the json do not belong together"
-        )
-    return image
 
 
 _ORIENTATION = 0x0112  # EXIF tag
@@ -151,9 +160,6 @@ def image_digest(path: Path) -> bytes:
     Raises:
         DamagedImage: the file is missing or cannot be read.
     """
-    try:
-        return content_digest(path)
-    except FileNotFoundError:
-        raise DamagedImage(f"image not found: {path}") from None
-    except OSError as error:
-        raise DamagedImage(f"image {path} cannot be read ({error.strerror}): check its permissions") from None
+    with _errors_named(path):
+        digest = content_digest(path)
+    return digest
