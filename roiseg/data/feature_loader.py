@@ -6,9 +6,11 @@ import contextlib
 import gc
 import logging
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.reduction import ForkingPickler
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -139,7 +141,7 @@ class FeatureLoader(DataLoader):
         **options: Any,
     ) -> None:
         options["collate_fn"] = _CollateInWorker(options.get("collate_fn", list))
-        super().__init__(dataset, **options)
+        super().__init__(dataset, worker_init_fn=ignore_disconnects, **options)
         self.prepare = prepare
         self.ahead = ahead
         self.skipped = skipped
@@ -193,6 +195,20 @@ class FeatureLoader(DataLoader):
             ready.put(None)
         except BaseException as error:  # raised again where the batches are taken
             ready.put(error)
+
+
+def ignore_disconnects(worker: int) -> None:
+    """Keep the thread that shares a loader process's tensors from printing that the other end has gone.
+
+    That is a consequence of what the training process reports itself, such as another loader's death.
+    """
+    show = sys.excepthook  # which Python's sharing thread calls; a loader's own errors go to the trainer
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, (ConnectionError, EOFError)):
+            show(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 class _CollateInWorker:

@@ -1,5 +1,6 @@
 import gc
 import os
+import sys
 import threading
 
 import pytest
@@ -8,7 +9,7 @@ from child_processes import wait_until
 
 from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiBatch
-from roiseg.data.feature_loader import FeatureLoader
+from roiseg.data.feature_loader import FeatureLoader, ignore_disconnects
 
 
 def batch(numbers):
@@ -110,3 +111,14 @@ def test_loader_processes_leave_the_garbage_of_this_one_alone(tmp_path):
         gc.enable()
     gc.collect()
     assert [path.name for path in tmp_path.iterdir()] == [str(os.getpid())]
+
+
+def test_loader_processes_say_nothing_of_a_training_process_that_has_gone(monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, *_: shown.append(kind))
+    ignore_disconnects(0)
+    for error in (ConnectionResetError(), BrokenPipeError(), EOFError(), OSError(), ValueError()):
+        sys.excepthook(type(error), error, None)
+    assert shown == [OSError, ValueError]
+    loader = FeatureLoader(list(range(4)), lambda batch: batch, num_workers=1)
+    assert loader.worker_init_fn is ignore_disconnects and len(list(loader)) == 4
