@@ -44,7 +44,7 @@ def describe(path):
         tensors = list_tensors(model, (64, 64), str(path))
         report.add(overview(tensors))
         Console(file=io.StringIO()).print(tensor_table(tensors, [LAYER]))
-    Console(file=io.StringIO()).print(report.table())
+    report.show()
     for adapter in (Yolo(), Rows(["x1", "y1", "x2", "y2", "score"])):
         with report.guard("boxes"):
             OnnxExtractor(str(path), [LAYER], Preprocess((64, 64)), threads=1, postprocess=adapter).head()
