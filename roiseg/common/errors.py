@@ -13,7 +13,7 @@ class UserError(Exception):
     """A mistake in input or configuration.
 
     Its message is one line: what is wrong, in which file and field, and what to do. Commands print it
-    without a traceback and exit with code 2. Any function may raise it; most docstrings do not say so.
+    without a traceback and exit with code 2.
     """
 
 
