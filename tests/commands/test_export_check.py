@@ -19,7 +19,7 @@ from wholebody import red_picture, wholebody_config, wholebody_extractor
 from roiseg import export
 from roiseg.inference.checkpoint import checkpoint_metadata, load_model
 from roiseg.inference.onnx_file import OnnxFile
-from roiseg.onnx_export import certificate
+from roiseg.onnx_export import certificate, runtimes
 from roiseg.onnx_export.export import ExportOptions, export_graph, export_model
 from roiseg.onnx_export.graph import seal
 
@@ -139,7 +139,7 @@ def test_every_installed_runtime_gives_the_masks_of_pytorch(
 
 def test_a_runtime_with_other_masks_fails_the_check(files, checkpoint, pictures, refused_check, monkeypatch):
     def black(path, feeds, output):
-        masks, times = certificate.onnx_runtime(path, feeds, output)
+        masks, times = runtimes.onnx_runtime(path, feeds, output)
         return [0 * mask for mask in masks], times
 
     monkeypatch.setattr(certificate, "open_vino", black)
@@ -152,8 +152,8 @@ def test_a_failing_runtime_says_why(files, tmp_path, monkeypatch):
     wrong = onnx.load(files["alone"])
     wrong.graph.node[0].op_type = "NoSuchOperator"
     onnx.save(wrong, tmp_path / "wrong.onnx")
-    for run in (certificate.onnx_runtime, certificate.onnx_runtime_node):
-        if run is certificate.onnx_runtime_node:
+    for run in (runtimes.onnx_runtime, runtimes.onnx_runtime_node):
+        if run is runtimes.onnx_runtime_node:
             if not os.environ.get("NODE_MODULES") or not shutil.which("node"):
                 pytest.skip("node or its packages are missing (NODE_MODULES)")
             monkeypatch.chdir(tmp_path)
@@ -164,19 +164,19 @@ def test_a_failing_runtime_says_why(files, tmp_path, monkeypatch):
 
 def test_a_program_that_ends_without_a_result_is_no_endless_wait(files):
     with pytest.raises(RuntimeError, match="no result"):
-        certificate._in_javascript(lambda *_: [sys.executable, "-c", ""], files["alone"], [], "masks")
+        runtimes._in_javascript(lambda *_: [sys.executable, "-c", ""], files["alone"], [], "masks")
 
 
 def test_what_is_not_installed_names_its_command(files, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "openvino", None)
     commands = {
-        certificate.open_vino: r"pip install 'roiseg\[openvino\]'",
-        certificate.onnx_runtime_node: "npm install onnxruntime-node",
-        certificate.onnx_runtime_web: "npm install onnxruntime-web",
+        runtimes.open_vino: r"pip install 'roiseg\[openvino\]'",
+        runtimes.onnx_runtime_node: "npm install onnxruntime-node",
+        runtimes.onnx_runtime_web: "npm install onnxruntime-web",
     }
     for run, command in commands.items():
-        with pytest.raises(certificate.NotInstalledError, match=command):
+        with pytest.raises(runtimes.NotInstalledError, match=command):
             run(files["alone"], [], "masks")
 
 

@@ -11,8 +11,8 @@ from hydra.core.plugins import Plugins
 
 import roiseg.train
 from roiseg.inference.prediction import Prediction
-from roiseg.onnx_export.certificate import NotInstalledError, open_vino
 from roiseg.onnx_export.export import ExportOptions
+from roiseg.onnx_export.runtimes import NotInstalledError, open_vino
 
 SWEEPS = {"optuna": "sweeper/optuna", "joblib": "launcher/joblib", "submitit_local": "launcher/submitit_local",
           "slurm": "launcher/submitit_slurm"}  # fmt: skip
