@@ -22,6 +22,7 @@ from hydra.core.global_hydra import GlobalHydra
 from tiny_run import one_thread
 
 from helpers import make_onnx, start_command, tiny_coco
+from roiseg.common.console import StdoutHandler
 from roiseg.inference.checkpoint import load_model
 from roiseg.inference.checkpoint_folder import newest_checkpoint
 from roiseg.onnx_export.export import ExportOptions, export_model
@@ -154,8 +155,9 @@ def run_main(monkeypatch, capfd, tmp_path):
     level = root.level
     yield run
     root.setLevel(level)
-    for handler in [handler for handler in root.handlers if type(handler) is logging.StreamHandler]:
-        root.removeHandler(handler)  # Hydra's, of a stream that closes now
+    for handler in list(root.handlers):
+        if type(handler) in (logging.StreamHandler, StdoutHandler):
+            root.removeHandler(handler)  # Hydra's, of a stream that closes now
 
 
 @pytest.fixture
