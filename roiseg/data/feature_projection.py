@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 import xxhash
-from torch import Tensor
+from numpy.typing import NDArray
 
 from roiseg.common.console import track
 from roiseg.common.errors import UserError
 from roiseg.common.files import image_path
+from roiseg.common.locks import locked
+from roiseg.common.outputs import remove
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.images import DamagedImage, image_digest, read_image
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.projection import (
     Components,
+    Moments,
     Projection,
-    principal_components,
+    is_moments,
     projection_of,
     read_projection,
     write_projection,
@@ -29,6 +32,7 @@ from roiseg.extractor.projection import (
 log = logging.getLogger(__name__)
 
 _IMAGES = 500  # at most, evenly spaced; each has thousands of cells
+_EVERY = 20  # images after which the state is stored
 
 
 def fitted_projection(extractor: OnnxExtractor, dataset: RoiDataset, folder: Path | None) -> Projection:
@@ -37,54 +41,80 @@ def fitted_projection(extractor: OnnxExtractor, dataset: RoiDataset, folder: Pat
     Args:
         extractor: the detector, without a projection.
         dataset: the training images.
-        folder: where projections are stored and found again; None: nowhere.
+        folder: where projections are stored and found again, and the state of one that is being fitted;
+            None: nowhere.
 
     Raises:
         UserError: an image is damaged, or none can be used.
     """
     assert extractor.project is not None
-    path = None
+    if folder is None:
+        return _fit(extractor, dataset, None)
+    content = [image_digest(path) for path in _paths(dataset, _IMAGES) if path.is_file()]
+    key = xxhash.xxh3_64_hexdigest(repr((extractor.identity, extractor.project, content)).encode())
+    path = folder / f"projection_{extractor.project}_{key}.pt"
     channels = [shape[0] for shape in extractor.tensor_shapes]
-    if folder is not None:
-        content = [image_digest(path) for path in _paths(dataset, _IMAGES) if path.is_file()]
-        key = repr((extractor.identity, extractor.project, content))
-        path = folder / f"projection_{extractor.project}_{xxhash.xxh3_64_hexdigest(key.encode())}.pt"
-        if found := read_projection(path, channels, extractor.project):
-            return found
-    components = feature_components(extractor, dataset, _IMAGES)
+    with ExitStack() as stack:
+        # two runs that fit at once might differ in the last bit, and then share no features
+        with suppress(OSError):  # the folder cannot be written
+            stack.enter_context(locked(path.with_suffix(".lock"), wait=True))
+        found = read_projection(path, channels, extractor.project)
+        if found is None:
+            state = path.with_suffix(".npz")
+            found = _fit(extractor, dataset, state)
+            write_projection(path, found)
+            with suppress(OSError):
+                remove(state, is_moments)
+    return found
+
+
+def _fit(extractor: OnnxExtractor, dataset: RoiDataset, state: Path | None) -> Projection:
+    assert extractor.project is not None
+    components = feature_components(extractor, dataset, _IMAGES, state)
     for name, each in zip(extractor.layers, components, strict=True):
         size = min(extractor.project, len(each.mean))
         kept = 100 * each.kept(size)
         log.info("%s: %d of %d channels keep %.1f %% of the variance", name, size, len(each.mean), kept)
-    projection = projection_of(components, extractor.project)
-    if path is not None:
-        write_projection(path, projection)
-    return projection
+    return projection_of(components, extractor.project)
 
 
-def feature_components(extractor: OnnxExtractor, dataset: RoiDataset, images: int) -> list[Components]:
+def feature_components(
+    extractor: OnnxExtractor, dataset: RoiDataset, images: int, state: Path | None = None
+) -> list[Components]:
     """Compute the principal components of each layer on at most `images` images of a data set.
+
+    Args:
+        state: file for what was computed so far, from which a killed run resumes; its name is unique to
+            extractor and images.
 
     Raises:
         UserError: see `fitted_projection`.
     """
-    return principal_components(_features(extractor, dataset, images))
-
-
-def _features(extractor: OnnxExtractor, dataset: RoiDataset, images: int) -> Iterator[list[Tensor]]:
-    letterbox, used = extractor.preprocess.letterbox, 0
-    for path in track(_paths(dataset, images), "principal components of the features"):
-        try:
-            image = read_image(path)
-        except DamagedImage:
-            if not dataset.skip_damaged:
-                raise
-            continue
-        used += 1
-        pixels = letterbox.apply(image, letterbox.fit(*image.shape[:2]))
-        yield extractor.tensors(extractor.preprocess(torch.from_numpy(pixels)[None]))
-    if not used:
+    paths, letterbox = _paths(dataset, images), extractor.preprocess.letterbox
+    moments = Moments([shape[0] for shape in extractor.tensor_shapes])
+    done = 0 if state is None else moments.read(state, state.name)
+    if done:
+        log.info("principal components of the features: resumed after %d of %d images", done, len(paths))
+    for number, path in enumerate(track(paths[done:], "principal components of the features"), done + 1):
+        image = _read(path, dataset.skip_damaged)
+        if image is not None:
+            pixels = letterbox.apply(image, letterbox.fit(*image.shape[:2]))
+            moments.add(extractor.tensors(extractor.preprocess(torch.from_numpy(pixels)[None])))
+        if state is not None and number % _EVERY == 0:
+            moments.write(state, state.name, number)
+    if not moments.cells[0]:
         raise UserError("extractor.project: no training image can be used")
+    return moments.components()
+
+
+def _read(path: Path, skip_damaged: bool) -> NDArray[np.uint8] | None:
+    """Read an image; None if it is damaged and to be skipped."""
+    try:
+        return read_image(path)
+    except DamagedImage:
+        if not skip_damaged:
+            raise
+        return None
 
 
 def _paths(dataset: RoiDataset, count: int) -> list[Path]:

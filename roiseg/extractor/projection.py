@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import xxhash
 from torch import Tensor, nn
@@ -74,43 +77,111 @@ class Components:
         return float(self.variances[:size].sum() / self.variances.sum().clamp(min=1e-30))
 
 
-def principal_components(batches: Iterable[Sequence[Tensor]]) -> list[Components]:
+def principal_components(batches: Iterable[Sequence[Tensor]], channels: Sequence[int]) -> list[Components]:
     """Compute the principal components of each layer in one pass, in memory that does not grow.
-
-    Pearson, On Lines and Planes of Closest Fit to Systems of Points in Space, 1901.
 
     Args:
         batches: features [B, C_l, H_l, W_l] of each layer; at least one batch.
+        channels: C of each layer.
     """
-    sums: list[_Moments] = []
+    moments = Moments(channels)
     for features in batches:
-        sums = sums or [_Moments(feature) for feature in features]
-        for moments, feature in zip(sums, features, strict=True):
-            moments.add(feature)
-    return [moments.components() for moments in sums]
+        moments.add(features)
+    return moments.components()
 
 
-class _Moments:
-    """Sums of the values and products of the cells, about the mean of the first image for precision."""
+class Moments:
+    """Sums of the values and products of the cells of each layer, in float64.
 
-    def __init__(self, first: Tensor) -> None:
-        self.origin = first.float().mean(dim=(0, 2, 3))
-        self.count = 0
-        self.values = torch.zeros(len(self.origin), dtype=torch.float64)
-        self.products = torch.zeros(len(self.origin), len(self.origin), dtype=torch.float64)
+    They are taken about the mean of the first images, for precision.
 
-    def add(self, feature: Tensor) -> None:
-        cells = feature.float().movedim(1, -1).flatten(0, 2) - self.origin
-        self.count += len(cells)
-        self.values += cells.sum(dim=0).double().cpu()
-        self.products += (cells.T @ cells).double().cpu()
+    Args:
+        channels: C of each layer.
+    """
 
-    def components(self) -> Components:
-        mean = self.values / self.count
-        variances, vectors = torch.linalg.eigh(self.products / self.count - torch.outer(mean, mean))
+    def __init__(self, channels: Sequence[int]) -> None:
+        self.cells = [0] * len(channels)
+        self.origins = [torch.zeros(count) for count in channels]
+        self.values = [torch.zeros(count, dtype=torch.float64) for count in channels]
+        self.products = [torch.zeros(count, count, dtype=torch.float64) for count in channels]
+
+    def add(self, features: Sequence[Tensor]) -> None:
+        """Add features [B, C_l, H_l, W_l] of each layer."""
+        for layer, feature in enumerate(features):
+            if not self.cells[layer]:
+                self.origins[layer] = feature.float().mean(dim=(0, 2, 3)).cpu()
+            cells = feature.float().movedim(1, -1).flatten(0, 2) - self.origins[layer].to(feature.device)
+            self.cells[layer] += len(cells)
+            self.values[layer] += cells.sum(dim=0).double().cpu()
+            self.products[layer] += (cells.T @ cells).double().cpu()
+
+    def components(self) -> list[Components]:
+        """Return the principal components of each layer.
+
+        Pearson, On Lines and Planes of Closest Fit to Systems of Points in Space, 1901.
+        """
+        return [self._components(layer) for layer in range(len(self.cells))]
+
+    def _components(self, layer: int) -> Components:
+        mean = self.values[layer] / self.cells[layer]
+        covariance = self.products[layer] / self.cells[layer] - torch.outer(mean, mean)
+        variances, vectors = torch.linalg.eigh(covariance)
         vectors, variances = vectors.T.flip(0), variances.flip(0).clamp(min=0)
         largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
-        return Components(self.origin.cpu() + mean, vectors * largest.sign(), variances)
+        return Components(self.origins[layer] + mean, vectors * largest.sign(), variances)
+
+    def write(self, path: Path, key: str, done: int) -> None:
+        """Store the sums, to resume from after a kill; an unwritable folder is no error.
+
+        Args:
+            path: a file named .npz.
+            key: what they are the sums of.
+            done: number of images, given to `read`.
+        """
+        arrays: dict[str, Any] = {f"{name}_{layer}": value.numpy() for name, layer, value in self._arrays()}
+        with contextlib.suppress(UserError), atomic_path(path, is_moments) as temporary:
+            np.savez(temporary, key=np.array(key), done=np.array(done), cells=np.array(self.cells), **arrays)
+
+    def read(self, path: Path, key: str) -> int:
+        """Read stored sums and return `done`; 0 if there are none of this key and these channels.
+
+        A file that is damaged, or of something else, is ignored with a warning.
+        """
+        if not path.is_file():
+            return 0
+        try:
+            with np.load(path, allow_pickle=False) as file:  # checks the checksum of each array
+                stored = {name: file[name] for name in file.files}
+            arrays = {(name, layer): stored[f"{name}_{layer}"] for name, layer, _ in self._arrays()}
+            fits = stored["key"] == key and len(stored["cells"]) == len(self.cells)
+            fits &= all(arrays[name, layer].shape == value.shape for name, layer, value in self._arrays())
+        except Exception:  # a damaged file raises almost any error
+            fits = False
+        if not fits:
+            log.warning("%s is damaged, or of other features, and ignored", path)
+            return 0
+        self.cells = stored["cells"].tolist()
+        for (name, layer), value in arrays.items():
+            getattr(self, name)[layer] = torch.from_numpy(value)
+        return int(stored["done"])
+
+    def _arrays(self) -> Iterator[tuple[str, int, Tensor]]:
+        """Yield name, layer and value of each array."""
+        for name in ("origins", "values", "products"):
+            for layer, value in enumerate(getattr(self, name)):
+                yield name, layer, value
+
+
+def is_moments(path: Path) -> bool:
+    """Tell whether a file starts like those of `Moments.write`, even if truncated or damaged."""
+    return _is_archive(path, b"key.npy")
+
+
+def _is_archive(path: Path, first: bytes) -> bool:
+    """Tell whether a file starts like a zip archive with a first entry of this name."""
+    with path.open("rb") as stream:
+        head = stream.read(200)
+    return head.startswith(b"PK") and first in head
 
 
 def projection_of(components: Sequence[Components], size: int) -> Projection:
@@ -143,7 +214,7 @@ def read_projection(path: Path, channels: Sequence[int], size: int) -> Projectio
 def write_projection(path: Path, projection: Projection) -> None:
     """Store a projection for later runs, if the folder can be written."""
     try:
-        with atomic_path(path) as temporary:
+        with atomic_path(path, lambda found: _is_archive(found, b"/data.pkl")) as temporary:
             torch.save(projection.state_dict(), temporary)
     except UserError as error:
         log.warning("the projection is not stored: %s", error)
