@@ -1,4 +1,4 @@
-"""`python -m roiseg.doctor [any override of training]`: check the setup; `decoders=all`: compare decoders."""
+"""`python -m roiseg.doctor [any override of training]`: check the setup; compare decoders or tensors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pydantic import PositiveInt
 from rich.table import Table
 
 from roiseg.common.console import console
@@ -21,6 +22,7 @@ from roiseg.diagnosis.detector import inputs_and_outputs, overview, rehearse, te
 from roiseg.diagnosis.files import data_sets, input_files, output_folders, use_shipped_detector
 from roiseg.diagnosis.finding import Diagnosis
 from roiseg.diagnosis.machine import devices, packages, runtime
+from roiseg.diagnosis.scout import probe_table, scout
 from roiseg.extractor.graph import load_onnx
 from roiseg.extractor.tensors import list_tensors, select
 
@@ -29,6 +31,7 @@ class Options(TrainOptions):
     """Keys of conf/doctor.yaml."""
 
     tensors: str | int | None
+    scout: PositiveInt | None
     decoders: str | list[str] | None
     runs: str | None
     device: str | None
@@ -100,6 +103,15 @@ def compare_decoders(cfg: DictConfig) -> None:
         write_json(cfg.output, {name: asdict(value) for name, value in costs.items()})
 
 
+def compare_tensors(cfg: DictConfig) -> None:
+    """Rank tensors of the detector, show a table, and write it where that is asked for."""
+    validated(cfg, Options)
+    singles, combined = scout(cfg)
+    console.print(probe_table(singles, combined))
+    if cfg.output:
+        write_json(cfg.output, [asdict(one) for one in (*singles, *combined)])
+
+
 @command("doctor")
 def main(cfg: DictConfig) -> None:
     """Show what was found; exit code 2 if training could not start."""
@@ -107,6 +119,8 @@ def main(cfg: DictConfig) -> None:
         check_output(cfg.output)
     if cfg.decoders:
         return compare_decoders(cfg)
+    if cfg.scout is not None:
+        return compare_tensors(cfg)
     report, tensors = examine(cfg)
     if tensors is not None:
         console.print(tensors)
