@@ -177,7 +177,8 @@ def crop_features(extractor: OnnxExtractor, samples: Sequence[RoiSample], text: 
             yield extractor.tensors(extractor.preprocess(torch.from_numpy(sample.image)[None]))
 
     few = samples[:: max(1, len(samples) // 8)]
-    projections = [projection_of([each], _CHANNELS) for each in principal_components(features(few))]
+    components = principal_components(features(few), extractor.channels)
+    projections = [projection_of([each], _CHANNELS) for each in components]
     crops = [list[Tensor]() for _ in projections]
     for sample, maps in zip(track(samples, text), features(samples), strict=True):
         rois = collate([sample]).rois
