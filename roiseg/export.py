@@ -37,6 +37,7 @@ class Options(TypedDict):
     simplify: bool
     outputs: list[str]
     dilate: NonNegativeInt
+    batch: bool
     opset: int
     onnx_path: str | None
     check: str | None
@@ -51,7 +52,7 @@ def export(cfg: DictConfig) -> tuple[Path, OnnxCheck]:
         raise UserError("configuration `ckpt` must be given: add ckpt=... (or check=FILE to check a file)")
     postprocess = to_plain(cfg)["postprocess"]
     options = ExportOptions(
-        cfg.merged, cfg.half, cfg.opset, cfg.boxes, cfg.simplify, tuple(cfg.outputs), cfg.dilate
+        cfg.merged, cfg.half, cfg.opset, cfg.boxes, cfg.simplify, tuple(cfg.outputs), cfg.dilate, cfg.batch
     )
     model = load_model(cfg.ckpt)
     if (decision := given_decision(cfg)) is not None:

@@ -95,7 +95,9 @@ def combine(prototypes: Tensor, coefficients: Tensor, image: Tensor) -> Tensor:
         [R, K, h, w].
     """
     maps = prototypes.flatten(2)
-    if len(maps) == 1:
+    if type(maps.shape[0]) is not int:  # a graph is exported, for any number of images
+        logits = coefficients @ maps[image]
+    elif len(maps) == 1:
         logits = coefficients @ maps[0]
     else:
         counts = torch.bincount(image, minlength=len(maps)).tolist()

@@ -158,6 +158,9 @@ def crop_rois(features: Tensor, rois: Tensor, rows: Tensor, columns: Tensor) -> 
     """Crop ROIs out of features [B, C, H, W] by their `roi_weights`; see `roi_align`."""
     rows, columns = rows.to(features.dtype), columns.to(features.dtype)
     maps = features.permute(0, 2, 3, 1)  # [B, H, W, C]
+    if type(maps.shape[0]) is not int:  # a graph is exported, for any number of images
+        bands = rows @ maps[rois[:, 0].long()].flatten(2)  # [R, h, W * C]
+        return (columns[:, None] @ bands.unflatten(2, maps.shape[2:])).permute(0, 3, 1, 2)
     if features.shape[0] == 1:
         return _crop(maps[0], rows, columns).permute(0, 3, 1, 2)
     counts = torch.bincount(rois[:, 0].long(), minlength=len(maps)).tolist()

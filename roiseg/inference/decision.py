@@ -33,6 +33,8 @@ class ImageRois:
         boxes: [R, 4] the ROIs in input pixels.
         image_size: (H, W) of the input.
         votes: from `count_votes`, if they are known.
+        belongs: [B, R] 1 where a ROI is of an image, else 0, in an exported file that takes several images;
+            None: all are of one.
     """
 
     probabilities: Tensor
@@ -40,6 +42,7 @@ class ImageRois:
     boxes: Tensor
     image_size: tuple[int, int]
     votes: Tensor | None = None
+    belongs: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -263,13 +266,14 @@ def count_votes(rois: ImageRois) -> Tensor:
     if type(boxes.shape[0]) is int:
         parts = [slice(start, start + _AT_ONCE) for start in range(0, max(1, len(boxes)), _AT_ONCE)]
     kept = axes(parts[0]) if len(parts) == 1 else None  # of many ROIs they are large, and computed twice
-    sums = (_on_image(said[part], *(kept or axes(part))) for part in parts)
+    sums = (_on_images(said[part], *(kept or axes(part)), rois.belongs) for part in parts)
     total = sum(sums, start=said.new_zeros(()))
+    indexed = boxes if rois.belongs is None else rois.belongs.argmax(dim=0)[:, None]
     votes = []
     for part in parts:
         (rows, read_rows), (columns, read_columns) = kept or axes(part)
         own = (read_rows @ rows)[:, None] @ said[part] @ (read_columns @ columns)[:, None].mT
-        votes.append(crop_rois(total[None], boxes[part], read_rows, read_columns) - own)
+        votes.append(crop_rois(total, indexed[part], read_rows, read_columns) - own)
     person, not_target, nobody, others = torch.cat(votes).unbind(1)
     someone = (1 - not_target.clamp(max=0).exp()).clamp(min=_LEAST_VOTE).log() * others.clamp(0, 1)
     return torch.stack([person, someone, nobody], dim=1)
@@ -283,10 +287,15 @@ def _said(probabilities: Tensor) -> Tensor:
     return torch.stack([person, not_target, log[:, 0], torch.ones_like(person)], dim=1)
 
 
-def _on_image(said: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]) -> Tensor:
-    """Return the sum over the ROIs of their maps [R, C, h, w] on the image, [C, H, W]."""
+def _on_images(
+    said: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor], belongs: Tensor | None
+) -> Tensor:
+    """Return the sum over the ROIs of each image of their maps [R, C, h, w] on it, [B, C, H, W]."""
     bands = rows[0][:, None] @ said  # [R, C, H, w]
-    return bands.permute(1, 2, 0, 3).flatten(2) @ columns[0].mT.flatten(0, 1)
+    if belongs is None:
+        return (bands.permute(1, 2, 0, 3).flatten(2) @ columns[0].mT.flatten(0, 1))[None]
+    maps = bands @ columns[0][:, None].mT
+    return (belongs @ maps.flatten(1)).unflatten(1, maps.shape[1:])
 
 
 def _axes(

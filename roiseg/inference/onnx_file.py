@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import require_file, utf8_path
@@ -24,6 +25,7 @@ from roiseg.inference.rebuild import rebuild_as
 from roiseg.onnx_export.boxes import BOXES, SCORES
 from roiseg.onnx_export.graph import IMAGE, PIXEL_SIZE, ROIS, seal
 from roiseg.onnx_export.outputs import LABELS, MASK_SCORES, MASKS
+from roiseg.onnx_export.verify import takes_batch
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -38,6 +40,7 @@ class OnnxFile:
         metadata: written by the export.
         merged: the file contains the extractor and reads the image.
         finds_boxes: the file finds the boxes itself.
+        batch: the file takes several images, and `rois` with the index of their image.
         reads_pixel_size: the file has the input `pixel_size`.
         outputs: names of its outputs.
         dilate: pixels by which its masks are dilated.
@@ -68,6 +71,7 @@ class OnnxFile:
         if self.metadata.get("seal") != seal(self.metadata, [*self._types, *outputs]):
             raise self._differs("was changed, or was written by another version of roiseg")
         self.finds_boxes = ROIS not in self._types
+        self.batch = takes_batch(self.session)
         self.reads_pixel_size = PIXEL_SIZE in self._types
         self.outputs = list(outputs)
         try:
@@ -169,6 +173,8 @@ class OnnxFile:
         Returns:
             On the CPU: masks [N, H, W], 0.5 or more inside; [N] their predicted IoU, 0 to 1.
         """
+        if self.batch:
+            rois = F.pad(rois, (1, 0))
         known = {ROIS: rois, PIXEL_SIZE: pixel_size, **dict(zip(self.layers, features, strict=False))}
         masks, scores = self._outputs([MASKS, MASK_SCORES], inputs, known)
         return masks, scores

@@ -35,7 +35,7 @@ from roiseg.onnx_export.runtimes import (
     onnx_runtime_web,
     open_vino,
 )
-from roiseg.onnx_export.verify import image_input
+from roiseg.onnx_export.verify import image_input, with_image
 
 LEAST_IOU = 0.999  # of a runtime in float32
 _ROIS = 50
@@ -88,7 +88,9 @@ def certify(file: OnnxFile, model: TrainedModel, extractor: OnnxExtractor, sourc
         raise UserError(f"{file.path} gives neither {MASKS} nor {ROI_MASKS}, which are compared")
     feeds, expected, decoder_feeds = _cases(file, model, extractor, source, output)
     outputs = [name for name in file.outputs if name not in (BOXES, SCORES)]
-    options = ExportOptions(file.merged, boxes=file.finds_boxes, outputs=outputs, dilate=file.dilate)
+    options = ExportOptions(
+        file.merged, boxes=file.finds_boxes, outputs=outputs, dilate=file.dilate, batch=file.batch
+    )
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         half, int8 = Path(folder, "fp16.onnx"), Path(folder, "int8.onnx")
@@ -141,7 +143,8 @@ def _cases(
             continue
         rois = (found.boxes / size)[: None if file.finds_boxes else _ROIS]
         given = image_input(model, extractor, boxed, rois, 1 / transform.scale, file.merged, file.finds_boxes)
-        known = {ROIS: rois, **{name: value.numpy() for name, value in given.context.items()}}
+        known = {name: value.numpy() for name, value in given.context.items()}
+        known[ROIS] = with_image(rois) if file.batch else rois
         features = [feature.numpy() for feature in given.features]
         decoder_feeds.append({**dict(zip(model.layers, features, strict=True)), **known})
         if sum(map(len, expected)) < _ROIS:

@@ -29,7 +29,7 @@ from roiseg.onnx_export.certificate import Row, certify
 from roiseg.onnx_export.export import allowed_difference
 from roiseg.onnx_export.graph import PIXEL_SIZE, ROIS
 from roiseg.onnx_export.outputs import LABELS, MASKS, ROI_MASKS
-from roiseg.onnx_export.verify import OnnxCheck, compare, random_rois
+from roiseg.onnx_export.verify import OnnxCheck, compare, random_rois, with_image
 
 _CHECK_IMAGES = 3
 
@@ -180,7 +180,8 @@ def time_file(file: OnnxFile, count: int, runs: int) -> Timing:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{file.path} does not run on {count} ROIs ({reason}): export it again") from None
     number = len(found[BOXES]) if file.finds_boxes else count
-    shapes = {MASKS: (number, *file.image_size), LABELS: file.image_size, BOXES: (number, 4)}
+    labels = (1, *file.image_size) if file.batch else file.image_size
+    shapes = {MASKS: (number, *file.image_size), LABELS: labels, BOXES: (number, 4)}
     largest = {LABELS: number, BOXES: max(file.image_size)}
     for name, values in found.items():
         rest = values.shape[1:] if name == ROI_MASKS else ()
@@ -191,7 +192,8 @@ def time_file(file: OnnxFile, count: int, runs: int) -> Timing:
 def _noise(given: ort.NodeArg, count: int) -> np.ndarray:
     dtype = np.float16 if "float16" in given.type else np.float32
     if given.name == ROIS:
-        return random_rois(count).astype(dtype)
+        rois = random_rois(count)
+        return (with_image(rois) if given.shape[1] == 5 else rois).astype(dtype)
     if given.name == PIXEL_SIZE:
         return np.ones(1, dtype)
     shape = [side if isinstance(side, int) else 1 for side in given.shape]

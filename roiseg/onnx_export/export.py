@@ -40,6 +40,11 @@ _TENSORS = {
     BOXES: "float32 [N, 4] x1, y1, x2, y2 in pixels of the input, by descending score, after NMS",
     SCORES: "float32 [N] scores of the boxes, 0..1",
 }
+_BATCH_TENSORS = {
+    ROIS: "float32 [N, 5], in any order: index of the image in the batch, x1, y1, x2, y2 over width and "
+    "height of the input, 0..1",
+    **{name: _TENSORS[name].replace("[1", "[B") for name in (IMAGE, PIXEL_SIZE)},
+}
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,11 @@ class ExportOptions:
         simplify: fold constants and remove redundant nodes with onnxslim.
         outputs: names of outputs, see `roiseg.onnx_export.outputs`; boxes and scores are added to them.
         dilate: pixels of the input by which the masks are dilated.
+        batch: take any number of images, and `rois` with the index of their image.
 
     Raises:
-        UserError: boxes without merged, or an opset without GridSample or unknown to the installed ONNX,
-            or simplify without onnxslim, or outputs that there are not.
+        UserError: boxes without merged or with batch, or an opset without GridSample or unknown to the
+            installed ONNX, or simplify without onnxslim, or outputs that there are not.
     """
 
     merged: bool = False
@@ -67,11 +73,14 @@ class ExportOptions:
     simplify: bool = False
     outputs: Sequence[str] = DEFAULT
     dilate: int = 0
+    batch: bool = False
 
     def __post_init__(self) -> None:
         check_outputs(self.outputs, self.dilate)
         if self.boxes and not self.merged:
             raise UserError("boxes=true needs the detector inside the file: add merged=true")
+        if self.boxes and self.batch:
+            raise UserError("boxes=true finds the boxes of one image: leave it out, or leave out batch=true")
         if not _MIN_OPSET <= self.opset <= onnx_opset_version():
             raise UserError(f"opset is {self.opset}, it must be from {_MIN_OPSET} to {onnx_opset_version()}")
         if self.simplify and find_spec("onnxslim") is None:
@@ -133,11 +142,17 @@ def export_graph(
     """
     if options.merged and extractor is None:
         raise UserError("a merged export needs the extractor: give its onnx_path")
+    if options.merged and options.batch and extractor is not None and not extractor.batched:
+        found = "works for one image only" if extractor.free_batch else "has a fixed batch of 1"
+        raise UserError(
+            f"batch=true: {extractor.onnx_path} {found}: export the detector with a dynamic batch, or leave "
+            "out merged=true or batch=true"
+        )
     reader = box_reader(extractor) if options.boxes and extractor is not None else None
     inputs = feature_inputs(model)
     exported = export_decoder(
         model.decoder, inputs, model.image_size, options.opset, options.half, model.decision,
-        options.outputs, options.dilate,
+        options.outputs, options.dilate, options.batch,
     )  # fmt: skip
     if change is not None:
         exported = change(exported)
@@ -182,8 +197,9 @@ def _metadata(model: TrainedModel, options: ExportOptions, exported: ModelProto)
     described = [*inputs, *(value.name for value in exported.graph.output)]
     # the detector's own name
     image_name = next(name for name in inputs if name not in (ROIS, PIXEL_SIZE)) if options.merged else None
-    texts = _TENSORS | output_texts(model.decoder.frame, options.dilate)
-    tensors = {**texts, **({image_name: _TENSORS[IMAGE]} if image_name else {})}
+    texts = _TENSORS | (_BATCH_TENSORS if options.batch else {})
+    texts |= output_texts(model.decoder.frame, options.dilate, options.batch)
+    tensors = {**texts, **({image_name: texts[IMAGE]} if image_name else {})}
     metadata = {
         "producer": "roiseg",
         "checkpoint": as_utf8(model.path.name),

@@ -76,27 +76,32 @@ class MaskGraph(nn.Module):
         """Decode, decide, paste and score.
 
         Args:
-            features: [1, C_l, H_l, W_l] per layer.
-            rois: [N, 4] normalized x1, y1, x2, y2.
-            image: [1, 3, H, W] the detector's input tensor, if the decoder has a detail branch.
-            pixel_size: [1] size of an input pixel, if the decoder has FiLM.
+            features: [B, C_l, H_l, W_l] per layer.
+            rois: [N, 4] normalized x1, y1, x2, y2 for B = 1; [N, 5] with the image's index in front, in any
+                order, while a graph for any B is exported.
+            image: [B, 3, H, W] the detector's input tensor, if the decoder has a detail branch.
+            pixel_size: [B] size of an input pixel, if the decoder has FiLM.
 
         Returns:
             The outputs, in their order.
         """
         height, width = self.image_size
-        boxes = rois * torch.tensor([width, height, width, height], dtype=rois.dtype, device=rois.device)
-        indexed = torch.cat([torch.zeros_like(boxes[:, :1]), boxes], dim=1)
+        boxes = rois[:, -4:] * torch.tensor([width, height, width, height], dtype=rois.dtype)
+        index, belongs = torch.zeros_like(boxes[:, :1]), None
+        if rois.shape[1] > 4:
+            index = rois[:, :1]
+            belongs = (torch.arange(features[0].shape[0])[:, None] == index[:, 0]).float()
+        indexed = torch.cat([index, boxes], dim=1)
         context = Context(None if image is None else image.to(self.dtype), pixel_size)
         logits = self.decoder([feature.to(self.dtype) for feature in features], indexed, context).logits
         windows = self.decoder.extents(indexed)
-        found = ImageRois(logits.float().softmax(dim=1), windows, boxes, self.image_size)
+        found = ImageRois(logits.float().softmax(dim=1), windows, boxes, self.image_size, belongs=belongs)
         decided = self.decision.of_image(found)
         masks = dilated(paste_masks(decided, windows, self.image_size, within=boxes), self.dilate)
         results = {  # the exported graph computes only those that it gives
-            MASKS: only_largest(masks) if self.decision.exclusive else masks,
+            MASKS: only_largest(masks, belongs) if self.decision.exclusive else masks,
             ROI_MASKS: decided_classes(found.probabilities, decided),
-            LABELS: labels_of(masks),
+            LABELS: labels_of(masks, belongs),
             MASK_SCORES: mask_scores(found, decided, self.decision.calibration),
         }
         return tuple(results[name] for name in self.outputs)
@@ -119,6 +124,7 @@ def export_decoder(
     decision: Decision = _PROBABILITY,
     outputs: Sequence[str] = DEFAULT,
     dilate: int = 0,
+    batch: bool = False,
 ) -> ModelProto:
     """Export a decoder with a dynamic number of ROIs.
 
@@ -129,16 +135,23 @@ def export_decoder(
         opset: ONNX operator set.
         half: weights and arithmetic of the decoder in fp16.
         decision, outputs, dilate: see `MaskGraph`.
+        batch: for any number of images.
 
     Returns:
-        A model with inputs `<feature names>`, `rois` [N, 4] (normalized x1, y1, x2, y2), where the decoder
-        needs them `image` and `pixel_size`, and these outputs.
+        A model with inputs `<feature names>`, `rois` [N, 4] (normalized x1, y1, x2, y2; [N, 5] with the
+        image's index in front if `batch`), where the decoder needs them `image` and `pixel_size`, and these
+        outputs.
     """
     dtype = torch.float16 if half else torch.float32
     graph = MaskGraph(_portable(decoder).cpu(), image_size, dtype, decision, outputs, dilate).eval()
-    blanks = tuple(torch.zeros(1, *feature.shape) for feature in features)
+    images = 2 if batch else 1
+    free = {0: torch.export.Dim("batch")} if batch else {}
+    blanks = tuple(torch.zeros(images, *feature.shape) for feature in features)
     rois = torch.tensor([[0.1, 0.1, 0.6, 0.7], [0.3, 0.2, 0.9, 0.8], [0.0, 0.0, 1.0, 1.0]])
-    context = {name: blank_context(name, image_size) for name in decoder.context_inputs}
+    if batch:
+        rois = torch.cat([torch.tensor([[0.0], [1.0], [1.0]]), rois], dim=1)
+    shapes = {PIXEL_SIZE: (images,), IMAGE: (images, 3, *image_size)}
+    context = {name: torch.ones(shapes[name]) for name in decoder.context_inputs}
     with quiet_export():
         program = torch.onnx.export(
             graph,
@@ -147,9 +160,9 @@ def export_decoder(
             input_names=[*(feature.name for feature in features), ROIS, *context],
             output_names=list(outputs),
             dynamic_shapes={
-                "features": tuple({} for _ in blanks),
+                "features": tuple(free for _ in blanks),
                 "rois": {0: torch.export.Dim("num_rois")},
-                **{name: {} for name in context},
+                **dict.fromkeys(context, free),
             },
             opset_version=opset,
             dynamo=True,
@@ -157,11 +170,6 @@ def export_decoder(
         )
     assert program is not None
     return program.model_proto
-
-
-def blank_context(name: str, image_size: tuple[int, int]) -> Tensor:
-    """Return a neutral value of the decoder's input `image` or `pixel_size`."""
-    return torch.ones(1) if name == PIXEL_SIZE else torch.zeros(1, 3, *image_size)
 
 
 def simplify_graph(model: ModelProto) -> ModelProto:

@@ -20,20 +20,22 @@ _BELOW_HALF = float(np.nextafter(np.float32(0.5), np.float32(0)))
 _GRIDS = {"roi": "the ROI", "image": "the whole input"}
 
 
-def output_texts(frame: str, dilate: int = 0) -> dict[str, str]:
+def output_texts(frame: str, dilate: int = 0, batch: bool = False) -> dict[str, str]:
     """Return what each output holds, in words.
 
     Args:
         frame: of the decoder.
         dilate: pixels by which the masks are dilated.
+        batch: the file takes several images.
     """
     edge = f"dilated by {dilate} pixels" if dilate else "0 outside the ROI"
+    shape, among = ("[B, H, W]", " of the image's masks") if batch else ("[H, W]", "")
     return {
         MASKS: f"float32 [N, H, W] at input resolution, 0.5 or more inside the mask, {edge}",
         ROI_MASKS: f"float32 [N, K, h, w] on a grid stretched over {_GRIDS[frame]}: probability of "
         "background, target (0.5 or more inside the mask) and, if K is 3, non-target",
-        LABELS: "int32 [H, W] at input resolution: 1 + index of the mask that has the largest value of 0.5 "
-        "or more, 0 where none has",
+        LABELS: f"int32 {shape} at input resolution: 1 + index of the mask that has the largest value of 0.5 "
+        f"or more{among}, 0 where none has",
         MASK_SCORES: "float32 [N] predicted IoU of the masks with the true ones, 0..1",
     }
 
@@ -60,23 +62,38 @@ def dilated(masks: Tensor, pixels: int) -> Tensor:
     return F.max_pool2d(rows, (1, side), 1, (0, pixels))[:, 0]
 
 
-def owners(masks: Tensor, above: float) -> Tensor:
-    """Return [H, W]: 1 + index of the mask of [N, H, W] with the largest value above a limit, else 0.
+def owners(masks: Tensor, above: float, belongs: Tensor | None) -> Tensor:
+    """Return 1 + index of the mask of [N, H, W] with the largest value above a limit, else 0.
 
     Of equal values the first counts.
+
+    Args:
+        belongs: [B, N] 1 where a mask is of an image, else 0; None: all are of one.
+
+    Returns:
+        [H, W], or [B, H, W] with `belongs`.
     """
-    return F.pad(masks, (0, 0, 0, 0, 1, 0), value=above).argmax(dim=0)
+    if belongs is None:
+        return F.pad(masks, (0, 0, 0, 0, 1, 0), value=above).argmax(dim=0)
+    image, count = belongs.argmax(dim=0), masks.shape[0]
+    blank = masks.new_zeros(belongs.shape[0], *masks.shape[1:])
+    where = image[:, None, None].expand_as(masks)
+    best = (blank + above).scatter_reduce(0, where, masks, "amax")
+    rank = (count - torch.arange(count))[:, None, None] * ((masks == best[image]) & (masks > above))
+    first = blank.long().scatter_reduce(0, where, rank, "amax")
+    return torch.where(first > 0, count + 1 - first, 0)
 
 
-def only_largest(masks: Tensor) -> Tensor:
+def only_largest(masks: Tensor, belongs: Tensor | None) -> Tensor:
     """Set all but the largest value of each pixel of masks [N, H, W] to 0; of equal ones the first stays."""
-    index = torch.arange(1, masks.shape[0] + 1, device=masks.device)
-    return masks * (owners(masks, 0.0) == index[:, None, None])
+    index, owner = torch.arange(1, masks.shape[0] + 1), owners(masks, 0.0, belongs)
+    own = owner if belongs is None else owner[belongs.argmax(dim=0)]
+    return masks * (own == index[:, None, None])
 
 
-def labels_of(masks: Tensor) -> Tensor:
+def labels_of(masks: Tensor, belongs: Tensor | None) -> Tensor:
     """Return the output `labels` of masks [N, H, W]."""
-    return owners(masks, _BELOW_HALF).int()
+    return owners(masks, _BELOW_HALF, belongs).int()
 
 
 def decided_classes(probabilities: Tensor, decided: Tensor) -> Tensor:
@@ -113,10 +130,10 @@ def wanted_output(
 def _shortfall(labels: NDArray[Any], masks: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return [H, W]: by how much the largest value, or 0.5, exceeds that of the mask of the label."""
     values = np.concatenate([np.full((1, *labels.shape), 0.5, np.float32), masks])
-    shortfall: NDArray[np.float32] = (
-        values.max(axis=0) - np.take_along_axis(values, labels[None].astype(int), 0)[0]
-    )
-    return shortfall
+    known = (labels >= 0) & (labels <= len(masks))  # a label of another image has no mask here
+    index = np.where(known, labels, 0)[None].astype(int)
+    shortfall = values.max(axis=0) - np.take_along_axis(values, index, 0)[0]
+    return np.where(known, shortfall, np.inf).astype(np.float32)
 
 
 def _exclusive(masks: NDArray[Any], overlapping: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -22,6 +22,7 @@ from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.inference.checkpoint import TrainedModel
 from roiseg.onnx_export.boxes import BOXES
+from roiseg.onnx_export.graph import ROIS
 from roiseg.onnx_export.outputs import LABELS, MASKS, ROI_MASKS
 from roiseg.onnx_export.verify import OnnxCheck
 
@@ -73,11 +74,13 @@ def facts_of(
     """
     outputs = [value.name for value in exported.graph.output]
     data, options = model.config.get("data") or {}, preprocess_options(model)
+    inputs = [_tensor(value, metadata) for value in exported.graph.input]
+    batch = any(one["name"] == ROIS and one["shape"][1] == 5 for one in inputs)
     layers = zip(model.layers, model.shapes, strict=True)
     return {
-        "inputs": [_tensor(value, metadata) for value in exported.graph.input],
+        "inputs": inputs,
         "outputs": [_tensor(value, metadata) for value in exported.graph.output],
-        "preprocess": {**options, "steps": _input_steps(options)},
+        "preprocess": {**options, "steps": _input_steps(options, batch)},
         "to_masks": _mask_steps(model, outputs),
         "classes": list(CLASS_NAMES[: model.decoder.num_classes]),
         "threshold": 0.5,
@@ -122,9 +125,10 @@ def _licence(extractor: OnnxExtractor | None) -> str:
     return as_utf8(" ".join(stated)) or "not stated in its file, ask its authors"
 
 
-def _input_steps(options: Mapping[str, Any]) -> list[str]:
-    """Return how an image of h x w pixels and boxes become inputs."""
+def _input_steps(options: Mapping[str, Any], batch: bool) -> list[str]:
+    """Return how an image of h x w pixels and boxes become inputs; several images if `batch`."""
     height, width = options["image_size"]
+    images, index = ("B", "column 0 is the index of the image in the batch, then ") if batch else (1, "")
     place = "top = 0; left = 0"
     if options["align"] == "center":
         place = f"top = floor(({height} - new_h) / 2); left = floor(({width} - new_w) / 2)"
@@ -141,8 +145,8 @@ def _input_steps(options: Mapping[str, Any]) -> list[str]:
         "INTER_LINEAR), rounded to whole levels",
         f"place it at row top, column left of {height} x {width} pixels of level {options['pad_value']}",
         f"channels {', '.join(options['color'])}; value = (pixel / {options['divisor']:g} - mean) / std with "
-        f"mean {options['mean']}, std {options['std']}; layout [1, 3, {height}, {width}], float32",
-        f"rois, if they are an input: x1 and x2 are (x * new_w / w + left) / {width}, y1 and y2 are "
+        f"mean {options['mean']}, std {options['std']}; layout [{images}, 3, {height}, {width}], float32",
+        f"rois, if they are an input: {index}x1 and x2 are (x * new_w / w + left) / {width}, y1 and y2 are "
         f"(y * new_h / h + top) / {height}",
         "pixel_size, if it is an input: sqrt(w * h / (new_w * new_h)) times the size of an image pixel",
     ]

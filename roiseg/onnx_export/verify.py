@@ -21,7 +21,7 @@ from roiseg.extractor.postprocess.base import Detections
 from roiseg.inference.checkpoint import TrainedModel
 from roiseg.onnx_export.boxes import BOXES, SCORES
 from roiseg.onnx_export.graph import IMAGE, PIXEL_SIZE, ROIS, MaskGraph
-from roiseg.onnx_export.outputs import MASK_SCORES, MASKS, ROI_MASKS, wanted_output
+from roiseg.onnx_export.outputs import LABELS, MASK_SCORES, MASKS, ROI_MASKS, wanted_output
 
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2}
 _BOX_TOLERANCE = 100  # input pixels per unit of probability
@@ -143,8 +143,10 @@ def _differences(
         session = ort.InferenceSession(name, providers=["CPUExecutionProvider"])
     height, width = graph.image_size
     masks_worst = boxes_worst = 0.0
-    for given in inputs:
-        found, rois = _run(session, given), given.rois
+    groups = [inputs, inputs[:1]] if takes_batch(session) else [[given] for given in inputs]
+    runs = [pair for group in groups for pair in zip(group, _run(session, group), strict=True)]
+    for given, found in runs:
+        rois = given.rois
         if given.detections is not None:
             boxes = found.pop(BOXES)
             rois = boxes / np.array([width, height, width, height], np.float32)
@@ -161,14 +163,43 @@ def _differences(
     return masks_worst, boxes_worst
 
 
-def _run(session: ort.InferenceSession, given: CheckInput) -> dict[str, np.ndarray]:
-    arrays = {name: value.numpy() for name, value in given.context.items()} | given.onnx_inputs
-    if given.rois is not None:
-        arrays[ROIS] = given.rois
+def takes_batch(session: ort.InferenceSession) -> bool:
+    """Return whether a file takes several images, and so `rois` with the index of their image."""
+    return any(given.name == ROIS and given.shape[1] == 5 for given in session.get_inputs())
+
+
+def with_image(rois: np.ndarray, index: int = 0) -> np.ndarray:
+    """Return ROIs [N, 4] with the index of their image in front, [N, 5]."""
+    return np.insert(rois, 0, index, axis=1)
+
+
+def _run(session: ort.InferenceSession, group: Sequence[CheckInput]) -> list[dict[str, np.ndarray]]:
+    """Run a file on images, all at once; return the outputs of each."""
+    each = []
+    for index, given in enumerate(group):
+        arrays = {name: value.numpy() for name, value in given.context.items()} | given.onnx_inputs
+        if given.rois is not None:
+            arrays[ROIS] = with_image(given.rois, index) if takes_batch(session) else given.rois
+        each.append(arrays)
     types = {i.name: np.float16 if "float16" in i.type else np.float32 for i in session.get_inputs()}
+    inputs = {name: np.concatenate([a[name] for a in each]).astype(dtype) for name, dtype in types.items()}
     outputs = [output.name for output in session.get_outputs()]
-    results = session.run(outputs, {name: arrays[name].astype(dtype) for name, dtype in types.items()})
-    return dict(zip(outputs, results, strict=True))
+    results = dict(zip(outputs, session.run(outputs, inputs), strict=True))
+    if not takes_batch(session):
+        return [results]
+    ends = np.cumsum([len(arrays[ROIS]) for arrays in each])
+    return [
+        {
+            name: _own_labels(values[index], start) if name == LABELS else values[start:end]
+            for name, values in results.items()
+        }
+        for index, (start, end) in enumerate(zip([0, *ends], ends, strict=False))
+    ]
+
+
+def _own_labels(labels: np.ndarray, start: int) -> np.ndarray:
+    """Return labels [H, W] of a batch as those of an image alone, whose first ROI is `start`."""
+    return np.where(labels > 0, labels - start, 0)
 
 
 def _difference(path: Path, what: str, found: np.ndarray, expected: np.ndarray) -> float:

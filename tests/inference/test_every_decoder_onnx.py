@@ -12,18 +12,22 @@ from roiseg.onnx_export.verify import CheckInput, largest_difference, random_roi
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
+@pytest.mark.parametrize("batch", [False, True], ids=["one image", "batch"])
 @pytest.mark.parametrize("case", [c for c in CASES if c.small], ids=lambda case: case.name)
-def test_onnx_equals_pytorch_for_any_number_of_rois(case, tmp_path):
+def test_onnx_equals_pytorch_for_any_number_of_rois(case, batch, tmp_path):
+    """In a batch, each image against PyTorch with this image alone; the first has no ROI."""
     torch.manual_seed(0)
     decoder = with_random_weights(case.make(), 0.05).eval()
-    features = random_features(decoder, 1)
-    names = [f"layer{number}" for number in range(len(features))]
+    names = [f"layer{number}" for number in range(len(decoder.strides))]
+    path, given = tmp_path / "decoder.onnx", []
+    for number, count in enumerate((0, 1, 2, 7)):
+        features = random_features(decoder, 1, seed=number)
+        values = {"image": torch.rand(1, 3, *IMAGE_SIZE), "pixel_size": torch.ones(1) * (1.7 + number)}
+        known = {name: values[name] for name in decoder.context_inputs}
+        arrays = {name: f.numpy() for name, f in zip(names, features, strict=True)}
+        given.append(CheckInput(arrays, features, random_rois(count), known))
     inputs = [FeatureInput(name, tuple(f.shape[1:])) for name, f in zip(names, features, strict=True)]
-    path = tmp_path / "decoder.onnx"
-    save_onnx(export_decoder(decoder, inputs, IMAGE_SIZE), path, {})
-    values = {"image": torch.rand(1, 3, *IMAGE_SIZE), "pixel_size": torch.ones(1) * 1.7}
-    known = {name: values[name] for name in decoder.context_inputs}
-    arrays = {name: f.numpy() for name, f in zip(names, features, strict=True)}
-    given = [CheckInput(arrays, features, random_rois(count), known) for count in (0, 1, 2, 7)]
+    save_onnx(export_decoder(decoder, inputs, IMAGE_SIZE, batch=batch), path, {})
     assert largest_difference(path, decoder, IMAGE_SIZE, given) <= 1e-4
     assert [i.name for i in onnx_session(path).get_inputs()] == [*names, "rois", *known]
+    assert onnx_session(path).get_inputs()[0].shape[0] == ("batch" if batch else 1)

@@ -1,5 +1,6 @@
 """The outputs of an exported file by choice, against plain numpy."""
 
+import json
 from dataclasses import replace
 
 import cv2
@@ -12,7 +13,7 @@ from helpers.bilinear import paste
 from tiny_run import tiny_decoder, tiny_extractor, trained_model, with_random_weights
 
 from roiseg.inference.decision import ImageRois, Votes
-from roiseg.inference.model import OnnxModel
+from roiseg.inference.model import OnnxModel, TorchModel
 from roiseg.inference.onnx_file import OnnxFile
 from roiseg.inference.predictor import Predictor
 from roiseg.onnx_export.check import time_file
@@ -93,6 +94,66 @@ def test_no_roi_gives_empty_outputs_and_no_label(path, model):
     assert not found["labels"].any()
 
 
+@pytest.fixture(scope="module")
+def batch_path(model, tmp_path_factory):
+    """The same for several images."""
+    path = tmp_path_factory.mktemp("outputs") / "batch.onnx"
+    assert export_model(model, path, ExportOptions(outputs=ALL, dilate=PIXELS, batch=True)).passed
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("owner", [[2, 0, 2, 0, 2, 0], [1], []], ids=["shuffled", "one", "none"])
+def test_a_batch_gives_what_each_image_alone_gives(owner, path, batch_path, model):
+    """Three images, of which one or more have no ROI; those of an image overlap, vote and hide each other."""
+    features = torch.randn(3, *model.shapes[0], generator=torch.Generator().manual_seed(1)).numpy()
+    owner = np.array(owner, np.int64)
+    rois = np.float32([
+        [0.1, 0.1, 0.7, 0.8], [0.2, 0.1, 0.8, 0.9], [0.3, 0.2, 0.9, 0.9], [0.1, 0.3, 0.6, 0.7],
+        [0.5, 0, 1.1, 0.6], [0.4, 0.4, 1, 1],
+    ])[: len(owner)]  # fmt: skip
+    given = {model.layers[0]: features, "rois": np.column_stack([owner, rois]).astype(np.float32)}
+    found = dict(zip(ALL, onnx_session(batch_path).run(ALL, given), strict=True))
+    assert found["labels"].shape == (3, 64, 64) and found["masks"].shape == (len(owner), 64, 64)
+    for image in range(3):
+        own = np.flatnonzero(owner == image)
+        given = {model.layers[0]: features[image : image + 1], "rois": rois[own]}
+        alone = dict(zip(ALL, onnx_session(path).run(ALL, given), strict=True))
+        for name in ("masks", "roi_masks", "mask_scores"):
+            np.testing.assert_allclose(found[name][own], alone[name], atol=1e-5)
+        rows = np.array([0, *(own + 1)])  # of `rois`, by the label of the image alone
+        assert (found["labels"][image] == rows[alone["labels"]]).mean() > 0.999
+        assert bool(alone["labels"].any()) == bool(len(own))
+
+
+@pytest.mark.slow
+def test_a_batch_with_the_detector_inside(tmp_path, model):
+    """A free batch of the detector is used; a fixed one is refused."""
+    fixed = tiny_extractor(make_onnx(tmp_path / "fixed.onnx"))
+    free = tiny_extractor(make_onnx(tmp_path / "free.onnx", batch="N"))
+    options, path = ExportOptions(merged=True, batch=True), tmp_path / "masks.onnx"
+    told = user_error(export_model, model, path, options, fixed)
+    assert f"{fixed.onnx_path} has a fixed batch of 1: export the detector with a dynamic batch" in told
+    assert export_model(model, path, options, free).passed
+    facts = json.loads(path.with_name("masks.onnx.json").read_text())
+    image, rois = facts["inputs"]
+    assert isinstance(image["shape"][0], str) and image["content"].startswith("float32 [B, 3, H, W]")
+    assert rois["shape"] == ["num_rois", 5] and "index of the image" in rois["content"]
+    assert "layout [B, 3, 64, 64]" in str(facts["preprocess"]["steps"])
+    assert time_file(OnnxFile(path), 3, 0).rois == 3
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    predicted = []
+    for predictor in (Predictor.from_onnx(path), Predictor(TorchModel(model, free, "cpu"))):
+        predictor.set_image(image)
+        predicted.append(predictor.predict([[5, 5, 50, 60], [10, 8, 60, 50]]).masks())
+    assert (predicted[0] != predicted[1]).mean() < 1e-2
+
+
+def test_boxes_of_a_batch_are_refused():
+    told = user_error(lambda: ExportOptions(merged=True, boxes=True, batch=True))
+    assert told.startswith("boxes=true finds the boxes of one image")
+
+
 @pytest.mark.slow
 def test_small_outputs_need_no_canvas_and_predict_says_what_is_missing(model, extractor, tmp_path):
     path = tmp_path / "small.onnx"
@@ -134,6 +195,7 @@ def test_near_ties_may_fall_either_way_and_nothing_else():
         assert off("labels", np.array([labels])) < 2e-4
     assert off("labels", np.array([[1, 1]])) == pytest.approx(0.3)
     assert off("labels", np.array([[0, 0]])) == pytest.approx(0.2)
+    assert off("labels", np.array([[3, 0]])) == off("labels", np.array([[-1, 0]])) == np.inf
     right = np.array([[[0.7, 0]], [[0, 0.4999]]], np.float32)
     assert off("masks", right) < 1e-6
     assert off("masks", masks, exclusive=False) == 0

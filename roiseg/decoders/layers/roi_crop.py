@@ -79,7 +79,7 @@ def _reduce_first(lateral: nn.Conv2d, feature: Tensor, rois: Tensor, size: tuple
     learns = torch.is_grad_enabled() and lateral.weight.requires_grad
     count = rois.shape[0]
     if type(count) is not int:  # a graph is exported, for any number
-        count = EXPORTED_ROIS
+        images, count = 1, EXPORTED_ROIS
     before, after = order_macs(
         images, count, (channels, height, width), (lateral.out_channels, *size), learns, feature.requires_grad
     )
