@@ -41,14 +41,15 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
         OSError: the file cannot be created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    holder = check_lock(path)
+    check_lock(path)
     lock = FileLock(path, poll_interval=0.01)
     try:
         lock.acquire(blocking=False)
     except Timeout:
+        holder = check_lock(path) or "another process"  # one that has not written its name yet
         if not wait:
-            raise LockedError(holder or "another process") from None
-        log.info("waiting for %s, which holds %s", holder or "another process", path)
+            raise LockedError(holder) from None
+        log.info("waiting for %s, which holds %s", holder, path)
         lock.acquire()
     except OSError as error:
         if error.errno not in _NO_LOCKS:

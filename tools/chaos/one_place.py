@@ -61,7 +61,7 @@ def going_on(folder: Path, kill: float | None = None) -> Found:
     well = sum(job.code == 0 for job in jobs)
     found.check(kill is not None or well, "none went on")
     found.check(last.code == 0, f"the folder is not free:\n{last.output[-3000:]}")
-    found.check(all("is still running (process " in line for line in told), f"not in one line: {told}")
+    found.check(all("is still running (" in line for line in told), f"not in one line: {told}")
     found.notes.append(f"{well} went on, {len(told)} told that another does")
     found.compare(place.name, Run(folder / "whole", []).results(), Run(place, []).results())
     found.look_through(folder)
