@@ -50,3 +50,31 @@ def test_processes_of_one_run_share_the_cache_and_leave_it_to_the_next(tiny_over
     assert len(list((tmp_path / "cache").glob("*/??/*"))) == 5
     after = run_train(tmp_path / "one", *options)
     assert after["feature_cache"]["computed"] == 0
+
+
+def swept_caches(overrides, folder):
+    """Run a sweep with a disk cache; return what each job's cache did, in the order of the jobs."""
+    options = ["callbacks=minimal", "trainer.max_epochs=1", "data/augment=null", "data/cache=disk"]
+    done = run_command(["roiseg.train", "-m", *overrides, *options], cwd=folder, timeout=900)
+    assert done.returncode == 0, done.stderr
+    summaries = sorted(
+        folder.glob("outputs/sweeps/*/*/summary.json"), key=lambda p: int(p.parent.name.split("_")[0])
+    )
+    return [json.loads(path.read_text())["feature_cache"] for path in summaries]
+
+
+@pytest.mark.parametrize("project", [[], ["extractor.project=4"]], ids=["all channels", "projected"])
+def test_jobs_of_a_sweep_extract_once_together(tiny_overrides, tmp_path, project):
+    jobs = ["model.num_classes=2,3", "seed=1,2,3"]
+    first, *others = swept_caches([*tiny_overrides, *project, *jobs], tmp_path)
+    assert first["computed"] == 5
+    assert len(others) == 5 and all(counts["computed"] == 0 < counts["hit"] for counts in others)
+    assert len(list((tmp_path / "data/feature_cache").glob("*/??/*"))) == 5
+
+
+def test_jobs_side_by_side_share_projection_and_cache(tiny_overrides, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    counts = swept_caches(["sweep=joblib", *tiny_overrides, "extractor.project=4", "seed=1,2"], tmp_path)
+    assert len(counts) == 2 and 5 <= sum(count["computed"] for count in counts) <= 2 * 5
+    assert len(list((tmp_path / "data/feature_cache").glob("*/??/*"))) == 5
+    assert len(list((tmp_path / "data/index").glob("projection_*.pt"))) == 1
