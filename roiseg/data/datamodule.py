@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,8 @@ from roiseg.data.targets import TargetSpec
 from roiseg.data.tta import TTA, hflip
 from roiseg.extractor.cache.base import FeatureCache
 from roiseg.extractor.onnx_extractor import OnnxExtractor
+
+log = logging.getLogger(__name__)
 
 
 class RoiDataModule(L.LightningDataModule):
@@ -152,8 +155,12 @@ class RoiDataModule(L.LightningDataModule):
             self.dataset("val")
             return
         count = sum(views.number * len(self.dataset(split)) for split, views in self.views.items())
-        if self.cache is not None:
-            self.cache.plan(count)
+        if self.cache is not None and (missing := self.cache.plan(count)):
+            seconds = self.extractor.seconds_per_image()
+            log.info(
+                "feature cache: filling it takes about %.1f min (detector: %.0f ms for each of %d images)",
+                missing * seconds / 60, 1e3 * seconds, missing,
+            )  # fmt: skip
 
     def dataset(self, split: str) -> RoiDataset:
         """Return the dataset of "train" or "val", which is read once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -168,6 +169,13 @@ class OnnxExtractor:
         if self.projection is not None:
             outputs = self.projection(outputs)
         return tuple(output.to(device, torch.float32) for output in outputs)
+
+    def seconds_per_image(self) -> float:
+        """Time the detector on a blank image, up to its features."""
+        blank = torch.zeros((1, 3, *self.preprocess.image_size))
+        started = time.perf_counter()
+        self.tensors(blank)
+        return time.perf_counter() - started
 
     def forget_head(self) -> None:
         """Close the session of `run_with_detections`; it is opened again when needed."""

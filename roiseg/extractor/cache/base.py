@@ -132,13 +132,33 @@ class FeatureCache(ABC):
         Nothing is opened, created or removed.
         """
 
-    def plan(self, images: int) -> None:
-        """Warn if the features of `images` images exceed the capacity."""
+    def stored(self) -> int:
+        """Return the number of images whose features are stored when a run starts."""
+        return 0
+
+    def plan(self, images: int) -> int:
+        """Log what the features of `images` images will take; warn if that exceeds the capacity.
+
+        Returns:
+            How many will be computed and stored.
+        """
         wanted = images * self.row_bytes
-        capacity = self.capacity(wanted)
-        if wanted > capacity:
-            log.warning(
-                "feature cache: %d images of %.1f MB are %.1f GB, the limit is %.1f GB (%.0f %%): "
-                "the rest is computed every epoch; raise data.cache.budget_gb or use a smaller codec or pool",
-                images, self.row_bytes / 1e6, wanted / GB, capacity / GB, 100 * capacity / wanted,
+        capacity, (room, place) = self.capacity(wanted), self.room()
+        each, found = self.row_bytes / 1e6, min(images, self.stored())
+        if wanted <= capacity:
+            log.info(
+                "feature cache: %d images of %.2f MB take %.2f GB in %s, %d are stored",
+                images, each, wanted / GB, place, found,
             )  # fmt: skip
+            return images - found
+        enlarge = "raise data.cache.budget_gb"
+        if room < min(wanted, self.budget):
+            enlarge = (
+                f"{place} has no room for more: set data/cache=disk and paths.cache_dir to a disk that has"
+            )
+        log.warning(
+            "feature cache: %d images of %.1f MB are %.1f GB, the limit is %.1f GB (%.0f %%): "
+            "the rest is computed every epoch; %s, or use a smaller codec or pool",
+            images, each, wanted / GB, capacity / GB, 100 * capacity / wanted, enlarge,
+        )  # fmt: skip
+        return max(0, capacity // self.row_bytes - found)

@@ -196,6 +196,10 @@ class DiskCache(FeatureCache):
         used = sum(size_of(path) for path in cache_folders(self.folder))
         return used + max(0, shutil.disk_usage(existing).free - _RESERVE), str(self.folder)
 
+    def stored(self) -> int:
+        """See `FeatureCache`; entries of other images and views count as well."""
+        return size_of(self._path) // self._file_bytes
+
     def _capacity(self) -> int:
         return self._room + size_of(self._path)
 

@@ -115,10 +115,25 @@ def test_loader_processes_that_are_not_forked_see_what_is_stored_after_they_star
 def test_a_plan_that_does_not_fit_into_memory_is_announced_with_its_size(caplog):
     cache = MemoryCache(Half(), 10 * BYTES / 1e9)
     cache.open("detector", [SHAPE])
-    cache.plan(10)
+    assert cache.plan(10) == 10
     assert not caplog.records
-    cache.plan(1000)
-    assert "1000 images" in caplog.text and "1 %" in caplog.text
+    assert cache.plan(1000) == 10
+    assert (
+        "1000 images" in caplog.text and "1 %" in caplog.text and "raise data.cache.budget_gb" in caplog.text
+    )
+
+
+def test_a_plan_tells_what_it_takes_where_and_what_is_stored(tmp_path, caplog):
+    opened(tmp_path).store(keys(3), rows(1, 2, 3))
+    with caplog.at_level("INFO"):
+        assert opened(tmp_path).plan(4) == 1
+    assert f"4 images of 0.00 MB take 0.00 GB in {tmp_path}, 3 are stored" in caplog.text
+
+
+def test_a_plan_for_a_disk_without_room_names_the_disk(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1_000_000_000}))
+    assert opened(tmp_path).plan(4) == 0
+    assert f"{tmp_path} has no room for more: set" in caplog.text
 
 
 def test_the_next_run_finds_what_is_on_the_disk_and_another_detector_codec_or_shape_shares_nothing(tmp_path):
