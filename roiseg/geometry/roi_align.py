@@ -157,15 +157,29 @@ def roi_weights(
 def crop_rois(features: Tensor, rois: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Crop ROIs out of features [B, C, H, W] by their `roi_weights`; see `roi_align`."""
     rows, columns = rows.to(features.dtype), columns.to(features.dtype)
+    # the number of ROIs is a plain int except during export
+    if features.device.type == "cpu" and type(rows.shape[0]) is int and len(rows):
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            features, rows, columns = features.to(dtype), rows.to(dtype), columns.to(dtype)
+        crops: Tensor = _CropWindows.apply(features, rows, columns, _counts(features, rois))
+        return crops
     maps = features.permute(0, 2, 3, 1)  # [B, H, W, C]
     if type(maps.shape[0]) is not int:  # a graph is exported, for any number of images
         bands = rows @ maps[rois[:, 0].long()].flatten(2)  # [R, h, W * C]
         return (columns[:, None] @ bands.unflatten(2, maps.shape[2:])).permute(0, 3, 1, 2)
     if features.shape[0] == 1:
-        return _crop(maps[0], rows, columns).permute(0, 3, 1, 2)
-    counts = torch.bincount(rois[:, 0].long(), minlength=len(maps)).tolist()
+        return _products(maps[0], rows, columns).permute(0, 3, 1, 2)
+    counts = _counts(features, rois)
     parts = zip(maps, rows.split(counts), columns.split(counts), strict=True)
-    return torch.cat([_crop(*part) for part in parts]).permute(0, 3, 1, 2)
+    return torch.cat([_products(*part) for part in parts]).permute(0, 3, 1, 2)
+
+
+def _counts(features: Tensor, rois: Tensor) -> list[int]:
+    """Return the number of ROIs of each image."""
+    if len(features) == 1:
+        return [len(rois)]
+    return torch.bincount(rois[:, 0].long(), minlength=len(features)).tolist()
 
 
 def resample(maps: Tensor, boxes: Tensor, output_size: tuple[int, int], sampling_ratio: int = 1) -> Tensor:
@@ -187,60 +201,59 @@ def resample(maps: Tensor, boxes: Tensor, output_size: tuple[int, int], sampling
     return rows[:, None] @ maps @ columns[:, None].transpose(2, 3)
 
 
-def _crop(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Multiply features with weights: [H, W, C], [R, h, H], [R, w, W] -> [R, h, w, C]."""
-    # the number of ROIs is a plain int except during export
-    if image.device.type != "cpu" or type(rows.shape[0]) is not int or not len(rows):
-        return _products(image, rows, columns)
-    if torch.is_autocast_enabled("cpu"):
-        dtype = torch.get_autocast_dtype("cpu")
-        image, rows, columns = image.to(dtype), rows.to(dtype), columns.to(dtype)
-    crops: Tensor = _CropWindows.apply(image, rows, columns)
-    return crops
-
-
 def _products(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Multiply features with weights: [H, W, C], [R, h, H], [R, w, W] -> [R, h, w, C]."""
     height, width, channels = image.shape
     bands = rows.flatten(0, 1) @ image.reshape(height, width * channels)  # [R * h, W * C]
     return torch.matmul(columns[:, None], bands.reshape(-1, rows.shape[1], width, channels))
 
 
 class _CropWindows(torch.autograd.Function):
-    """`_products` for a few ROIs at a time, as many as fit into a core's cache, on the cells they touch."""
+    """`_products` for a few ROIs at a time, as many as fit into a core's cache, on the cells they touch.
+
+    The gradient has the memory format of the features, so that autograd need not copy it.
+    """
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        ctx.parts = _parts(rows, columns, image.shape[2])
-        ctx.shape = image.shape
+    def forward(ctx: Any, features: Tensor, rows: Tensor, columns: Tensor, counts: list[int]) -> Tensor:
+        ctx.parts = _parts(rows, columns, features.shape[1], counts)
+        ctx.shape = features.shape
+        channels_last = features.is_contiguous(memory_format=torch.channels_last)
+        ctx.format = torch.channels_last if channels_last else torch.contiguous_format
         ctx.save_for_backward(rows, columns)
+        maps = features.permute(0, 2, 3, 1)
         return torch.cat([
-            _products(image[y, x], rows[some, :, y], columns[some, :, x]) for some, y, x in ctx.parts
-        ])  # fmt: skip
+            _products(maps[image, y, x], rows[some, :, y], columns[some, :, x])
+            for image, some, y, x in ctx.parts
+        ]).permute(0, 3, 1, 2)  # fmt: skip
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         rows, columns = ctx.saved_tensors
-        of_image = grad.new_zeros(ctx.shape)
-        for some, y, x in ctx.parts:
+        of_features = torch.empty(ctx.shape, dtype=grad.dtype, memory_format=ctx.format).zero_()
+        of_maps, grad = of_features.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)
+        for image, some, y, x in ctx.parts:
             bands = columns[some, None, :, x].transpose(2, 3) @ grad[some]  # [R, h, W, C]
-            window = of_image[y, x]
+            window = of_maps[image, y, x]
             window += (rows[some, :, y].flatten(0, 1).T @ bands.flatten(0, 1).flatten(1)).view(window.shape)
-        return of_image, None, None
+        return of_features, None, None, None
 
 
-def _parts(rows: Tensor, columns: Tensor, channels: int) -> list[tuple[slice, slice, slice]]:
-    """Return the ROIs, rows and columns of the map that are processed together."""
+def _parts(
+    rows: Tensor, columns: Tensor, channels: int, counts: list[int]
+) -> list[tuple[int, slice, slice, slice]]:
+    """Return the image, ROIs, rows and columns of the map that are processed together."""
     some = max(1, _CACHE_NUMBERS // (rows.shape[1] * columns.shape[2] * channels))
     (top, bottom), (left, right) = _touched(rows), _touched(columns)
-    return [
-        (
-            slice(start, start + some),
-            slice(min(top[start : start + some]), max(bottom[start : start + some])),
-            slice(min(left[start : start + some]), max(right[start : start + some])),
-        )
-        for start in range(0, len(rows), some)
-    ]
+    parts, first = [], 0
+    for image, count in enumerate(counts):
+        for start in range(first, first + count, some):
+            rois = slice(start, min(start + some, first + count))
+            y = slice(min(top[rois]), max(bottom[rois]))
+            parts.append((image, rois, y, slice(min(left[rois]), max(right[rois]))))
+        first += count
+    return parts
 
 
 def _touched(weights: Tensor) -> tuple[list[int], list[int]]:

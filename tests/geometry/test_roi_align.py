@@ -108,6 +108,14 @@ def test_gradients_with_respect_to_the_features_are_right(batch):
     assert torch.autograd.gradcheck(lambda m: resample(m, boxes, (2, 3), 2), features)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_gradient_has_the_memory_format_of_the_features(memory_format):
+    features = random_map(2, 3, 6, 9).contiguous(memory_format=memory_format).requires_grad_()
+    rois = torch.tensor([[0, *BOXES["inside"]], [1, *BOXES["tiny"]]])
+    (gradient,) = torch.autograd.grad(roi_align(features, rois, (2, 3), 4).sum(), features)
+    assert gradient.is_contiguous(memory_format=memory_format)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 5e-2), (torch.float16, 5e-3)])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_half_precision_features_work(dtype, tolerance, batch):
