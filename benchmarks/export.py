@@ -71,7 +71,7 @@ def ways(decoder: Decoder, extractor: OnnxExtractor, target: Path) -> dict[str, 
     picture = 255 * torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
     features = extractor.run(picture)
     arrays = {name: tensor.numpy() for name, tensor in zip(extractor.layers, features, strict=True)}
-    graph = MaskGraph(decoder.eval(), size)
+    graph = MaskGraph(decoder.eval())
 
     def eager(rois: NDArray[np.float32]) -> Tensor:
         with torch.inference_mode():
@@ -93,7 +93,7 @@ def ways(decoder: Decoder, extractor: OnnxExtractor, target: Path) -> dict[str, 
 
 def flops(decoder: Decoder, extractor: OnnxExtractor, rois: NDArray[np.float32]) -> int:
     """Return the operations of the decoder on these ROIs, including paste."""
-    graph = MaskGraph(decoder.eval(), extractor.preprocess.image_size)
+    graph = MaskGraph(decoder.eval())
     features = [torch.zeros(1, *shape) for shape in extractor.shapes]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         graph(features, torch.from_numpy(rois))

@@ -38,6 +38,7 @@ class Options(TypedDict):
     outputs: list[str]
     dilate: NonNegativeInt
     batch: bool
+    free_size: bool
     opset: int
     onnx_path: str | None
     check: str | None
@@ -52,8 +53,9 @@ def export(cfg: DictConfig) -> tuple[Path, OnnxCheck]:
         raise UserError("configuration `ckpt` must be given: add ckpt=... (or check=FILE to check a file)")
     postprocess = to_plain(cfg)["postprocess"]
     options = ExportOptions(
-        cfg.merged, cfg.half, cfg.opset, cfg.boxes, cfg.simplify, tuple(cfg.outputs), cfg.dilate, cfg.batch
-    )
+        cfg.merged, cfg.half, cfg.opset, cfg.boxes, cfg.simplify, tuple(cfg.outputs), cfg.dilate, cfg.batch,
+        cfg.free_size,
+    )  # fmt: skip
     model = load_model(cfg.ckpt)
     if (decision := given_decision(cfg)) is not None:
         model = replace(model, decision=decision)
@@ -109,6 +111,9 @@ def _measurements(report: FileCheck) -> Table:
         table.add_row("compared with its checkpoint", "no: give ckpt=...")
     else:
         parity_rows(table, report.parity)
+    if report.other_decision is not None:
+        table.add_row("decision of the file", str(report.file.decision))
+        table.add_row("decision of the checkpoint", str(report.other_decision))
     return table
 
 

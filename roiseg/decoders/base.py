@@ -68,6 +68,7 @@ class Decoder(nn.Module, ABC):
         provides: names of the auxiliary outputs, given at least in training.
         needs: those that a loss term must read, because they alone train a part of the decoder.
         prompts: which of `context.prior` and `context.points` it reads.
+        fixed_size: its maps have the size of the input in training, whatever the size of the features.
         projection: reduces features that still have all channels of their tensors to `in_channels`; None: the
             decoder reads all channels.
 
@@ -80,6 +81,7 @@ class Decoder(nn.Module, ABC):
     provides: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
+    fixed_size: bool = False
 
     def __init__(
         self,
@@ -141,6 +143,14 @@ class Decoder(nn.Module, ABC):
         kinds = {type(module) for module in self.modules()}
         wanted = {"image": DetailBranch, "pixel_size": Film}
         return tuple(name for name, kind in wanted.items() if kind in kinds)
+
+    @property
+    def any_size(self) -> bool:
+        """Return whether it also decodes features of inputs that are larger or smaller than in training."""
+        parts = [part for part in self.modules() if isinstance(part, Decoder)]
+        return all(part.frame == "roi" and not part.fixed_size for part in parts) and not any(
+            max(self.strides) % stride for stride in self.strides
+        )
 
     def extents(self, rois: Tensor) -> Tensor:
         """Return the boxes [R, 4], in input pixels, that the logits of ROIs [R, 5] cover."""

@@ -223,6 +223,7 @@ class SamDecoder(ImageDecoder):
 
     provides = ("candidates", "iou")
     needs = ("candidates", "iou")
+    fixed_size = True
 
     def __init__(
         self,

@@ -82,6 +82,7 @@ class UNetDecoder(ImageDecoder):
     """
 
     provides = ("embeddings",)
+    fixed_size = True
 
     def __init__(
         self,

@@ -92,6 +92,14 @@ class OnnxExtractor:
         self.free_batch = not isinstance(self._input.shape[0], int)
         self.batched = self.free_batch and self._supports_batches(blank)
 
+    def resized(self, image_size: tuple[int, int]) -> OnnxExtractor:
+        """Open the file for another size (H, W) of the input.
+
+        Raises:
+            UserError: it takes no other size.
+        """
+        return OnnxExtractor(self.onnx_path, self.layers, self.preprocess.resized(image_size), *self._runtime)
+
     @property
     def identity(self) -> str:
         """Return everything that features depend on: file, layers, preprocessing and projection."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -48,6 +50,12 @@ class Preprocess:
         # pixel * scale + bias in one pass
         self.scale = [1 / (divisor * s) for s in std]
         self.bias = [-m / s for m, s in zip(mean, std, strict=True)]
+
+    def resized(self, image_size: tuple[int, int]) -> Preprocess:
+        """Return the same for another size (H, W) of the input."""
+        other = copy.copy(self)
+        other.image_size, other.letterbox = image_size, replace(self.letterbox, size=image_size)
+        return other
 
     def __call__(self, images: Tensor) -> Tensor:
         """Convert uint8 RGB [B, H, W, 3] to the detector's float32 [B, 3, H, W]."""

@@ -21,6 +21,7 @@ from roiseg.extractor.postprocess.base import Postprocessor
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.extractor.session import default_providers
 from roiseg.inference.checkpoint import check_same_file, checked_category
+from roiseg.inference.decision import Decision
 from roiseg.inference.rebuild import rebuild_as
 from roiseg.onnx_export.boxes import BOXES, SCORES
 from roiseg.onnx_export.graph import IMAGE, PIXEL_SIZE, ROIS, seal
@@ -41,9 +42,11 @@ class OnnxFile:
         merged: the file contains the extractor and reads the image.
         finds_boxes: the file finds the boxes itself.
         batch: the file takes several images, and `rois` with the index of their image.
+        free_size: the file takes inputs of other sizes.
         reads_pixel_size: the file has the input `pixel_size`.
         outputs: names of its outputs.
         dilate: pixels by which its masks are dilated.
+        decision: in the graph; makes the masks.
         image_size: (H, W) of the detector's input and of the masks.
         preprocess: from image to the detector's input tensor.
         postprocess: configuration that reads the detector's boxes, if known.
@@ -72,6 +75,7 @@ class OnnxFile:
             raise self._differs("was changed, or was written by another version of roiseg")
         self.finds_boxes = ROIS not in self._types
         self.batch = takes_batch(self.session)
+        self.free_size = any("height" in str(side) for i in self.session.get_inputs() for side in i.shape)
         self.reads_pixel_size = PIXEL_SIZE in self._types
         self.outputs = list(outputs)
         try:
@@ -86,6 +90,7 @@ class OnnxFile:
             self.postprocess: dict[str, Any] | None = self._read("postprocess", (dict, NoneType))
             self.category_id = checked_category(json.loads(self.metadata.get("category_id", "1")), self.path)
             self.dilate = int(json.loads(self.metadata.get("dilate", "0")))
+            self.decision: Decision = rebuild_as(Decision, self._read("decision", dict))  # type: ignore[type-abstract]
             self._sha256 = self.metadata["extractor_sha256"]
             contradiction = self._contradiction(outputs)
         except (UserError, KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:

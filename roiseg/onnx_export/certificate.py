@@ -89,8 +89,9 @@ def certify(file: OnnxFile, model: TrainedModel, extractor: OnnxExtractor, sourc
     feeds, expected, decoder_feeds = _cases(file, model, extractor, source, output)
     outputs = [name for name in file.outputs if name not in (BOXES, SCORES)]
     options = ExportOptions(
-        file.merged, boxes=file.finds_boxes, outputs=outputs, dilate=file.dilate, batch=file.batch
-    )
+        file.merged, boxes=file.finds_boxes, outputs=outputs, dilate=file.dilate, batch=file.batch,
+        free_size=file.free_size,
+    )  # fmt: skip
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         half, int8 = Path(folder, "fp16.onnx"), Path(folder, "int8.onnx")
@@ -128,7 +129,7 @@ def _cases(
 ) -> tuple[Feeds, list[NDArray[Any]], Feeds]:
     """Return the file's inputs and PyTorch's output of images with enough ROIs, the decoder's of others."""
     graph = MaskGraph(
-        model.decoder.float().cpu(), model.image_size, torch.float32, model.decision, (output,), file.dilate
+        model.decoder.float().cpu(), torch.float32, model.decision, (output,), file.dilate
     ).eval()
     letterbox, size = extractor.preprocess.letterbox, np.tile(model.image_size[::-1], 2).astype(np.float32)
     feeds: Feeds = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from roiseg.data.targets import TargetSpec
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.inference.checkpoint import TrainedModel, load_model
 from roiseg.inference.checkpoint_folder import checkpoint_file
+from roiseg.inference.decision import Decision
 from roiseg.inference.onnx_file import OnnxFile
 from roiseg.inference.sources.image_files import open_source
 from roiseg.onnx_export.boxes import BOXES
@@ -41,7 +42,8 @@ class FileCheck:
     Attributes:
         file: the file.
         trials: its speed for several numbers of ROIs.
-        parity: its difference from its checkpoint; None if no checkpoint was given.
+        parity: its difference from its checkpoint with the file's decision; None if no checkpoint was given.
+        other_decision: the checkpoint's decision if the file has another.
         runtimes: its masks in every runtime; empty if no images were given.
     """
 
@@ -49,6 +51,7 @@ class FileCheck:
     trials: list[Timing]
     parity: OnnxCheck | None
     runtimes: list[Row]
+    other_decision: Decision | None = None
 
 
 def check_file(
@@ -91,15 +94,18 @@ def check_file(
     ]
     if ckpt is None:
         return FileCheck(file, trials, None, [])
-    model = _model_of(file, ckpt)
+    stored = _model_of(file, ckpt)
+    model = replace(stored, decision=file.decision)
     extractor = open_extractor(model, onnx_path, required=file.merged or images is not None)
     samples = [] if extractor is None else validation_samples(model, extractor)
     tolerance = allowed_difference(onnx.load(str(file.path), "protobuf"))
     parity = compare(
-        file.path, model, tolerance, extractor, samples, file.merged, file.finds_boxes, file.dilate
-    )
+        file.path, model, tolerance, extractor, samples, file.merged, file.finds_boxes, file.dilate,
+        file.free_size,
+    )  # fmt: skip
     rows = [] if images is None or extractor is None else certify(file, model, extractor, images)
-    return FileCheck(file, trials, parity, rows)
+    other = None if stored.decision == file.decision else stored.decision
+    return FileCheck(file, trials, parity, rows, other)
 
 
 def _model_of(file: OnnxFile, ckpt: str) -> TrainedModel:
@@ -169,7 +175,7 @@ def time_file(file: OnnxFile, count: int, runs: int) -> Timing:
     Raises:
         UserError: it does not run, or its outputs contradict its metadata.
     """
-    inputs = {given.name: _noise(given, count) for given in file.session.get_inputs()}
+    inputs = {given.name: _noise(given, count, file.image_size) for given in file.session.get_inputs()}
     outputs = [output.name for output in file.session.get_outputs()]
     try:
         found = dict(zip(outputs, file.session.run(outputs, inputs), strict=True))
@@ -189,14 +195,20 @@ def time_file(file: OnnxFile, count: int, runs: int) -> Timing:
     return Timing(number, float(np.median(times)) * 1e3 if times else 0.0)
 
 
-def _noise(given: ort.NodeArg, count: int) -> np.ndarray:
+def _noise(given: ort.NodeArg, count: int, image_size: tuple[int, int]) -> np.ndarray:
+    """Return values of an input; of "height/8" and the like, if it is free, one for the size in training."""
     dtype = np.float16 if "float16" in given.type else np.float32
     if given.name == ROIS:
         rois = random_rois(count)
         return (with_image(rois) if given.shape[1] == 5 else rois).astype(dtype)
     if given.name == PIXEL_SIZE:
         return np.ones(1, dtype)
-    shape = [side if isinstance(side, int) else 1 for side in given.shape]
+    sides = dict(zip(("height", "width"), image_size, strict=True))
+    named = [str(side).partition("/") for side in given.shape]
+    shape = [
+        side if isinstance(side, int) else sides.get(name, 1) // int(stride or 1)
+        for side, (name, _, stride) in zip(given.shape, named, strict=True)
+    ]
     return np.random.default_rng(0).uniform(0, 1, shape).astype(dtype)
 
 

@@ -25,12 +25,13 @@ from roiseg.onnx_export.graph import (
     export_decoder,
     save_onnx,
     seal,
+    set_shape,
     simplify_graph,
 )
 from roiseg.onnx_export.merge import merge_with_extractor
 from roiseg.onnx_export.outputs import DEFAULT, check_outputs, output_texts
 from roiseg.onnx_export.sidecar import check_sidecar, facts_of, preprocess_options, write_sidecar
-from roiseg.onnx_export.verify import TOLERANCE, OnnxCheck, compare
+from roiseg.onnx_export.verify import TOLERANCE, OnnxCheck, compare, other_sizes
 
 _MIN_OPSET = 16  # the first with GridSample
 _TENSORS = {
@@ -60,10 +61,11 @@ class ExportOptions:
         outputs: names of outputs, see `roiseg.onnx_export.outputs`; boxes and scores are added to them.
         dilate: pixels of the input by which the masks are dilated.
         batch: take any number of images, and `rois` with the index of their image.
+        free_size: take inputs of any height and width that detector and decoder can process.
 
     Raises:
-        UserError: boxes without merged or with batch, or an opset without GridSample or unknown to the
-            installed ONNX, or simplify without onnxslim, or outputs that there are not.
+        UserError: boxes without merged, or with batch or free_size, or an opset without GridSample or unknown
+            to the installed ONNX, or simplify without onnxslim, or outputs that there are not.
     """
 
     merged: bool = False
@@ -74,13 +76,15 @@ class ExportOptions:
     outputs: Sequence[str] = DEFAULT
     dilate: int = 0
     batch: bool = False
+    free_size: bool = False
 
     def __post_init__(self) -> None:
         check_outputs(self.outputs, self.dilate)
         if self.boxes and not self.merged:
             raise UserError("boxes=true needs the detector inside the file: add merged=true")
-        if self.boxes and self.batch:
-            raise UserError("boxes=true finds the boxes of one image: leave it out, or leave out batch=true")
+        if self.boxes and (self.batch or self.free_size):
+            option = "batch" if self.batch else "free_size"
+            raise UserError(f"boxes=true finds the boxes of one image of one size: leave out {option}=true")
         if not _MIN_OPSET <= self.opset <= onnx_opset_version():
             raise UserError(f"opset is {self.opset}, it must be from {_MIN_OPSET} to {onnx_opset_version()}")
         if self.simplify and find_spec("onnxslim") is None:
@@ -115,7 +119,15 @@ def export_model(
         metadata = _metadata(model, options, exported)
         save_onnx(exported, temporary, metadata)
         check = compare(
-            temporary, model, tolerance, extractor, samples, options.merged, options.boxes, options.dilate
+            temporary,
+            model,
+            tolerance,
+            extractor,
+            samples,
+            options.merged,
+            options.boxes,
+            options.dilate,
+            options.free_size,
         )
         if not check.passed:
             worst = max(check.random, check.real or 0.0)
@@ -142,28 +154,50 @@ def export_graph(
     """
     if options.merged and extractor is None:
         raise UserError("a merged export needs the extractor: give its onnx_path")
-    if options.merged and options.batch and extractor is not None and not extractor.batched:
-        found = "works for one image only" if extractor.free_batch else "has a fixed batch of 1"
+    if options.free_size and not model.decoder.any_size:
         raise UserError(
-            f"batch=true: {extractor.onnx_path} {found}: export the detector with a dynamic batch, or leave "
-            "out merged=true or batch=true"
+            f"free_size=true: the decoder of {model.path} has maps of a fixed size: leave it out, or "
+            "train one of the ROI frame, such as model=pyramid"
         )
+    if options.merged and extractor is not None:
+        _check_detector(extractor, options)
     reader = box_reader(extractor) if options.boxes and extractor is not None else None
     inputs = feature_inputs(model)
     exported = export_decoder(
         model.decoder, inputs, model.image_size, options.opset, options.half, model.decision,
-        options.outputs, options.dilate, options.batch,
+        options.outputs, options.dilate, options.batch, options.free_size,
     )  # fmt: skip
     if change is not None:
         exported = change(exported)
     if options.merged and extractor is not None:
         exported = merge_with_extractor(exported, extractor.onnx_path, extractor.layers, reader)
+        image = next(value for value in exported.graph.input if value.name == extractor.input_name)
+        sides = ("height", "width") if options.free_size else extractor.preprocess.image_size
+        set_shape(image, ("batch" if options.batch else 1, 3, *sides))
     if options.simplify:
         exported = simplify_graph(exported)
     written = max(entry.version for entry in exported.opset_import if entry.domain in ("", "ai.onnx"))
     if written != options.opset:  # the exporter silently falls back to its own
         raise UserError(f"{model.path} cannot be exported in opset {options.opset}: use opset={written}")
     return exported
+
+
+def _check_detector(extractor: OnnxExtractor, options: ExportOptions) -> None:
+    """Raise a UserError if a detector cannot take a batch or other sizes, as the options say."""
+    name = extractor.onnx_path
+    advice = "export the detector with a dynamic {}, or leave out merged=true or {}=true"
+    if options.batch and not extractor.batched:
+        found = "works for one image only" if extractor.free_batch else "has a fixed batch of 1"
+        raise UserError(f"batch=true: {name} {found}: {advice.format('batch', 'batch')}")
+    if options.free_size:
+        height, width = other_sizes(extractor.preprocess.image_size, extractor.strides)[0]
+        try:
+            extractor.resized((height, width))
+        except UserError as error:
+            advice = advice.format("height and width", "free_size")
+            raise UserError(
+                f"free_size=true: {name} does not take {height}x{width} ({error}): {advice}"
+            ) from None
 
 
 def allowed_difference(exported: ModelProto) -> float:

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
-from onnx import ModelProto, helper
+from onnx import ModelProto, ValueInfoProto, helper
 from torch import Tensor, nn
 
 from roiseg.decoders.base import Context, Decoder
@@ -42,7 +43,6 @@ class MaskGraph(nn.Module):
 
     Args:
         decoder: a trained decoder.
-        image_size: (H, W) of the extractor's input in pixels.
         dtype: precision of the decoder; inputs, ROI geometry and masks are always float32.
         decision: makes masks of its probabilities.
         outputs: names, see `roiseg.onnx_export.outputs`.
@@ -52,7 +52,6 @@ class MaskGraph(nn.Module):
     def __init__(
         self,
         decoder: Decoder,
-        image_size: tuple[int, int],
         dtype: torch.dtype = torch.float32,
         decision: Decision = _PROBABILITY,
         outputs: Sequence[str] = DEFAULT,
@@ -63,7 +62,6 @@ class MaskGraph(nn.Module):
         self.dilate = dilate
         self.decision = decision
         self.decoder = decoder.to(dtype)
-        self.image_size = image_size
         self.dtype = dtype
 
     def forward(
@@ -85,8 +83,10 @@ class MaskGraph(nn.Module):
         Returns:
             The outputs, in their order.
         """
-        height, width = self.image_size
-        boxes = rois[:, -4:] * torch.tensor([width, height, width, height], dtype=rois.dtype)
+        stride = self.decoder.strides[0]
+        height, width = image_size = (features[0].shape[2] * stride, features[0].shape[3] * stride)
+        sides = (width, height, width, height)
+        boxes = torch.stack([rois[:, n - 4] * side for n, side in enumerate(sides)], dim=1)
         index, belongs = torch.zeros_like(boxes[:, :1]), None
         if rois.shape[1] > 4:
             index = rois[:, :1]
@@ -95,9 +95,9 @@ class MaskGraph(nn.Module):
         context = Context(None if image is None else image.to(self.dtype), pixel_size)
         logits = self.decoder([feature.to(self.dtype) for feature in features], indexed, context).logits
         windows = self.decoder.extents(indexed)
-        found = ImageRois(logits.float().softmax(dim=1), windows, boxes, self.image_size, belongs=belongs)
+        found = ImageRois(logits.float().softmax(dim=1), windows, boxes, image_size, belongs=belongs)
         decided = self.decision.of_image(found)
-        masks = dilated(paste_masks(decided, windows, self.image_size, within=boxes), self.dilate)
+        masks = dilated(paste_masks(decided, windows, image_size, within=boxes), self.dilate)
         results = {  # the exported graph computes only those that it gives
             MASKS: only_largest(masks, belongs) if self.decision.exclusive else masks,
             ROI_MASKS: decided_classes(found.probabilities, decided),
@@ -125,6 +125,7 @@ def export_decoder(
     outputs: Sequence[str] = DEFAULT,
     dilate: int = 0,
     batch: bool = False,
+    free_size: bool = False,
 ) -> ModelProto:
     """Export a decoder with a dynamic number of ROIs.
 
@@ -136,22 +137,36 @@ def export_decoder(
         half: weights and arithmetic of the decoder in fp16.
         decision, outputs, dilate: see `MaskGraph`.
         batch: for any number of images.
+        free_size: for inputs of any size; the decoder must have `any_size`.
 
     Returns:
         A model with inputs `<feature names>`, `rois` [N, 4] (normalized x1, y1, x2, y2; [N, 5] with the
         image's index in front if `batch`), where the decoder needs them `image` and `pixel_size`, and these
         outputs.
     """
+    strides = decoder.strides
+    largest = max(strides)
     dtype = torch.float16 if half else torch.float32
-    graph = MaskGraph(_portable(decoder).cpu(), image_size, dtype, decision, outputs, dilate).eval()
+    graph = MaskGraph(_portable(decoder).cpu(), dtype, decision, outputs, dilate).eval()
     images = 2 if batch else 1
-    free = {0: torch.export.Dim("batch")} if batch else {}
-    blanks = tuple(torch.zeros(images, *feature.shape) for feature in features)
+    # a free height must not be equal to a free width by chance
+    height, width = image_size[0], image_size[1] + (largest if free_size else 0)
+    free: dict[int, dict[int, Any]] = {}
+    for stride in (*strides, 1):
+        free[stride] = {0: torch.export.Dim("batch")} if batch else {}
+        if free_size:
+            cells = (largest // stride * torch.export.Dim(name) for name in ("rows", "columns"))
+            free[stride] |= dict(enumerate(cells, 2))
+    blanks = tuple(
+        torch.zeros(images, feature.shape[0], height // stride, width // stride)
+        for feature, stride in zip(features, strides, strict=True)
+    )
     rois = torch.tensor([[0.1, 0.1, 0.6, 0.7], [0.3, 0.2, 0.9, 0.8], [0.0, 0.0, 1.0, 1.0]])
     if batch:
         rois = torch.cat([torch.tensor([[0.0], [1.0], [1.0]]), rois], dim=1)
-    shapes = {PIXEL_SIZE: (images,), IMAGE: (images, 3, *image_size)}
-    context = {name: torch.ones(shapes[name]) for name in decoder.context_inputs}
+    given = {IMAGE: torch.ones(images, 3, height, width), PIXEL_SIZE: torch.ones(images)}
+    context = {name: given[name] for name in decoder.context_inputs}
+    free_context = {IMAGE: free[1], PIXEL_SIZE: {axis: dim for axis, dim in free[1].items() if axis == 0}}
     with quiet_export():
         program = torch.onnx.export(
             graph,
@@ -160,16 +175,33 @@ def export_decoder(
             input_names=[*(feature.name for feature in features), ROIS, *context],
             output_names=list(outputs),
             dynamic_shapes={
-                "features": tuple(free for _ in blanks),
+                "features": tuple(free[stride] for stride in strides),
                 "rois": {0: torch.export.Dim("num_rois")},
-                **dict.fromkeys(context, free),
+                **{name: free_context[name] for name in context},
             },
             opset_version=opset,
             dynamo=True,
             verbose=False,
         )
     assert program is not None
-    return program.model_proto
+    model = program.model_proto
+    if free_size:
+        parts = dict(zip((feature.name for feature in features), strides, strict=True))
+        parts |= dict.fromkeys((IMAGE, MASKS, LABELS), 1)
+        for value in (*model.graph.input, *model.graph.output):
+            if value.name in parts:
+                sides = (f"{side}/{parts[value.name]}".removesuffix("/1") for side in ("height", "width"))
+                set_shape(value, [*sides])
+    return model
+
+
+def set_shape(value: ValueInfoProto, shape: Sequence[int | str]) -> None:
+    """Declare the last dimensions of an input or output: numbers, or names of what is free."""
+    for dim, side in zip(value.type.tensor_type.shape.dim[-len(shape) :], shape, strict=True):
+        if isinstance(side, str):
+            dim.dim_param = side
+        else:
+            dim.dim_value = side
 
 
 def simplify_graph(model: ModelProto) -> ModelProto:

@@ -76,11 +76,13 @@ def facts_of(
     data, options = model.config.get("data") or {}, preprocess_options(model)
     inputs = [_tensor(value, metadata) for value in exported.graph.input]
     batch = any(one["name"] == ROIS and one["shape"][1] == 5 for one in inputs)
+    free = any("height" in str(side) for one in inputs for side in one["shape"])
+    sizes = f"other multiples of {max(model.decoder.strides)} that the detector takes" if free else ""
     layers = zip(model.layers, model.shapes, strict=True)
     return {
         "inputs": inputs,
         "outputs": [_tensor(value, metadata) for value in exported.graph.output],
-        "preprocess": {**options, "steps": _input_steps(options, batch)},
+        "preprocess": {**options, "steps": _input_steps(options, batch, sizes)},
         "to_masks": _mask_steps(model, outputs),
         "classes": list(CLASS_NAMES[: model.decoder.num_classes]),
         "threshold": 0.5,
@@ -125,8 +127,14 @@ def _licence(extractor: OnnxExtractor | None) -> str:
     return as_utf8(" ".join(stated)) or "not stated in its file, ask its authors"
 
 
-def _input_steps(options: Mapping[str, Any], batch: bool) -> list[str]:
-    """Return how an image of h x w pixels and boxes become inputs; several images if `batch`."""
+def _input_steps(options: Mapping[str, Any], batch: bool, sizes: str) -> list[str]:
+    """Return how an image of h x w pixels and boxes become inputs.
+
+    Args:
+        options: of the preprocessing.
+        batch: the file takes several images.
+        sizes: other sizes that it takes, in words; empty if it takes none.
+    """
     height, width = options["image_size"]
     images, index = ("B", "column 0 is the index of the image in the batch, then ") if batch else (1, "")
     place = "top = 0; left = 0"
@@ -139,6 +147,10 @@ def _input_steps(options: Mapping[str, Any], batch: bool) -> list[str]:
     ]
     if not options["keep_aspect"]:
         fit = [f"new_h = {height}; new_w = {width}; top = 0; left = 0"]
+    if sizes:
+        fit.append(
+            f"height {height} and width {width} of the input are those in training; it also takes {sizes}"
+        )
     return [
         *fit,
         "resize to new_h x new_w: bilinear between the two nearest pixel centres, without averaging (OpenCV "

@@ -81,6 +81,7 @@ def compare(
     merged: bool = False,
     boxes: bool = False,
     dilate: int = 0,
+    free_size: bool = False,
 ) -> OnnxCheck:
     """Compare all outputs of an exported file with PyTorch, on random input and on real samples.
 
@@ -93,11 +94,10 @@ def compare(
         merged: the file takes an image.
         boxes: the file finds the boxes itself.
         dilate: pixels by which its masks are dilated.
+        free_size: it takes other sizes; random input has two of them, too.
     """
     overlapping, exclusive = replace(model.decision, exclusive=False), model.decision.exclusive
-    graph = MaskGraph(
-        model.decoder.float().cpu(), model.image_size, torch.float32, overlapping, _COMPARED, dilate
-    ).eval()
+    graph = MaskGraph(model.decoder.float().cpu(), torch.float32, overlapping, _COMPARED, dilate).eval()
     random = _random_inputs(model, extractor if merged else None, boxes)
     real: list[CheckInput] = []
     if extractor is not None:
@@ -107,6 +107,10 @@ def compare(
             image = torch.from_numpy(sample.image)[None]
             real.append(image_input(model, extractor, image, rois, sample.pixel_size, merged, boxes))
     masks, distance = _differences(path, graph, random, exclusive)
+    for size in other_sizes(model.image_size, model.decoder.strides) if free_size else ():
+        resized = None if extractor is None or not merged else extractor.resized(size)
+        other = _random_inputs(_resized(model, size), resized, boxes)
+        masks = max(masks, _differences(path, graph, other, exclusive)[0])
     real_masks = None
     if real:
         real_masks, real_distance = _differences(path, graph, real, exclusive)
@@ -121,11 +125,21 @@ def compare(
     )
 
 
-def largest_difference(
-    path: Path, decoder: Decoder, image_size: tuple[int, int], inputs: Sequence[CheckInput]
-) -> float:
+def other_sizes(image_size: tuple[int, int], strides: Sequence[int]) -> list[tuple[int, int]]:
+    """Return two other sizes (H, W) of the input, which differ from it by multiples of 64 and the strides."""
+    (height, width), step = image_size, math.lcm(64, *strides)
+    return [(height + step, width + 2 * step), (height + 2 * step, width + step)]
+
+
+def _resized(model: TrainedModel, size: tuple[int, int]) -> TrainedModel:
+    (height, width), (before_h, before_w) = size, model.image_size
+    shapes = [(c, h * height // before_h, w * width // before_w) for c, h, w in model.shapes]
+    return replace(model, image_size=size, shapes=shapes)
+
+
+def largest_difference(path: Path, decoder: Decoder, inputs: Sequence[CheckInput]) -> float:
     """Return the largest difference of the outputs between the file and the decoder (fp32) it came from."""
-    return _differences(path, MaskGraph(decoder, image_size, outputs=_COMPARED).eval(), inputs)[0]
+    return _differences(path, MaskGraph(decoder, outputs=_COMPARED).eval(), inputs)[0]
 
 
 def _differences(
@@ -141,7 +155,7 @@ def _differences(
     """
     with utf8_path(path) as name:
         session = ort.InferenceSession(name, providers=["CPUExecutionProvider"])
-    height, width = graph.image_size
+    height, width = graph.decoder.image_size
     masks_worst = boxes_worst = 0.0
     groups = [inputs, inputs[:1]] if takes_batch(session) else [[given] for given in inputs]
     runs = [pair for group in groups for pair in zip(group, _run(session, group), strict=True)]

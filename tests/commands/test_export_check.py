@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,7 @@ from wholebody import red_picture, wholebody_config, wholebody_extractor
 
 from roiseg import export
 from roiseg.inference.checkpoint import checkpoint_metadata, load_model
+from roiseg.inference.decision import Threshold
 from roiseg.inference.onnx_file import OnnxFile
 from roiseg.onnx_export import certificate, runtimes
 from roiseg.onnx_export.export import ExportOptions, export_graph, export_model
@@ -238,6 +240,18 @@ def refused_check(refused):
             return refused(export, ["runs=1", *(f"{key}={value}" for key, value in options.items())], *words)
 
     return run
+
+
+def test_a_file_is_compared_with_its_own_decision(checkpoint, extractor, run_check, tmp_path):
+    model, path = load_model(checkpoint), tmp_path / "own.onnx"
+    own = Threshold(threshold=0.3)
+    with one_thread():
+        export_model(replace(model, decision=own), path, ExportOptions(), extractor)
+    code, error, report = run_check(f"check={path}", f"ckpt={checkpoint}")
+    assert (code, error, report.parity.passed) == (0, "", True)
+    assert (report.file.decision, report.other_decision) == (own, model.decision)
+    printed = [*export._measurements(report).columns[1].cells]
+    assert str(own) in printed and str(model.decision) in printed
 
 
 def test_another_weight_is_found_out(files, checkpoint, run_check, refused_check, tmp_path):

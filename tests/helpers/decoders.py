@@ -201,10 +201,10 @@ CASES = [
 ]  # fmt: skip
 
 
-def random_features(decoder, images, seed=0):
-    """Features of `images` images of IMAGE_SIZE."""
+def random_features(decoder, images, seed=0, size=IMAGE_SIZE):
+    """Features of `images` images of a size."""
     generator = torch.Generator().manual_seed(seed)
-    height, width = IMAGE_SIZE
+    height, width = size
     return [
         torch.randn(images, channels, height // stride, width // stride, generator=generator)
         for channels, stride in zip(decoder.in_channels, decoder.strides, strict=True)

@@ -116,7 +116,7 @@ def test_the_file_equals_the_adapter_followed_by_the_decoder(cells, exported, mo
     np.testing.assert_allclose(scores, found.scores, atol=1e-6)
     rois = torch.from_numpy(found.boxes / np.array([96, 64, 96, 64], np.float32))
     with torch.no_grad():
-        wanted, wanted_scores = MaskGraph(model.decoder, SIZE, decision=VOTES)(features, rois)
+        wanted, wanted_scores = MaskGraph(model.decoder, decision=VOTES)(features, rois)
     assert masks.shape == (len(cells), *SIZE)
     np.testing.assert_allclose(masks, wanted, atol=1e-4)
     np.testing.assert_allclose(mask_scores, wanted_scores, atol=1e-4)

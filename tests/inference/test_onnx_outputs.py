@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import make_onnx, onnx_session, user_error
 from helpers.bilinear import paste
+from helpers.image_decoder import TinyImageDecoder
 from tiny_run import tiny_decoder, tiny_extractor, trained_model, with_random_weights
 
 from roiseg.inference.decision import ImageRois, Votes
@@ -149,9 +150,50 @@ def test_a_batch_with_the_detector_inside(tmp_path, model):
     assert (predicted[0] != predicted[1]).mean() < 1e-2
 
 
-def test_boxes_of_a_batch_are_refused():
-    told = user_error(lambda: ExportOptions(merged=True, boxes=True, batch=True))
-    assert told.startswith("boxes=true finds the boxes of one image")
+@pytest.mark.slow
+def test_a_file_of_any_size(tmp_path, model):
+    """Another size in one run with the detector, against PyTorch; a detector of one size is refused."""
+    fixed = tiny_extractor(make_onnx(tmp_path / "fixed.onnx", batch="N"))
+    free = tiny_extractor(make_onnx(tmp_path / "free.onnx", size=("h", "w"), batch="N"))
+    options = ExportOptions(merged=True, batch=True, free_size=True, outputs=["roi_masks", "labels"])
+    path = tmp_path / "masks.onnx"
+    told = user_error(export_model, model, path, options, fixed)
+    assert f"free_size=true: {fixed.onnx_path} does not take 128x192" in told
+    assert export_model(model, path, options, free).passed
+    facts = json.loads(path.with_name("masks.onnx.json").read_text())
+    assert facts["inputs"][0]["shape"] == ["batch", 3, "height", "width"]
+    assert facts["outputs"][1]["shape"] == ["batch", "height", "width"]
+    assert "it also takes other multiples of 4" in str(facts["preprocess"]["steps"])
+    assert time_file(OnnxFile(path), 3, 0).rois == 3
+
+    image = np.random.default_rng(0).uniform(0, 1, (1, 3, 32, 96)).astype(np.float32)
+    rois = np.array([[0.1, 0.1, 0.7, 0.8], [0.3, 0.2, 0.9, 0.9]], np.float32)
+    boxes = torch.from_numpy(rois) * torch.tensor([96, 32, 96, 32])
+    features = free.resized((32, 96)).run(torch.from_numpy(image))
+    with torch.no_grad():
+        logits = model.decoder(features, torch.cat([torch.zeros(2, 1), boxes], 1)).logits
+    decided = VOTES.of_image(ImageRois(logits.softmax(1), boxes, boxes, (32, 96))).numpy()
+    given = {"images": image, "rois": np.insert(rois, 0, 0, axis=1)}
+    found, labels = onnx_session(path).run(["roi_masks", "labels"], given)
+    np.testing.assert_allclose(found[:, 1], decided, atol=1e-4)
+    masks = np.array([paste(*one, (32, 96)) for one in zip(decided, boxes.numpy(), strict=True)])
+    clear = (abs(masks - 0.5).min(axis=0) > 1e-3) & (abs(masks[0] - masks[1]) > 1e-3)
+    wanted = np.where(masks.max(axis=0) >= 0.5, masks.argmax(axis=0) + 1, 0)
+    assert (labels[0] == wanted)[clear].all()
+
+
+def test_a_decoder_of_whole_maps_has_one_size(extractor, tmp_path):
+    decoder = TinyImageDecoder(extractor.channels, extractor.strides, (64, 64))
+    told = user_error(
+        export_model, trained_model(decoder, extractor), tmp_path / "a.onnx", ExportOptions(free_size=True)
+    )
+    assert "has maps of a fixed size: leave it out, or train one of the ROI frame" in told
+
+
+@pytest.mark.parametrize("option", ["batch", "free_size"])
+def test_a_file_that_finds_boxes_takes_one_image_of_one_size(option):
+    told = user_error(lambda: ExportOptions(merged=True, boxes=True, **{option: True}))
+    assert told == f"boxes=true finds the boxes of one image of one size: leave out {option}=true"
 
 
 @pytest.mark.slow
