@@ -13,7 +13,7 @@ import onnx
 import pytest
 import torch
 from helpers import user_error
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from tiny_run import one_thread, tiny_decoder
 from wholebody import red_picture, wholebody_config, wholebody_extractor
 
@@ -200,6 +200,24 @@ def test_only_the_decoder_is_quantized(checkpoint, extractor):
     assert len(convolutions) > 2
     for name, maker in convolutions.items():
         assert (maker == "DequantizeLinear") == name.startswith("decoder/"), name
+
+
+def test_the_first_and_the_last_convolutions_stay_in_float():
+    names = [f"conv{number}" for number in range(6)]
+    tensors = ["x", *names[:-1], "y"]
+    nodes = [
+        helper.make_node("Conv", [before, f"{name}.weight"], [after], name=name)
+        for name, before, after in zip(names, tensors, tensors[1:], strict=False)
+    ]
+    weight = np.ones((2, 2, 1, 1), np.float32)
+    weights = [numpy_helper.from_array(weight, f"{name}.weight") for name in names]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2, 4, 4]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    found = certificate.quantized(model, [{"x": np.ones((1, 2, 4, 4), np.float32)}]).graph
+    makers = {name: node.op_type for node in found.node for name in node.output}
+    convolutions = {node.name: makers.get(node.input[1]) for node in found.node if node.op_type == "Conv"}
+    assert [name for name in names if convolutions[name] == "DequantizeLinear"] == ["conv1", "conv2"]
 
 
 @pytest.mark.parametrize(
