@@ -12,7 +12,7 @@ from roiseg.common.console import console
 
 # in the order of benchmarks/README.md; each is a module with a `main`, run in its own process
 ALL = (
-    "epoch", "usual_loop", "cache", "cache_scale", "targets", "roi_align", "decoder_step", "paste",
+    "epoch", "usual_loop", "cache", "cache_scale", "compact", "targets", "roi_align", "decoder_step", "paste",
     "scale", "ddp", "coco_cost", "gpu", "export",
 )  # fmt: skip
 

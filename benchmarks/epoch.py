@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -25,10 +25,14 @@ from roiseg.data.batch import RoiBatch
 class EpochTimes(L.Callback):
     """Times every epoch, and after it the passes over the same batches.
 
+    Args:
+        clock: returns seconds.
+
     Attributes:
         epoch, decoder, extractor: seconds of each epoch; the extractor's only if the batches have images.
     """
 
+    clock: Callable[[], float] = time.perf_counter
     epoch: list[float] = field(default_factory=list)
     decoder: list[float] = field(default_factory=list)
     extractor: list[float] = field(default_factory=list)
@@ -38,7 +42,7 @@ class EpochTimes(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
         self._batches.clear()
-        self._started = time.perf_counter()
+        self._started = self.clock()
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -48,19 +52,18 @@ class EpochTimes(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Stop the clock, then time the bare passes."""
-        self.epoch.append(time.perf_counter() - self._started)
+        self.epoch.append(self.clock() - self._started)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self.decoder.append(_seconds(decoder_step(pl_module), self._batches))
+        self.decoder.append(self._seconds(decoder_step(pl_module)))
         if all(len(batch.images) == len(batch.samples) for batch in self._batches):
-            self.extractor.append(_seconds(extraction(data), self._batches))
+            self.extractor.append(self._seconds(extraction(data)))
         pl_module.zero_grad()
 
-
-def _seconds(work: Any, batches: Sequence[RoiBatch]) -> float:
-    started = time.perf_counter()
-    for batch in batches:
-        work(batch)
-    return time.perf_counter() - started
+    def _seconds(self, work: Callable[[RoiBatch], None]) -> float:
+        started = self.clock()
+        for batch in self._batches:
+            work(batch)
+        return self.clock() - started
 
 
 def measure(run: Run, folder: Path, epochs: int) -> EpochTimes:

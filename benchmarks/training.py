@@ -17,6 +17,7 @@ from roiseg.config.compose import compose_run
 from roiseg.config.lightning_messages import silence_lightning_warnings
 from roiseg.data.batch import RoiBatch
 from roiseg.data.datamodule import RoiDataModule
+from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.training.module import RoiSegModule
 
 QUIET: dict[str, Any] = {
@@ -65,11 +66,11 @@ def configuration(folder: Path, *overrides: str) -> DictConfig:
     return compose_run(folder / "out", f"paths.root_dir={folder}", *overrides)
 
 
-def make_run(folder: Path, *overrides: str) -> Run:
-    """Build what `python -m roiseg.train <overrides>` would train."""
+def make_run(folder: Path, *overrides: str, extractor: OnnxExtractor | None = None) -> Run:
+    """Build what `python -m roiseg.train <overrides>` would train, if given with this detector."""
     cfg = configuration(folder, *overrides)
     L.seed_everything(cfg.seed, verbose=False)
-    extractor = build.build_extractor(cfg)
+    extractor = extractor or build.build_extractor(cfg)
     decoder = build.build_decoder(cfg, extractor)
     data = build.build_datamodule(cfg, extractor, decoder)
     loss = build.build_loss(cfg, decoder, data)

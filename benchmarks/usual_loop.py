@@ -34,8 +34,12 @@ ROIS = 64  # of an epoch
 BATCH = 32  # ROIs
 
 
-def crowd_scenes(folder: Path, persons: int) -> Path:
-    """Annotations of the real images with exactly `persons` real outlines each, laid at random places."""
+def crowd_scenes(folder: Path, persons: int, images: int | None = None) -> Path:
+    """Annotations of some real images with exactly `persons` real outlines each, laid at random places.
+
+    Args:
+        images: their number; None gives `ROIS` outlines in all.
+    """
     source = (
         real.folder() / "coco128_person" / "annotations" / "instances_train2017_person_only_no_crowd.json"
     )
@@ -44,13 +48,13 @@ def crowd_scenes(folder: Path, persons: int) -> Path:
         a for a in content["annotations"] if min(a["bbox"][2:]) >= 40 and isinstance(a["segmentation"], list)
     ]
     rng = np.random.default_rng(persons)
-    images = content["images"][: ROIS // persons]
+    used = content["images"][: images or ROIS // persons]
     records: list[dict[str, Any]] = []
-    for image in images:
+    for image in used:
         for chosen in rng.choice(len(pool), persons):
             records.append(_moved(pool[chosen], image, rng) | {"id": len(records) + 1})
     path = folder / f"persons_{persons}.json"
-    path.write_text(json.dumps({**content, "images": images, "annotations": records}))
+    path.write_text(json.dumps({**content, "images": used, "annotations": records}))
     return path
 
 

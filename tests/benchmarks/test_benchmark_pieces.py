@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import cache, coco_cost, epoch, export, head_quality, usual_loop
+from benchmarks import cache, coco_cost, compact, epoch, export, head_quality, usual_loop
 from benchmarks.coco_cost import Assumptions
 from benchmarks.decoder_step import ONE_LAYER, configured, step_of
 from benchmarks.paste import WAYS, agreement, persons
@@ -161,3 +161,11 @@ def test_an_epoch_and_the_passes_over_its_batches_are_timed(realdata, tmp_path):
     times = epoch.measure(run, tmp_path, epochs=1)
     assert len(times.epoch) == len(times.decoder) == len(times.extractor) == 1
     assert min(times.epoch + times.decoder + times.extractor) > 0
+
+
+@pytest.mark.realdata
+def test_steps_and_epochs_of_compact_features_are_timed(realdata, capsys):
+    few = [f"--{name}=1" for name in ("persons", "epochs", "online-epochs", "rounds")]
+    compact.main([*few, "--images=4", "--project=16"])
+    printed = capsys.readouterr().out
+    assert "128 x 52 x 52 to 16 channels" in printed and "online / later" in printed
