@@ -84,6 +84,7 @@ def facts_of(
         "outputs": [_tensor(value, metadata) for value in exported.graph.output],
         "preprocess": {**options, "steps": _input_steps(options, batch, sizes)},
         "to_masks": _mask_steps(model, outputs),
+        **({"roi_masks_cover": model.decoder.frame} if ROI_MASKS in outputs else {}),  # "roi" or "image"
         "classes": list(CLASS_NAMES[: model.decoder.num_classes]),
         "threshold": 0.5,
         "decision": {

@@ -12,12 +12,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from docs.pages import Reader, blocks
 from helpers import ROOT, segmentation_mask
 
 from roiseg.common.package_files import package_file
 from roiseg.data.images import read_image
+from roiseg.decoders.layers.extra_inputs import Film
 from roiseg.inference.checkpoint import load_model
+from roiseg.inference.decision import Votes
 from roiseg.inference.predictor import Predictor
 from roiseg.onnx_export.export import ExportOptions, export_model
 
@@ -151,9 +154,27 @@ def test_the_exported_file_gives_the_same_masks_without_roiseg(reader):
         pytest.skip(f"node or its packages are missing (NODE_MODULES); not run: {reader.left_out}")
 
 
+def other_options(checkpoint, path):
+    """Write the checkpoint with a stretched input, masks that do not overlap, and features that know the scale."""
+    content = torch.load(checkpoint, weights_only=True)
+    config = content["roiseg"]["config"]
+    config["extractor"]["preprocess"]["keep_aspect"] = False
+    config["extractor"]["onnx_path"] = str(package_file("ext_extractor/yolox_nano.onnx"))
+    config["model"]["film"] = 1.0
+    content["roiseg"]["decision"] = Votes(exclusive=True, weight=0.3, bias=0.2).node()
+    torch.manual_seed(0)
+    film = Film([shape[0] for shape in content["roiseg"]["shapes"]], 1.0)
+    content["state_dict"] |= {f"decoder.film.{name}": 3 * value for name, value in film.state_dict().items()}
+    torch.save(content, path)
+    return path
+
+
 @pytest.mark.realdata
-def test_the_programs_give_the_masks_of_predict_on_photographs(realdata, tmp_path):
+@pytest.mark.parametrize("options", ["as trained", "others"])
+def test_the_programs_give_the_masks_of_predict_on_photographs(options, realdata, tmp_path):
     checkpoint = package_file("ext_extractor/yolox_nano_person.pth")
+    if options == "others":
+        checkpoint = other_options(checkpoint, tmp_path / "others.pth")
     model, programs = load_model(checkpoint), dict(blocks("deploy.md"))
     options = ExportOptions(merged=True, outputs=["roi_masks", "mask_scores"])
     export_model(model, tmp_path / "masks.onnx", options, model.extractor())
@@ -178,6 +199,15 @@ def test_the_programs_give_the_masks_of_predict_on_photographs(realdata, tmp_pat
                 assert (found & mask).sum() >= 0.999 * (found | mask).sum(), (name, photograph.name, number)
                 compared += mask.any()
     assert compared >= 5
+    facts = json.loads((tmp_path / "masks.onnx.json").read_text())
+    if options == "others":
+        names = {one["name"] for one in facts["inputs"]}
+        assert "pixel_size" in names and facts["decision"]["exclusive"]
+    facts["detector"]["in_this_file"] = False
+    (tmp_path / "masks.onnx.json").write_text(json.dumps(facts))
+    for command in commands.values():
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 1 and "export with merged=true" in done.stderr
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is missing")
