@@ -11,7 +11,9 @@ from typing import TypedDict
 import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from roiseg.common.console import console, track
 from roiseg.common.errors import UserError, require_choice
@@ -109,8 +111,12 @@ def predict(run: Run, name: str) -> Predicted:
 
 def compare(
     variant: Variant, predicted: Sequence[Predicted], rules: Mapping[str, Decision], folder: Path
-) -> Table:
-    """Measure every rule on every fold, fitted on the other folds; write the runs and return a table."""
+) -> Group:
+    """Measure every rule on every fold, fitted on the other folds; write the runs.
+
+    Returns:
+        A table, and the fitted numbers, to be printed.
+    """
     table = Table(title=variant.name)
     for column in (
         "decision",
@@ -119,9 +125,9 @@ def compare(
         "overlapping",
         "shared pixels",
         "score error",
-        "numbers",
     ):
-        table.add_column(column, justify="left" if column in ("decision", "numbers") else "right")
+        table.add_column(column, justify="left" if column == "decision" else "right")
+    fitted = list[Text]()
     overlapping = np.concatenate([one.fit.overlapping() for one in predicted])
     for name, rule in track(list(rules.items()), f"fitting {variant.name}"):
         records, shared, numbers = list[InstanceRecord](), 0, list[str]()
@@ -143,14 +149,15 @@ def compare(
             *means,
             f"{shared:,}",
             f"{error:.4f}",
-            "; ".join(dict.fromkeys(numbers)),
         ]
         table.add_row(name, *cells)
+        if rule.unfitted:
+            fitted.append(Text(f"{name}, fitted on the other folds: {'; '.join(dict.fromkeys(numbers))}"))
     table.caption = (
         f"{len(values)} ROIs, {crowded.sum()} crowded, {overlapping.sum()} with overlapping boxes; "
         "score error: calibration error of the mask scores"
     )
-    return table
+    return Group(table, *fitted)
 
 
 def numbers_of(decision: Decision, rule: Decision) -> str:
