@@ -159,9 +159,14 @@ def together(setting: Setting, seed: int) -> float:
     return len(keys) / sum(_read(cache, keys))
 
 
+def read_quietly(setting: Setting) -> Reading:
+    """`read` in a process of its own, without a line for each damaged entry."""
+    logging.disable(logging.WARNING)
+    return read(setting)
+
+
 def damaged(setting: Setting, count: int = 20) -> tuple[float, float]:
     """Return the median seconds to find that an entry is damaged, and to store it again."""
-    logging.disable(logging.WARNING)  # one line for each
     cache, rows = setting.open(), Int8().pack([torch.randn(1, setting.channels, SIDE, SIDE)])
     finding, storing = [], []
     for key in setting.some(count, seed=3):
@@ -214,7 +219,7 @@ def measure(setting: Setting) -> list[tuple[str, str]]:
     kept = sum(tenth.hits for tenth in resumed)
     files = [entry.stat() for part in setting.part().glob("??") for entry in os.scandir(part)]
     content, blocks = sum(file.st_size for file in files), sum(512 * file.st_blocks for file in files)
-    found = fresh(read, setting)
+    found = fresh(read_quietly, setting)
     alone = len(found.warm) / sum(found.warm)
     with ProcessPoolExecutor(2, SPAWN, _meet, (SPAWN.Barrier(2),)) as pool:
         both = sum(pool.map(together, [setting] * 2, [4, 5]))

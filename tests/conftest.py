@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from pathlib import Path
@@ -59,6 +60,14 @@ def _interruptible():
     """Shells start jobs in the background with SIGINT ignored, and the processes of tests would inherit that."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _logging_is_left_as_it_was():
+    """Whoever disables logging in this process takes the messages of all later tests."""
+    before = logging.root.manager.disable
+    yield
+    assert logging.root.manager.disable == before
 
 
 @pytest.fixture(scope="session")
