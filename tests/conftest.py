@@ -57,14 +57,14 @@ def pytest_terminal_summary(terminalreporter, config):
 
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible():
-    """Shells start jobs in the background with SIGINT ignored, and the processes of tests would inherit that."""
+    """Restore SIGINT, which shells ignore in background jobs: the processes of tests would inherit that."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def _logging_is_left_as_it_was():
-    """Whoever disables logging in this process takes the messages of all later tests."""
+    """Fail a test that disables logging: later tests in the same process would see no messages."""
     before = logging.root.manager.disable
     yield
     assert logging.root.manager.disable == before
