@@ -33,7 +33,7 @@ from roiseg.onnx_export.outputs import DEFAULT, check_outputs, output_texts
 from roiseg.onnx_export.sidecar import check_sidecar, facts_of, preprocess_options, write_sidecar
 from roiseg.onnx_export.verify import TOLERANCE, OnnxCheck, compare, other_sizes
 
-_MIN_OPSET = 16  # the first with GridSample
+_MIN_OPSET = 18  # the lowest that PyTorch's exporter writes
 _TENSORS = {
     ROIS: "float32 [N, 4] x1, y1, x2, y2 over width and height of the input, 0..1",
     IMAGE: "float32 [1, 3, H, W] the detector's input tensor",
@@ -56,7 +56,7 @@ class ExportOptions:
         merged: include the extractor: one file from image to masks; else the decoder alone.
         boxes: include the detector's boxes after score threshold and NMS: image -> boxes, scores, masks.
         half: weights and arithmetic of the decoder in fp16.
-        opset: ONNX operator set; some TensorRT versions compute the GridSample of newer ones wrongly.
+        opset: ONNX operator set.
         simplify: fold constants and remove redundant nodes with onnxslim.
         outputs: names of outputs, see `roiseg.onnx_export.outputs`; boxes and scores are added to them.
         dilate: pixels of the input by which the masks are dilated.
@@ -64,8 +64,8 @@ class ExportOptions:
         free_size: take inputs of any height and width that detector and decoder can process.
 
     Raises:
-        UserError: boxes without merged, or with batch or free_size, or an opset without GridSample or unknown
-            to the installed ONNX, or simplify without onnxslim, or outputs that there are not.
+        UserError: boxes without merged, or with batch or free_size, or an opset that PyTorch cannot write or
+            the installed ONNX does not know, or simplify without onnxslim, or unknown outputs.
     """
 
     merged: bool = False

@@ -4,6 +4,7 @@ import copy
 import json
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -34,6 +35,7 @@ pytestmark = [pytest.mark.slow_except, pytest.mark.filterwarnings("ignore")]
 
 SIZE = (64, 96)  # (H, W) of the detector's input
 LAYERS = (LAYER, SECOND_LAYER)
+ALL = ("masks", "roi_masks", "labels", "mask_scores")
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +89,10 @@ def merged(export, model, extractor, coco_set):
     return export(samples, merged=True, simplify=True)
 
 
-def example(extractor, rois=2, pixel_size=1.0, scale=1.0):
+def example(extractor, rois=2, pixel_size=1.0, scale=1.0, seed=0):
     """A random image, its features (times `scale`), ROIs or a number of random ones, and a pixel size."""
-    image = torch.rand(1, 3, *SIZE, generator=torch.Generator().manual_seed(0))
+    size = extractor.preprocess.image_size
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(seed))
     features = [scale * feature for feature in extractor.run(image)]
     rois = random_rois(rois, seed=rois) if isinstance(rois, int) else rois
     arrays = {name: feature.numpy() for name, feature in zip(LAYERS, features, strict=True)}
@@ -111,12 +114,13 @@ def run(path, given):
 
 def by_pytorch(model, given):
     """The masks of the decoder and a paste in plain loops."""
-    boxes = given.rois * np.float32([SIZE[1], SIZE[0]] * 2)
+    size = given.context["image"].shape[2:]
+    boxes = given.rois * np.float32([size[1], size[0]] * 2)
     indexed = torch.from_numpy(np.insert(boxes, 0, 0, axis=1))
     with torch.no_grad():
         logits = model.decoder(given.features, indexed, Context(**given.context)).logits
     maps = target_probability(logits).double().numpy()
-    return np.array([paste(*one, SIZE) for one in zip(maps, boxes, strict=True)]).reshape(-1, *SIZE)
+    return np.array([paste(*one, size) for one in zip(maps, boxes, strict=True)]).reshape(-1, *size)
 
 
 @pytest.mark.parametrize(("count", "pixel_size"), [(7, 12.0), (0, 1.5), (1, 0.3), (2, 1.0)])
@@ -218,8 +222,8 @@ def test_what_cannot_be_exported_is_a_user_error(model, tmp_path):
     with pytest.raises(UserError, match="onnx_path"):
         export_model(model, tmp_path / "model.onnx", ExportOptions(merged=True))
     assert not list(tmp_path.glob("[!.]*"))
-    for opset in (13, 99):
-        with pytest.raises(UserError, match=f"opset is {opset}, it must be from 16 to"):
+    for opset in (17, 99):
+        with pytest.raises(UserError, match=f"opset is {opset}, it must be from 18 to"):
             ExportOptions(opset=opset)
 
 
@@ -229,6 +233,46 @@ def call_the_input_image(path):
     loaded.graph.input[0].name = "image"
     renamed("images", "image")(loaded)
     onnx.save(loaded, str(path))
+
+
+COMBINATIONS = [
+    {"half": True, "batch": True},
+    {"half": True, "free_size": True, "outputs": ALL},
+    {"half": True, "simplify": True, "merged": True, "batch": True, "free_size": True, "outputs": ALL},
+    {"simplify": True, "batch": True, "outputs": ALL, "dilate": 1},
+    {"opset": 19, "batch": True, "outputs": ALL},
+    {"opset": 20, "half": True, "simplify": True, "merged": True},
+    {"opset": 22, "merged": True, "batch": True, "free_size": True},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", COMBINATIONS, ids=lambda options: "-".join(options))
+def test_options_of_an_export_can_be_combined(options, model, tmp_path):
+    """Two images of a size of their own, if the file takes them, against plain loops for each alone."""
+    free = make_onnx(tmp_path / "free.onnx", size=("h", "w"), batch="N")
+    extractor = OnnxExtractor(str(free), list(LAYERS), Preprocess(SIZE, color="bgr"), threads=1)
+    path = tmp_path / "model.onnx"
+    check = export_model(trained_model(model.decoder, extractor), path, ExportOptions(**options), extractor)
+    assert check.passed
+    running, loaded = onnx_session(path), onnx.load(str(path))
+    versions = {entry.domain: entry.version for entry in loaded.opset_import}
+    assert versions[""] == options.get("opset", 18)
+    halves = [t for t in loaded.graph.initializer if t.data_type == TensorProto.FLOAT16]
+    assert bool(halves) == options.get("half", False)
+    if options.get("free_size"):
+        extractor = extractor.resized((SIZE[0] + 64, SIZE[1] + 64))
+    given = [example(extractor, pixel_size=3.0, seed=seed) for seed in range(1 + options.get("batch", 0))]
+    arrays = [feed(running, one) for one in given]
+    if options.get("batch"):
+        for index, one in enumerate(arrays):
+            one["rois"] = np.insert(one["rois"], 0, index, axis=1)
+    inputs = {name: np.concatenate([one[name] for one in arrays]) for name in arrays[0]}
+    masks = running.run(["masks"], inputs)[0]
+    expected = np.concatenate([by_pytorch(model, one) for one in given])
+    if options.get("dilate"):
+        expected = np.array([cv2.dilate(one.astype(np.float32), np.ones((3, 3))) for one in expected])
+    np.testing.assert_allclose(masks, expected, atol=2e-2 if options.get("half") else 1e-4)
 
 
 KINDS = {
