@@ -23,7 +23,7 @@ from roiseg.data.batch import RoiBatch, RoiSample, collate
 from roiseg.data.dataset import RoiDataset, check_image_files
 from roiseg.data.feature_loader import FeatureLoader, FeatureSource, SkippedImages
 from roiseg.data.feature_projection import fitted_projection
-from roiseg.data.folds import Folds, join_annotations
+from roiseg.data.folds import Folds, join_annotations, limited
 from roiseg.data.samplers import EpochSampler, RoiSampler
 from roiseg.data.targets import TargetSpec
 from roiseg.data.tta import TTA, hflip
@@ -52,6 +52,8 @@ class RoiDataModule(L.LightningDataModule):
         needs_images: batches contain all their images, for decoders that read them.
         folds: cross-validation: join training and validation images and split them again; None keeps the
             given split.
+        train_limit: largest number of training images with ROIs; None: all. They are chosen by id, and
+            smaller sets are contained in larger ones.
         tta: the test averages over these views; None uses the whole image only, as validation during training
             always does.
         on_error: effect of an image that is missing, damaged or does not match its record: "raise" ends the
@@ -84,6 +86,7 @@ class RoiDataModule(L.LightningDataModule):
         pool: AugmentationPool | None = None,
         needs_images: bool = False,
         folds: Folds | None = None,
+        train_limit: PositiveInt | None = None,
         tta: TTA | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         crowd: Literal["region", "instance"] = "region",
@@ -110,6 +113,7 @@ class RoiDataModule(L.LightningDataModule):
         self.cache = cache
         self.needs_images = needs_images
         self.folds = folds
+        self.train_limit = train_limit
         self.tta = tta
         self.on_error = on_error
         self.skipped = {split: SkippedImages(split) for split in ("train", "val", "test")}
@@ -184,9 +188,13 @@ class RoiDataModule(L.LightningDataModule):
     def _annotations(self, split: str) -> tuple[Annotations, Path]:
         """Return the annotations of a split and the folder of its images."""
         if self.folds is None:
-            return self._load(split)
-        joined, images = join_annotations([self._load("train"), self._load("val")])
-        return self.folds.split(joined)[split], images
+            annotations, images = self._load(split)
+        else:
+            joined, images = join_annotations([self._load("train"), self._load("val")])
+            annotations = self.folds.split(joined)[split]
+        if split == "train" and self.train_limit is not None:
+            annotations = limited(annotations, self.train_limit, self.min_roi_size)
+        return annotations, images
 
     def _load(self, split: str) -> tuple[Annotations, Path]:
         opened = self._opened.pop(split, None) or self._open(split)

@@ -200,8 +200,9 @@ def check_comparable(runs: Sequence[Run]) -> dict[Any, Rois]:
     """Check that runs are comparable and return the test ROIs of each fold.
 
     Comparable runs have the same annotation files (by name), category, minimum ROI size, metric grid, number
-    of folds and tested epoch (`test_best`); within a fold the same numbers of images and ROIs, and the same
-    test ROIs: image, annotation, box (within 0.05 pixels), mask area and non-target share (within 0.01).
+    of folds and tested epoch (`test_best`); within a fold the same numbers of images and ROIs (for training,
+    if they have the same `data.train_limit`), and the same test ROIs: image, annotation, box (within 0.05
+    pixels), mask area and non-target share (within 0.01).
 
     Raises:
         UserError: two runs are not comparable; the message names both and what differs.
@@ -213,7 +214,8 @@ def check_comparable(runs: Sequence[Run]) -> dict[Any, Rois]:
     folds: dict[Any, Run] = {}
     for run in runs:
         known = folds.setdefault(run.fold, run)
-        for field in _COUNTS:
+        same_limit = _setting(known, "data.train_limit") == _setting(run, "data.train_limit")
+        for field in _COUNTS if same_limit else _COUNTS[2:]:
             pair = [r.summary["data"].get(field) for r in (known, run)]
             _require_equal(known, run, f"number of {field.replace('_', ' ')}", *pair)
         _check_rois(known, run)

@@ -54,6 +54,21 @@ def test_folds_split_training_and_validation_images_anew(make, coco_set, tmp_pat
     assert len(set(held_out)) == len(held_out) == 5
 
 
+@pytest.mark.parametrize("folds", [None, Folds(2, 1)])
+def test_a_limit_leaves_the_validation_images_as_they_are(make, coco_set, tmp_path, folds):
+    paths = [str(path) for file in halves(coco_set, tmp_path) for path in (file, coco_set.images)]
+    names = {}
+    for limit in (None, 1, 2):
+        data = make(paths, folds=folds, train_limit=limit)
+        names[limit] = [
+            {sample.file_name for sample in data.samples(split, range(len(data.dataset(split))))}
+            for split in ("train", "val")
+        ]
+    assert names[1][1] == names[2][1] == names[None][1]
+    assert names[1][0] < names[2][0] <= names[None][0]
+    assert [len(names[limit][0]) for limit in (1, 2)] == [1, 2]
+
+
 def test_features_and_input_tensor_are_those_of_a_direct_run_of_the_whole_detector(make, onnx_file):
     batch = next(iter(make(val_batch_size=5).val_dataloader()))
     for n, image in enumerate(batch.images.numpy()):

@@ -1,6 +1,7 @@
 """Sets that are joined, selected from, and split into folds: nothing but the images changes."""
 
 import hashlib
+import itertools
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from helpers import halves
 
 from roiseg.common.errors import UserError
 from roiseg.data.annotation_loading import load_annotations
-from roiseg.data.folds import Folds, join_annotations, select_images
+from roiseg.data.folds import Folds, join_annotations, limited, select_images
 
 
 def content(annotations):
@@ -64,3 +65,14 @@ def test_an_empty_part_is_refused(coco_set):
     whole = load_annotations(coco_set.json)
     with pytest.raises(UserError, match=r"data\.folds: with 6 images in 50 parts, none is held out"):
         Folds(50, int(np.setdiff1d(np.arange(50), Folds(50).parts(whole.image_ids))[0])).split(whole)
+
+
+def test_a_limit_chooses_images_by_id_and_a_larger_one_adds_to_them(coco_set):
+    whole = load_annotations(coco_set.json)
+    backwards = select_images(whole, np.arange(len(whole))[::-1])
+    sets = [limited(whole, number, 16) for number in range(1, len(whole) + 3)]
+    ids = [set(part.image_ids.tolist()) for part in sets]
+    assert [len(each) for each in ids] == [1, 2, 3, 4, 5, 5, 5, 5]  # one image has no ROI
+    assert all(smaller <= larger for smaller, larger in itertools.pairwise(ids))
+    assert set(limited(backwards, 3, 16).image_ids.tolist()) == ids[2]
+    assert content(sets[2]) == {i: content(whole)[i] for i in ids[2]}
