@@ -42,8 +42,8 @@ class History(L.Callback, SummaryCallback):
         figures = "  ".join(
             f"{label} {metrics[name]:.4f}" for name, label in _LINE.items() if name in metrics
         )
-        last = str(trainer.max_epochs)
-        log.info("epoch %*d/%s  %s", len(last), trainer.current_epoch + 1, last, figures)
+        last = _of_epochs(trainer)
+        log.info("epoch %*d%s  %s", len(last) - 1, trainer.current_epoch + 1, last, figures)
 
     def add_to_summary(self, summary: RunSummary) -> None:
         """Set the metrics of all epochs."""
@@ -58,13 +58,18 @@ class History(L.Callback, SummaryCallback):
         self.epochs = list(state_dict["epochs"])
 
 
+def _of_epochs(trainer: L.Trainer) -> str:
+    """Return "/20" for 20 epochs; nothing if steps or time limit the run."""
+    return "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"
+
+
 class ProgressBar(RichProgressBar):
     """Lightning's rich progress bar, with epochs counted from 1 and without the version of the logger."""
 
     def _get_train_description(self, current_epoch: int) -> str:
         """Count from 1, as checkpoints, figures and TensorBoard do; as wide as the bar of the validation."""
-        last = "" if self.trainer.max_epochs in (None, -1) else f"/{self.trainer.max_epochs}"
-        return f"Epoch {current_epoch + 1}{last}".ljust(len(self.validation_description))
+        label = f"Epoch {current_epoch + 1}{_of_epochs(self.trainer)}"
+        return label.ljust(len(self.validation_description))
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """Return the metrics that the bar shows."""

@@ -4,11 +4,12 @@ import io
 import logging
 
 import lightning as L
+import pytest
 from rich.console import Console
 from rich.progress import Progress
 from tiny_run import fit
 
-from roiseg.callbacks.history import ProgressBar
+from roiseg.callbacks.history import History, ProgressBar
 from roiseg.common.console import StdoutHandler
 
 
@@ -41,10 +42,18 @@ class Descriptions(L.Callback):
         self.metrics |= set(self.bar.get_metrics(trainer, pl_module))
 
 
-def test_epochs_count_from_1_and_the_loggers_version_is_left_out(coco_set, onnx_file, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("limits", "last"), [({"max_epochs": 2}, "/2"), ({"max_epochs": -1, "max_steps": 6}, "")]
+)
+def test_epochs_count_from_1_and_the_loggers_version_is_left_out(
+    coco_set, onnx_file, tmp_path, capsys, caplog, limits, last
+):
     bar = ProgressBar()
     seen = Descriptions(bar)
-    fit(coco_set, onnx_file, tmp_path, [bar, seen], max_epochs=2, enable_progress_bar=True)
-    assert seen.texts == ["Epoch 1/2", "Epoch 2/2"]
+    with caplog.at_level("INFO"):
+        fit(coco_set, onnx_file, tmp_path, [bar, seen, History()], enable_progress_bar=True, **limits)
+    assert seen.texts == [f"Epoch 1{last}", f"Epoch 2{last}"]
     assert "Epoch 0" not in capsys.readouterr().out
     assert "v_num" not in seen.metrics
+    lines = [text for text in caplog.messages if text.startswith("epoch ")]
+    assert [text.split()[1] for text in lines] == [f"1{last}", f"2{last}"]
