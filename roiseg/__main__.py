@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 
+from roiseg.common.console import print_text
 from roiseg.common.errors import closest_matches
 
 COMMANDS = {
@@ -52,9 +53,9 @@ def main() -> None:
     """Run the command that the first word names, as `python -m roiseg.COMMAND` does."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
-        print(usage())
+        print_text(usage())
     elif name == "--completion":
-        print(_COMPLETION.format(commands=" ".join(COMMANDS)))
+        print_text(_COMPLETION.format(commands=" ".join(COMMANDS)))
     elif name in COMMANDS:
         del sys.argv[1]
         # alter_sys: processes that Lightning or a data loader starts see the command's own module

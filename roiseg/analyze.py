@@ -10,7 +10,7 @@ from pydantic import Field
 from rich import box
 from rich.table import Table
 
-from roiseg.common.console import console
+from roiseg.common.console import console, print_text
 from roiseg.common.files import atomic_path, require_file
 from roiseg.common.outputs import check_output
 from roiseg.config.entry import command
@@ -48,7 +48,7 @@ def main(cfg: DictConfig) -> dict[str, Any]:
         analysis_figure(analysis).savefig(temporary)
     for table in tables(analysis):
         console.print(table)
-    console.print(f"{path}\n{picture}", soft_wrap=True, highlight=False)
+    print_text(f"{path}\n{picture}")
     return analysis
 
 

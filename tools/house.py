@@ -100,11 +100,12 @@ def traced_training() -> Trace:
         )  # fmt: skip
         config = compose_run(f"{folder}/run", *overrides)
         build.build_callbacks = lambda cfg: [*callbacks(cfg), trace]
+        before = sys.gettrace()  # of a test's coverage
         sys.settrace(trace.record)
         try:
             train.train(config)
         finally:
-            sys.settrace(None)
+            sys.settrace(before)
             build.build_callbacks = callbacks
     return trace
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,9 +14,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.status import Status
 from rich.text import Text
 
-console = Console(markup=False, emoji=False)  # file names may look like markup
-
 T = TypeVar("T")
+
+
+class Terminal(Console):
+    """Standard output; the work goes on if its reader, such as `head`, ends."""
+
+    def on_broken_pipe(self) -> None:
+        """Discard all further output."""
+        _discard_output()
 
 
 class StdoutHandler(logging.StreamHandler):
@@ -24,17 +31,49 @@ class StdoutHandler(logging.StreamHandler):
     def __init__(self) -> None:
         logging.Handler.__init__(self)
 
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Discard all further output if its reader has ended."""
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            _discard_output()
+        else:
+            super().handleError(record)
+
     @property
     def stream(self) -> TextIO:
         """Return the stream."""
         return sys.stdout
 
 
+def discard_unread(text: str = "") -> bool:
+    """Write `text`; if the reader of the output has ended, return True and discard all further output."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+        return True
+    return False
+
+
+def _discard_output() -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+console = Terminal(markup=False, emoji=False)  # file names may look like markup
+
+
+def print_text(text: str) -> None:
+    """Print text as it is: not wrapped, not highlighted."""
+    console.print(text, soft_wrap=True, highlight=False)
+
+
 def print_values(values: Mapping[str, Any]) -> None:
     """Print `name: value` lines whose paths can be copied; those below the working directory are relative."""
     here = f"{Path.cwd()}/"
     for name, value in values.items():
-        console.print(f"{name}: {value}".replace(here, ""), soft_wrap=True, highlight=False)
+        print_text(f"{name}: {value}".replace(here, ""))
 
 
 def status(text: str) -> Status:

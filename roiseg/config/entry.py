@@ -26,6 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from roiseg.common.console import discard_unread, print_text
 from roiseg.common.errors import UserError, closest_matches, missing_extra
 from roiseg.common.outputs import absent_folders, purpose, remove_empty
 from roiseg.common.signals import stoppable
@@ -84,12 +85,18 @@ def command(
 
         @functools.wraps(task)
         def main() -> Any:
-            with stoppable(lambda: "no file is left half-written"):
-                return run()
+            try:
+                with stoppable(lambda: "no file is left half-written"):
+                    return run()
+            except BrokenPipeError:
+                if not discard_unread("\n"):  # it was another pipe
+                    raise
+            finally:
+                discard_unread()
 
         def run() -> Any:
             if {"--help", "-h"} & set(sys.argv[1:]):
-                print(help_text(config_name))
+                print_text(help_text(config_name))
                 return None
             full_error = _full_error()
             if isinstance(sys.stdout, io.TextIOWrapper):  # a name may not be UTF-8, or the terminal may not
