@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import runpy
 import sys
+from typing import NoReturn
 
-from roiseg.common.console import print_text
+from roiseg.common.console import flush_output, print_text
 from roiseg.common.errors import closest_matches
 
 COMMANDS = {
@@ -53,16 +54,29 @@ def main() -> None:
     """Run the command that the first word names, as `python -m roiseg.COMMAND` does."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
-        print_text(usage())
+        _print(usage())
     elif name == "--completion":
-        print_text(_COMPLETION.format(commands=" ".join(COMMANDS)))
+        _print(_COMPLETION.format(commands=" ".join(COMMANDS)))
     elif name in COMMANDS:
         del sys.argv[1]
         # alter_sys: processes that Lightning or a data loader starts see the command's own module
         runpy.run_module(f"roiseg.{name}", run_name="__main__", alter_sys=True)
     else:
         close = ", ".join(closest_matches(name, COMMANDS))
-        sys.exit(f"roiseg: error: there is no command `{name}` (nearest: {close}; roiseg --help lists all)")
+        _fail(f"there is no command `{name}` (nearest: {close}; roiseg --help lists all)")
+
+
+def _print(text: str) -> None:
+    try:
+        print_text(text)
+    except OSError as error:
+        flush_output()
+        _fail(f"what is printed cannot be written ({error.strerror})")
+
+
+def _fail(line: str) -> NoReturn:
+    print(f"roiseg: error: {line}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -32,11 +32,14 @@ class StdoutHandler(logging.StreamHandler):
         logging.Handler.__init__(self)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Discard all further output if its reader has ended."""
-        if isinstance(sys.exc_info()[1], BrokenPipeError):
-            _discard_output()
-        else:
+        """Discard all further output if it cannot be written, or its reader has ended."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
             super().handleError(record)
+            return
+        if not isinstance(error, BrokenPipeError):
+            sys.stderr.write(f"roiseg: output cannot be written ({error.strerror}): going on without it\n")
+        _discard_output()
 
     @property
     def stream(self) -> TextIO:
@@ -44,15 +47,15 @@ class StdoutHandler(logging.StreamHandler):
         return sys.stdout
 
 
-def discard_unread(text: str = "") -> bool:
-    """Write `text`; if the reader of the output has ended, return True and discard all further output."""
+def flush_output(text: str = "") -> bool:
+    """Write `text` and what is buffered; if that fails, return False and discard all further output."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:
         _discard_output()
-        return True
-    return False
+        return False
+    return True
 
 
 def _discard_output() -> None:

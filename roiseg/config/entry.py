@@ -26,7 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from roiseg.common.console import discard_unread, print_text
+from roiseg.common.console import flush_output, print_text
 from roiseg.common.errors import UserError, closest_matches, missing_extra
 from roiseg.common.outputs import absent_folders, purpose, remove_empty
 from roiseg.common.signals import stoppable
@@ -88,37 +88,40 @@ def command(
             try:
                 with stoppable(lambda: "no file is left half-written"):
                     return run()
-            except BrokenPipeError:
-                if not discard_unread("\n"):  # it was another pipe
-                    raise
             finally:
-                discard_unread()
+                flush_output()
 
         def run() -> Any:
-            if {"--help", "-h"} & set(sys.argv[1:]):
-                print_text(help_text(config_name))
-                return None
             full_error = _full_error()
-            if isinstance(sys.stdout, io.TextIOWrapper):  # a name may not be UTF-8, or the terminal may not
-                sys.stdout.reconfigure(errors="backslashreplace")
-            threading.excepthook, sys.unraisablehook = _background_error, _error_of_removal
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise, so that its errors can be reworded
-            sys.argv[1:] = quote_overrides(sys.argv[1:], words, numeric_keys(config_name))
             try:
-                os.environ[_USER_FULL_ERROR] = str(int(full_error))
-                if prepare is not None:
-                    prepare(sys.argv[1:])
-                own = own_conf_dir()
-                if own is not None and parse_command_line(sys.argv[1:]).config_dir is None:
-                    sys.argv[1:1] = ["--config-dir", str(own)]
-                return hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(
-                    job
-                )()
+                result = start(full_error)
+                sys.stdout.flush()
+                return result
+            except BrokenPipeError:
+                if flush_output("\n"):  # it was another pipe
+                    raise
             except Exception as error:
                 line = user_message(error, config_name)
                 if line is None or full_error:
                     raise
                 _fail(line)
+
+        def start(full_error: bool) -> Any:
+            if {"--help", "-h"} & set(sys.argv[1:]):
+                print_text(help_text(config_name))
+                return None
+            if isinstance(sys.stdout, io.TextIOWrapper):  # a name may not be UTF-8, or the terminal may not
+                sys.stdout.reconfigure(errors="backslashreplace")
+            threading.excepthook, sys.unraisablehook = _background_error, _error_of_removal
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra raise, so that its errors can be reworded
+            sys.argv[1:] = quote_overrides(sys.argv[1:], words, numeric_keys(config_name))
+            os.environ[_USER_FULL_ERROR] = str(int(full_error))
+            if prepare is not None:
+                prepare(sys.argv[1:])
+            own = own_conf_dir()
+            if own is not None and parse_command_line(sys.argv[1:]).config_dir is None:
+                sys.argv[1:1] = ["--config-dir", str(own)]
+            return hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)()
 
         return main
 

@@ -4,11 +4,15 @@ import contextlib
 import logging
 import os
 import sys
+from pathlib import Path
 
 import pytest
 from helpers import start_command
 
 from roiseg.common.console import StdoutHandler, Terminal
+
+FULL = Path("/dev/full")
+has_full = pytest.mark.skipif(not FULL.exists(), reason="a device that is always full")
 
 
 @contextlib.contextmanager
@@ -39,6 +43,15 @@ def test_what_nobody_reads_is_discarded(printing, capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
+@has_full
+def test_output_that_cannot_be_written_is_reported_once(capsys, monkeypatch):
+    with FULL.open("w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        for _ in range(3):
+            by_logging()
+    assert capsys.readouterr().err.count("No space left on device") == 1
+
+
 def test_other_failures_of_a_log_line_are_reported(capsys):
     StdoutHandler().handle(logging.makeLogRecord({"msg": "%d", "args": ("no number",)}))
     assert "Logging error" in capsys.readouterr().err
@@ -56,6 +69,19 @@ def test_a_command_whose_output_nobody_reads_succeeds_in_silence(words, tmp_path
         process = start_command(words, tmp_path, stdout=stream)
         assert process.communicate()[1] == ""
     assert process.returncode == 0
+
+
+@has_full
+@pytest.mark.parametrize(
+    "words", [*PRINTING, pytest.param(["roiseg.report", "nothing"], marks=pytest.mark.slow)], ids=" ".join
+)
+def test_a_command_whose_output_cannot_be_written_says_so_in_one_line(words, tmp_path):
+    with FULL.open("w") as stream:
+        process = start_command(words, tmp_path, stdout=stream)
+        (line,) = process.communicate()[1].splitlines()
+    assert process.returncode == 2
+    assert line.startswith("roiseg: error: ")
+    assert ("No space left on device" in line) == ("nothing" not in words)
 
 
 @pytest.mark.slow
