@@ -174,8 +174,10 @@ def test_the_list_of_commands_is_complete(capsys, monkeypatch):
     roiseg.__main__.main()
     assert all(f"  {name} " in capsys.readouterr().out for name in ["train"])
     monkeypatch.setattr("sys.argv", ["roiseg", "trian"])
-    with pytest.raises(SystemExit, match="nearest: train"):
+    with pytest.raises(SystemExit) as end:
         roiseg.__main__.main()
+    assert end.value.code == 2
+    assert "nearest: train" in capsys.readouterr().err
 
 
 @pytest.mark.slow_except("cascade_sam")
