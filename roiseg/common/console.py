@@ -50,8 +50,7 @@ class StdoutHandler(logging.StreamHandler):
 def flush_output(text: str = "") -> bool:
     """Write `text` and what is buffered; if that fails, return False and discard all further output."""
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        print(end=text, flush=True)  # does nothing if there is no output (`>&-`)
     except OSError:
         _discard_output()
         return False

@@ -95,7 +95,7 @@ def command(
             full_error = _full_error()
             try:
                 result = start(full_error)
-                sys.stdout.flush()
+                print(end="", flush=True)
                 return result
             except BrokenPipeError:
                 if flush_output("\n"):  # it was another pipe
