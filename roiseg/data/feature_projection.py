@@ -50,9 +50,7 @@ def fitted_projection(extractor: OnnxExtractor, dataset: RoiDataset, folder: Pat
     assert extractor.project is not None
     if folder is None:
         return _fit(extractor, dataset, None)
-    content = [image_digest(path) for path in _paths(dataset, _IMAGES) if path.is_file()]
-    key = xxhash.xxh3_64_hexdigest(repr((extractor.identity, extractor.project, content)).encode())
-    path = folder / f"projection_{extractor.project}_{key}.pt"
+    path = projection_file(extractor, dataset, folder)
     channels = [shape[0] for shape in extractor.tensor_shapes]
     with ExitStack() as stack:
         # two runs that fit at once might differ in the last bit, and then share no features
@@ -66,6 +64,13 @@ def fitted_projection(extractor: OnnxExtractor, dataset: RoiDataset, folder: Pat
             with suppress(OSError):
                 remove(state, is_moments)
     return found
+
+
+def projection_file(extractor: OnnxExtractor, dataset: RoiDataset, folder: Path) -> Path:
+    """Return the file in which `fitted_projection` stores; its name depends on extractor, size and images."""
+    content = [image_digest(path) for path in _paths(dataset, _IMAGES) if path.is_file()]
+    key = xxhash.xxh3_64_hexdigest(repr((extractor.identity, extractor.project, content)).encode())
+    return folder / f"projection_{extractor.project}_{key}.pt"
 
 
 def _fit(extractor: OnnxExtractor, dataset: RoiDataset, state: Path | None) -> Projection:

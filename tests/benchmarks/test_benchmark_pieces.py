@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import cache, coco_cost, compact, epoch, export, head_quality, usual_loop
+from benchmarks import cache, coco_cost, compact, epoch, export, head_quality, learned_projection, usual_loop
 from benchmarks.coco_cost import Assumptions
 from benchmarks.decoder_step import ONE_LAYER, configured, step_of
 from benchmarks.paste import WAYS, agreement, persons
@@ -169,3 +169,19 @@ def test_steps_and_epochs_of_compact_features_are_timed(realdata, capsys):
     compact.main([*few, "--images=4", "--project=16"])
     printed = " ".join(capsys.readouterr().out.split())  # the title may be wrapped
     assert "128 x 52 x 52 to 16 channels" in printed and "online" in printed
+
+
+@pytest.mark.realdata
+def test_a_learned_projection_replaces_the_fitted_one(realdata, tmp_path, capsys):
+    options = [
+        *REAL, "data/augment=null", "data/cache=disk", "extractor.project=16", "trainer.max_epochs=1",
+        "+trainer.limit_train_batches=2",
+    ]  # fmt: skip
+    index = f"paths.index_dir={tmp_path / 'index'}"
+    fitted = make_run(tmp_path / "fitted", *options, index).data.extractor.projection
+    learned_projection.main([str(tmp_path / "index"), *options])
+    found = make_run(tmp_path / "found", *options, index).data.extractor.projection
+    assert len(list((tmp_path / "index").glob("*.pt"))) == 1 and ".pt" in capsys.readouterr().out
+    assert found.channels == fitted.channels and found.digest != fitted.digest
+    for (name, before), (_, after) in zip(fitted.named_buffers(), found.named_buffers(), strict=True):
+        torch.testing.assert_close(before, after, rtol=0, atol=0.1 * float(before.abs().max()), msg=name)
