@@ -2,20 +2,22 @@
 
 `python -m benchmarks.learned_projection FOLDER OVERRIDE...`, with the overrides of a training with cached
 features and `extractor.project`. The training starts at the principal components and reads all channels. The
-learned projection replaces them in FOLDER, where a training with the same overrides and
-`paths.index_dir=FOLDER` finds it, fixed.
+learned projection is written to FOLDER, where a training with the same overrides and `paths.index_dir=FOLDER`
+finds it and keeps it fixed.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
 
 from benchmarks.training import configuration, make_run
 from roiseg.common.console import console
+from roiseg.common.errors import UserError
 from roiseg.config import build
 from roiseg.config.lightning_messages import silence_lightning_warnings
 from roiseg.data.feature_projection import projection_file
@@ -31,23 +33,29 @@ def trainable(fitted: Projection) -> Projection:
     return projection
 
 
-def learn(folder: Path, index: Path, *overrides: str) -> tuple[Path, Projection, Projection]:
+def learn(folder: Path, target: Path, *overrides: str) -> tuple[Path, Projection, Projection]:
     """Train a decoder and its projection on all channels.
 
     Args:
         folder: for everything that the training writes.
-        index: folder of projections.
+        target: folder for the learned projection.
         overrides: of the training, with `extractor.project`.
 
     Returns:
-        The file of the fitted projection, this projection, and the learned one.
+        The file for the learned projection in `target`, the fitted projection and the learned one.
+
+    Raises:
+        UserError: `extractor.project` is missing, or the file exists.
     """
-    overrides = (*overrides, f"paths.index_dir={index}")
+    overrides = (*overrides, f"paths.index_dir={folder / 'index'}")
     compact = make_run(folder, *overrides)
     extractor, fitted = compact.data.extractor, compact.data.extractor.projection
-    assert fitted is not None, "give extractor.project"
+    if fitted is None:
+        raise UserError("extractor.project: give the number of channels")
     extractor.projection = None
-    path = projection_file(extractor, compact.data.dataset("train"), index)
+    path = projection_file(extractor, compact.data.dataset("train"), target)
+    if path.exists():
+        raise UserError(f"{path}: this projection exists: give another folder")
     extractor.project = None
     whole = make_run(folder, *overrides, "extractor.project=null", extractor=extractor)
     compact.module.decoder.projection = learned = trainable(fitted)
@@ -58,16 +66,19 @@ def learn(folder: Path, index: Path, *overrides: str) -> tuple[Path, Projection,
     return path, fitted, learned
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Learn a projection and store it."""
-    index, *overrides = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.learned_projection", description=__doc__)
+    parser.add_argument("folder", type=Path, help="for the learned projection")
+    parser.add_argument("overrides", nargs="+", help="of the training")
+    given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        path, fitted, learned = learn(Path(folder), Path(index).absolute(), *overrides)
+        path, fitted, learned = learn(Path(folder), given.folder.absolute(), *given.overrides)
     for (name, before), after in zip(fitted.named_buffers(), learned.parameters(), strict=True):
         change = (after - before).norm() / before.norm()
         console.print(f"{name}: changed by {100 * float(change.detach()):.0f} % of its norm", highlight=False)
     write_projection(path, learned)
-    console.print(str(path), highlight=False)
+    console.print(str(path), highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from benchmarks.reference_head import ReferenceHead
 from benchmarks.roi_align import Setting, example, roi_align_on_grid_sample, ways
 from benchmarks.targets import SPECS, as_rle, exact, looked_up, ours, scenes, straight, usual, wrong
 from benchmarks.training import REAL, make_run
+from roiseg.common.errors import UserError
 from roiseg.data.annotation_loading import load_annotations
 from roiseg.decoders.roialign import RoiAlignDecoder
 from roiseg.geometry.roi_align import roi_align
@@ -172,16 +173,23 @@ def test_steps_and_epochs_of_compact_features_are_timed(realdata, capsys):
 
 
 @pytest.mark.realdata
-def test_a_learned_projection_replaces_the_fitted_one(realdata, tmp_path, capsys):
+def test_a_learned_projection_is_found_in_its_folder_and_not_overwritten(realdata, tmp_path, capsys):
     options = [
         *REAL, "data/augment=null", "data/cache=disk", "extractor.project=16", "trainer.max_epochs=1",
         "+trainer.limit_train_batches=2",
     ]  # fmt: skip
-    index = f"paths.index_dir={tmp_path / 'index'}"
-    fitted = make_run(tmp_path / "fitted", *options, index).data.extractor.projection
-    learned_projection.main([str(tmp_path / "index"), *options])
-    found = make_run(tmp_path / "found", *options, index).data.extractor.projection
-    assert len(list((tmp_path / "index").glob("*.pt"))) == 1 and ".pt" in capsys.readouterr().out
+    learned, own = tmp_path / "learned", tmp_path / "own"
+    learned_projection.main([str(learned), *options])
+    found, fitted = (
+        make_run(tmp_path, *options, f"paths.index_dir={index}").data.extractor.projection
+        for index in (learned, own)
+    )
+    (path,), (other,) = learned.glob("*.pt"), own.glob("*.pt")
+    assert path.name == other.name and str(path) in capsys.readouterr().out
     assert found.channels == fitted.channels and found.digest != fitted.digest
     for (name, before), (_, after) in zip(fitted.named_buffers(), found.named_buffers(), strict=True):
         torch.testing.assert_close(before, after, rtol=0, atol=0.1 * float(before.abs().max()), msg=name)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="exists: give another folder"):
+        learned_projection.main([str(learned), *options])
+    assert path.read_bytes() == before
