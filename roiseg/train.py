@@ -92,13 +92,14 @@ def run(cfg: DictConfig, processes: Processes, stop: Stop) -> RunSummary:
         decoder.projection = extractor.projection
         loss = build.build_loss(cfg, decoder, data)
         clicks = build.build_clicks(cfg, decoder)
+        distillation = build.build_distillation(cfg, decoder, extractor)
         if processes.first:
             choose_run_folders(cfg, found, processes.held)
     checkpoint = broadcast_folders(cfg, processes)
     if checkpoint is not None:
         data.first_epoch, data.first_batch = checkpoint_progress(read_checkpoint(checkpoint))
     description = checkpoint_metadata(build.to_plain(cfg), extractor, build.build_decision(cfg))
-    module = build.build_module(cfg, decoder, loss, clicks, description)
+    module = build.build_module(cfg, decoder, loss, clicks, description, distillation)
     callbacks, loggers = build.build_callbacks(cfg), build.build_loggers(cfg)
     for callback in callbacks:
         if isinstance(callback, MidEpochCheckpoint):

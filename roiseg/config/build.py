@@ -25,6 +25,7 @@ from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.inference.decision import Decision
 from roiseg.losses.composite import CompositeLoss
 from roiseg.training.clicks import Clicks
+from roiseg.training.distillation import Distillation
 from roiseg.training.module import RoiSegModule
 
 log = logging.getLogger(__name__)
@@ -97,19 +98,29 @@ def build_clicks(cfg: DictConfig, decoder: Decoder) -> Clicks | None:
     return instantiate(cfg.clicks, _convert_="all")
 
 
+def build_distillation(cfg: DictConfig, decoder: Decoder, extractor: OnnxExtractor) -> Distillation | None:
+    """Load and check the teachers of `distillation=`, if any."""
+    if not cfg.distillation:
+        return None
+    distillation: Distillation = instantiate(cfg.distillation, _convert_="all")
+    distillation.check(decoder, extractor, to_plain(cfg)["data"])
+    return distillation
+
+
 def build_module(
     cfg: DictConfig,
     decoder: Decoder,
     loss: CompositeLoss,
     clicks: Clicks | None,
     description: dict[str, Any],
+    distillation: Distillation | None = None,
 ) -> RoiSegModule:
-    """Build the LightningModule from decoder, loss, optimizer, schedule and point prompts."""
+    """Build the LightningModule from decoder, loss, optimizer, schedule, point prompts and teachers."""
     optimizer = instantiate(cfg.optimizer, _convert_="all")
     scheduler = instantiate(cfg.scheduler, _convert_="all") if cfg.scheduler else None
     return RoiSegModule(
         decoder, loss, optimizer, scheduler, cfg.seed, description, clicks, cfg.max_rois,
-        build_decision(cfg),
+        build_decision(cfg), distillation,
     )  # fmt: skip
 
 

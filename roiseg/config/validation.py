@@ -32,6 +32,7 @@ from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.inference.decision import Decision
 from roiseg.losses.composite import CompositeLoss
 from roiseg.training.clicks import Clicks
+from roiseg.training.distillation import Distillation
 
 # whose annotations can be trusted for values out of yaml; kornia wants tuples, which yaml does not have
 _CHECKED = ("roiseg.", "callbacks.", "lightning.")
@@ -102,6 +103,7 @@ class TrainOptions(TypedDict, total=False):
     decision: Decision
     tta: TTA | None
     clicks: Clicks | None
+    distillation: Distillation | None
     trainer: Annotated[TrainerOptions, Builds(L.Trainer)]
     callbacks: Mapping[str, Annotated[dict[str, Any] | None, Builds(L.Callback)]] | None
     logger: Mapping[str, Annotated[dict[str, Any] | None, Builds(Logger)]] | None

@@ -162,6 +162,7 @@ def rehearse(cfg: DictConfig, extractor: OnnxExtractor, with_data: bool, report:
         number = parameter_counts(decoder)["trainable"]
         report.add(Finding("model", "ok", f"{type(decoder).__name__}, {number:,} trainable parameters"))
         build.build_clicks(cfg, decoder)
+        build.build_distillation(cfg, decoder, extractor)
         if with_data:
             with report.guard("one image"):
                 _decode(cfg, build.make_datamodule(cfg, extractor, decoder), decoder, report)

@@ -21,6 +21,7 @@ from roiseg.inference.model import predict_rois
 from roiseg.losses.composite import CompositeLoss
 from roiseg.metrics.roi import Means, MeasuredBatch, RoiMetrics, WeightedMean
 from roiseg.training.clicks import Clicks
+from roiseg.training.distillation import Distillation
 from roiseg.training.schedules import constant
 
 
@@ -32,6 +33,7 @@ class RoiSegModule(L.LightningModule):
         scheduler: (optimiser, total steps) -> schedule stepped every optimiser step; None keeps the rate.
         clicks: draws point prompts for training batches; None gives none.
         decision: makes masks of predictions, in validation and test; None: a threshold of 0.5.
+        distillation: teachers whose predictions training batches are compared with; None: there are none.
         max_rois: how many ROIs are decoded at a time. More come in parts, at no more memory than this many
             and with the same gradients.
         seed: training randomness (such as dropout) depends on it, the epoch and the step only, so that
@@ -51,6 +53,7 @@ class RoiSegModule(L.LightningModule):
         clicks: Clicks | None = None,
         max_rois: PositiveInt = 128,
         decision: Decision | None = None,
+        distillation: Distillation | None = None,
     ) -> None:
         super().__init__()
         self.decoder = decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -62,10 +65,12 @@ class RoiSegModule(L.LightningModule):
         self.clicks = clicks
         self.max_rois = max_rois
         self.decision = decision or Threshold()
+        self.distillation = distillation
         self.metrics = RoiMetrics(decoder.num_classes)
         names = ["loss", *(f"loss_{name}" for name in loss.terms)]
         self.loss_means = Means(names)
-        self.train_means = nn.ModuleDict({name: WeightedMean() for name in names})
+        taught = [] if distillation is None else ["loss_distillation"]
+        self.train_means = nn.ModuleDict({name: WeightedMean() for name in names + taught})
         self._resumed_steps: int | None = None
 
     def forward(self, batch: RoiBatch) -> DecoderOutput:
@@ -80,7 +85,12 @@ class RoiSegModule(L.LightningModule):
 
     def training_step(self, batch: RoiBatch, batch_idx: int) -> dict[str, Any]:
         """Return the `loss` of one batch and, for callbacks, the `terms` it is made of, by name."""
-        losses = self._losses(self(batch), batch)
+        output = self(batch)
+        losses = self._losses(output, batch)
+        if self.distillation is not None:
+            context = self._context(batch)
+            value = self.distillation(output.logits, self.decoder, batch, context, self.max_rois)
+            losses |= {"loss": losses["loss"] + self.distillation.weight * value, "loss_distillation": value}
         for name, value in losses.items():
             mean = self._train_mean(name)
             mean.update(value.detach(), len(batch.rois))

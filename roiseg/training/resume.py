@@ -14,7 +14,8 @@ from roiseg.inference.checkpoint_folder import newest_checkpoint
 _TRAINER_STATE = {"optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step"}
 # what makes a run this run and not another
 _PARTS = (
-    "seed", "data", "extractor", "model", "loss", "optimizer", "scheduler", "clicks", "trainer", "callbacks",
+    "seed", "data", "extractor", "model", "loss", "optimizer", "scheduler", "clicks", "distillation",
+    "trainer", "callbacks",
 )  # fmt: skip
 # but for these: where it writes, how long it trains, what becomes of damaged images, how boxes are read
 _SAME_RUN = (

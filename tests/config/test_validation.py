@@ -66,6 +66,9 @@ BAD_VALUES = {
         "model.candidates": [0], "model.heads": [0], "model.dim": [0], "model.stride": [0, 4.5],
         "clicks.share": ["half", 1.1], "clicks.positive": [1.5, -1],
     },
+    ("distillation=teachers", "distillation.teachers=[a.pth]"): {
+        "distillation.teachers": [[], "a.pth"], "distillation.weight": [0, "much"],
+    },
     ("model=cascade",): {
         "model.film": ["x"], "model.first.film": ["x"], "model.second.detail": ["a"],
         "model.second.roi_size": [[7, "x"]], "model.first.depth": ["deep"],

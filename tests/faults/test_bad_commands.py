@@ -27,6 +27,9 @@ FOUND_BY_DOCTOR = {
     "device that is not there": (["trainer.accelerator=gpu"], ["gpu"]),
     "nothing large enough": (["data.min_roi_size=4000"], ["min_roi_size", "4000"]),
     "clicks for a model that reads none": (["clicks=random"], ["clicks=null", "point prompts"]),
+    "a teacher that is not there": (
+        ["distillation=teachers", "distillation.teachers=[/nowhere/t.pth]"], ["/nowhere/t.pth"],
+    ),
     "unset environment variable": (["data.train_images=${oc.env:NOT_SET}"], ["NOT_SET"]),
 }  # fmt: skip
 FAST = FOUND_BY_DOCTOR | {

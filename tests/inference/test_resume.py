@@ -51,6 +51,7 @@ def test_what_a_resumed_run_honours_may_change(checkpoint, description, key, val
     ("trainer.accumulate_grad_batches", 4, "trainer.accumulate_grad_batches=None"),
     ("trainer.devices", 2, "trainer.devices=None"), ("callbacks.ema", {"decay": 0.9}, "callbacks.ema=None"),
     ("seed", 5, "seed=0"), ("clicks", {"positive": 2}, "clicks=None"),
+    ("distillation", {"weight": 2.0}, "distillation=None"),
 ])  # fmt: skip
 def test_what_it_cannot_honour_is_refused_by_name(checkpoint, description, key, value, field):
     put(description["config"], key, value)
