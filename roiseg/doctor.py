@@ -22,7 +22,7 @@ from roiseg.diagnosis.detector import inputs_and_outputs, overview, rehearse, te
 from roiseg.diagnosis.files import data_sets, input_files, output_folders, use_shipped_detector
 from roiseg.diagnosis.finding import Diagnosis
 from roiseg.diagnosis.machine import devices, packages, runtime
-from roiseg.diagnosis.scout import probe_table, scout
+from roiseg.diagnosis.scout import probe_table, rank_correlation, scout, trained_ious
 from roiseg.extractor.graph import load_onnx
 from roiseg.extractor.tensors import list_tensors, select
 
@@ -106,8 +106,13 @@ def compare_decoders(cfg: DictConfig) -> None:
 def compare_tensors(cfg: DictConfig) -> None:
     """Rank tensors of the detector, show a table, and write it where that is asked for."""
     validated(cfg, Options)
+    trained = trained_ious(cfg.runs) if cfg.runs else {}
     singles, combined = scout(cfg)
-    console.print(probe_table(singles, combined))
+    console.print(probe_table(singles, combined, trained))
+    if found := rank_correlation((*singles, *combined), trained):
+        console.print(
+            "rank correlation of probe and training: {1:.2f} ({0} choices of tensors)".format(*found)
+        )
     if cfg.output:
         write_json(cfg.output, [asdict(one) for one in (*singles, *combined)])
 

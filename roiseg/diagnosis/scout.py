@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
+from torchmetrics.functional import spearman_corrcoef
 
 from roiseg.common.classes import IGNORE, TARGET
 from roiseg.common.console import track
@@ -25,6 +26,7 @@ from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.projection import principal_components, projection_of
 from roiseg.extractor.tensors import TensorInfo, list_tensors, select
 from roiseg.geometry.roi_align import roi_align
+from roiseg.reporting.runs import read_runs
 
 _GRID = 28  # cells of the probe over each ROI; its prediction is measured on twice as many
 _CHANNELS = 16  # principal components of a tensor; more make no difference to trained decoders
@@ -271,18 +273,51 @@ def cheapest(singles: Sequence[Probed]) -> list[Probed]:
     return front
 
 
-def probe_table(singles: Sequence[Probed], combined: Sequence[Probed], best: int = 10) -> Table:
-    """Lay out the best tensors, those that are best for their cost, and the best pair and triple."""
+def trained_ious(folder: str) -> dict[tuple[str, ...], float]:
+    """Return the mean instance IoU of the runs in a folder, by `extractor.layers`, over all their test ROIs.
+
+    Raises:
+        UserError: see `read_runs`.
+    """
+    measured: dict[tuple[str, ...], list[float]] = {}
+    for run in read_runs([folder])[0]:
+        layers = run.config.get("extractor.layers")
+        names = tuple(map(str, layers if isinstance(layers, list) else [layers]))
+        measured.setdefault(names, []).extend(run.rois.iou.tolist())
+    return {names: float(np.mean(ious)) for names, ious in measured.items()}
+
+
+def rank_correlation(
+    probed: Sequence[Probed], trained: Mapping[tuple[str, ...], float]
+) -> tuple[int, float] | None:
+    """Return how many tensors were also trained, and Spearman's rank correlation; None for fewer than 3."""
+    pairs = [(one.iou, trained[one.layers]) for one in probed if one.layers in trained]
+    if len(pairs) < 3:
+        return None
+    by_probe, by_training = torch.tensor(pairs).T
+    return len(pairs), float(spearman_corrcoef(by_probe, by_training))
+
+
+def probe_table(
+    singles: Sequence[Probed],
+    combined: Sequence[Probed],
+    trained: Mapping[tuple[str, ...], float],
+    best: int = 10,
+) -> Table:
+    """Lay out the best tensors, those best for their cost, the best pair and triple, and all trained ones."""
     front = cheapest(singles)
     table = Table(title="tensors by a linear probe (cost: share of the detector's computation)")
     widest = max(len(layer) for one in (*singles, *combined) for layer in one.layers)
     table.add_column("extractor.layers", min_width=widest + 1, overflow="fold")
-    for name in ("stride", "cost", "probe's IoU"):
+    for name in ("stride", "cost", "probe's IoU", *(["trained"] if trained else [])):
         table.add_column(name, justify="right")
     table.add_column("")
-    shown = sorted({*singles[:best], *front}, key=lambda one: -one.iou)
+    measured = [one for one in singles if one.layers in trained]
+    shown = sorted({*singles[:best], *front, *measured}, key=lambda one: -one.iou)
     for one in (*shown, *combined):
         mark = "best for its cost" if one in front else "" if len(one.layers) == 1 else "best together"
         strides = ", ".join(map(str, one.strides))
-        table.add_row(escape(",\n".join(one.layers)), strides, f"{one.cost:.0%}", f"{one.iou:.3f}", mark)
+        reached = [f"{trained[one.layers]:.3f}" if one.layers in trained else ""] if trained else []
+        name = escape(",\n".join(one.layers))
+        table.add_row(name, strides, f"{one.cost:.0%}", f"{one.iou:.3f}", *reached, mark)
     return table

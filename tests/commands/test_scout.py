@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from run_folders import rois, write_run
+from tiny_run import LAYER, SECOND_LAYER
 
 import roiseg.doctor
-from roiseg.diagnosis.scout import Probed, Truth, cheapest
+from roiseg.diagnosis.scout import Probed, Truth, cheapest, rank_correlation
 
 FOLDS = torch.arange(12) % 4
 
@@ -73,6 +75,26 @@ def test_the_command_ranks_tensors_and_combinations(run_main, tiny_overrides, tm
     assert all(0 < one["iou"] < 1 and 0 < one["cost"] <= 1 for one in results)
     assert [len(one["layers"]) for one in results[len(single) :]] == [2, 3][: len(single) - 1]
     assert single[0]["layers"][0] in run_main.printed
+
+
+def test_the_ranks_are_compared_with_those_of_runs():
+    probed = [
+        Probed((name,), (8,), iou, 0.5) for name, iou in {"a": 0.6, "b": 0.5, "c": 0.4, "d": 0.1}.items()
+    ]
+    trained = {("a",): 0.7, ("b",): 0.6, ("c",): 0.65, ("d",): 0.2, ("a", "b"): 0.9}
+    assert rank_correlation(probed, trained) == (4, pytest.approx(0.8))  # 1 - 6 * 2 / (4 * 15)
+    assert rank_correlation(probed[:2], trained) is None
+
+
+def test_the_command_shows_what_runs_reached(run_main, tiny_overrides, tmp_path):
+    for number, (layer, ious) in enumerate([(LAYER, [0.5, 0.7]), (LAYER, [0.9]), (SECOND_LAYER, [0.25])]):
+        rows = rois(images=1, each=len(ious))
+        write_run(tmp_path / f"runs/{number}", ious, rows=rows, extractor__layers=[layer])
+    code, stderr = run_main(roiseg.doctor, *tiny_overrides, "scout=6", f"runs={tmp_path / 'runs'}")
+    assert code == 0, stderr
+    assert "trained" in run_main.printed
+    assert "0.700" in run_main.printed and "0.250" in run_main.printed  # over ROIs, not over runs
+    assert "rank correlation" not in run_main.printed  # of two
 
 
 @pytest.mark.parametrize(
