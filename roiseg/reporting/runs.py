@@ -172,6 +172,9 @@ def read_run(folder: Path) -> Run:
     _check_together(folder, config, summary, rois)
     if isinstance(digest := summary.get("extractor_sha256"), str):  # the path may have had another file
         config["extractor.sha256"] = digest[:12]
+    teachers = config.get("distillation.teachers")
+    if config.get("data.folds.held_out") is not None and isinstance(teachers, list):
+        config["distillation.teachers"] = len(teachers)  # each fold has its own
     return Run(folder, _without_own_folders(config), summary, rois)
 
 

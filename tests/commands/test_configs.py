@@ -56,12 +56,15 @@ CASES += [
                   "callbacks", "logger")
     for choice in (*choices(group), "null")
 ]  # fmt: skip
+TAUGHT = ("experiment=coco128_fast", "distillation=teachers")  # whose teachers must be given
+CASES += [*TAUGHT[1:], "distillation=null"]
 CASES += [f"{group}=[{c}]" for group in ("callbacks", "logger") for c in choices(group)]
 
 
 @pytest.mark.parametrize("override", CASES)
 def test_every_choice_composes_and_resolves(composing, override):
-    assert to_plain(composing(override))["seed"] == 0
+    given = [override] if override not in TAUGHT else [override, "distillation.teachers=[one.pth]"]
+    assert to_plain(composing(*given))["seed"] == 0
 
 
 @pytest.mark.parametrize("choice", sorted(set(choices("postprocess")) - {"default"}))

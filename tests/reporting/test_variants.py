@@ -54,6 +54,11 @@ NAMED = {
          (["variant=two", "model.num_classes=2"], {"variant": "two", "model__num_classes": 2}), UNET],
         ["plain", "two", "model=unet"],
     ),
+    "not by teachers, which each fold has of its own": (
+        [(["experiment=fast", f"distillation.teachers=[one_{fold}]"],
+          {"fold": fold, "distillation__teachers": [f"one_{fold}"]}) for fold in (0, 1)] + [([], {"fold": 0})],
+        ["experiment=fast", "base"],
+    ),
     "by label and setting where one label has two": (
         [(given, {"variant": "mine", **settings}) for given, settings in CLASSES],
         ["mine, model.num_classes=2", "mine, model.num_classes=3"],
