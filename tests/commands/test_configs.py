@@ -58,6 +58,7 @@ CASES += [
 ]  # fmt: skip
 TAUGHT = ("experiment=coco128_fast", "distillation=teachers")  # whose teachers must be given
 CASES += [*TAUGHT[1:], "distillation=null"]
+CASES += [f"experiment=decoder/{choice}" for choice in choices("experiment/decoder")]
 CASES += [f"{group}=[{c}]" for group in ("callbacks", "logger") for c in choices(group)]
 
 
