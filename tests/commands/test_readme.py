@@ -39,7 +39,7 @@ def test_every_command_shown_composes(shown, run_main, checkpoint, tmp_path, mon
     name, *arguments = shlex.split(shown)
     module = importlib.import_module(name)
     if "-m" in arguments:  # the first job of the sweep
-        arguments = [re.sub(r"=(\w+),\S+", r"=\1", a) for a in arguments if a != "-m"]
+        arguments = [re.sub(r"=(\[[^]]*\]|[\w./]+),\S+", r"=\1", a) for a in arguments if a != "-m"]
     flags = [] if "--help" in arguments or "--cfg" in arguments else ["--cfg", "job"]
     code, stderr = run_main(module, *arguments, *flags)
     assert code == 0, stderr
