@@ -106,7 +106,7 @@ def compare_decoders(cfg: DictConfig) -> None:
 def compare_tensors(cfg: DictConfig) -> None:
     """Rank tensors of the detector, show a table, and write it where that is asked for."""
     validated(cfg, Options)
-    trained = trained_ious(cfg.runs) if cfg.runs else {}
+    trained = trained_ious(cfg.runs, cfg.extractor.onnx_path) if cfg.runs else {}
     singles, combined = scout(cfg)
     console.print(probe_table(singles, combined, trained))
     if found := rank_correlation((*singles, *combined), trained):

@@ -21,12 +21,13 @@ from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiSample, collate
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.data.targets import TargetSpec
-from roiseg.extractor.graph import load_onnx
+from roiseg.extractor.graph import load_onnx, model_digest
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.projection import principal_components, projection_of
 from roiseg.extractor.tensors import TensorInfo, list_tensors, select
 from roiseg.geometry.roi_align import roi_align
 from roiseg.reporting.runs import read_runs
+from roiseg.reporting.variants import check_comparable, find_variants
 
 _GRID = 28  # cells of the probe over each ROI; its prediction is measured on twice as many
 _CHANNELS = 16  # principal components of a tensor; more make no difference to trained decoders
@@ -273,18 +274,37 @@ def cheapest(singles: Sequence[Probed]) -> list[Probed]:
     return front
 
 
-def trained_ious(folder: str) -> dict[tuple[str, ...], float]:
+def trained_ious(folder: str, onnx_path: str) -> dict[tuple[str, ...], float]:
     """Return the mean instance IoU of the runs in a folder, by `extractor.layers`, over all their test ROIs.
 
     Raises:
-        UserError: see `read_runs`.
+        UserError: a run is of another detector than `onnx_path`, or the runs differ in more than tensors,
+            seed and fold; and see `read_runs` and `check_comparable`.
     """
-    measured: dict[tuple[str, ...], list[float]] = {}
-    for run in read_runs([folder])[0]:
-        layers = run.config.get("extractor.layers")
+    runs, _ = read_runs([folder])
+    load_onnx(onnx_path)  # refuses what is no model
+    digest = model_digest(onnx_path)
+    for run in runs:
+        own = run.config.get("extractor.sha256")
+        if own is not None and not digest.startswith(own):
+            raise UserError(
+                f"runs: {run.folder} was trained on another detector than {onnx_path} "
+                "(its SHA-256 differs): give the folder of a sweep with this one"
+            )
+    check_comparable(runs)
+    variants, others = find_variants(runs, ["extractor.layers"])
+    if others:
+        raise UserError(
+            f"runs: the runs in {folder} differ in {others[0]}, too: give the folder of one sweep over "
+            "extractor.layers"
+        )
+    measured = dict[tuple[str, ...], float]()
+    for variant in variants:
+        some = list(variant.runs.values())
+        layers = some[0].config.get("extractor.layers")
         names = tuple(map(str, layers if isinstance(layers, list) else [layers]))
-        measured.setdefault(names, []).extend(run.rois.iou.tolist())
-    return {names: float(np.mean(ious)) for names, ious in measured.items()}
+        measured[names] = float(np.mean(np.concatenate([run.rois.iou for run in some])))
+    return measured
 
 
 def rank_correlation(

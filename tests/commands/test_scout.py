@@ -1,6 +1,7 @@
 """`python -m roiseg.doctor scout=N`: which tensors tell the target from the rest."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -86,15 +87,34 @@ def test_the_ranks_are_compared_with_those_of_runs():
     assert rank_correlation(probed[:2], trained) is None
 
 
+def write_runs(folder, *runs, **settings):
+    """Write runs of (tensor, seed, IoUs) that test the same ROIs."""
+    for number, (layer, seed, ious) in enumerate(runs):
+        write_run(folder / str(number), ious, seed, rows=ROWS, extractor__layers=[layer], **settings)
+
+
+ROWS = rois(images=1, each=2)
+
+
 def test_the_command_shows_what_runs_reached(run_main, tiny_overrides, tmp_path):
-    for number, (layer, ious) in enumerate([(LAYER, [0.5, 0.7]), (LAYER, [0.9]), (SECOND_LAYER, [0.25])]):
-        rows = rois(images=1, each=len(ious))
-        write_run(tmp_path / f"runs/{number}", ious, rows=rows, extractor__layers=[layer])
+    write_runs(
+        tmp_path / "runs", (LAYER, 0, [0.5, 0.7]), (LAYER, 1, [0.9, 0.7]), (SECOND_LAYER, 0, [0.2, 0.3])
+    )
     code, stderr = run_main(roiseg.doctor, *tiny_overrides, "scout=6", f"runs={tmp_path / 'runs'}")
     assert code == 0, stderr
     assert "trained" in run_main.printed
-    assert "0.700" in run_main.printed and "0.250" in run_main.printed  # over ROIs, not over runs
+    assert "0.700" in run_main.printed and "0.250" in run_main.printed
     assert "rank correlation" not in run_main.printed  # of two
+
+
+def test_runs_of_another_detector_or_recipe_are_refused(refused, tiny_overrides, tmp_path):
+    command = [*tiny_overrides, "scout=6", f"runs={tmp_path}"]
+    write_runs(tmp_path / "a", (LAYER, 0, [0.5, 0.7]), summary={"extractor_sha256": "0" * 64})
+    refused(roiseg.doctor, command, "another detector")
+    shutil.rmtree(tmp_path / "a")
+    write_runs(tmp_path / "b", (LAYER, 0, [0.5, 0.7]), model__num_classes=2)
+    write_runs(tmp_path / "c", (SECOND_LAYER, 0, [0.5, 0.7]), model__num_classes=3)
+    refused(roiseg.doctor, command, "model.num_classes")
 
 
 @pytest.mark.parametrize(
