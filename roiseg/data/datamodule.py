@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import lightning as L
+import numpy as np
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
@@ -20,10 +21,11 @@ from roiseg.data.annotation_loading import AnnotationReader, OpenedAnnotations, 
 from roiseg.data.annotations import Annotations
 from roiseg.data.augment import Augment, AugmentationPool, Views
 from roiseg.data.batch import RoiBatch, RoiSample, collate
-from roiseg.data.dataset import RoiDataset, check_image_files
+from roiseg.data.dataset import RoiDataset, check_image_files, image_files
 from roiseg.data.feature_loader import FeatureLoader, FeatureSource, SkippedImages
 from roiseg.data.feature_projection import fitted_projection
-from roiseg.data.folds import Folds, join_annotations, limited
+from roiseg.data.folds import Folds, join_annotations, limited, select_images
+from roiseg.data.images import have_copies
 from roiseg.data.samplers import EpochSampler, RoiSampler
 from roiseg.data.targets import TargetSpec
 from roiseg.data.tta import TTA, hflip
@@ -60,6 +62,10 @@ class RoiDataModule(L.LightningDataModule):
             run, "skip" drops it from its batch with one warning per epoch. A training batch without images is
             a step without a gradient, so that steps and schedule stay those of the whole set.
         reader: the format of the annotation files; None is COCO json.
+        extra_annotations: further training images, such as those of `coco_annotations.json` of predict; never
+            held out, and not counted by `train_limit`. Images whose files are also among the training or the
+            validation images are left out.
+        extra_images: the folder of their images.
     """
 
     def __init__(
@@ -91,9 +97,15 @@ class RoiDataModule(L.LightningDataModule):
         on_error: Literal["raise", "skip"] = "raise",
         crowd: Literal["region", "instance"] = "region",
         reader: AnnotationReader | None = None,
+        extra_annotations: str | None = None,
+        extra_images: str | None = None,
     ) -> None:
         super().__init__()
         self.paths = {"train": (train_annotations, train_images), "val": (val_annotations, val_images)}
+        if (extra_annotations is None) != (extra_images is None):
+            raise UserError("data.extra_annotations and data.extra_images need each other: set both or none")
+        if extra_annotations is not None and extra_images is not None:
+            self.paths["extra"] = (extra_annotations, extra_images)
         self.extractor = extractor
         letterbox = extractor.preprocess.letterbox
         if metric_size is None and spec.frame != "roi":
@@ -149,7 +161,8 @@ class RoiDataModule(L.LightningDataModule):
         """
         if self._features is not None:
             return
-        for split in ("train", "val") if stage != "test" or self.folds is not None else ("val",):
+        tested = ("val",) if self.folds is None else ("train", "val")
+        for split in tested if stage == "test" else self.paths:
             self._opened[split] = self._open(split)
         if self.extractor.project is not None and self.extractor.projection is None:
             folder = None if self.index_dir is None else Path(self.index_dir).expanduser()
@@ -194,7 +207,26 @@ class RoiDataModule(L.LightningDataModule):
             annotations = self.folds.split(joined)[split]
         if split == "train" and self.train_limit is not None:
             annotations = limited(annotations, self.train_limit, self.min_roi_size)
+        if split == "train" and "extra" in self.paths:
+            return self._with_extra(annotations, images)
         return annotations, images
+
+    def _with_extra(self, annotations: Annotations, images: Path) -> tuple[Annotations, Path]:
+        """Add the images of `extra_annotations` that neither these annotations nor validation have."""
+        held_out = self.dataset("val")
+        extra, folder = self._load("extra")
+        others = [*image_files(annotations, images), *image_files(held_out.annotations, held_out.image_dir)]
+        new = np.flatnonzero(~have_copies(image_files(extra, folder), others))
+        if not len(new):
+            raise UserError(
+                f"data.extra_annotations: all images of {extra.path} are also training or validation images"
+            )
+        log.info("%s: %d further training images, %d left out because they are training or validation images",
+                 extra.path, len(new), len(extra) - len(new))  # fmt: skip
+        chosen = select_images(extra, new)
+        lowest = min(0, int(annotations.image_ids.min(initial=0)))
+        own = replace(chosen, image_ids=lowest - 1 - np.arange(len(new)))  # ids of the others are not taken
+        return join_annotations([(annotations, images), (own, folder)])
 
     def _load(self, split: str) -> tuple[Annotations, Path]:
         opened = self._opened.pop(split, None) or self._open(split)

@@ -50,6 +50,11 @@ def check_image_files(
     return folder
 
 
+def image_files(annotations: Annotations, folder: Path) -> list[Path]:
+    """Return the files of all images of a set, whose names are relative to `folder`."""
+    return [image_path(folder, name) for name in annotations.file_names.tolist()]
+
+
 class RoiDataset(Dataset[RoiSample]):
     """Images with at least one instance large enough to be a ROI.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -163,3 +163,19 @@ def image_digest(path: Path) -> bytes:
     with _errors_named(path):
         digest = content_digest(path)
     return digest
+
+
+def have_copies(paths: Sequence[Path], others: Sequence[Path]) -> NDArray[np.bool_]:
+    """Tell which files, byte for byte, are also among others under any name; missing files are not.
+
+    Only files of equal size are read.
+    """
+    by_size = dict[int, list[Path]]()
+    for other in filter(Path.is_file, others):
+        by_size.setdefault(other.stat().st_size, []).append(other)
+
+    def copied(path: Path) -> bool:
+        alike = by_size.get(path.stat().st_size, []) if path.is_file() else []
+        return any(path.samefile(other) or image_digest(path) == image_digest(other) for other in alike)
+
+    return np.array([copied(path) for path in paths], bool)

@@ -22,9 +22,9 @@ _LEAST_FREE = 2e9  # bytes of checkpoints and images that a short run leaves
 
 
 def input_files(cfg: DictConfig) -> Iterator[Finding]:
-    """Check the detector, both annotation files and both image folders."""
+    """Check the detector, the annotation files and the image folders."""
     yield _file("detector", cfg.extractor, "onnx_path", "extractor")
-    for split in ("train", "val"):
+    for split in ("train", "val", *(["extra"] if cfg.data.get("extra_annotations") else [])):
         yield _file("annotations", cfg.data, f"{split}_annotations", "data")
         yield _file("images", cfg.data, f"{split}_images", "data")
 

@@ -26,7 +26,9 @@ from roiseg.onnx_export.graph import ROIS
 from roiseg.onnx_export.outputs import LABELS, MASKS, ROI_MASKS
 from roiseg.onnx_export.verify import OnnxCheck
 
-_DATA = ("train_annotations", "train_images", "val_annotations", "val_images")
+_DATA = (
+    "train_annotations", "train_images", "extra_annotations", "extra_images", "val_annotations", "val_images",
+)  # fmt: skip
 
 
 def check_sidecar(path: Path) -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -172,9 +172,11 @@ def read_run(folder: Path) -> Run:
     _check_together(folder, config, summary, rois)
     if isinstance(digest := summary.get("extractor_sha256"), str):  # the path may have had another file
         config["extractor.sha256"] = digest[:12]
-    teachers = config.get("distillation.teachers")
-    if config.get("data.folds.held_out") is not None and isinstance(teachers, list):
-        config["distillation.teachers"] = len(teachers)  # each fold has its own
+    if config.get("data.folds.held_out") is not None:  # each fold has its own
+        if isinstance(teachers := config.get("distillation.teachers"), list):
+            config["distillation.teachers"] = len(teachers)
+        if isinstance(extra := config.get("data.extra_annotations"), str):
+            config["data.extra_annotations"] = PurePath(extra).name
     return Run(folder, _without_own_folders(config), summary, rois)
 
 

@@ -188,6 +188,7 @@ _SAME = (
     "test_best",
 )
 _DEFAULTS = {"test_best": True, "data.crowd": "region"}  # for runs from before the option
+_TRAINING = ("data.train_limit", "data.extra_annotations")  # decide how many images there are to train on
 _COUNTS = ("train_images", "train_rois", "val_images", "val_rois")
 _TOLERANCES = {
     "boxes": 0.05,  # pixels; boxes are mapped back from inputs of different sizes
@@ -201,8 +202,8 @@ def check_comparable(runs: Sequence[Run]) -> dict[Any, Rois]:
 
     Comparable runs have the same annotation files (by name), category, minimum ROI size, metric grid, number
     of folds and tested epoch (`test_best`); within a fold the same numbers of images and ROIs (for training,
-    if they have the same `data.train_limit`), and the same test ROIs: image, annotation, box (within 0.05
-    pixels), mask area and non-target share (within 0.01).
+    if they have the same `data.train_limit` and `data.extra_annotations`), and the same test ROIs: image,
+    annotation, box (within 0.05 pixels), mask area and non-target share (within 0.01).
 
     Raises:
         UserError: two runs are not comparable; the message names both and what differs.
@@ -214,8 +215,8 @@ def check_comparable(runs: Sequence[Run]) -> dict[Any, Rois]:
     folds: dict[Any, Run] = {}
     for run in runs:
         known = folds.setdefault(run.fold, run)
-        same_limit = _setting(known, "data.train_limit") == _setting(run, "data.train_limit")
-        for field in _COUNTS if same_limit else _COUNTS[2:]:
+        same = all(_setting(known, key) == _setting(run, key) for key in _TRAINING)
+        for field in _COUNTS if same else _COUNTS[2:]:
             pair = [r.summary["data"].get(field) for r in (known, run)]
             _require_equal(known, run, f"number of {field.replace('_', ' ')}", *pair)
         _check_rois(known, run)

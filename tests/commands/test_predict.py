@@ -16,7 +16,9 @@ from pycocotools.cocoeval import COCOeval
 from tiny_run import one_thread
 from tiny_video import write_video
 
+import roiseg.doctor
 import roiseg.predict
+import roiseg.train
 from roiseg.data.images import read_image
 from roiseg.inference.predictor import Predictor
 from roiseg.synthetic.dataset import synthetic_scene
@@ -91,9 +93,32 @@ def test_one_image_and_a_table(run, coco_set, table, tmp_path):
     for _ in range(2):  # no run writes over another
         run(f"source={coco_set.images}/a.jpg", f"boxes={table}")
     names = sorted(path.name for path in (tmp_path / "out").glob("[!.]*"))
-    assert names == ["coco_images.json", "coco_results.json", "overlays"]
+    assert names == ["coco_annotations.json", "coco_images.json", "coco_results.json", "overlays"]
     assert [record["score"] for record in results(tmp_path / "out")] == [1, 1]
     assert results(tmp_path / "out") == results(tmp_path / "out-2")
+
+
+def test_predictions_are_trained_on(run, run_train, run_main, refused, coco_set, tiny_overrides, tmp_path):
+    folder = tmp_path / "unlabelled"
+    folder.mkdir()
+    for path in coco_set.images.glob("*.jpg"):
+        cv2.imwrite(str(folder / path.name), cv2.imread(str(path))[:, ::-1])
+    run(f"source={folder}", f"boxes={coco_set.json}", "writers=[coco]")
+    written = tmp_path / "out/coco_annotations.json"
+    masks = len(json.loads(written.read_text())["annotations"])
+    assert masks > 3
+    extra = [f"data.extra_annotations={written}", f"data.extra_images={folder}"]
+    plain, more = (
+        run_train(tmp_path / name, "trainer.max_epochs=1", "test=false", *options)["data"]
+        for name, options in (("plain", []), ("more", extra))
+    )
+    assert plain["train_images"] < more["train_images"]
+    assert plain["train_rois"] < more["train_rois"] <= plain["train_rois"] + masks
+    assert plain["val_rois"] == more["val_rois"]
+    wrong = [*tiny_overrides, *extra, "data.extra_images=nowhere"]
+    refused(roiseg.train, wrong, "nowhere")
+    assert run_main(roiseg.doctor, *wrong)[0] == 2
+    assert "nowhere" in run_main.printed
 
 
 def test_several_words_are_several_images_and_one_without_boxes_has_nobody(run, coco_set, table, tmp_path):

@@ -1,3 +1,5 @@
+import json
+import shutil
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -67,6 +69,67 @@ def test_a_limit_leaves_the_validation_images_as_they_are(make, coco_set, tmp_pa
     assert names[1][1] == names[2][1] == names[None][1]
     assert names[1][0] < names[2][0] <= names[None][0]
     assert [len(names[limit][0]) for limit in (1, 2)] == [1, 2]
+
+
+def names_of(data, split):
+    return [
+        sample.file_name.split("/")[-1] for sample in data.samples(split, range(len(data.dataset(split))))
+    ]
+
+
+@pytest.mark.parametrize("folds", [None, Folds(2, 1)])
+def test_extra_images_are_trained_on_but_for_those_that_are_known_by_content(make, coco_set, tmp_path, folds):
+    paths = [str(path) for file in halves(coco_set, tmp_path) for path in (file, coco_set.images)]
+    plain = make(paths, folds=folds, train_limit=1)
+    content, folder = coco_set.content(), tmp_path / "unlabelled"
+    folder.mkdir()
+    for number, image in enumerate(content["images"]):  # the same files under other names, and ids from 1
+        shutil.copy(coco_set.images / image["file_name"], folder / f"x{image['file_name']}")
+        old, image["id"] = image["id"], number + 1
+        for record in content["annotations"]:
+            if record["image_id"] == old:
+                record["image_id"] = -number - 1
+        image["file_name"] = f"x{image['file_name']}"
+    for record in content["annotations"]:
+        record["image_id"] *= -1
+    extra = tmp_path / "extra.json"
+    extra.write_text(json.dumps(content))
+    data = make(
+        paths,
+        folds=folds,
+        train_limit=1,
+        extra_annotations=str(extra),
+        extra_images=str(folder),
+        batch_size=9,
+    )
+    data.setup()
+    assert names_of(data, "val") == names_of(plain, "val")
+    known = {*names_of(plain, "train"), *names_of(plain, "val")}
+    added = [f"x{letter}.jpg" for letter in "abcde" if f"{letter}.jpg" not in known]
+    assert len(added) >= 1
+    assert names_of(data, "train") == names_of(plain, "train") + added
+    masks = {
+        sample.file_name.split("/")[-1]: sample for sample in data.samples("train", range(len(added) + 1))
+    }
+    whole = make()
+    for name in added:  # with their own masks
+        own = next(s for s in whole.samples("val", range(5)) if s.file_name == name[1:])
+        assert masks[name].original_size == own.original_size
+    batch = next(iter(data.train_dataloader()))
+    assert len(batch.samples) == 1 + len(added)
+    assert len(np.unique(data.dataset("train").annotations.image_ids)) == len(
+        data.dataset("train").annotations
+    )
+
+
+def test_extra_images_that_are_all_known_and_half_a_setting_are_refused(make, coco_set):
+    data = make(extra_annotations=str(coco_set.json), extra_images=str(coco_set.images))
+    with pytest.raises(UserError, match="all images of"):
+        data.setup()
+    with pytest.raises(UserError, match="set both"):
+        make(extra_annotations=str(coco_set.json))
+    with pytest.raises(UserError, match="set both"):
+        make(extra_images=str(coco_set.images))
 
 
 def test_features_and_input_tensor_are_those_of_a_direct_run_of_the_whole_detector(make, onnx_file):

@@ -64,11 +64,13 @@ def test_what_is_learned_and_where_files_lie_may_differ(tmp_path):
     assert folds[None].names == a.rois.names
 
 
-def test_other_numbers_of_training_images_need_other_limits(tmp_path):
+def test_other_numbers_of_training_images_need_other_limits_or_extra_ones(tmp_path):
     counts = {"train_images": 20, "train_rois": 80, "val_images": 15, "val_rois": 18}
     a = read_run(write_run(tmp_path / "a", ALL))
     b = read_run(write_run(tmp_path / "b", ALL, data__train_limit=20, summary={"data": counts}))
-    check_comparable([a, b])
+    more = {"data": counts | {"train_images": 300}}
+    d = read_run(write_run(tmp_path / "d", ALL, data__extra_annotations="e.json", summary=more))
+    check_comparable([a, b, d])
     others = {"data": counts | {"val_images": 14}}
     c = read_run(write_run(tmp_path / "c", ALL, data__train_limit=20, summary=others))
     assert "number of val images" in refused(a, c)

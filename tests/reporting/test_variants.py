@@ -59,6 +59,12 @@ NAMED = {
           {"fold": fold, "distillation__teachers": [f"one_{fold}"]}) for fold in (0, 1)] + [([], {"fold": 0})],
         ["experiment=fast", "base"],
     ),
+    "not by the folders of extra annotations, which each fold has of its own": (
+        [([f"data.extra_annotations=out_{fold}/predicted.json"],
+          {"fold": fold, "data__extra_annotations": f"out_{fold}/predicted.json"}) for fold in (0, 1)]
+        + [([], {"fold": 0})],
+        ["data.extra_annotations=predicted.json", "data.extra_annotations=null"],
+    ),
     "by label and setting where one label has two": (
         [(given, {"variant": "mine", **settings}) for given, settings in CLASSES],
         ["mine, model.num_classes=2", "mine, model.num_classes=3"],

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import itertools
+import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,27 +15,33 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 
-from roiseg.common.files import atomic_path, write_json
+from roiseg.common.files import atomic_path, open_text, write_json
 from roiseg.inference.image_predictions import ImageResult
 from roiseg.inference.sources.source import Source
-from roiseg.inference.writers.writer import FileWriter, Write, Writer, json_list
+from roiseg.inference.writers.writer import FileWriter, Write, Writer, json_items, json_list
 
-RESULTS, IMAGES = "coco_results.json", "coco_images.json"
+RESULTS, IMAGES, ANNOTATIONS = "coco_results.json", "coco_images.json", "coco_annotations.json"
 
 
 class CocoWriter(Writer):
-    """COCO results json (for `COCO.loadRes`), masks as RLE, and a json with the images of its ids.
+    """COCO results json (for `COCO.loadRes`), masks as RLE; a json with the images of its ids; both as one.
+
+    The last is COCO instances json, which annotation tools read and `data.extra_annotations` trains on. It
+    lacks instances with an empty mask.
 
     An image's id comes from the COCO file of boxes if there is one; else from its file name if all are
     numbers (000000000139.jpg is 139); else it is its place, from 1.
 
     Args:
         category_id: of all results; None: the model's.
+        label: its name.
     """
 
-    def __init__(self, category_id: int | None = None) -> None:
+    def __init__(self, category_id: int | None = None, label: str = "person") -> None:
         self.category_id = category_id
+        self.label = label
 
     def place(self, source: Source) -> str:
         """See `Writer`."""
@@ -41,16 +50,32 @@ class CocoWriter(Writer):
     @contextmanager
     def open(self, folder: Path, source: Source) -> Iterator[Write]:
         """See `Writer`."""
-        with json_list(folder / RESULTS) as add_result, json_list(folder / IMAGES) as add_image:
+        ids = itertools.count(1)
+        categories: set[int] = set()
+        with atomic_path(folder / ANNOTATIONS) as temporary, open_text(temporary) as stream:
+            stream.write('{"annotations": ')
+            with (
+                json_items(stream) as add_annotation,
+                json_list(folder / RESULTS) as add_result,
+                json_list(folder / IMAGES) as add_image,
+            ):
 
-            def write(result: ImageResult) -> None:
-                height, width = result.prediction.size
-                name = result.source_image.name
-                add_image({"id": result.image_id, "file_name": name, "width": width, "height": height})
-                for record in result.prediction.to_coco(result.image_id, self.category_id):
-                    add_result(record)
+                def write(result: ImageResult) -> None:
+                    height, width = result.prediction.size
+                    name = result.source_image.name
+                    add_image({"id": result.image_id, "file_name": name, "width": width, "height": height})
+                    for record in result.prediction.to_coco(result.image_id, self.category_id):
+                        add_result(record)
+                        categories.add(record["category_id"])
+                        if area := int(coco_mask.area(record["segmentation"])):
+                            add_annotation({"id": next(ids), **record, "area": area, "iscrowd": 0})
 
-            yield write
+                yield write
+            names = [{"id": number, "name": self.label} for number in sorted(categories)]
+            stream.write(f',\n"categories": {json.dumps(names, ensure_ascii=False)},\n"images": ')
+            with (folder / IMAGES).open(encoding="utf-8", newline="") as images:
+                shutil.copyfileobj(images, stream)
+            stream.write("}\n")
 
 
 _VERSION = "5.5.0"  # of the format

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from roiseg.common.files import atomic_path, open_text
 from roiseg.inference.image_predictions import ImageResult
@@ -67,12 +67,20 @@ def numbered(key: str, number: int, suffix: str) -> str:
 def json_list(path: Path) -> Iterator[Callable[[Any], None]]:
     """Yield a function that adds an item, one per line; the file appears when the block ends."""
     with atomic_path(path) as temporary, open_text(temporary) as stream:
-        before = "[\n"
+        with json_items(stream) as add:
+            yield add
+        stream.write("\n")
 
-        def add(item: Any) -> None:
-            nonlocal before
-            stream.write(before + json.dumps(item, allow_nan=False, ensure_ascii=False))
-            before = ",\n"
 
-        yield add
-        stream.write("[]\n" if before == "[\n" else "\n]\n")
+@contextmanager
+def json_items(stream: TextIO) -> Iterator[Callable[[Any], None]]:
+    """Yield a function that adds an item, one per line, to a list within a json text."""
+    before = "[\n"
+
+    def add(item: Any) -> None:
+        nonlocal before
+        stream.write(before + json.dumps(item, allow_nan=False, ensure_ascii=False))
+        before = ",\n"
+
+    yield add
+    stream.write("[]" if before == "[\n" else "\n]")

@@ -17,6 +17,7 @@ from pycocotools.coco import COCO
 from writer_cases import BOXES, SIZE, Pictures, disc, masks, nobody, result, write
 
 from roiseg.config.entry import CONF_DIR
+from roiseg.data.annotation_loading import load_annotations
 from roiseg.inference.writers.annotations import CocoWriter, LabelmeWriter, YoloSegWriter, join_outlines
 from roiseg.inference.writers.crops import CropsWriter, expand_box
 
@@ -38,6 +39,28 @@ def test_coco_results_are_what_pycocotools_reads(tmp_path):
     truth.createIndex()
     assert len(truth.loadRes(str(path)).getAnnIds(imgIds=[100])) == 4
     assert json.loads(write(CocoWriter(), tmp_path / "nobody", [nobody()]).read_text()) == []
+
+
+def test_coco_annotations_can_be_trained_on(tmp_path):
+    write(CocoWriter(3, label="Mädchen"), tmp_path, [result(), nobody(), result(number=2, key="z")])
+    path = tmp_path / "coco_annotations.json"
+    read = load_annotations(path, 3)
+    assert read.image_ids.tolist() == [100, 101, 102]
+    truth = COCO(str(path))
+    assert truth.loadCats([3]) == [{"id": 3, "name": "Mädchen"}]
+    seen = [mask for mask in masks() if mask.any()]
+    for number in (0, 2):
+        outlines = read.outlines(number)
+        own = truth.loadAnns(truth.getAnnIds(imgIds=[100 + number]))
+        assert len(outlines) == len(own) == len(seen)
+        for place, (record, mask) in enumerate(zip(own, seen, strict=True)):
+            assert record["area"] == mask.sum()
+            assert np.array_equal(truth.annToMask(record), mask)
+            assert np.array_equal(coco_mask.decode(outlines.rle(place)), mask)
+    write(CocoWriter(), tmp_path / "nobody", [nobody()])
+    content = json.loads((tmp_path / "nobody/coco_annotations.json").read_text())
+    assert content["annotations"] == content["categories"] == []
+    assert len(content["images"]) == 1
 
 
 def test_after_an_error_no_json_is_left(tmp_path):
