@@ -46,14 +46,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class EpochCheckpoint(ModelCheckpoint, SummaryCallback):
     """Saves `checkpoint_epoch_{epoch:04d}_{H}x{W}_{mIoU * 10000:04d}.pth` after every epoch.
 
-    The first epoch is 0001; mIoU is rounded (0.8551 -> 8551). Writes are atomic.
+    The first epoch is 0001; mIoU is rounded (0.8551 -> 8551). Writes are atomic. Where training ends, even
+    within an epoch (`trainer.max_steps`, `trainer.max_time`), the model is validated and saved, whatever the
+    intervals.
 
     Args:
         image_size: (H, W) of the extractor's input.
         monitor: logged metric in [0, 1], part of the file name; selects the best checkpoint.
         keep: how many of the best to keep; -1 keeps every epoch.
-        every_n_epochs: save after every n-th epoch only; give `trainer.check_val_every_n_epoch`, if it is
-            not 1, so that there is a fresh metric.
+        every_n_epochs: save after every n-th epoch and the last; give `trainer.check_val_every_n_epoch`, if
+            it is not 1, so that there is a fresh metric.
     """
 
     FILE_EXTENSION = ".pth"
@@ -77,11 +79,57 @@ class EpochCheckpoint(ModelCheckpoint, SummaryCallback):
             enable_version_counter=False,
         )
         self.image_size = image_size
+        self._last = False  # training ends with this epoch
+        self._within: dict[str, Any] | None = None  # the position, if it ends within this epoch
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Make the trainer's writes atomic."""
         super().setup(trainer, pl_module, stage)
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Have the model validated after this epoch, or this step, if training ends there."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        ends_now = _is_last_step(trainer, batch_idx + 1)
+        self._last = ends_now or 0 <= (trainer.max_epochs or -1) <= trainer.current_epoch + 1
+        if self._last and trainer.check_val_every_n_epoch is not None:
+            trainer.check_val_every_n_epoch = 1
+            if ends_now:
+                trainer.val_check_batch = batch_idx + 1
+        if ends_now and batch_idx + 1 < trainer.num_training_batches:
+            self._within = _position(trainer, pl_module, batch_idx + 1)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save if due, and at the end of training."""
+        super().on_train_epoch_end(trainer, pl_module)
+        assert self.monitor is not None
+        saved = (trainer.current_epoch + 1) % self.every_n_epochs == 0 or self.save_top_k == 0
+        score = trainer.callback_metrics.get(self.monitor)
+        if not self._last or saved or score is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        path = self.format_checkpoint_name({
+            "epoch": torch.tensor(trainer.current_epoch), self.monitor: score
+        })  # fmt: skip
+        if self.best_model_score is None or score > self.best_model_score:
+            self.best_model_path, self.best_model_score = path, score
+        trainer.save_checkpoint(path)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Store the position in the epoch, if training ends within it."""
+        if self._within is not None:
+            checkpoint["in_epoch"] = self._within
+            epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+            epochs["processed"] = epochs["completed"]  # Lightning counts the epoch already, but it goes on
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Resume within the epoch, if training ended there."""
+        _resume_within(pl_module, checkpoint)
 
     def format_checkpoint_name(
         self,
@@ -100,6 +148,29 @@ class EpochCheckpoint(ModelCheckpoint, SummaryCallback):
         assert self.monitor is not None
         summary.monitor = self.monitor
         summary.best_checkpoint = self.best_model_path or None
+
+
+def _position(trainer: L.Trainer, module: L.LightningModule, batches: int) -> dict[str, Any]:
+    """Return the number of finished steps of an epoch, of all its steps, and its losses so far."""
+    assert isinstance(module, RoiSegModule)
+    return {
+        "batches": batches, "steps": int(trainer.num_training_batches), "losses": module.train_losses(),
+    }  # fmt: skip
+
+
+def _resume_within(module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    if within := checkpoint.get("in_epoch"):
+        assert isinstance(module, RoiSegModule)
+        module.resume_from(within["losses"])
+
+
+def _is_last_step(trainer: L.Trainer, batches: int) -> bool:
+    """Tell whether training ends, by steps or on request, after these many batches of the epoch."""
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        return True
+    epochs = trainer.current_epoch + (batches >= trainer.num_training_batches)
+    may_end = (trainer.min_epochs or 0) <= epochs and (trainer.min_steps or 0) <= trainer.global_step
+    return bool(trainer.should_stop and may_end)
 
 
 def tested_checkpoint(checkpoints: Any, best: bool) -> Path | None:
@@ -193,20 +264,13 @@ class MidEpochCheckpoint(Checkpoint):
     ) -> None:
         """Store the position in the epoch and its losses, if this is within an epoch."""
         if self._batches is not None:
-            assert isinstance(pl_module, RoiSegModule)
-            checkpoint["in_epoch"] = {
-                "batches": self._batches,
-                "steps": int(trainer.num_training_batches),
-                "losses": pl_module.train_losses(),
-            }
+            checkpoint["in_epoch"] = _position(trainer, pl_module, self._batches)
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Resume within the epoch, if the checkpoint was written there."""
-        if within := checkpoint.get("in_epoch"):
-            assert isinstance(pl_module, RoiSegModule)
-            pl_module.resume_from(within["losses"])
+        _resume_within(pl_module, checkpoint)
 
     def _remove_outdated(self, trainer: L.Trainer) -> None:
         if trainer.is_global_zero:

@@ -20,7 +20,8 @@ class History(L.Callback, SummaryCallback):
     """Collects the logged metrics of each epoch; checkpoints contain them, so a resumed run has them all.
 
     Attributes:
-        epochs: one dict per epoch, in order: `epoch` (1-based) and the metrics under their logged names.
+        epochs: one dict per epoch, in order: `epoch` (1-based) and the metrics under their logged names. An
+            epoch within which training ended and was resumed has two.
     """
 
     def __init__(self) -> None:

@@ -71,7 +71,12 @@ class RunSummary:
     @property
     def tested_epoch(self) -> int | None:
         """Return the number of the epoch that the test measured."""
-        return self.best_epoch if self.tested_best else len(self.history)
+        return self.best_epoch if self.tested_best else self.epochs
+
+    @property
+    def epochs(self) -> int:
+        """Return the number of the last epoch; 0 without any."""
+        return int(self.history[-1]["epoch"]) if self.history else 0
 
     @property
     def _best(self) -> Epoch:
@@ -82,7 +87,7 @@ class RunSummary:
         """Return the content of `summary.json`."""
         derived = ("final", "best", "best_epoch", "tested_epoch")
         own = [entry.name for entry in fields(self) if entry.name not in ("monitor", "tested_best")]
-        return {name: getattr(self, name) for name in (*derived, *own)} | {"epochs": len(self.history)}
+        return {name: getattr(self, name) for name in (*derived, *own)} | {"epochs": self.epochs}
 
 
 class SummaryCallback(ABC):
@@ -168,7 +173,7 @@ def _places(summary: RunSummary) -> dict[str, str]:
         "decoder": f"{parameters['trainable']:,} trainable parameters",
         "data": f"train {data['train_images']} images, {data['train_rois']} ROIs; "
         f"val {data['val_images']} images, {data['val_rois']} ROIs",
-        "time": f"{summary.seconds:.0f} s for {len(summary.history)} epochs",
+        "time": f"{summary.seconds:.0f} s for {summary.epochs} epochs",
     }
     if summary.feature_cache:
         counts = (f"{number:,} {name}" for name, number in summary.feature_cache.items())

@@ -77,7 +77,8 @@ def _by_progress(folder: Path) -> list[Path]:
     found = []
     for path in folder.glob("*.pth"):
         if match := _NAME.fullmatch(path.name):
-            found.append((int(match[1]), 0, path))
+            # several of one epoch: training ended within it, and was resumed
+            found.append((int(match[1]), 0, path.stat().st_mtime_ns, path))
         elif match := _IN_EPOCH.fullmatch(path.name):
-            found.append((int(match[1]) - 1, 1, path))
+            found.append((int(match[1]) - 1, 1, 0, path))
     return [path for *_, path in sorted(found)]

@@ -116,6 +116,27 @@ def test_a_stopped_run_goes_on_within_the_epoch_bit_for_bit(tiny_overrides, run_
     assert not list((tmp_path / "stopped/ckpt").glob("*in_epoch*"))
 
 
+@pytest.mark.parametrize("recipe", ["plain", "averaged"])
+def test_a_training_that_ended_within_an_epoch_goes_on_there(tiny_overrides, run_main, tmp_path, recipe):
+    given = [
+        *tiny_overrides, *SMALL, *RECIPES[recipe], "scheduler=constant", "trainer.max_epochs=-1", "test_best=false",
+    ]  # fmt: skip
+    command = list({o.partition("=")[0]: o for o in given}.values())
+    assert run_main(roiseg.train, *command, "+trainer.max_steps=10", *folders(tmp_path / "whole"))[0] == 0
+    command += folders(tmp_path / "ended")
+    assert run_main(roiseg.train, *command, "+trainer.max_steps=7")[0] == 0  # an epoch has 5
+    ended, content = results(tmp_path / "ended")
+    assert checkpoint_progress(content) == (1, 2)
+    assert [row["epoch"] for row in ended["history"]] == [1, 2]
+    assert ended["test"]["test/miou"] == pytest.approx(ended["final"]["val/miou"])
+    assert run_main(roiseg.train, *command, "+trainer.max_steps=10", "ckpt_path=last")[0] == 0
+    (found, state), (expected, whole) = results(tmp_path / "ended"), results(tmp_path / "whole")
+    assert_same_state(state, whole)
+    assert [row["epoch"] for row in found["history"]] == [1, 2, 2]
+    assert [found["history"][0], found["history"][2]] == expected["history"]
+    assert all(found[key] == expected[key] for key in ("final", "test", "epochs"))
+
+
 def test_an_epoch_in_its_last_step_is_finished_first(tiny_overrides, run_main, stop, tmp_path):
     command = [*tiny_overrides, *SMALL, *folders(tmp_path)]
     stop("training_step", 5, *command)

@@ -1,6 +1,7 @@
 """Names of checkpoints; the best and the newest of a folder."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -77,6 +78,14 @@ def test_what_was_saved_within_an_epoch_is_newer_than_the_epoch_before_and_older
         in_epoch = [path.name for path in tmp_path.glob("*in_epoch*")]
         assert in_epoch == ([name] if "in_epoch" in name else [])
         assert len(list(tmp_path.glob("checkpoint_epoch*"))) == (position + 1) // 2
+
+
+def test_of_one_epoch_the_checkpoint_that_was_written_last_is_the_newest(tmp_path):
+    for time, miou in enumerate((0.5, 0.3, 0.4)):  # training ended within the epoch, and was resumed
+        path = tmp_path / checkpoint_name(2, (64, 64), miou)
+        path.touch()
+        os.utime(path, (time, time))
+        assert newest_checkpoint(tmp_path) == path
 
 
 @pytest.mark.parametrize("name", [
