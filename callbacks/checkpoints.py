@@ -105,7 +105,7 @@ class EpochCheckpoint(ModelCheckpoint, SummaryCallback):
         """Save if due, and at the end of training."""
         super().on_train_epoch_end(trainer, pl_module)
         assert self.monitor is not None
-        saved = (trainer.current_epoch + 1) % self.every_n_epochs == 0 or self.save_top_k == 0
+        saved = (trainer.current_epoch + 1) % (self.every_n_epochs or 1) == 0 or self.save_top_k == 0
         score = trainer.callback_metrics.get(self.monitor)
         if not self._last or saved or score is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
