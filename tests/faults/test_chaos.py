@@ -65,5 +65,5 @@ def test_a_training_that_lacks_something_ends_in_a_line_and_goes_on():
 def test_a_full_disk_ends_commands_in_a_line_and_leaves_nothing_half_written():
     told = run("full_disk", "2", "preview", "predict coco")
     cases, one_line, *_, wrong = re.search(r"│ all +│" + r" +(\d+) │" * 6, told).groups()
-    assert cases == one_line == "5"
+    assert cases == one_line == "6"
     assert wrong == "0"
