@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -155,6 +156,7 @@ def _overrides(run: Run, distinct: Sequence[str], by: Sequence[str]) -> list[str
             continue
         whole = not by and not any(_below(known, [dotted.split(".")[0]]) for known in run.config)
         if whole or any(_below(known, [dotted]) or _below(dotted, [known]) for known in distinct):
+            value = re.sub(r"\$\\{(.*?)\\}", r"${\1}", value)  # a sweep of Hydra escapes interpolations
             chosen.append(f"{'~' if key.startswith('~') else ''}{name}{equals}{value}")
     return chosen
 

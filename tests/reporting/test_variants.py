@@ -65,6 +65,10 @@ NAMED = {
         + [([], {"fold": 0})],
         ["data.extra_annotations=predicted.json", "data.extra_annotations=null"],
     ),
+    "by interpolations as they were typed, which a sweep escapes": (
+        [([rf"model.mid=$\{{model.{key}\}}"], {"model__mid": size}) for key, size in (("small", 8), ("large", 16))],
+        ["model.mid=${model.small}", "model.mid=${model.large}"],
+    ),
     "by label and setting where one label has two": (
         [(given, {"variant": "mine", **settings}) for given, settings in CLASSES],
         ["mine, model.num_classes=2", "mine, model.num_classes=3"],
