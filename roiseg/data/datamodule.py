@@ -146,6 +146,7 @@ class RoiDataModule(L.LightningDataModule):
         self._opened: dict[str, OpenedAnnotations] = {}
         self._sets: dict[str, RoiDataset] = {}
         self._features: FeatureSource | None = None
+        self._caches_images = False  # beside their features; a test reads each only once
 
     def prepare_data(self) -> None:
         """Create the data set if it is missing (embedded default only)."""
@@ -161,13 +162,14 @@ class RoiDataModule(L.LightningDataModule):
         """
         if self._features is not None:
             return
+        self._caches_images = self.needs_images and self.cache is not None and stage != "test"
         tested = ("val",) if self.folds is None else ("train", "val")
         for split in tested if stage == "test" else self.paths:
             self._opened[split] = self._open(split)
         if self.extractor.project is not None and self.extractor.projection is None:
             folder = None if self.index_dir is None else Path(self.index_dir).expanduser()
             self.extractor.projection = fitted_projection(self.extractor, self.dataset("train"), folder)
-        self._features = FeatureSource(self.extractor, self.cache)
+        self._features = FeatureSource(self.extractor, self.cache, self._caches_images)
         if stage == "test":
             self.dataset("val")
             return
@@ -193,7 +195,7 @@ class RoiDataModule(L.LightningDataModule):
                 sampler=self.sampler if training else None,
                 seed=self.seed,
                 cache=self.cache,
-                needs_images=self.needs_images,
+                needs_images=self.needs_images and not self._caches_images,
                 skip_damaged=self.on_error == "skip",
             )
         return self._sets[split]

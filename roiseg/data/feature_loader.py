@@ -29,40 +29,49 @@ class FeatureSource:
 
     Cached features lose a little precision. Newly computed features go through the same codec, so that a
     run does not depend on what was cached when it started.
+
+    Args:
+        images: keep images in the cache, too, for decoders that read them.
     """
 
-    def __init__(self, extractor: OnnxExtractor, cache: FeatureCache | None = None) -> None:
+    def __init__(
+        self, extractor: OnnxExtractor, cache: FeatureCache | None = None, images: bool = False
+    ) -> None:
         self.extractor = extractor
         self.cache = cache
         if cache is not None:
-            cache.open(extractor.identity, extractor.shapes)
+            size = extractor.preprocess.image_size if images else None
+            cache.open(extractor.identity, extractor.shapes, size)
 
     @torch.no_grad()
     def fill(self, batch: RoiBatch) -> RoiBatch:
-        """Set `features` and `inputs` on the device of the batch."""
-        batch.inputs = self.extractor.preprocess(batch.images)
+        """Set `features` and `inputs`, and images that are only in the cache, on the device of the batch."""
         if self.cache is None or batch.samples[0].cache_key is None:
+            batch.inputs = self.extractor.preprocess(batch.images)
             batch.features = self.extractor.run(batch.inputs)
         else:
-            batch.features = self._from_cache(self.cache, batch, batch.inputs)
+            batch.features, images = self._from_cache(self.cache, batch)
+            batch.images = batch.images if images is None else images
+            batch.inputs = self.extractor.preprocess(batch.images)
         return batch
 
     def _from_cache(
-        self, cache: FeatureCache, batch: RoiBatch, inputs: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
+        self, cache: FeatureCache, batch: RoiBatch
+    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
         keys = [sample.cache_key for sample in batch.samples if sample.cache_key is not None]
         hit = torch.tensor([sample.cached.hit for sample in batch.samples])
         cache.counts.update("hit" if found else "computed" for found in hit)
-        rows = torch.empty((len(hit), cache.row_bytes), dtype=torch.uint8, device=inputs.device)
+        rows = torch.empty((len(hit), cache.row_bytes), dtype=torch.uint8, device=batch.images.device)
         if hit.any():
             wanted = [key for key, found in zip(keys, hit, strict=True) if found]
             rows[hit.to(rows.device)] = cache.load(wanted, batch.cached_rows).to(rows.device)
         if not hit.all():
-            missing = inputs[~hit.to(inputs.device)] if len(inputs) == len(hit) else inputs
-            fresh = cache.codec.pack(self.extractor.run(missing))
+            images = batch.images
+            missing = images[~hit.to(images.device)] if len(images) == len(hit) else images
+            fresh = cache.pack(self.extractor.run(self.extractor.preprocess(missing)), missing)
             rows[~hit.to(rows.device)] = fresh
             cache.store([key for key, found in zip(keys, hit, strict=True) if not found], fresh)
-        return cache.codec.unpack(rows, cache.shapes)
+        return cache.unpack(rows)
 
 
 class SkippedImages:

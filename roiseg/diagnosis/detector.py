@@ -112,7 +112,8 @@ def cache(data: RoiDataModule) -> Iterator[Finding]:
         todo = "to compute them once: data/cache=disk, with augmentation data/pool=augmented, too"
         yield Finding("feature cache", "note", "off: features are computed every epoch", todo)
         return
-    each = sum(data.cache.codec.length(shape) for shape in data.extractor.shapes)
+    image_size = data.extractor.preprocess.image_size if data.needs_images else None
+    each = data.cache.bytes_per_image(data.extractor.shapes, image_size)
     views = {split: data.views[split].number for split in ("train", "val")}
     wanted = each * sum(number * len(data.dataset(split)) for split, number in views.items())
     room, place = data.cache.room()

@@ -69,6 +69,19 @@ def test_features_are_the_same_computed_or_kept_and_near_the_extractors(build, c
     assert data.cache.counts == {"computed": 5, "hit": 5}
 
 
+def test_images_of_views_are_kept_for_decoders_that_read_them(build, cache, monkeypatch):
+    data = build(cache=cache, augment=COLOUR, pool=AugmentationPool(1), needs_images=True)
+    first = epoch(data.train_dataloader())
+    monkeypatch.setattr("roiseg.data.dataset.read_image", lambda *_: pytest.fail("it is in the cache"))
+    for a, b in zip(first, epoch(data.train_dataloader()), strict=True):
+        assert len(b.images) == len(b.samples)
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.inputs, b.inputs)
+        assert torch.equal(a.features[0], b.features[0])
+    without = build(cache=MemoryCache(cache.codec, 1)).cache.row_bytes
+    assert data.cache.row_bytes == without + first[0].images[0].numel()
+
+
 def test_new_views_every_epoch_are_not_kept(build, cache):
     data = build(cache=cache, augment=GEOMETRIC)
     extracted = count_extracted(data.extractor)

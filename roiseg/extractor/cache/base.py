@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 import xxhash
 from numpy.typing import NDArray
 from pydantic import PositiveFloat
@@ -64,6 +66,8 @@ class CacheResult:
 class FeatureCache(ABC):
     """Stores encoded features; read by the loader processes, filled by the training process.
 
+    For decoders that read the image, it is stored beside its features.
+
     Every image is needed once per epoch, in random order, so eviction would gain nothing: a full cache
     keeps its entries and rejects new ones.
 
@@ -87,15 +91,37 @@ class FeatureCache(ABC):
         images = {name: self.counts[name] for name in ("hit", "computed", "rejected")}
         return {**images, "damaged": self.damaged}
 
-    def open(self, extractor: str, shapes: Sequence[Shape]) -> None:
+    def open(
+        self, extractor: str, shapes: Sequence[Shape], image_size: tuple[int, int] | None = None
+    ) -> None:
         """Open the cache for the features of an extractor.
 
         Args:
             extractor: its identity, everything that features depend on.
             shapes: (C, H, W) of its layers.
+            image_size: (H, W) of its input, if images are stored beside their features; else None.
         """
         self.shapes = list(shapes)
-        self.row_bytes = sum(self.codec.length(shape) for shape in shapes)
+        self.image_size = image_size
+        self.row_bytes = self.bytes_per_image(shapes, image_size)
+
+    def bytes_per_image(self, shapes: Sequence[Shape], image_size: tuple[int, int] | None) -> int:
+        """Return the bytes that an image takes; for the arguments see `open`."""
+        image = 0 if image_size is None else 3 * math.prod(image_size)
+        return sum(self.codec.length(shape) for shape in shapes) + image
+
+    def pack(self, features: Sequence[Tensor], images: Tensor) -> Tensor:
+        """Encode layers [B, C_l, H_l, W_l], and uint8 images [B, H, W, 3] if they are stored, as rows."""
+        rows = self.codec.pack(features)
+        return rows if self.image_size is None else torch.cat([rows, images.flatten(1)], dim=1)
+
+    def unpack(self, rows: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """Decode the layers and images of `pack`; images are None if they are not stored."""
+        if self.image_size is None:
+            return self.codec.unpack(rows, self.shapes), None
+        length = self.bytes_per_image(self.shapes, None)
+        images = rows[:, length:].unflatten(1, (*self.image_size, 3))
+        return self.codec.unpack(rows[:, :length], self.shapes), images
 
     @abstractmethod
     def get(self, key: CacheKey) -> CacheResult:

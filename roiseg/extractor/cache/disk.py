@@ -73,13 +73,15 @@ class DiskCache(FeatureCache):
         self.folder = Path(folder).expanduser().absolute()
         self._unique, self._numbers = uuid.uuid4().hex, itertools.count()
 
-    def open(self, extractor: str, shapes: Sequence[Shape]) -> None:
+    def open(
+        self, extractor: str, shapes: Sequence[Shape], image_size: tuple[int, int] | None = None
+    ) -> None:
         """See `FeatureCache`.
 
         Raises:
             UserError: the folder contains other files, or a file is in its place.
         """
-        super().open(extractor, shapes)
+        super().open(extractor, shapes, image_size)
         self._identity = repr((extractor, self.shapes, type(self.codec).__name__, self.row_bytes))
         self._path = self.folder / xxhash.xxh3_64_hexdigest(self._identity.encode())
         self._damaged = shared(torch.zeros((), dtype=torch.int64))  # loader processes find them

@@ -30,9 +30,11 @@ class MemoryCache(FeatureCache):
         super().__init__(codec, budget_gb)
         self._rows: dict[bytes, Tensor] = {}
 
-    def open(self, extractor: str, shapes: Sequence[Shape]) -> None:
+    def open(
+        self, extractor: str, shapes: Sequence[Shape], image_size: tuple[int, int] | None = None
+    ) -> None:
         """See `FeatureCache`."""
-        super().open(extractor, shapes)
+        super().open(extractor, shapes, image_size)
         memory, _ = self.room()
         if self.budget > memory:
             log.warning(
