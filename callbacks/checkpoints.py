@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from roiseg.common.files import atomic_path
@@ -65,8 +65,8 @@ class EpochCheckpoint(ModelCheckpoint, SummaryCallback):
         dirpath: str | Path,
         image_size: Sequence[int],
         monitor: str = "val/miou",
-        keep: int = -1,
-        every_n_epochs: int = 1,
+        keep: Annotated[int, Field(ge=-1)] = -1,
+        every_n_epochs: PositiveInt | None = 1,
     ) -> None:
         super().__init__(
             dirpath=str(dirpath),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
+from pydantic import NonNegativeInt
 from torch import distributed
 
 from roiseg.callbacks.tensorboard import writers
@@ -67,7 +68,7 @@ class InstanceSheets(L.Callback):
     also go to TensorBoard.
     """
 
-    def __init__(self, output_dir: str | Path, count: int = 12) -> None:
+    def __init__(self, output_dir: str | Path, count: NonNegativeInt = 12) -> None:
         self.output_dir = Path(output_dir)
         self.count = count
         self.rankings: dict[str, Ranking] = {}

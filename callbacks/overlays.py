@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import lightning as L
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from roiseg.callbacks.tensorboard import writers
 from roiseg.common.files import image_path
@@ -47,7 +47,7 @@ class ValidationOverlays(L.Callback, SummaryCallback):
     def __init__(
         self,
         output_dir: str | Path,
-        images: Mapping[str, int],
+        images: Mapping[str, PositiveInt],
         row_height: Annotated[int, Field(ge=_MIN_ROW_HEIGHT)] = 360,
         in_tensorboard: NonNegativeInt = 20,
     ) -> None:

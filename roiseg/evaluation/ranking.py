@@ -120,7 +120,8 @@ class Ranking:
 
     def add(self, pasted: PastedMask, record: InstanceRecord) -> None:
         """Add an instance if it ranks among those kept."""
-        if len(self.kept) < self.count or self._rank(record) < self._rank(self.kept[-1].record):
+        full = len(self.kept) >= self.count
+        if self.count and (not full or self._rank(record) < self._rank(self.kept[-1].record)):
             mask = encode_window(pasted.mask, pasted.window, pasted.sample.original_size)
             self.insert(RankedInstance(record, pasted.sample.image_index, mask))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from pydantic import PositiveFloat
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -22,7 +23,7 @@ def constant(optimizer: Optimizer, total_steps: int, warmup: Share = 0.0) -> Lam
     return _schedule(optimizer, total_steps, warmup, lambda progress: 1.0)
 
 
-def cosine(optimizer: Optimizer, total_steps: int, warmup: Share = 0.05, final: float = 0.01) -> LambdaLR:
+def cosine(optimizer: Optimizer, total_steps: int, warmup: Share = 0.05, final: Share = 0.01) -> LambdaLR:
     """Decrease along half a cosine from the full rate to `final` times it (Loshchilov & Hutter, 2017)."""
     return _schedule(
         optimizer,
@@ -37,7 +38,7 @@ def step(
     total_steps: int,
     warmup: Share = 0.0,
     milestones: Sequence[Share] = (0.7, 0.9),
-    gamma: float = 0.1,
+    gamma: PositiveFloat = 0.1,
 ) -> LambdaLR:
     """Multiply the rate by `gamma` at each milestone (shares 0..1 of the run after the warm-up)."""
     marks = tuple(milestones)
@@ -46,7 +47,7 @@ def step(
     )
 
 
-def poly(optimizer: Optimizer, total_steps: int, warmup: Share = 0.0, power: float = 0.9) -> LambdaLR:
+def poly(optimizer: Optimizer, total_steps: int, warmup: Share = 0.0, power: PositiveFloat = 0.9) -> LambdaLR:
     """Multiply the rate by (1 - progress) ** power (Chen et al., DeepLab, 2017)."""
     return _schedule(optimizer, total_steps, warmup, lambda progress: (1 - progress) ** power)
 

@@ -85,7 +85,10 @@ def test_data_and_looks_are_overridden_one_by_one(checkpoint, evaluate, coco_set
     config = {"tta": WITH_LOOKS, "trainer": {"precision": "bf16-mixed"}}
     ckpt = f"ckpt={changed_checkpoint(checkpoint, tmp_path / 'x.pth', config, min_roi_size=40)}"
     with_looks, _ = evaluate(ckpt)
-    once, _ = evaluate(ckpt, "tta=null", "precision=32-true", "data.min_roi_size=16")
+    once, folder = evaluate(
+        ckpt, "tta=null", "precision=32-true", "data.min_roi_size=16", "worst=0", "best=1"
+    )
+    assert [(folder / f"{name}.png").exists() for name in ("worst", "best")] == [False, True]
     other = [f"{key}={getattr(coco_set, name)}" for key, name in (
         ("data.val_annotations", "json"), ("data.val_images", "images"),
     )]  # fmt: skip

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from roiseg.common.errors import UserError
-from roiseg.common.types import check_value
+from roiseg.common.types import check_value, option_types
 from roiseg.config.build import to_plain
 from roiseg.config.entry import CONF_DIR
 from roiseg.config.validation import TrainOptions, check_types
@@ -55,6 +55,10 @@ BAD_VALUES = {
         "callbacks.overlays.row_height": [31, "tall"],
         "callbacks.in_epoch.every_n_steps": [0],
         "callbacks.pr_curve.thresholds": [1],
+        "callbacks.extremes.count": [-1, 1.5],
+        "callbacks.checkpoint.keep": [-2],
+        "callbacks.checkpoint.every_n_epochs": [0, -1],
+        "scheduler.final": [-0.1, 1.5],
     },
     ("model=unet",): {"model.frame": ["picture", None], "model.channels": [0], "model.map_stride": [0]},
     ("model=fcn8s",): {"model.dropout": [1.0, -0.1], "model.fc_channels": [0]},
@@ -77,7 +81,8 @@ BAD_VALUES = {
     ("loss=ce_tversky",): {"loss.terms.tversky.term.beta": [-0.1]},
     ("loss=bce_dice",): {"loss.terms.bce_dice.term.bce_weight": [-1]},
     ("loss=ce_dice_contrastive",): {"loss.terms.contrastive.term.negatives": [[], [1]]},
-    ("scheduler=step",): {"scheduler.milestones": [[2.0]]},
+    ("scheduler=step",): {"scheduler.milestones": [[2.0]], "scheduler.gamma": [0, -1]},
+    ("scheduler=poly",): {"scheduler.power": [-1]},
 }  # fmt: skip
 
 
@@ -193,6 +198,50 @@ def test_an_option_of_a_class_of_the_data_out_of_range_is_named(target):
     for key, bad in ((key, bad) for key, values in OUT_OF_RANGE[target].items() for bad in values):
         message = user_error(check_types, {"_target_": target, key: bad}, "node")
         assert re.match(rf"configuration `node\.{key}` is {re.escape(repr(bad))}: it", message)
+
+
+# any number, or a range that depends on others, which a constructor checks
+FREE = {
+    "divisor",
+    "mean",
+    "std",
+    "opset",
+    "category_id",
+    "class_id",
+    "pull_margin",
+    "push_margin",
+    "class_weights",
+}
+
+
+def test_every_number_in_the_configuration_has_a_range():
+    seen, free = set(), set()
+    for path in CONF_DIR.rglob("*.yaml"):
+        for target, key, value in numbers(OmegaConf.to_container(OmegaConf.load(path))):
+            kind = getattr(importlib.import_module(target.rpartition(".")[0]), target.rpartition(".")[2])
+            hint = option_types(kind).get(key)  # None: an option of a class of Lightning
+            seen.add((target, key))
+            if hint is not None and has_bare_number(hint) and key not in FREE:
+                free.add(f"{target} {key}: {hint}, {value} in {path.name}")
+    assert not free
+    assert len(seen) > 100
+
+
+def numbers(node):
+    """List what objects of this package get as numbers or lists of them: (target, key, value)."""
+    target = str(node.get("_target_")) if isinstance(node, dict) else ""
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+        if isinstance(value, (dict, list)):
+            yield from numbers(value)
+        first = value[0] if isinstance(value, list) and value else value
+        if target.startswith("roiseg.") and type(first) in (int, float):
+            yield target, key, value
+
+
+def has_bare_number(hint):
+    if typing.get_origin(hint) is typing.Annotated:
+        return hint.__origin__ not in (int, float) and has_bare_number(hint.__origin__)
+    return hint in (int, float) or any(map(has_bare_number, typing.get_args(hint)))
 
 
 def test_a_fold_beyond_the_last_is_refused():

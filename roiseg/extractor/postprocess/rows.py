@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from roiseg.common.errors import UserError, closest_matches
+from roiseg.common.types import PositiveShare
 from roiseg.extractor.postprocess.base import Postprocessor, Shape, corners, one_batch, to_pixels
 from roiseg.extractor.postprocess.output import BOXES, CLASS_SCORES, COUNT, LABELS, SCORES
 
@@ -37,7 +38,7 @@ class Rows(Postprocessor):
         self,
         columns: Sequence[str],
         normalized: bool = False,
-        iou_threshold: float | None = None,
+        iou_threshold: PositiveShare | None = None,
         **options: Any,
     ) -> None:
         super().__init__(iou_threshold=iou_threshold, **options)
