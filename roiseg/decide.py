@@ -173,7 +173,7 @@ def write_run(folder: Path, rule: str, one: Predicted, records: Sequence[Instanc
     summary = {**one.run.summary, "test": {"test/instance_iou": mean}}
     summary["overrides"] = [*one.run.summary.get("overrides", []), f"decision={rule}"]
     config = {**one.evaluated.trained.config, "decision": {"rule": rule}}
-    write_as_run(folder, config, one.evaluated.trained.config["data"], summary)
+    write_as_run(folder, config, summary)
 
 
 def write_copy(one: Predicted, decision: Decision, folder: Path) -> None:

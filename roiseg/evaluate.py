@@ -98,6 +98,13 @@ def check(cfg: DictConfig) -> None:
     check_folder(cfg.output_dir, "output_dir")
 
 
+# options of the data that decide what is measured; the others are those of the training
+_MEASURED = (
+    "train_annotations", "train_images", "val_annotations", "val_images", "reader", "folds", "category_id",
+    "crowd", "min_roi_size", "metric_size", "tta",
+)  # fmt: skip
+
+
 def on_annotations(cfg: DictConfig, models: Mapping[str, Evaluated]) -> dict[str, Any]:
     """Measure on annotated boxes, show and write."""
     found: dict[str, Evaluation] = {}
@@ -123,9 +130,21 @@ def on_annotations(cfg: DictConfig, models: Mapping[str, Evaluated]) -> dict[str
                 write_image(own / f"{rank}.png", sheet)
         if model.trained is not None:
             summary = model.run_summary(found[name].test, seconds[name])
-            write_as_run(own, model.trained.config, to_plain(cfg)["data"], summary)
+            write_as_run(own, measured_config(cfg, model.trained.config), summary)
     told = {name: evaluation.summary() for name, evaluation in found.items()}
     return {"output_dir": str(folder), "evaluations": told, "difference": off and off.summary()}
+
+
+def measured_config(cfg: DictConfig, trained: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the training configuration with what this evaluation replaced, so that `report` names both."""
+    given = to_plain(cfg)
+    data = {**trained["data"], **{key: given["data"].get(key) for key in _MEASURED}}
+    config = {**trained, "data": data, "tta": given["tta"]}
+    if given["decision"] is not None:
+        config["decision"] = given["decision"]
+    if given["precision"] is not None:
+        config["trainer"] = {**trained["trainer"], "precision": given["precision"]}
+    return config
 
 
 def measure(cfg: DictConfig, name: str, model: Evaluated) -> Evaluation:

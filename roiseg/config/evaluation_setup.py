@@ -210,6 +210,7 @@ class Evaluated:
         return {
             "test": test,
             "data": {"val_images": len(dataset), "val_rois": dataset.num_rois},
+            "extractor_sha256": self.trained.extractor_sha256,
             "parameters": parameter_counts(self.trained.decoder),
             "seconds": round(seconds, 1),
             "seed": self.trained.config.get("seed"),

@@ -200,17 +200,14 @@ def write_table(path: Path, records: Iterable[InstanceRecord]) -> None:
             writer.writerow(record._replace(**box))
 
 
-def write_as_run(
-    folder: Path, config: Mapping[str, Any], data: Mapping[str, Any], summary: Mapping[str, Any]
-) -> None:
+def write_as_run(folder: Path, config: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
     """Write `config.yaml` and `summary.json`, so that `python -m roiseg.report` reads the folder as a run.
 
     Args:
         folder: the folder with `instances.csv`.
-        config: configuration that the checkpoint was trained with.
-        data: configuration of the evaluated data, in place of `config["data"]`.
+        config: configuration that the checkpoint was trained with, changed where the evaluation differs.
         summary: see `roiseg.reporting.runs`.
     """
     with atomic_path(folder / "config.yaml") as path:
-        OmegaConf.save(OmegaConf.create({**config, "data": dict(data)}), path)
+        OmegaConf.save(OmegaConf.create(dict(config)), path)
     write_json(folder / "summary.json", dict(summary))

@@ -27,8 +27,8 @@ _IGNORED = (
     "trainer.enable_progress_bar", "trainer.enable_model_summary",
     "callbacks.checkpoint.dirpath", "callbacks.checkpoint.keep", "callbacks.history", "callbacks.overlays",
     "callbacks.onnx_export", "callbacks.decision", "callbacks.lr_monitor", "callbacks.progress",
-    "callbacks.instances", "callbacks.extremes", "callbacks.pr_curve", "callbacks.model_text",
-    "callbacks.hparams", "callbacks.graph",
+    "callbacks.in_epoch", "callbacks.instances", "callbacks.extremes", "callbacks.pr_curve",
+    "callbacks.model_text", "callbacks.hparams", "callbacks.graph",
 )  # fmt: skip
 
 Cell = tuple[Any, tuple[Any, ...]]  # (fold, (seed, *values of other differing keys))
@@ -204,8 +204,9 @@ def check_comparable(runs: Sequence[Run]) -> dict[Any, Rois]:
 
     Comparable runs have the same annotation files (by name), category, minimum ROI size, metric grid, number
     of folds and tested epoch (`test_best`); within a fold the same numbers of images and ROIs (for training,
-    if they have the same `data.train_limit` and `data.extra_annotations`), and the same test ROIs: image,
-    annotation, box (within 0.05 pixels), mask area and non-target share (within 0.01).
+    if they have the same `data.train_limit` and `data.extra_annotations`, and neither is an evaluation), and
+    the same test ROIs: image, annotation, box (within 0.05 pixels), mask area and non-target share (within
+    0.01).
 
     Raises:
         UserError: two runs are not comparable; the message names both and what differs.
@@ -220,7 +221,8 @@ def check_comparable(runs: Sequence[Run]) -> dict[Any, Rois]:
         same = all(_setting(known, key) == _setting(run, key) for key in _TRAINING)
         for field in _COUNTS if same else _COUNTS[2:]:
             pair = [r.summary["data"].get(field) for r in (known, run)]
-            _require_equal(known, run, f"number of {field.replace('_', ' ')}", *pair)
+            if None not in pair:  # an evaluation does not read the training images
+                _require_equal(known, run, f"number of {field.replace('_', ' ')}", *pair)
         _check_rois(known, run)
     _check_disjoint(list(folds.values()))
     return {fold: run.rois for fold, run in folds.items()}

@@ -136,11 +136,25 @@ def test_an_exported_file_beside_its_checkpoint(finished, evaluate, tmp_path, me
 
 
 def test_evaluations_are_runs_to_the_report(checkpoint, run_main, evaluate, tmp_path):
-    folders = [evaluate(f"ckpt={checkpoint}", option)[1] for option in ("tta=null", "tta=hflip")]
+    other = changed_checkpoint(checkpoint, tmp_path / "other.pth", train_limit=3)  # trained on other images
+    folders = [evaluate(f"ckpt={path}", "tta=hflip")[1] for path in (checkpoint, other)]
     code, error = run_main(roiseg.report, *folders, f"output_dir={tmp_path}/report")
     assert code == 0, error
     variants = read_json(tmp_path / "report" / "report.json", "report")["variants"]
     assert len(variants) == 2
+
+
+def test_a_run_and_its_evaluations_are_compared_by_what_they_replaced(finished, run_main, evaluate, tmp_path):
+    trained = finished.summary["output_dir"]
+    options = [[], ["tta=hflip"], ["decision=target"], ["precision=bf16-mixed"]]
+    folders = [evaluate(f"ckpt={finished.summary['best_checkpoint']}", *option)[1] for option in options]
+    code, error = run_main(roiseg.report, trained, *folders, f"output_dir={tmp_path}/report")
+    assert code == 0, error
+    found = read_json(tmp_path / "report" / "report.json", "report")["variants"]
+    names = [variant["variant"] for variant in found]
+    assert len(names) == 4, names  # the run and its evaluation without options are the same
+    assert [name.count("=") for name in names] == [3] * 4
+    assert all(key in names[0] for key in ("tta", "decision", "trainer.precision"))
 
 
 WITH_LOOKS = {"_target_": "roiseg.data.tta.TTA", "hflip": True, "crop_scales": [1.5], "max_crop_share": 0.4}
