@@ -98,7 +98,10 @@ def predict(run: Run, name: str) -> Predicted:
         UserError: the checkpoint is missing.
     """
     best = run.summary.get("best_checkpoint") if run.config.get("test_best", True) else None
-    found = best or newest_checkpoint(Path(str(run.summary.get("checkpoint_dir"))))
+    folder = run.summary.get("checkpoint_dir")
+    found = best or (newest_checkpoint(Path(folder)) if folder else None)
+    if found is None and not folder:
+        raise UserError(f"{run.folder} is an evaluation, without a checkpoint: give the folder of the run")
     if found is None or not Path(found).is_file():
         raise UserError(f"{run.folder}: its checkpoint is missing ({found}): leave this run out")
     register_checkpoint_data([f"ckpt={found}"])

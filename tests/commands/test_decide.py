@@ -71,6 +71,15 @@ def test_one_fold_and_an_unknown_rule_are_refused(runs, tmp_path, given, message
     assert not (tmp_path / "out").exists()
 
 
+def test_an_evaluation_has_no_checkpoint_to_decide_with(runs, tmp_path):
+    shutil.copytree(runs[0], tmp_path / "evaluated")
+    for path in tmp_path.glob("evaluated/*/summary.json"):
+        summary = json.loads(path.read_text())
+        path.write_text(json.dumps({key: value for key, value in summary.items() if "checkpoint" not in key}))
+    with pytest.raises(UserError, match="is an evaluation, without a checkpoint: give the folder of the run"):
+        decide(command_configuration("decide", f"output_dir={tmp_path}/out", f"runs=[{tmp_path}/evaluated]"))
+
+
 @pytest.mark.slow
 def test_runs_of_two_sweeps_with_equal_folder_names_are_kept_apart(runs, tmp_path):
     sweeps = [runs[0], tmp_path / "again"]
