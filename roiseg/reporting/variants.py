@@ -162,15 +162,20 @@ def _overrides(run: Run, distinct: Sequence[str], by: Sequence[str]) -> list[str
 
 
 def _fewest(configs: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[str]:
-    """Return few keys, short ones first, whose values distinguish all configurations."""
+    """Return few keys whose values distinguish all configurations: classes first, then short ones."""
     chosen: list[str] = []
-    by_length = sorted(keys, key=lambda key: (key.count("."), len(key)))
+
+    def order(key: str) -> tuple[bool, int, int]:
+        classes = {config.get(key) for config in configs} - {None} if key.endswith("._target_") else ()
+        return len(classes) < 2, key.count("."), len(key)
+
+    in_order = sorted(keys, key=order)
 
     def distinguished(key: str) -> int:
         return len({_text([config.get(k) for k in (*chosen, key)]) for config in configs})
 
     while len({_text([config.get(k) for k in chosen]) for config in configs}) < len(configs):
-        chosen.append(max(by_length, key=distinguished))
+        chosen.append(max(in_order, key=distinguished))
     return chosen
 
 

@@ -114,6 +114,14 @@ def test_without_overrides_the_fewest_values_name_the_variants(made):
     assert find_variants(runs)[0][0].differing == {"model.num_classes": 2, "model.first.num_classes": 2}
 
 
+def test_without_overrides_other_classes_name_the_variants_first(made):
+    decoders = [("unet.UNetDecoder", 3), ("roialign.RoiAlignDecoder", 4), ("condinst.CondInstDecoder", None)]
+    runs = made(*[
+        ([], {"model___target_": f"roiseg.decoders.{name}", "model__depth": depth}) for name, depth in decoders
+    ])  # fmt: skip
+    assert names(runs) == [f"model._target_={name.rpartition('.')[2]}" for name, _ in decoders]
+
+
 def test_by_tells_apart_and_pairs_the_rest(made):
     runs = made(*[
         ([f"model.num_classes={n}", f"optimizer.lr={lr}"], {"model__num_classes": n, "optimizer__lr": lr})
