@@ -221,7 +221,8 @@ def check_comparable(runs: Sequence[Run]) -> dict[Any, Rois]:
         for field in (*_FILES, *_SAME):
             _require_equal(first, run, field, _setting(first, field), _setting(run, field))
     folds: dict[Any, Run] = {}
-    for run in runs:
+    # evaluations last: they do not know the numbers of training images that runs are compared by
+    for run in sorted(runs, key=lambda run: run.summary["data"].get("train_images") is None):
         known = folds.setdefault(run.fold, run)
         same = all(_setting(known, key) == _setting(run, key) for key in _TRAINING)
         for field in _COUNTS if same else _COUNTS[2:]:

@@ -76,6 +76,16 @@ def test_other_numbers_of_training_images_need_other_limits_or_extra_ones(tmp_pa
     assert "number of val images" in refused(a, c)
 
 
+def test_an_evaluation_does_not_hide_that_two_runs_differ_in_training_images(tmp_path):
+    evaluated = {"data": {"val_images": 15, "val_rois": len(rois())}}
+    first = read_run(write_run(tmp_path / "evaluated", ALL, summary=evaluated))
+    a = read_run(write_run(tmp_path / "a", ALL))
+    other = {"data": evaluated["data"] | {"train_images": 45, "train_rois": 161}}
+    b = read_run(write_run(tmp_path / "b", ALL, summary=other))
+    check_comparable([first, a])
+    assert "number of train images" in user_error(check_comparable, [first, a, b])
+
+
 def test_boxes_may_be_off_by_the_rounding_of_another_input_size(tmp_path):
     a = read_run(write_run(tmp_path / "a", ALL))
     b = read_run(write_run(tmp_path / "b", ALL, rows=[row | {"x1": row["x1"] + 0.02} for row in rois()]))
