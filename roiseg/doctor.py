@@ -55,7 +55,7 @@ def examine(cfg: DictConfig) -> tuple[Diagnosis, Table | None]:
         tensors = detector(cfg, report)
     if not valid:  # nothing below can be trusted to have the right type
         return report, tensors
-    report.add(*devices(cfg.data.num_workers, cfg.trainer.accelerator))
+    report.add(*devices(cfg.data.num_workers, cfg.trainer.accelerator, cfg.trainer.precision))
     report.add(*files, *output_folders(cfg))
     if tensors is not None:
         with report.guard("extractor"):

@@ -17,6 +17,7 @@ from roiseg.callbacks.instances import gather_from_all
 from roiseg.common.errors import UserError, require_choice
 from roiseg.common.files import as_utf8, write_json
 from roiseg.common.outputs import check_folder
+from roiseg.common.precision import slow_on_cpu
 from roiseg.common.signals import Stop, stoppable
 from roiseg.config import build
 from roiseg.config.entry import command
@@ -107,6 +108,9 @@ def run(cfg: DictConfig, processes: Processes, stop: Stop) -> RunSummary:
     with silence_lightning_warnings():
         trainer = build.build_trainer(cfg, callbacks, loggers)
     processes.adopt_processes(trainer)
+    slow = slow_on_cpu(trainer.precision) if trainer.strategy.root_device.type == "cpu" else ""
+    if slow and processes.first:
+        log.warning("%s", slow)
     for logger in loggers:
         logger.log_hyperparams(description["config"])
     fit(trainer, module, data, checkpoint)

@@ -29,6 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 from roiseg.common.console import flush_output, print_text
 from roiseg.common.errors import UserError, closest_matches, missing_extra
 from roiseg.common.outputs import absent_folders, purpose, remove_empty
+from roiseg.common.precision import fastest_precision
 from roiseg.common.signals import stoppable
 from roiseg.config.argv import CONF_DIR, help_text, own_conf_dir, quote_overrides
 from roiseg.config.private_api import parse_command_line
@@ -43,6 +44,7 @@ def _run_name(output_dir: Any) -> str:
 
 
 OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+OmegaConf.register_new_resolver("fastest_precision", fastest_precision, replace=True)
 
 
 def command(

@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import as_utf8
+from roiseg.common.precision import slow_on_cpu
 from roiseg.config.build import given_decision, require_device, to_plain
 from roiseg.config.private_api import parse_command_line
 from roiseg.config.run_summary import parameter_counts
@@ -236,6 +237,8 @@ def open_models(cfg: DictConfig) -> dict[str, Evaluated]:
         extractor.projection = trained.decoder.projection  # for the cache
         precision = cfg.precision or _precision(cfg, trained)
         model = TorchModel(trained, extractor, require_device(cfg.device), precision, given_decision(cfg))
+        if model.device.type == "cpu" and (slow := slow_on_cpu(precision, "precision")):
+            log.warning("%s", slow)
     if file is not None:  # opened before the data, which leave an index behind
         exported = OnnxModel(file, file.extractor(_detector_file(cfg, file, trained), adapter))
     if trained is not None:

@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 
 import roiseg
 from roiseg.common.limits import memory_limit
+from roiseg.common.precision import slow_on_cpu
 from roiseg.diagnosis.finding import Finding
 from roiseg.extractor.session import default_providers
 
@@ -110,14 +111,21 @@ _SHARED = Path("/dev/shm")  # noqa: S108 (looked at, not written to)
 _SHARED_LEAST = 512e6  # bytes; containers often have 64 MB, and a loader's batches pass through it
 
 
-def devices(num_workers: int, accelerator: str) -> list[Finding]:
+def devices(num_workers: int, accelerator: str, precision: object) -> list[Finding]:
     """Report processor cores, memory, GPUs, and the shared memory that loader processes need.
 
     Args:
         num_workers: loader processes of the configuration.
-        accelerator: `trainer.accelerator` of the configuration.
+        accelerator, precision: `trainer.accelerator` and `trainer.precision` of the configuration.
     """
-    return [*_processor(num_workers), *_gpus(accelerator), *_shared_memory(num_workers)]
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+    slow = slow_on_cpu(precision) if on_cpu else ""
+    return [
+        *_processor(num_workers),
+        *([Finding("precision", "warning", slow)] if slow else []),
+        *_gpus(accelerator),
+        *_shared_memory(num_workers),
+    ]
 
 
 def cores() -> int:
