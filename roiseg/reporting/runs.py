@@ -123,6 +123,11 @@ class Run:
         """Return the held-out fold; None without cross-validation."""
         return self.config.get("data.folds.held_out")
 
+    @property
+    def is_evaluation(self) -> bool:
+        """Tell whether `evaluate` wrote it, which knows neither the training's images nor its overrides."""
+        return self.summary["data"].get("train_images") is None
+
 
 def run_folders(folders: Iterable[str | Path]) -> list[Path]:
     """Return all run folders in `folders`, at any depth, each once, in natural order (`2_x`, `10_x`).

@@ -48,8 +48,8 @@ def find_variants(runs: Sequence[Run], by: Sequence[str] = ()) -> tuple[list[Var
     """Group runs by their configuration, ignoring seed, fold and paths.
 
     A variant is named by its label (`variant=...`), else by the command-line overrides that not all variants
-    share ("base" without any). If names are not unique, the fewest distinguishing configuration values are
-    appended.
+    share ("base" without any). If names are not unique, or some runs are evaluations, the fewest
+    distinguishing configuration values are appended.
 
     Args:
         runs: runs, in the order of their variants.
@@ -118,6 +118,8 @@ def _names(groups: Sequence[Sequence[Run]], distinct: Sequence[str], by: Sequenc
     parts = [_parts(group, distinct, by) for group in groups]
     shared = [part for part in parts[0] if all(part in other for other in parts)] if len(groups) > 1 else []
     names = [", ".join(part for part in own if part not in shared) or BASE for own in parts]
+    if not by and any(run.is_evaluation for group in groups for run in group):
+        names = [BASE] * len(groups)  # overrides are not known of all: named by values below
     if not by:
         names = [
             str(group[0].config.get("variant") or name) for group, name in zip(groups, names, strict=True)
@@ -222,7 +224,7 @@ def check_comparable(runs: Sequence[Run]) -> dict[Any, Rois]:
             _require_equal(first, run, field, _setting(first, field), _setting(run, field))
     folds: dict[Any, Run] = {}
     # evaluations last: they do not know the numbers of training images that runs are compared by
-    for run in sorted(runs, key=lambda run: run.summary["data"].get("train_images") is None):
+    for run in sorted(runs, key=lambda run: run.is_evaluation):
         known = folds.setdefault(run.fold, run)
         same = all(_setting(known, key) == _setting(run, key) for key in _TRAINING)
         for field in _COUNTS if same else _COUNTS[2:]:

@@ -122,6 +122,16 @@ def test_without_overrides_other_classes_name_the_variants_first(made):
     assert names(runs) == [f"model._target_={name.rpartition('.')[2]}" for name, _ in decoders]
 
 
+def test_with_evaluations_values_name_all_since_their_overrides_are_unknown(made):
+    evaluated = {"summary": {"data": {"val_images": 6, "val_rois": 18}}, "tta__hflip": True}
+    three, two = ([*SHARED, *given] for given, _ in CLASSES[::-1])
+    found = names(made((three, {}), (two, CLASSES[0][1]), ([], evaluated), ([], evaluated | CLASSES[0][1])))
+    assert found == [
+        "tta.hflip=null, model.num_classes=3", "tta.hflip=null, model.num_classes=2",
+        "tta.hflip=true, model.num_classes=3", "tta.hflip=true, model.num_classes=2",
+    ]  # fmt: skip
+
+
 def test_by_tells_apart_and_pairs_the_rest(made):
     runs = made(*[
         ([f"model.num_classes={n}", f"optimizer.lr={lr}"], {"model__num_classes": n, "optimizer__lr": lr})
