@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, QuotedString
+from hydra.core.override_parser.types import Override, OverrideType, QuotedString
 from hydra.errors import HydraException
 
 from roiseg.common.package_files import package_file
@@ -51,6 +51,8 @@ def quote_overrides(
         for word in arguments
         if word not in words
     ]
+    if sweeps and any(_sweeps_group(word) for word in kept):
+        kept = [_only_in_jobs(word) if "=" in word and word[0] != "-" else word for word in kept]
     # first: argparse takes no words after an option once it has taken some before it
     return [f"{key}=[{','.join(map(_quoted, words))}]", *kept] if words else kept
 
@@ -89,6 +91,29 @@ def quote(override: str, others: Collection[str] = (), sweeps: bool = False) -> 
     if read and _is_syntax(read, sweeps):
         return override
     return f"{key}={_quoted(value)}"
+
+
+def _sweeps_group(word: str) -> bool:
+    read = _read(word) if "=" in word else None
+    return read is not None and read.is_sweep_override() and (CONF_DIR / read.key_or_group).is_dir()
+
+
+def _only_in_jobs(word: str) -> str:
+    """Write a fixed `key=value` as a sweep over one value.
+
+    Hydra composes fixed words once without the swept groups, one of which may define the key:
+    `model=pyramid,pyramid_small model.margin=2`.
+    """
+    read = _read(word)
+    if read is None or read.is_sweep_override() or read.type != OverrideType.CHANGE:
+        return word
+    key, _, value = word.partition("=")
+    if key.startswith("hydra") or (CONF_DIR / key.partition("@")[0]).is_dir():
+        return word
+    sweep = _read(f"{key}=choice({value})")
+    jobs = [_read(f"{key}={text}") for text in sweep.sweep_string_iterator()] if sweep else []
+    same = len(jobs) == 1 and jobs[0] is not None and jobs[0].value() == read.value()
+    return f"{key}=choice({value})" if same else word  # null has no such form
 
 
 def _is_override(word: str) -> bool:

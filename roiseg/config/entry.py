@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -224,8 +225,15 @@ def user_message(error: BaseException, config_name: str = "train") -> str | None
         )
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return _explain_override(error, config_name)
+    if isinstance(error, ValueError) and _raised_by_hydra(error):  # options that exclude each other
+        return _one_line(str(error))
     line = _explain_processes(str(error)) if isinstance(error, RuntimeError) else None
     return line or resource_error_message(error)
+
+
+def _raised_by_hydra(error: BaseException) -> bool:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").startswith("hydra.")
 
 
 _LOGGER_EXTRAS = ("wandb", "mlflow")
@@ -268,7 +276,9 @@ def _explain_instantiation(error: InstantiationException) -> str | None:
 
 
 def _explain_missing_choice(error: MissingConfigException) -> str:
-    missing = error.missing_cfg_file or str(error)
+    if error.missing_cfg_file is None:
+        return _one_line(str(error))
+    missing = error.missing_cfg_file
     group, _, choice = missing.rpartition("/")
     if missing in _PLUGIN_EXTRAS:
         return str(missing_extra(missing, _PLUGIN_EXTRAS[missing]))

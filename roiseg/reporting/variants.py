@@ -158,7 +158,7 @@ def _overrides(run: Run, distinct: Sequence[str], by: Sequence[str]) -> list[str
             continue
         whole = not by and not any(_below(known, [dotted.split(".")[0]]) for known in run.config)
         if whole or any(_below(known, [dotted]) or _below(dotted, [known]) for known in distinct):
-            value = re.sub(r"\$\\{(.*?)\\}", r"${\1}", value)  # a sweep of Hydra escapes interpolations
+            value = re.sub(r"\\([\\()\[\]{}:=,\s])", r"\1", value)  # what a sweep of Hydra escapes
             chosen.append(f"{'~' if key.startswith('~') else ''}{name}{equals}{value}")
     return chosen
 

@@ -102,6 +102,42 @@ def test_what_hydra_is_meant_to_read_stays(arguments):
     assert quote_overrides(arguments) == wanted
 
 
+@pytest.mark.parametrize(
+    ("fixed", "job"),
+    [
+        ("data.folds.held_out=1", 1),
+        ("optimizer.lr=1e-3", 0.001),
+        ("extractor.layers=[a,'b, c']", ["a", "b, c"]),
+        ("data.cache={a: 1}", {"a": 1}),
+        ("variant='a, b=c'", "a, b=c"),
+        ("paths.cache_dir=/a b/c", "/a b/c"),
+        ("data.train_limit=null", None),
+        ("model.film=true", True),
+    ],
+)
+def test_beside_swept_choices_a_fixed_value_is_the_only_value_of_its_jobs(fixed, job):
+    quoted = quote_overrides(["-m", "model=a,b", fixed])[-1]
+    (override,) = OverridesParser.create().parse_overrides([quoted])
+    if job is None:  # Hydra's grammar has no sweep over null
+        assert quoted == fixed
+        return
+    assert override.is_sweep_override()
+    (text,) = override.sweep_string_iterator()
+    (of_job,) = OverridesParser.create().parse_overrides([f"{override.key_or_group}={text}"])
+    assert of_job.value() == job
+    assert quote_overrides(["-m", fixed]) == [
+        "-m",
+        *quote_overrides([fixed]),
+    ]  # without swept choices it stays
+
+
+@pytest.mark.parametrize(
+    "word", ["model=unet", "+a.b=1", "~callbacks.ema", "hydra.sweep.dir=x", "hydra/launcher=joblib"]
+)
+def test_beside_swept_choices_these_stay(word):
+    assert quote_overrides(["-m", "loss=ce,ce_dice", word]) == ["-m", "loss=ce,ce_dice", word]
+
+
 def test_a_key_may_be_a_number_in_one_command_and_a_name_in_another():
     assert parsed(["runs=10", "test=true"], None, others=numeric_keys("export")) == {"runs": 10, "test": True}
     assert parsed(["runs=10"], None, others=numeric_keys("doctor")) == {"runs": "10"}

@@ -69,6 +69,10 @@ NAMED = {
         [([rf"model.mid=$\{{model.{key}\}}"], {"model__mid": size}) for key, size in (("small", 8), ("large", 16))],
         ["model.mid=${model.small}", "model.mid=${model.large}"],
     ),
+    "as a sweep of Hydra escapes text": (
+        [([rf"data.note={word}\,\ b"], {"data__note": f"{word}, b"}) for word in "ac"],
+        ["data.note=a, b", "data.note=c, b"],
+    ),
     "by label and setting where one label has two": (
         [(given, {"variant": "mine", **settings}) for given, settings in CLASSES],
         ["mine, model.num_classes=2", "mine, model.num_classes=3"],
