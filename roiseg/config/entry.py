@@ -232,8 +232,8 @@ def user_message(error: BaseException, config_name: str = "train") -> str | None
 
 
 def _raised_by_hydra(error: BaseException) -> bool:
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_globals.get("__name__", "").startswith("hydra.")
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_globals.get("__name__", "").startswith("hydra.")
 
 
 _LOGGER_EXTRAS = ("wandb", "mlflow")

@@ -5,6 +5,7 @@ from omegaconf import OmegaConf
 
 import roiseg.report
 import roiseg.train
+from roiseg.config.entry import user_message
 
 QUICK = ["trainer.max_epochs=1", "test=false", "~callbacks.onnx_export", "~callbacks.overlays"]
 
@@ -36,3 +37,7 @@ def test_a_misspelt_key_beside_swept_choices_is_named(refused, tiny_overrides):
 )
 def test_options_of_hydra_that_do_not_fit_are_explained(refused, options, words):
     refused(roiseg.report, options, *words)
+
+
+def test_a_value_error_of_the_program_stays_one():
+    assert user_message(ValueError("never raised")) is None
