@@ -16,6 +16,7 @@ from roiseg.config.entry import command
 from roiseg.config.validation import validated
 from roiseg.data.tta import TTA
 from roiseg.extractor.postprocess.base import Postprocessor
+from roiseg.inference.checkpoint import listed_paths
 from roiseg.inference.predictor import Predictor
 from roiseg.web.application import Application
 from roiseg.web.models import Limits, Model
@@ -28,8 +29,8 @@ class Options(TypedDict):
 
     tta: TTA | None
     postprocess: Postprocessor | None
-    ckpt: str
-    compare: str | None
+    ckpt: str | list[str]
+    compare: str | list[str] | None
     onnx_path: str | None
     device: str | None
     host: str
@@ -40,17 +41,26 @@ class Options(TypedDict):
 def app(cfg: DictConfig) -> BaseWSGIServer:
     """Return the listening server of a composed configuration; `serve_forever` answers."""
     content = validated(cfg, Options)
-    paths = [content["ckpt"]] + ([content["compare"]] if content["compare"] else [])
+    paths = [listed_paths(content[key]) for key in ("ckpt", "compare") if content[key]]
     options = {key: content[key] for key in ("onnx_path", "postprocess")}
     options["device"] = require_device(content["device"])
     options["tta"] = instantiate(cfg.tta, _convert_="all")
     predictors = [Predictor.from_checkpoint(path, **options) for path in paths]
     models = [
         Model(name, predictor, predictor.model.summary)
-        for name, predictor in zip(short_names(paths), predictors, strict=True)
+        for name, predictor in zip(page_names(paths), predictors, strict=True)
     ]
     limits = instantiate(cfg.limits)
     return listen(Application(models, limits, content["host"]), content["host"], content["port"])
+
+
+def page_names(models: list[list[str | Path]]) -> list[str]:
+    """Name models by their first file, with the number of the others of an ensemble."""
+    names = short_names([str(paths[0]) for paths in models])
+    return [
+        f"{name} and {len(paths) - 1} more" if len(paths) > 1 else name
+        for name, paths in zip(names, models, strict=True)
+    ]
 
 
 def short_names(paths: list[str]) -> list[str]:

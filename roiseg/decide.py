@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from hydra.utils import instantiate
@@ -18,10 +18,12 @@ from rich.text import Text
 from roiseg.common.console import console, track
 from roiseg.common.errors import UserError, require_choice
 from roiseg.common.outputs import check_folder
+from roiseg.config.argv import literal, quoted
 from roiseg.config.compose import compose_run
 from roiseg.config.entry import command
 from roiseg.config.evaluation_setup import Evaluated, open_models, register_checkpoint_data
 from roiseg.config.run_dir import create_unique_dir
+from roiseg.config.run_summary import parameter_counts
 from roiseg.config.validation import validated
 from roiseg.data.analysis import CROWDED
 from roiseg.evaluation.decision_fit import DecisionFit, fit_decision, shared_pixels
@@ -40,17 +42,18 @@ class Options(TypedDict):
     """Keys of conf/decide.yaml."""
 
     rules: Mapping[str, Decision]
+    ensemble: bool
     write: str | None
     output_dir: str
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """A run, and its predictions of its held-out fold."""
+    """A run, or the ensemble of the runs of a fold, and its predictions of the held-out fold."""
 
     name: str  # unique among the runs
-    run: Run
-    checkpoint: Path
+    runs: Sequence[Run]
+    checkpoints: list[Path]
     evaluated: Evaluated
     fit: DecisionFit
 
@@ -78,24 +81,36 @@ def decide(cfg: DictConfig) -> Path:
     names = {run.folder: f"{number}_{run.folder.name}" for number, run in enumerate(runs)}
     folder = create_unique_dir(cfg.output_dir)
     for variant in variants:
-        own = list(variant.runs.values())
-        predicted = [predict(run, names[run.folder]) for run in track(own, f"predicting {variant.name}")]
+        own = [[run] for run in variant.runs.values()]
+        if cfg.ensemble:
+            own = [list(runs) for runs in folds_of(variant).values()]
+        predicted = [
+            predict(runs, names[runs[0].folder]) for runs in track(own, f"predicting {variant.name}")
+        ]
         console.print(compare(variant, predicted, rules, folder))
         if cfg.write is not None:
             decision = fit_decision(rules[cfg.write], [one.fit for one in predicted])
             for one in predicted:
-                write_copy(one, decision, folder / "checkpoints" / one.name)
+                write_copies(one, decision, folder / "checkpoints" / one.name)
             console.print(f"{variant.name}, fitted on all folds: {decision}", highlight=False)
     console.print(f"{folder}: a run per decision, checkpoints/", soft_wrap=True)
     console.print(f"intervals: python -m roiseg.report {folder}", soft_wrap=True)
     return folder
 
 
-def predict(run: Run, name: str) -> Predicted:
-    """Predict the held-out fold of a run with the checkpoint that its test measured.
+def folds_of(variant: Variant) -> dict[Any, list[Run]]:
+    """Return the runs of each fold."""
+    folds: dict[Any, list[Run]] = {}
+    for (fold, _), run in variant.runs.items():
+        folds.setdefault(fold, []).append(run)
+    return folds
+
+
+def tested_checkpoint(run: Run) -> Path:
+    """Return the checkpoint that the test of a run measured.
 
     Raises:
-        UserError: the checkpoint is missing.
+        UserError: it is missing.
     """
     best = run.summary.get("best_checkpoint") if run.config.get("test_best", True) else None
     folder = run.summary.get("checkpoint_dir")
@@ -104,12 +119,24 @@ def predict(run: Run, name: str) -> Predicted:
         raise UserError(f"{run.folder} is an evaluation, without a checkpoint: give the folder of the run")
     if found is None or not Path(found).is_file():
         raise UserError(f"{run.folder}: its checkpoint is missing ({found}): leave this run out")
-    register_checkpoint_data([f"ckpt={found}"])
-    evaluated = open_models(compose_run("outputs", f"ckpt={found}", config="evaluate"))["checkpoint"]
+    return Path(found)
+
+
+def predict(runs: Sequence[Run], name: str) -> Predicted:
+    """Predict the held-out fold of runs with the mean of the checkpoints that their tests measured.
+
+    Raises:
+        UserError: a checkpoint is missing, or they cannot be averaged.
+    """
+    found = [tested_checkpoint(run) for run in runs]
+    register_checkpoint_data([f"ckpt=[{','.join(quoted(str(path)) for path in found)}]"])
+    words = [quoted(literal(str(path))) for path in found]
+    cfg = compose_run("outputs", f"ckpt=[{','.join(words)}]", config="evaluate")
+    evaluated = open_models(cfg)["checkpoint"]
     fit = DecisionFit(evaluated.model)
     for batch in evaluated.data.test_dataloader():
         fit.update(batch)
-    return Predicted(name, run, Path(found), evaluated, fit)
+    return Predicted(name, runs, found, evaluated, fit)
 
 
 def compare(
@@ -135,7 +162,7 @@ def compare(
     for name, rule in track(list(rules.items()), f"fitting {variant.name}"):
         records, shared, numbers = list[InstanceRecord](), 0, list[str]()
         for one in predicted:
-            others = [other.fit for other in predicted if other.run.fold != one.run.fold]
+            others = [other.fit for other in predicted if other.runs[0].fold != one.runs[0].fold]
             decision = fit_decision(rule, others)
             masks = one.fit.masks(decision)
             own = measure_instances(masks)
@@ -171,20 +198,26 @@ def numbers_of(decision: Decision, rule: Decision) -> str:
 def write_run(folder: Path, rule: str, one: Predicted, records: Sequence[InstanceRecord]) -> None:
     """Write the results of a rule as a run that `python -m roiseg.report` reads."""
     write_table(folder / "instances.csv", records)
-    assert one.evaluated.trained is not None
-    mean = float(np.mean([record.iou for record in records]))
-    summary = {**one.run.summary, "test": {"test/instance_iou": mean}}
-    summary["overrides"] = [*one.run.summary.get("overrides", []), f"decision={rule}"]
-    config = {**one.evaluated.trained.config, "decision": {"rule": rule}}
+    trained = one.evaluated.trained
+    assert trained is not None
+    config = {**trained.config, "decision": {"rule": rule}}
+    summary = {**one.runs[0].summary, "seed": config.get("seed")}
+    summary["test"] = {"test/instance_iou": float(np.mean([record.iou for record in records]))}
+    summary["parameters"] = parameter_counts(trained.decoder)
+    summary["seconds"] = sum(run.summary["seconds"] for run in one.runs)
+    ensemble = [f"ensemble={len(one.runs)}"] if len(one.runs) > 1 else []
+    summary["overrides"] = [*summary.get("overrides", []), *ensemble, f"decision={rule}"]
     write_as_run(folder, config, summary)
 
 
-def write_copy(one: Predicted, decision: Decision, folder: Path) -> None:
-    """Write a copy of a run's checkpoint with another decision."""
-    folder.mkdir(parents=True, exist_ok=True)
-    copy = folder / one.checkpoint.name
-    shutil.copyfile(one.checkpoint, copy)
-    write_decision(copy, decision)
+def write_copies(one: Predicted, decision: Decision, folder: Path) -> None:
+    """Write copies of the checkpoints with another decision; those of an ensemble in folders 1, 2, ..."""
+    several = len(one.checkpoints) > 1
+    for number, checkpoint in enumerate(one.checkpoints, 1):
+        copy = (folder / str(number) if several else folder) / checkpoint.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(checkpoint, copy)
+        write_decision(copy, decision)
 
 
 @command("decide", words="runs")

@@ -40,7 +40,7 @@ class Options(TypedDict):
     tta: TTA | None
     decision: Decision | None
     postprocess: Postprocessor | None
-    ckpt: str | None
+    ckpt: str | list[str] | None
     onnx: str | None
     onnx_path: str | None
     boxes: Literal["annotations", "detector"]

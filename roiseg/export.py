@@ -29,7 +29,7 @@ class Options(TypedDict):
 
     decision: Decision | None
     postprocess: Postprocessor | None
-    ckpt: str | None
+    ckpt: str | list[str] | None
     output: str | None
     merged: bool
     boxes: bool
@@ -61,6 +61,8 @@ def export(cfg: DictConfig) -> tuple[Path, OnnxCheck]:
         model = replace(model, decision=decision)
     if postprocess is not None:
         model = model.with_postprocess(postprocess)
+    if model.others and cfg.output is None:
+        raise UserError("output must be given for an ensemble: add output=FILE.onnx")
     path = check_output(cfg.output or model.path.with_suffix(".onnx"))
     extractor = open_extractor(model, cfg.onnx_path, required=cfg.merged)
     samples = [] if extractor is None else validation_samples(model, extractor)
@@ -141,7 +143,7 @@ def check(cfg: DictConfig) -> None:
         console.print("The file agrees with its checkpoint.")
     else:
         raise UserError(
-            f"{report.file.path} differs from {cfg.ckpt}: export it again, or give its own checkpoint"
+            f"{report.file.path} differs from {cfg.ckpt}: export it again, or give its own checkpoints"
         )
 
 

@@ -28,7 +28,7 @@ from roiseg.data.tta import TTA
 from roiseg.extractor.postprocess.base import Postprocessor
 from roiseg.inference.box_files import open_boxes
 from roiseg.inference.box_files.base import BoxFile
-from roiseg.inference.checkpoint import read_checkpoint
+from roiseg.inference.checkpoint import listed_paths, read_checkpoint
 from roiseg.inference.decision import Decision
 from roiseg.inference.image_predictions import ImagePredictions, PredictionCounts, knows_any
 from roiseg.inference.model import open_model
@@ -48,7 +48,7 @@ class Options(TypedDict):
     tta: TTA | None
     writers: Mapping[str, Annotated[dict[str, Any] | None, Builds(Writer)]]
     source: str | list[str]
-    ckpt: str | None
+    ckpt: str | list[str] | None
     onnx: str | None
     onnx_path: str | None
     device: str | None
@@ -122,13 +122,16 @@ def check(content: dict[str, Any]) -> None:
     check_onnx_options(content, ("tta", "device", "decision"))
 
 
-def trained_on(ckpt: str | None) -> dict[str, Any]:
-    """Return files and category of the data that a checkpoint was trained on, if it names them.
+def trained_on(ckpt: str | list[str] | None) -> dict[str, Any]:
+    """Return files and category of the data that a checkpoint, or an ensemble's first, was trained on.
 
     Raises:
         UserError: the checkpoint is missing, damaged or not trusted.
     """
-    return {} if ckpt is None else trusted_values(read_checkpoint(ckpt)["roiseg"]["config"], Path(ckpt))
+    if ckpt is None:
+        return {}
+    first = Path(listed_paths(ckpt)[0])
+    return trusted_values(read_checkpoint(first)["roiseg"]["config"], first)
 
 
 def find_boxes(content: dict[str, Any], source: Source, predictor: Predictor) -> BoxFile | None:

@@ -54,7 +54,7 @@ def quote_overrides(
     if sweeps and any(_sweeps_group(word) for word in kept):
         kept = [_only_in_jobs(word) if "=" in word and word[0] != "-" else word for word in kept]
     # first: argparse takes no words after an option once it has taken some before it
-    return [f"{key}=[{','.join(map(_quoted, words))}]", *kept] if words else kept
+    return [f"{key}=[{','.join(map(quoted, words))}]", *kept] if words else kept
 
 
 def quote(override: str, others: Collection[str] = (), sweeps: bool = False) -> str:
@@ -79,18 +79,18 @@ def quote(override: str, others: Collection[str] = (), sweeps: bool = False) -> 
     if read and (CONF_DIR / name).is_dir():  # choices are texts
         chosen = read.value()
         if isinstance(chosen, (bool, int, float)):
-            return f"{key}={_quoted(value)}"
+            return f"{key}={quoted(value)}"
         if isinstance(chosen, list) and not all(isinstance(item, str) for item in chosen):
-            return f"{key}=[{','.join(_quoted(str(item)) for item in chosen)}]"
+            return f"{key}=[{','.join(quoted(str(item)) for item in chosen)}]"
     if name in others or not _TEXTS.fullmatch(name):
-        return override if read or value[0] in "[{'\"" else f"{key}={_quoted(value)}"
+        return override if read or value[0] in "[{'\"" else f"{key}={quoted(value)}"
     if read and read.value() == value and "${" not in value:  # as it is
         return override
     if _exists(value):
-        return f"{key}={_quoted(_literal(value))}"
+        return f"{key}={quoted(literal(value))}"
     if read and _is_syntax(read, sweeps):
         return override
-    return f"{key}={_quoted(value)}"
+    return f"{key}={quoted(value)}"
 
 
 def _sweeps_group(word: str) -> bool:
@@ -141,12 +141,13 @@ def _is_syntax(override: Override, sweeps: bool) -> bool:
     )
 
 
-def _literal(text: str) -> str:
-    """Escape interpolations."""
+def literal(text: str) -> str:
+    """Escape interpolations in a value."""
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Return a text so that Hydra reads it unchanged."""
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
     trailing = re.search(r"\\*$", escaped)
     return f"'{escaped}{trailing[0] if trailing else ''}'"

@@ -27,7 +27,7 @@ from roiseg.config.private_api import parse_command_line
 from roiseg.config.run_summary import parameter_counts
 from roiseg.data.datamodule import RoiDataModule
 from roiseg.data.targets import TargetSpec
-from roiseg.inference.checkpoint import TrainedModel, load_model, read_checkpoint
+from roiseg.inference.checkpoint import SPLIT, TrainedModel, listed_paths, load_model, read_checkpoint
 from roiseg.inference.model import MergedExtractor, OnnxModel, RoiModel, TorchModel
 from roiseg.inference.onnx_file import OnnxFile
 from roiseg.inference.predictor import Predictor
@@ -48,14 +48,17 @@ def register_checkpoint_data(arguments: Sequence[str]) -> None:
             what all data sets share, without files.
 
     Raises:
-        UserError: the checkpoint is missing, damaged or not trusted, or several are given.
+        UserError: the checkpoint is missing, damaged or not trusted, or a member of an ensemble may know the
+            images that are measured by default.
     """
-    given = _values(arguments, ("ckpt", "onnx", *_FILES))
+    given = _values(arguments, ("ckpt", "onnx", "data", "data/folds", *_FILES))
     store = ConfigStore.instance()
     config, path = {}, Path()
     if given["ckpt"] is not None:
-        path = Path(str(given["ckpt"]))
+        path, *others = [Path(str(one)) for one in listed_paths(given["ckpt"])]
         config = read_checkpoint(path)["roiseg"]["config"]
+        if all(given[key] is None for key in ("data", "data/folds", *_FILES)):
+            _check_split(config, path, others)
     nodes = {}
     if all(given[key] is None for key in _FILES):
         nodes["folds"] = trusted_node(config, "data.folds", "roiseg.data.folds", path)
@@ -73,6 +76,19 @@ def register_checkpoint_data(arguments: Sequence[str]) -> None:
     store.store(group="data", name="checkpoint", node={"defaults": defaults, **values})
 
 
+def _check_split(config: dict[str, Any], path: Path, others: Sequence[Path]) -> None:
+    """Check that the other members of an ensemble were trained on the same images as the first."""
+    for other in others:
+        theirs = read_checkpoint(other)["roiseg"]["config"].get("data") or {}
+        for key in SPLIT:
+            if theirs.get(key) != (known := (config.get("data") or {}).get(key)):
+                raise UserError(
+                    f"checkpoints {path} and {other} differ in data.{key} ({known}; {theirs.get(key)}): one "
+                    "may know the images that the other is measured on; give other images, as "
+                    "data.val_annotations=FILE data.val_images=DIR"
+                )
+
+
 def _coding(config: dict[str, Any], path: Path) -> dict[str, Any] | None:
     """Return an empty cache that codes features as in training, so that a test gives the same metrics."""
     codec = trusted_node(config, "data.cache.codec", "roiseg.extractor.cache.codec", path)
@@ -87,7 +103,10 @@ def _values(arguments: Sequence[str], keys: Sequence[str]) -> dict[str, Any]:
     for override in OverridesParser.create().parse_overrides([word for word in words if "=" in word]):
         if override.key_or_group in found:
             if override.is_sweep_override():
-                raise UserError(f"{override.key_or_group}: give one file; run the command once for each")
+                raise UserError(
+                    f"{override.key_or_group}: give one file and run the command once for each; an ensemble "
+                    "is a list, 'ckpt=[A,B]'"
+                )
             found[override.key_or_group] = override.value()
     return found
 
@@ -190,7 +209,8 @@ class Evaluated:
     def summary(self) -> dict[str, Any]:
         """Describe the model for JSON."""
         epoch = {} if self.trained is None else {"epoch": self.trained.epoch}
-        return {"file": str(self.model.path), **epoch, "arithmetic": self.model.precision}
+        files = [self.model.path] if self.trained is None else self.trained.paths
+        return {"file": ", ".join(map(str, files)), **epoch, "arithmetic": self.model.precision}
 
     def data_summary(self) -> dict[str, Any]:
         """Describe the data for JSON."""
@@ -247,8 +267,8 @@ def open_models(cfg: DictConfig) -> dict[str, Evaluated]:
     if file is not None:
         models["onnx"] = Evaluated(exported, _data(cfg, exported, None, torch.device("cpu")))
         origin = file.metadata.get("checkpoint")
-        if trained is not None and origin != as_utf8(trained.path.name):
-            log.warning("%s was exported from %s, not from %s", file.path, origin, trained.path)
+        if trained is not None and origin != as_utf8(trained.name):
+            log.warning("%s was exported from %s, not from %s", file.path, origin, trained.name)
     return models
 
 

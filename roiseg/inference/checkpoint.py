@@ -15,6 +15,7 @@ import roiseg
 from roiseg.common.errors import UserError
 from roiseg.common.files import atomic_path
 from roiseg.decoders.base import Decoder
+from roiseg.decoders.ensemble import EnsembleDecoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
 from roiseg.extractor.projection import Projection
 from roiseg.inference.checkpoint_folder import checkpoint_file
@@ -24,7 +25,10 @@ from roiseg.metrics.registry import labels
 
 log = logging.getLogger(__name__)
 
+Paths = str | Path | Sequence[str | Path]  # of a checkpoint, or of several: an ensemble
+
 FORMAT = 2  # raised whenever older checkpoints no longer load
+SPLIT = ("folds", "train_annotations", "val_annotations")  # keys of `data` that decide who trains on what
 _KEYS = {"config", "layers", "shapes", "strides", "image_size", "extractor_sha256"}
 
 
@@ -54,9 +58,9 @@ def checkpoint_metadata(
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A decoder from a checkpoint, with its metadata."""
+    """A decoder from a checkpoint, or the ensemble of several, with its metadata."""
 
-    path: Path
+    path: Path  # of an ensemble: the first
     decoder: Decoder
     config: dict[str, Any]
     layers: Sequence[str]
@@ -66,6 +70,17 @@ class TrainedModel:
     epoch: int  # 1-based
     decision: Decision = field(default_factory=Threshold)
     metrics: Mapping[str, float] = field(default_factory=dict)  # of this epoch, as logged; empty if unknown
+    others: Sequence[Path] = ()  # of an ensemble: the paths after the first
+
+    @property
+    def paths(self) -> list[Path]:
+        """Return the paths of all checkpoints."""
+        return [self.path, *self.others]
+
+    @property
+    def name(self) -> str:
+        """Return the file names of all checkpoints."""
+        return ", ".join(path.name for path in self.paths)
 
     @property
     def validation(self) -> str:
@@ -231,15 +246,71 @@ def _is_in_epoch_state(value: Any) -> bool:
     return value["batches"] < value["steps"] and isinstance(value.get("losses"), dict)
 
 
-def load_model(path: str | Path) -> TrainedModel:
-    """Build the decoder of a checkpoint, in evaluation mode on the CPU.
-
-    Args:
-        path: a file, or a folder, see `checkpoint_file`.
+def listed_paths(paths: Paths) -> list[str | Path]:
+    """Return a list of one or more paths of checkpoints.
 
     Raises:
-        UserError: see `read_checkpoint`; also if weights and configuration do not match.
+        UserError: it is empty.
     """
+    found = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    if not found:
+        raise UserError("ckpt is an empty list: give a checkpoint, or several for an ensemble")
+    return found
+
+
+def load_model(paths: Paths) -> TrainedModel:
+    """Build the decoder of a checkpoint, in evaluation mode on the CPU; of several, their ensemble.
+
+    An ensemble has detector, data and decision of the first checkpoint.
+
+    Args:
+        paths: files, or folders, see `checkpoint_file`.
+
+    Raises:
+        UserError: see `read_checkpoint`; also if weights and configuration do not match, or the members of an
+            ensemble read different features or segment different classes.
+    """
+    first, *others = models = [_load(path) for path in listed_paths(paths)]
+    if not others:
+        return first
+    for model in others:
+        for what, value in _facts(model).items():
+            if value != (known := _facts(first)[what]):
+                raise UserError(
+                    f"checkpoints {first.path} and {model.path} cannot be an ensemble: {what} is {known} in "
+                    f"the first and {value} in the second"
+                )
+    members = [model.config["model"] for model in models]
+    seeds = list(dict.fromkeys(model.config.get("seed") for model in models))
+    config = {
+        **first.config,
+        "model": {"_target_": "roiseg.decoders.ensemble.EnsembleDecoder", "members": members},
+        "seed": seeds if len(seeds) > 1 else seeds[0],
+    }
+    return replace(
+        first,
+        decoder=EnsembleDecoder([model.decoder for model in models]).eval(),
+        config=config,
+        epoch=max(model.epoch for model in models),
+        metrics={},
+        others=[model.path for model in others],
+    )
+
+
+def _facts(model: TrainedModel) -> dict[str, Any]:
+    """Return what the members of an ensemble have in common, by the name of a message."""
+    return {
+        "the detector's SHA-256": model.extractor_sha256[:12],
+        "extractor.layers": list(model.layers),
+        "extractor.preprocess": model.config["extractor"].get("preprocess"),
+        "the size of the input": list(model.image_size),
+        "data.category_id": model.category_id,
+        "model.num_classes": model.decoder.num_classes,
+        "model.frame": model.decoder.frame,
+    }
+
+
+def _load(path: str | Path) -> TrainedModel:
     given, path = Path(path).expanduser(), checkpoint_file(path)
     if path != given:
         log.info("checkpoint %s: %s", given, path)

@@ -22,7 +22,7 @@ from roiseg.extractor.postprocess.base import Detections
 from roiseg.extractor.preprocess import Preprocess
 from roiseg.geometry.boxes import clip, normalize
 from roiseg.geometry.roi_align import resample
-from roiseg.inference.checkpoint import TrainedModel, load_model
+from roiseg.inference.checkpoint import Paths, TrainedModel, load_model
 from roiseg.inference.decision import Decision, Threshold
 from roiseg.inference.onnx_file import OnnxFile, finite
 from roiseg.inference.tta import average_views
@@ -294,7 +294,7 @@ class MergedExtractor:
 
 
 def open_model(
-    ckpt: str | Path | None = None,
+    ckpt: Paths | None = None,
     onnx: str | Path | None = None,
     onnx_path: str | None = None,
     device: torch.device | str | None = None,
@@ -304,7 +304,7 @@ def open_model(
     """Open a checkpoint or an exported ONNX file.
 
     Args:
-        ckpt: a checkpoint ...
+        ckpt: a checkpoint, or several for their ensemble ...
         onnx: ... or an exported file; one of them.
         onnx_path: path of the detector; None: the path in training.
         device: of the decoder, for a checkpoint.

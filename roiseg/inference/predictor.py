@@ -22,6 +22,7 @@ from roiseg.extractor.postprocess.base import Detections
 from roiseg.geometry.boxes import Boxes, as_boxes, clip
 from roiseg.geometry.paste import paste_crop, paste_window
 from roiseg.geometry.transform import Letterbox
+from roiseg.inference.checkpoint import Paths
 from roiseg.inference.decision import Decision
 from roiseg.inference.model import FileDetector, RoiModel, open_model
 from roiseg.inference.prediction import Prediction
@@ -57,7 +58,7 @@ class Predictor:
     @classmethod
     def from_checkpoint(
         cls,
-        path: str | Path,
+        path: Paths,
         onnx_path: str | None = None,
         device: torch.device | str | None = None,
         postprocess: dict[str, Any] | None = None,
@@ -67,7 +68,7 @@ class Predictor:
         """Open a checkpoint of `python -m roiseg.train`.
 
         Args:
-            path: the checkpoint.
+            path: the checkpoint; several: their class probabilities are averaged (an ensemble).
             onnx_path: path of the detector; None: the path in training.
             device: the decoder's device; None: the GPU if available.
             postprocess: configuration that reads the detector's boxes (`extractor.postprocess`); None: the

@@ -20,8 +20,7 @@ from roiseg.data.batch import RoiSample
 from roiseg.data.dataset import RoiDataset
 from roiseg.data.targets import TargetSpec
 from roiseg.extractor.onnx_extractor import OnnxExtractor
-from roiseg.inference.checkpoint import TrainedModel, load_model
-from roiseg.inference.checkpoint_folder import checkpoint_file
+from roiseg.inference.checkpoint import Paths, TrainedModel, load_model
 from roiseg.inference.decision import Decision
 from roiseg.inference.onnx_file import OnnxFile
 from roiseg.inference.sources.image_files import open_source
@@ -56,7 +55,7 @@ class FileCheck:
 
 def check_file(
     path: str | Path,
-    ckpt: str | None,
+    ckpt: Paths | None,
     onnx_path: str | None,
     rois: Sequence[int],
     runs: int,
@@ -66,7 +65,7 @@ def check_file(
 
     Args:
         path: the file.
-        ckpt: the checkpoint it was exported from; None: the two are not compared.
+        ckpt: the checkpoint it was exported from, or those of an ensemble; None: the two are not compared.
         onnx_path: the extractor's file; None: where it was in training.
         rois: numbers of ROIs that are timed.
         runs: runs per number of ROIs, of which the median is taken.
@@ -79,8 +78,7 @@ def check_file(
     images = None if source is None else open_source(source)
     if images is not None and ckpt is None:
         raise UserError("source needs ckpt=..., with which the masks of every runtime are compared")
-    if ckpt is not None:  # refused before the file is timed
-        ckpt = str(checkpoint_file(ckpt))
+    stored = None if ckpt is None else _model_of(file, ckpt)  # refused before the file is timed
     try:
         with utf8_path(file.path) as readable:
             onnx.checker.check_model(readable, full_check=True)
@@ -92,9 +90,8 @@ def check_file(
         time_file(file, count, runs if count or file.finds_boxes else 0)
         for count in track(counts, "running the file")
     ]
-    if ckpt is None:
+    if stored is None:
         return FileCheck(file, trials, None, [])
-    stored = _model_of(file, ckpt)
     model = replace(stored, decision=file.decision)
     extractor = open_extractor(model, onnx_path, required=file.merged or images is not None)
     samples = [] if extractor is None else validation_samples(model, extractor)
@@ -108,7 +105,7 @@ def check_file(
     return FileCheck(file, trials, parity, rows, other)
 
 
-def _model_of(file: OnnxFile, ckpt: str) -> TrainedModel:
+def _model_of(file: OnnxFile, ckpt: Paths) -> TrainedModel:
     """Open the checkpoint of a file.
 
     Raises:

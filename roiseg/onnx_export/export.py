@@ -236,7 +236,7 @@ def _metadata(model: TrainedModel, options: ExportOptions, exported: ModelProto)
     tensors = {**texts, **({image_name: texts[IMAGE]} if image_name else {})}
     metadata = {
         "producer": "roiseg",
-        "checkpoint": as_utf8(model.path.name),
+        "checkpoint": as_utf8(model.name),
         "epoch": str(model.epoch),
         "image_size": json.dumps(list(model.image_size)),
         "layers": json.dumps(list(model.layers)),

@@ -99,7 +99,7 @@ def facts_of(
             "boxes": model.config["extractor"].get("postprocess"),
         },
         "checkpoint": {
-            "file": as_utf8(model.path.name), "epoch": model.epoch, "metrics": dict(model.metrics),
+            "file": as_utf8(model.name), "epoch": model.epoch, "metrics": dict(model.metrics),
         },
         "data": {
             "category_id": model.category_id,

@@ -109,7 +109,7 @@ def _row(
     return Row(
         variant=variant,
         folds=list(own),
-        seeds=sorted({run.seed for run in runs}),
+        seeds=sorted({seed for run in runs for seed in run.seeds}),
         overall=overall,
         crowded=_interval(own, folds, _crowded, resamples),
         means={name: float(_pooled(_values(variant.runs, name), folds, _all).mean()) for name in METRICS},
@@ -181,6 +181,8 @@ def _sd_seeds(variant: Variant, metric: str) -> float | None:
     folds = {fold for fold, _ in variant.runs}
     trainings = dict.fromkeys(training for _, training in variant.runs)
     complete = [t for t in trainings if all((fold, t) in variant.runs for fold in folds)]
+    if any(len(run.seeds) > 1 for run in variant.runs.values()):  # one ensemble, not several trainings
+        return None
     pooled = [
         np.concatenate([METRICS[metric](variant.runs[fold, training].rois) * 1.0 for fold in folds]).mean()
         for training in complete

@@ -114,9 +114,10 @@ class Run:
     rois: Rois
 
     @property
-    def seed(self) -> Any:
-        """Return the run's seed."""
-        return self.config.get("seed")
+    def seeds(self) -> list[Any]:
+        """Return the seed of the run, or those of an ensemble's members, with each of which it is paired."""
+        seed = self.config.get("seed")
+        return seed if isinstance(seed, list) else [seed]
 
     @property
     def fold(self) -> Any:

@@ -216,6 +216,8 @@ def notes(rows: Sequence[Row], metric: str, resamples: int, averaged: Sequence[s
             f"intervals from {resamples:,} bootstrap resamples of images and trainings; not significant: the "
             "interval contains 0."
         )
+    if any(len(run.seeds) > 1 for row in rows for run in row.variant.runs.values()):
+        sentences.append("An ensemble is paired with the run of each of its seeds.")
     if len(others) > 1:
         sentences.append(
             f"The {len(others)} intervals are not corrected for multiple comparisons: on average, one in 20 "

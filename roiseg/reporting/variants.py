@@ -103,12 +103,12 @@ def _text(value: Any) -> str:
 def _cells(name: str, group: Sequence[Run], others: Sequence[str]) -> dict[Cell, Run]:
     """Return the runs by fold and training, without exact repetitions."""
     cells: dict[Cell, Run] = {}
-    for run in group:
-        cell = (run.fold, (run.seed, *(_text(run.config.get(key)) for key in others)))
+    for run, seed in ((each, seed) for each in group for seed in each.seeds):
+        cell = (run.fold, (seed, *(_text(run.config.get(key)) for key in others)))
         same = cells.setdefault(cell, run)
         if not np.array_equal(same.rois.iou, run.rois.iou):
             raise UserError(
-                f"{same.folder} and {run.folder} are both `{name}` with seed {run.seed} and fold "
+                f"{same.folder} and {run.folder} are both `{name}` with seed {seed} and fold "
                 f"{run.fold}, but have different results: give only one, or label them (variant=...)"
             )
     return cells

@@ -15,9 +15,7 @@ from roiseg.common.errors import UserError
 from roiseg.data.batch import RoiBatch
 from roiseg.decoders.base import Context, Decoder, decode_in_chunks
 from roiseg.extractor.onnx_extractor import OnnxExtractor
-from roiseg.inference.checkpoint import TrainedModel, check_same_file, load_model
-
-_SPLIT = ("folds", "train_annotations", "val_annotations")  # keys of `data` that decide who trains on what
+from roiseg.inference.checkpoint import SPLIT, TrainedModel, check_same_file, load_model
 
 
 class Distillation:
@@ -86,7 +84,7 @@ class Distillation:
                 f"{name} reads the {missing.pop()}, which this model does not: set model.detail, too"
             )
         taught = model.config.get("data") or {}
-        for key in _SPLIT:
+        for key in SPLIT:
             if taught.get(key) != data.get(key):
                 raise UserError(
                     f"{name} was trained with data.{key}={_short(taught.get(key))}, this run has "

@@ -29,7 +29,7 @@ def test_a_run_knows_seed_fold_and_what_was_measured(tmp_path):
         boundary=[edge[i] for i in shuffled],
     )  # fmt: skip
     run = read_run(tmp_path / "r")
-    assert (run.seed, run.fold, len(run.rois)) == (4, 3, 18)
+    assert (run.seeds, run.fold, len(run.rois)) == ([4], 3, 18)
     position = {name: i for i, name in enumerate(run.rois.names)}
     for row, value, border in zip(rows, iou, edge, strict=True):
         at = position[str(row["image_id"]), str(row["annotation_id"])]
