@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from roiseg.common.errors import UserError
 from roiseg.common.package_files import default_root
 from roiseg.config.argv import own_conf_dir, quote
-from roiseg.config.entry import CONF_DIR, numeric_keys, user_message
+from roiseg.config.entry import CONF_DIR, clear_left_out, numeric_keys, user_message
 
 
 def compose_run(output_dir: str | Path, *overrides: str, config: str = "train") -> DictConfig:
@@ -48,6 +48,8 @@ def compose_run(output_dir: str | Path, *overrides: str, config: str = "train") 
             quoted = [quote(word, numeric_keys(config)) for word in words]
             if (own := own_conf_dir()) is not None:
                 quoted.append(quote(f"hydra.searchpath=['file://{own}']"))
-            return compose(config, overrides=quoted)
+            cfg = compose(config, overrides=quoted)
+            clear_left_out(cfg, quoted)
+            return cfg
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(user_message(error, config) or str(error)) from None

@@ -9,7 +9,7 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -72,6 +72,7 @@ def command(
         def job(cfg: DictConfig) -> Any:
             try:
                 with purpose(config_name):
+                    clear_left_out(cfg, HydraConfig.get().overrides.task)
                     check_groups(cfg, config_name)
                     return task(cfg)
             except Exception as error:
@@ -139,6 +140,31 @@ def numeric_keys(config_name: str) -> set[str]:
     return {key for key, value in keys.items() if isinstance(value, (bool, int, float))}
 
 
+def clear_left_out(cfg: DictConfig, words: Sequence[str]) -> None:
+    """Remove the options of groups that were left out with `group=null`, which an experiment may have set.
+
+    Args:
+        words: overrides as Hydra got them, in which `group=null` is `group=[]`.
+    """
+    for word in words:
+        group, _, choice = word.partition("=")
+        if choice == "[]" and (CONF_DIR / group.partition("@")[0]).is_dir():
+            key = group.rpartition("@")[2].replace("/", ".")
+            node = OmegaConf.select(cfg, key)
+            if isinstance(node, DictConfig):
+                _clear(cfg, key, node)
+
+
+def _clear(cfg: DictConfig, key: str, node: DictConfig) -> None:
+    """Replace a node that builds nothing by null, or such nodes in one that does."""
+    if "_target_" not in node:
+        OmegaConf.update(cfg, key, None)
+        return
+    for name, value in node.items_ex(resolve=False):
+        if isinstance(value, DictConfig) and "_target_" not in value:
+            OmegaConf.update(cfg, f"{key}.{name!s}", None)
+
+
 def check_groups(cfg: DictConfig, config_name: str) -> None:
     """Check that no group that the command needs was left out with `group=null`.
 
@@ -146,7 +172,7 @@ def check_groups(cfg: DictConfig, config_name: str) -> None:
         UserError: names the group and its choices.
     """
     for group in required_groups(config_name):
-        if group not in cfg:
+        if cfg.get(group) is None:
             choices = ", ".join(sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml")))
             raise UserError(f"{group}=null leaves out what this command needs: choose one of {choices}")
 

@@ -12,6 +12,7 @@ import yaml
 from helpers import ROOT
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object, instantiate
+from omegaconf import OmegaConf
 from torch import nn
 
 import roiseg.__main__
@@ -22,6 +23,7 @@ from roiseg.config.argv import help_text, quote
 from roiseg.config.build import to_plain
 from roiseg.config.compose import compose_run
 from roiseg.config.entry import CONF_DIR
+from roiseg.config.validation import TrainOptions, check_types
 from roiseg.data.copy_paste import CopyPaste
 from roiseg.decoders.base import Decoder, DecoderOutput
 from roiseg.extractor.postprocess.base import Postprocessor
@@ -66,6 +68,34 @@ CASES += [f"{group}=[{c}]" for group in ("callbacks", "logger") for c in choices
 def test_every_choice_composes_and_resolves(composing, override):
     given = [override] if override not in TAUGHT else [override, "distillation.teachers=[one.pth]"]
     assert to_plain(composing(*given))["seed"] == 0
+
+
+LEFT_OUT = (
+    "data/augment",
+    "data/augment/paste",
+    "data/cache",
+    "data/folds",
+    "data/pool",
+    "distillation",
+    "tta",
+)
+
+
+@pytest.mark.parametrize("experiment", [case for case in CASES if case.startswith("experiment=")])
+def test_a_group_is_left_out_with_what_an_experiment_sets_in_it(experiment, tmp_path):
+    cfg = compose_run(
+        tmp_path / "run", experiment, *(f"{group}=null" for group in LEFT_OUT), "callbacks=null"
+    )
+    check_types(OmegaConf.to_container(cfg, resolve=True), options=TrainOptions)
+    assert [cfg.data[key] for key in ("cache", "folds", "pool")] == [None] * 3
+    assert (cfg.data.augment.paste, cfg.tta, cfg.distillation, cfg.callbacks) == (None,) * 4
+    assert cfg.data.augment.geometric is None
+
+
+def test_an_option_of_a_group_that_is_not_chosen_is_no_silent_nothing(tmp_path):
+    cfg = compose_run(tmp_path / "run", "+data.pool.size=3")
+    with pytest.raises(UserError, match=r"`data.pool` is {'size': 3}"):
+        check_types(OmegaConf.to_container(cfg, resolve=True), options=TrainOptions)
 
 
 @pytest.mark.parametrize("choice", sorted(set(choices("postprocess")) - {"default"}))
