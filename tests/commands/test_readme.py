@@ -37,7 +37,8 @@ def test_the_python_shown_gives_masks(coco_set, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("shown", COMMANDS)
 def test_every_command_shown_composes(shown, run_main, checkpoint, tmp_path, monkeypatch):
-    shutil.copy(checkpoint, tmp_path / "FILE")  # evaluate starts from what a checkpoint holds
+    for file in ("FILE", "OTHER"):  # evaluate starts from what a checkpoint holds
+        shutil.copy(checkpoint, tmp_path / file)
     monkeypatch.setenv("ROISEG_REALDATA", "/data")
     name, *arguments = shlex.split(re.sub(r"=[KS]\b", "=1", shown))  # fold K, seed S
     module = importlib.import_module(name)
