@@ -72,7 +72,9 @@ def command(
         def job(cfg: DictConfig) -> Any:
             try:
                 with purpose(config_name):
-                    clear_left_out(cfg, HydraConfig.get().overrides.task)
+                    # with interpolations as they were given
+                    words: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+                    clear_left_out(cfg, words)
                     check_groups(cfg, config_name)
                     return task(cfg)
             except Exception as error:
