@@ -81,9 +81,8 @@ def decide(cfg: DictConfig) -> Path:
     names = {run.folder: f"{number}_{run.folder.name}" for number, run in enumerate(runs)}
     folder = create_unique_dir(cfg.output_dir)
     for variant in variants:
-        own = [[run] for run in variant.runs.values()]
-        if cfg.ensemble:
-            own = [list(runs) for runs in folds_of(variant).values()]
+        each = [[run] for run in variant.runs.values()]
+        own = list(folds_of(variant).values()) if cfg.ensemble else each
         predicted = [
             predict(runs, names[runs[0].folder]) for runs in track(own, f"predicting {variant.name}")
         ]

@@ -8,7 +8,6 @@ import torch
 from composing import command_configuration, composed
 from helpers import halves
 from helpers.commands import changed_checkpoint
-from tiny_run import one_thread
 
 import roiseg.app
 import roiseg.evaluate
@@ -25,13 +24,7 @@ from roiseg.report import report
 from roiseg.reporting.runs import read_run
 from roiseg.train import train
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    with one_thread():
-        yield
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("single_thread")]
 
 
 @pytest.fixture

@@ -8,14 +8,13 @@ import pytest
 from composing import composed
 from helpers import halves
 from helpers.commands import changed_checkpoint
-from tiny_run import one_thread
 
 import roiseg.evaluate
 import roiseg.report
 from roiseg.common.files import read_json
 from roiseg.train import train
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("single_thread")]
 
 LOOKS = ["tta=full", "tta.max_crop_share=0.4"]
 SMALL = ["model.mid_channels=8", "model.min_channels=8", "model.depth=1"]
@@ -25,12 +24,6 @@ RUNS = {
         "model=unet", "model.channels=8", "model.depth=1", "model.num_classes=2", "data.metric_size=[20,12]",
     ],
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    with one_thread():
-        yield
 
 
 @pytest.fixture

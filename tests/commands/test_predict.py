@@ -13,7 +13,6 @@ from helpers.commands import changed_checkpoint
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from tiny_run import one_thread
 from tiny_video import write_video
 
 import roiseg.doctor
@@ -24,13 +23,7 @@ from roiseg.inference.predictor import Predictor
 from roiseg.synthetic.dataset import synthetic_scene
 from tools.tiny_detector.training import letterbox_scene
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    with one_thread():
-        yield
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("single_thread")]
 
 
 @pytest.fixture

@@ -113,6 +113,13 @@ def changed_checkpoint(checkpoint, path, config=None, **data):
 
 
 @pytest.fixture
+def single_thread():
+    """Run a test with one thread of PyTorch; tiny tensors are slower with more."""
+    with one_thread():
+        yield
+
+
+@pytest.fixture
 def run_train(tiny_overrides):
     """Train in this process: `run_train(root, *overrides)` returns the summary; ONNX export is off."""
 
