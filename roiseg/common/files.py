@@ -140,9 +140,10 @@ def remove_leftovers(*folders: Path) -> None:
     Only for folders that no other process writes to.
     """
     for folder in folders:
-        for path in [*folder.rglob(f"{_PREFIX}*")]:
-            if is_leftover(path):
-                shutil.rmtree(path, ignore_errors=True)
+        for parent, names, _ in os.walk(folder):
+            for path in (Path(parent, name) for name in names):
+                if is_leftover(path):
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def is_leftover(path: Path) -> bool:
@@ -294,6 +295,14 @@ def _deepest(path: Path) -> str:
         if parent.is_dir():
             return f"{parent} exists, the rest does not"
     return "no part of it exists"
+
+
+def written_at(path: Path) -> int:
+    """Return when a file was last written in nanoseconds; 0 if another process has removed it."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def content_digest(path: str | Path) -> bytes:

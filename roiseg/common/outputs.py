@@ -118,22 +118,34 @@ def check_replaceable(path: Path, proof: Proof | None = None) -> None:
     for given, real in _folders.items():
         if path.absolute().is_relative_to(given) and not real_path.is_relative_to(real):
             raise UserError(f"{path} lies outside the output folder {given}: give a name within it")
-    if not os.path.lexists(path):
-        return
-    if path.is_dir():
-        raise UserError(f"output {path} is a folder: give a file")
-    if not is_ours(path, proof):
+    while (state := _state(path)) and not is_ours(path, proof):
+        if state != _state(path):  # another process replaced or removed it meanwhile
+            continue
+        if path.is_dir():
+            raise UserError(f"output {path} is a folder: give a file")
         raise UserError(
             f"output {path} exists, and roiseg.{_purpose} did not write it as it is: "
             "give another place, or remove it"
         )
 
 
+def _state(path: Path) -> tuple[int, ...] | None:
+    """Return what tells one state of a file from another; None if there is none."""
+    try:
+        found = path.lstat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def is_ours(path: Path, proof: Proof | None = None) -> bool:
     """Tell whether an existing file may be replaced or removed."""
     if path.is_symlink() or not path.is_file():
         return False
-    return in_own_folder(path) or (_resolved(path) not in (_inputs or ()) and (proof or recorded)(path))
+    try:
+        return in_own_folder(path) or (_resolved(path) not in (_inputs or ()) and (proof or recorded)(path))
+    except OSError:  # not readable, or another process has removed it
+        return False
 
 
 def in_own_folder(path: Path) -> bool:

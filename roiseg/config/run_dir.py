@@ -64,9 +64,10 @@ def claimed(folder: str | Path) -> Iterator[Path]:
     try:
         yield path
     except BaseException:
-        if [entry.name for entry in path.iterdir()] == [_MARK]:
-            (path / _MARK).unlink()
-            remove_empty([path, *above])
+        with suppress(OSError):  # the folder was removed meanwhile
+            if [entry.name for entry in path.iterdir()] == [_MARK]:
+                (path / _MARK).unlink()
+                remove_empty([path, *above])
         raise
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from roiseg.common.errors import UserError
-from roiseg.common.files import read_json, require_file
+from roiseg.common.files import read_json, require_file, written_at
 from roiseg.common.outputs import remove
 from roiseg.common.package_files import package_file
 
@@ -74,11 +75,15 @@ def remove_outdated(folder: Path) -> None:
 
 def _by_progress(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder, the one with the most training last."""
+    try:
+        names = os.listdir(folder)
+    except OSError:  # missing, or another process has removed it
+        return []
     found = []
-    for path in folder.glob("*.pth"):
+    for path in (folder / name for name in names):
         if match := _NAME.fullmatch(path.name):
             # several of one epoch: training ended within it, and was resumed
-            found.append((int(match[1]), 0, path.stat().st_mtime_ns, path))
+            found.append((int(match[1]), 0, written_at(path), path))
         elif match := _IN_EPOCH.fullmatch(path.name):
             found.append((int(match[1]) - 1, 1, 0, path))
     return [path for *_, path in sorted(found)]

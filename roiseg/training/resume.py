@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from roiseg.common.errors import UserError
+from roiseg.common.files import written_at
 from roiseg.inference.checkpoint import read_checkpoint
 from roiseg.inference.checkpoint_folder import newest_checkpoint
 
@@ -48,7 +49,7 @@ def find_last(checkpoint_dir: Path, config: dict[str, Any]) -> Path | None:
     siblings = [
         newest_checkpoint(folder) for folder in checkpoint_dir.parent.glob("*/") if folder != checkpoint_dir
     ]
-    candidates = sorted((path for path in siblings if path), key=lambda p: p.stat().st_mtime, reverse=True)
+    candidates = sorted((path for path in siblings if path), key=written_at, reverse=True)
     for path in candidates:
         try:
             saved = read_checkpoint(path)["roiseg"]["config"]

@@ -4,11 +4,15 @@ The rule is that of `roiseg.common.outputs`, for every command.
 """
 
 import importlib
+import itertools
+import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.races import acting_before_call
 from run_folders import noisy, write_run
 
 from roiseg.callbacks.checkpoints import AtomicCheckpointIO
@@ -281,3 +285,23 @@ def test_a_wrong_file_is_named_and_leaves_nothing(command, run_main, fill, finis
                 left = [path for path in left if path.is_file() and path.suffix != ".index"]
             assert left == [], (option, wrong)
             assert (tree(inputs), tree(finished.root)) == before, (option, wrong)
+
+
+def read_by_proof(path):
+    return b"made by" in path.read_bytes()
+
+
+@pytest.mark.parametrize("proof", [None, read_by_proof], ids=["record", "proof"])
+@pytest.mark.parametrize("act", ["remove", "replace"])
+def test_another_process_may_remove_or_replace_the_same_file_meanwhile(act, proof, tmp_path, monkeypatch):
+    """Of two processes that write one file, the last one wins."""
+    for number in itertools.count():
+        path = tmp_path / str(number) / "about.json"
+        write_json(path, {"made by": "first"}, proof)
+        another = path.unlink if act == "remove" else partial(write_json, path, {"made by": "another"}, proof)
+        with acting_before_call(number, path, another, monkeypatch) as acted:
+            write_json(path, {"made by": "me"}, proof)
+        if not acted:
+            break
+        assert not path.exists() or json.loads(path.read_bytes())["made by"] in ("me", "another")
+    assert number > 3

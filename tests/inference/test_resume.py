@@ -1,11 +1,14 @@
 """What a run may go on from, and where it is found."""
 
 import copy
+import itertools
 import os
+import shutil
 
 import pytest
 import torch
 from helpers import user_error
+from helpers.races import acting_before_call
 from tiny_run import tiny_config, tiny_extractor
 
 from roiseg.inference.checkpoint import checkpoint_metadata
@@ -133,3 +136,21 @@ def test_find_last_passes_over_damaged_and_foreign_files(content, config, tmp_pa
     foreign["roiseg"]["config"] = {"model": {}}
     torch.save(foreign, place(content, tmp_path / "foreign"))
     assert find_last(tmp_path / "new", config) == wanted
+
+
+@pytest.mark.parametrize("gone", ["beside", "beside/checkpoint_epoch_0009_64x64_5000.pth"])
+def test_find_last_does_not_mind_runs_that_are_removed_meanwhile(
+    gone, content, config, tmp_path, monkeypatch
+):
+    wanted = place(content, tmp_path / "same", age=100)
+    for number in itertools.count():
+        newest = place(content, tmp_path / "beside", epoch=9)
+
+        def remove():
+            shutil.rmtree(path) if (path := tmp_path / gone).is_dir() else path.unlink()
+
+        with acting_before_call(number, tmp_path / "beside", remove, monkeypatch) as acted:
+            assert find_last(tmp_path / "new", config) in (wanted, newest)
+        if not acted:
+            break
+    assert number > 1

@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 _HEADER = struct.Struct("<8s16sQ")  # magic, fingerprint, checksum of the row
 _BLOCK = 1 << 20  # bytes read at a time
 _RESERVE = 1_000_000_000  # bytes of the disk to leave free
+_PARTS = [f"{number:02x}" for number in range(256)]  # folders of entries
 
 
 class _StaleError(Exception):
@@ -103,8 +104,8 @@ class DiskCache(FeatureCache):
         """Create the folder, again if another process removes it meanwhile."""
         for attempts_left in reversed(range(10)):
             try:
-                for number in range(256):
-                    (self._path / f"{number:02x}").mkdir(parents=True, exist_ok=True)
+                for name in _PARTS:
+                    (self._path / name).mkdir(parents=True, exist_ok=True)
                 about = {"file_bytes": self._file_bytes, "identity": self._identity}
                 write_json(self._path / ABOUT, about, lambda path: is_cache(path.parent, self._path.name))
                 return

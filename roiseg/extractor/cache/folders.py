@@ -18,7 +18,7 @@ from pathlib import Path
 
 import xxhash
 
-from roiseg.common.files import is_leftover, open_regular, remove_leftovers
+from roiseg.common.files import is_leftover, open_regular, remove_leftovers, written_at
 
 log = logging.getLogger(__name__)
 
@@ -71,22 +71,27 @@ def remove_cache(folder: Path) -> None:
     aside = folder.with_name(f"removed-{uuid.uuid4().hex}")
     with contextlib.suppress(OSError):  # another process was faster
         folder.rename(aside)
-        _delete(aside)
+    _delete(aside)
 
 
 def _delete(folder: Path) -> None:
-    """Delete the entries of a folder, `about.json` last, and the folder if nothing else is left."""
+    """Delete the entries of a folder, `about.json` last, and the folder if nothing else is left.
+
+    Other processes may do the same at the same time.
+    """
     for part in _entries(folder):
         if _PART.fullmatch(part.name) and not part.is_symlink():
             for path in _entries(part):
                 if _is_entry(path):
-                    path.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):
+                        path.unlink()
             with contextlib.suppress(OSError):
                 part.rmdir()
     remove_leftovers(folder)
     if [path.name for path in _entries(folder)] == [ABOUT]:
-        (folder / ABOUT).unlink(missing_ok=True)
-        folder.rmdir()
+        with contextlib.suppress(OSError):
+            (folder / ABOUT).unlink()
+            folder.rmdir()
 
 
 def foreign_files(folder: Path) -> list[Path]:
@@ -114,12 +119,9 @@ def _is_entry(path: Path) -> bool:
     return head == MAGIC or (path.suffix == ".tmp" and MAGIC.startswith(head))
 
 
-def opened_at(folder: Path) -> float:
+def opened_at(folder: Path) -> int:
     """Return when an extractor's folder was last opened; 0 if it has been removed."""
-    try:
-        return (folder / ABOUT).stat().st_mtime
-    except OSError:
-        return 0.0
+    return written_at(folder / ABOUT)
 
 
 def size_of(folder: Path) -> int:

@@ -1,16 +1,19 @@
 import contextlib
 import errno
+import itertools
 import json
 import math
 import os
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from child_processes import CHILDREN, PATIENCE
+from helpers.races import acting_before_call
 
 from roiseg.common.errors import UserError
 from roiseg.common.files import _about
@@ -252,6 +255,45 @@ def test_opening_and_counting_while_another_process_removes_is_no_error(tmp_path
         assert cache.get(key("a")).hit
     monkeypatch.setattr(folders.os, "listdir", lambda path: shutil.rmtree(tmp_path, True) or listdir(path))
     assert cache.capacity(10 * FILE) >= 0
+
+
+def removed_by_another(folder):
+    """What a process does that makes room: the folder moves aside, then it is deleted."""
+    with contextlib.suppress(FileNotFoundError):
+        aside = folder.rename(folder.with_name(f"removed-{'1' * 32}"))
+        shutil.rmtree(aside)
+
+
+def removed_and_made_again(folder):
+    removed_by_another(folder)
+    opened(folder.parent)
+
+
+def cleaned_by_another(folder):
+    """What a process does that opens the cache: it deletes what a killed one moved aside."""
+    shutil.rmtree(folder.with_name(f"removed-{'0' * 32}"), ignore_errors=True)
+
+
+@pytest.mark.parametrize("act", [removed_by_another, removed_and_made_again, cleaned_by_another])
+def test_other_processes_may_remove_folders_at_any_moment(act, tmp_path, monkeypatch):
+    monkeypatch.setattr(disk, "_PARTS", sorted({k.key.hex()[:2] for k in (key("a"), *keys(4))}))  # faster
+    for number in itertools.count():
+        place = tmp_path / str(number)
+        folder = opened(place, files=4)._path
+        other, killed = (opened(place, files=4, extractor=name) for name in ("other", "killed"))
+        other.store(keys(4), rows(*range(4)))
+        killed._path.rename(place / f"removed-{'0' * 32}")
+        with acting_before_call(number, place, partial(act, folder), monkeypatch) as acted:
+            cache = opened(place, files=4)
+            assert cache.capacity(4) >= 0
+            cache.store([key("a")], row(1))
+            cache.stored()
+        cache = opened(place)
+        cache.store([key("a")], row(1))
+        assert hits(cache, key("a")) == [True], number
+        if not acted:
+            break
+    assert number > 30
 
 
 def test_a_folder_that_makes_room_goes_as_a_whole_with_what_is_written_to_it_just_now(tmp_path, monkeypatch):
