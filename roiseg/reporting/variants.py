@@ -48,8 +48,8 @@ def find_variants(runs: Sequence[Run], by: Sequence[str] = ()) -> tuple[list[Var
     """Group runs by their configuration, ignoring seed, fold and paths.
 
     A variant is named by its label (`variant=...`), else by the command-line overrides that not all variants
-    share ("base" without any). If names are not unique, or some runs are evaluations, the fewest
-    distinguishing configuration values are appended.
+    share ("base" without any). If names are not unique, the fewest distinguishing configuration values are
+    appended. If some runs are evaluations, or the runs of a variant share no override, values name all.
 
     Args:
         runs: runs, in the order of their variants.
@@ -118,8 +118,12 @@ def _names(groups: Sequence[Sequence[Run]], distinct: Sequence[str], by: Sequenc
     parts = [_parts(group, distinct, by) for group in groups]
     shared = [part for part in parts[0] if all(part in other for other in parts)] if len(groups) > 1 else []
     names = [", ".join(part for part in own if part not in shared) or BASE for own in parts]
-    if not by and any(run.is_evaluation for group in groups for run in group):
-        names = [BASE] * len(groups)  # overrides are not known of all: named by values below
+    unknown = any(run.is_evaluation for group in groups for run in group) or any(
+        name == BASE and all(set(_overrides(run, distinct, by)) - {*shared} for run in group)
+        for name, group in zip(names, groups, strict=True)
+    )
+    if not by and unknown:
+        names = [BASE] * len(groups)  # overrides are not known of all, or differ: named by values below
     if not by:
         names = [
             str(group[0].config.get("variant") or name) for group, name in zip(groups, names, strict=True)

@@ -37,6 +37,10 @@ NAMED = {
         [([*SHARED, *given], settings) for given, settings in (*CLASSES, UNET)],
         ["model.num_classes=2", "model.num_classes=3", "model=unet"],
     ),
+    "base if none but what all were given": (
+        [(["experiment=a"], {"model__depth": 2}), (["experiment=a", "model.depth=3"], {"model__depth": 3})],
+        ["base", "model.depth=3"],
+    ),
     "by an experiment that differs": (
         [(["experiment=a"], {"trainer__max_epochs": 5}), (["experiment=b"], {})], ["experiment=a", "experiment=b"],
     ),
@@ -64,6 +68,11 @@ NAMED = {
           {"fold": fold, "data__extra_annotations": f"out_{fold}/predicted.json"}) for fold in (0, 1)]
         + [([], {"fold": 0})],
         ["data.extra_annotations=predicted.json", "data.extra_annotations=null"],
+    ),
+    "by values where equal runs were given in different ways": (
+        [(["experiment=a"], {"model__depth": 3, "seed": 1}),
+         (["model=unet", "model.depth=3"], {"model__depth": 3, "seed": 2}), (["experiment=b"], {"model__depth": 2})],
+        ["model.depth=3", "model.depth=2"],
     ),
     "by interpolations as they were typed, which a sweep escapes": (
         [([rf"model.mid=$\{{model.{key}\}}"], {"model__mid": size}) for key, size in (("small", 8), ("large", 16))],
