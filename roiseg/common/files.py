@@ -48,6 +48,11 @@ def image_path(folder: Path, name: str) -> Path:
     return path
 
 
+def home_path(path: str | Path) -> Path:
+    """Return a path with the home folder for a leading `~` or `~user`; as it is if there is no such user."""
+    return Path(os.path.expanduser(path))
+
+
 @runtime_checkable
 class DataSource(Protocol):
     """Something that can create its files.
@@ -244,7 +249,7 @@ def _readable_file(path: str | Path | None, what: str, hint: str = "") -> Path:
 def _existing(path: str | Path | None, what: str, hint: str) -> Path:
     if path is None or str(path) == "":
         raise UserError(f"{what} is not set{': ' + hint if hint else ''}")
-    path = Path(path).expanduser()
+    path = home_path(path)
     if not path.exists():
         raise UserError(f"{what} not found: {path} ({_deepest(path)}){'; ' + hint if hint else ''}")
     return path

@@ -62,7 +62,8 @@ def quote(override: str, others: Collection[str] = (), sweeps: bool = False) -> 
 
     The value of a key for names or paths is text unless it is null, is quoted already, is a list or, where
     the command `sweeps`, lists choices. What exists in the file system is always text. Any other value
-    stays if Hydra can read it. `group=null` means no choice of a configuration group.
+    stays if Hydra can read it. `group=null` means no choice of a configuration group. A leading `~/` is
+    the home folder.
 
     Args:
         override: a word of the command line.
@@ -70,6 +71,9 @@ def quote(override: str, others: Collection[str] = (), sweeps: bool = False) -> 
         sweeps: the command runs once for each combination of choices.
     """
     key, equals, value = override.partition("=")
+    if is_below_home(value):
+        value = os.path.expanduser(value)
+        override = f"{key}={value}"
     name = key.lstrip("+~").partition("@")[0]
     if not equals or not value:
         return override
@@ -116,8 +120,14 @@ def _only_in_jobs(word: str) -> str:
     return f"{key}=choice({value})" if same else word  # null has no such form
 
 
+def is_below_home(value: str) -> bool:
+    """Return whether a value is the home folder, or a path in it, as a shell reads it."""
+    return value == "~" or value.startswith("~/")
+
+
 def _is_override(word: str) -> bool:
-    return "=" in word and not _exists(word) and not any(glob.iglob(os.path.expanduser(word)))
+    deletes = word.startswith("~") and not is_below_home(word)
+    return ("=" in word or deletes) and not _exists(word) and not any(glob.iglob(os.path.expanduser(word)))
 
 
 def _exists(path: str) -> bool:

@@ -11,9 +11,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from roiseg.common.errors import UserError
+from roiseg.common.files import home_path
 from roiseg.common.package_files import default_root
 from roiseg.config.argv import own_conf_dir, quote
-from roiseg.config.entry import CONF_DIR, clear_left_out, numeric_keys, user_message
+from roiseg.config.entry import CONF_DIR, clear_left_out, expand_home, numeric_keys, user_message
 
 
 def compose_run(output_dir: str | Path, *overrides: str, config: str = "train") -> DictConfig:
@@ -35,7 +36,7 @@ def compose_run(output_dir: str | Path, *overrides: str, config: str = "train") 
         UserError: an override that is not understood.
     """
     root = default_root()
-    output = root / output_dir
+    output = root / home_path(output_dir)
     places = {
         "root_dir": root,
         "output_dir": output,
@@ -50,6 +51,7 @@ def compose_run(output_dir: str | Path, *overrides: str, config: str = "train") 
                 quoted.append(quote(f"hydra.searchpath=['file://{own}']"))
             cfg = compose(config, overrides=quoted)
             clear_left_out(cfg, quoted)
+            expand_home(cfg)
             return cfg
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(user_message(error, config) or str(error)) from None

@@ -32,7 +32,7 @@ from roiseg.common.errors import UserError, closest_matches, missing_extra
 from roiseg.common.outputs import absent_folders, purpose, remove_empty
 from roiseg.common.precision import fastest_precision
 from roiseg.common.signals import stoppable
-from roiseg.config.argv import CONF_DIR, help_text, own_conf_dir, quote_overrides
+from roiseg.config.argv import CONF_DIR, help_text, is_below_home, own_conf_dir, quote_overrides
 from roiseg.config.private_api import parse_command_line
 from roiseg.config.resource_errors import resource_error_message
 
@@ -75,6 +75,7 @@ def command(
                     # with interpolations as they were given
                     words: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
                     clear_left_out(cfg, words)
+                    expand_home(cfg)
                     check_groups(cfg, config_name)
                     return task(cfg)
             except Exception as error:
@@ -165,6 +166,19 @@ def _clear(cfg: DictConfig, key: str, node: DictConfig) -> None:
     for name, value in node.items_ex(resolve=False):
         if isinstance(value, DictConfig) and "_target_" not in value:
             OmegaConf.update(cfg, f"{key}.{name!s}", None)
+
+
+def expand_home(cfg: DictConfig) -> None:
+    """Replace a leading `~/` in values by the home folder, for paths in configuration files and in lists."""
+
+    def expand(node: Any, plain: Any) -> None:
+        for key, value in plain.items() if isinstance(plain, dict) else enumerate(plain):
+            if isinstance(value, (dict, list)):
+                expand(node[key], value)
+            elif isinstance(value, str) and is_below_home(value):
+                node[key] = os.path.expanduser(value)
+
+    expand(cfg, OmegaConf.to_container(cfg, resolve=False))
 
 
 def check_groups(cfg: DictConfig, config_name: str) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from roiseg.common.errors import UserError
-from roiseg.common.files import file_digest, read_json, write_json
+from roiseg.common.files import file_digest, home_path, read_json, write_json
 from roiseg.data.annotations import Annotations
 from roiseg.data.roi_statistics import CLASSES, RoiStatistics, measure_rois
 
@@ -124,8 +124,8 @@ def analysis_path(output_dir: str | Path, annotations_path: str | Path) -> Path:
     The data set is the folder above the one the file is in (`synthetic` of
     `data/synthetic/annotations/instances.json`).
     """
-    source = Path(os.path.abspath(Path(annotations_path).expanduser()))
-    return Path(output_dir).expanduser() / f"{source.parent.parent.name}_{source.stem}" / "data_analyze.json"
+    source = Path(os.path.abspath(home_path(annotations_path)))
+    return home_path(output_dir) / f"{source.parent.parent.name}_{source.stem}" / "data_analyze.json"
 
 
 def load_or_make_analysis(

@@ -21,7 +21,7 @@ import numpy as np
 import xxhash
 
 from roiseg.common.errors import UserError
-from roiseg.common.files import atomic_path, content_digest
+from roiseg.common.files import atomic_path, content_digest, home_path
 from roiseg.data.annotations import Annotations
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Index:
     def of(cls, path: Path, category_id: int, crowd: str, reader: str, index_dir: str | Path) -> Index:
         """Return the index of the file as it is now; call it before the file is read."""
         state = _State(os.path.abspath(path), content_digest(path).hex(), category_id, crowd, reader)
-        return cls(path, state, Path(index_dir).expanduser())
+        return cls(path, state, home_path(index_dir))
 
     def open(self) -> IndexedAnnotations | None:
         """Return the annotations; None if the index is missing, out of date or damaged."""

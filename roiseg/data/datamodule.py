@@ -15,7 +15,7 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from roiseg.common.errors import UserError
-from roiseg.common.files import DataSource
+from roiseg.common.files import DataSource, home_path
 from roiseg.common.types import Size
 from roiseg.data.annotation_loading import AnnotationReader, OpenedAnnotations, open_annotations
 from roiseg.data.annotations import Annotations
@@ -167,7 +167,7 @@ class RoiDataModule(L.LightningDataModule):
         for split in tested if stage == "test" else self.paths:
             self._opened[split] = self._open(split)
         if self.extractor.project is not None and self.extractor.projection is None:
-            folder = None if self.index_dir is None else Path(self.index_dir).expanduser()
+            folder = None if self.index_dir is None else home_path(self.index_dir)
             self.extractor.projection = fitted_projection(self.extractor, self.dataset("train"), folder)
         self._features = FeatureSource(self.extractor, self.cache, self._caches_images)
         if stage == "test":

@@ -13,7 +13,7 @@ import torch
 
 import roiseg
 from roiseg.common.errors import UserError
-from roiseg.common.files import atomic_path
+from roiseg.common.files import atomic_path, home_path
 from roiseg.decoders.base import Decoder
 from roiseg.decoders.ensemble import EnsembleDecoder
 from roiseg.extractor.onnx_extractor import OnnxExtractor
@@ -311,7 +311,7 @@ def _facts(model: TrainedModel) -> dict[str, Any]:
 
 
 def _load(path: str | Path) -> TrainedModel:
-    given, path = Path(path).expanduser(), checkpoint_file(path)
+    given, path = home_path(path), checkpoint_file(path)
     if path != given:
         log.info("checkpoint %s: %s", given, path)
     content = read_checkpoint(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from roiseg.common.errors import UserError
-from roiseg.common.files import read_json, require_file, written_at
+from roiseg.common.files import home_path, read_json, require_file, written_at
 from roiseg.common.outputs import remove
 from roiseg.common.package_files import package_file
 
@@ -27,7 +27,7 @@ def checkpoint_file(path: str | Path) -> Path:
         UserError: the file does not exist, or the folder holds no checkpoint.
     """
     hint = "give a .pth file written by `python -m roiseg.train`, or its folder"
-    folder = Path(path).expanduser()
+    folder = home_path(path)
     shipped = package_file("ext_extractor") / folder.name
     if not folder.exists() and str(path) == shipped.name and shipped.is_file():
         return require_file(shipped, "checkpoint")

@@ -92,6 +92,18 @@ def test_a_group_is_left_out_with_what_an_experiment_sets_in_it(experiment, tmp_
     assert cfg.data.augment.geometric is None
 
 
+def test_a_tilde_in_files_and_lists_is_the_home_folder(tmp_path, monkeypatch):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\npaths: {root_dir: ~/runs}\ndata: {train_annotations: ~/a.json}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/my/home")
+    cfg = compose_run("~/run", "experiment=mine", "+extra=['~/b',{c: '~/d'}]", "variant=~e")
+    assert (cfg.paths.output_dir, cfg.data.train_annotations) == ("/my/home/run", "/my/home/a.json")
+    assert (cfg.extra, cfg.variant) == (["/my/home/b", {"c": "/my/home/d"}], "~e")
+
+
 def test_an_option_of_a_group_that_is_not_chosen_is_no_silent_nothing(tmp_path):
     cfg = compose_run(tmp_path / "run", "+data.pool.size=3")
     with pytest.raises(UserError, match=r"`data.pool` is {'size': 3}"):

@@ -115,6 +115,17 @@ def test_what_cannot_be_written_is_told_before_the_work_and_leaves_nothing(refus
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("command", FILES | FOLDERS)
+def test_a_tilde_is_the_home_folder(refused, fill, tmp_path, monkeypatch, command):
+    """Told by a file in the way, before the work."""
+    (tmp_path / "home").write_text("in the way")
+    write_run(tmp_path / "runs", noisy(0.5))
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    refused(*fill(command, (FILES | FOLDERS)[command], "~/below/x.png", "~/below"), tmp_path / "home")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_file_is_replaced_by_the_command_that_wrote_it_and_not_once_it_is_changed(tmp_path):
     path = tmp_path / "x.json"
     for content in (1, 2):

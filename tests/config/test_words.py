@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -56,14 +58,14 @@ def test_a_folder_whose_name_has_an_equals_sign_is_a_word(tmp_path, monkeypatch)
 WORDS = st.text(st.characters(exclude_characters="=\0\n\r$", exclude_categories=["Cs", "Cc"]), min_size=1)
 
 
-@given(st.lists(WORDS.filter(lambda word: not word.startswith("-"))))
+@given(st.lists(WORDS.filter(lambda word: not word.startswith(("-", "~")))))
 @settings(max_examples=30)
 def test_any_word_arrives_as_it_is(words):
     assert parsed(words).get("runs", []) == words
 
 
 TEXTS = [
-    "2024", "1e5", "true", "~", " a ", "a=b, c", "größe", "it's", "[bold]x", "{a", "a(1)", "$a", "a\\", "\udcff", "a\nb",
+    "2024", "1e5", "true", "~x", " a ", "a=b, c", "größe", "it's", "[bold]x", "{a", "a(1)", "$a", "a\\", "\udcff", "a\nb",
 ]  # fmt: skip
 
 
@@ -76,7 +78,26 @@ def test_a_name_or_path_is_text_in_every_command(key, text):
 @given(st.text(st.characters(exclude_characters="\0")))
 def test_any_path_arrives_as_it_is(text):
     lists = text[:1] in ("[", "{", "'", '"') or text.lower() == "null" or "${" in text
-    assert lists or parsed([f"data.val_images={text}"], None) == {"data.val_images": text}
+    read = os.path.expanduser(text) if text == "~" or text[:2] == "~/" else text
+    assert lists or parsed([f"data.val_images={text}"], None) == {"data.val_images": read}
+
+
+def test_a_leading_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/a home/of,mine")
+    words = ["paths.root_dir=~/b c", "hydra.sweep.dir=~", "variant=~b/c", "output=a/~/b"]
+    assert parsed(words, None) == {
+        "paths.root_dir": "/a home/of,mine/b c", "hydra.sweep.dir": "/a home/of,mine",
+        "variant": "~b/c", "output": "a/~/b",
+    }  # fmt: skip
+
+
+def test_among_words_a_tilde_before_a_key_deletes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert quote_overrides(["a", "~rules.votes", "~data/augment", "~/b"], "runs") == [
+        "runs=['a','~/b']", "~rules.votes", "~data/augment",
+    ]  # fmt: skip
+    (tmp_path / "~rules.votes").touch()
+    assert quote_overrides(["~rules.votes"], "runs") == ["runs=['~rules.votes']"]
 
 
 def test_what_exists_is_text_whatever_it_looks_like(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from roiseg.common.console import status
 from roiseg.common.errors import UserError
-from roiseg.common.files import atomic_path, read_json
+from roiseg.common.files import atomic_path, home_path, read_json
 
 SPLITS = ("train2017", "val2017")
 PERSON = 1  # COCO's category id
@@ -49,7 +49,7 @@ def layout_of(root: str | Path, sizes: Sequence[int]) -> Layout:
     """Return the layout for a folder and subset sizes in any order."""
     if len(set(sizes)) < len(sizes):
         raise UserError(f"sizes must be different numbers of images, such as [500,100]; got {sizes}")
-    return Layout(Path(root).expanduser(), tuple(sorted(sizes, reverse=True)))
+    return Layout(home_path(root), tuple(sorted(sizes, reverse=True)))
 
 
 def missing_images(coco: Coco, folder: Path) -> list[str]:

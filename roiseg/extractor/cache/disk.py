@@ -21,7 +21,7 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 from roiseg.common.errors import UnwritableError, UserError, unwritable_error
-from roiseg.common.files import write_json
+from roiseg.common.files import home_path, write_json
 from roiseg.extractor.cache.base import CacheKey, CacheResult, FeatureCache, shared
 from roiseg.extractor.cache.codec import Codec, Shape
 from roiseg.extractor.cache.folders import (
@@ -71,7 +71,7 @@ class DiskCache(FeatureCache):
     def __init__(self, folder: str | Path, codec: Codec, budget_gb: PositiveFloat = 20.0) -> None:
         super().__init__(codec, budget_gb)
         self._writable = True
-        self.folder = Path(folder).expanduser().absolute()
+        self.folder = home_path(folder).absolute()
         self._unique, self._numbers = uuid.uuid4().hex, itertools.count()
 
     def open(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from roiseg.common.errors import UserError
-from roiseg.common.files import require_file
+from roiseg.common.files import home_path, require_file
 from roiseg.inference.box_files.base import BoxFile
 from roiseg.inference.box_files.coco import CocoBoxes
 from roiseg.inference.box_files.text_files import CsvBoxes, YoloBoxes
@@ -23,7 +23,7 @@ def open_boxes(path: str | Path, category_id: int = 1, class_id: int = 0, crowd:
     Raises:
         UserError: missing, of an unknown format, or invalid.
     """
-    path = Path(path).expanduser()
+    path = home_path(path)
     if path.is_dir():
         return YoloBoxes(path, class_id)
     path = require_file(path, "boxes", "boxes= takes detector, coco, or a file")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from roiseg.common.errors import UserError
-from roiseg.common.files import require_file
+from roiseg.common.files import home_path, require_file
 from roiseg.data.images import SUFFIXES, read_image
 from roiseg.inference.sources.source import Source, SourceImage
 from roiseg.inference.sources.video_file import VideoFile
@@ -40,7 +40,7 @@ def open_source(sources: str | Sequence[str]) -> Source:
 
 
 def _open(name: str) -> Source:
-    path = Path(name).expanduser()
+    path = home_path(name)
     if path.is_dir():
         return _images(below(path), path, f"source {path}: no image in this folder or below it")
     if path.exists() or not glob.has_magic(name):
