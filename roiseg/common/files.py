@@ -49,7 +49,7 @@ def image_path(folder: Path, name: str) -> Path:
 
 
 def home_path(path: str | Path) -> Path:
-    """Return a path with the home folder for a leading `~` or `~user`; as it is if there is no such user."""
+    """Expand a leading `~` or `~user`; the path of an unknown user is returned unchanged."""
     return Path(os.path.expanduser(path))
 
 
